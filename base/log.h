@@ -1,0 +1,20 @@
+#pragma once
+
+#include <string_view>
+
+namespace airlock {
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError };
+
+/// Writes one line to stderr, with the program's name and the level, in one write(2). Thread-safe. An error is logged
+/// once, where it is decided what to do about it. AIRLOCK_LOG=debug|info|warning|error sets the least level (info).
+void log(LogLevel level, std::string_view text);
+/// Sets the name that stands before each line; call it first thing in main().
+void set_log_name(std::string_view name);
+
+inline void log_debug(std::string_view text) { log(LogLevel::kDebug, text); }
+inline void log_info(std::string_view text) { log(LogLevel::kInfo, text); }
+inline void log_warning(std::string_view text) { log(LogLevel::kWarning, text); }
+inline void log_error(std::string_view text) { log(LogLevel::kError, text); }
+
+}  // namespace airlock

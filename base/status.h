@@ -1,0 +1,90 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "base/check.h"
+
+namespace airlock {
+
+/// What went wrong, as far as a caller has to tell cases apart. `exit_code()` gives the process exit code.
+enum class StatusCode {
+  kOk = 0,
+  kUsage,              // arguments that cannot be parsed                              exit 2
+  kInvalidInput,       // a bad model, config, token or file                           exit 1
+  kUnavailable,        // no server, or the peer died or said goodbye                  exit 3
+  kDeadlineExceeded,   // a wait reached its deadline                                  exit 3
+  kProtocolError,      // the peer spoke wrongly; the session is over                  exit 3
+  kVersionMismatch,    // the peer speaks another major version                        exit 3
+  kMismatch,           // another digest, a comparison or verification that failed     exit 4
+  kResourceExhausted,  // no room now (backpressure), or server full, memory, /dev/shm exit 5
+  kInUse,              // the endpoint belongs to a live server                        exit 5
+  kDevice,             // a device is lacking or failed                                exit 5
+  kCancelled,          // shutdown was asked for                                       exit 3
+  kInternal,           // a library failed in a way nobody expects                     exit 1
+};
+
+std::string_view status_code_name(StatusCode code);
+
+/// The process exit code of docs/INTERFACE.md for `code`.
+int exit_code(StatusCode code);
+
+/// Success, or a code with a message for a user: what was wrong, with which value, what to do.
+class [[nodiscard]] Status {
+ public:
+  Status() = default;
+  Status(StatusCode code, std::string message) : code_(code), message_(std::move(message)) {}
+  static Status ok_status() { return {}; }
+
+  bool ok() const { return code_ == StatusCode::kOk; }
+  StatusCode code() const { return code_; }
+  const std::string& message() const { return message_; }
+  /// "protocol error: request id 7, expected 6"
+  std::string to_string() const;
+  /// The same code with `context + ": "` before the message.
+  Status with_context(std::string_view context) const;
+
+ private:
+  StatusCode code_ = StatusCode::kOk;
+  std::string message_;
+};
+
+/// A value or the Status that explains its absence. Reading the value of a failed Result is our own bug.
+template <typename T>
+class [[nodiscard]] Result {
+ public:
+  Result(T value) : value_(std::move(value)) {}                    // NOLINT: implicit by intent
+  Result(Status status) : status_(std::move(status)) { CHECK(!status_.ok()); }  // NOLINT
+
+  bool ok() const { return value_.has_value(); }
+  const Status& status() const { return status_; }
+  T& value() & { CHECK(ok()); return *value_; }
+  const T& value() const& { CHECK(ok()); return *value_; }
+  T&& value() && { CHECK(ok()); return std::move(*value_); }
+  T& operator*() & { return value(); }
+  const T& operator*() const& { return value(); }
+  T* operator->() { return &value(); }
+  const T* operator->() const { return &value(); }
+
+ private:
+  Status status_;
+  std::optional<T> value_;
+};
+
+}  // namespace airlock
+
+#define AIRLOCK_CONCAT_INNER(a, b) a##b
+#define AIRLOCK_CONCAT(a, b) AIRLOCK_CONCAT_INNER(a, b)
+#define RETURN_IF_ERROR(expression)                             \
+  do {                                                          \
+    if (::airlock::Status status_ = (expression); !status_.ok()) return status_; \
+  } while (false)
+/// ASSIGN_OR_RETURN(auto x, f()): x is the value, or the enclosing function returns the Status.
+#define ASSIGN_OR_RETURN(declaration, expression) \
+  ASSIGN_OR_RETURN_IMPL(AIRLOCK_CONCAT(result_, __LINE__), declaration, expression)
+#define ASSIGN_OR_RETURN_IMPL(result, declaration, expression) \
+  auto result = (expression);                                  \
+  if (!result.ok()) return result.status();                    \
+  declaration = std::move(result).value()

@@ -1,0 +1,19 @@
+# Flags that every target of ours is compiled with.
+add_library(airlock_options INTERFACE)
+target_compile_features(airlock_options INTERFACE cxx_std_20)
+target_include_directories(airlock_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(airlock_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
+  -Wold-style-cast -Wcast-align -Woverloaded-virtual -Werror -fno-math-errno -fno-trapping-math -ftree-vectorize)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+
+set(AIRLOCK_SANITIZE "" CACHE STRING "Sanitizers, as -fsanitize= takes them: address,undefined or thread")
+if(AIRLOCK_SANITIZE)
+  target_compile_options(airlock_options INTERFACE -fsanitize=${AIRLOCK_SANITIZE} -fno-omit-frame-pointer
+    -fno-sanitize-recover=all)
+  target_link_options(airlock_options INTERFACE -fsanitize=${AIRLOCK_SANITIZE})
+endif()
+find_program(AIRLOCK_CCACHE ccache)
+if(AIRLOCK_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${AIRLOCK_CCACHE})
+endif()

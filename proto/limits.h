@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+/// Every limit on what a peer, a file or a user may ask for.
+namespace airlock::limits {
+
+inline constexpr std::size_t kMinSlotCount = 8;
+inline constexpr std::size_t kMaxSlotCount = 1024;
+inline constexpr std::size_t kDefaultSlotCount = 8;
+inline constexpr std::size_t kMinSlotBytes = 4096;
+inline constexpr std::size_t kMaxSlotBytes = std::size_t{64} << 20;
+inline constexpr std::size_t kDefaultSlotBytes = 10485760;
+inline constexpr std::size_t kHeaderBytes = 4096;           // an encoded header, in a slot's header area or a frame
+inline constexpr std::size_t kMaxTensorsPerMessage = 8;
+inline constexpr std::size_t kMaxWeightsPerOp = 8;
+inline constexpr std::size_t kMaxTensorBytes = std::size_t{4} << 30;
+inline constexpr std::size_t kMaxMessageBytes = std::size_t{8} << 30;
+inline constexpr std::size_t kFrameBytes = std::size_t{8} << 20;  // ZeroMQ bulk frames
+inline constexpr std::size_t kMaxRequestsUnderWay = 64;
+inline constexpr std::size_t kMaxErrorTextBytes = 1024;
+inline constexpr std::size_t kMaxConfigBytes = std::size_t{64} << 10;
+inline constexpr std::size_t kMaxSafetensorsHeaderBytes = std::size_t{100} << 20;
+inline constexpr std::int64_t kMaxTokens = 131072;
+inline constexpr std::int64_t kMaxVocab = 4 << 20;
+inline constexpr std::int64_t kMaxHidden = 1 << 16;
+inline constexpr std::int64_t kMaxIntermediate = 1 << 18;
+inline constexpr std::int64_t kMaxLayers = 512;
+inline constexpr std::int64_t kMaxHeads = 1024;
+inline constexpr std::int64_t kMaxHeadDim = 1024;
+inline constexpr std::size_t kMaxClients = 64;
+inline constexpr std::size_t kDefaultMaxClients = 8;
+inline constexpr std::size_t kMaxEndpointPathBytes = 107;
+inline constexpr std::size_t kMaxThreads = 1024;
+
+}  // namespace airlock::limits

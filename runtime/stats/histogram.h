@@ -1,0 +1,32 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace airlock {
+
+/// Counts of durations in log-linear buckets (eight a power of two: error at most 12.5 %). Histograms merge by adding
+/// counts; percentiles are never averaged. One thread records, any thread reads.
+class Histogram {
+ public:
+  static constexpr std::size_t kBucketCount = 496;  // up to 2^64 - 1
+
+  void record(std::uint64_t value);
+  void merge(const Histogram& other);
+  std::uint64_t count() const;
+  std::uint64_t max() const { return max_.load(std::memory_order_relaxed); }
+  /// Upper edge of the bucket that holds the given share (0..1] of the values, at most max(); 0 when empty.
+  std::uint64_t percentile(double share) const;
+  /// (upper edge, count) of the buckets that are not empty, ascending.
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> buckets() const;
+
+ private:
+  std::array<std::atomic<std::uint64_t>, kBucketCount> counts_{};
+  std::atomic<std::uint64_t> max_{0};
+};
+
+}  // namespace airlock

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+#include "proto/op.h"
+
+namespace airlock {
+
+/// Relaxed atomics: one thread adds, any thread reads. total = tee + wire + queue + server.
+struct OpStats {
+  std::atomic<std::uint64_t> calls{0};
+  std::atomic<std::uint64_t> total_ns{0};   // submit to checked reply
+  std::atomic<std::uint64_t> tee_ns{0};     // rounding, encoding, checking
+  std::atomic<std::uint64_t> wire_ns{0};    // the rest, never negative
+  std::atomic<std::uint64_t> queue_ns{0};   // the server's word
+  std::atomic<std::uint64_t> server_ns{0};  // the server's word
+};
+
+struct OpStatsTable {
+  std::array<OpStats, kOpCount> ops;
+  OpStats& of(Op op) { return ops[static_cast<std::size_t>(op) - 1]; }
+  const OpStats& of(Op op) const { return ops[static_cast<std::size_t>(op) - 1]; }
+};
+
+enum class TeeKernel : std::uint8_t { kRmsNorm, kRope, kSoftmax, kSilu, kResidual, kAttention };
+inline constexpr std::size_t kTeeKernelCount = 6;
+const char* tee_kernel_name(TeeKernel kernel);  // "rmsnorm", "rope", "softmax", "silu", "residual", "attention"
+
+struct TeeKernelStats {
+  std::atomic<std::uint64_t> calls{0};
+  std::atomic<std::uint64_t> total_ns{0};
+};
+using TeeStatsTable = std::array<TeeKernelStats, kTeeKernelCount>;
+
+}  // namespace airlock

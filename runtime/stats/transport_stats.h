@@ -1,0 +1,41 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "runtime/channel/path_policy.h"
+#include "runtime/stats/histogram.h"
+
+namespace airlock {
+
+/// Counters of one direction of one path. Relaxed atomics: one thread adds, any thread reads; they only grow.
+struct DirectionStats {
+  std::atomic<std::uint64_t> messages{0};  // requests or replies whose header took this path
+  std::atomic<std::uint64_t> tensors{0};   // tensors that took this path
+  std::atomic<std::uint64_t> bytes{0};     // their payload bytes
+};
+
+struct PathStats {
+  DirectionStats sent;                     // at commit
+  DirectionStats received;                 // after validation
+  std::atomic<std::uint64_t> errors{0};
+  std::atomic<std::uint64_t> slot_waits{0};  // prepare() found no free slot at once (ring)
+  std::atomic<std::uint64_t> spins{0};       // waits that ended while spinning
+  std::atomic<std::uint64_t> parks{0};       // times a wait went to sleep
+  Histogram latency_ns;                    // runner: submit to checked reply, less what the server reports
+};
+
+/// One end of one channel. Defined counter by counter in docs/STATS.md.
+struct TransportStats {
+  std::array<PathStats, kPathCount> paths;
+  PathStats& path(Path path) { return paths[static_cast<std::size_t>(path)]; }
+  const PathStats& path(Path path) const { return paths[static_cast<std::size_t>(path)]; }
+  /// Books one whole message: its header on `header`, each tensor on its own path.
+  void book_sent(Path header, std::span<const Path> tensor_paths, std::span<const std::size_t> tensor_bytes);
+  void book_received(Path header, std::span<const Path> tensor_paths, std::span<const std::size_t> tensor_bytes);
+};
+
+}  // namespace airlock
