@@ -21,6 +21,7 @@ inline constexpr std::size_t kFrameBytes = std::size_t{8} << 20;  // ZeroMQ bulk
 inline constexpr std::size_t kMaxRequestsUnderWay = 64;
 inline constexpr std::size_t kMaxErrorTextBytes = 1024;
 inline constexpr std::size_t kMaxConfigBytes = std::size_t{64} << 10;
+inline constexpr std::size_t kMaxStatsBytes = std::size_t{1} << 20;  // the stats op's JSON
 inline constexpr std::size_t kMaxSafetensorsHeaderBytes = std::size_t{100} << 20;
 inline constexpr std::int64_t kMaxTokens = 131072;
 inline constexpr std::int64_t kMaxVocab = 4 << 20;

@@ -1,0 +1,76 @@
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "base/log.h"
+#include "base/unique_fd.h"
+#include "gpu_server/options.h"
+#include "gpu_server/progress_bar.h"
+#include "gpu_server/server.h"
+#include "runtime/cpu/cpu_backend.h"
+#include "runtime/model/model_source.h"
+
+namespace airlock {
+namespace {
+
+// Blocked in every thread and read from a descriptor: no handler of ours ever interrupts anything.
+UniqueFd take_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (int number : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&signals, number);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  return UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+Status check_device(const std::string& device) {
+  if (device == "auto") {
+    log_info("no CUDA backend in this build: using the CPU");
+  } else if (device != "cpu") {
+    return {StatusCode::kDevice, fmt::format("--device {}: this build has no CUDA backend; use --device cpu or auto", device)};
+  }
+  return {};
+}
+
+Result<std::unique_ptr<ModelSource>> open_model(const ServerOptions& options) {
+  return options.model.empty() ? make_synthetic_model(options.synthetic, options.weights_seed)
+                               : open_model_directory(options.model);
+}
+
+Status run(const ServerOptions& options) {
+  const UniqueFd signals = take_signals();
+  RETURN_IF_ERROR(check_device(options.device));
+  // The endpoint first: to load a model and then find it taken would waste minutes.
+  ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, open_model(options));
+  CpuOptions cpu;
+  cpu.dtype = options.dtype.value_or(source->stored_dtype());
+  cpu.threads = options.threads;
+  ProgressBar bar("loading");
+  cpu.progress = [&bar](std::size_t done, std::size_t total) { bar.update(done, total); };
+  ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> model, CpuModel::create(*source, cpu));
+  bar.finish();
+  ASSIGN_OR_RETURN(Tensor norms, read_norms(*source));
+  ASSIGN_OR_RETURN(std::string digest, source->digest());
+  ServedModel served{config_to_json(source->config()), std::move(norms), digest, source->stored_dtype(), std::move(model)};
+  source.reset();
+  return server->run(std::move(served), signals.get());
+}
+
+}  // namespace
+}  // namespace airlock
+
+int main(int argc, char** argv) {
+  airlock::set_log_name("gpu_server");
+  auto options = airlock::parse_server_options(argc, argv);
+  airlock::Status status = options.status();
+  if (options.ok()) {
+    if (!options->has_value()) return 0;
+    status = airlock::run(**options);
+  }
+  if (!status.ok()) airlock::log_error(status.message());
+  return airlock::exit_code(status.code());
+}

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace airlock {
+
+/// A bar with MB/s on stderr while weights load: redrawn in place on a terminal, else one line at the end. One thread.
+class ProgressBar {
+ public:
+  explicit ProgressBar(std::string what);
+  void update(std::size_t done_bytes, std::size_t total_bytes);
+  /// Ends the line and logs how much was loaded and how fast.
+  void finish();
+
+ private:
+  std::string what_;
+  bool terminal_;
+  std::uint64_t start_ns_;
+  std::uint64_t drawn_ns_ = 0;
+  std::size_t done_bytes_ = 0;
+};
+
+}  // namespace airlock

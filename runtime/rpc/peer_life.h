@@ -1,0 +1,56 @@
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <string>
+
+#include "base/deadline.h"
+#include "base/status.h"
+#include "runtime/channel/channel.h"
+
+namespace airlock {
+
+/// Signs of life leave each side this often: well within the 250 ms that docs/INTERFACE.md promises.
+inline constexpr std::chrono::milliseconds kSignInterval{100};
+
+/// How long a peer has been silent, as its watcher saw it. A watcher that was itself stopped (SIGSTOP, a suspended
+/// machine) does not take its own absence for the peer's. One thread.
+class SilenceMeter {
+ public:
+  void heard() { silent_ns_ = 0; }
+  void tick(std::uint64_t now) {
+    if (last_ns_ != 0) silent_ns_ += std::min(now - last_ns_, kLongestStepNs);
+    last_ns_ = now;
+  }
+  std::uint64_t silent_ns() const { return silent_ns_; }
+
+ private:
+  static constexpr std::uint64_t kLongestStepNs = 200'000'000;
+  std::uint64_t last_ns_ = 0;
+  std::uint64_t silent_ns_ = 0;
+};
+
+/// A PeerWatch that ends once, with the first reason given. Thread-safe.
+class PeerLife : public PeerWatch {
+ public:
+  Status check() const override {
+    if (!ended_.load(std::memory_order_acquire)) return {};
+    const std::lock_guard lock(mutex_);
+    return reason_;
+  }
+  void end(Status reason) {
+    const std::lock_guard lock(mutex_);
+    if (ended_.load(std::memory_order_relaxed)) return;
+    reason_ = std::move(reason);
+    ended_.store(true, std::memory_order_release);  // pairs with the load in check()
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  Status reason_;
+  std::atomic<bool> ended_{false};
+};
+
+}  // namespace airlock

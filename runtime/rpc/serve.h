@@ -1,0 +1,29 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <string>
+
+#include "base/status.h"
+#include "base/tensor.h"
+#include "runtime/backend.h"
+#include "runtime/channel/channel.h"
+#include "runtime/stats/op_stats.h"
+
+namespace airlock {
+
+/// What the server answers to the ops that compute nothing.
+struct ServeContext {
+  std::string config_json;                         // init
+  TensorView norms;                                // init; fp32 [2 * layers + 1, hidden], outlives the loop
+  std::function<std::string()> session_stats;      // stats: JSON, at most limits::kMaxStatsBytes
+  std::chrono::nanoseconds op_timeout{std::chrono::minutes(5)};
+};
+
+/// Serves requests from `channel` with `backend` until the session ends, and returns why: kUnavailable or kCancelled
+/// (the peer left, or shutdown; ordinary), kProtocolError (it spoke wrongly). An op that fails by itself (a bad token,
+/// no memory) is answered with its error and the loop goes on. One thread.
+Status serve(Channel& channel, Backend& backend, const ServeContext& context, OpStatsTable& op_stats);
+
+}  // namespace airlock
