@@ -1,0 +1,205 @@
+"""A process that dies, stops or comes too late: the other one says so, ends as promised, and nothing is left."""
+import os
+import signal
+
+from pair import TINY, cpu_ticks, segments, wait_until
+
+LONG = ("--repeat", 1000000)
+TICKS_OF_WORK = 10
+
+
+def await_work(server, runner):
+    """Until the runner is in the middle: an idle server uses no CPU time, so time that passes is an op's."""
+    before = cpu_ticks(server.pid)
+    wait_until(lambda: not runner.running() or cpu_ticks(server.pid) >= before + TICKS_OF_WORK, "the server works")
+    assert runner.running(), "the runner ended too early"
+
+
+def under_way(pair, server, *args, **kwargs):
+    runner = pair.runner(*LONG, *args, endpoint=server.endpoint, **kwargs)
+    await_work(server, runner)
+    return runner
+
+
+def expect_gone(before):
+    wait_until(lambda: not segments() - before, f"/dev/shm is as before, not with {segments() - before}")
+
+
+def expect_serves(pair, server):
+    pair.runner(endpoint=server.endpoint).expect_exit(0)
+
+
+def sigterm_ends_the_server_and_leaves_nothing(pair):
+    before = segments()
+    server = pair.server()
+    expect_serves(pair, server)
+    pair.stop(server)
+    expect_gone(before)
+    assert os.listdir(pair.run_dir) == [], os.listdir(pair.run_dir)
+    assert server.stats()["side"] == "gpu_server"
+
+
+def sigint_ends_the_server_like_sigterm(pair):
+    server = pair.server()
+    server.signal(signal.SIGINT)
+    server.expect_exit(0)
+    assert os.listdir(pair.run_dir) == [], os.listdir(pair.run_dir)
+
+
+def sigterm_in_the_middle_tells_the_runner(pair):
+    before = segments()
+    server = pair.server()
+    runner = under_way(pair, server)
+    pair.stop(server)
+    runner.expect_exit(3)
+    expect_gone(before)
+
+
+def sigusr1_prints_statistics_and_the_server_goes_on(pair):
+    server = pair.server()
+    expect_serves(pair, server)
+    before = len(server.stdout())
+    server.signal(signal.SIGUSR1)
+    wait_until(lambda: len(server.stdout()) > before, "statistics on stdout")
+    expect_serves(pair, server)
+    pair.stop(server)
+
+
+def second_server_on_an_endpoint_is_refused(pair):
+    first = pair.server()
+    second = pair.start("gpu_server", "--synthetic", TINY, "--endpoint", first.endpoint, "--threads", 1)
+    second.expect_exit(5)
+    assert second.stderr().strip(), "it must say why"
+    expect_serves(pair, first)
+    pair.stop(first)
+
+
+def endpoint_of_a_killed_server_is_taken_over(pair):
+    before = segments()
+    first = pair.server()
+    runner = under_way(pair, first)
+    first.signal(signal.SIGKILL)
+    first.exit_code()
+    runner.expect_exit(3)
+    second = pair.server()
+    expect_serves(pair, second)
+    pair.stop(second)
+    expect_gone(before)
+    assert os.listdir(pair.run_dir) == [], os.listdir(pair.run_dir)
+
+
+def killed_server_ends_the_runner(pair, *server_args, endpoint=None, runner_args=()):
+    server = pair.server(*server_args, endpoint=endpoint)
+    stats = pair.path("runner.json")
+    runner = under_way(pair, server, "--stats-json", stats, *runner_args)
+    server.signal(signal.SIGKILL)
+    runner.expect_exit(3)
+    assert runner.stderr().strip(), "it must say why"
+    assert os.path.exists(stats), "statistics are written after a failure too"
+
+
+def killed_server_ends_the_runner_with_ring(pair):
+    killed_server_ends_the_runner(pair)
+
+
+def killed_server_ends_the_runner_without_ring(pair):
+    killed_server_ends_the_runner(pair, runner_args=("--ring", "off"))
+
+
+def killed_server_ends_the_runner_over_tcp(pair):
+    killed_server_ends_the_runner(pair, endpoint="tcp://127.0.0.1:0")
+
+
+def stopped_server_ends_the_runner(pair):
+    server = pair.server()
+    runner = under_way(pair, server, "--timeout-ms", 1000)
+    server.signal(signal.SIGSTOP)
+    try:
+        # Far less than --op-timeout-ms, far more than --timeout-ms.
+        assert runner.exit_code(60) == 3
+    finally:
+        server.signal(signal.SIGCONT)
+    assert runner.stderr().strip(), "it must say why"
+    expect_serves(pair, server)
+    pair.stop(server)
+
+
+def killed_runner_leaves_the_server_serving(pair):
+    before = segments()
+    server = pair.server()
+    runner = under_way(pair, server)
+    runner.signal(signal.SIGKILL)
+    runner.exit_code()
+    expect_serves(pair, server)
+    pair.stop(server)
+    expect_gone(before)
+
+
+def stopped_runner_loses_its_place_to_another(pair):
+    server = pair.server("--max-clients", 1)
+    runner = under_way(pair, server)
+    runner.signal(signal.SIGSTOP)
+
+    def served():
+        return pair.runner(endpoint=server.endpoint).exit_code() == 0
+    wait_until(served, "the server gives the place of a stopped runner to another")
+    runner.signal(signal.SIGCONT)
+    runner.expect_exit(3)
+    pair.stop(server)
+
+
+def one_client_too_many_is_refused(pair):
+    server = pair.server("--max-clients", 1)
+    first = under_way(pair, server)
+    second = pair.runner()
+    second.expect_exit(5)
+    assert second.stderr().strip(), "it must say why"
+    assert first.running(), "the first goes on"
+    first.signal(signal.SIGKILL)
+    first.exit_code()
+    pair.stop(server)
+
+
+def no_server_is_said(pair):
+    runner = pair.runner("--timeout-ms", 500).expect_exit(3)
+    assert runner.stderr().strip(), "it must say why"
+
+
+def rings_larger_than_dev_shm_are_refused(pair):
+    """1024 slots of 64 MiB, twice, are 128 GiB: the kernel refuses them before it gives a page."""
+    stat = os.statvfs("/dev/shm")
+    if stat.f_blocks * stat.f_frsize >= 60 << 30:
+        return "/dev/shm is too large to be filled"
+    before = segments()
+    server = pair.start("gpu_server", "--synthetic", TINY, "--endpoint", pair.endpoint, "--threads", 1,
+                        "--ring-slots", 1024, "--ring-slot-bytes", 64 << 20)
+    wait_until(lambda: "ready " in server.stdout() or not server.running(), "ready or refused")
+    refused = server
+    if server.running():  # segments are made for a session
+        refused = pair.runner()
+    refused.expect_exit(5)
+    assert "/dev/shm" in refused.stderr(), refused.stderr()
+    if server.running():
+        pair.runner("--ring", "off").expect_exit(0)
+        pair.stop(server)
+    expect_gone(before)
+    return None
+
+
+SCENARIOS = (
+    sigterm_ends_the_server_and_leaves_nothing,
+    sigint_ends_the_server_like_sigterm,
+    sigterm_in_the_middle_tells_the_runner,
+    sigusr1_prints_statistics_and_the_server_goes_on,
+    second_server_on_an_endpoint_is_refused,
+    endpoint_of_a_killed_server_is_taken_over,
+    killed_server_ends_the_runner_with_ring,
+    killed_server_ends_the_runner_without_ring,
+    killed_server_ends_the_runner_over_tcp,
+    stopped_server_ends_the_runner,
+    killed_runner_leaves_the_server_serving,
+    stopped_runner_loses_its_place_to_another,
+    one_client_too_many_is_refused,
+    no_server_is_said,
+    rings_larger_than_dev_shm_are_refused,
+)

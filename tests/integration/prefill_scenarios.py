@@ -1,0 +1,177 @@
+"""A prefill by two processes gives the bits that one process gives, and both sides count the same."""
+import glob
+import json
+import os
+import subprocess
+import sys
+
+from pair import ROOT, read_bytes, write_model
+
+# At 64 tokens of TINY's shape [64, 128] fp32 is 32 KiB and [64, 320] is 80 KiB: 64 KiB slots make both paths busy.
+SMALL_SLOTS = ("--ring-slot-bytes", 65536)
+
+
+def logits(pair, name, *args, **kwargs):
+    """The bytes of the logits file of a run that must succeed."""
+    out = pair.path(name + ".npy")
+    pair.runner("--logits-out", out, "--all-logits", *args, **kwargs).expect_exit(0)
+    return read_bytes(out)
+
+
+def expect_reconciled(pair, server, runner_stats, *options):
+    stats = pair.path("server-stats.json")
+    with open(stats, "w", encoding="utf-8") as file:
+        json.dump(server.stats(), file)
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "tools", "reconcile"), *options, runner_stats, stats],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def prefill_agrees(pair, server_args=(), runner_args=(), endpoint=None, both_paths=False, model=None):
+    """One pair against --backend local: the same bits, then both sides' statistics agree and nothing is left."""
+    model = {"model": model} if model else {}
+    server = pair.server(*server_args, endpoint=endpoint, **model)
+    stats = pair.path("runner.json")
+    remote = logits(pair, "remote", "--stats-json", stats, *runner_args, endpoint=server.endpoint, **model)
+    local = logits(pair, "local", "--backend", "local", **model)
+    assert remote == local, "the logits of the pair differ from those of one process"
+    pair.stop(server)
+    expect_reconciled(pair, server, stats, *(("--both-paths",) if both_paths else ()))
+    assert os.listdir(pair.run_dir) == [], f"left behind: {os.listdir(pair.run_dir)}"
+    return json.loads(read_bytes(stats))
+
+
+def prefill_with_ring_gives_the_bits_of_one_process(pair):
+    stats = prefill_agrees(pair)
+    assert stats["paths"]["ring"]["sent"]["bytes"] > 0
+    assert stats["paths"]["zmq"]["sent"]["messages"] == 0
+
+
+def prefill_over_both_paths_gives_the_bits_of_one_process(pair):
+    prefill_agrees(pair, server_args=SMALL_SLOTS, both_paths=True)
+
+
+def prefill_without_ring_gives_the_bits_of_one_process(pair):
+    stats = prefill_agrees(pair, runner_args=("--ring", "off"))
+    assert stats["paths"]["ring"]["sent"]["messages"] == 0
+    assert stats["paths"]["zmq"]["sent"]["messages"] > 0
+
+
+def prefill_over_tcp_gives_the_bits_of_one_process(pair):
+    stats = prefill_agrees(pair, endpoint="tcp://127.0.0.1:0")
+    assert stats["paths"]["ring"]["sent"]["messages"] == 0, "--ring auto is off for tcp"
+
+
+def prefill_over_tcp_with_ring_gives_the_bits_of_one_process(pair):
+    stats = prefill_agrees(pair, server_args=("--ring", "on"), runner_args=("--ring", "on"),
+                           endpoint="tcp://127.0.0.1:0")
+    assert stats["paths"]["ring"]["sent"]["bytes"] > 0
+
+
+def prefill_of_a_model_directory_gives_the_bits_of_one_process(pair):
+    prefill_agrees(pair, model=("--model", write_model(pair.path("model"))))
+
+
+def prefill_of_each_committed_model_gives_the_bits_of_one_process(pair):
+    configs = sorted(glob.glob(os.path.join(ROOT, "tests", "data", "models", "*", "config.json")))
+    if not configs:
+        return "no model in tests/data/models"
+    for index, config in enumerate(configs):
+        model = ("--model", os.path.dirname(config))
+        server = pair.server(model=model)
+        for wire in ("fp32", "bf16"):
+            args = ("--wire", wire)
+            tokens = ("--tokens", "1,2,3,4,5,6,7")
+            remote = logits(pair, f"{index}-{wire}-remote", *args, model=model, tokens=tokens)
+            local = logits(pair, f"{index}-{wire}-local", *args, "--backend", "local", model=model, tokens=tokens)
+            assert remote == local, f"{config}: the logits differ with --wire {wire}"
+        pair.stop(server)
+    return None
+
+
+def each_wire_and_attention_gives_the_bits_of_one_process(pair):
+    server = pair.server(*SMALL_SLOTS)
+    for wire in ("fp32", "bf16", "fp16"):
+        for attention in ("offload", "tee"):
+            args = ("--wire", wire, "--attention", attention)
+            remote = logits(pair, f"{wire}-{attention}-remote", *args)
+            local = logits(pair, f"{wire}-{attention}-local", *args, "--backend", "local")
+            assert remote == local, f"the logits differ with {args}"
+    pair.stop(server)
+
+
+def runner_without_a_model_takes_the_servers_by_init(pair):
+    server = pair.server()
+    own = logits(pair, "own")
+    by_init = logits(pair, "init", model=())
+    assert own == by_init
+    pair.stop(server)
+
+
+def two_clients_at_once_get_the_right_bits(pair):
+    server = pair.server(*SMALL_SLOTS)
+    outs = [pair.path(f"client-{i}.npy") for i in range(2)]
+    runners = [pair.runner("--repeat", 20, "--logits-out", out, "--all-logits",
+                           tokens=("--random-tokens", 64, "--seed", i + 1)) for i, out in enumerate(outs)]
+    for runner in runners:
+        runner.expect_exit(0)
+    for i, out in enumerate(outs):
+        local = logits(pair, f"local-{i}", "--backend", "local", tokens=("--random-tokens", 64, "--seed", i + 1))
+        assert read_bytes(out) == local, f"client {i} got other bits than one process"
+    pair.stop(server)
+    assert len(server.stats()["sessions"]) == 2
+
+
+def compare_local_finds_the_same_bits(pair):
+    server = pair.server()
+    pair.runner("--compare-local").expect_exit(0)
+    pair.stop(server)
+
+
+def json_output_has_the_promised_fields(pair):
+    runner = pair.runner("--backend", "local", "--repeat", 3, "-o", "json").expect_exit(0)
+    result = json.loads(runner.stdout())
+    for key in ("tokens", "runs_ns", "wall_ns", "tokens_per_s"):
+        assert key in result, f"{key} is not in {sorted(result)}"
+    assert len(result["runs_ns"]) == 3
+
+
+def statistics_have_the_promised_fields(pair):
+    server = pair.server()
+    path = pair.path("runner.json")
+    pair.runner("--stats-json", path).expect_exit(0)
+    pair.stop(server)
+    runner_stats = json.loads(read_bytes(path))
+    for side, stats in (("tee_runner", runner_stats), ("gpu_server", server.stats())):
+        assert stats["schema_version"] == 1 and stats["side"] == side, (side, stats["schema_version"], stats["side"])
+        for name in ("ring", "zmq"):
+            one = stats["paths"][name]
+            for direction in ("sent", "received"):
+                assert set(one[direction]) >= {"messages", "tensors", "bytes"}
+            assert set(one) >= {"errors", "slot_waits", "spins", "parks", "latency_ns"}, sorted(one)
+        assert stats["wall_ns"] > 0 and "host" in stats and "config" in stats
+    latency = runner_stats["paths"]["ring"]["latency_ns"]
+    assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"], latency
+    linear = runner_stats["ops"]["batch_linear"]
+    assert linear["calls"] > 0
+    parts = sum(linear[key] for key in ("tee_ns", "wire_ns", "queue_ns", "server_ns"))
+    assert parts == linear["total_ns"], linear
+    assert runner_stats["tee"]["rmsnorm"]["calls"] > 0
+    assert len(server.stats()["sessions"]) == 1
+
+
+SCENARIOS = (
+    prefill_with_ring_gives_the_bits_of_one_process,
+    prefill_over_both_paths_gives_the_bits_of_one_process,
+    prefill_without_ring_gives_the_bits_of_one_process,
+    prefill_over_tcp_gives_the_bits_of_one_process,
+    prefill_over_tcp_with_ring_gives_the_bits_of_one_process,
+    prefill_of_a_model_directory_gives_the_bits_of_one_process,
+    prefill_of_each_committed_model_gives_the_bits_of_one_process,
+    each_wire_and_attention_gives_the_bits_of_one_process,
+    runner_without_a_model_takes_the_servers_by_init,
+    two_clients_at_once_get_the_right_bits,
+    compare_local_finds_the_same_bits,
+    json_output_has_the_promised_fields,
+    statistics_have_the_promised_fields,
+)

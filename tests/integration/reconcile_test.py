@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""tools/reconcile agrees with equal counters, and tells each kind of difference."""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from pair import ROOT
+
+
+def side(sent, received, zmq_tensors=1):
+    """A statistics file with these ring bytes."""
+    def direction(value, tensors):
+        return {"messages": 3, "tensors": tensors, "bytes": value}
+    return {"paths": {"ring": {"sent": direction(sent, 2), "received": direction(received, 2)},
+                      "zmq": {"sent": direction(0, zmq_tensors), "received": direction(0, zmq_tensors)}}}
+
+
+class ReconcileTest(unittest.TestCase):
+    def reconcile(self, runner, server, *options):
+        with tempfile.TemporaryDirectory() as folder:
+            names = [os.path.join(folder, name) for name in ("runner.json", "server.json")]
+            for name, stats in zip(names, (runner, server)):
+                with open(name, "w", encoding="utf-8") as file:
+                    file.write(stats if isinstance(stats, str) else json.dumps(stats))
+            return subprocess.run([sys.executable, os.path.join(ROOT, "tools", "reconcile"), *options, *names],
+                                  capture_output=True, text=True, check=False)
+
+    def test_equal_counters_agree(self):
+        self.assertEqual(self.reconcile(side(10, 20), side(20, 10), "--both-paths").returncode, 0)
+
+    def test_a_lost_request_is_told(self):
+        done = self.reconcile(side(10, 20), side(20, 9))
+        self.assertEqual(done.returncode, 4)
+        self.assertIn("ring requests", done.stderr)
+
+    def test_a_lost_reply_is_told(self):
+        done = self.reconcile(side(10, 19), side(20, 10))
+        self.assertEqual(done.returncode, 4)
+        self.assertIn("ring replies", done.stderr)
+
+    def test_an_unused_path_is_told_where_both_are_demanded(self):
+        done = self.reconcile(side(10, 20, 0), side(20, 10, 0), "--both-paths")
+        self.assertEqual(done.returncode, 4)
+        self.assertIn("zmq", done.stderr)
+
+    def test_a_file_that_is_no_statistics_is_refused(self):
+        self.assertEqual(self.reconcile("{}", side(1, 1)).returncode, 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
