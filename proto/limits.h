@@ -31,8 +31,19 @@ inline constexpr std::int64_t kMaxLayers = 512;
 inline constexpr std::int64_t kMaxHeads = 1024;
 inline constexpr std::int64_t kMaxHeadDim = 1024;
 inline constexpr std::size_t kMaxClients = 64;
+inline constexpr std::size_t kMaxControlBytes = std::size_t{16} << 10;  // one control message
 inline constexpr std::size_t kDefaultMaxClients = 8;
 inline constexpr std::size_t kMaxEndpointPathBytes = 107;
 inline constexpr std::size_t kMaxThreads = 1024;
+inline constexpr std::size_t kMaxEncodedHeaderBytes = kHeaderBytes - 256;  // leaves room for a channel's frame prefix
+inline constexpr std::size_t kMaxControlFrameBytes = 4096;
+inline constexpr std::size_t kMaxClientNameBytes = 64;
+inline constexpr std::size_t kSessionTokenBytes = 32;
+inline constexpr std::size_t kMaxDigestBytes = 64;
+inline constexpr std::size_t kMaxDeviceNameBytes = 256;
+inline constexpr std::size_t kMaxDataEndpointBytes = 512;
+inline constexpr std::size_t kMaxSegmentNameBytes = 64;
+inline constexpr std::size_t kMaxWireTokens = 192;  // numbers, texts and array heads in one msgpack value
+inline constexpr std::size_t kMaxWireDepth = 6;
 
 }  // namespace airlock::limits

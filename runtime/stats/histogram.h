@@ -9,22 +9,41 @@
 
 namespace airlock {
 
+inline constexpr std::size_t kHistogramBucketCount = 496;  // values up to 2^64 - 1
+
+/// A Histogram at one moment: a plain value, to be kept and merged.
+struct HistogramSnapshot {
+  std::array<std::uint64_t, kHistogramBucketCount> counts{};
+  std::uint64_t max = 0;
+
+  void merge(const HistogramSnapshot& other);
+  std::uint64_t count() const;
+  /// As Histogram's.
+  std::uint64_t percentile(double share) const;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> buckets() const;
+  bool operator==(const HistogramSnapshot&) const = default;
+};
+
 /// Counts of durations in log-linear buckets (eight a power of two: error at most 12.5 %). Histograms merge by adding
 /// counts; percentiles are never averaged. One thread records, any thread reads.
 class Histogram {
  public:
-  static constexpr std::size_t kBucketCount = 496;  // up to 2^64 - 1
+  static constexpr std::size_t kBucketCount = kHistogramBucketCount;
 
   void record(std::uint64_t value);
   void merge(const Histogram& other);
-  std::uint64_t count() const;
+  std::uint64_t count() const { return snapshot().count(); }
   std::uint64_t max() const { return max_.load(std::memory_order_relaxed); }
   /// Upper edge of the bucket that holds the given share (0..1] of the values, at most max(); 0 when empty.
-  std::uint64_t percentile(double share) const;
+  std::uint64_t percentile(double share) const { return snapshot().percentile(share); }
   /// (upper edge, count) of the buckets that are not empty, ascending.
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> buckets() const;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> buckets() const { return snapshot().buckets(); }
+  HistogramSnapshot snapshot() const;
 
  private:
+  void raise_max(std::uint64_t value);
+
+  // Relaxed throughout: counters that order nothing else.
   std::array<std::atomic<std::uint64_t>, kBucketCount> counts_{};
   std::atomic<std::uint64_t> max_{0};
 };

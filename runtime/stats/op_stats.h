@@ -2,6 +2,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "proto/op.h"
@@ -18,10 +19,31 @@ struct OpStats {
   std::atomic<std::uint64_t> server_ns{0};  // the server's word
 };
 
+/// An OpStats at one moment: a plain value, to be kept and merged.
+struct OpSnapshot {
+  std::uint64_t calls = 0;
+  std::uint64_t total_ns = 0;
+  std::uint64_t tee_ns = 0;
+  std::uint64_t wire_ns = 0;
+  std::uint64_t queue_ns = 0;
+  std::uint64_t server_ns = 0;
+  void merge(const OpSnapshot& other);
+  bool operator==(const OpSnapshot&) const = default;
+};
+
+struct OpSnapshotTable {
+  std::array<OpSnapshot, kOpCount> ops;
+  OpSnapshot& of(Op op) { return ops[static_cast<std::size_t>(op) - 1]; }
+  const OpSnapshot& of(Op op) const { return ops[static_cast<std::size_t>(op) - 1]; }
+  void merge(const OpSnapshotTable& other);
+  bool operator==(const OpSnapshotTable&) const = default;
+};
+
 struct OpStatsTable {
   std::array<OpStats, kOpCount> ops;
   OpStats& of(Op op) { return ops[static_cast<std::size_t>(op) - 1]; }
   const OpStats& of(Op op) const { return ops[static_cast<std::size_t>(op) - 1]; }
+  OpSnapshotTable snapshot() const;
 };
 
 enum class TeeKernel : std::uint8_t { kRmsNorm, kRope, kSoftmax, kSilu, kResidual, kAttention };
@@ -33,5 +55,13 @@ struct TeeKernelStats {
   std::atomic<std::uint64_t> total_ns{0};
 };
 using TeeStatsTable = std::array<TeeKernelStats, kTeeKernelCount>;
+
+struct TeeKernelSnapshot {
+  std::uint64_t calls = 0;
+  std::uint64_t total_ns = 0;
+  bool operator==(const TeeKernelSnapshot&) const = default;
+};
+using TeeSnapshotTable = std::array<TeeKernelSnapshot, kTeeKernelCount>;
+TeeSnapshotTable tee_snapshot(const TeeStatsTable& table);
 
 }  // namespace airlock

@@ -28,6 +28,35 @@ struct PathStats {
   Histogram latency_ns;                    // runner: submit to checked reply, less what the server reports
 };
 
+/// The counters of one direction of one path at one moment: plain values, to be kept and merged.
+struct DirectionSnapshot {
+  std::uint64_t messages = 0;
+  std::uint64_t tensors = 0;
+  std::uint64_t bytes = 0;
+  bool operator==(const DirectionSnapshot&) const = default;
+};
+
+struct PathSnapshot {
+  DirectionSnapshot sent;
+  DirectionSnapshot received;
+  std::uint64_t errors = 0;
+  std::uint64_t slot_waits = 0;
+  std::uint64_t spins = 0;
+  std::uint64_t parks = 0;
+  HistogramSnapshot latency_ns;
+  void merge(const PathSnapshot& other);
+  bool operator==(const PathSnapshot&) const = default;
+};
+
+/// A TransportStats at one moment. Outlives its channel: what a server keeps of a session that ended.
+struct TransportSnapshot {
+  std::array<PathSnapshot, kPathCount> paths;
+  PathSnapshot& path(Path path) { return paths[static_cast<std::size_t>(path)]; }
+  const PathSnapshot& path(Path path) const { return paths[static_cast<std::size_t>(path)]; }
+  void merge(const TransportSnapshot& other);
+  bool operator==(const TransportSnapshot&) const = default;
+};
+
 /// One end of one channel. Defined counter by counter in docs/STATS.md.
 struct TransportStats {
   std::array<PathStats, kPathCount> paths;
@@ -36,6 +65,7 @@ struct TransportStats {
   /// Books one whole message: its header on `header`, each tensor on its own path.
   void book_sent(Path header, std::span<const Path> tensor_paths, std::span<const std::size_t> tensor_bytes);
   void book_received(Path header, std::span<const Path> tensor_paths, std::span<const std::size_t> tensor_bytes);
+  TransportSnapshot snapshot() const;
 };
 
 }  // namespace airlock

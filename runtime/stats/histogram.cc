@@ -1,0 +1,85 @@
+#include "runtime/stats/histogram.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <numeric>
+
+namespace airlock {
+namespace {
+
+// Below 8 a bucket a value; from there eight buckets for each power of two.
+std::size_t bucket_of(std::uint64_t value) {
+  if (value < 8) return static_cast<std::size_t>(value);
+  const auto exponent = static_cast<std::size_t>(std::bit_width(value)) - 1;
+  return (exponent - 2) * 8 + static_cast<std::size_t>((value >> (exponent - 3)) & 7U);
+}
+
+std::uint64_t upper_edge(std::size_t bucket) {
+  if (bucket < 8) return bucket;
+  const std::size_t exponent = bucket / 8 + 2;
+  // Of the last bucket the shift gives 2^64, which wraps to 0, and the edge 2^64 - 1.
+  return ((static_cast<std::uint64_t>(bucket % 8) + 9) << (exponent - 3)) - 1;
+}
+
+}  // namespace
+
+void HistogramSnapshot::merge(const HistogramSnapshot& other) {
+  for (std::size_t i = 0; i < counts.size(); ++i) counts[i] += other.counts[i];
+  max = std::max(max, other.max);
+}
+
+std::uint64_t HistogramSnapshot::count() const {
+  return std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
+}
+
+std::uint64_t HistogramSnapshot::percentile(double share) const {
+  const std::uint64_t total = count();
+  if (total == 0) return 0;
+  const double clamped = std::clamp(share, 0.0, 1.0);
+  const double wanted = std::ceil(clamped * static_cast<double>(total));
+  const auto rank = std::clamp<std::uint64_t>(static_cast<std::uint64_t>(wanted), 1, total);
+  std::uint64_t seen = 0;
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    seen += counts[i];
+    if (seen >= rank) return std::min(upper_edge(i), max);
+  }
+  return max;
+}
+
+std::vector<std::pair<std::uint64_t, std::uint64_t>> HistogramSnapshot::buckets() const {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> filled;
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] != 0) filled.emplace_back(upper_edge(i), counts[i]);
+  }
+  return filled;
+}
+
+void Histogram::raise_max(std::uint64_t value) {
+  std::uint64_t seen = max_.load(std::memory_order_relaxed);
+  while (seen < value && !max_.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
+  }
+}
+
+void Histogram::record(std::uint64_t value) {
+  // The greatest first: a reader between the two then finds no value above it, and a percentile is never 0 by accident.
+  raise_max(value);
+  counts_[bucket_of(value)].fetch_add(1, std::memory_order_relaxed);
+}
+
+void Histogram::merge(const Histogram& other) {
+  raise_max(other.max());
+  for (std::size_t i = 0; i < counts_.size(); ++i) {
+    const std::uint64_t count = other.counts_[i].load(std::memory_order_relaxed);
+    if (count != 0) counts_[i].fetch_add(count, std::memory_order_relaxed);
+  }
+}
+
+HistogramSnapshot Histogram::snapshot() const {
+  HistogramSnapshot snapshot;
+  for (std::size_t i = 0; i < counts_.size(); ++i) snapshot.counts[i] = counts_[i].load(std::memory_order_relaxed);
+  snapshot.max = max();
+  return snapshot;
+}
+
+}  // namespace airlock

@@ -1,0 +1,49 @@
+#include "runtime/stats/op_stats.h"
+
+namespace airlock {
+
+const char* tee_kernel_name(TeeKernel kernel) {
+  switch (kernel) {
+    case TeeKernel::kRmsNorm: return "rmsnorm";
+    case TeeKernel::kRope: return "rope";
+    case TeeKernel::kSoftmax: return "softmax";
+    case TeeKernel::kSilu: return "silu";
+    case TeeKernel::kResidual: return "residual";
+    case TeeKernel::kAttention: return "attention";
+  }
+  return "unknown";
+}
+
+void OpSnapshot::merge(const OpSnapshot& other) {
+  calls += other.calls;
+  total_ns += other.total_ns;
+  tee_ns += other.tee_ns;
+  wire_ns += other.wire_ns;
+  queue_ns += other.queue_ns;
+  server_ns += other.server_ns;
+}
+
+void OpSnapshotTable::merge(const OpSnapshotTable& other) {
+  for (std::size_t i = 0; i < ops.size(); ++i) ops[i].merge(other.ops[i]);
+}
+
+OpSnapshotTable OpStatsTable::snapshot() const {
+  const auto read = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+  OpSnapshotTable table;
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    const OpStats& op = ops[i];
+    table.ops[i] = {read(op.calls),   read(op.total_ns), read(op.tee_ns),
+                    read(op.wire_ns), read(op.queue_ns), read(op.server_ns)};
+  }
+  return table;
+}
+
+TeeSnapshotTable tee_snapshot(const TeeStatsTable& table) {
+  TeeSnapshotTable snapshot;
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    snapshot[i] = {table[i].calls.load(std::memory_order_relaxed), table[i].total_ns.load(std::memory_order_relaxed)};
+  }
+  return snapshot;
+}
+
+}  // namespace airlock
