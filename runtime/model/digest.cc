@@ -1,0 +1,106 @@
+#include "runtime/model/digest.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <openssl/evp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+#include <random>
+
+#include "base/unique_fd.h"
+#include "runtime/model/file.h"
+
+namespace airlock {
+
+namespace {
+
+constexpr std::uint64_t kMaxCacheBytes = 1 << 20;
+constexpr std::size_t kDigestHexDigits = 64;
+
+std::string cache_directory() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && cache[0] == '/') return std::string(cache) + "/airlock";
+  const char* home = std::getenv("HOME");
+  if (home != nullptr && home[0] == '/') return std::string(home) + "/.cache/airlock";
+  return {};
+}
+
+bool is_digest(std::string_view text) {
+  return text.size() == kDigestHexDigits && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+bool write_all(int fd, std::string_view text) {
+  while (!text.empty()) {
+    const auto put = ::write(fd, text.data(), text.size());
+    if (put <= 0) return false;
+    text.remove_prefix(static_cast<std::size_t>(put));
+  }
+  return true;
+}
+
+}  // namespace
+
+struct Sha256::State {
+  EVP_MD_CTX* context = EVP_MD_CTX_new();
+};
+
+Sha256::Sha256() : state_(std::make_unique<State>()) {
+  CHECK(state_->context != nullptr);
+  CHECK(EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1);
+}
+
+Sha256::~Sha256() { EVP_MD_CTX_free(state_->context); }
+
+void Sha256::add(std::span<const std::byte> bytes) {
+  CHECK(EVP_DigestUpdate(state_->context, bytes.data(), bytes.size()) == 1);
+}
+
+std::string Sha256::finish() {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int digest_bytes = 0;
+  CHECK(EVP_DigestFinal_ex(state_->context, digest.data(), &digest_bytes) == 1);
+  std::string hex;
+  for (unsigned int i = 0; i < digest_bytes; ++i) hex += fmt::format("{:02x}", digest[i]);
+  return hex;
+}
+
+DigestCache::DigestCache(std::string_view key) : directory_(cache_directory()) {
+  if (directory_.empty()) return;
+  Sha256 name;
+  name.add(key);
+  path_ = fmt::format("{}/digest-{}", directory_, name.finish().substr(0, 32));
+}
+
+// The file is the digest, a newline, and the identity.
+std::optional<std::string> DigestCache::find(std::string_view identity) const {
+  if (path_.empty()) return std::nullopt;
+  struct stat info {};
+  if (::lstat(path_.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || info.st_uid != ::geteuid()) return std::nullopt;
+  const auto text = read_text_file(path_, kMaxCacheBytes);
+  if (!text.ok()) return std::nullopt;
+  const std::string_view whole = *text;
+  if (whole.size() <= kDigestHexDigits || whole[kDigestHexDigits] != '\n') return std::nullopt;
+  const std::string_view digest = whole.substr(0, kDigestHexDigits);
+  if (!is_digest(digest) || whole.substr(kDigestHexDigits + 1) != identity) return std::nullopt;
+  return std::string(digest);
+}
+
+void DigestCache::store(std::string_view identity, std::string_view digest) const {
+  if (path_.empty() || !is_digest(digest) || identity.size() > kMaxCacheBytes / 2) return;
+  std::error_code ignored;
+  std::filesystem::create_directories(std::filesystem::path(directory_).parent_path(), ignored);
+  ::mkdir(directory_.c_str(), 0700);
+  std::random_device random;
+  const std::string draft = fmt::format("{}.{}.{:08x}", path_, ::getpid(), random());
+  const UniqueFd fd(::open(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  if (!fd.valid()) return;
+  const bool written = write_all(fd.get(), fmt::format("{}\n{}", digest, identity));
+  if (!written || ::rename(draft.c_str(), path_.c_str()) != 0) ::unlink(draft.c_str());
+}
+
+}  // namespace airlock

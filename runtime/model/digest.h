@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+
+namespace airlock {
+
+/// A SHA-256 under way. One thread.
+class Sha256 {
+ public:
+  Sha256();
+  ~Sha256();
+  Sha256(const Sha256&) = delete;
+  Sha256& operator=(const Sha256&) = delete;
+
+  void add(std::span<const std::byte> bytes);
+  void add(std::string_view text) { add(std::as_bytes(std::span(text))); }
+  /// 64 hex digits. Once.
+  std::string finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Remembers the digest of a model in $XDG_CACHE_HOME/airlock (else ~/.cache/airlock), one small 0600 file a `key`,
+/// replaced atomically. `identity` is what must not have changed since. A cache that cannot be read or written is as
+/// good as none.
+class DigestCache {
+ public:
+  explicit DigestCache(std::string_view key);
+  std::optional<std::string> find(std::string_view identity) const;
+  void store(std::string_view identity, std::string_view digest) const;
+  /// Empty where there is no directory to keep it in.
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string directory_;
+  std::string path_;
+};
+
+}  // namespace airlock

@@ -1,0 +1,78 @@
+#include "runtime/model/llama_tensors.h"
+
+#include <fmt/format.h>
+
+#include "runtime/model/model_source.h"
+
+namespace airlock {
+
+namespace {
+
+constexpr const char* kFinalNormName = "model.norm.weight";
+
+std::string layer_prefix(std::int64_t layer) { return fmt::format("model.layers.{}.", layer); }
+std::string input_norm_name(std::int64_t layer) { return layer_prefix(layer) + "input_layernorm.weight"; }
+std::string post_attention_norm_name(std::int64_t layer) {
+  return layer_prefix(layer) + "post_attention_layernorm.weight";
+}
+
+}  // namespace
+
+std::string weight_name(const WeightId& id) {
+  const bool mlp = id.kind == WeightKind::kGate || id.kind == WeightKind::kUp || id.kind == WeightKind::kDown;
+  return fmt::format("{}{}.{}.weight", layer_prefix(id.layer), mlp ? "mlp" : "self_attn",
+                     weight_kind_name(id.kind));
+}
+
+std::vector<ExpectedTensor> expected_tensors(const LlamaConfig& config) {
+  const ModelDims& dims = config.dims;
+  std::vector<ExpectedTensor> tensors;
+  tensors.push_back({kEmbedName, {dims.vocab, dims.hidden}});
+  for (std::int64_t layer = 0; layer < dims.layers; ++layer) {
+    tensors.push_back({input_norm_name(layer), {dims.hidden}});
+    for (const WeightKind kind : {WeightKind::kQ, WeightKind::kK, WeightKind::kV, WeightKind::kO,
+                                  WeightKind::kGate, WeightKind::kUp, WeightKind::kDown}) {
+      const WeightId id{.kind = kind, .layer = static_cast<std::uint16_t>(layer)};
+      tensors.push_back({weight_name(id), weight_shape(dims, kind)});
+    }
+    tensors.push_back({post_attention_norm_name(layer), {dims.hidden}});
+  }
+  tensors.push_back({kFinalNormName, {dims.hidden}});
+  if (!config.tie_word_embeddings) tensors.push_back({kLmHeadName, {dims.vocab, dims.hidden}});
+  return tensors;
+}
+
+Result<std::int64_t> check_rows(const std::string& name, const Shape& tensor, std::int64_t first_row,
+                                const TensorDesc& out) {
+  const std::int64_t rows = tensor.rank() == 2 ? tensor[0] : 1;
+  const std::int64_t columns = tensor[tensor.rank() - 1];
+  // A vector may be read as [columns] too.
+  const bool vector = out.shape.rank() == 1 && tensor.rank() == 1 && out.shape[0] == columns;
+  const bool matrix = out.shape.rank() == 2 && out.shape[1] == columns;
+  const std::int64_t wanted = matrix ? out.shape[0] : 1;
+  if (!is_float(out.dtype) || !(vector || matrix) || first_row < 0 || wanted < 0 || wanted > rows ||
+      first_row > rows - wanted) {
+    return Status(StatusCode::kInvalidInput,
+                  fmt::format("{} has shape {}: cannot read {} {} from row {}", name, tensor.to_string(),
+                              dtype_name(out.dtype), out.shape.to_string(), first_row));
+  }
+  return wanted;
+}
+
+Result<Tensor> read_norms(const ModelSource& model) {
+  const ModelDims& dims = model.config().dims;
+  Tensor norms({.dtype = DType::kF32, .shape = {2 * dims.layers + 1, dims.hidden}});
+  const std::size_t row_bytes = static_cast<std::size_t>(dims.hidden) * sizeof(float);
+  const auto row = [&](std::int64_t index) {
+    return MutableTensorView{norms.mutable_view().data + static_cast<std::size_t>(index) * row_bytes,
+                             {.dtype = DType::kF32, .shape = {1, dims.hidden}}};
+  };
+  for (std::int64_t layer = 0; layer < dims.layers; ++layer) {
+    RETURN_IF_ERROR(model.read_rows(input_norm_name(layer), 0, row(2 * layer)));
+    RETURN_IF_ERROR(model.read_rows(post_attention_norm_name(layer), 0, row(2 * layer + 1)));
+  }
+  RETURN_IF_ERROR(model.read_rows(kFinalNormName, 0, row(2 * dims.layers)));
+  return norms;
+}
+
+}  // namespace airlock

@@ -1,0 +1,207 @@
+#include "runtime/model/safetensors.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <system_error>
+
+#include "proto/limits.h"
+#include "runtime/model/json.h"
+
+namespace airlock {
+
+namespace {
+
+constexpr std::uint64_t kLengthBytes = 8;
+constexpr std::size_t kMaxNameBytes = 1024;
+constexpr std::size_t kMaxRank = 16;
+
+Status refuse(const std::string& source, std::string_view what) {
+  return {StatusCode::kInvalidInput, fmt::format("{}: {}", source, what)};
+}
+
+std::optional<DType> dtype_of(std::string_view text) {
+  if (text == "F32") return DType::kF32;
+  if (text == "F16") return DType::kF16;
+  if (text == "BF16") return DType::kBF16;
+  return std::nullopt;
+}
+
+/// Bytes of an element of any dtype that the format knows in whole bytes; 0 for others.
+std::uint64_t element_bytes(std::string_view dtype) {
+  if (dtype == "F64" || dtype == "I64" || dtype == "U64" || dtype == "C64") return 8;
+  if (dtype == "F32" || dtype == "I32" || dtype == "U32") return 4;
+  if (dtype == "F16" || dtype == "BF16" || dtype == "I16" || dtype == "U16") return 2;
+  if (dtype == "I8" || dtype == "U8" || dtype == "BOOL" || dtype.starts_with("F8_")) return 1;
+  return 0;
+}
+
+/// nullopt on overflow.
+std::optional<std::uint64_t> product(const std::vector<std::int64_t>& shape, std::uint64_t unit) {
+  std::uint64_t result = unit;
+  for (const std::int64_t extent : shape) {
+    if (__builtin_mul_overflow(result, static_cast<std::uint64_t>(extent), &result)) return std::nullopt;
+  }
+  return result;
+}
+
+Status parse_shape(const Json& json, std::vector<std::int64_t>& shape) {
+  if (json.kind != Json::Kind::kArray || json.items.size() > kMaxRank) {
+    return {StatusCode::kInvalidInput, fmt::format("shape is {}, not a list of extents", json.describe())};
+  }
+  for (const Json& extent : json.items) {
+    if (extent.kind != Json::Kind::kInteger || extent.integer < 0) {
+      return {StatusCode::kInvalidInput, fmt::format("shape has the extent {}", extent.describe())};
+    }
+    shape.push_back(extent.integer);
+  }
+  return {};
+}
+
+/// `data_offset` is where the data begins in the file, `data_bytes` how much of it there is.
+Result<SafetensorsEntry> parse_entry(const std::string& name, const Json& json, std::uint64_t data_offset,
+                                     std::uint64_t data_bytes) {
+  const auto wrong = [](std::string what) { return Status(StatusCode::kInvalidInput, std::move(what)); };
+  if (!json.is_object()) return wrong(fmt::format("is {}, not an object", json.describe()));
+  const Json* dtype = json.find("dtype");
+  const Json* shape = json.find("shape");
+  const Json* offsets = json.find("data_offsets");
+  if (dtype == nullptr || !dtype->is_string()) return wrong("has no dtype");
+  if (shape == nullptr) return wrong("has no shape");
+  if (offsets == nullptr || offsets->kind != Json::Kind::kArray || offsets->items.size() != 2) {
+    return wrong("has no pair of data_offsets");
+  }
+  SafetensorsEntry entry;
+  entry.name = name;
+  entry.dtype_text = printable(dtype->text);
+  entry.dtype = dtype_of(dtype->text);
+  RETURN_IF_ERROR(parse_shape(*shape, entry.shape));
+  const Json& first = offsets->items[0];
+  const Json& last = offsets->items[1];
+  if (first.kind != Json::Kind::kInteger || last.kind != Json::Kind::kInteger || first.integer < 0 ||
+      last.integer < first.integer || static_cast<std::uint64_t>(last.integer) > data_bytes) {
+    return wrong(fmt::format("data_offsets [{}, {}] do not lie in the {} bytes of data (a truncated file?)",
+                             first.describe(), last.describe(), data_bytes));
+  }
+  entry.file_offset = data_offset + static_cast<std::uint64_t>(first.integer);
+  entry.bytes = static_cast<std::uint64_t>(last.integer - first.integer);
+  if (const std::uint64_t unit = element_bytes(dtype->text); unit != 0) {
+    const auto wanted = product(entry.shape, unit);
+    if (!wanted || *wanted != entry.bytes) {
+      return wrong(fmt::format("has {} bytes, its dtype {} and shape ask for {}", entry.bytes, entry.dtype_text,
+                               wanted ? fmt::format("{}", *wanted) : "more than 2^64"));
+    }
+  }
+  return entry;
+}
+
+Status check_coverage(const std::vector<SafetensorsEntry>& entries, std::uint64_t data_offset,
+                      std::uint64_t file_bytes, const std::string& source) {
+  std::vector<const SafetensorsEntry*> by_offset;
+  for (const SafetensorsEntry& entry : entries) by_offset.push_back(&entry);
+  std::sort(by_offset.begin(), by_offset.end(), [](const auto* a, const auto* b) {
+    return a->file_offset != b->file_offset ? a->file_offset < b->file_offset : a->bytes < b->bytes;
+  });
+  std::uint64_t end = data_offset;
+  for (const SafetensorsEntry* entry : by_offset) {
+    if (entry->file_offset != end) {
+      return refuse(source, fmt::format("tensor '{}' begins at byte {} of the data, {} byte {} where the one before ends",
+                                        printable(entry->name), entry->file_offset - data_offset,
+                                        entry->file_offset < end ? "overlapping:" : "leaving a hole:", end - data_offset));
+    }
+    end += entry->bytes;
+  }
+  if (end != file_bytes) {
+    return refuse(source, fmt::format("{} bytes behind the last tensor", file_bytes - end));
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view json, std::uint64_t file_bytes,
+                                                               const std::string& source) {
+  const std::uint64_t data_offset = kLengthBytes + json.size();
+  if (data_offset > file_bytes) return refuse(source, "its header does not fit the file");
+  ASSIGN_OR_RETURN(const Json root, parse_json(json, source + ": header"));
+  if (!root.is_object()) return refuse(source, "its header is not a JSON object");
+  std::vector<SafetensorsEntry> entries;
+  for (std::size_t i = 0; i < root.items.size(); ++i) {
+    const std::string& name = root.keys[i];
+    if (name == "__metadata__") continue;
+    if (name.size() > kMaxNameBytes) return refuse(source, fmt::format("a name of {} bytes", name.size()));
+    auto entry = parse_entry(name, root.items[i], data_offset, file_bytes - data_offset);
+    if (!entry.ok()) {
+      return entry.status().with_context(fmt::format("{}: tensor '{}'", source, printable(name)));
+    }
+    entries.push_back(std::move(entry).value());
+  }
+  RETURN_IF_ERROR(check_coverage(entries, data_offset, file_bytes, source));
+  std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  return entries;
+}
+
+Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::open(const std::string& path) {
+  ASSIGN_OR_RETURN(ReadableFile file, ReadableFile::open(path));
+  const std::uint64_t file_bytes = file.size_bytes();
+  if (file_bytes < kLengthBytes) {
+    return refuse(path, fmt::format("has {} bytes, too few for a safetensors file", file_bytes));
+  }
+  std::array<std::byte, kLengthBytes> length{};
+  RETURN_IF_ERROR(file.read_at(0, length));
+  std::uint64_t header_bytes = 0;
+  for (std::size_t i = 0; i < kLengthBytes; ++i) header_bytes |= std::to_integer<std::uint64_t>(length[i]) << (8 * i);
+  if (header_bytes > file_bytes - kLengthBytes) {
+    return refuse(path, fmt::format("its header length is {}, beyond the file of {} bytes (truncated, or not safetensors)",
+                                    header_bytes, file_bytes));
+  }
+  if (header_bytes > limits::kMaxSafetensorsHeaderBytes) {
+    return refuse(path, fmt::format("its header has {} bytes, at most {} are taken", header_bytes,
+                                    limits::kMaxSafetensorsHeaderBytes));
+  }
+  std::string json(header_bytes, '\0');
+  RETURN_IF_ERROR(file.read_at(kLengthBytes, std::as_writable_bytes(std::span(json))));
+  ASSIGN_OR_RETURN(auto entries, parse_safetensors_header(json, file_bytes, path));
+  void* base = ::mmap(nullptr, file_bytes, PROT_READ, MAP_SHARED, file.fd(), 0);
+  if (base == MAP_FAILED) {
+    return Status(StatusCode::kResourceExhausted, fmt::format("{}: cannot map {} bytes: {}", path, file_bytes,
+                                                              std::generic_category().message(errno)));
+  }
+  return std::unique_ptr<SafetensorsFile>(
+      new SafetensorsFile(std::move(file), std::move(entries), static_cast<const std::byte*>(base)));
+}
+
+SafetensorsFile::SafetensorsFile(ReadableFile file, std::vector<SafetensorsEntry> entries, const std::byte* base)
+    : file_(std::move(file)), entries_(std::move(entries)), base_(base) {}
+
+SafetensorsFile::~SafetensorsFile() { ::munmap(const_cast<std::byte*>(base_), file_.size_bytes()); }
+
+const SafetensorsEntry* SafetensorsFile::find(std::string_view name) const {
+  const auto place = std::lower_bound(entries_.begin(), entries_.end(), name,
+                                      [](const SafetensorsEntry& entry, std::string_view key) { return entry.name < key; });
+  return place != entries_.end() && place->name == name ? &*place : nullptr;
+}
+
+Status SafetensorsFile::read(const SafetensorsEntry& entry, std::uint64_t offset, std::span<std::byte> out) const {
+  CHECK(offset <= entry.bytes && out.size() <= entry.bytes - offset);
+  return file_.read_at(entry.file_offset + offset, out);
+}
+
+std::span<const std::byte> SafetensorsFile::mapped(const SafetensorsEntry& entry) const {
+  if (!file_.same_size()) return {};
+  return {base_ + entry.file_offset, entry.bytes};
+}
+
+void SafetensorsFile::release(const SafetensorsEntry& entry) const {
+  // Only pages that lie wholly in the entry: its neighbours may be in use.
+  constexpr std::uint64_t kPageBytes = 4096;
+  const std::uint64_t begin = (entry.file_offset + kPageBytes - 1) / kPageBytes * kPageBytes;
+  const std::uint64_t end = (entry.file_offset + entry.bytes) / kPageBytes * kPageBytes;
+  if (begin >= end) return;
+  ::madvise(const_cast<std::byte*>(base_) + begin, end - begin, MADV_DONTNEED);
+}
+
+}  // namespace airlock
