@@ -1,0 +1,154 @@
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "shm/ring.h"
+
+namespace airlock {
+namespace {
+
+constexpr std::uint32_t kNoSlot = std::numeric_limits<std::uint32_t>::max();
+
+}  // namespace
+
+Result<RingConsumer> RingConsumer::create(const Segment& segment, const RingGeometry& geometry,
+                                          std::uint64_t epoch, WaitMode mode) {
+  ASSIGN_OR_RETURN(RingMemory memory, RingMemory::attach(segment, geometry, epoch));
+  return RingConsumer(memory, mode);
+}
+
+RingConsumer::RingConsumer(const RingMemory& memory, WaitMode mode)
+    : memory_(memory),
+      waiter_(mode),
+      slots_(memory.slot_count()),
+      by_sequence_(memory.slot_count(), kNoSlot) {}
+
+Result<RingMessage> RingConsumer::receive(Deadline deadline, const WaitCheck& check) {
+  if (!fault_.ok()) return fault_;
+  const Status waited = waiter_.wait(memory_.published(), [this] { return look(); }, deadline, check);
+  if (!fault_.ok()) return fault_;
+  RETURN_IF_ERROR(waited);
+  return take();
+}
+
+/// True once the next message is there whole, or the ring is poisoned.
+bool RingConsumer::look() {
+  fault_ = memory_.check();
+  if (!fault_.ok() || is_complete()) return true;
+  scan();
+  if (!fault_.ok() || is_complete()) return true;
+  // Part 0 is published after its message's other parts, and a message after all before it. So once part 0 of this
+  // message or any part of a later one was seen, one more pass must find the rest.
+  const bool must_be_there = slot_of(next_sequence_) != kNoSlot || newest_start_ > next_sequence_;
+  if (!must_be_there) return false;
+  scan();
+  if (fault_.ok() && !is_complete()) {
+    fault_ = poison("the ring's next part, sequence " + std::to_string(next_sequence_) + ", was left out");
+  }
+  return true;
+}
+
+/// Admits what was published, lowest slot first (where the producer put it, if it could), until a message is whole.
+void RingConsumer::scan() {
+  for (std::uint32_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    if (slot.state != State::kEmpty) continue;
+    const std::uint32_t flag = memory_.load_flag(i);  // acquire, pairs with RingProducer::commit()
+    if (flag == slot.flag) continue;
+    if (flag != slot.flag + 1) {
+      fault_ = poison("ring slot " + std::to_string(i) + " has flag " + std::to_string(flag) + ", expected " +
+                      std::to_string(slot.flag) + " or the next");
+      return;
+    }
+    admit(i);
+    if (!fault_.ok() || is_complete()) return;
+  }
+}
+
+void RingConsumer::admit(std::uint32_t index) {
+  const ring_layout::SlotHeader header = memory_.load_slot_header(index);
+  const std::uint64_t ahead = header.sequence - next_sequence_;  // wraps for a replay, and is refused
+  std::string wrong;
+  if (header.epoch != memory_.epoch()) {
+    wrong = "another session's epoch";
+  } else if (ahead >= slots_.size() || slot_of(header.sequence) != kNoSlot) {
+    wrong = "sequence " + std::to_string(header.sequence) + ", expected " + std::to_string(next_sequence_);
+  } else if (header.part_count == 0 || header.part_count > slots_.size() / 2 ||
+             header.part_index >= header.part_count || header.part_index > ahead) {
+    wrong = "part " + std::to_string(header.part_index) + " of " + std::to_string(header.part_count);
+  } else if (header.payload_bytes > slot_bytes()) {
+    wrong = std::to_string(header.payload_bytes) + " payload bytes";
+  } else if (header.header_bytes > (header.part_index == 0 ? limits::kHeaderBytes : 0)) {
+    wrong = std::to_string(header.header_bytes) + " header bytes";
+  } else if (header.reserved0 != 0 || (header.reserved[0] | header.reserved[1] | header.reserved[2]) != 0) {
+    wrong = "reserved words that are not zero";
+  }
+  if (!wrong.empty()) {
+    fault_ = poison("ring slot " + std::to_string(index) + " has " + wrong);
+    return;
+  }
+  Slot& slot = slots_[index];
+  ++slot.flag;
+  slot.state = State::kPending;
+  slot.header = header;
+  by_sequence_[header.sequence % by_sequence_.size()] = index;
+  newest_start_ = std::max(newest_start_, header.sequence - header.part_index);
+}
+
+bool RingConsumer::is_complete() const {
+  const std::uint32_t first = slot_of(next_sequence_);
+  if (first == kNoSlot) return false;
+  for (std::uint32_t i = 1; i < slots_[first].header.part_count; ++i) {
+    if (slot_of(next_sequence_ + i) == kNoSlot) return false;
+  }
+  return true;
+}
+
+/// Only after is_complete(). Every number used here is a private copy that admit() checked.
+Result<RingMessage> RingConsumer::take() {
+  const ring_layout::SlotHeader& first = slots_[slot_of(next_sequence_)].header;
+  const std::uint32_t part_count = first.part_count;
+  for (std::uint32_t i = 0; i < part_count; ++i) {
+    const ring_layout::SlotHeader& part = slots_[slot_of(next_sequence_ + i)].header;
+    if (part.part_index != i || part.part_count != part_count) {
+      fault_ = poison("the ring's sequence " + std::to_string(part.sequence) + " is part " +
+                      std::to_string(part.part_index) + " of " + std::to_string(part.part_count) + ", expected " +
+                      std::to_string(i) + " of " + std::to_string(part_count));
+      return fault_;
+    }
+  }
+  RingMessage message;
+  const auto area = memory_.header_area(slot_of(next_sequence_)).first(first.header_bytes);
+  message.header.assign(area.begin(), area.end());
+  fault_ = memory_.check();  // truncated since: the copy is zeros
+  if (!fault_.ok()) return fault_;
+  message.parts.reserve(part_count);
+  for (std::uint32_t i = 0; i < part_count; ++i) {
+    const std::uint32_t index = std::exchange(by_sequence_[(next_sequence_ + i) % by_sequence_.size()], kNoSlot);
+    slots_[index].state = State::kHeld;
+    message.parts.push_back({index, memory_.payload_area(index).first(slots_[index].header.payload_bytes)});
+  }
+  next_sequence_ += part_count;
+  held_count_ += part_count;
+  return message;
+}
+
+void RingConsumer::release(std::uint32_t index) {
+  CHECK(index < slots_.size() && slots_[index].state == State::kHeld);
+  Slot& slot = slots_[index];
+  slot.state = State::kEmpty;
+  --held_count_;
+  // Release, pairs with the acquire in RingProducer::find_free(): our reads of the slot are over.
+  memory_.store_flag(index, ++slot.flag);
+  ring(memory_.freed());
+}
+
+Status RingConsumer::poison(std::string text) {
+  // A truncated segment reads as zeros; then that is the fault to tell.
+  RETURN_IF_ERROR(memory_.check());
+  return {StatusCode::kProtocolError, std::move(text)};
+}
+
+}  // namespace airlock

@@ -1,0 +1,126 @@
+#include "shm/ring_memory.h"
+
+#include <atomic>
+#include <bit>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace airlock {
+namespace {
+
+using ring_layout::RingIdentity;
+using ring_layout::SlotControl;
+using ring_layout::SlotHeader;
+using ring_layout::Superblock;
+using Words = std::array<std::uint64_t, 8>;
+static_assert(sizeof(Words) == sizeof(RingIdentity) && sizeof(Words) == sizeof(SlotHeader));
+static_assert(std::atomic_ref<std::uint64_t>::is_always_lock_free);
+
+Words load_words(const void* from) {
+  // atomic_ref wants a mutable object; it is only read.
+  auto* words = static_cast<std::uint64_t*>(const_cast<void*>(from));
+  Words copy;
+  for (std::size_t i = 0; i < copy.size(); ++i) {
+    copy[i] = std::atomic_ref(words[i]).load(std::memory_order_relaxed);
+  }
+  return copy;
+}
+
+void store_words(void* to, const Words& copy) {
+  auto* words = static_cast<std::uint64_t*>(to);
+  for (std::size_t i = 0; i < copy.size(); ++i) {
+    std::atomic_ref(words[i]).store(copy[i], std::memory_order_relaxed);
+  }
+}
+
+Words identity_words(const RingGeometry& geometry, std::size_t total_bytes, std::uint64_t epoch) {
+  RingIdentity identity = {};
+  identity.magic = ring_layout::kMagic;
+  identity.layout_version = ring_layout::kRingLayoutVersion;
+  identity.slot_count = geometry.slot_count;
+  identity.slot_bytes = geometry.slot_bytes;
+  identity.header_bytes = limits::kHeaderBytes;
+  identity.epoch = epoch;
+  identity.total_bytes = total_bytes;
+  return std::bit_cast<Words>(identity);
+}
+
+}  // namespace
+
+Result<std::size_t> ring_segment_bytes(const RingGeometry& geometry) {
+  const auto offsets = ring_layout::ring_offsets(geometry);
+  if (!offsets) {
+    return Status(StatusCode::kInvalidInput,
+                  "a ring of " + std::to_string(geometry.slot_count) + " slots of " +
+                      std::to_string(geometry.slot_bytes) +
+                      " bytes is not possible: 8 to 1024 slots of 4096 to 67108864 bytes, a multiple of 4096");
+  }
+  return offsets->total;
+}
+
+Status format_ring(Segment& segment, const RingGeometry& geometry, std::uint64_t epoch) {
+  ASSIGN_OR_RETURN(const std::size_t total_bytes, ring_segment_bytes(geometry));
+  if (segment.bytes().size() != total_bytes) {
+    return {StatusCode::kInternal, "segment of another size than the ring's"};
+  }
+  store_words(segment.bytes().data(), identity_words(geometry, total_bytes, epoch));
+  return {};
+}
+
+Result<RingMemory> RingMemory::attach(const Segment& segment, const RingGeometry& geometry,
+                                      std::uint64_t epoch) {
+  const auto offsets = ring_layout::ring_offsets(geometry);
+  if (!offsets || segment.bytes().size() != offsets->total) {
+    return Status(StatusCode::kProtocolError, "ring geometry and segment size do not agree");
+  }
+  RingMemory memory;
+  memory.segment_ = &segment;
+  memory.base_ = segment.bytes().data();
+  memory.geometry_ = geometry;
+  memory.offsets_ = *offsets;
+  memory.epoch_ = epoch;
+  memory.identity_ = identity_words(geometry, offsets->total, epoch);
+  auto* superblock = reinterpret_cast<Superblock*>(memory.base_);
+  memory.published_ = {&superblock->published_bell, &superblock->consumer_waiting};
+  memory.freed_ = {&superblock->freed_bell, &superblock->producer_waiting};
+  RETURN_IF_ERROR(memory.check());
+  return memory;
+}
+
+Status RingMemory::check() const {
+  const bool same = load_words(base_) == identity_;
+  if (segment_->faulted()) return {StatusCode::kProtocolError, "the peer truncated the ring's segment"};
+  if (!same) return {StatusCode::kProtocolError, "the ring's superblock is not what was agreed"};
+  return {};
+}
+
+SlotControl* RingMemory::control(std::uint32_t slot) const {
+  return reinterpret_cast<SlotControl*>(base_ + offsets_.control) + slot;
+}
+
+std::uint32_t RingMemory::load_flag(std::uint32_t slot) const {
+  return std::atomic_ref(control(slot)->flag).load(std::memory_order_acquire);
+}
+
+void RingMemory::store_flag(std::uint32_t slot, std::uint32_t flag) const {
+  std::atomic_ref(control(slot)->flag).store(flag, std::memory_order_release);
+}
+
+SlotHeader RingMemory::load_slot_header(std::uint32_t slot) const {
+  return std::bit_cast<SlotHeader>(load_words(&control(slot)->header));
+}
+
+void RingMemory::store_slot_header(std::uint32_t slot, const SlotHeader& header) const {
+  store_words(&control(slot)->header, std::bit_cast<Words>(header));
+}
+
+std::span<std::byte> RingMemory::header_area(std::uint32_t slot) const {
+  return {base_ + offsets_.header + slot * limits::kHeaderBytes, limits::kHeaderBytes};
+}
+
+std::span<std::byte> RingMemory::payload_area(std::uint32_t slot) const {
+  return {base_ + offsets_.payload + std::size_t{slot} * geometry_.slot_bytes, geometry_.slot_bytes};
+}
+
+}  // namespace airlock

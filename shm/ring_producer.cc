@@ -1,0 +1,120 @@
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "base/check.h"
+#include "shm/ring.h"
+
+namespace airlock {
+namespace {
+
+/// The message's header, and zeros up to a multiple of this: nothing uninitialised is sent.
+constexpr std::size_t kHeaderPadBytes = 64;
+
+}  // namespace
+
+Result<RingProducer> RingProducer::create(const Segment& segment, const RingGeometry& geometry,
+                                          std::uint64_t epoch, WaitMode mode) {
+  ASSIGN_OR_RETURN(RingMemory memory, RingMemory::attach(segment, geometry, epoch));
+  return RingProducer(memory, mode);
+}
+
+/// True once `count` slots are free, or the ring is poisoned.
+bool RingProducer::find_free(std::size_t count) {
+  fault_ = memory_.check();
+  if (!fault_.ok()) return true;
+  std::size_t free_count = 0;
+  for (std::uint32_t i = 0; i < slots_.size() && free_count < count; ++i) {
+    Slot& slot = slots_[i];
+    if (slot.state == State::kClaimed) continue;
+    // Acquire, pairs with the release in RingConsumer::release(): the reader is done with the slot's bytes.
+    const std::uint32_t flag = memory_.load_flag(i);
+    if (slot.state == State::kPublished) {
+      if (flag == slot.flag) continue;
+      ++slot.flag;
+      slot.state = State::kFree;
+    }
+    if (flag != slot.flag) {
+      fault_ = {StatusCode::kProtocolError, "ring slot " + std::to_string(i) + " has flag " + std::to_string(flag) +
+                                                ", expected " + std::to_string(slot.flag)};
+      return true;
+    }
+    ++free_count;
+  }
+  return free_count >= count;
+}
+
+Result<std::vector<std::uint32_t>> RingProducer::claim(std::size_t count, Deadline deadline,
+                                                       const WaitCheck& check) {
+  CHECK(count >= 1 && count <= max_message_slots());
+  if (!fault_.ok()) return fault_;
+  if (!find_free(count)) {
+    ++slot_waits_;
+    const Status waited =
+        waiter_.wait(memory_.freed(), [this, count] { return find_free(count); }, deadline, check);
+    if (waited.code() == StatusCode::kDeadlineExceeded) {
+      return Status(StatusCode::kResourceExhausted,
+                    std::to_string(count) + " of " + std::to_string(slot_count()) +
+                        " ring slots did not come free in time: the peer has not read what was sent");
+    }
+    if (!waited.ok()) return waited;
+  }
+  if (!fault_.ok()) return fault_;
+  std::vector<std::uint32_t> claimed;
+  claimed.reserve(count);
+  for (std::uint32_t i = 0; claimed.size() < count; ++i) {
+    if (slots_[i].state != State::kFree) continue;
+    slots_[i].state = State::kClaimed;
+    claimed.push_back(i);
+  }
+  return claimed;
+}
+
+std::span<std::byte> RingProducer::payload(std::uint32_t slot) {
+  CHECK(slot < slots_.size() && slots_[slot].state == State::kClaimed);
+  return memory_.payload_area(slot);
+}
+
+Status RingProducer::commit(std::span<const std::uint32_t> slots, std::span<const std::byte> header,
+                            std::span<const std::size_t> payload_bytes) {
+  CHECK(!slots.empty() && slots.size() <= max_message_slots() && slots.size() == payload_bytes.size());
+  CHECK(header.size() <= limits::kHeaderBytes);
+  if (!fault_.ok()) return fault_;
+  const std::span<std::byte> area = memory_.header_area(slots[0]);
+  const std::size_t padded_bytes = (header.size() + kHeaderPadBytes - 1) / kHeaderPadBytes * kHeaderPadBytes;
+  if (!header.empty()) std::memcpy(area.data(), header.data(), header.size());
+  std::memset(area.data() + header.size(), 0, padded_bytes - header.size());
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    CHECK(slots[i] < slots_.size() && slots_[slots[i]].state == State::kClaimed);
+    CHECK(payload_bytes[i] <= slot_bytes());
+    ring_layout::SlotHeader slot_header = {};
+    slot_header.epoch = memory_.epoch();
+    slot_header.sequence = next_sequence_ + i;
+    slot_header.header_bytes = i == 0 ? static_cast<std::uint32_t>(header.size()) : 0;
+    slot_header.part_index = static_cast<std::uint32_t>(i);
+    slot_header.part_count = static_cast<std::uint32_t>(slots.size());
+    slot_header.payload_bytes = payload_bytes[i];
+    memory_.store_slot_header(slots[i], slot_header);
+  }
+  fault_ = memory_.check();  // truncated while it was written: the bytes went nowhere
+  if (!fault_.ok()) return fault_;
+  // Last part first: whoever sees part 0 sees the whole message. Release, pairs with the acquire in
+  // RingConsumer::scan(): payload, header and slot header are visible before the flag.
+  for (std::size_t i = slots.size(); i-- > 0;) {
+    Slot& slot = slots_[slots[i]];
+    slot.state = State::kPublished;
+    memory_.store_flag(slots[i], ++slot.flag);
+  }
+  next_sequence_ += slots.size();
+  ring(memory_.published());
+  return {};
+}
+
+void RingProducer::abort(std::span<const std::uint32_t> slots) {
+  for (const std::uint32_t slot : slots) {
+    CHECK(slot < slots_.size() && slots_[slot].state == State::kClaimed);
+    slots_[slot].state = State::kFree;
+  }
+}
+
+}  // namespace airlock

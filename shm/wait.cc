@@ -1,0 +1,149 @@
+#include "shm/wait.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <thread>
+
+namespace airlock {
+namespace {
+
+constexpr std::uint64_t kMaxSpinNs = 50'000;
+constexpr std::uint64_t kMinSpinNs = 1'000;
+constexpr std::uint64_t kShortWaitNs = 100'000;  // spinning, or a little more of it, would have caught it
+constexpr std::uint64_t kFirstSleepNs = 20'000;
+constexpr std::uint64_t kMaxSleepNs = 4'000'000;
+constexpr int kMissedWakesBeforeSleep = 3;
+constexpr int kPausesPerLook = 16;
+
+static_assert(std::atomic_ref<std::uint32_t>::is_always_lock_free);
+
+void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+timespec to_timespec(std::uint64_t ns) {
+  timespec time = {};
+  time.tv_sec = static_cast<time_t>(ns / 1'000'000'000);
+  time.tv_nsec = static_cast<long>(ns % 1'000'000'000);
+  return time;
+}
+
+void sleep_ns(std::uint64_t ns) {
+  const timespec time = to_timespec(ns);
+  ::nanosleep(&time, nullptr);
+}
+
+}  // namespace
+
+void ring(const Doorbell& doorbell) {
+  // Both seq_cst, as are the waiter's store to `waiting` and load of `bell` in wait(): either the waiter sees this ring
+  // (and, the add being a release, all that was published before it), or this load sees that it waits.
+  std::atomic_ref(*doorbell.bell).fetch_add(1, std::memory_order_seq_cst);
+  if (std::atomic_ref(*doorbell.waiting).load(std::memory_order_seq_cst) == 0) return;
+  // Not FUTEX_PRIVATE: the waiter is another process. The waiter alone clears `waiting`.
+  ::syscall(SYS_futex, doorbell.bell, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+Waiter::Waiter(WaitMode mode)
+    : mode_(mode),
+      max_spin_ns_(std::thread::hardware_concurrency() > 1 ? kMaxSpinNs : 0),  // alone, spinning only delays the peer
+      spin_ns_(max_spin_ns_),
+      sleep_ns_(kFirstSleepNs) {}
+
+Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready, Deadline deadline,
+                    const WaitCheck& check) {
+  if (ready()) return {};
+  const std::uint64_t start_ns = now_ns();
+  if (spin(doorbell, ready, deadline)) {
+    ++spins_;
+    learn(now_ns() - start_ns);
+    return {};
+  }
+  sleep_ns_ = kFirstSleepNs;
+  std::atomic_ref waiting(*doorbell.waiting);
+  while (true) {
+    if (check) RETURN_IF_ERROR(check());
+    if (deadline.expired()) return {StatusCode::kDeadlineExceeded, "nothing came in time"};
+    waiting.store(1, std::memory_order_seq_cst);
+    const std::uint32_t seen = std::atomic_ref(*doorbell.bell).load(std::memory_order_seq_cst);
+    bool is_ready = ready();
+    if (!is_ready) {
+      park(doorbell, seen, deadline);
+      is_ready = ready();
+    }
+    waiting.store(0, std::memory_order_relaxed);  // a stale 1 costs the peer one needless wake, no more
+    if (is_ready) break;
+  }
+  learn(now_ns() - start_ns);
+  return {};
+}
+
+bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, Deadline deadline) {
+  const auto budget_ns =
+      std::min(spin_ns_, static_cast<std::uint64_t>(deadline.remaining().count()));
+  if (budget_ns == 0) return false;
+  const std::uint64_t end_ns = now_ns() + budget_ns;
+  std::atomic_ref bell(*doorbell.bell);
+  std::uint32_t seen = bell.load(std::memory_order_acquire);
+  if (ready()) return true;
+  do {
+    for (int i = 0; i < kPausesPerLook; ++i) {
+      const std::uint32_t now = bell.load(std::memory_order_acquire);  // pairs with the add in ring()
+      if (now != seen) {
+        seen = now;
+        if (ready()) return true;
+        break;  // so that a peer who only rings cannot keep us from the clock
+      }
+      pause_cpu();
+    }
+  } while (now_ns() < end_ns);
+  return false;
+}
+
+void Waiter::park(const Doorbell& doorbell, std::uint32_t seen, Deadline deadline) {
+  const std::uint64_t slice_ns = static_cast<std::uint64_t>(
+      std::min<std::chrono::nanoseconds>(kWaitSlice, deadline.remaining()).count());
+  if (slice_ns == 0) return;
+  ++parks_;
+  if (mode_ == WaitMode::kSleep) {
+    sleep_ns(std::min(sleep_ns_, slice_ns));
+    sleep_ns_ = std::min(sleep_ns_ * 2, kMaxSleepNs);
+    return;
+  }
+  const timespec timeout = to_timespec(slice_ns);
+  if (::syscall(SYS_futex, doorbell.bell, FUTEX_WAIT, seen, &timeout, nullptr, 0) == 0) {
+    missed_wakes_ = 0;
+    return;
+  }
+  if (errno == EAGAIN || errno == EINTR) return;
+  if (errno == ETIMEDOUT) {
+    const bool rang = std::atomic_ref(*doorbell.bell).load(std::memory_order_acquire) != seen;
+    if (rang) ++missed_wakes_;
+    if (!rang || missed_wakes_ < kMissedWakesBeforeSleep) return;
+  }
+  // No futex here (ENOSYS, EPERM), not on this memory (EFAULT: the peer truncated it), or wakes do not cross over.
+  mode_ = WaitMode::kSleep;
+  sleep_ns(std::min(kFirstSleepNs, slice_ns));
+}
+
+void Waiter::learn(std::uint64_t waited_ns) {
+  if (waited_ns <= kShortWaitNs) {
+    spin_ns_ = std::min(max_spin_ns_, std::max(spin_ns_ * 2, kMinSpinNs));
+  } else {
+    spin_ns_ /= 2;
+    if (spin_ns_ < kMinSpinNs) spin_ns_ = 0;
+  }
+}
+
+}  // namespace airlock
