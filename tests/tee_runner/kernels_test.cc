@@ -1,0 +1,353 @@
+#include "tee_runner/kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "base/convert.h"
+#include "tee_runner/attention.h"
+#include "tee_runner/attention_plan.h"
+#include "tee_runner/heads.h"
+
+namespace airlock {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr DType kFloatTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+
+Tensor random_tensor(DType dtype, Shape shape, unsigned seed, float spread = 1.0F) {
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal(0.0F, spread);
+  Tensor exact({DType::kF32, shape});
+  for (float& value : exact.as<float>()) value = normal(engine);
+  Tensor rounded({dtype, shape});
+  convert(exact.view(), rounded.mutable_view());
+  return rounded;
+}
+
+std::vector<float> floats(const Tensor& tensor) {
+  std::vector<float> values(tensor.desc().elements());
+  load_f32(tensor.desc().dtype, tensor.view().data, values.data(), values.size());
+  return values;
+}
+
+/// Half a unit in the last place of a rounded result, with room for the fp32 arithmetic before.
+double rounding(DType dtype) {
+  return dtype == DType::kF32 ? 4e-6 : dtype == DType::kF16 ? 0.00049 : 0.0039;
+}
+
+void expect_close(double value, double expected, double relative, double absolute) {
+  EXPECT_NEAR(value, expected, std::abs(expected) * relative + absolute);
+}
+
+bool same_bits(const Tensor& a, const Tensor& b) {
+  return a.desc() == b.desc() && std::memcmp(a.view().data, b.view().data, a.desc().bytes()) == 0;
+}
+
+TEST(Exp, stays_within_two_ulp) {
+  std::vector<float> x;
+  for (double at = -87.3; at < 88.7; at += 0.00037) x.push_back(static_cast<float>(at));
+  std::vector<float> y(x.size());
+  exp_f32_array(x.data(), y.data(), x.size());
+  double worst = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double exact = std::exp(static_cast<double>(x[i]));
+    const float nearest = static_cast<float>(exact);
+    const double ulp = static_cast<double>(std::nextafter(nearest, kInfinity)) - static_cast<double>(nearest);
+    worst = std::max(worst, std::abs(static_cast<double>(y[i]) - exact) / ulp);
+  }
+  EXPECT_LE(worst, 2.0);
+}
+
+TEST(Exp, keeps_the_ends_of_the_range) {
+  const float x[] = {-kInfinity, -1e30F, -87.4F, 0.0F, 88.72283F, 89.0F, kInfinity, std::nanf("")};
+  float y[8];
+  exp_f32_array(x, y, 8);
+  EXPECT_EQ(y[0], 0.0F);
+  EXPECT_EQ(y[1], 0.0F);
+  EXPECT_EQ(y[2], 0.0F);
+  EXPECT_EQ(y[3], 1.0F);
+  EXPECT_TRUE(std::isfinite(y[4]));
+  EXPECT_EQ(y[5], kInfinity);
+  EXPECT_EQ(y[6], kInfinity);
+  EXPECT_TRUE(std::isnan(y[7]));
+}
+
+TEST(RmsNorm, agrees_with_double_arithmetic_in_each_type) {
+  for (const DType dtype : kFloatTypes) {
+    for (const std::int64_t width : {1, 7, 64, 1100, 2048}) {
+      const Tensor hidden = random_tensor(DType::kF32, {5, width}, 1, 3.0F);
+      const Tensor weight = random_tensor(DType::kF32, {width}, 2);
+      Tensor out({dtype, {3, width}});
+      ThreadPool pool(2);
+      rms_norm(pool, hidden, 2, weight.as<float>().data(), 1e-5, out.mutable_view());
+      const std::vector<float> got = floats(out);
+      for (std::int64_t row = 0; row < 3; ++row) {
+        const float* x = hidden.as<float>().data() + (row + 2) * width;
+        double sum = 0;
+        for (std::int64_t i = 0; i < width; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+        const double scale = 1 / std::sqrt(sum / static_cast<double>(width) + 1e-5);
+        for (std::int64_t i = 0; i < width; ++i) {
+          const auto at = static_cast<std::size_t>(i);
+          const double expected = static_cast<double>(x[i]) * scale * static_cast<double>(weight.as<float>()[at]);
+          expect_close(static_cast<double>(got[static_cast<std::size_t>(row * width + i)]), expected, rounding(dtype), 1e-7);
+        }
+      }
+    }
+  }
+}
+
+TEST(Softmax, agrees_with_double_arithmetic_and_is_zero_above_the_diagonal) {
+  for (const DType dtype : kFloatTypes) {
+    const std::int64_t heads = 3, rows = 21, first = 16, keys = 37;
+    const Tensor scores = random_tensor(dtype, {heads, rows, keys}, 3, 30.0F);
+    Tensor out({dtype, {heads, rows, keys}});
+    std::memset(out.mutable_view().data, 0x7f, out.desc().bytes());
+    ThreadPool pool(2);
+    causal_softmax(pool, scores.view(), first, 0.25F, out.mutable_view());
+    const std::vector<float> in = floats(scores);
+    const std::vector<float> got = floats(out);
+    for (std::int64_t line = 0; line < heads * rows; ++line) {
+      const auto start = static_cast<std::size_t>(line * keys);
+      const auto visible = static_cast<std::size_t>(first + line % rows + 1);
+      double peak = -1e300, total = 0;
+      for (std::size_t i = 0; i < visible; ++i) peak = std::max(peak, static_cast<double>(in[start + i]) * 0.25);
+      for (std::size_t i = 0; i < visible; ++i) total += std::exp(static_cast<double>(in[start + i]) * 0.25 - peak);
+      for (std::size_t i = 0; i < static_cast<std::size_t>(keys); ++i) {
+        const double expected = i < visible ? std::exp(static_cast<double>(in[start + i]) * 0.25 - peak) / total : 0;
+        expect_close(static_cast<double>(got[start + i]), expected, rounding(dtype), dtype == DType::kF16 ? 3e-8 : 1e-37);
+        if (i >= visible) {
+          EXPECT_EQ(got[start + i], 0.0F);
+        }
+      }
+    }
+  }
+}
+
+TEST(Softmax, survives_huge_scores) {
+  Tensor scores({DType::kF32, {1, 2, 2}});
+  scores.as<float>()[0] = 3e38F;
+  scores.as<float>()[2] = -3e38F;
+  scores.as<float>()[3] = 3e38F;
+  Tensor out({DType::kF32, {1, 2, 2}});
+  ThreadPool pool(1);
+  causal_softmax(pool, scores.view(), 0, 1.0F, out.mutable_view());
+  EXPECT_EQ(out.as<float>()[0], 1.0F);
+  EXPECT_EQ(out.as<float>()[1], 0.0F);
+  EXPECT_EQ(out.as<float>()[2], 0.0F);
+  EXPECT_EQ(out.as<float>()[3], 1.0F);
+}
+
+TEST(Softmax, passes_nan_on_in_its_own_row_only) {
+  for (const std::size_t at : {0U, 4U, 40U}) {
+    Tensor scores = random_tensor(DType::kF32, {1, 64, 64}, 4);
+    scores.as<float>()[50 * 64 + at] = std::nanf("");
+    Tensor out({DType::kF32, {1, 64, 64}});
+    ThreadPool pool(1);
+    causal_softmax(pool, scores.view(), 0, 1.0F, out.mutable_view());
+    EXPECT_TRUE(std::isnan(out.as<float>()[50 * 64]));
+    EXPECT_EQ(out.as<float>()[50 * 64 + 63], 0.0F);
+    EXPECT_TRUE(std::isfinite(out.as<float>()[49 * 64]));
+    EXPECT_TRUE(std::isfinite(out.as<float>()[51 * 64]));
+  }
+}
+
+TEST(Softmax, does_not_look_above_the_diagonal) {
+  Tensor scores({DType::kF32, {1, 2, 2}});
+  scores.as<float>()[1] = std::nanf("");
+  Tensor out({DType::kF32, {1, 2, 2}});
+  ThreadPool pool(1);
+  causal_softmax(pool, scores.view(), 0, 1.0F, out.mutable_view());
+  EXPECT_EQ(out.as<float>()[0], 1.0F);
+  EXPECT_EQ(out.as<float>()[1], 0.0F);
+}
+
+TEST(Silu, agrees_with_double_arithmetic_in_each_type) {
+  for (const DType dtype : kFloatTypes) {
+    const Tensor gate = random_tensor(dtype, {3, 1001}, 5, 6.0F);
+    const Tensor up = random_tensor(dtype, {3, 1001}, 6);
+    Tensor out({dtype, {3, 1001}});
+    ThreadPool pool(3);
+    silu_multiply(pool, gate.view(), up.view(), out.mutable_view());
+    const std::vector<float> g = floats(gate), u = floats(up), got = floats(out);
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const double expected = static_cast<double>(g[i]) / (1 + std::exp(-static_cast<double>(g[i]))) * static_cast<double>(u[i]);
+      expect_close(static_cast<double>(got[i]), expected, rounding(dtype), dtype == DType::kF16 ? 3e-8 : 1e-37);
+    }
+  }
+}
+
+TEST(Silu, goes_to_its_limits) {
+  Tensor gate({DType::kF32, {3}}), up({DType::kF32, {3}}), out({DType::kF32, {3}});
+  gate.as<float>()[0] = -1000.0F;
+  gate.as<float>()[1] = 1000.0F;
+  gate.as<float>()[2] = std::nanf("");
+  for (float& value : up.as<float>()) value = 2.0F;
+  ThreadPool pool(1);
+  silu_multiply(pool, gate.view(), up.view(), out.mutable_view());
+  EXPECT_EQ(out.as<float>()[0], 0.0F);
+  EXPECT_EQ(out.as<float>()[1], 2000.0F);
+  EXPECT_TRUE(std::isnan(out.as<float>()[2]));
+}
+
+TEST(Residual, adds_to_the_rows_asked_for) {
+  for (const DType dtype : kFloatTypes) {
+    Tensor hidden = random_tensor(DType::kF32, {6, 700}, 7);
+    const std::vector<float> before = floats(hidden);
+    const Tensor delta = random_tensor(dtype, {3, 700}, 8);
+    ThreadPool pool(2);
+    add_residual(pool, delta.view(), 2, hidden);
+    const std::vector<float> d = floats(delta);
+    for (std::size_t i = 0; i < before.size(); ++i) {
+      const bool inside = i >= 1400 && i < 3500;
+      EXPECT_EQ(hidden.as<float>()[i], inside ? before[i] + d[i - 1400] : before[i]);
+    }
+  }
+}
+
+TEST(Heads, splitting_and_merging_give_back_the_rows) {
+  ThreadPool pool(2);
+  const Tensor rows = random_tensor(DType::kBF16, {5, 6 * 10}, 9);
+  Tensor back({DType::kBF16, {5, 6 * 10}});
+  for (const std::int64_t head : {0, 2, 4}) {
+    for (const auto& [row, count] : {std::pair<std::int64_t, std::int64_t>{0, 2}, {2, 3}}) {
+      const HeadTile tile{head, 2, row, count};
+      Tensor heads({DType::kBF16, {2, count, 10}});
+      split_heads(pool, rows.view(), tile, heads.mutable_view());
+      merge_heads(pool, heads.view(), tile, back.mutable_view());
+    }
+  }
+  EXPECT_TRUE(same_bits(rows, back));
+}
+
+/// Attention in double over [tokens, heads * d] operands of fp32 values.
+std::vector<double> naive_attention(const ModelDims& dims, const RopeTable& table, std::int64_t tokens,
+                                    std::vector<float> q, std::vector<float> k, const std::vector<float>& v) {
+  const auto d = static_cast<std::size_t>(dims.head_dim), t = static_cast<std::size_t>(tokens);
+  const auto heads = static_cast<std::size_t>(dims.heads), groups = static_cast<std::size_t>(dims.kv_heads);
+  const auto rotate = [&](std::vector<float>& x, std::size_t count) {
+    for (std::size_t i = 0; i < t * count; ++i) {
+      std::vector<float> out(d);
+      rotate_head(&x[i * d], &table.cos[i / count * table.half], &table.sin[i / count * table.half], table.half, out.data());
+      std::copy(out.begin(), out.end(), &x[i * d]);
+    }
+  };
+  rotate(q, heads);
+  rotate(k, groups);
+  std::vector<double> out(t * heads * d);
+  for (std::size_t h = 0; h < heads; ++h) {
+    const std::size_t g = h / (heads / groups);
+    for (std::size_t i = 0; i < t; ++i) {
+      std::vector<double> p(i + 1);
+      double peak = -1e300, total = 0;
+      for (std::size_t j = 0; j <= i; ++j) {
+        for (std::size_t c = 0; c < d; ++c) {
+          p[j] += static_cast<double>(q[(i * heads + h) * d + c]) * static_cast<double>(k[(j * groups + g) * d + c]);
+        }
+        p[j] /= std::sqrt(static_cast<double>(d));
+        peak = std::max(peak, p[j]);
+      }
+      for (double& value : p) total += value = std::exp(value - peak);
+      for (std::size_t j = 0; j <= i; ++j) {
+        for (std::size_t c = 0; c < d; ++c) {
+          out[(i * heads + h) * d + c] += p[j] / total * static_cast<double>(v[(j * groups + g) * d + c]);
+        }
+      }
+    }
+  }
+  return out;
+}
+
+LlamaConfig attention_config(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim) {
+  LlamaConfig config;
+  config.dims = {64, 64, 1, heads, kv_heads, head_dim, 16};
+  return config;
+}
+
+TEST(BlockedAttention, agrees_with_double_arithmetic) {
+  struct Case { std::int64_t tokens, heads, kv_heads, head_dim; };
+  for (const Case& c : {Case{1, 1, 1, 2}, {31, 4, 2, 16}, {64, 2, 2, 32}, {65, 6, 1, 24}, {200, 4, 2, 80}}) {
+    const LlamaConfig config = attention_config(c.heads, c.kv_heads, c.head_dim);
+    const RopeTable table = make_rope_table(config, c.tokens);
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const Tensor q = random_tensor(dtype, {c.tokens, c.heads * c.head_dim}, 10, 2.0F);
+      const Tensor k = random_tensor(dtype, {c.tokens, c.kv_heads * c.head_dim}, 11, 2.0F);
+      const Tensor v = random_tensor(dtype, {c.tokens, c.kv_heads * c.head_dim}, 12);
+      Tensor out({dtype, {c.tokens, c.heads * c.head_dim}});
+      ThreadPool pool(2);
+      blocked_attention(pool, config.dims, table, q.view(), k.view(), v.view(), out.mutable_view());
+      const auto expected = naive_attention(config.dims, table, c.tokens, floats(q), floats(k), floats(v));
+      const std::vector<float> got = floats(out);
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        ASSERT_NEAR(static_cast<double>(got[i]), expected[i], rounding(dtype) * std::abs(expected[i]) + 4e-6)
+            << "tokens " << c.tokens << ", element " << i;
+      }
+    }
+  }
+}
+
+TEST(BlockedAttention, a_nan_value_stays_in_the_rows_that_see_it) {
+  const LlamaConfig config = attention_config(2, 1, 16);
+  const RopeTable table = make_rope_table(config, 100);
+  const Tensor q = random_tensor(DType::kF32, {100, 32}, 13);
+  Tensor k = random_tensor(DType::kF32, {100, 16}, 14);
+  const Tensor v = random_tensor(DType::kF32, {100, 16}, 15);
+  k.as<float>()[70 * 16] = std::nanf("");
+  Tensor out({DType::kF32, {100, 32}});
+  ThreadPool pool(1);
+  blocked_attention(pool, config.dims, table, q.view(), k.view(), v.view(), out.mutable_view());
+  EXPECT_TRUE(std::isfinite(out.as<float>()[69 * 32]));
+  EXPECT_TRUE(std::isnan(out.as<float>()[70 * 32]));
+  EXPECT_TRUE(std::isnan(out.as<float>()[99 * 32 + 31]));
+}
+
+TEST(Kernels, give_the_same_bits_with_any_number_of_threads) {
+  const LlamaConfig config = attention_config(6, 3, 20);
+  const RopeTable table = make_rope_table(config, 150);
+  const Tensor hidden = random_tensor(DType::kF32, {150, 120}, 16);
+  const Tensor weight = random_tensor(DType::kF32, {120}, 17);
+  const Tensor q = random_tensor(DType::kBF16, {150, 120}, 18);
+  const Tensor k = random_tensor(DType::kBF16, {150, 60}, 19);
+  const Tensor v = random_tensor(DType::kBF16, {150, 60}, 20);
+  const Tensor scores = random_tensor(DType::kBF16, {6, 150, 150}, 21, 9.0F);
+  const auto compute = [&](std::size_t threads) {
+    ThreadPool pool(threads);
+    std::vector<Tensor> results;
+    const auto result = [&](Shape shape) { return results.emplace_back(TensorDesc{DType::kBF16, shape}).mutable_view(); };
+    rms_norm(pool, hidden, 0, weight.as<float>().data(), 1e-6, result({150, 120}));
+    causal_softmax(pool, scores.view(), 0, 0.2F, result({6, 150, 150}));
+    silu_multiply(pool, q.view(), q.view(), result({150, 120}));
+    rotate_heads(pool, table, q.view(), {0, 6, 0, 150}, result({6, 150, 20}));
+    blocked_attention(pool, config.dims, table, q.view(), k.view(), v.view(), result({150, 120}));
+    return results;
+  };
+  const std::vector<Tensor> one = compute(1);
+  for (const std::size_t threads : {2U, 3U, 7U}) {
+    const std::vector<Tensor> many = compute(threads);
+    for (std::size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(same_bits(one[i], many[i])) << "kernel " << i;
+  }
+}
+
+TEST(AttentionPlan, covers_every_group_and_row_once_within_the_limit) {
+  ModelDims dims{64, 64, 1, 8, 4, 16, 10};
+  for (const std::int64_t limit : {1LL, 1000LL, 5000LL, 20000LL, 1LL << 28}) {
+    std::vector<int> seen(4 * 30);
+    for (const AttentionTile& tile : plan_attention(dims, 30, DType::kBF16, limit)) {
+      for (std::int64_t g = 0; g < tile.group_count; ++g) {
+        for (std::int64_t r = 0; r < tile.row_count; ++r) {
+          ++seen[static_cast<std::size_t>((tile.first_group + g) * 30 + tile.first_row + r)];
+        }
+      }
+      EXPECT_TRUE(tile.row_count == 1 || tile.group_count * 2 * tile.row_count * tile.keys() * 2 <= limit);
+    }
+    for (const int count : seen) EXPECT_EQ(count, 1);
+  }
+  EXPECT_EQ(plan_attention(dims, 30, DType::kBF16).size(), 1U);
+}
+
+}  // namespace
+}  // namespace airlock
