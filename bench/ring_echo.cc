@@ -1,5 +1,6 @@
-// Round trips over two rings to a forked peer that copies each payload into its reply, against two copies of the same
-// size within one process (which is what the two sides must do at least). Prints a Markdown table.
+// Round trips over two rings to a forked peer that copies each payload into its reply, against two
+// copies of the same size within one process (which is what the two sides must do at least). Prints
+// a Markdown table.
 //   ring_echo [ROUNDS]      (1000; fewer for large payloads)
 #include <sys/wait.h>
 #include <unistd.h>
@@ -52,14 +53,16 @@ Status echo(RingConsumer& requests, RingProducer& replies) {
 }
 
 std::unique_ptr<Segment> make_segment(SegmentDirection direction) {
-  const std::string name = make_segment_name(::geteuid(), static_cast<std::uint64_t>(::getpid()), direction);
+  const std::string name =
+      make_segment_name(::geteuid(), static_cast<std::uint64_t>(::getpid()), direction);
   auto segment = must(Segment::create(name, must(ring_segment_bytes(kGeometry))));
   if (Status status = format_ring(*segment, kGeometry, kEpoch); !status.ok()) fail(status);
   return segment;
 }
 
 std::uint64_t median(std::vector<std::uint64_t> times) {
-  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
+                   times.end());
   return times[times.size() / 2];
 }
 
@@ -68,7 +71,8 @@ struct Timing {
   std::uint64_t copies_ns = 0;
 };
 
-Timing measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes, std::size_t rounds) {
+Timing measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes,
+               std::size_t rounds) {
   const std::vector<std::byte> source(bytes, std::byte{1});
   std::vector<std::byte> middle(bytes), target(bytes);
   std::vector<std::uint64_t> echo_ns, copies_ns;
@@ -105,16 +109,22 @@ int run(std::size_t rounds) {
   reply_segment->unlink();
   auto requests = must(RingProducer::create(*request_segment, kGeometry, kEpoch));
   auto replies = must(RingConsumer::create(*reply_segment, kGeometry, kEpoch));
-  std::printf("| payload bytes | rounds | echo, median us | two memcpys, median us | ratio | spins | parks |\n");
+  std::printf(
+      "| payload bytes | rounds | echo, median us | two memcpys, median us | ratio | spins | parks "
+      "|\n");
   std::printf("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
-  for (const std::size_t bytes : {std::size_t{64}, std::size_t{1} << 20, std::size_t{4} << 20, std::size_t{8} << 20}) {
-    const std::size_t count = bytes < 4096 ? rounds * 10 : std::max<std::size_t>(rounds / (bytes >> 20), 10);
+  for (const std::size_t bytes :
+       {std::size_t{64}, std::size_t{1} << 20, std::size_t{4} << 20, std::size_t{8} << 20}) {
+    const std::size_t count =
+        bytes < 4096 ? rounds * 10 : std::max<std::size_t>(rounds / (bytes >> 20), 10);
     const RingCounters before = replies.counters();
     const Timing timing = measure(requests, replies, bytes, count);
     const RingCounters after = replies.counters();
     std::printf("| %zu | %zu | %.2f | %.2f | %.2f | %llu | %llu |\n", bytes, count,
-                static_cast<double>(timing.echo_ns) / 1e3, static_cast<double>(timing.copies_ns) / 1e3,
-                static_cast<double>(timing.echo_ns) / static_cast<double>(std::max<std::uint64_t>(timing.copies_ns, 1)),
+                static_cast<double>(timing.echo_ns) / 1e3,
+                static_cast<double>(timing.copies_ns) / 1e3,
+                static_cast<double>(timing.echo_ns) /
+                    static_cast<double>(std::max<std::uint64_t>(timing.copies_ns, 1)),
                 static_cast<unsigned long long>(after.spins - before.spins),
                 static_cast<unsigned long long>(after.parks - before.parks));
   }

@@ -19,23 +19,26 @@ struct RingCounters {
   std::uint64_t slot_waits = 0;  // claims that did not find their slots free at once (producer)
 };
 
-/// The sending end of a ring. A message takes one slot a part, at most half of all; any free slots, so that one that
-/// the reader holds for long blocks nobody. All its state is private: of the peer it reads one flag a slot. One thread.
-/// After kProtocolError it is poisoned: every later call returns that status. The segment must outlive it.
+/// The sending end of a ring. A message takes one slot a part, at most half of all; any free slots,
+/// so that one that the reader holds for long blocks nobody. All its state is private: of the peer
+/// it reads one flag a slot. One thread. After kProtocolError it is poisoned: every later call
+/// returns that status. The segment must outlive it.
 class RingProducer {
  public:
-  static Result<RingProducer> create(const Segment& segment, const RingGeometry& geometry, std::uint64_t epoch,
-                                     WaitMode mode = WaitMode::kFutex);
+  static Result<RingProducer> create(const Segment& segment, const RingGeometry& geometry,
+                                     std::uint64_t epoch, WaitMode mode = WaitMode::kFutex);
 
-  /// Takes `count` free slots (1 to max_message_slots(), CHECKed), lowest first: those are warm in the cache.
-  /// kResourceExhausted: so many were not free by the deadline, and none is taken; or what `check` says. Several
-  /// claims may be open at once, and committed in any order.
-  Result<std::vector<std::uint32_t>> claim(std::size_t count, Deadline deadline, const WaitCheck& check);
-  /// The payload area of a claimed slot, slot_bytes() long, page-aligned. Valid until commit() or abort(). What lies
-  /// there already is from this end's earlier messages.
+  /// Takes `count` free slots (1 to max_message_slots(), CHECKed), lowest first: those are warm in
+  /// the cache. kResourceExhausted: so many were not free by the deadline, and none is taken; or
+  /// what `check` says. Several claims may be open at once, and committed in any order.
+  Result<std::vector<std::uint32_t>> claim(std::size_t count, Deadline deadline,
+                                           const WaitCheck& check);
+  /// The payload area of a claimed slot, slot_bytes() long, page-aligned. Valid until commit() or
+  /// abort(). What lies there already is from this end's earlier messages.
   std::span<std::byte> payload(std::uint32_t slot);
-  /// Publishes `slots` (one claim's or several claims', in this order) as one message: `header` (at most
-  /// limits::kHeaderBytes) is copied, and the first payload_bytes[i] bytes of slots[i]'s payload are valid.
+  /// Publishes `slots` (one claim's or several claims', in this order) as one message: `header` (at
+  /// most limits::kHeaderBytes) is copied, and the first payload_bytes[i] bytes of slots[i]'s
+  /// payload are valid.
   Status commit(std::span<const std::uint32_t> slots, std::span<const std::byte> header,
                 std::span<const std::size_t> payload_bytes);
   /// Gives claimed slots back unsent.
@@ -67,8 +70,8 @@ class RingProducer {
   Status fault_;
 };
 
-/// One received message: a private copy of its header, and its payloads in place. The peer can still change payload
-/// bytes: read each once, and verify only private copies.
+/// One received message: a private copy of its header, and its payloads in place. The peer can
+/// still change payload bytes: read each once, and verify only private copies.
 struct RingMessage {
   struct Part {
     std::uint32_t slot = 0;  // to release
@@ -81,17 +84,18 @@ struct RingMessage {
 /// The receiving end of a ring; see RingProducer. One thread.
 class RingConsumer {
  public:
-  static Result<RingConsumer> create(const Segment& segment, const RingGeometry& geometry, std::uint64_t epoch,
-                                     WaitMode mode = WaitMode::kFutex);
+  static Result<RingConsumer> create(const Segment& segment, const RingGeometry& geometry,
+                                     std::uint64_t epoch, WaitMode mode = WaitMode::kFutex);
 
-  /// The next whole message, in the order of commits. kDeadlineExceeded: none came; or what `check` says;
-  /// kProtocolError: the peer broke a rule. Its slots are held, and its payloads valid, until release().
+  /// The next whole message, in the order of commits. kDeadlineExceeded: none came; or what `check`
+  /// says; kProtocolError: the peer broke a rule. Its slots are held, and its payloads valid, until
+  /// release().
   Result<RingMessage> receive(Deadline deadline, const WaitCheck& check);
   /// Gives one held slot (CHECKed) back to the producer. In any order.
   void release(std::uint32_t slot);
 
-  /// Slots of received messages that are not yet released. Who would hold more than half copies out instead: up to
-  /// half, the producer always finds room for a message.
+  /// Slots of received messages that are not yet released. Who would hold more than half copies out
+  /// instead: up to half, the producer always finds room for a message.
   std::size_t held_slots() const { return held_count_; }
   std::size_t slot_count() const { return slots_.size(); }
   std::size_t slot_bytes() const { return memory_.slot_bytes(); }
@@ -111,16 +115,20 @@ class RingConsumer {
   void scan();
   void admit(std::uint32_t slot);
   bool is_complete() const;
-  std::uint32_t slot_of(std::uint64_t sequence) const { return by_sequence_[sequence % by_sequence_.size()]; }
+  std::uint32_t slot_of(std::uint64_t sequence) const {
+    return by_sequence_[sequence % by_sequence_.size()];
+  }
   Result<RingMessage> take();
   Status poison(std::string text);
 
   RingMemory memory_;
   Waiter waiter_;
   std::vector<Slot> slots_;
-  std::vector<std::uint32_t> by_sequence_;  // slot of each pending sequence, by its remainder; kNoSlot
+  std::vector<std::uint32_t>
+      by_sequence_;  // slot of each pending sequence, by its remainder; kNoSlot
   std::uint64_t next_sequence_ = ring_layout::kFirstSequence;
-  std::uint64_t newest_start_ = 0;  // highest first sequence of any message of which a part was seen
+  std::uint64_t newest_start_ =
+      0;  // highest first sequence of any message of which a part was seen
   std::size_t held_count_ = 0;
   Status fault_;
 };

@@ -27,7 +27,8 @@ RingConsumer::RingConsumer(const RingMemory& memory, WaitMode mode)
 
 Result<RingMessage> RingConsumer::receive(Deadline deadline, const WaitCheck& check) {
   if (!fault_.ok()) return fault_;
-  const Status waited = waiter_.wait(memory_.published(), [this] { return look(); }, deadline, check);
+  const Status waited = waiter_.wait(
+      memory_.published(), [this] { return look(); }, deadline, check);
   if (!fault_.ok()) return fault_;
   RETURN_IF_ERROR(waited);
   return take();
@@ -39,18 +40,20 @@ bool RingConsumer::look() {
   if (!fault_.ok() || is_complete()) return true;
   scan();
   if (!fault_.ok() || is_complete()) return true;
-  // Part 0 is published after its message's other parts, and a message after all before it. So once part 0 of this
-  // message or any part of a later one was seen, one more pass must find the rest.
+  // Part 0 is published after its message's other parts, and a message after all before it. So once
+  // part 0 of this message or any part of a later one was seen, one more pass must find the rest.
   const bool must_be_there = slot_of(next_sequence_) != kNoSlot || newest_start_ > next_sequence_;
   if (!must_be_there) return false;
   scan();
   if (fault_.ok() && !is_complete()) {
-    fault_ = poison("the ring's next part, sequence " + std::to_string(next_sequence_) + ", was left out");
+    fault_ = poison("the ring's next part, sequence " + std::to_string(next_sequence_) +
+                    ", was left out");
   }
   return true;
 }
 
-/// Admits what was published, lowest slot first (where the producer put it, if it could), until a message is whole.
+/// Admits what was published, lowest slot first (where the producer put it, if it could), until a
+/// message is whole.
 void RingConsumer::scan() {
   for (std::uint32_t i = 0; i < slots_.size(); ++i) {
     const Slot& slot = slots_[i];
@@ -58,8 +61,8 @@ void RingConsumer::scan() {
     const std::uint32_t flag = memory_.load_flag(i);  // acquire, pairs with RingProducer::commit()
     if (flag == slot.flag) continue;
     if (flag != slot.flag + 1) {
-      fault_ = poison("ring slot " + std::to_string(i) + " has flag " + std::to_string(flag) + ", expected " +
-                      std::to_string(slot.flag) + " or the next");
+      fault_ = poison("ring slot " + std::to_string(i) + " has flag " + std::to_string(flag) +
+                      ", expected " + std::to_string(slot.flag) + " or the next");
       return;
     }
     admit(i);
@@ -69,20 +72,24 @@ void RingConsumer::scan() {
 
 void RingConsumer::admit(std::uint32_t index) {
   const ring_layout::SlotHeader header = memory_.load_slot_header(index);
-  const std::uint64_t ahead = header.sequence - next_sequence_;  // wraps for a replay, and is refused
+  const std::uint64_t ahead =
+      header.sequence - next_sequence_;  // wraps for a replay, and is refused
   std::string wrong;
   if (header.epoch != memory_.epoch()) {
     wrong = "another session's epoch";
   } else if (ahead >= slots_.size() || slot_of(header.sequence) != kNoSlot) {
-    wrong = "sequence " + std::to_string(header.sequence) + ", expected " + std::to_string(next_sequence_);
+    wrong = "sequence " + std::to_string(header.sequence) + ", expected " +
+            std::to_string(next_sequence_);
   } else if (header.part_count == 0 || header.part_count > slots_.size() / 2 ||
              header.part_index >= header.part_count || header.part_index > ahead) {
-    wrong = "part " + std::to_string(header.part_index) + " of " + std::to_string(header.part_count);
+    wrong =
+        "part " + std::to_string(header.part_index) + " of " + std::to_string(header.part_count);
   } else if (header.payload_bytes > slot_bytes()) {
     wrong = std::to_string(header.payload_bytes) + " payload bytes";
   } else if (header.header_bytes > (header.part_index == 0 ? limits::kHeaderBytes : 0)) {
     wrong = std::to_string(header.header_bytes) + " header bytes";
-  } else if (header.reserved0 != 0 || (header.reserved[0] | header.reserved[1] | header.reserved[2]) != 0) {
+  } else if (header.reserved0 != 0 ||
+             (header.reserved[0] | header.reserved[1] | header.reserved[2]) != 0) {
     wrong = "reserved words that are not zero";
   }
   if (!wrong.empty()) {
@@ -114,8 +121,8 @@ Result<RingMessage> RingConsumer::take() {
     const ring_layout::SlotHeader& part = slots_[slot_of(next_sequence_ + i)].header;
     if (part.part_index != i || part.part_count != part_count) {
       fault_ = poison("the ring's sequence " + std::to_string(part.sequence) + " is part " +
-                      std::to_string(part.part_index) + " of " + std::to_string(part.part_count) + ", expected " +
-                      std::to_string(i) + " of " + std::to_string(part_count));
+                      std::to_string(part.part_index) + " of " + std::to_string(part.part_count) +
+                      ", expected " + std::to_string(i) + " of " + std::to_string(part_count));
       return fault_;
     }
   }
@@ -126,9 +133,11 @@ Result<RingMessage> RingConsumer::take() {
   if (!fault_.ok()) return fault_;
   message.parts.reserve(part_count);
   for (std::uint32_t i = 0; i < part_count; ++i) {
-    const std::uint32_t index = std::exchange(by_sequence_[(next_sequence_ + i) % by_sequence_.size()], kNoSlot);
+    const std::uint32_t index =
+        std::exchange(by_sequence_[(next_sequence_ + i) % by_sequence_.size()], kNoSlot);
     slots_[index].state = State::kHeld;
-    message.parts.push_back({index, memory_.payload_area(index).first(slots_[index].header.payload_bytes)});
+    message.parts.push_back(
+        {index, memory_.payload_area(index).first(slots_[index].header.payload_bytes)});
   }
   next_sequence_ += part_count;
   held_count_ += part_count;

@@ -10,8 +10,9 @@
 #include "proto/handshake.h"
 #include "proto/limits.h"
 
-/// The bytes of one ring in shared memory, and nothing else; drawn in docs/SHM_LAYOUT.md. Little endian. A change here
-/// bumps kRingLayoutVersion, the golden test and the document in the same commit.
+/// The bytes of one ring in shared memory, and nothing else; drawn in docs/SHM_LAYOUT.md. Little
+/// endian. A change here bumps kRingLayoutVersion, the golden test and the document in the same
+/// commit.
 namespace airlock::ring_layout {
 
 static_assert(std::endian::native == std::endian::little);
@@ -19,10 +20,13 @@ static_assert(std::endian::native == std::endian::little);
 inline constexpr std::uint64_t kMagic = 0x474E49524B4C5241;  // "ARLKRING"
 inline constexpr std::uint32_t kRingLayoutVersion = 1;
 inline constexpr std::size_t kPageBytes = 4096;
-inline constexpr std::size_t kSeparationBytes = 128;  // two cache lines: the prefetcher fetches pairs
-inline constexpr std::uint64_t kFirstSequence = 1;    // so that a zeroed SlotHeader is never a valid one
+inline constexpr std::size_t kSeparationBytes =
+    128;  // two cache lines: the prefetcher fetches pairs
+inline constexpr std::uint64_t kFirstSequence =
+    1;  // so that a zeroed SlotHeader is never a valid one
 
-/// What the creator writes once. Compared with private values by both sides, never used to size anything.
+/// What the creator writes once. Compared with private values by both sides, never used to size
+/// anything.
 struct RingIdentity {
   std::uint64_t magic;
   std::uint32_t layout_version;
@@ -34,8 +38,8 @@ struct RingIdentity {
   std::uint64_t reserved[3];  // zero
 };
 
-/// First page. Bells count events; a waiting word is 1 while its side may be asleep. Both may be nonsense: they decide
-/// only how soon a side looks again, never what it finds.
+/// First page. Bells count events; a waiting word is 1 while its side may be asleep. Both may be
+/// nonsense: they decide only how soon a side looks again, never what it finds.
 struct Superblock {
   RingIdentity identity;
   std::byte gap0[512 - sizeof(RingIdentity)];
@@ -49,7 +53,8 @@ struct Superblock {
   std::byte gap4[kPageBytes - 900];
 };
 
-/// What a published slot holds. Parts of one message have consecutive sequences; part 0 carries the message's header.
+/// What a published slot holds. Parts of one message have consecutive sequences; part 0 carries the
+/// message's header.
 struct SlotHeader {
   std::uint64_t epoch;
   std::uint64_t sequence;
@@ -61,7 +66,8 @@ struct SlotHeader {
   std::uint64_t reserved[3];  // zero
 };
 
-/// `flag` is the slot's own turn: even 2t belongs to the producer, odd 2t+1 to the consumer. Zero: empty.
+/// `flag` is the slot's own turn: even 2t belongs to the producer, odd 2t+1 to the consumer. Zero:
+/// empty.
 struct SlotControl {
   std::uint32_t flag;
   std::byte gap[60];
@@ -89,7 +95,8 @@ struct RingOffsets {
   std::size_t total = 0;
 };
 
-/// nullopt where the geometry is outside limits.h, slot_bytes is no multiple of a page, or a size overflows.
+/// nullopt where the geometry is outside limits.h, slot_bytes is no multiple of a page, or a size
+/// overflows.
 constexpr std::optional<RingOffsets> ring_offsets(const RingGeometry& geometry) {
   if (geometry.slot_count < limits::kMinSlotCount || geometry.slot_count > limits::kMaxSlotCount ||
       geometry.slot_bytes < limits::kMinSlotBytes || geometry.slot_bytes > limits::kMaxSlotBytes ||

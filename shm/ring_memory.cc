@@ -51,10 +51,11 @@ Words identity_words(const RingGeometry& geometry, std::size_t total_bytes, std:
 Result<std::size_t> ring_segment_bytes(const RingGeometry& geometry) {
   const auto offsets = ring_layout::ring_offsets(geometry);
   if (!offsets) {
-    return Status(StatusCode::kInvalidInput,
-                  "a ring of " + std::to_string(geometry.slot_count) + " slots of " +
-                      std::to_string(geometry.slot_bytes) +
-                      " bytes is not possible: 8 to 1024 slots of 4096 to 67108864 bytes, a multiple of 4096");
+    return Status(StatusCode::kInvalidInput, "a ring of " + std::to_string(geometry.slot_count) +
+                                                 " slots of " +
+                                                 std::to_string(geometry.slot_bytes) +
+                                                 " bytes is not possible: 8 to 1024 slots of 4096 "
+                                                 "to 67108864 bytes, a multiple of 4096");
   }
   return offsets->total;
 }
@@ -90,7 +91,8 @@ Result<RingMemory> RingMemory::attach(const Segment& segment, const RingGeometry
 
 Status RingMemory::check() const {
   const bool same = load_words(base_) == identity_;
-  if (segment_->faulted()) return {StatusCode::kProtocolError, "the peer truncated the ring's segment"};
+  if (segment_->faulted())
+    return {StatusCode::kProtocolError, "the peer truncated the ring's segment"};
   if (!same) return {StatusCode::kProtocolError, "the ring's superblock is not what was agreed"};
   return {};
 }
@@ -120,7 +122,8 @@ std::span<std::byte> RingMemory::header_area(std::uint32_t slot) const {
 }
 
 std::span<std::byte> RingMemory::payload_area(std::uint32_t slot) const {
-  return {base_ + offsets_.payload + std::size_t{slot} * geometry_.slot_bytes, geometry_.slot_bytes};
+  return {base_ + offsets_.payload + std::size_t{slot} * geometry_.slot_bytes,
+          geometry_.slot_bytes};
 }
 
 }  // namespace airlock

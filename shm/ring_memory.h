@@ -14,15 +14,19 @@ namespace airlock {
 
 /// Bytes of a segment for `geometry`; kInvalidInput where it is outside limits.h.
 Result<std::size_t> ring_segment_bytes(const RingGeometry& geometry);
-/// Writes the superblock into a new (zeroed) segment; the creator calls it once, before the peer hears its name.
+/// Writes the superblock into a new (zeroed) segment; the creator calls it once, before the peer
+/// hears its name.
 Status format_ring(Segment& segment, const RingGeometry& geometry, std::uint64_t epoch);
 
-/// Where things lie in one ring: every address comes from the private geometry, none from shared memory. Shared words
-/// are read once each, into the caller's hands. Used by the two ends of the ring only. The segment must outlive it.
+/// Where things lie in one ring: every address comes from the private geometry, none from shared
+/// memory. Shared words are read once each, into the caller's hands. Used by the two ends of the
+/// ring only. The segment must outlive it.
 class RingMemory {
  public:
-  /// kProtocolError where the segment's size or superblock is not what `geometry` and `epoch` demand.
-  static Result<RingMemory> attach(const Segment& segment, const RingGeometry& geometry, std::uint64_t epoch);
+  /// kProtocolError where the segment's size or superblock is not what `geometry` and `epoch`
+  /// demand.
+  static Result<RingMemory> attach(const Segment& segment, const RingGeometry& geometry,
+                                   std::uint64_t epoch);
 
   /// kProtocolError where the peer truncated the segment or changed the superblock.
   Status check() const;
@@ -31,7 +35,8 @@ class RingMemory {
   std::size_t slot_bytes() const { return geometry_.slot_bytes; }
   std::uint64_t epoch() const { return epoch_; }
 
-  /// Acquire: pairs with store_flag() by the other side. What that side wrote into the slot before is visible.
+  /// Acquire: pairs with store_flag() by the other side. What that side wrote into the slot before
+  /// is visible.
   std::uint32_t load_flag(std::uint32_t slot) const;
   /// Release: hands the slot over.
   void store_flag(std::uint32_t slot, std::uint32_t flag) const;

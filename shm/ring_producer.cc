@@ -27,7 +27,8 @@ bool RingProducer::find_free(std::size_t count) {
   for (std::uint32_t i = 0; i < slots_.size() && free_count < count; ++i) {
     Slot& slot = slots_[i];
     if (slot.state == State::kClaimed) continue;
-    // Acquire, pairs with the release in RingConsumer::release(): the reader is done with the slot's bytes.
+    // Acquire, pairs with the release in RingConsumer::release(): the reader is done with the
+    // slot's bytes.
     const std::uint32_t flag = memory_.load_flag(i);
     if (slot.state == State::kPublished) {
       if (flag == slot.flag) continue;
@@ -35,8 +36,9 @@ bool RingProducer::find_free(std::size_t count) {
       slot.state = State::kFree;
     }
     if (flag != slot.flag) {
-      fault_ = {StatusCode::kProtocolError, "ring slot " + std::to_string(i) + " has flag " + std::to_string(flag) +
-                                                ", expected " + std::to_string(slot.flag)};
+      fault_ = {StatusCode::kProtocolError, "ring slot " + std::to_string(i) + " has flag " +
+                                                std::to_string(flag) + ", expected " +
+                                                std::to_string(slot.flag)};
       return true;
     }
     ++free_count;
@@ -50,12 +52,13 @@ Result<std::vector<std::uint32_t>> RingProducer::claim(std::size_t count, Deadli
   if (!fault_.ok()) return fault_;
   if (!find_free(count)) {
     ++slot_waits_;
-    const Status waited =
-        waiter_.wait(memory_.freed(), [this, count] { return find_free(count); }, deadline, check);
+    const Status waited = waiter_.wait(
+        memory_.freed(), [this, count] { return find_free(count); }, deadline, check);
     if (waited.code() == StatusCode::kDeadlineExceeded) {
-      return Status(StatusCode::kResourceExhausted,
-                    std::to_string(count) + " of " + std::to_string(slot_count()) +
-                        " ring slots did not come free in time: the peer has not read what was sent");
+      return Status(
+          StatusCode::kResourceExhausted,
+          std::to_string(count) + " of " + std::to_string(slot_count()) +
+              " ring slots did not come free in time: the peer has not read what was sent");
     }
     if (!waited.ok()) return waited;
   }
@@ -77,11 +80,13 @@ std::span<std::byte> RingProducer::payload(std::uint32_t slot) {
 
 Status RingProducer::commit(std::span<const std::uint32_t> slots, std::span<const std::byte> header,
                             std::span<const std::size_t> payload_bytes) {
-  CHECK(!slots.empty() && slots.size() <= max_message_slots() && slots.size() == payload_bytes.size());
+  CHECK(!slots.empty() && slots.size() <= max_message_slots() &&
+        slots.size() == payload_bytes.size());
   CHECK(header.size() <= limits::kHeaderBytes);
   if (!fault_.ok()) return fault_;
   const std::span<std::byte> area = memory_.header_area(slots[0]);
-  const std::size_t padded_bytes = (header.size() + kHeaderPadBytes - 1) / kHeaderPadBytes * kHeaderPadBytes;
+  const std::size_t padded_bytes =
+      (header.size() + kHeaderPadBytes - 1) / kHeaderPadBytes * kHeaderPadBytes;
   if (!header.empty()) std::memcpy(area.data(), header.data(), header.size());
   std::memset(area.data() + header.size(), 0, padded_bytes - header.size());
   for (std::size_t i = 0; i < slots.size(); ++i) {

@@ -30,7 +30,8 @@ std::string error_text(std::string_view what, const std::string& name, int error
 }
 
 std::string mib(std::uint64_t bytes) {
-  return std::to_string((bytes + (1u << 20) - 1) >> 20) + " MiB (" + std::to_string(bytes) + " bytes)";
+  return std::to_string((bytes + (1u << 20) - 1) >> 20) + " MiB (" + std::to_string(bytes) +
+         " bytes)";
 }
 
 std::uint64_t free_bytes(int fd) {
@@ -40,22 +41,26 @@ std::uint64_t free_bytes(int fd) {
 }
 
 Status no_room(int fd, std::size_t need_bytes) {
-  return {StatusCode::kResourceExhausted,
-          "/dev/shm has too little room for a ring segment: it needs " + mib(need_bytes) + ", free are " +
-              mib(free_bytes(fd)) +
-              "; use fewer --ring-slots, smaller --ring-slot-bytes or --ring off, or enlarge /dev/shm"};
+  return {
+      StatusCode::kResourceExhausted,
+      "/dev/shm has too little room for a ring segment: it needs " + mib(need_bytes) +
+          ", free are " + mib(free_bytes(fd)) +
+          "; use fewer --ring-slots, smaller --ring-slot-bytes or --ring off, or enlarge /dev/shm"};
 }
 
 /// Reserves every page, so that a full /dev/shm is an error here and never SIGBUS later.
 Status reserve(int fd, const std::string& name, std::size_t bytes) {
   struct statvfs info = {};
-  // Looked at first: fallocate would take all that is there before it finds out that it is not enough.
-  if (::fstatvfs(fd, &info) == 0 && info.f_blocks != 0 && free_bytes(fd) < bytes) return no_room(fd, bytes);
+  // Looked at first: fallocate would take all that is there before it finds out that it is not
+  // enough.
+  if (::fstatvfs(fd, &info) == 0 && info.f_blocks != 0 && free_bytes(fd) < bytes)
+    return no_room(fd, bytes);
   int error = 0;
   do {
     error = ::posix_fallocate(fd, 0, static_cast<off_t>(bytes));
   } while (error == EINTR);
-  if (error == ENOSPC || error == EFBIG || error == ENOMEM || error == EDQUOT) return no_room(fd, bytes);
+  if (error == ENOSPC || error == EFBIG || error == ENOMEM || error == EDQUOT)
+    return no_room(fd, bytes);
   if (error != 0) return {StatusCode::kInternal, error_text("cannot reserve", name, error)};
   return {};
 }
@@ -63,11 +68,12 @@ Status reserve(int fd, const std::string& name, std::size_t bytes) {
 bool is_same_file(int fd, const std::string& path) {
   struct stat by_fd = {};
   struct stat by_path = {};
-  return ::fstat(fd, &by_fd) == 0 && ::lstat(path.c_str(), &by_path) == 0 && by_fd.st_ino == by_path.st_ino &&
-         by_fd.st_dev == by_path.st_dev;
+  return ::fstat(fd, &by_fd) == 0 && ::lstat(path.c_str(), &by_path) == 0 &&
+         by_fd.st_ino == by_path.st_ino && by_fd.st_dev == by_path.st_dev;
 }
 
-/// A new, locked file. A sweeper may see it before it is locked, and removes it: then another attempt is made.
+/// A new, locked file. A sweeper may see it before it is locked, and removes it: then another
+/// attempt is made.
 Result<UniqueFd> create_locked(const std::string& name) {
   const std::string path = path_of(name);
   for (int attempt = 0; attempt < kCreateAttempts; ++attempt) {
@@ -80,7 +86,8 @@ Result<UniqueFd> create_locked(const std::string& name) {
         ::usleep(1000);
         continue;
       }
-      if (errno == ENOSPC) return Status(StatusCode::kResourceExhausted, error_text("cannot create", name, ENOSPC));
+      if (errno == ENOSPC)
+        return Status(StatusCode::kResourceExhausted, error_text("cannot create", name, ENOSPC));
       return Status(StatusCode::kInternal, error_text("cannot create", name, errno));
     }
     if (::fchmod(fd.get(), 0600) != 0) {
@@ -89,19 +96,23 @@ Result<UniqueFd> create_locked(const std::string& name) {
       return Status(StatusCode::kInternal, error_text("cannot set the mode of", name, error));
     }
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0 && is_same_file(fd.get(), path)) return fd;
-    // The sweeper that holds the lock removes the file; if we did, it could remove the next one instead.
+    // The sweeper that holds the lock removes the file; if we did, it could remove the next one
+    // instead.
   }
-  return Status(StatusCode::kInUse, "/dev/shm/" + name + " is locked or removed by others again and again");
+  return Status(StatusCode::kInUse,
+                "/dev/shm/" + name + " is locked or removed by others again and again");
 }
 
 Status check_file(int fd, const std::string& name, std::size_t bytes) {
   struct stat info = {};
-  if (::fstat(fd, &info) != 0) return {StatusCode::kInternal, error_text("cannot stat", name, errno)};
+  if (::fstat(fd, &info) != 0)
+    return {StatusCode::kInternal, error_text("cannot stat", name, errno)};
   std::string wrong;
   if (!S_ISREG(info.st_mode)) {
     wrong = "is no regular file";
   } else if (info.st_uid != ::geteuid()) {
-    wrong = "belongs to uid " + std::to_string(info.st_uid) + ", not " + std::to_string(::geteuid());
+    wrong =
+        "belongs to uid " + std::to_string(info.st_uid) + ", not " + std::to_string(::geteuid());
   } else if ((info.st_mode & 07777) != 0600) {
     char mode[16];
     std::snprintf(mode, sizeof mode, "%04o", static_cast<unsigned>(info.st_mode & 07777));
@@ -126,9 +137,10 @@ std::string make_segment_name(uid_t uid, std::uint64_t epoch, SegmentDirection d
 bool is_segment_name(std::string_view name) {
   if (!name.starts_with(kPrefix)) return false;
   name.remove_prefix(kPrefix.size());
-  return !name.empty() && name.size() <= kMaxSuffixBytes && std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || c == '-';
-  });
+  return !name.empty() && name.size() <= kMaxSuffixBytes &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || c == '-';
+         });
 }
 
 Result<std::unique_ptr<Segment>> Segment::create(const std::string& name, std::size_t bytes) {
@@ -137,7 +149,8 @@ Result<std::unique_ptr<Segment>> Segment::create(const std::string& name, std::s
   }
   ASSIGN_OR_RETURN(UniqueFd fd, create_locked(name));
   const int raw_fd = fd.get();
-  std::unique_ptr<Segment> segment(new Segment(name, std::move(fd)));  // from here on its destructor unlinks
+  std::unique_ptr<Segment> segment(
+      new Segment(name, std::move(fd)));  // from here on its destructor unlinks
   RETURN_IF_ERROR(reserve(raw_fd, name, bytes));
   RETURN_IF_ERROR(segment->map(raw_fd, bytes));
   return segment;
@@ -163,9 +176,11 @@ Result<std::unique_ptr<Segment>> Segment::open(const std::string& name, std::siz
 }
 
 Status Segment::map(int fd, std::size_t bytes) {
-  // Populated: the pages are there already, and the first messages need not fault them in one by one.
+  // Populated: the pages are there already, and the first messages need not fault them in one by
+  // one.
   void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
-  if (data == MAP_FAILED) return {StatusCode::kResourceExhausted, error_text("cannot map", name_, errno)};
+  if (data == MAP_FAILED)
+    return {StatusCode::kResourceExhausted, error_text("cannot map", name_, errno)};
   data_ = static_cast<std::byte*>(data);
   bytes_ = bytes;
   ASSIGN_OR_RETURN(SegmentGuard guard, SegmentGuard::create(data_, bytes_));

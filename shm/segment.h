@@ -23,23 +23,27 @@ std::string make_segment_name(uid_t uid, std::uint64_t epoch, SegmentDirection d
 /// Whether `name` is "airlock-" and 1 to 80 of [0-9a-z-]. Names may come from the peer.
 bool is_segment_name(std::string_view name);
 
-/// A mapped file below /dev/shm, zeroed when created, guarded against truncation by the peer. The creator holds a lock
-/// on the file until unlink(), which tells its segments from a dead owner's. Not movable; rings point into it and must
-/// not outlive it. faulted() from any thread, the rest from one.
+/// A mapped file below /dev/shm, zeroed when created, guarded against truncation by the peer. The
+/// creator holds a lock on the file until unlink(), which tells its segments from a dead owner's.
+/// Not movable; rings point into it and must not outlive it. faulted() from any thread, the rest
+/// from one.
 class Segment {
  public:
-  /// A new file, 0600, all its memory reserved. kResourceExhausted where /dev/shm lacks room (the message names the
-  /// need, what is free, and the options that help); kInUse where the name is taken.
+  /// A new file, 0600, all its memory reserved. kResourceExhausted where /dev/shm lacks room (the
+  /// message names the need, what is free, and the options that help); kInUse where the name is
+  /// taken.
   static Result<std::unique_ptr<Segment>> create(const std::string& name, std::size_t bytes);
-  /// A peer's file. kProtocolError unless the name is well formed and the file is a regular one of exactly `bytes`,
-  /// ours (the effective uid; so root's only if we are root) and 0600; kUnavailable where it is not there.
+  /// A peer's file. kProtocolError unless the name is well formed and the file is a regular one of
+  /// exactly `bytes`, ours (the effective uid; so root's only if we are root) and 0600;
+  /// kUnavailable where it is not there.
   static Result<std::unique_ptr<Segment>> open(const std::string& name, std::size_t bytes);
 
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
   ~Segment();  // unlinks first, where create() made it
 
-  /// Removes the name and drops the lock; both mappings live on. Does nothing the second time, or after open().
+  /// Removes the name and drops the lock; both mappings live on. Does nothing the second time, or
+  /// after open().
   void unlink();
   std::span<std::byte> bytes() const { return {data_, bytes_}; }
   /// The peer truncated the file.
@@ -47,7 +51,8 @@ class Segment {
   const std::string& name() const { return name_; }
 
  private:
-  Segment(std::string name, UniqueFd owned_fd) : name_(std::move(name)), owned_fd_(std::move(owned_fd)) {}
+  Segment(std::string name, UniqueFd owned_fd)
+      : name_(std::move(name)), owned_fd_(std::move(owned_fd)) {}
   Status map(int fd, std::size_t bytes);
 
   std::string name_;
@@ -57,7 +62,8 @@ class Segment {
   std::optional<SegmentGuard> guard_;
 };
 
-/// Removes this user's segments whose owner is dead (nobody holds their lock); returns how many. Call it at start.
+/// Removes this user's segments whose owner is dead (nobody holds their lock); returns how many.
+/// Call it at start.
 std::size_t sweep_stale_segments();
 
 }  // namespace airlock

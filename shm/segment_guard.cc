@@ -54,7 +54,8 @@ void on_sigbus(int signal, siginfo_t* info, void* context) {
     const std::uintptr_t begin = range.begin.load(std::memory_order_relaxed);
     const std::size_t bytes = range.bytes.load(std::memory_order_relaxed);
     if (address < begin || address - begin >= bytes) continue;
-    // Marked before the pages are there, so that whoever reads a zero can see why: pairs with faulted().
+    // Marked before the pages are there, so that whoever reads a zero can see why: pairs with
+    // faulted().
     range.faulted.store(1, std::memory_order_release);
     void* mapped = ::mmap(reinterpret_cast<void*>(begin), bytes, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
@@ -88,15 +89,16 @@ Result<SegmentGuard> SegmentGuard::create(void* begin, std::size_t bytes) {
   for (std::size_t i = 0; i < ranges.size(); ++i) {
     std::uint32_t expected = kFree;
     // Acquire pairs with the release in the destructor: the last owner is done with the entry.
-    if (!ranges[i].state.compare_exchange_strong(expected, kBusy, std::memory_order_acquire)) continue;
+    if (!ranges[i].state.compare_exchange_strong(expected, kBusy, std::memory_order_acquire))
+      continue;
     ranges[i].begin.store(reinterpret_cast<std::uintptr_t>(begin), std::memory_order_relaxed);
     ranges[i].bytes.store(bytes, std::memory_order_relaxed);
     ranges[i].faulted.store(0, std::memory_order_relaxed);
     ranges[i].state.store(kLive, std::memory_order_release);
     return SegmentGuard(i);
   }
-  return Status(StatusCode::kResourceExhausted,
-                "more than " + std::to_string(kMaxRanges) + " shared memory segments in one process");
+  return Status(StatusCode::kResourceExhausted, "more than " + std::to_string(kMaxRanges) +
+                                                    " shared memory segments in one process");
 }
 
 SegmentGuard::SegmentGuard(SegmentGuard&& other) noexcept

@@ -7,21 +7,24 @@
 
 namespace airlock {
 
-/// Keeps this process alive when the peer truncates a mapped file: the SIGBUS handler maps anonymous pages over the
-/// whole of a guarded range and marks it faulted, so that the access goes on (on zeros) and the ring can report a
-/// protocol error. Faults outside guarded ranges go to the handler that was there before. Process-wide table of fixed
-/// size; registering is thread-safe, the handler async-signal-safe.
+/// Keeps this process alive when the peer truncates a mapped file: the SIGBUS handler maps
+/// anonymous pages over the whole of a guarded range and marks it faulted, so that the access goes
+/// on (on zeros) and the ring can report a protocol error. Faults outside guarded ranges go to the
+/// handler that was there before. Process-wide table of fixed size; registering is thread-safe, the
+/// handler async-signal-safe.
 class SegmentGuard {
  public:
   static constexpr std::size_t kMaxRanges = 512;
 
-  /// kResourceExhausted where the table is full. The range must be a mapping that outlives the guard.
+  /// kResourceExhausted where the table is full. The range must be a mapping that outlives the
+  /// guard.
   static Result<SegmentGuard> create(void* begin, std::size_t bytes);
   SegmentGuard(SegmentGuard&& other) noexcept;
   SegmentGuard& operator=(SegmentGuard&&) = delete;
   ~SegmentGuard();  // before the range is unmapped
 
-  /// The file behind the range became too short at some time; what was read since may be zeros. Any thread.
+  /// The file behind the range became too short at some time; what was read since may be zeros. Any
+  /// thread.
   bool faulted() const;
 
  private:

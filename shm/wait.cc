@@ -16,7 +16,8 @@ namespace {
 
 constexpr std::uint64_t kMaxSpinNs = 50'000;
 constexpr std::uint64_t kMinSpinNs = 1'000;
-constexpr std::uint64_t kShortWaitNs = 100'000;  // spinning, or a little more of it, would have caught it
+constexpr std::uint64_t kShortWaitNs =
+    100'000;  // spinning, or a little more of it, would have caught it
 constexpr std::uint64_t kFirstSleepNs = 20'000;
 constexpr std::uint64_t kMaxSleepNs = 4'000'000;
 constexpr int kMissedWakesBeforeSleep = 3;
@@ -47,8 +48,9 @@ void sleep_ns(std::uint64_t ns) {
 }  // namespace
 
 void ring(const Doorbell& doorbell) {
-  // Both seq_cst, as are the waiter's store to `waiting` and load of `bell` in wait(): either the waiter sees this ring
-  // (and, the add being a release, all that was published before it), or this load sees that it waits.
+  // Both seq_cst, as are the waiter's store to `waiting` and load of `bell` in wait(): either the
+  // waiter sees this ring (and, the add being a release, all that was published before it), or this
+  // load sees that it waits.
   std::atomic_ref(*doorbell.bell).fetch_add(1, std::memory_order_seq_cst);
   if (std::atomic_ref(*doorbell.waiting).load(std::memory_order_seq_cst) == 0) return;
   // Not FUTEX_PRIVATE: the waiter is another process. The waiter alone clears `waiting`.
@@ -57,7 +59,9 @@ void ring(const Doorbell& doorbell) {
 
 Waiter::Waiter(WaitMode mode)
     : mode_(mode),
-      max_spin_ns_(std::thread::hardware_concurrency() > 1 ? kMaxSpinNs : 0),  // alone, spinning only delays the peer
+      max_spin_ns_(std::thread::hardware_concurrency() > 1
+                       ? kMaxSpinNs
+                       : 0),  // alone, spinning only delays the peer
       spin_ns_(max_spin_ns_),
       sleep_ns_(kFirstSleepNs) {}
 
@@ -82,7 +86,8 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
       park(doorbell, seen, deadline);
       is_ready = ready();
     }
-    waiting.store(0, std::memory_order_relaxed);  // a stale 1 costs the peer one needless wake, no more
+    waiting.store(
+        0, std::memory_order_relaxed);  // a stale 1 costs the peer one needless wake, no more
     if (is_ready) break;
   }
   learn(now_ns() - start_ns);
@@ -99,7 +104,8 @@ bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, 
   if (ready()) return true;
   do {
     for (int i = 0; i < kPausesPerLook; ++i) {
-      const std::uint32_t now = bell.load(std::memory_order_acquire);  // pairs with the add in ring()
+      const std::uint32_t now =
+          bell.load(std::memory_order_acquire);  // pairs with the add in ring()
       if (now != seen) {
         seen = now;
         if (ready()) return true;
@@ -132,7 +138,8 @@ void Waiter::park(const Doorbell& doorbell, std::uint32_t seen, Deadline deadlin
     if (rang) ++missed_wakes_;
     if (!rang || missed_wakes_ < kMissedWakesBeforeSleep) return;
   }
-  // No futex here (ENOSYS, EPERM), not on this memory (EFAULT: the peer truncated it), or wakes do not cross over.
+  // No futex here (ENOSYS, EPERM), not on this memory (EFAULT: the peer truncated it), or wakes do
+  // not cross over.
   mode_ = WaitMode::kSleep;
   sleep_ns(std::min(kFirstSleepNs, slice_ns));
 }

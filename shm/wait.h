@@ -9,34 +9,38 @@
 
 namespace airlock {
 
-/// Asked in each slice of a wait, at least every kWaitSlice: not ok ends the wait with that status (the peer died,
-/// shutdown). Empty: never.
+/// Asked in each slice of a wait, at least every kWaitSlice: not ok ends the wait with that status
+/// (the peer died, shutdown). Empty: never.
 using WaitCheck = std::function<Status()>;
 
 inline constexpr std::chrono::milliseconds kWaitSlice{50};
 
-/// Two words in shared memory that one side rings and the other waits on. The peer can write anything there; that
-/// delays a wait by at most one slice.
+/// Two words in shared memory that one side rings and the other waits on. The peer can write
+/// anything there; that delays a wait by at most one slice.
 struct Doorbell {
   std::uint32_t* bell = nullptr;     // counts rings
   std::uint32_t* waiting = nullptr;  // 1 while the waiter may be asleep
 };
 
-/// Rings: call it after what the other side waits for was published. A system call only if the other side may sleep.
+/// Rings: call it after what the other side waits for was published. A system call only if the
+/// other side may sleep.
 void ring(const Doorbell& doorbell);
 
 enum class WaitMode {
-  kFutex,  // sleep in the kernel until woken; falls back to kSleep where wakes do not arrive (Gramine)
+  kFutex,  // sleep in the kernel until woken; falls back to kSleep where wakes do not arrive
+           // (Gramine)
   kSleep,  // look again after sleeps of 20 us, doubling up to 4 ms
 };
 
-/// Waits for a doorbell: spins briefly, as long as spinning paid off lately (0 to 50 us), then parks. One thread.
+/// Waits for a doorbell: spins briefly, as long as spinning paid off lately (0 to 50 us), then
+/// parks. One thread.
 class Waiter {
  public:
   explicit Waiter(WaitMode mode = WaitMode::kFutex);
 
-  /// ok once `ready` (called now, after each ring and after each slice) returns true; kDeadlineExceeded; or what
-  /// `check` says. `ready` is asked first, so what the peer published before it died is still found.
+  /// ok once `ready` (called now, after each ring and after each slice) returns true;
+  /// kDeadlineExceeded; or what `check` says. `ready` is asked first, so what the peer published
+  /// before it died is still found.
   Status wait(const Doorbell& doorbell, const std::function<bool()>& ready, Deadline deadline,
               const WaitCheck& check);
 
@@ -50,9 +54,9 @@ class Waiter {
 
   WaitMode mode_;
   std::uint64_t max_spin_ns_;
-  std::uint64_t spin_ns_;      // what the next wait spins at most
-  std::uint64_t sleep_ns_;     // next rung of the ladder
-  int missed_wakes_ = 0;       // slices in a row in which the bell rang and no wake came
+  std::uint64_t spin_ns_;   // what the next wait spins at most
+  std::uint64_t sleep_ns_;  // next rung of the ladder
+  int missed_wakes_ = 0;    // slices in a row in which the bell rang and no wake came
   std::uint64_t spins_ = 0;
   std::uint64_t parks_ = 0;
 };

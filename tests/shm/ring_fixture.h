@@ -27,11 +27,15 @@ inline std::string unique_segment_name() {
   return make_segment_name(::geteuid(), id, SegmentDirection::kRequest);
 }
 
-inline Deadline soon() { return Deadline::after(std::chrono::seconds(60)); }  // a watchdog, not a bound
+inline Deadline soon() {
+  return Deadline::after(std::chrono::seconds(60));
+}  // a watchdog, not a bound
 
-/// A segment with a formatted ring, and both ends in this process and this mapping (TSan needs that).
+/// A segment with a formatted ring, and both ends in this process and this mapping (TSan needs
+/// that).
 struct TestRing {
-  explicit TestRing(RingGeometry wanted = {8, 4096}, WaitMode mode = WaitMode::kFutex) : geometry(wanted) {
+  explicit TestRing(RingGeometry wanted = {8, 4096}, WaitMode mode = WaitMode::kFutex)
+      : geometry(wanted) {
     auto created = Segment::create(unique_segment_name(), ring_segment_bytes(geometry).value());
     EXPECT_TRUE(created.ok()) << created.status().to_string();
     segment = std::move(created).value();
@@ -54,16 +58,19 @@ struct TestRing {
   std::optional<RingConsumer> consumer;
 };
 
-inline std::span<const std::byte> text_bytes(std::string_view text) { return std::as_bytes(std::span(text)); }
+inline std::span<const std::byte> text_bytes(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
 
 inline std::string to_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 /// Sends one message of these payloads; fails with what claim() or commit() says.
-inline Status send(RingProducer& producer, std::string_view header, const std::vector<std::string>& payloads,
-                   Deadline deadline = soon()) {
-  ASSIGN_OR_RETURN(const std::vector<std::uint32_t> slots, producer.claim(payloads.size(), deadline, {}));
+inline Status send(RingProducer& producer, std::string_view header,
+                   const std::vector<std::string>& payloads, Deadline deadline = soon()) {
+  ASSIGN_OR_RETURN(const std::vector<std::uint32_t> slots,
+                   producer.claim(payloads.size(), deadline, {}));
   std::vector<std::size_t> sizes;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     std::memcpy(producer.payload(slots[i]).data(), payloads[i].data(), payloads[i].size());
@@ -96,7 +103,8 @@ class MessageMaker {
   RingGeometry geometry_;
 };
 
-inline bool equals(const RingMessage& message, const std::string& header, const std::vector<std::string>& payloads) {
+inline bool equals(const RingMessage& message, const std::string& header,
+                   const std::vector<std::string>& payloads) {
   if (to_text(message.header) != header || message.parts.size() != payloads.size()) return false;
   for (std::size_t i = 0; i < payloads.size(); ++i) {
     if (to_text(message.parts[i].payload) != payloads[i]) return false;

@@ -8,7 +8,9 @@ namespace {
 
 using ring_layout::SlotControl;
 
-StatusCode receive_code(TestRing& ring) { return ring.consumer->receive(Deadline::now(), {}).status().code(); }
+StatusCode receive_code(TestRing& ring) {
+  return ring.consumer->receive(Deadline::now(), {}).status().code();
+}
 
 /// An honest message, then what the peer does to slot 0, then a receive: poisoned for good.
 void expect_refused(const std::function<void(SlotControl&)>& tamper) {
@@ -69,7 +71,8 @@ TEST(HostileProducer, sizes_too_large) {
 TEST(HostileProducer, impossible_parts) {
   expect_refused([](SlotControl& control) { control.header.part_count = 0; });
   expect_refused([](SlotControl& control) { control.header.part_count = 5; });
-  expect_refused([](SlotControl& control) { control.header.part_count = 2; });  // the other is left out
+  expect_refused(
+      [](SlotControl& control) { control.header.part_count = 2; });  // the other is left out
   expect_refused([](SlotControl& control) { control.header.part_index = 1; });
   expect_refused([](SlotControl& control) { control.header.reserved[2] = 1; });
   expect_refused([](SlotControl& control) { control.header.reserved0 = 1; });
@@ -94,14 +97,16 @@ TEST(HostilePeer, changed_superblock) {
   ASSERT_TRUE(send(*ring.producer, "a", {""}).ok());
   ring.superblock()->identity.slot_bytes = 1 << 20;
   EXPECT_EQ(receive_code(ring), StatusCode::kProtocolError);
-  EXPECT_EQ(ring.producer->claim(1, Deadline::now(), {}).status().code(), StatusCode::kProtocolError);
+  EXPECT_EQ(ring.producer->claim(1, Deadline::now(), {}).status().code(),
+            StatusCode::kProtocolError);
   EXPECT_EQ(RingConsumer::create(*ring.segment, ring.geometry, kTestEpoch).status().code(),
             StatusCode::kProtocolError);
 }
 
 TEST(HostilePeer, superblock_of_another_session_or_geometry) {
   TestRing ring;
-  EXPECT_EQ(RingConsumer::create(*ring.segment, ring.geometry, 1).status().code(), StatusCode::kProtocolError);
+  EXPECT_EQ(RingConsumer::create(*ring.segment, ring.geometry, 1).status().code(),
+            StatusCode::kProtocolError);
   EXPECT_EQ(RingProducer::create(*ring.segment, {16, 4096}, kTestEpoch).status().code(),
             StatusCode::kProtocolError);
 }
@@ -111,16 +116,19 @@ TEST(HostileConsumer, unknown_flags) {
     TestRing ring;
     ASSERT_TRUE(send(*ring.producer, "a", {""}).ok());
     ring.control(0)->flag = flag;
-    EXPECT_EQ(ring.producer->claim(1, Deadline::now(), {}).status().code(), StatusCode::kProtocolError);
+    EXPECT_EQ(ring.producer->claim(1, Deadline::now(), {}).status().code(),
+              StatusCode::kProtocolError);
     ring.control(0)->flag = 2;  // too late
-    EXPECT_EQ(ring.producer->claim(1, Deadline::now(), {}).status().code(), StatusCode::kProtocolError);
+    EXPECT_EQ(ring.producer->claim(1, Deadline::now(), {}).status().code(),
+              StatusCode::kProtocolError);
   }
 }
 
 TEST(HostileConsumer, flag_of_a_free_slot) {
   TestRing ring;
   ring.control(0)->flag = 2;
-  EXPECT_EQ(ring.producer->claim(1, Deadline::now(), {}).status().code(), StatusCode::kProtocolError);
+  EXPECT_EQ(ring.producer->claim(1, Deadline::now(), {}).status().code(),
+            StatusCode::kProtocolError);
 }
 
 /// Reads what came, all of it: ASan and the page after the mapping find what is out of bounds.
@@ -137,10 +145,14 @@ std::size_t read_all(const TestRing& ring, const RingMessage& message) {
 
 std::uint32_t junk_word(std::mt19937& random) {
   switch (random() % 4) {
-    case 0: return static_cast<std::uint32_t>(random() % 4);
-    case 1: return static_cast<std::uint32_t>(random() % 5000);
-    case 2: return 0xFFFFFFFF;
-    default: return static_cast<std::uint32_t>(random());
+    case 0:
+      return static_cast<std::uint32_t>(random() % 4);
+    case 1:
+      return static_cast<std::uint32_t>(random() % 5000);
+    case 2:
+      return 0xFFFFFFFF;
+    default:
+      return static_cast<std::uint32_t>(random());
   }
 }
 
@@ -154,12 +166,15 @@ TEST(HostilePeer, random_junk_in_any_word_gives_a_status) {
     auto producer = RingProducer::create(*ring.segment, ring.geometry, kTestEpoch).value();
     auto consumer = RingConsumer::create(*ring.segment, ring.geometry, kTestEpoch).value();
     for (int step = 0; step < 12; ++step) {
-      const Status sent = send(producer, "h", std::vector<std::string>(1 + random() % 4, "p"), Deadline::now());
+      const Status sent =
+          send(producer, "h", std::vector<std::string>(1 + random() % 4, "p"), Deadline::now());
       ASSERT_TRUE(sent.ok() || sent.code() == StatusCode::kProtocolError ||
                   sent.code() == StatusCode::kResourceExhausted);
-      const std::size_t from = random() % 8 == 0 ? 0 : 4096;  // mostly the slots: the superblock is found at once
+      const std::size_t from =
+          random() % 8 == 0 ? 0 : 4096;  // mostly the slots: the superblock is found at once
       for (auto i = random() % 3; i > 0; --i) {
-        *ring.at<std::uint32_t>(from + random() % ((control_words - from) / 4) * 4) = junk_word(random);
+        *ring.at<std::uint32_t>(from + random() % ((control_words - from) / 4) * 4) =
+            junk_word(random);
       }
       auto message = consumer.receive(Deadline::now(), {});
       if (!message.ok()) {
@@ -182,7 +197,8 @@ TEST(HostilePeer, process_that_scribbles_all_the_time_gives_a_status) {
   if (peer == 0) {
     std::mt19937 random(1);
     while (true) {
-      const std::size_t word = random() % 3 == 0 ? 512 / 4 + random() % 128 : 4096 / 4 + random() % 256;
+      const std::size_t word =
+          random() % 3 == 0 ? 512 / 4 + random() % 128 : 4096 / 4 + random() % 256;
       *ring.at<volatile std::uint32_t>(word * 4) = junk_word(random);
     }
   }
@@ -190,7 +206,8 @@ TEST(HostilePeer, process_that_scribbles_all_the_time_gives_a_status) {
     // New ends each time: the old ones are poisoned at once. The flags go on as they are.
     auto producer = RingProducer::create(*ring.segment, ring.geometry, kTestEpoch).value();
     auto consumer = RingConsumer::create(*ring.segment, ring.geometry, kTestEpoch).value();
-    for (std::uint32_t slot = 0; slot < 8; ++slot) *static_cast<volatile std::uint32_t*>(&ring.control(slot)->flag) = 0;
+    for (std::uint32_t slot = 0; slot < 8; ++slot)
+      *static_cast<volatile std::uint32_t*>(&ring.control(slot)->flag) = 0;
     (void)send(producer, "h", {"p", "q"}, Deadline::after(std::chrono::microseconds(50)));
     auto message = consumer.receive(Deadline::after(std::chrono::microseconds(50)), {});
     if (message.ok()) read_all(ring, *message);

@@ -24,11 +24,13 @@ TEST(RingLayout, new_ring_is_a_golden_superblock_and_zeros) {
   TestRing ring;
   ASSERT_EQ(ring.segment->bytes().size(), 4096u + 4096 + 8 * 4096 + 8 * 4096);
   EXPECT_EQ(hex(ring.segment->bytes().first(64)),
-            "41524c4b52494e47"                  // "ARLKRING"
-            "01000000" "08000000"               // layout version, slots
-            "00100000" "00100000"               // payload and header bytes of a slot
-            "efcdab8967452301"                  // epoch
-            "0020010000000000"                  // total bytes
+            "41524c4b52494e47"  // "ARLKRING"
+            "01000000"
+            "08000000"  // layout version, slots
+            "00100000"
+            "00100000"          // payload and header bytes of a slot
+            "efcdab8967452301"  // epoch
+            "0020010000000000"  // total bytes
             "000000000000000000000000000000000000000000000000");
   EXPECT_TRUE(all_zero(ring.segment->bytes().subspan(64)));
 }
@@ -37,13 +39,17 @@ TEST(RingLayout, second_part_of_a_message_has_golden_bytes) {
   TestRing ring;
   ASSERT_TRUE(send(*ring.producer, "head", {"first", "other"}).ok());
   const auto bytes = ring.segment->bytes();
-  EXPECT_EQ(hex(bytes.subspan(4096 + 128, 4)), "01000000");  // flag of slot 1: the consumer's first turn
+  EXPECT_EQ(hex(bytes.subspan(4096 + 128, 4)),
+            "01000000");  // flag of slot 1: the consumer's first turn
   EXPECT_TRUE(all_zero(bytes.subspan(4096 + 132, 60)));
   EXPECT_EQ(hex(bytes.subspan(4096 + 128 + 64, 64)),
-            "efcdab8967452301"                  // epoch
-            "0200000000000000"                  // sequence
-            "00000000" "01000000" "02000000" "00000000"  // header bytes, part 1 of 2, reserved
-            "0500000000000000"                  // payload bytes
+            "efcdab8967452301"  // epoch
+            "0200000000000000"  // sequence
+            "00000000"
+            "01000000"
+            "02000000"
+            "00000000"          // header bytes, part 1 of 2, reserved
+            "0500000000000000"  // payload bytes
             "000000000000000000000000000000000000000000000000");
   EXPECT_EQ(to_text(bytes.subspan(8192, 4)), "head");
   EXPECT_TRUE(all_zero(bytes.subspan(8196, 4092)));
@@ -60,9 +66,10 @@ TEST(RingLayout, header_of_earlier_message_is_overwritten_to_a_multiple_of_64) {
 }
 
 TEST(RingLayout, refuses_geometry_outside_the_limits) {
-  for (const RingGeometry bad : {RingGeometry{0, 4096}, RingGeometry{7, 4096}, RingGeometry{1025, 4096},
-                                 RingGeometry{8, 0}, RingGeometry{8, 4095}, RingGeometry{8, 6000},
-                                 RingGeometry{8, (64u << 20) + 4096}, RingGeometry{0xFFFFFFFF, 0xFFFFF000}}) {
+  for (const RingGeometry bad :
+       {RingGeometry{0, 4096}, RingGeometry{7, 4096}, RingGeometry{1025, 4096}, RingGeometry{8, 0},
+        RingGeometry{8, 4095}, RingGeometry{8, 6000}, RingGeometry{8, (64u << 20) + 4096},
+        RingGeometry{0xFFFFFFFF, 0xFFFFF000}}) {
     EXPECT_EQ(ring_segment_bytes(bad).status().code(), StatusCode::kInvalidInput);
   }
   EXPECT_EQ(ring_segment_bytes({1024, 64u << 20}).value(),

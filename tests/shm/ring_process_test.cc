@@ -52,7 +52,8 @@ TEST(RingProcesses, go_on_after_the_name_is_gone) {
   const std::string name = ring.segment->name();
   auto other = Segment::open(name, ring.segment->bytes().size()).value();
   ring.segment->unlink();
-  EXPECT_EQ(Segment::open(name, ring.segment->bytes().size()).status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(Segment::open(name, ring.segment->bytes().size()).status().code(),
+            StatusCode::kUnavailable);
   auto consumer = RingConsumer::create(*other, ring.geometry, kTestEpoch).value();
   ASSERT_TRUE(send(*ring.producer, "still", {"here"}).ok());
   EXPECT_TRUE(equals(consumer.receive(soon(), {}).value(), "still", {"here"}));
@@ -75,7 +76,8 @@ TEST(RingProcesses, killed_producer_is_noticed_by_the_parked_consumer) {
     return send(*ring.producer, "", {""}).ok();  // parks: nobody reads
   });
   TestRing silent;
-  EXPECT_EQ(silent.consumer->receive(soon(), kill_and_report(child)).status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(silent.consumer->receive(soon(), kill_and_report(child)).status().code(),
+            StatusCode::kUnavailable);
 }
 
 TEST(RingProcesses, killed_consumer_is_noticed_by_the_parked_producer) {
@@ -83,7 +85,8 @@ TEST(RingProcesses, killed_consumer_is_noticed_by_the_parked_producer) {
   TestRing silent;
   const pid_t child = in_child([&] { return silent.consumer->receive(soon(), {}).ok(); });  // parks
   for (int i = 0; i < 8; ++i) ASSERT_TRUE(send(*ring.producer, "", {""}).ok());
-  EXPECT_EQ(ring.producer->claim(1, soon(), kill_and_report(child)).status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(ring.producer->claim(1, soon(), kill_and_report(child)).status().code(),
+            StatusCode::kUnavailable);
 }
 
 TEST(RingProcesses, message_published_before_a_kill_is_still_whole) {
@@ -96,7 +99,8 @@ TEST(RingProcesses, message_published_before_a_kill_is_still_whole) {
   int state = 0;
   ASSERT_EQ(::waitpid(child, &state, 0), child);
   EXPECT_TRUE(WIFSIGNALED(state));
-  EXPECT_TRUE(equals(ring.consumer->receive(Deadline::now(), {}).value(), "last", {"words", "of mine"}));
+  EXPECT_TRUE(
+      equals(ring.consumer->receive(Deadline::now(), {}).value(), "last", {"words", "of mine"}));
 }
 
 }  // namespace

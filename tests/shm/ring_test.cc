@@ -42,9 +42,11 @@ TEST(Ring, delivers_in_the_order_of_commits_not_of_claims) {
 
 TEST(Ring, empty_ring_reports_deadline) {
   TestRing ring;
-  EXPECT_EQ(ring.consumer->receive(Deadline::now(), {}).status().code(), StatusCode::kDeadlineExceeded);
-  EXPECT_EQ(ring.consumer->receive(Deadline::after(std::chrono::milliseconds(2)), {}).status().code(),
+  EXPECT_EQ(ring.consumer->receive(Deadline::now(), {}).status().code(),
             StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(
+      ring.consumer->receive(Deadline::after(std::chrono::milliseconds(2)), {}).status().code(),
+      StatusCode::kDeadlineExceeded);
   ASSERT_TRUE(send(*ring.producer, "x", {""}).ok());
   EXPECT_TRUE(ring.consumer->receive(Deadline::now(), {}).ok());
 }
@@ -52,7 +54,8 @@ TEST(Ring, empty_ring_reports_deadline) {
 TEST(Ring, full_ring_is_backpressure_and_counted) {
   TestRing ring;
   for (int i = 0; i < 8; ++i) ASSERT_TRUE(send(*ring.producer, std::to_string(i), {""}).ok());
-  EXPECT_EQ(send(*ring.producer, "x", {""}, Deadline::now()).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(send(*ring.producer, "x", {""}, Deadline::now()).code(),
+            StatusCode::kResourceExhausted);
   EXPECT_EQ(send(*ring.producer, "x", {""}, Deadline::after(std::chrono::milliseconds(2))).code(),
             StatusCode::kResourceExhausted);
   EXPECT_EQ(ring.producer->counters().slot_waits, 2u);
@@ -69,7 +72,8 @@ TEST(Ring, failed_claim_takes_nothing) {
   TestRing ring;
   const auto held = ring.producer->claim(4, soon(), {}).value();
   const auto more = ring.producer->claim(2, soon(), {}).value();
-  EXPECT_EQ(ring.producer->claim(3, Deadline::now(), {}).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(ring.producer->claim(3, Deadline::now(), {}).status().code(),
+            StatusCode::kResourceExhausted);
   EXPECT_TRUE(ring.producer->claim(2, Deadline::now(), {}).ok());
 }
 
@@ -80,7 +84,8 @@ TEST(Ring, aborted_slots_are_free_again_and_send_nothing) {
     ASSERT_TRUE(slots.ok());
     ring.producer->abort(*slots);
   }
-  EXPECT_EQ(ring.consumer->receive(Deadline::now(), {}).status().code(), StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(ring.consumer->receive(Deadline::now(), {}).status().code(),
+            StatusCode::kDeadlineExceeded);
   ASSERT_TRUE(send(*ring.producer, "after", {"x"}).ok());
   EXPECT_TRUE(equals(ring.consumer->receive(soon(), {}).value(), "after", {"x"}));
 }
@@ -91,7 +96,8 @@ TEST(Ring, check_ends_both_waits) {
   EXPECT_EQ(ring.consumer->receive(soon(), dead).status().code(), StatusCode::kUnavailable);
   for (int i = 0; i < 8; ++i) ASSERT_TRUE(send(*ring.producer, "x", {""}).ok());
   EXPECT_EQ(ring.producer->claim(1, soon(), dead).status().code(), StatusCode::kUnavailable);
-  EXPECT_TRUE(ring.consumer->receive(soon(), dead).ok());  // what came before the death is still read
+  EXPECT_TRUE(
+      ring.consumer->receive(soon(), dead).ok());  // what came before the death is still read
 }
 
 TEST(Ring, slot_held_forever_blocks_nobody) {
@@ -117,7 +123,8 @@ TEST(Ring, half_the_slots_held_in_any_place_leaves_room_for_the_largest_message)
     std::mt19937 random(seed);
     std::vector<std::uint32_t> held;
     for (int i = 0; i < 200; ++i) {
-      ASSERT_TRUE(send(*ring.producer, "m", std::vector<std::string>(4, "x"), Deadline::now()).ok()) << seed;
+      ASSERT_TRUE(send(*ring.producer, "m", std::vector<std::string>(4, "x"), Deadline::now()).ok())
+          << seed;
       const RingMessage message = ring.consumer->receive(Deadline::now(), {}).value();
       for (const auto& part : message.parts) held.push_back(part.slot);
       std::shuffle(held.begin(), held.end(), random);
@@ -166,7 +173,9 @@ void exchange_between_threads(WaitMode mode, int message_count) {
   sender.join();
 }
 
-TEST(Ring, two_threads_exchange_random_messages) { exchange_between_threads(WaitMode::kFutex, 2000); }
+TEST(Ring, two_threads_exchange_random_messages) {
+  exchange_between_threads(WaitMode::kFutex, 2000);
+}
 
 TEST(Ring, two_threads_exchange_random_messages_without_futex) {
   exchange_between_threads(WaitMode::kSleep, 500);
@@ -179,7 +188,9 @@ TEST(Ring, two_threads_play_ping_pong) {
     for (int i = 0; i < 5000; ++i) {
       const auto message = there.consumer->receive(soon(), {});
       ASSERT_TRUE(message.ok());
-      ASSERT_TRUE(send(*back.producer, to_text(message->header), {to_text(message->parts[0].payload)}).ok());
+      ASSERT_TRUE(
+          send(*back.producer, to_text(message->header), {to_text(message->parts[0].payload)})
+              .ok());
       release_all(*there.consumer, *message);
     }
   });

@@ -18,16 +18,18 @@ std::string path_of(const std::string& name) { return "/dev/shm/" + name; }
 bool exists(const std::string& name) { return ::access(path_of(name).c_str(), F_OK) == 0; }
 
 TEST(Segment, names_say_user_epoch_and_direction) {
-  EXPECT_EQ(make_segment_name(1000, 0xAB, SegmentDirection::kRequest), "airlock-1000-00000000000000ab-req");
-  EXPECT_EQ(make_segment_name(0, ~std::uint64_t{0}, SegmentDirection::kReply), "airlock-0-ffffffffffffffff-rep");
+  EXPECT_EQ(make_segment_name(1000, 0xAB, SegmentDirection::kRequest),
+            "airlock-1000-00000000000000ab-req");
+  EXPECT_EQ(make_segment_name(0, ~std::uint64_t{0}, SegmentDirection::kReply),
+            "airlock-0-ffffffffffffffff-rep");
   EXPECT_TRUE(is_segment_name(make_segment_name(4294967295, 1, SegmentDirection::kReply)));
 }
 
 TEST(Segment, refuses_names_from_elsewhere) {
   for (const std::string& bad : {std::string(), std::string("airlock-"), std::string("airlock-a/b"),
-                                 std::string("airlock-../x"), std::string("Airlock-a"), std::string("airlock-A"),
-                                 std::string("airlock-a\0b", 11), std::string("other-a"),
-                                 "airlock-" + std::string(81, 'a')}) {
+                                 std::string("airlock-../x"), std::string("Airlock-a"),
+                                 std::string("airlock-A"), std::string("airlock-a\0b", 11),
+                                 std::string("other-a"), "airlock-" + std::string(81, 'a')}) {
     EXPECT_FALSE(is_segment_name(bad));
     EXPECT_EQ(Segment::open(bad, 4096).status().code(), StatusCode::kProtocolError);
   }
@@ -137,7 +139,8 @@ TEST(SegmentGuard, first_write_after_truncation_is_a_protocol_error) {
   ASSERT_EQ(::truncate(path_of(ring.segment->name()).c_str(), 0), 0);
   std::memset(ring.producer->payload(slots[0]).data(), 1, 4096);
   const std::vector<std::size_t> sizes(1, 4096);
-  EXPECT_EQ(ring.producer->commit(slots, text_bytes("h"), sizes).code(), StatusCode::kProtocolError);
+  EXPECT_EQ(ring.producer->commit(slots, text_bytes("h"), sizes).code(),
+            StatusCode::kProtocolError);
 }
 
 TEST(SegmentGuard, truncation_under_a_parked_consumer_is_a_protocol_error) {
@@ -171,6 +174,7 @@ TEST(SegmentGuardDeathTest, foreign_fault_still_ends_the_process) {
   EXPECT_DEATH(
       {
         TestRing guarded;
+        guarded.segment->unlink();
         auto segment = Segment::create(unique_segment_name(), 8192).value();
         UniqueFd fd(::open(path_of(segment->name()).c_str(), O_RDWR | O_CLOEXEC));
         void* foreign = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, fd.get(), 4096);

@@ -20,7 +20,9 @@ TEST(Waiter, idle_wait_parks_in_few_slices_and_does_not_poll) {
   int looks = 0;
   int checks = 0;
   const Status status = waiter.wait(
-      words.doorbell(), [&] { return ++looks < 0; }, Deadline::after(std::chrono::milliseconds(300)), [&] {
+      words.doorbell(), [&] { return ++looks < 0; },
+      Deadline::after(std::chrono::milliseconds(300)),
+      [&] {
         ++checks;
         return Status();
       });
@@ -37,8 +39,14 @@ TEST(Waiter, what_is_ready_needs_no_deadline_and_no_check) {
   Words words;
   Waiter waiter;
   const WaitCheck dead = [] { return Status(StatusCode::kUnavailable, "dead"); };
-  EXPECT_TRUE(waiter.wait(words.doorbell(), [] { return true; }, Deadline::now(), dead).ok());
-  EXPECT_EQ(waiter.wait(words.doorbell(), [] { return false; }, Deadline::now(), dead).code(),
+  EXPECT_TRUE(waiter
+                  .wait(
+                      words.doorbell(), [] { return true; }, Deadline::now(), dead)
+                  .ok());
+  EXPECT_EQ(waiter
+                .wait(
+                    words.doorbell(), [] { return false; }, Deadline::now(), dead)
+                .code(),
             StatusCode::kUnavailable);
   EXPECT_EQ(waiter.wait(words.doorbell(), [] { return false; }, Deadline::now(), {}).code(),
             StatusCode::kDeadlineExceeded);
@@ -56,7 +64,8 @@ TEST(Waiter, ring_wakes_a_parked_waiter) {
     ring(words.doorbell());
   });
   const Status status = waiter.wait(
-      words.doorbell(), [&] { return published.load(); }, Deadline::after(std::chrono::seconds(60)), [&] {
+      words.doorbell(), [&] { return published.load(); }, Deadline::after(std::chrono::seconds(60)),
+      [&] {
         about_to_park = true;
         about_to_park.notify_one();
         return Status();
@@ -72,7 +81,9 @@ TEST(Waiter, peer_that_rings_without_end_cannot_outlast_the_deadline) {
   std::thread peer([&] {
     while (!stop) ring(words.doorbell());
   });
-  EXPECT_EQ(waiter.wait(words.doorbell(), [] { return false; }, Deadline::after(std::chrono::milliseconds(20)), {})
+  EXPECT_EQ(waiter
+                .wait(words.doorbell(), [] { return false; },
+                      Deadline::after(std::chrono::milliseconds(20)), {})
                 .code(),
             StatusCode::kDeadlineExceeded);
   stop = true;
@@ -88,8 +99,9 @@ TEST(Waiter, finds_what_came_without_a_wake) {
       published = true;
       std::atomic_ref(words.bell).fetch_add(1);  // the futex call does not arrive (Gramine)
     });
-    EXPECT_TRUE(waiter.wait(words.doorbell(), [&] { return published.load(); },
-                            Deadline::after(std::chrono::seconds(60)), {})
+    EXPECT_TRUE(waiter
+                    .wait(words.doorbell(), [&] { return published.load(); },
+                          Deadline::after(std::chrono::seconds(60)), {})
                     .ok());
     peer.join();
   }
