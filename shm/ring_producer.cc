@@ -83,6 +83,10 @@ Status RingProducer::commit(std::span<const std::uint32_t> slots, std::span<cons
   CHECK(!slots.empty() && slots.size() <= max_message_slots() &&
         slots.size() == payload_bytes.size());
   CHECK(header.size() <= limits::kHeaderBytes);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    CHECK(slots[i] < slots_.size() && slots_[slots[i]].state == State::kClaimed);
+    CHECK(payload_bytes[i] <= slot_bytes());
+  }
   if (!fault_.ok()) return fault_;
   const std::span<std::byte> area = memory_.header_area(slots[0]);
   const std::size_t padded_bytes =
@@ -90,8 +94,6 @@ Status RingProducer::commit(std::span<const std::uint32_t> slots, std::span<cons
   if (!header.empty()) std::memcpy(area.data(), header.data(), header.size());
   std::memset(area.data() + header.size(), 0, padded_bytes - header.size());
   for (std::size_t i = 0; i < slots.size(); ++i) {
-    CHECK(slots[i] < slots_.size() && slots_[slots[i]].state == State::kClaimed);
-    CHECK(payload_bytes[i] <= slot_bytes());
     ring_layout::SlotHeader slot_header = {};
     slot_header.epoch = memory_.epoch();
     slot_header.sequence = next_sequence_ + i;
