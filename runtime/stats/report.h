@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "runtime/stats/op_stats.h"
+#include "runtime/stats/transport_stats.h"
+
+namespace airlock {
+
+/// The machine that a report was made on.
+struct HostReport {
+  std::string name;
+  std::string cpu;
+  std::size_t cores = 0;
+  std::string device;  // what the backend computes on
+};
+HostReport describe_host(std::string_view device);
+
+/// What a server keeps of a session, under way or over. A plain value.
+struct SessionReport {
+  std::string id;
+  std::string client;            // the name that the client gave itself
+  std::uint64_t sessions = 1;    // more than 1: older sessions were added to this entry
+  TransportSnapshot transport;
+  OpSnapshotTable ops;
+  /// Adds the counters of a session that would otherwise be dropped, so that sums over all sessions stay right.
+  void merge_older(const SessionReport& older);
+};
+
+/// All that one side says in its statistics. A plain value: counters are read before, once.
+struct SideReport {
+  std::string side;  // "tee_runner" or "gpu_server"
+  HostReport host;
+  std::vector<std::pair<std::string, std::string>> config;
+  TransportSnapshot transport;
+  OpSnapshotTable ops;
+  TeeSnapshotTable tee{};               // the runner's
+  std::uint64_t wall_ns = 0;
+  std::vector<SessionReport> sessions;  // the server's
+  /// Adds a session's counters to `transport` and `ops`; `sessions` stays as it is.
+  void merge(const SessionReport& session);
+  /// Adds the counters of one end of a channel.
+  void merge(const TransportStats& stats) { transport.merge(stats.snapshot()); }
+};
+
+/// One line of JSON as docs/STATS.md defines it. "tee" is the runner's, "sessions" the server's.
+std::string report_json(const SideReport& report);
+/// The same for a reader at a terminal: aligned columns, paths and ops that nothing went by are left out.
+std::string report_table(const SideReport& report);
+
+/// Replaces `path` by a new file of `mode` that holds `text`, so that a reader sees the old or the new text, never half
+/// of one. What is no regular file (/dev/stdout, a pipe) is written to instead. kInvalidInput names path and reason;
+/// kResourceExhausted where the disk is full.
+Status write_file_atomically(const std::string& path, std::string_view text, unsigned mode = 0600);
+
+}  // namespace airlock

@@ -1,0 +1,98 @@
+#include <gtest/gtest.h>
+
+#include <array>
+
+#include "runtime/stats/op_stats.h"
+#include "runtime/stats/transport_stats.h"
+
+namespace airlock {
+namespace {
+
+TEST(TransportStats, books_a_message_on_its_header_and_each_tensor_on_its_own_path) {
+  TransportStats stats;
+  constexpr std::array<Path, 3> kTensorPaths = {Path::kRing, Path::kZmq, Path::kRing};
+  constexpr std::array<std::size_t, 3> kTensorBytes = {10, 1000, 5};
+  stats.book_sent(Path::kRing, kTensorPaths, kTensorBytes);
+  const TransportSnapshot snapshot = stats.snapshot();
+  EXPECT_EQ(snapshot.path(Path::kRing).sent, (DirectionSnapshot{1, 2, 15}));
+  EXPECT_EQ(snapshot.path(Path::kZmq).sent, (DirectionSnapshot{0, 1, 1000}));
+  EXPECT_EQ(snapshot.path(Path::kRing).received, DirectionSnapshot{});
+}
+
+TEST(TransportStats, books_what_was_received_apart_from_what_was_sent) {
+  TransportStats stats;
+  stats.book_received(Path::kZmq, {}, {});
+  const TransportSnapshot snapshot = stats.snapshot();
+  EXPECT_EQ(snapshot.path(Path::kZmq).received, (DirectionSnapshot{1, 0, 0}));
+  EXPECT_EQ(snapshot.path(Path::kZmq).sent, DirectionSnapshot{});
+}
+
+TEST(TransportStats, snapshot_copies_every_counter) {
+  TransportStats stats;
+  PathStats& ring = stats.path(Path::kRing);
+  ring.errors = 1;
+  ring.slot_waits = 2;
+  ring.spins = 3;
+  ring.parks = 4;
+  ring.latency_ns.record(5);
+  const TransportSnapshot snapshot = stats.snapshot();
+  const PathSnapshot& copy = snapshot.path(Path::kRing);
+  EXPECT_EQ(copy.errors, 1U);
+  EXPECT_EQ(copy.slot_waits, 2U);
+  EXPECT_EQ(copy.spins, 3U);
+  EXPECT_EQ(copy.parks, 4U);
+  EXPECT_EQ(copy.latency_ns.max, 5U);
+}
+
+TEST(TransportStats, merged_snapshots_add_every_counter) {
+  TransportStats stats;
+  constexpr std::array<Path, 1> kTensorPaths = {Path::kZmq};
+  constexpr std::array<std::size_t, 1> kTensorBytes = {7};
+  stats.book_sent(Path::kZmq, kTensorPaths, kTensorBytes);
+  stats.book_received(Path::kZmq, kTensorPaths, kTensorBytes);
+  PathStats& zmq = stats.path(Path::kZmq);
+  zmq.errors = 1;
+  zmq.slot_waits = 2;
+  zmq.spins = 3;
+  zmq.parks = 4;
+  zmq.latency_ns.record(5);
+  TransportSnapshot sum = stats.snapshot();
+  sum.merge(stats.snapshot());
+  const PathSnapshot& path = sum.path(Path::kZmq);
+  EXPECT_EQ(path.sent, (DirectionSnapshot{2, 2, 14}));
+  EXPECT_EQ(path.received, (DirectionSnapshot{2, 2, 14}));
+  EXPECT_EQ(path.errors, 2U);
+  EXPECT_EQ(path.slot_waits, 4U);
+  EXPECT_EQ(path.spins, 6U);
+  EXPECT_EQ(path.parks, 8U);
+  EXPECT_EQ(path.latency_ns.count(), 2U);
+  EXPECT_EQ(sum.path(Path::kRing), PathSnapshot{});
+}
+
+TEST(OpStats, merged_snapshots_add_every_counter) {
+  OpStatsTable table;
+  OpStats& ping = table.of(Op::kPing);
+  ping.calls = 1;
+  ping.total_ns = 14;
+  ping.tee_ns = 2;
+  ping.wire_ns = 3;
+  ping.queue_ns = 4;
+  ping.server_ns = 5;
+  OpSnapshotTable sum = table.snapshot();
+  EXPECT_EQ(sum.of(Op::kPing), (OpSnapshot{1, 14, 2, 3, 4, 5}));
+  sum.merge(table.snapshot());
+  EXPECT_EQ(sum.of(Op::kPing), (OpSnapshot{2, 28, 4, 6, 8, 10}));
+  EXPECT_EQ(sum.of(Op::kInit), OpSnapshot{});
+}
+
+TEST(TeeStats, every_kernel_has_its_name_and_its_counters) {
+  TeeStatsTable table;
+  table[static_cast<std::size_t>(TeeKernel::kSilu)].calls = 3;
+  table[static_cast<std::size_t>(TeeKernel::kSilu)].total_ns = 9;
+  EXPECT_EQ(tee_snapshot(table)[static_cast<std::size_t>(TeeKernel::kSilu)], (TeeKernelSnapshot{3, 9}));
+  EXPECT_STREQ(tee_kernel_name(TeeKernel::kRmsNorm), "rmsnorm");
+  EXPECT_STREQ(tee_kernel_name(TeeKernel::kAttention), "attention");
+}
+
+}  // namespace
+}  // namespace airlock

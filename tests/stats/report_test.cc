@@ -1,0 +1,186 @@
+#include "runtime/stats/report.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+namespace airlock {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+using testing::Not;
+
+SideReport runner_report() {
+  SideReport report;
+  report.side = "tee_runner";
+  report.host = {"box", "some cpu", 2, "cpu"};
+  report.config = {{"wire", "bf16"}, {"model", "m"}};
+  PathSnapshot& ring = report.transport.path(Path::kRing);
+  ring.sent = {1, 2, 3 << 20};
+  ring.received = {4, 5, 6};
+  ring.errors = 7;
+  ring.slot_waits = 8;
+  ring.spins = 9;
+  ring.parks = 10;
+  Histogram latency;
+  latency.record(3);
+  latency.record(5);
+  ring.latency_ns = latency.snapshot();
+  report.ops.of(Op::kBatchLinear) = {1, 15, 1, 2, 4, 8};
+  report.tee[static_cast<std::size_t>(TeeKernel::kRope)] = {11, 12'000'000};
+  report.wall_ns = 2'500'000'000;
+  return report;
+}
+
+SideReport server_report() {
+  SideReport report = runner_report();
+  report.side = "gpu_server";
+  report.tee = {};
+  report.sessions.resize(2);
+  report.sessions[0].id = "s1";
+  report.sessions[0].client = "alice";
+  report.sessions[0].transport = report.transport;
+  report.sessions[0].ops = report.ops;
+  report.sessions[1].id = "s2";
+  return report;
+}
+
+TEST(ReportJson, holds_what_the_interface_promises) {
+  const json report = json::parse(report_json(runner_report()));
+  EXPECT_EQ(report["schema_version"], 1);
+  EXPECT_EQ(report["side"], "tee_runner");
+  EXPECT_EQ(report["host"], json::parse(R"({"name":"box","cpu":"some cpu","cores":2,"device":"cpu"})"));
+  EXPECT_EQ(report["config"], json::parse(R"({"wire":"bf16","model":"m"})"));
+  EXPECT_EQ(report["wall_ns"], 2'500'000'000);
+  EXPECT_EQ(report["paths"]["ring"], json::parse(R"({"sent":{"messages":1,"tensors":2,"bytes":3145728},
+    "received":{"messages":4,"tensors":5,"bytes":6},"errors":7,"slot_waits":8,"spins":9,"parks":10,
+    "latency_ns":{"p50":3,"p90":5,"p99":5,"max":5,"buckets":[[3,1],[5,1]]}})"));
+  EXPECT_EQ(report["paths"]["zmq"]["latency_ns"]["buckets"], json::array());
+  EXPECT_EQ(report["tee"]["rope"], json::parse(R"({"calls":11,"total_ns":12000000})"));
+}
+
+TEST(ReportJson, lists_all_ops_and_all_kernels) {
+  const json report = json::parse(report_json(runner_report()));
+  EXPECT_EQ(report["ops"].size(), kOpCount);
+  EXPECT_EQ(report["tee"].size(), kTeeKernelCount);
+  EXPECT_EQ(report["ops"]["batch_linear"],
+            json::parse(R"({"calls":1,"total_ns":15,"tee_ns":1,"wire_ns":2,"queue_ns":4,"server_ns":8})"));
+  EXPECT_EQ(report["ops"]["lm_head"]["calls"], 0);
+}
+
+TEST(ReportJson, gives_sessions_on_the_server_only) {
+  EXPECT_FALSE(json::parse(report_json(runner_report())).contains("sessions"));
+  const json report = json::parse(report_json(server_report()));
+  EXPECT_FALSE(report.contains("tee"));
+  ASSERT_EQ(report["sessions"].size(), 2U);
+  EXPECT_EQ(report["sessions"][0]["client"], "alice");
+  EXPECT_EQ(report["sessions"][0]["paths"], report["paths"]);
+  EXPECT_EQ(report["sessions"][0]["ops"], report["ops"]);
+}
+
+TEST(ReportJson, survives_a_name_that_is_not_utf8) {
+  SideReport report = server_report();
+  report.sessions[0].client = "\xff\xfe";
+  EXPECT_TRUE(json::accept(report_json(report)));
+}
+
+TEST(ReportTable, shows_paths_ops_kernels_and_time) {
+  const std::string table = report_table(runner_report());
+  for (const char* text : {"2.500 s", "ring", "3.00", "slot waits", "batch_linear", "rope", "12.00"}) {
+    EXPECT_THAT(table, HasSubstr(text));
+  }
+  EXPECT_THAT(table, Not(HasSubstr("lm_head")));
+  EXPECT_THAT(table, Not(HasSubstr("zmq")));
+}
+
+TEST(ReportTable, shows_each_session) {
+  EXPECT_THAT(report_table(server_report()), testing::AllOf(HasSubstr("alice"), HasSubstr("s2")));
+}
+
+TEST(ReportTable, says_so_when_nothing_crossed) {
+  SideReport report;
+  report.side = "gpu_server";
+  EXPECT_THAT(report_table(report), HasSubstr("no message crossed"));
+}
+
+TEST(SideReport, merging_all_sessions_gives_the_sum) {
+  const SessionReport session = server_report().sessions[0];
+  SideReport sum;
+  sum.merge(session);
+  sum.merge(session);
+  EXPECT_EQ(sum.transport.path(Path::kRing).sent.messages, 2U);
+  EXPECT_EQ(sum.ops.of(Op::kBatchLinear).total_ns, 30U);
+}
+
+TEST(SessionReport, keeps_the_counters_of_older_sessions) {
+  SessionReport first = server_report().sessions[0];
+  SessionReport second = first;
+  second.merge_older(first);
+  EXPECT_EQ(second.sessions, 2U);
+  EXPECT_EQ(second.transport.path(Path::kRing).received.bytes, 12U);
+}
+
+TEST(DescribeHost, names_the_machine_and_the_device) {
+  const HostReport host = describe_host("cuda:0");
+  EXPECT_EQ(host.device, "cuda:0");
+  EXPECT_FALSE(host.cpu.empty());
+}
+
+class WriteFile : public testing::Test {
+ protected:
+  WriteFile() {
+    std::string name = (std::filesystem::temp_directory_path() / "airlock-report-XXXXXX").string();
+    folder_ = ::mkdtemp(name.data());
+  }
+  ~WriteFile() override { std::filesystem::remove_all(folder_); }
+
+  std::string read(const std::filesystem::path& path) {
+    std::ifstream file(path);
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
+  }
+  std::filesystem::path folder_;
+};
+
+TEST_F(WriteFile, replaces_a_file_and_leaves_nothing_else) {
+  const auto path = folder_ / "stats.json";
+  ASSERT_TRUE(write_file_atomically(path.string(), "one").ok());
+  ASSERT_TRUE(write_file_atomically(path.string(), "two").ok());
+  EXPECT_EQ(read(path), "two");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+}
+
+TEST_F(WriteFile, lets_nobody_else_read_it) {
+  const auto path = folder_ / "stats.json";
+  ASSERT_TRUE(write_file_atomically(path.string(), "text").ok());
+  struct stat info {};
+  ASSERT_EQ(::stat(path.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777U, 0600U);
+}
+
+TEST_F(WriteFile, names_the_path_it_cannot_write) {
+  const Status status = write_file_atomically((folder_ / "absent" / "stats.json").string(), "text");
+  EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
+  EXPECT_THAT(status.message(), HasSubstr("absent"));
+}
+
+TEST_F(WriteFile, writes_to_a_device_and_does_not_replace_it) {
+  ASSERT_TRUE(write_file_atomically("/dev/null", "text").ok());
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+}
+
+TEST_F(WriteFile, leaves_the_old_text_where_the_path_is_a_folder) {
+  EXPECT_FALSE(write_file_atomically(folder_.string(), "text").ok());
+  EXPECT_TRUE(std::filesystem::is_directory(folder_));
+}
+
+}  // namespace
+}  // namespace airlock
