@@ -18,7 +18,8 @@ constexpr std::int64_t kMaxPositions = (std::int64_t{1} << 31) - 1;
 constexpr double kMaxRopeTheta = 1e15;
 constexpr double kMaxRopeFactor = 1e6;
 
-/// Typed, checked reads of one JSON object. Missing and null are the same thing, as for transformers.
+/// Typed, checked reads of one JSON object. Missing and null are the same thing, as for
+/// transformers.
 class Fields {
  public:
   Fields(const Json& object, std::string_view source, std::string_view prefix)
@@ -33,10 +34,12 @@ class Fields {
             fmt::format("{}: {}{} is {}: {}", source_, prefix_, key, value.describe(), why)};
   }
   Status missing(std::string_view key, std::string_view why) const {
-    return {StatusCode::kInvalidInput, fmt::format("{}: {}{} is missing: {}", source_, prefix_, key, why)};
+    return {StatusCode::kInvalidInput,
+            fmt::format("{}: {}{} is missing: {}", source_, prefix_, key, why)};
   }
 
-  Status integer(std::string_view key, std::int64_t least, std::int64_t most, std::int64_t& out) const {
+  Status integer(std::string_view key, std::int64_t least, std::int64_t most,
+                 std::int64_t& out) const {
     const Json* value = find(key);
     if (value == nullptr) return {};
     if (value->kind != Json::Kind::kInteger || value->integer < least || value->integer > most) {
@@ -70,8 +73,9 @@ class Fields {
   }
   Status must_be_one(std::string_view key) const {
     const Json* value = find(key);
-    if (value == nullptr || ((value->kind == Json::Kind::kInteger || value->kind == Json::Kind::kNumber) &&
-                             value->number == 1.0)) {
+    if (value == nullptr ||
+        ((value->kind == Json::Kind::kInteger || value->kind == Json::Kind::kNumber) &&
+         value->number == 1.0)) {
       return {};
     }
     return refuse(key, *value, "not supported, must be 1");
@@ -100,7 +104,8 @@ Status check_kind_of_model(const Fields& fields) {
   }
   for (const std::string_view key : {"quantization_config", "compression_config"}) {
     if (const Json* value = fields.find(key)) {
-      return fields.refuse(key, *value, "quantised checkpoints are not supported; use an fp32, fp16 or bf16 one");
+      return fields.refuse(
+          key, *value, "quantised checkpoints are not supported; use an fp32, fp16 or bf16 one");
     }
   }
   RETURN_IF_ERROR(fields.must_be_false("attention_bias"));
@@ -110,7 +115,12 @@ Status check_kind_of_model(const Fields& fields) {
 
 Status read_dims(const Fields& fields, ModelDims& dims) {
   namespace l = limits;
-  dims = {.hidden = 4096, .intermediate = 11008, .layers = 32, .heads = 32, .kv_heads = 0, .head_dim = 0,
+  dims = {.hidden = 4096,
+          .intermediate = 11008,
+          .layers = 32,
+          .heads = 32,
+          .kv_heads = 0,
+          .head_dim = 0,
           .vocab = 32000};
   RETURN_IF_ERROR(fields.integer("vocab_size", 1, l::kMaxVocab, dims.vocab));
   RETURN_IF_ERROR(fields.integer("hidden_size", 1, l::kMaxHidden, dims.hidden));
@@ -130,9 +140,10 @@ Status read_dims(const Fields& fields, ModelDims& dims) {
   if (dims.head_dim == 0) {
     dims.head_dim = dims.hidden / dims.heads;
     if (dims.hidden % dims.heads != 0 || dims.head_dim % 2 != 0 || dims.head_dim > l::kMaxHeadDim) {
-      return fields.missing("head_dim", fmt::format("hidden_size {} over num_attention_heads {} must give an even "
-                                                    "whole number of at most {}",
-                                                    dims.hidden, dims.heads, l::kMaxHeadDim));
+      return fields.missing(
+          "head_dim", fmt::format("hidden_size {} over num_attention_heads {} must give an even "
+                                  "whole number of at most {}",
+                                  dims.hidden, dims.heads, l::kMaxHeadDim));
     }
   }
   return {};
@@ -165,7 +176,8 @@ Result<Rope> read_rope_object(const Json& object, std::string_view source, const
   const std::string prefix = key + ".";
   const Fields fields(object, source, prefix);
   for (std::size_t i = 0; i < object.items.size(); ++i) {
-    if (object.items[i].is_object()) return fields.refuse(object.keys[i], object.items[i], "not supported");
+    if (object.items[i].is_object())
+      return fields.refuse(object.keys[i], object.items[i], "not supported");
   }
   Rope rope;
   RETURN_IF_ERROR(fields.must_be_one("partial_rotary_factor"));
@@ -176,12 +188,14 @@ Result<Rope> read_rope_object(const Json& object, std::string_view source, const
   if (fields.find("factor") == nullptr) return fields.missing("factor", "this rope_type needs it");
   RETURN_IF_ERROR(fields.positive("factor", kMaxRopeFactor, scaling.factor));
   if (scaling.type == RopeScaling::Type::kLinear) return rope;
-  for (const std::string_view need : {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
+  for (const std::string_view need :
+       {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
     if (fields.find(need) == nullptr) return fields.missing(need, "rope_type \"llama3\" needs it");
   }
   RETURN_IF_ERROR(fields.positive("low_freq_factor", kMaxRopeFactor, scaling.low_freq_factor));
   RETURN_IF_ERROR(fields.positive("high_freq_factor", kMaxRopeFactor, scaling.high_freq_factor));
-  RETURN_IF_ERROR(fields.positive("original_max_position_embeddings", static_cast<double>(kMaxPositions),
+  RETURN_IF_ERROR(fields.positive("original_max_position_embeddings",
+                                  static_cast<double>(kMaxPositions),
                                   scaling.original_max_position_embeddings));
   if (scaling.high_freq_factor <= scaling.low_freq_factor) {
     return fields.refuse("high_freq_factor", *fields.find("high_freq_factor"),
@@ -190,8 +204,8 @@ Result<Rope> read_rope_object(const Json& object, std::string_view source, const
   return rope;
 }
 
-/// transformers 4: rope_theta beside rope_scaling; transformers 5: both in rope_parameters. Where several of them are
-/// there they must agree: which of them a reader takes depends on its version.
+/// transformers 4: rope_theta beside rope_scaling; transformers 5: both in rope_parameters. Where
+/// several of them are there they must agree: which of them a reader takes depends on its version.
 Status read_rope(const Fields& fields, std::string_view source, LlamaConfig& config) {
   double theta = 0;
   RETURN_IF_ERROR(fields.positive("rope_theta", kMaxRopeTheta, theta));
@@ -202,7 +216,8 @@ Status read_rope(const Fields& fields, std::string_view source, LlamaConfig& con
     if (!value->is_object()) return fields.refuse(key, *value, "must be an object or null");
     ASSIGN_OR_RETURN(const Rope rope, read_rope_object(*value, source, key));
     if (rope.theta != 0 && theta != 0 && rope.theta != theta) {
-      return fields.refuse(key, *value, fmt::format("its rope_theta is {}, elsewhere it is {}", rope.theta, theta));
+      return fields.refuse(
+          key, *value, fmt::format("its rope_theta is {}, elsewhere it is {}", rope.theta, theta));
     }
     if (rope.theta != 0) theta = rope.theta;
     if (seen.has_value() && seen->scaling != rope.scaling) {
@@ -226,7 +241,8 @@ Status read_dtype(const Fields& fields, DType& out) {
     if (name == "float32") dtype = DType::kF32;
     if (name == "float16") dtype = DType::kF16;
     if (name == "bfloat16") dtype = DType::kBF16;
-    if (!dtype) return fields.refuse(key, *value, "supported are \"float32\", \"float16\" and \"bfloat16\"");
+    if (!dtype)
+      return fields.refuse(key, *value, "supported are \"float32\", \"float16\" and \"bfloat16\"");
     if (seen && *seen != *dtype) return fields.refuse(key, *value, "torch_dtype says otherwise");
     seen = dtype;
   }
@@ -243,8 +259,8 @@ std::string_view config_dtype_name(DType dtype) {
 
 Result<LlamaConfig> parse_config(std::string_view json, std::string_view source) {
   if (json.size() > kMaxConfigFileBytes) {
-    return Status(StatusCode::kInvalidInput, fmt::format("{}: has {} bytes, at most {} are taken", source,
-                                                         json.size(), kMaxConfigFileBytes));
+    return Status(StatusCode::kInvalidInput, fmt::format("{}: has {} bytes, at most {} are taken",
+                                                         source, json.size(), kMaxConfigFileBytes));
   }
   ASSIGN_OR_RETURN(const Json root, parse_json(json, source));
   if (!root.is_object()) {
@@ -259,7 +275,8 @@ Result<LlamaConfig> parse_config(std::string_view json, std::string_view source)
   RETURN_IF_ERROR(read_dtype(fields, config.dtype));
   RETURN_IF_ERROR(fields.positive("rms_norm_eps", 1.0, config.rms_norm_eps));
   RETURN_IF_ERROR(fields.boolean("tie_word_embeddings", config.tie_word_embeddings));
-  RETURN_IF_ERROR(fields.integer("max_position_embeddings", 1, kMaxPositions, config.max_position_embeddings));
+  RETURN_IF_ERROR(
+      fields.integer("max_position_embeddings", 1, kMaxPositions, config.max_position_embeddings));
   if (Status status = config.dims.check(); !status.ok()) return status.with_context(source);
   return config;
 }
@@ -281,14 +298,15 @@ std::string config_to_json(const LlamaConfig& config) {
                           rope.original_max_position_embeddings);
   }
   const ModelDims& dims = config.dims;
-  return fmt::format(R"({{"architectures":["LlamaForCausalLM"],"head_dim":{},"hidden_act":"silu","hidden_size":{},)"
-                     R"("intermediate_size":{},"max_position_embeddings":{},"model_type":"llama",)"
-                     R"("num_attention_heads":{},"num_hidden_layers":{},"num_key_value_heads":{},)"
-                     R"("rms_norm_eps":{},"rope_scaling":{},"rope_theta":{},"tie_word_embeddings":{},)"
-                     R"("torch_dtype":"{}","vocab_size":{}}})",
-                     dims.head_dim, dims.hidden, dims.intermediate, config.max_position_embeddings, dims.heads,
-                     dims.layers, dims.kv_heads, config.rms_norm_eps, scaling, config.rope_theta,
-                     config.tie_word_embeddings, config_dtype_name(config.dtype), dims.vocab);
+  return fmt::format(
+      R"({{"architectures":["LlamaForCausalLM"],"head_dim":{},"hidden_act":"silu","hidden_size":{},)"
+      R"("intermediate_size":{},"max_position_embeddings":{},"model_type":"llama",)"
+      R"("num_attention_heads":{},"num_hidden_layers":{},"num_key_value_heads":{},)"
+      R"("rms_norm_eps":{},"rope_scaling":{},"rope_theta":{},"tie_word_embeddings":{},)"
+      R"("torch_dtype":"{}","vocab_size":{}}})",
+      dims.head_dim, dims.hidden, dims.intermediate, config.max_position_embeddings, dims.heads,
+      dims.layers, dims.kv_heads, config.rms_norm_eps, scaling, config.rope_theta,
+      config.tie_word_embeddings, config_dtype_name(config.dtype), dims.vocab);
 }
 
 }  // namespace airlock

@@ -31,7 +31,8 @@ std::string cache_directory() {
 }
 
 bool is_digest(std::string_view text) {
-  return text.size() == kDigestHexDigits && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+  return text.size() == kDigestHexDigits &&
+         text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
 bool write_all(int fd, std::string_view text) {
@@ -80,7 +81,8 @@ DigestCache::DigestCache(std::string_view key) : directory_(cache_directory()) {
 std::optional<std::string> DigestCache::find(std::string_view identity) const {
   if (path_.empty()) return std::nullopt;
   struct stat info {};
-  if (::lstat(path_.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || info.st_uid != ::geteuid()) return std::nullopt;
+  if (::lstat(path_.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || info.st_uid != ::geteuid())
+    return std::nullopt;
   const auto text = read_text_file(path_, kMaxCacheBytes);
   if (!text.ok()) return std::nullopt;
   const std::string_view whole = *text;
@@ -97,7 +99,8 @@ void DigestCache::store(std::string_view identity, std::string_view digest) cons
   ::mkdir(directory_.c_str(), 0700);
   std::random_device random;
   const std::string draft = fmt::format("{}.{}.{:08x}", path_, ::getpid(), random());
-  const UniqueFd fd(::open(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  const UniqueFd fd(
+      ::open(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!fd.valid()) return;
   const bool written = write_all(fd.get(), fmt::format("{}\n{}", digest, identity));
   if (!written || ::rename(draft.c_str(), path_.c_str()) != 0) ::unlink(draft.c_str());

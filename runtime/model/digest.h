@@ -30,9 +30,9 @@ class Sha256 {
   std::unique_ptr<State> state_;
 };
 
-/// Remembers the digest of a model in $XDG_CACHE_HOME/airlock (else ~/.cache/airlock), one small 0600 file a `key`,
-/// replaced atomically. `identity` is what must not have changed since. A cache that cannot be read or written is as
-/// good as none.
+/// Remembers the digest of a model in $XDG_CACHE_HOME/airlock (else ~/.cache/airlock), one small
+/// 0600 file a `key`, replaced atomically. `identity` is what must not have changed since. A cache
+/// that cannot be read or written is as good as none.
 class DigestCache {
  public:
   explicit DigestCache(std::string_view key);

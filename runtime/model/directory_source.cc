@@ -52,7 +52,8 @@ bool exists(const std::string& path) {
   return std::filesystem::exists(path, ignored);
 }
 
-/// The `weight_map` of an index: tensor name to file name. Its file names come from outside: plain names only.
+/// The `weight_map` of an index: tensor name to file name. Its file names come from outside: plain
+/// names only.
 Result<std::map<std::string, std::string>> read_index(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, read_text_file(path, kMaxIndexBytes));
   ASSIGN_OR_RETURN(const Json root, parse_json(text, path));
@@ -63,8 +64,11 @@ Result<std::map<std::string, std::string>> read_index(const std::string& path) {
     const Json& file = weights->items[i];
     if (!file.is_string() || !file.text.ends_with(".safetensors") || file.text.size() > 255 ||
         file.text.find('/') != std::string::npos || file.text.find('\0') != std::string::npos) {
-      return refuse(path, fmt::format("tensor '{}' is said to be in {}: must be the name of a .safetensors file beside it",
-                                      printable(weights->keys[i]), file.describe()));
+      return refuse(
+          path,
+          fmt::format(
+              "tensor '{}' is said to be in {}: must be the name of a .safetensors file beside it",
+              printable(weights->keys[i]), file.describe()));
     }
     result.emplace(weights->keys[i], file.text);
   }
@@ -74,9 +78,13 @@ Result<std::map<std::string, std::string>> read_index(const std::string& path) {
 class DirectorySource : public ModelSource {
  public:
   DirectorySource(const LlamaConfig& config, std::string directory, Files files, Places places)
-      : config_(config), directory_(std::move(directory)), files_(std::move(files)), places_(std::move(places)) {
+      : config_(config),
+        directory_(std::move(directory)),
+        files_(std::move(files)),
+        places_(std::move(places)) {
     std::map<DType, std::uint64_t> bytes;
-    for (const auto& [name, place] : places_) bytes[place.dtype] += place.entry->bytes / dtype_bytes(place.dtype);
+    for (const auto& [name, place] : places_)
+      bytes[place.dtype] += place.entry->bytes / dtype_bytes(place.dtype);
     stored_dtype_ = std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) {
                       return a.second < b.second;
                     })->first;
@@ -84,7 +92,8 @@ class DirectorySource : public ModelSource {
 
   const LlamaConfig& config() const override { return config_; }
   DType stored_dtype() const override { return stored_dtype_; }
-  Status read_rows(const std::string& name, std::int64_t first_row, MutableTensorView out) const override;
+  Status read_rows(const std::string& name, std::int64_t first_row,
+                   MutableTensorView out) const override;
   std::optional<TensorView> mapped(const std::string& name, DType dtype) const override;
   void release(const std::string& name) const override;
   Result<std::string> digest() const override;
@@ -102,23 +111,28 @@ class DirectorySource : public ModelSource {
   DType stored_dtype_ = DType::kF32;
 };
 
-Status DirectorySource::read_rows(const std::string& name, std::int64_t first_row, MutableTensorView out) const {
+Status DirectorySource::read_rows(const std::string& name, std::int64_t first_row,
+                                  MutableTensorView out) const {
   const auto found = places_.find(name);
-  if (found == places_.end()) return refuse(directory_, fmt::format("the model has no tensor '{}'", name));
+  if (found == places_.end())
+    return refuse(directory_, fmt::format("the model has no tensor '{}'", name));
   const Place& place = found->second;
   ASSIGN_OR_RETURN(const std::int64_t rows, check_rows(name, place.shape, first_row, out.desc));
   const auto columns = static_cast<std::size_t>(place.shape[place.shape.rank() - 1]);
   const std::size_t unit = dtype_bytes(place.dtype);
   const std::uint64_t offset = static_cast<std::uint64_t>(first_row) * columns * unit;
   const std::size_t count = static_cast<std::size_t>(rows) * columns;
-  // A read, not a copy from the mapping: a file that shrank is an error here, and would be a fault there.
-  if (place.dtype == out.desc.dtype) return place.file->read(*place.entry, offset, {out.data, count * unit});
+  // A read, not a copy from the mapping: a file that shrank is an error here, and would be a fault
+  // there.
+  if (place.dtype == out.desc.dtype)
+    return place.file->read(*place.entry, offset, {out.data, count * unit});
   std::vector<std::byte> stored(std::min(count * unit, kChunkBytes));
   std::vector<float> wide(stored.size() / unit);
   const std::size_t out_unit = dtype_bytes(out.desc.dtype);
   for (std::size_t done = 0; done < count;) {
     const std::size_t now = std::min(wide.size(), count - done);
-    RETURN_IF_ERROR(place.file->read(*place.entry, offset + done * unit, std::span(stored).first(now * unit)));
+    RETURN_IF_ERROR(
+        place.file->read(*place.entry, offset + done * unit, std::span(stored).first(now * unit)));
     load_f32(place.dtype, stored.data(), wide.data(), now);
     store_f32(out.desc.dtype, wide.data(), out.data + done * out_unit, now);
     done += now;
@@ -132,17 +146,20 @@ std::optional<TensorView> DirectorySource::mapped(const std::string& name, DType
   const Place& place = found->second;
   const auto bytes = place.file->mapped(*place.entry);
   // The format does not promise alignment; only its usual writers do.
-  if (bytes.empty() || reinterpret_cast<std::uintptr_t>(bytes.data()) % dtype_bytes(dtype) != 0) return std::nullopt;
+  if (bytes.empty() || reinterpret_cast<std::uintptr_t>(bytes.data()) % dtype_bytes(dtype) != 0)
+    return std::nullopt;
   return TensorView{bytes.data(), {.dtype = dtype, .shape = place.shape}};
 }
 
 void DirectorySource::release(const std::string& name) const {
-  if (const auto found = places_.find(name); found != places_.end()) found->second.file->release(*found->second.entry);
+  if (const auto found = places_.find(name); found != places_.end())
+    found->second.file->release(*found->second.entry);
 }
 
 std::string DirectorySource::identity() const {
   std::string text = "airlock digest 1\n" + config_to_json(config_) + "\n";
-  for (const auto& [name, file] : files_) text += fmt::format("{} {}\n", file->file().identity(), file->file().path());
+  for (const auto& [name, file] : files_)
+    text += fmt::format("{} {}\n", file->file().identity(), file->file().path());
   return text;
 }
 
@@ -156,7 +173,8 @@ bool DirectorySource::settled() const {
 
 Result<std::string> DirectorySource::hash_tensor(const Place& place) {
   Sha256 hash;
-  std::vector<std::byte> chunk(static_cast<std::size_t>(std::min<std::uint64_t>(kChunkBytes, place.entry->bytes)));
+  std::vector<std::byte> chunk(
+      static_cast<std::size_t>(std::min<std::uint64_t>(kChunkBytes, place.entry->bytes)));
   for (std::uint64_t done = 0; done < place.entry->bytes;) {
     const std::uint64_t now = std::min<std::uint64_t>(chunk.size(), place.entry->bytes - done);
     RETURN_IF_ERROR(place.file->read(*place.entry, done, std::span(chunk).first(now)));
@@ -174,11 +192,13 @@ Result<std::string> DirectorySource::compute_digest() const {
     total_bytes += item.second.entry->bytes;
   }
   if (total_bytes >= kSlowHashBytes) {
-    log_info(fmt::format("computing the digest of {} ({:.1f} GB); it is remembered for the next time", directory_,
-                         static_cast<double>(total_bytes) / 1e9));
+    log_info(
+        fmt::format("computing the digest of {} ({:.1f} GB); it is remembered for the next time",
+                    directory_, static_cast<double>(total_bytes) / 1e9));
   }
   std::vector<std::string> lines(items.size());
-  std::atomic<std::size_t> next = 0;  // relaxed: only hands out indices; joining the threads publishes the lines
+  std::atomic<std::size_t> next =
+      0;  // relaxed: only hands out indices; joining the threads publishes the lines
   std::mutex mutex;
   Status failure;
   const auto work = [&](std::size_t, std::size_t) {
@@ -191,10 +211,12 @@ Result<std::string> DirectorySource::compute_digest() const {
         failure = hash.status();
         return;
       }
-      lines[i] = fmt::format("{} {} {} {}\n", name, dtype_name(place.dtype), place.shape.to_string(), *hash);
+      lines[i] = fmt::format("{} {} {} {}\n", name, dtype_name(place.dtype),
+                             place.shape.to_string(), *hash);
     }
   };
-  const std::size_t threads = std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMaxHashThreads);
+  const std::size_t threads =
+      std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMaxHashThreads);
   ThreadPool pool(threads);
   pool.parallel_for(threads, work);
   RETURN_IF_ERROR(failure);
@@ -213,10 +235,12 @@ Result<std::string> DirectorySource::digest() const {
   return digest;
 }
 
-Result<Files> open_files(const std::string& directory, const std::map<std::string, std::string>& index) {
+Result<Files> open_files(const std::string& directory,
+                         const std::map<std::string, std::string>& index) {
   std::set<std::string> names;
   for (const auto& [tensor, file] : index) names.insert(file);
-  if (names.size() > kMaxShards) return refuse(directory, fmt::format("{} shards, at most {}", names.size(), kMaxShards));
+  if (names.size() > kMaxShards)
+    return refuse(directory, fmt::format("{} shards, at most {}", names.size(), kMaxShards));
   Files files;
   for (const std::string& name : names) {
     ASSIGN_OR_RETURN(auto file, SafetensorsFile::open(directory + "/" + name));
@@ -226,37 +250,45 @@ Result<Files> open_files(const std::string& directory, const std::map<std::strin
 }
 
 /// The tensors of LLaMA, each checked against the shape that the config demands.
-Result<Places> place_tensors(const LlamaConfig& config, const std::string& directory, const Files& files,
-                             const std::map<std::string, std::string>& index) {
+Result<Places> place_tensors(const LlamaConfig& config, const std::string& directory,
+                             const Files& files, const std::map<std::string, std::string>& index) {
   Places places;
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
     const auto listed = index.find(tensor.name);
     if (listed == index.end()) {
-      return refuse(directory, fmt::format("the tensor '{}' is missing{}", tensor.name,
-                                           tensor.name == kLmHeadName ? " (and tie_word_embeddings is false)" : ""));
+      return refuse(
+          directory,
+          fmt::format("the tensor '{}' is missing{}", tensor.name,
+                      tensor.name == kLmHeadName ? " (and tie_word_embeddings is false)" : ""));
     }
     const SafetensorsFile& file = *files.at(listed->second);
     const SafetensorsEntry* entry = file.find(tensor.name);
     if (entry == nullptr) {
-      return refuse(file.file().path(), fmt::format("the tensor '{}' is missing; the index says it is here", tensor.name));
+      return refuse(
+          file.file().path(),
+          fmt::format("the tensor '{}' is missing; the index says it is here", tensor.name));
     }
     if (!entry->dtype) {
-      return refuse(file.file().path(), fmt::format("tensor '{}' has dtype {}; supported are F32, F16 and BF16",
-                                                    tensor.name, entry->dtype_text));
+      return refuse(file.file().path(),
+                    fmt::format("tensor '{}' has dtype {}; supported are F32, F16 and BF16",
+                                tensor.name, entry->dtype_text));
     }
     const auto shape = Shape::make(entry->shape);
     if (!shape || *shape != tensor.shape) {
-      return refuse(file.file().path(),
-                    fmt::format("tensor '{}' has shape {}, the config asks for {}", tensor.name,
-                                shape ? shape->to_string() : fmt::format("of rank {}", entry->shape.size()),
-                                tensor.shape.to_string()));
+      return refuse(
+          file.file().path(),
+          fmt::format("tensor '{}' has shape {}, the config asks for {}", tensor.name,
+                      shape ? shape->to_string() : fmt::format("of rank {}", entry->shape.size()),
+                      tensor.shape.to_string()));
     }
-    places.emplace(tensor.name, Place{.file = &file, .entry = entry, .dtype = *entry->dtype, .shape = *shape});
+    places.emplace(tensor.name,
+                   Place{.file = &file, .entry = entry, .dtype = *entry->dtype, .shape = *shape});
   }
   return places;
 }
 
-void log_ignored(const std::string& directory, const Places& places, const std::map<std::string, std::string>& index) {
+void log_ignored(const std::string& directory, const Places& places,
+                 const std::map<std::string, std::string>& index) {
   constexpr std::size_t kNamesShown = 3;
   std::string names;
   std::size_t count = 0;
@@ -265,8 +297,8 @@ void log_ignored(const std::string& directory, const Places& places, const std::
     if (++count <= kNamesShown) names += (names.empty() ? "" : ", ") + printable(name);
   }
   if (count == 0) return;
-  log_info(fmt::format("{}: ignoring {} tensor(s) that the model does not use: {}{}", directory, count, names,
-                       count > kNamesShown ? ", ..." : ""));
+  log_info(fmt::format("{}: ignoring {} tensor(s) that the model does not use: {}{}", directory,
+                       count, names, count > kNamesShown ? ", ..." : ""));
 }
 
 }  // namespace
@@ -275,7 +307,8 @@ Result<std::unique_ptr<ModelSource>> open_model_directory(const std::string& giv
   std::error_code error;
   const std::string directory = std::filesystem::canonical(given, error).string();
   if (error) return refuse(given, fmt::format("no such model directory: {}", error.message()));
-  if (!std::filesystem::is_directory(directory, error)) return refuse(given, "not a directory; --model takes one");
+  if (!std::filesystem::is_directory(directory, error))
+    return refuse(given, "not a directory; --model takes one");
   ASSIGN_OR_RETURN(const LlamaConfig config, load_config(directory + "/config.json"));
   std::map<std::string, std::string> index;
   Files files;
@@ -287,8 +320,10 @@ Result<std::unique_ptr<ModelSource>> open_model_directory(const std::string& giv
     ASSIGN_OR_RETURN(index, read_index(directory + "/" + kIndexName));
     ASSIGN_OR_RETURN(files, open_files(directory, index));
   } else {
-    return refuse(given, fmt::format("has neither {} nor {}{}", kSingleName, kIndexName,
-                                     exists(directory + "/pytorch_model.bin") ? "; convert pytorch_model.bin" : ""));
+    return refuse(
+        given,
+        fmt::format("has neither {} nor {}{}", kSingleName, kIndexName,
+                    exists(directory + "/pytorch_model.bin") ? "; convert pytorch_model.bin" : ""));
   }
   ASSIGN_OR_RETURN(auto places, place_tensors(config, directory, files, index));
   log_ignored(directory, places, index);

@@ -68,8 +68,8 @@ std::string ReadableFile::identity() const {
 Result<std::string> read_text_file(const std::string& path, std::uint64_t limit_bytes) {
   ASSIGN_OR_RETURN(const ReadableFile file, ReadableFile::open(path));
   if (file.size_bytes() > limit_bytes) {
-    return Status(StatusCode::kInvalidInput, fmt::format("{}: has {} bytes, at most {} are taken", path,
-                                                         file.size_bytes(), limit_bytes));
+    return Status(StatusCode::kInvalidInput, fmt::format("{}: has {} bytes, at most {} are taken",
+                                                         path, file.size_bytes(), limit_bytes));
   }
   std::string text(file.size_bytes(), '\0');
   RETURN_IF_ERROR(file.read_at(0, std::as_writable_bytes(std::span(text))));

@@ -10,8 +10,8 @@
 
 namespace airlock {
 
-/// A regular file that is open for reading, with what identified it when it was opened. Reads are checked: a file that
-/// shrank gives an error, never a fault. Thread-safe.
+/// A regular file that is open for reading, with what identified it when it was opened. Reads are
+/// checked: a file that shrank gives an error, never a fault. Thread-safe.
 class ReadableFile {
  public:
   /// kInvalidInput, naming the path, where it is missing, unreadable or not a regular file.

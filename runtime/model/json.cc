@@ -11,7 +11,8 @@ namespace airlock {
 
 namespace {
 
-/// Receives nlohmann's parse events and builds a Json; returns false, with a reason, at the first thing it refuses.
+/// Receives nlohmann's parse events and builds a Json; returns false, with a reason, at the first
+/// thing it refuses.
 class Builder : public nlohmann::json_sax<nlohmann::json> {
  public:
   bool null() override { return add(Json{}) != nullptr; }
@@ -57,7 +58,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     std::vector<std::string_view> keys(open_.back()->keys.begin(), open_.back()->keys.end());
     std::sort(keys.begin(), keys.end());
     const auto twin = std::adjacent_find(keys.begin(), keys.end());
-    if (twin != keys.end()) return refuse(fmt::format("the key '{}' stands twice", printable(*twin)));
+    if (twin != keys.end())
+      return refuse(fmt::format("the key '{}' stands twice", printable(*twin)));
     open_.pop_back();
     return true;
   }
@@ -70,8 +72,9 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: what"
     const std::string_view what = error.what();
     const auto colon = what.find(": ");
-    return refuse(fmt::format("not JSON at byte {}: {}", position,
-                              printable(colon == std::string_view::npos ? what : what.substr(colon + 2))));
+    return refuse(
+        fmt::format("not JSON at byte {}: {}", position,
+                    printable(colon == std::string_view::npos ? what : what.substr(colon + 2))));
   }
 
   bool refuse(std::string reason) {
@@ -82,7 +85,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   Json take() { return std::move(root_); }
 
  private:
-  // A container's address is stable while it is open: its parent's items grow only after it was closed.
+  // A container's address is stable while it is open: its parent's items grow only after it was
+  // closed.
   Json* add(Json value) {
     if (++value_count_ > kMaxJsonValues) {
       refuse(fmt::format("more than {} values", kMaxJsonValues));
@@ -96,7 +100,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     return &open_.back()->items.back();
   }
   bool open(Json::Kind kind) {
-    if (open_.size() >= kMaxJsonDepth) return refuse(fmt::format("nested deeper than {}", kMaxJsonDepth));
+    if (open_.size() >= kMaxJsonDepth)
+      return refuse(fmt::format("nested deeper than {}", kMaxJsonDepth));
     Json json;
     json.kind = kind;
     Json* place = add(std::move(json));
@@ -122,13 +127,20 @@ const Json* Json::find(std::string_view key) const {
 
 std::string Json::describe() const {
   switch (kind) {
-    case Kind::kNull: return "null";
-    case Kind::kBool: return boolean ? "true" : "false";
-    case Kind::kInteger: return fmt::format("{}", integer);
-    case Kind::kNumber: return fmt::format("{}", number);
-    case Kind::kString: return fmt::format("\"{}\"", printable(text));
-    case Kind::kArray: return items.size() == 1 ? fmt::format("[{}]", items[0].describe()) : "[...]";
-    case Kind::kObject: return "{...}";
+    case Kind::kNull:
+      return "null";
+    case Kind::kBool:
+      return boolean ? "true" : "false";
+    case Kind::kInteger:
+      return fmt::format("{}", integer);
+    case Kind::kNumber:
+      return fmt::format("{}", number);
+    case Kind::kString:
+      return fmt::format("\"{}\"", printable(text));
+    case Kind::kArray:
+      return items.size() == 1 ? fmt::format("[{}]", items[0].describe()) : "[...]";
+    case Kind::kObject:
+      return "{...}";
   }
   return "?";
 }
@@ -149,12 +161,14 @@ Result<Json> parse_json(std::string_view text, std::string_view source) {
   try {
     if (nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) return builder.take();
   } catch (const std::bad_alloc&) {
-    return Status(StatusCode::kResourceExhausted, fmt::format("{}: no memory for its JSON", source));
+    return Status(StatusCode::kResourceExhausted,
+                  fmt::format("{}: no memory for its JSON", source));
   } catch (const std::exception& error) {
     builder.refuse(printable(error.what()));
   }
-  return Status(StatusCode::kInvalidInput,
-                fmt::format("{}: {}", source, builder.reason().empty() ? "not JSON" : builder.reason()));
+  return Status(
+      StatusCode::kInvalidInput,
+      fmt::format("{}: {}", source, builder.reason().empty() ? "not JSON" : builder.reason()));
 }
 
 }  // namespace airlock

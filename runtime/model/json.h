@@ -10,8 +10,8 @@
 
 namespace airlock {
 
-/// A JSON value from a file that nobody vouches for: parsed with limits on nesting and on the number of values, duplicate
-/// keys refused, NaN and infinities refused.
+/// A JSON value from a file that nobody vouches for: parsed with limits on nesting and on the
+/// number of values, duplicate keys refused, NaN and infinities refused.
 struct Json {
   enum class Kind : std::uint8_t { kNull, kBool, kInteger, kNumber, kString, kArray, kObject };
 
@@ -27,11 +27,13 @@ struct Json {
   bool is_string() const { return kind == Kind::kString; }
   /// The member, or nullptr; linear in the number of members. Only of an object.
   const Json* find(std::string_view key) const;
-  /// For messages: a short text with control characters replaced; "[...]" and "{...}" for arrays and objects.
+  /// For messages: a short text with control characters replaced; "[...]" and "{...}" for arrays
+  /// and objects.
   std::string describe() const;
 };
 
-/// Replaces control characters and cuts what is longer than 80 bytes: names from files, for messages.
+/// Replaces control characters and cuts what is longer than 80 bytes: names from files, for
+/// messages.
 std::string printable(std::string_view text);
 
 inline constexpr std::size_t kMaxJsonDepth = 16;

@@ -11,7 +11,9 @@ namespace {
 constexpr const char* kFinalNormName = "model.norm.weight";
 
 std::string layer_prefix(std::int64_t layer) { return fmt::format("model.layers.{}.", layer); }
-std::string input_norm_name(std::int64_t layer) { return layer_prefix(layer) + "input_layernorm.weight"; }
+std::string input_norm_name(std::int64_t layer) {
+  return layer_prefix(layer) + "input_layernorm.weight";
+}
 std::string post_attention_norm_name(std::int64_t layer) {
   return layer_prefix(layer) + "post_attention_layernorm.weight";
 }
@@ -19,7 +21,8 @@ std::string post_attention_norm_name(std::int64_t layer) {
 }  // namespace
 
 std::string weight_name(const WeightId& id) {
-  const bool mlp = id.kind == WeightKind::kGate || id.kind == WeightKind::kUp || id.kind == WeightKind::kDown;
+  const bool mlp =
+      id.kind == WeightKind::kGate || id.kind == WeightKind::kUp || id.kind == WeightKind::kDown;
   return fmt::format("{}{}.{}.weight", layer_prefix(id.layer), mlp ? "mlp" : "self_attn",
                      weight_kind_name(id.kind));
 }
@@ -42,8 +45,8 @@ std::vector<ExpectedTensor> expected_tensors(const LlamaConfig& config) {
   return tensors;
 }
 
-Result<std::int64_t> check_rows(const std::string& name, const Shape& tensor, std::int64_t first_row,
-                                const TensorDesc& out) {
+Result<std::int64_t> check_rows(const std::string& name, const Shape& tensor,
+                                std::int64_t first_row, const TensorDesc& out) {
   const std::int64_t rows = tensor.rank() == 2 ? tensor[0] : 1;
   const std::int64_t columns = tensor[tensor.rank() - 1];
   // A vector may be read as [columns] too.
@@ -52,9 +55,10 @@ Result<std::int64_t> check_rows(const std::string& name, const Shape& tensor, st
   const std::int64_t wanted = matrix ? out.shape[0] : 1;
   if (!is_float(out.dtype) || !(vector || matrix) || first_row < 0 || wanted < 0 || wanted > rows ||
       first_row > rows - wanted) {
-    return Status(StatusCode::kInvalidInput,
-                  fmt::format("{} has shape {}: cannot read {} {} from row {}", name, tensor.to_string(),
-                              dtype_name(out.dtype), out.shape.to_string(), first_row));
+    return Status(
+        StatusCode::kInvalidInput,
+        fmt::format("{} has shape {}: cannot read {} {} from row {}", name, tensor.to_string(),
+                    dtype_name(out.dtype), out.shape.to_string(), first_row));
   }
   return wanted;
 }
@@ -64,8 +68,9 @@ Result<Tensor> read_norms(const ModelSource& model) {
   Tensor norms({.dtype = DType::kF32, .shape = {2 * dims.layers + 1, dims.hidden}});
   const std::size_t row_bytes = static_cast<std::size_t>(dims.hidden) * sizeof(float);
   const auto row = [&](std::int64_t index) {
-    return MutableTensorView{norms.mutable_view().data + static_cast<std::size_t>(index) * row_bytes,
-                             {.dtype = DType::kF32, .shape = {1, dims.hidden}}};
+    return MutableTensorView{
+        norms.mutable_view().data + static_cast<std::size_t>(index) * row_bytes,
+        {.dtype = DType::kF32, .shape = {1, dims.hidden}}};
   };
   for (std::int64_t layer = 0; layer < dims.layers; ++layer) {
     RETURN_IF_ERROR(model.read_rows(input_norm_name(layer), 0, row(2 * layer)));

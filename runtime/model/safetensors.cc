@@ -43,14 +43,16 @@ std::uint64_t element_bytes(std::string_view dtype) {
 std::optional<std::uint64_t> product(const std::vector<std::int64_t>& shape, std::uint64_t unit) {
   std::uint64_t result = unit;
   for (const std::int64_t extent : shape) {
-    if (__builtin_mul_overflow(result, static_cast<std::uint64_t>(extent), &result)) return std::nullopt;
+    if (__builtin_mul_overflow(result, static_cast<std::uint64_t>(extent), &result))
+      return std::nullopt;
   }
   return result;
 }
 
 Status parse_shape(const Json& json, std::vector<std::int64_t>& shape) {
   if (json.kind != Json::Kind::kArray || json.items.size() > kMaxRank) {
-    return {StatusCode::kInvalidInput, fmt::format("shape is {}, not a list of extents", json.describe())};
+    return {StatusCode::kInvalidInput,
+            fmt::format("shape is {}, not a list of extents", json.describe())};
   }
   for (const Json& extent : json.items) {
     if (extent.kind != Json::Kind::kInteger || extent.integer < 0) {
@@ -62,9 +64,11 @@ Status parse_shape(const Json& json, std::vector<std::int64_t>& shape) {
 }
 
 /// `data_offset` is where the data begins in the file, `data_bytes` how much of it there is.
-Result<SafetensorsEntry> parse_entry(const std::string& name, const Json& json, std::uint64_t data_offset,
-                                     std::uint64_t data_bytes) {
-  const auto wrong = [](std::string what) { return Status(StatusCode::kInvalidInput, std::move(what)); };
+Result<SafetensorsEntry> parse_entry(const std::string& name, const Json& json,
+                                     std::uint64_t data_offset, std::uint64_t data_bytes) {
+  const auto wrong = [](std::string what) {
+    return Status(StatusCode::kInvalidInput, std::move(what));
+  };
   if (!json.is_object()) return wrong(fmt::format("is {}, not an object", json.describe()));
   const Json* dtype = json.find("dtype");
   const Json* shape = json.find("shape");
@@ -81,17 +85,20 @@ Result<SafetensorsEntry> parse_entry(const std::string& name, const Json& json, 
   RETURN_IF_ERROR(parse_shape(*shape, entry.shape));
   const Json& first = offsets->items[0];
   const Json& last = offsets->items[1];
-  if (first.kind != Json::Kind::kInteger || last.kind != Json::Kind::kInteger || first.integer < 0 ||
-      last.integer < first.integer || static_cast<std::uint64_t>(last.integer) > data_bytes) {
-    return wrong(fmt::format("data_offsets [{}, {}] do not lie in the {} bytes of data (a truncated file?)",
-                             first.describe(), last.describe(), data_bytes));
+  if (first.kind != Json::Kind::kInteger || last.kind != Json::Kind::kInteger ||
+      first.integer < 0 || last.integer < first.integer ||
+      static_cast<std::uint64_t>(last.integer) > data_bytes) {
+    return wrong(
+        fmt::format("data_offsets [{}, {}] do not lie in the {} bytes of data (a truncated file?)",
+                    first.describe(), last.describe(), data_bytes));
   }
   entry.file_offset = data_offset + static_cast<std::uint64_t>(first.integer);
   entry.bytes = static_cast<std::uint64_t>(last.integer - first.integer);
   if (const std::uint64_t unit = element_bytes(dtype->text); unit != 0) {
     const auto wanted = product(entry.shape, unit);
     if (!wanted || *wanted != entry.bytes) {
-      return wrong(fmt::format("has {} bytes, its dtype {} and shape ask for {}", entry.bytes, entry.dtype_text,
+      return wrong(fmt::format("has {} bytes, its dtype {} and shape ask for {}", entry.bytes,
+                               entry.dtype_text,
                                wanted ? fmt::format("{}", *wanted) : "more than 2^64"));
     }
   }
@@ -108,9 +115,12 @@ Status check_coverage(const std::vector<SafetensorsEntry>& entries, std::uint64_
   std::uint64_t end = data_offset;
   for (const SafetensorsEntry* entry : by_offset) {
     if (entry->file_offset != end) {
-      return refuse(source, fmt::format("tensor '{}' begins at byte {} of the data, {} byte {} where the one before ends",
-                                        printable(entry->name), entry->file_offset - data_offset,
-                                        entry->file_offset < end ? "overlapping:" : "leaving a hole:", end - data_offset));
+      return refuse(
+          source,
+          fmt::format(
+              "tensor '{}' begins at byte {} of the data, {} byte {} where the one before ends",
+              printable(entry->name), entry->file_offset - data_offset,
+              entry->file_offset < end ? "overlapping:" : "leaving a hole:", end - data_offset));
     }
     end += entry->bytes;
   }
@@ -122,7 +132,8 @@ Status check_coverage(const std::vector<SafetensorsEntry>& entries, std::uint64_
 
 }  // namespace
 
-Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view json, std::uint64_t file_bytes,
+Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view json,
+                                                               std::uint64_t file_bytes,
                                                                const std::string& source) {
   const std::uint64_t data_offset = kLengthBytes + json.size();
   if (data_offset > file_bytes) return refuse(source, "its header does not fit the file");
@@ -132,7 +143,8 @@ Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view 
   for (std::size_t i = 0; i < root.items.size(); ++i) {
     const std::string& name = root.keys[i];
     if (name == "__metadata__") continue;
-    if (name.size() > kMaxNameBytes) return refuse(source, fmt::format("a name of {} bytes", name.size()));
+    if (name.size() > kMaxNameBytes)
+      return refuse(source, fmt::format("a name of {} bytes", name.size()));
     auto entry = parse_entry(name, root.items[i], data_offset, file_bytes - data_offset);
     if (!entry.ok()) {
       return entry.status().with_context(fmt::format("{}: tensor '{}'", source, printable(name)));
@@ -140,7 +152,8 @@ Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view 
     entries.push_back(std::move(entry).value());
   }
   RETURN_IF_ERROR(check_coverage(entries, data_offset, file_bytes, source));
-  std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  std::sort(entries.begin(), entries.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
   return entries;
 }
 
@@ -153,10 +166,14 @@ Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::open(const std::string
   std::array<std::byte, kLengthBytes> length{};
   RETURN_IF_ERROR(file.read_at(0, length));
   std::uint64_t header_bytes = 0;
-  for (std::size_t i = 0; i < kLengthBytes; ++i) header_bytes |= std::to_integer<std::uint64_t>(length[i]) << (8 * i);
+  for (std::size_t i = 0; i < kLengthBytes; ++i)
+    header_bytes |= std::to_integer<std::uint64_t>(length[i]) << (8 * i);
   if (header_bytes > file_bytes - kLengthBytes) {
-    return refuse(path, fmt::format("its header length is {}, beyond the file of {} bytes (truncated, or not safetensors)",
-                                    header_bytes, file_bytes));
+    return refuse(
+        path,
+        fmt::format(
+            "its header length is {}, beyond the file of {} bytes (truncated, or not safetensors)",
+            header_bytes, file_bytes));
   }
   if (header_bytes > limits::kMaxSafetensorsHeaderBytes) {
     return refuse(path, fmt::format("its header has {} bytes, at most {} are taken", header_bytes,
@@ -167,25 +184,29 @@ Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::open(const std::string
   ASSIGN_OR_RETURN(auto entries, parse_safetensors_header(json, file_bytes, path));
   void* base = ::mmap(nullptr, file_bytes, PROT_READ, MAP_SHARED, file.fd(), 0);
   if (base == MAP_FAILED) {
-    return Status(StatusCode::kResourceExhausted, fmt::format("{}: cannot map {} bytes: {}", path, file_bytes,
-                                                              std::generic_category().message(errno)));
+    return Status(StatusCode::kResourceExhausted,
+                  fmt::format("{}: cannot map {} bytes: {}", path, file_bytes,
+                              std::generic_category().message(errno)));
   }
-  return std::unique_ptr<SafetensorsFile>(
-      new SafetensorsFile(std::move(file), std::move(entries), static_cast<const std::byte*>(base)));
+  return std::unique_ptr<SafetensorsFile>(new SafetensorsFile(std::move(file), std::move(entries),
+                                                              static_cast<const std::byte*>(base)));
 }
 
-SafetensorsFile::SafetensorsFile(ReadableFile file, std::vector<SafetensorsEntry> entries, const std::byte* base)
+SafetensorsFile::SafetensorsFile(ReadableFile file, std::vector<SafetensorsEntry> entries,
+                                 const std::byte* base)
     : file_(std::move(file)), entries_(std::move(entries)), base_(base) {}
 
 SafetensorsFile::~SafetensorsFile() { ::munmap(const_cast<std::byte*>(base_), file_.size_bytes()); }
 
 const SafetensorsEntry* SafetensorsFile::find(std::string_view name) const {
-  const auto place = std::lower_bound(entries_.begin(), entries_.end(), name,
-                                      [](const SafetensorsEntry& entry, std::string_view key) { return entry.name < key; });
+  const auto place = std::lower_bound(
+      entries_.begin(), entries_.end(), name,
+      [](const SafetensorsEntry& entry, std::string_view key) { return entry.name < key; });
   return place != entries_.end() && place->name == name ? &*place : nullptr;
 }
 
-Status SafetensorsFile::read(const SafetensorsEntry& entry, std::uint64_t offset, std::span<std::byte> out) const {
+Status SafetensorsFile::read(const SafetensorsEntry& entry, std::uint64_t offset,
+                             std::span<std::byte> out) const {
   CHECK(offset <= entry.bytes && out.size() <= entry.bytes - offset);
   return file_.read_at(entry.file_offset + offset, out);
 }

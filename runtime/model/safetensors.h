@@ -15,24 +15,27 @@
 
 namespace airlock {
 
-/// One tensor of a safetensors header. Its bytes lie within the file, overlap no other's, and are as many as dtype and
-/// shape demand (where we know the dtype).
+/// One tensor of a safetensors header. Its bytes lie within the file, overlap no other's, and are
+/// as many as dtype and shape demand (where we know the dtype).
 struct SafetensorsEntry {
   std::string name;
-  std::string dtype_text;       // as the file has it: "BF16"
-  std::optional<DType> dtype;   // nullopt: not a float type of ours
+  std::string dtype_text;      // as the file has it: "BF16"
+  std::optional<DType> dtype;  // nullopt: not a float type of ours
   std::vector<std::int64_t> shape;
   std::uint64_t file_offset = 0;
   std::uint64_t bytes = 0;
 };
 
-/// Reads and checks the header of a safetensors file: 8 bytes little-endian length, that many bytes of JSON, then data
-/// that the entries cover without holes or overlaps. `file_bytes` is the length of the whole file. Entries by name.
-Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view json, std::uint64_t file_bytes,
+/// Reads and checks the header of a safetensors file: 8 bytes little-endian length, that many bytes
+/// of JSON, then data that the entries cover without holes or overlaps. `file_bytes` is the length
+/// of the whole file. Entries by name.
+Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view json,
+                                                               std::uint64_t file_bytes,
                                                                const std::string& source);
 
-/// A safetensors file, mapped for reading. The mapped bytes are for callers that read in place: the file must not shrink
-/// while they do (a page behind the new end is a SIGBUS); read() is checked at every call. Any thread may read.
+/// A safetensors file, mapped for reading. The mapped bytes are for callers that read in place: the
+/// file must not shrink while they do (a page behind the new end is a SIGBUS); read() is checked at
+/// every call. Any thread may read.
 class SafetensorsFile {
  public:
   static Result<std::unique_ptr<SafetensorsFile>> open(const std::string& path);

@@ -36,7 +36,8 @@ std::uint64_t hash_name(std::string_view name) {
   return hash;
 }
 
-/// x with P(normal < x) == p for p in (0, 0.5]: a start in closed form (Abramowitz and Stegun 26.2.23), then Newton.
+/// x with P(normal < x) == p for p in (0, 0.5]: a start in closed form (Abramowitz and
+/// Stegun 26.2.23), then Newton.
 double lower_quantile(double p) {
   const double t = std::sqrt(-2.0 * std::log(p));
   double x = -(t - (2.515517 + t * (0.802853 + t * 0.010328)) /
@@ -48,8 +49,8 @@ double lower_quantile(double p) {
   return x;
 }
 
-/// The quantiles at the middles of 65536 equal parts, rounded to multiples of 2^-16: so the last bits of a libm do not
-/// matter, and values are the same on every machine.
+/// The quantiles at the middles of 65536 equal parts, rounded to multiples of 2^-16: so the last
+/// bits of a libm do not matter, and values are the same on every machine.
 std::vector<float> make_quantiles() {
   std::vector<float> table(kQuantileCount);
   for (std::size_t i = 0; i < kQuantileCount / 2; ++i) {
@@ -67,9 +68,12 @@ const float* quantiles() {
 }
 
 /// Elements [first, first + count) of the stream `key`, times `scale` plus `offset`.
-void generate(std::uint64_t key, std::uint64_t first, float scale, float offset, float* out, std::size_t count) {
+void generate(std::uint64_t key, std::uint64_t first, float scale, float offset, float* out,
+              std::size_t count) {
   const float* table = quantiles();
-  const auto bits_of = [key](std::uint64_t block) { return mix(key + block * 0x9e3779b97f4a7c15U); };
+  const auto bits_of = [key](std::uint64_t block) {
+    return mix(key + block * 0x9e3779b97f4a7c15U);
+  };
   const auto value = [&](std::uint64_t bits, std::uint64_t lane) {
     return table[(bits >> (16 * lane)) & 0xffffU] * scale + offset;
   };
@@ -92,20 +96,24 @@ void generate(std::uint64_t key, std::uint64_t first, float scale, float offset,
 class SyntheticModel : public ModelSource {
  public:
   SyntheticModel(const LlamaConfig& config, std::uint64_t seed) : config_(config), seed_(seed) {
-    for (ExpectedTensor& tensor : expected_tensors(config)) shapes_.emplace(std::move(tensor.name), tensor.shape);
+    for (ExpectedTensor& tensor : expected_tensors(config))
+      shapes_.emplace(std::move(tensor.name), tensor.shape);
   }
 
   const LlamaConfig& config() const override { return config_; }
   DType stored_dtype() const override { return config_.dtype; }
 
-  Status read_rows(const std::string& name, std::int64_t first_row, MutableTensorView out) const override {
+  Status read_rows(const std::string& name, std::int64_t first_row,
+                   MutableTensorView out) const override {
     const auto place = shapes_.find(name);
-    if (place == shapes_.end()) return {StatusCode::kInvalidInput, fmt::format("the model has no tensor '{}'", name)};
+    if (place == shapes_.end())
+      return {StatusCode::kInvalidInput, fmt::format("the model has no tensor '{}'", name)};
     const Shape& shape = place->second;
     ASSIGN_OR_RETURN(const std::int64_t rows, check_rows(name, shape, first_row, out.desc));
     const std::int64_t columns = shape[shape.rank() - 1];
     const bool norm = shape.rank() == 1;
-    const float scale = norm ? kNormSpread : static_cast<float>(1.0 / std::sqrt(static_cast<double>(columns)));
+    const float scale =
+        norm ? kNormSpread : static_cast<float>(1.0 / std::sqrt(static_cast<double>(columns)));
     const float offset = norm ? 1.0F : 0.0F;
     const std::uint64_t key = mix(hash_name(name) ^ mix(seed_ + mix(kGeneratorVersion)));
     const auto first = static_cast<std::uint64_t>(first_row * columns);
@@ -121,13 +129,15 @@ class SyntheticModel : public ModelSource {
     return {};
   }
 
-  std::optional<TensorView> mapped(const std::string& /*name*/, DType /*dtype*/) const override { return std::nullopt; }
+  std::optional<TensorView> mapped(const std::string& /*name*/, DType /*dtype*/) const override {
+    return std::nullopt;
+  }
   void release(const std::string& /*name*/) const override {}
 
   Result<std::string> digest() const override {
     Sha256 hash;
-    hash.add(fmt::format("airlock synthetic model\ngenerator {}\nseed {}\n{}\n", kGeneratorVersion, seed_,
-                         config_to_json(config_)));
+    hash.add(fmt::format("airlock synthetic model\ngenerator {}\nseed {}\n{}\n", kGeneratorVersion,
+                         seed_, config_to_json(config_)));
     return hash.finish();
   }
 
@@ -139,7 +149,8 @@ class SyntheticModel : public ModelSource {
 
 }  // namespace
 
-Result<std::unique_ptr<ModelSource>> make_synthetic_model(const std::string& config_path, std::uint64_t seed) {
+Result<std::unique_ptr<ModelSource>> make_synthetic_model(const std::string& config_path,
+                                                          std::uint64_t seed) {
   ASSIGN_OR_RETURN(const LlamaConfig config, load_config(config_path));
   return std::unique_ptr<ModelSource>(std::make_unique<SyntheticModel>(config, seed));
 }

@@ -1,0 +1,226 @@
+#include <gmock/gmock.h>
+
+#include <cmath>
+
+#include "base/convert.h"
+#include "runtime/model/model_source.h"
+#include "tests/model/temp_model.h"
+
+namespace airlock {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr const char* kQ0 = "model.layers.0.self_attn.q_proj.weight";
+const std::string kSingle = "model.safetensors";
+const std::string kIndex = "model.safetensors.index.json";
+
+std::string model_path(const std::string& name) {
+  return std::string(AIRLOCK_TEST_MODELS) + "/" + name;
+}
+
+void expect_refused(const std::string& directory, const std::string& word) {
+  const auto model = open_model_directory(directory);
+  ASSERT_FALSE(model.ok()) << word;
+  EXPECT_EQ(model.status().code(), StatusCode::kInvalidInput);
+  EXPECT_THAT(model.status().message(), HasSubstr(word));
+}
+
+class Directory : public testing::Test {
+ protected:
+  /// Copies a model and replaces `from` by the equally long `to` in one of its files.
+  void damage(const std::string& model, const std::string& file, std::string_view from,
+              std::string_view to) {
+    test::copy_model(model, folder_);
+    test::write_file(folder_.path(file),
+                     test::replaced(test::read_file(folder_.path(file)), from, to));
+  }
+  test::TempFolder folder_;
+};
+
+TEST(Models, every_tiny_model_opens_and_has_finite_weights) {
+  const std::vector<std::pair<std::string, DType>> models = {
+      {"mqa-head-dim", DType::kF32},  {"linear-bf16", DType::kBF16},
+      {"llama3-tied", DType::kBF16},  {"fp16-old-type", DType::kF16},
+      {"sharded-bf16", DType::kBF16}, {"sparse-config", DType::kF32}};
+  for (const auto& [name, dtype] : models) {
+    const auto model = open_model_directory(model_path(name));
+    ASSERT_TRUE(model.ok()) << name << ": " << model.status().message();
+    EXPECT_EQ((*model)->stored_dtype(), dtype) << name;
+    EXPECT_EQ((*model)->config().dtype, dtype) << name;
+    const ModelDims& dims = (*model)->config().dims;
+    const auto norms = read_norms(**model);
+    ASSERT_TRUE(norms.ok());
+    for (const float value : norms->as<float>()) EXPECT_NEAR(value, 1.0, 0.6);
+    for (std::int64_t layer = 0; layer < dims.layers; ++layer) {
+      const WeightId id{.kind = WeightKind::kUp, .layer = static_cast<std::uint16_t>(layer)};
+      Tensor up({.dtype = DType::kF32, .shape = weight_shape(dims, id.kind)});
+      ASSERT_TRUE((*model)->read_rows(weight_name(id), 0, up.mutable_view()).ok());
+      for (const float value : up.as<float>()) ASSERT_TRUE(std::isfinite(value));
+    }
+  }
+}
+
+TEST(Models, reads_the_explicit_head_dim_and_shares_of_mqa) {
+  const auto model = open_model_directory(model_path("mqa-head-dim"));
+  ASSERT_TRUE(model.ok());
+  EXPECT_EQ((*model)->config().dims.head_dim, 20);
+  EXPECT_EQ((*model)->config().dims.kv_heads, 1);
+}
+
+TEST(Models, mapped_bytes_are_what_read_rows_reads) {
+  const auto model = open_model_directory(model_path("sharded-bf16"));
+  ASSERT_TRUE(model.ok());
+  const auto mapped = (*model)->mapped(kQ0, DType::kBF16);
+  ASSERT_TRUE(mapped.has_value());
+  Tensor copy(mapped->desc);
+  ASSERT_TRUE((*model)->read_rows(kQ0, 0, copy.mutable_view()).ok());
+  EXPECT_EQ(std::memcmp(mapped->data, copy.view().data, mapped->desc.bytes()), 0);
+  (*model)->release(kQ0);
+  EXPECT_EQ(std::memcmp(mapped->data, copy.view().data, mapped->desc.bytes()), 0);
+  EXPECT_FALSE((*model)->mapped(kQ0, DType::kF32).has_value());
+  EXPECT_FALSE((*model)->mapped("none", DType::kBF16).has_value());
+}
+
+TEST(Models, converts_a_range_of_rows) {
+  const auto model = open_model_directory(model_path("linear-bf16"));
+  ASSERT_TRUE(model.ok());
+  const auto mapped = (*model)->mapped(kQ0, DType::kBF16);
+  ASSERT_TRUE(mapped.has_value());
+  Tensor wide({.dtype = DType::kF32, .shape = {2, 48}});
+  ASSERT_TRUE((*model)->read_rows(kQ0, 3, wide.mutable_view()).ok());
+  for (std::size_t i = 0; i < 96; ++i) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(mapped->as<std::uint16_t>()[3 * 48 + i])
+                               << 16;
+    EXPECT_EQ(wide.as<float>()[i], std::bit_cast<float>(bits));
+  }
+  EXPECT_FALSE((*model)->read_rows(kQ0, 47, wide.mutable_view()).ok());
+}
+
+TEST(Models, names_weights_as_transformers_does) {
+  EXPECT_EQ(weight_name({.kind = WeightKind::kO, .layer = 7}),
+            "model.layers.7.self_attn.o_proj.weight");
+  EXPECT_EQ(weight_name({.kind = WeightKind::kDown, .layer = 11}),
+            "model.layers.11.mlp.down_proj.weight");
+}
+
+TEST_F(Directory, refuses_what_is_not_a_model_directory) {
+  expect_refused(folder_.path("none"), "no such model directory");
+  expect_refused(folder_.path(), "config.json");
+  test::write_file(folder_.path("config.json"), "{}");
+  expect_refused(folder_.path("config.json"), "not a directory");
+  expect_refused(folder_.path(), "neither");
+  test::write_file(folder_.path("pytorch_model.bin"), "");
+  expect_refused(folder_.path(), "convert pytorch_model.bin");
+}
+
+TEST_F(Directory, refuses_a_truncated_model) {
+  test::copy_model("mqa-head-dim", folder_);
+  for (const std::uintmax_t bytes : {200000U, 1000U, 9U, 8U, 7U, 0U}) {
+    std::filesystem::resize_file(folder_.path(kSingle), bytes);
+    expect_refused(folder_.path(), kSingle);
+  }
+}
+
+TEST_F(Directory, refuses_a_shape_that_the_config_does_not_ask_for) {
+  damage("mqa-head-dim", "config.json", "\"intermediate_size\": 80", "\"intermediate_size\": 96");
+  expect_refused(folder_.path(), "has shape [80, 48], the config asks for [96, 48]");
+}
+
+TEST_F(Directory, names_a_missing_tensor) {
+  damage("mqa-head-dim", kSingle, "model.norm.weight", "model.nork.weight");
+  expect_refused(folder_.path(), "'model.norm.weight' is missing");
+}
+
+TEST_F(Directory, names_a_missing_head_where_it_is_not_tied) {
+  damage("llama3-tied", "config.json", "\"tie_word_embeddings\": true",
+         "\"tie_word_embeddings\": false");
+  expect_refused(folder_.path(), "tie_word_embeddings");
+}
+
+TEST_F(Directory, ignores_a_head_beside_a_tied_table) {
+  damage("mqa-head-dim", "config.json", "\"tie_word_embeddings\": false",
+         "\"tie_word_embeddings\": true");
+  const auto model = open_model_directory(folder_.path());
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  Tensor row({.dtype = DType::kF32, .shape = {1, 48}});
+  EXPECT_FALSE((*model)->read_rows(kLmHeadName, 0, row.mutable_view()).ok());
+}
+
+TEST_F(Directory, refuses_a_needed_tensor_of_another_dtype) {
+  damage("fp16-old-type", kSingle, R"({"dtype":"F16")", R"({"dtype":"I16")");
+  expect_refused(folder_.path(), "dtype I16");
+}
+
+TEST_F(Directory, logs_what_it_ignores_in_one_line) {
+  testing::internal::CaptureStderr();
+  ASSERT_TRUE(open_model_directory(model_path("sharded-bf16")).ok());
+  const std::string text = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(text, HasSubstr("ignoring 3 tensor(s)"));
+  EXPECT_THAT(text, HasSubstr("rotary_emb.inv_freq"));
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1);
+}
+
+TEST_F(Directory, refuses_shard_names_that_leave_the_directory) {
+  for (const std::string name : {"../model-0001-of-0003.safetensors", "/etc/passwd", "",
+                                 "model.bin", "..", "a\\u0000.safetensors"}) {
+    test::TempFolder folder;
+    test::copy_model("sharded-bf16", folder);
+    const std::string index = test::read_file(folder.path(kIndex));
+    test::write_file(folder.path(kIndex),
+                     test::replaced(index, "model-00001-of-00003.safetensors", name));
+    expect_refused(folder.path(), "must be the name");
+  }
+}
+
+TEST_F(Directory, refuses_a_bad_index) {
+  test::copy_model("sharded-bf16", folder_);
+  const std::string index = test::read_file(folder_.path(kIndex));
+  for (const std::string text :
+       {"", "[]", "{}", R"({"weight_map": []})", R"({"weight_map": {"a": 7}})"}) {
+    test::write_file(folder_.path(kIndex), text);
+    expect_refused(folder_.path(), kIndex);
+  }
+  test::write_file(folder_.path(kIndex), R"({"weight_map": {}})");
+  expect_refused(folder_.path(), "'model.embed_tokens.weight' is missing");
+  test::write_file(folder_.path(kIndex), test::replaced(index, "00001-of", "00002-of"));
+  expect_refused(folder_.path(), "the index says it is here");
+}
+
+TEST_F(Directory, names_a_missing_shard) {
+  test::copy_model("sharded-bf16", folder_);
+  std::filesystem::remove(folder_.path("model-00002-of-00003.safetensors"));
+  expect_refused(folder_.path(), "model-00002-of-00003.safetensors");
+}
+
+TEST_F(Directory, says_so_when_a_file_shrinks_under_it) {
+  test::copy_model("mqa-head-dim", folder_);
+  const auto model = open_model_directory(folder_.path());
+  ASSERT_TRUE(model.ok());
+  std::filesystem::resize_file(folder_.path(kSingle), 5000);
+  EXPECT_EQ(read_norms(**model).status().code(), StatusCode::kInvalidInput);
+  EXPECT_FALSE((*model)->mapped(kEmbedName, DType::kF32).has_value());
+}
+
+TEST_F(Directory, reads_tensors_at_odd_offsets) {
+  test::copy_model("fp16-old-type", folder_);
+  std::string bytes = test::read_file(folder_.path(kSingle));
+  std::uint64_t length = 0;
+  std::memcpy(&length, bytes.data(), sizeof length);
+  bytes.insert(8 + length, 1, ' ');
+  ++length;
+  std::memcpy(bytes.data(), &length, sizeof length);
+  test::write_file(folder_.path(kSingle), bytes);
+  const auto odd = open_model_directory(folder_.path());
+  const auto even = open_model_directory(model_path("fp16-old-type"));
+  ASSERT_TRUE(odd.ok() && even.ok());
+  EXPECT_FALSE((*odd)->mapped(kQ0, DType::kF16).has_value());
+  Tensor a({.dtype = DType::kF32, .shape = {40, 40}});
+  Tensor b({.dtype = DType::kF32, .shape = {40, 40}});
+  ASSERT_TRUE((*odd)->read_rows(kQ0, 0, a.mutable_view()).ok());
+  ASSERT_TRUE((*even)->read_rows(kQ0, 0, b.mutable_view()).ok());
+  EXPECT_EQ(std::memcmp(a.view().data, b.view().data, a.desc().bytes()), 0);
+}
+
+}  // namespace
+}  // namespace airlock
