@@ -1,0 +1,73 @@
+#include "runtime/cpu/numerics.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "base/convert.h"
+
+namespace airlock {
+
+namespace {
+
+// Below this many elements, waking threads costs more than they save.
+constexpr std::size_t kParallelElements = std::size_t{1} << 17;
+
+void split(ThreadPool& pool, std::size_t count, const std::function<void(std::size_t, std::size_t)>& body) {
+  if (count < kParallelElements) {
+    body(0, count);
+    return;
+  }
+  pool.parallel_for(count, body);
+}
+
+}  // namespace
+
+void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::byte* out, std::size_t count) {
+  constexpr std::size_t kBlock = 2048;
+  float values[kBlock];
+  alignas(4) std::byte rounded[kBlock * 2];
+  const bool rounds_first = numerics.dtype != numerics.held && from != numerics.dtype;
+  for (std::size_t start = 0; start < count; start += kBlock) {
+    const std::size_t n = std::min(kBlock, count - start);
+    load_f32(from, in + start * dtype_bytes(from), values, n);
+    if (rounds_first) {
+      store_f32(numerics.dtype, values, rounded, n);
+      load_f32(numerics.dtype, rounded, values, n);
+    }
+    store_f32(numerics.held, values, out + start * dtype_bytes(numerics.held), n);
+  }
+}
+
+void hold(const Numerics& numerics, TensorView in, std::byte* out, ThreadPool& pool) {
+  const DType from = in.desc.dtype;
+  split(pool, in.desc.elements(), [&](std::size_t begin, std::size_t end) {
+    hold_block(numerics, from, in.data + begin * dtype_bytes(from), out + begin * dtype_bytes(numerics.held),
+               end - begin);
+  });
+}
+
+void round_result(const float* in, MutableTensorView out, ThreadPool& pool) {
+  split(pool, out.desc.elements(), [&](std::size_t begin, std::size_t end) {
+    store_f32(out.desc.dtype, in + begin, out.data + begin * dtype_bytes(out.desc.dtype), end - begin);
+  });
+}
+
+void gather_rows(TensorView table, std::span<const std::int32_t> ids, MutableTensorView out, ThreadPool& pool) {
+  const std::int64_t hidden = table.desc.shape[1];
+  const std::size_t in_bytes = static_cast<std::size_t>(hidden) * dtype_bytes(table.desc.dtype);
+  const std::size_t out_bytes = static_cast<std::size_t>(hidden) * dtype_bytes(out.desc.dtype);
+  const auto body = [&](std::size_t begin, std::size_t end) {
+    for (std::size_t token = begin; token < end; ++token) {
+      const auto row = static_cast<std::size_t>(ids[token]);
+      convert({table.data + row * in_bytes, {table.desc.dtype, Shape{hidden}}},
+              {out.data + token * out_bytes, {out.desc.dtype, Shape{hidden}}});
+    }
+  };
+  if (out.desc.elements() < kParallelElements) {
+    body(0, ids.size());
+  } else {
+    pool.parallel_for(ids.size(), body);
+  }
+}
+
+}  // namespace airlock

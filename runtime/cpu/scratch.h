@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+
+namespace airlock {
+
+/// Owns anonymous pages (mmap), zero at first, with huge pages asked for where it is large.
+class PageBuffer {
+ public:
+  PageBuffer() = default;
+  /// kResourceExhausted where the system refuses.
+  static Result<PageBuffer> allocate(std::size_t bytes);
+  PageBuffer(PageBuffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  PageBuffer& operator=(PageBuffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~PageBuffer();
+
+  std::byte* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  PageBuffer(std::byte* data, std::size_t bytes) : data_(data), bytes_(bytes) {}
+  std::byte* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+/// Buffers that one backend uses again and again, so that an op does not pay for page faults. What lies in a buffer is
+/// what the same session left there. One thread; outlives its buffers.
+class ScratchPool {
+ public:
+  /// Pages on loan from a pool; destroying it gives them back.
+  class Buffer {
+   public:
+    Buffer() = default;
+    Buffer(Buffer&& other) noexcept
+        : pool_(std::exchange(other.pool_, nullptr)), pages_(std::move(other.pages_)) {}
+    Buffer& operator=(Buffer&& other) noexcept {
+      std::swap(pool_, other.pool_);
+      std::swap(pages_, other.pages_);
+      return *this;
+    }
+    ~Buffer() {
+      if (pool_ != nullptr) pool_->give_back(std::move(pages_));
+    }
+    std::byte* data() const { return pages_.data(); }
+
+   private:
+    friend class ScratchPool;
+    Buffer(ScratchPool* pool, PageBuffer pages) : pool_(pool), pages_(std::move(pages)) {}
+    ScratchPool* pool_ = nullptr;
+    PageBuffer pages_;
+  };
+
+  /// At least `bytes`, page-aligned; contents are whatever the last user left. kResourceExhausted without memory.
+  Result<Buffer> take(std::size_t bytes);
+  std::size_t idle_bytes() const { return idle_bytes_; }
+
+ private:
+  void give_back(PageBuffer pages);
+
+  std::vector<PageBuffer> idle_;
+  std::size_t idle_bytes_ = 0;
+};
+
+}  // namespace airlock

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/tensor.h"
+#include "base/thread_pool.h"
+#include "runtime/cpu/cpu_backend.h"
+#include "runtime/cpu/numerics.h"
+#include "runtime/cpu/onednn.h"
+#include "runtime/cpu/scratch.h"
+
+namespace airlock {
+
+/// A weight W [n, k] as the right side of a product: k x n in `layout`, which serves every number of rows.
+struct HeldWeight {
+  std::int64_t k = 0;
+  std::int64_t n = 0;
+  dnnl::memory::desc layout;
+  bool packed = false;         // else plain, W's own rows: k x n of strides (1, k)
+  std::byte* data = nullptr;   // in `pages`, or the embedding table where the model is tied
+  PageBuffer pages;
+};
+
+inline constexpr std::size_t kWeightKindCount = 7;
+using LayerWeights = std::array<HeldWeight, kWeightKindCount>;  // by WeightKind - 1
+
+/// Every weight of a model, rounded to numerics.dtype. Never changes once loaded.
+struct Weights {
+  Numerics numerics;
+  std::vector<LayerWeights> layers;
+  PageBuffer table_pages;
+  TensorView table;     // [vocab, hidden]; tied: of numerics.held, else of numerics.dtype
+  HeldWeight lm_head;
+
+  const HeldWeight& weight(const WeightId& id) const {
+    return layers[id.layer][static_cast<std::size_t>(id.kind) - 1];
+  }
+};
+
+/// Reads `model` in blocks of rows, so that it is never in memory twice. Errors are the model's, or no memory.
+Result<Weights> load_weights(const ModelSource& model, const Numerics& numerics, const dnnl::engine& engine,
+                             const CpuOptions& options, ThreadPool& pool);
+
+}  // namespace airlock

@@ -1,0 +1,208 @@
+#include "runtime/cpu/cpu_backend.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "tests/support/memory_model.h"
+#include "tests/support/reference_ops.h"
+
+namespace airlock {
+namespace {
+
+using testing::MemoryModel;
+using testing::random_tensor;
+
+Deadline soon() { return Deadline::after(std::chrono::seconds(60)); }
+
+std::shared_ptr<CpuModel> make_model(const MemoryModel& source, DType dtype, std::size_t threads) {
+  auto made = CpuModel::create(source, {.dtype = dtype, .threads = threads, .progress = {}});
+  CHECK(made.ok());
+  return std::move(made).value();
+}
+
+/// The op's first result as bytes; empty where it failed.
+std::vector<std::byte> run(Backend& backend, const OpSpec& spec, const std::vector<TensorView>& inputs) {
+  auto pending = backend.prepare(spec, {inputs, {}}, soon());
+  if (!pending.ok() || !(*pending)->submit().ok() || !(*pending)->wait().ok()) return {};
+  const auto bytes = (*pending)->result(0).bytes();
+  return {bytes.begin(), bytes.end()};
+}
+
+TEST(CpuModel, refuses_options_that_make_no_sense) {
+  const MemoryModel source;
+  for (const CpuOptions& options : {CpuOptions{DType::kI32, 1, {}}, CpuOptions{DType::kF32, 0, {}},
+                                    CpuOptions{DType::kF32, 100000, {}}}) {
+    auto made = CpuModel::create(source, options);
+    ASSERT_FALSE(made.ok());
+    EXPECT_EQ(made.status().code(), StatusCode::kInvalidInput);
+  }
+}
+
+TEST(CpuModel, names_the_tensor_that_cannot_be_read) {
+  MemoryModel::Options options;
+  options.broken_tensor = "model.layers.1.mlp.up_proj.weight";
+  const MemoryModel source(options);
+  auto made = CpuModel::create(source, {});
+  ASSERT_FALSE(made.ok());
+  EXPECT_EQ(made.status().code(), StatusCode::kInvalidInput);
+  EXPECT_NE(made.status().message().find(options.broken_tensor), std::string::npos);
+}
+
+TEST(CpuModel, releases_each_tensor_once_and_reports_progress) {
+  for (const std::size_t threads : {1, 3}) {
+    const MemoryModel source;
+    std::size_t last = 0;
+    std::size_t total = 0;
+    auto made = CpuModel::create(source, {DType::kBF16, threads, [&](std::size_t done, std::size_t all) {
+                                            EXPECT_LE(last, done);
+                                            last = done;
+                                            total = all;
+                                          }});
+    ASSERT_TRUE(made.ok());
+    EXPECT_EQ(last, total);
+    EXPECT_GT(total, 0U);
+    const auto releases = source.releases();
+    EXPECT_EQ(releases.size(), 2U * 7U + 2U);
+    for (const auto& [name, count] : releases) EXPECT_EQ(count, 1) << name;
+  }
+}
+
+TEST(CpuBackend, gives_the_same_bits_whatever_came_before) {
+  const MemoryModel source;
+  for (const std::size_t threads : {1, 2}) {
+    const auto model = make_model(source, DType::kBF16, threads);
+    const TensorDesc desc{DType::kBF16, Shape{130, 416}};
+    const Tensor x = random_tensor(desc, 5);
+    const OpSpec spec = linear_spec({{WeightKind::kDown, 1}}, desc, DType::kF32);
+    const auto fresh = model->make_backend();
+    const auto first = run(*fresh, spec, {x.view()});
+    ASSERT_FALSE(first.empty());
+    const auto other = model->make_backend();
+    for (std::int64_t rows = 1; rows < 300; ++rows) {  // more shapes than products are kept
+      const Tensor y = random_tensor({DType::kF32, Shape{rows, 96}}, 1);
+      ASSERT_FALSE(run(*other, linear_spec({{WeightKind::kQ, 0}}, y.desc(), DType::kF16), {y.view()}).empty());
+    }
+    EXPECT_EQ(run(*other, spec, {x.view()}), first);
+    EXPECT_EQ(run(*fresh, spec, {x.view()}), first);
+    EXPECT_EQ(run(*make_model(source, DType::kBF16, threads)->make_backend(), spec, {x.view()}), first);
+  }
+}
+
+TEST(CpuBackend, gives_the_same_bits_from_memory_of_any_alignment) {
+  const MemoryModel source;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto backend = make_model(source, dtype, 1)->make_backend();
+    const TensorDesc desc{dtype, Shape{33, 96}};
+    const Tensor x = random_tensor(desc, 5);
+    const OpSpec spec = linear_spec({{WeightKind::kGate, 0}}, desc, dtype);
+    const auto aligned = run(*backend, spec, {x.view()});
+    ASSERT_FALSE(aligned.empty());
+    std::vector<std::byte> store(desc.bytes() + 64);
+    std::byte* shifted = store.data() + dtype_bytes(dtype);
+    std::memcpy(shifted, x.view().data, desc.bytes());
+    EXPECT_EQ(run(*backend, spec, {{shifted, desc}}), aligned);
+  }
+}
+
+TEST(CpuBackend, refuses_memory_where_elements_cannot_lie) {
+  const MemoryModel source;
+  const auto backend = make_model(source, DType::kF32, 1)->make_backend();
+  const TensorDesc desc{DType::kF32, Shape{2, 96}};
+  const Tensor x = random_tensor({DType::kF32, Shape{3, 96}}, 1);
+  const OpSpec spec = linear_spec({{WeightKind::kQ, 0}}, desc, DType::kF32);
+  const std::vector<TensorView> odd{{x.view().data + 1, desc}};
+  const std::vector<TensorView> null{{nullptr, desc}};
+  const std::vector<TensorView> two{{x.view().data, desc}, {x.view().data, desc}};
+  for (const auto& inputs : {odd, null, two}) {
+    auto pending = backend->prepare(spec, {inputs, {}}, soon());
+    ASSERT_FALSE(pending.ok());
+    EXPECT_EQ(pending.status().code(), StatusCode::kInvalidInput);
+  }
+}
+
+TEST(CpuBackend, outlives_the_model_it_was_made_from) {
+  const MemoryModel source;
+  auto model = make_model(source, DType::kF32, 1);
+  const auto backend = model->make_backend();
+  model.reset();
+  const Tensor x = random_tensor({DType::kF32, Shape{2, 96}}, 1);
+  EXPECT_FALSE(run(*backend, lm_head_spec(x.desc()), {x.view()}).empty());
+}
+
+TEST(CpuBackend, shares_the_threads_among_sessions) {
+  const MemoryModel source;
+  const auto model = make_model(source, DType::kBF16, 2);
+  const Tensor x = random_tensor({DType::kF32, Shape{20, 96}}, 1);
+  const OpSpec spec = linear_spec({{WeightKind::kGate, 0}}, x.desc(), DType::kF32);
+  const auto want = run(*model->make_backend(), spec, {x.view()});
+  ASSERT_FALSE(want.empty());
+  std::array<int, 4> wrong{};
+  std::vector<std::thread> sessions;
+  for (int& count : wrong) {
+    sessions.emplace_back([&] {
+      const auto backend = model->make_backend();
+      for (int round = 0; round < 50; ++round) {
+        if (run(*backend, spec, {x.view()}) != want) ++count;
+      }
+    });
+  }
+  for (std::thread& session : sessions) session.join();
+  for (const int count : wrong) EXPECT_EQ(count, 0);
+}
+
+TEST(CpuBackend, survives_ids_that_change_under_it) {
+  const MemoryModel source;
+  const auto backend = make_model(source, DType::kF32, 1)->make_backend();
+  std::vector<std::int32_t> ids(2000, 3);
+  std::atomic<bool> stop{false};
+  std::thread peer([&] {  // as a peer that writes into the slot after it was published
+    while (!stop.load()) {
+      for (std::size_t i = 0; i < ids.size(); i += 97) {
+        std::atomic_ref(ids[i]).store(0x7fffffff, std::memory_order_relaxed);
+        std::atomic_ref(ids[i]).store(3, std::memory_order_relaxed);
+      }
+    }
+  });
+  const TensorDesc desc{DType::kI32, Shape{2000}};
+  const std::vector<TensorView> inputs{{reinterpret_cast<const std::byte*>(ids.data()), desc}};
+  for (int round = 0; round < 200; ++round) (void)run(*backend, embedding_spec(2000, DType::kF32), inputs);
+  stop = true;
+  peer.join();
+}
+
+TEST(CpuBackend, computes_products_of_extreme_shapes) {
+  const MemoryModel source;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto backend = make_model(source, dtype, 1)->make_backend();
+    struct Size {
+      std::int64_t heads, groups, m, k, n;
+    };
+    for (const Size& s : {Size{1, 1, 131072, 1, 1}, Size{1, 1, 1, 131072, 1}, Size{1, 1, 1, 1, 131072},
+                          Size{1024, 1, 1, 1, 1}, Size{1024, 1024, 1, 1, 1}, Size{2, 1, 131072, 2, 3},
+                          Size{1, 1, 3, 131071, 3}, Size{4, 2, 33, 3, 4099}}) {
+      for (const Transpose transpose : {Transpose::kNone, Transpose::kA, Transpose::kB}) {
+        const TensorDesc a{dtype, transpose == Transpose::kA ? Shape{s.heads, s.k, s.m} : Shape{s.heads, s.m, s.k}};
+        const TensorDesc b{dtype, transpose == Transpose::kB ? Shape{s.groups, s.n, s.k} : Shape{s.groups, s.k, s.n}};
+        SCOPED_TRACE(a.shape.to_string() + " x " + b.shape.to_string());
+        const Tensor left = random_tensor(a, 1);
+        const Tensor right = random_tensor(b, 2);
+        const std::vector<TensorView> inputs{left.view(), right.view()};
+        const OpSpec spec = matmul_spec(a, b, transpose, DType::kF32);
+        const auto got = run(*backend, spec, inputs);
+        ASSERT_FALSE(got.empty());
+        const auto want = testing::reference_op(source, dtype, spec, inputs);
+        double worst = 0;
+        EXPECT_EQ(testing::count_outside_tolerance({got.data(), {DType::kF32, Shape{s.heads, s.m, s.n}}}, want[0], worst),
+                  0U)
+            << worst;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace airlock
