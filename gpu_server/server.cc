@@ -1,0 +1,349 @@
+#include "gpu_server/server.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/log.h"
+#include "gpu_server/session.h"
+#include "runtime/rpc/endpoint.h"
+#include "shm/ring_memory.h"
+
+namespace airlock {
+
+namespace {
+
+constexpr std::chrono::seconds kClientSilence{10};   // a runner that gives no sign for so long is gone
+constexpr std::chrono::seconds kShutdownGrace{5};    // for the ops under way
+constexpr std::chrono::milliseconds kControlSlice{25};
+constexpr std::size_t kReportsKept = 1024;           // of ended sessions, each by itself
+
+Status fill_random(void* out, std::size_t bytes) {
+  if (::getrandom(out, bytes, 0) == static_cast<ssize_t>(bytes)) return {};
+  return {StatusCode::kInternal, "getrandom failed"};
+}
+
+// Room for one session's two rings must be there at start: better said now than to the first client.
+Status check_shm_room(const RingGeometry& geometry) {
+  ASSIGN_OR_RETURN(const std::size_t segment_bytes, ring_segment_bytes(geometry));
+  struct statvfs info {};
+  if (::statvfs("/dev/shm", &info) != 0) {
+    return {StatusCode::kResourceExhausted, "/dev/shm is not there: mount a tmpfs on it, or give --ring off"};
+  }
+  const auto free_bytes = static_cast<std::size_t>(info.f_bavail) * info.f_frsize;
+  if (free_bytes >= 2 * segment_bytes) return {};
+  return {StatusCode::kResourceExhausted,
+          fmt::format("/dev/shm is too small: one session needs {:.1f} MiB, {:.1f} MiB are free; give fewer --ring-slots, "
+                      "smaller --ring-slot-bytes, or --ring off", 2.0 * static_cast<double>(segment_bytes) / 1048576.0,
+                      static_cast<double>(free_bytes) / 1048576.0)};
+}
+
+class ServerImpl : public Server {
+ public:
+  ServerImpl(const ServerOptions& options, Endpoint endpoint) : options_(options), endpoint_(std::move(endpoint)) {}
+  ~ServerImpl() override { stop_control(); }
+
+  Status take_endpoint();
+  Status run(ServedModel model, int signal_fd) override;
+
+ private:
+  using Identity = std::string;
+  Status open_control();
+  void stop_control();
+  void control_loop();
+  void handle(const Identity& identity, std::span<const std::byte> frame);
+  void greet(const Identity& identity, const Hello& hello);
+  Result<std::unique_ptr<Session>> make_session(const Hello& hello);
+  void reap();
+  void send(const Identity& identity, const ControlMessage& message);
+  Status wait_for_signals(int signal_fd);
+  SideReport report() const;
+  Status publish(bool print);
+
+  ServerOptions options_;
+  Endpoint endpoint_;
+  EndpointLock lock_;
+  RingGeometry geometry_;
+  bool ring_on_ = false;
+  std::uint64_t start_ns_ = now_ns();
+
+  std::unique_ptr<ServedModel> model_;  // before the sessions that use it
+  std::unique_ptr<ZmqContext> context_;
+  std::unique_ptr<ZmqSocket> control_;  // the control thread's
+  std::map<Identity, std::unique_ptr<Session>> sessions_;  // guarded by mutex_; changed by the control thread only
+  std::deque<SessionReport> ended_;                        // guarded by mutex_; oldest are merged into the first
+  mutable std::mutex mutex_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> all_ended_{false};
+  std::thread control_thread_;
+};
+
+Status ServerImpl::take_endpoint() {
+  const bool ipc = endpoint_.kind == Endpoint::Kind::kIpc;
+  if (!endpoint_.is_loopback() && !options_.insecure_tcp) {
+    return {StatusCode::kUsage, fmt::format("--endpoint {} is reachable from other machines, and nothing is encrypted or "
+                                            "authenticated: add --insecure-tcp if you accept that", endpoint_.text())};
+  }
+  if (ipc) {
+    RETURN_IF_ERROR(check_endpoint_directory(endpoint_.directory(), IfMissing::kCreate));
+    ASSIGN_OR_RETURN(lock_, EndpointLock::acquire(endpoint_.path));
+    sweep_session_sockets(endpoint_.path);
+  }
+  ring_on_ = options_.ring == ServerRing::kOn || (options_.ring == ServerRing::kAuto && ipc);
+  geometry_ = {static_cast<std::uint32_t>(options_.slot_count), static_cast<std::uint32_t>(options_.slot_bytes)};
+  sweep_stale_segments();
+  return ring_on_ ? check_shm_room(geometry_) : Status();
+}
+
+Status ServerImpl::open_control() {
+  ASSIGN_OR_RETURN(context_, ZmqContext::create());
+  ZmqSocketOptions options;
+  options.linger = std::chrono::milliseconds(200);  // lets goodbyes leave
+  options.max_frame_bytes = limits::kMaxControlBytes;
+  options.send_high_water_frames = 64;
+  options.receive_high_water_frames = 64;
+  options.monitor = false;
+  ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(*context_, ZmqSocketType::kRouter, options));
+  ASSIGN_OR_RETURN(const std::string real, socket.bind(endpoint_.text()));
+  ASSIGN_OR_RETURN(endpoint_, parse_endpoint(real));
+  control_ = std::make_unique<ZmqSocket>(std::move(socket));
+  return {};
+}
+
+void ServerImpl::send(const Identity& identity, const ControlMessage& message) {
+  const std::vector<std::byte> frame = encode_control(message);
+  const std::span<const std::byte> parts[] = {std::as_bytes(std::span(identity)), frame};
+  (void)control_->send(parts, Deadline::now());  // one that reads nothing gets nothing, and nobody waits for it
+}
+
+void ServerImpl::handle(const Identity& identity, std::span<const std::byte> frame) {
+  auto message = decode_control(frame);
+  const auto known = sessions_.find(identity);
+  if (!message.ok()) {
+    log_warning("control socket: " + message.status().message());
+    if (known == sessions_.end()) send(identity, Refusal{message.status().code(), message.status().message()});
+    return;
+  }
+  if (const auto* hello = std::get_if<Hello>(&*message)) {
+    if (known == sessions_.end()) return greet(identity, *hello);
+    return known->second->end({StatusCode::kProtocolError, "a second hello in one session"});
+  }
+  if (known == sessions_.end()) return;
+  known->second->silence().heard();
+  if (std::holds_alternative<Goodbye>(*message)) {
+    known->second->end({StatusCode::kUnavailable, "the client said goodbye"});
+  }
+}
+
+Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
+  if (sessions_.size() >= options_.max_clients) {
+    return Status(StatusCode::kResourceExhausted,
+                  fmt::format("server full: {} of {} sessions are in use (--max-clients); try again later",
+                              sessions_.size(), options_.max_clients));
+  }
+  if (!hello.digest.empty() && hello.digest != model_->digest) {
+    return Status(StatusCode::kMismatch, fmt::format("it serves another model: digest {}, yours is {}", model_->digest, hello.digest));
+  }
+  if ((hello.ring == RingMode::kOn) != ring_on_) {
+    return Status(StatusCode::kUnavailable, fmt::format("its ring is {}; give both sides the same --ring", ring_on_ ? "on" : "off"));
+  }
+  if ((hello.want_slot_count != 0 && hello.want_slot_count != geometry_.slot_count) ||
+      (hello.want_slot_bytes != 0 && hello.want_slot_bytes != geometry_.slot_bytes)) {
+    return Status(StatusCode::kUnavailable,
+                  fmt::format("its rings have {} slots of {} bytes, {} of {} are demanded (--ring-slots, --ring-slot-bytes)",
+                              geometry_.slot_count, geometry_.slot_bytes, hello.want_slot_count, hello.want_slot_bytes));
+  }
+  const auto backend = model_->compute->make_backend();
+  const BackendInfo& info = backend->info();
+  Welcome welcome;
+  std::uint64_t random[3] = {};
+  RETURN_IF_ERROR(fill_random(random, sizeof(random)));
+  welcome.epoch = random[0] | 1;  // never 0
+  welcome.token = fmt::format("{:016x}{:016x}", random[1], random[2]);
+  welcome.ring = ring_on_ ? RingMode::kOn : RingMode::kOff;
+  welcome.geometry = geometry_;
+  welcome.dims = info.dims;
+  welcome.digest = model_->digest;
+  welcome.dtype = info.dtype;
+  welcome.stored_dtype = model_->stored_dtype;
+  welcome.threads = static_cast<std::uint32_t>(info.threads);
+  welcome.device = info.device;
+  welcome.config_bytes = static_cast<std::uint32_t>(model_->config_json.size());
+  std::string data = endpoint_.kind == Endpoint::Kind::kTcp
+                         ? fmt::format("tcp://{}:*", endpoint_.host)
+                         : fmt::format("ipc://{}.{:08x}", endpoint_.path, static_cast<std::uint32_t>(random[0] >> 32));
+  return Session::create(*context_, *model_, std::move(welcome), data, hello);
+}
+
+void ServerImpl::greet(const Identity& identity, const Hello& hello) {
+  reap();
+  auto session = make_session(hello);
+  if (!session.ok()) {
+    log_warning(fmt::format("refused {}: {}", hello.client, session.status().message()));
+    return send(identity, Refusal{session.status().code(), session.status().message()});
+  }
+  log_info(fmt::format("session {:016x}: {}", (*session)->welcome().epoch, hello.client));
+  send(identity, (*session)->welcome());
+  (*session)->start();
+  const std::lock_guard lock(mutex_);
+  sessions_.emplace(identity, std::move(session).value());
+}
+
+// Sessions whose worker is through go; their statistics stay.
+void ServerImpl::reap() {
+  for (auto entry = sessions_.begin(); entry != sessions_.end();) {
+    if (!entry->second->finished()) {
+      ++entry;
+      continue;
+    }
+    send(entry->first, Goodbye{"the session is over"});
+    SessionReport last = entry->second->report();
+    const std::lock_guard lock(mutex_);
+    ended_.push_back(std::move(last));
+    if (ended_.size() > kReportsKept) {
+      ended_[1].merge_older(ended_[0]);
+      ended_.pop_front();
+    }
+    entry = sessions_.erase(entry);
+  }
+}
+
+void ServerImpl::control_loop() {
+  Deadline next_sign = Deadline::now();
+  bool told = false;
+  while (!all_ended_.load(std::memory_order_acquire)) {
+    auto parts = control_->receive(Deadline::after(kControlSlice));
+    if (parts.ok() && parts->size() == 2) {
+      const auto& id = (*parts)[0];
+      handle(Identity(reinterpret_cast<const char*>(id.data()), id.size()), (*parts)[1]);
+    }
+    const bool stopping = stopping_.load(std::memory_order_acquire);
+    const bool sign_due = next_sign.expired();
+    if (sign_due) next_sign = Deadline::after(kSignInterval);
+    for (auto& [identity, session] : sessions_) {
+      if (stopping && !told) {
+        send(identity, Goodbye{"it is shutting down"});
+        session->end({StatusCode::kCancelled, "the server is shutting down"});
+      }
+      if (sign_due) send(identity, Sign{});
+      session->silence().tick(now_ns());
+      if (session->silence().silent_ns() > static_cast<std::uint64_t>(std::chrono::nanoseconds(kClientSilence).count())) {
+        session->end({StatusCode::kUnavailable, "no sign of life from the client for 10 s"});
+      }
+    }
+    told |= stopping;
+    reap();
+    if (stopping && sessions_.empty()) all_ended_.store(true, std::memory_order_release);
+  }
+}
+
+void ServerImpl::stop_control() {
+  stopping_.store(true, std::memory_order_release);
+  if (!control_thread_.joinable()) return;
+  const Deadline grace = Deadline::after(kShutdownGrace);
+  while (!all_ended_.load(std::memory_order_acquire) && !grace.expired()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  const bool clean = all_ended_.exchange(true, std::memory_order_acq_rel);
+  control_thread_.join();
+  if (clean) return;
+  // An op under way cannot be interrupted: what it would answer nobody reads any more.
+  log_warning("an op was still under way after 5 s: ending without it");
+  for (auto& [identity, session] : sessions_) session->remove_files();
+  (void)publish(true);
+  if (endpoint_.kind == Endpoint::Kind::kIpc) {
+    ::unlink(endpoint_.path.c_str());
+    ::unlink((endpoint_.path + ".lock").c_str());
+  }
+  std::fflush(nullptr);
+  ::_exit(0);
+}
+
+SideReport ServerImpl::report() const {
+  SideReport report;
+  report.side = "gpu_server";
+  report.wall_ns = now_ns() - start_ns_;
+  report.host = describe_host(model_ ? model_->compute->make_backend()->info().device : "cpu");
+  report.config = {{"model", options_.model.empty() ? options_.synthetic : options_.model},
+                   {"endpoint", endpoint_.text()},
+                   {"ring", ring_on_ ? "on" : "off"},
+                   {"ring_slots", std::to_string(geometry_.slot_count)},
+                   {"ring_slot_bytes", std::to_string(geometry_.slot_bytes)},
+                   {"threads", std::to_string(options_.threads)},
+                   {"digest", model_ ? model_->digest : ""}};
+  const std::lock_guard lock(mutex_);
+  report.sessions.assign(ended_.begin(), ended_.end());
+  for (const auto& [identity, session] : sessions_) report.sessions.push_back(session->report());
+  for (const SessionReport& session : report.sessions) report.merge(session);
+  return report;
+}
+
+Status ServerImpl::publish(bool print) {
+  const SideReport current = report();
+  if (print) {
+    std::fputs(report_table(current).c_str(), stdout);
+    std::fflush(stdout);
+  }
+  if (options_.stats_json.empty()) return {};
+  return write_file_atomically(options_.stats_json, report_json(current));
+}
+
+Status ServerImpl::wait_for_signals(int signal_fd) {
+  const bool periodic = options_.stats_interval_s > 0;
+  const auto interval = std::chrono::nanoseconds(static_cast<std::int64_t>(options_.stats_interval_s * 1e9));
+  Deadline next = Deadline::after(interval);
+  for (;;) {
+    pollfd waiting{signal_fd, POLLIN, 0};
+    const auto left_ms = std::chrono::duration_cast<std::chrono::milliseconds>(next.remaining()).count() + 1;
+    ::poll(&waiting, 1, periodic ? static_cast<int>(std::min<std::int64_t>(left_ms, 60'000)) : 60'000);
+    signalfd_siginfo info{};
+    if (::read(signal_fd, &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
+      if (info.ssi_signo != SIGUSR1) return {};
+      RETURN_IF_ERROR(publish(true));
+    }
+    if (periodic && next.expired()) {
+      next = Deadline::after(interval);
+      RETURN_IF_ERROR(publish(true));
+    }
+  }
+}
+
+Status ServerImpl::run(ServedModel model, int signal_fd) {
+  model_ = std::make_unique<ServedModel>(std::move(model));
+  RETURN_IF_ERROR(open_control());
+  log_info("a host's program: it sees token ids and every activation (docs/THREAT_MODEL.md)");
+  control_thread_ = std::thread([this] { control_loop(); });
+  std::printf("ready %s\n", endpoint_.text().c_str());
+  std::fflush(stdout);
+  Status status = wait_for_signals(signal_fd);
+  stop_control();
+  const Status published = publish(true);
+  return status.ok() ? published : status;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::bind(const ServerOptions& options) {
+  Endpoint endpoint = default_endpoint();
+  if (!options.endpoint.empty()) {
+    ASSIGN_OR_RETURN(endpoint, parse_endpoint(options.endpoint));
+  }
+  auto server = std::make_unique<ServerImpl>(options, std::move(endpoint));
+  RETURN_IF_ERROR(server->take_endpoint());
+  return std::unique_ptr<Server>(std::move(server));
+}
+
+}  // namespace airlock
