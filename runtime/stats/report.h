@@ -51,6 +51,8 @@ struct SideReport {
 
 /// One line of JSON as docs/STATS.md defines it. "tee" is the runner's, "sessions" the server's.
 std::string report_json(const SideReport& report);
+/// One element of "sessions": what the stats op gives a client.
+std::string session_json(const SessionReport& session);
 /// The same for a reader at a terminal: aligned columns, paths and ops that nothing went by are left out.
 std::string report_table(const SideReport& report);
 

@@ -56,7 +56,7 @@ Json tee_json(const TeeSnapshotTable& table) {
   return tee;
 }
 
-Json session_json(const SessionReport& session) {
+Json session_object(const SessionReport& session) {
   return {{"id", session.id},
           {"client", session.client},
           {"sessions", session.sessions},
@@ -64,7 +64,12 @@ Json session_json(const SessionReport& session) {
           {"ops", ops_json(session.ops)}};
 }
 
+/// A client's name and a path may hold anything: what is not UTF-8 is replaced, not thrown over.
+std::string line_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
+
 }  // namespace
+
+std::string session_json(const SessionReport& session) { return line_of(session_object(session)); }
 
 std::string report_json(const SideReport& report) {
   Json json;
@@ -82,10 +87,9 @@ std::string report_json(const SideReport& report) {
   json["wall_ns"] = report.wall_ns;
   if (report.side == "gpu_server") {
     json["sessions"] = Json::array();
-    for (const SessionReport& session : report.sessions) json["sessions"].push_back(session_json(session));
+    for (const SessionReport& session : report.sessions) json["sessions"].push_back(session_object(session));
   }
-  // A client's name and a path may hold anything: what is not UTF-8 is replaced, not thrown over.
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return line_of(json);
 }
 
 }  // namespace airlock

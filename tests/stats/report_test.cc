@@ -85,6 +85,11 @@ TEST(ReportJson, gives_sessions_on_the_server_only) {
   EXPECT_EQ(report["sessions"][0]["ops"], report["ops"]);
 }
 
+TEST(ReportJson, of_one_session_is_its_element_in_the_report_of_all) {
+  const SideReport report = server_report();
+  EXPECT_EQ(json::parse(session_json(report.sessions[0])), json::parse(report_json(report))["sessions"][0]);
+}
+
 TEST(ReportJson, survives_a_name_that_is_not_utf8) {
   SideReport report = server_report();
   report.sessions[0].client = "\xff\xfe";
