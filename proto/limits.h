@@ -42,7 +42,7 @@ inline constexpr std::size_t kSessionTokenBytes = 32;
 inline constexpr std::size_t kMaxDigestBytes = 64;
 inline constexpr std::size_t kMaxDeviceNameBytes = 256;
 inline constexpr std::size_t kMaxDataEndpointBytes = 512;
-inline constexpr std::size_t kMaxSegmentNameBytes = 64;
+inline constexpr std::size_t kMaxSegmentNameBytes = 88;
 inline constexpr std::size_t kMaxWireTokens = 192;  // numbers, texts and array heads in one msgpack value
 inline constexpr std::size_t kMaxWireDepth = 6;
 
