@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -54,7 +55,10 @@ Status check_shm_room(const RingGeometry& geometry) {
 class ServerImpl : public Server {
  public:
   ServerImpl(const ServerOptions& options, Endpoint endpoint) : options_(options), endpoint_(std::move(endpoint)) {}
-  ~ServerImpl() override { stop_control(); }
+  ~ServerImpl() override {
+    stop_control();
+    release_endpoint();
+  }
 
   Status take_endpoint();
   Status run(ServedModel model, int signal_fd) override;
@@ -63,6 +67,7 @@ class ServerImpl : public Server {
   using Identity = std::string;
   Status open_control();
   void stop_control();
+  void release_endpoint();
   void control_loop();
   void handle(const Identity& identity, std::span<const std::byte> frame);
   void greet(const Identity& identity, const Hello& hello);
@@ -120,7 +125,15 @@ Status ServerImpl::open_control() {
   ASSIGN_OR_RETURN(const std::string real, socket.bind(endpoint_.text()));
   ASSIGN_OR_RETURN(endpoint_, parse_endpoint(real));
   control_ = std::make_unique<ZmqSocket>(std::move(socket));
+  if (endpoint_.kind == Endpoint::Kind::kIpc) ::chmod(endpoint_.path.c_str(), 0600);
   return {};
+}
+
+// While the lock is still held: after it another server's socket may lie there.
+void ServerImpl::release_endpoint() {
+  if (!control_) return;
+  control_.reset();
+  if (endpoint_.kind == Endpoint::Kind::kIpc) ::unlink(endpoint_.path.c_str());
 }
 
 void ServerImpl::send(const Identity& identity, const ControlMessage& message) {
@@ -330,6 +343,7 @@ Status ServerImpl::run(ServedModel model, int signal_fd) {
   std::fflush(stdout);
   Status status = wait_for_signals(signal_fd);
   stop_control();
+  release_endpoint();
   const Status published = publish(true);
   return status.ok() ? published : status;
 }

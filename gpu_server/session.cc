@@ -64,7 +64,7 @@ SessionReport Session::report() const {
   report.id = fmt::format("{:016x}", welcome_.epoch);
   report.client = client_;
   if (stats_ != nullptr) report.transport = stats_->snapshot();
-  report.ops = snapshot(op_stats_);
+  report.ops = op_stats_.snapshot();
   return report;
 }
 
