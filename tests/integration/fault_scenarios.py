@@ -103,7 +103,7 @@ def killed_server_ends_the_runner_with_ring(pair):
 
 
 def killed_server_ends_the_runner_without_ring(pair):
-    killed_server_ends_the_runner(pair, runner_args=("--ring", "off"))
+    killed_server_ends_the_runner(pair, "--ring", "off", runner_args=("--ring", "off"))
 
 
 def killed_server_ends_the_runner_over_tcp(pair):

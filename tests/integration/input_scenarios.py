@@ -1,4 +1,5 @@
 """What a user or a file gets wrong: a clear message, and the exit code of docs/INTERFACE.md."""
+import ast
 import json
 import os
 import shutil
@@ -131,7 +132,11 @@ def logits_file_is_private_and_of_numpys_format(pair):
     local(pair, "--logits-out", out).expect_exit(0)
     assert os.stat(out).st_mode & 0o777 == 0o600, oct(os.stat(out).st_mode)
     data = read_bytes(out)
-    assert data[:6] == b"\x93NUMPY" and b"'shape': (512,)" in data[:128] and b"<f4" in data[:128], data[:128]
+    assert data[:8] == b"\x93NUMPY\x01\x00", data[:8]
+    start = 10 + int.from_bytes(data[8:10], "little")
+    header = ast.literal_eval(data[10:start].decode())
+    assert header == {"descr": "<f4", "fortran_order": False, "shape": (512,)}, header
+    assert start % 64 == 0 and len(data) == start + 4 * 512, (start, len(data))
 
 
 def tee_runner_does_not_link_cuda(pair):

@@ -52,7 +52,7 @@ def prefill_over_both_paths_gives_the_bits_of_one_process(pair):
 
 
 def prefill_without_ring_gives_the_bits_of_one_process(pair):
-    stats = prefill_agrees(pair, runner_args=("--ring", "off"))
+    stats = prefill_agrees(pair, server_args=("--ring", "off"), runner_args=("--ring", "off"))
     assert stats["paths"]["ring"]["sent"]["messages"] == 0
     assert stats["paths"]["zmq"]["sent"]["messages"] > 0
 
