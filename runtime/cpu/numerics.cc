@@ -27,6 +27,10 @@ void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::
   float values[kBlock];
   alignas(4) std::byte rounded[kBlock * 2];
   const bool rounds_first = numerics.dtype != numerics.held && from != numerics.dtype;
+  if (numerics.held == DType::kF32 && !rounds_first) {
+    load_f32(from, in, reinterpret_cast<float*>(out), count);
+    return;
+  }
   for (std::size_t start = 0; start < count; start += kBlock) {
     const std::size_t n = std::min(kBlock, count - start);
     load_f32(from, in + start * dtype_bytes(from), values, n);

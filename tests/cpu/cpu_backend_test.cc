@@ -1,12 +1,16 @@
 #include "runtime/cpu/cpu_backend.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <thread>
 #include <vector>
 
+#include "base/unique_fd.h"
 #include "tests/support/memory_model.h"
 #include "tests/support/reference_ops.h"
 
@@ -157,21 +161,34 @@ TEST(CpuBackend, shares_the_threads_among_sessions) {
 TEST(CpuBackend, survives_ids_that_change_under_it) {
   const MemoryModel source;
   const auto backend = make_model(source, DType::kF32, 1)->make_backend();
-  std::vector<std::int32_t> ids(2000, 3);
+  constexpr std::size_t kCount = 2000;
+  // Two mappings of one memory, as between two processes: the peer writes after it published.
+  const UniqueFd memory(::memfd_create("ids", 0));
+  ASSERT_TRUE(memory.valid());
+  ASSERT_EQ(::ftruncate(memory.get(), kCount * sizeof(std::int32_t)), 0);
+  const auto map = [&] {
+    return ::mmap(nullptr, kCount * sizeof(std::int32_t), PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
+  };
+  void* ours = map();
+  void* theirs = map();
+  ASSERT_TRUE(ours != MAP_FAILED && theirs != MAP_FAILED);
   std::atomic<bool> stop{false};
-  std::thread peer([&] {  // as a peer that writes into the slot after it was published
+  std::thread peer([&] {
+    auto* ids = static_cast<volatile std::int32_t*>(theirs);
     while (!stop.load()) {
-      for (std::size_t i = 0; i < ids.size(); i += 97) {
-        std::atomic_ref(ids[i]).store(0x7fffffff, std::memory_order_relaxed);
-        std::atomic_ref(ids[i]).store(3, std::memory_order_relaxed);
-      }
+      for (std::size_t i = 0; i < kCount; i += 97) ids[i] = 0x7fffffff;
+      for (std::size_t i = 0; i < kCount; i += 97) ids[i] = 3;
     }
   });
-  const TensorDesc desc{DType::kI32, Shape{2000}};
-  const std::vector<TensorView> inputs{{reinterpret_cast<const std::byte*>(ids.data()), desc}};
-  for (int round = 0; round < 200; ++round) (void)run(*backend, embedding_spec(2000, DType::kF32), inputs);
+  const TensorDesc desc{DType::kI32, Shape{static_cast<std::int64_t>(kCount)}};
+  const std::vector<TensorView> inputs{{static_cast<const std::byte*>(ours), desc}};
+  for (int round = 0; round < 200; ++round) {
+    (void)run(*backend, embedding_spec(static_cast<std::int64_t>(kCount), DType::kF32), inputs);
+  }
   stop = true;
   peer.join();
+  ::munmap(ours, kCount * sizeof(std::int32_t));
+  ::munmap(theirs, kCount * sizeof(std::int32_t));
 }
 
 TEST(CpuBackend, computes_products_of_extreme_shapes) {
