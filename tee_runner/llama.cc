@@ -53,7 +53,6 @@ class Driver : public LlamaDriver {
 
   Result<Op> begin(const OpSpec& spec, int timeouts = 1);
   Status finish(Pending& op, const OpSpec& spec);
-  Status check_tokens(std::span<const std::int32_t> tokens) const;
   Status embed(std::span<const std::int32_t> tokens);
   Status attention(std::uint16_t layer);
   Result<Op> offloaded_attention(Op qkv, const OpSpec& out_spec);
@@ -102,28 +101,14 @@ Status Driver::finish(Pending& op, const OpSpec& spec) {
   return {};
 }
 
-Status Driver::check_tokens(std::span<const std::int32_t> tokens) const {
-  if (tokens.empty()) return {StatusCode::kInvalidInput, "the prompt is empty: give at least one token id"};
-  if (tokens.size() > static_cast<std::size_t>(limits::kMaxTokens)) {
-    return {StatusCode::kInvalidInput, fmt::format("{} tokens are too many: at most {}", tokens.size(), limits::kMaxTokens)};
-  }
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] < 0 || tokens[i] >= config_.dims.vocab) {
-      return {StatusCode::kInvalidInput, fmt::format("token id {} at position {} is not in the vocabulary: ids go from 0 to {}",
-                                                     tokens[i], i, config_.dims.vocab - 1)};
-    }
-  }
-  if (static_cast<std::int64_t>(tokens.size()) > config_.max_position_embeddings) {
-    log_warning(fmt::format("{} tokens are more than the model's max_position_embeddings, {}: results may be poor",
-                            tokens.size(), config_.max_position_embeddings));
-  }
-  return {};
-}
-
 Result<Tensor> Driver::prefill(std::span<const std::int32_t> tokens) {
-  RETURN_IF_ERROR(check_tokens(tokens));
+  RETURN_IF_ERROR(check_tokens(tokens, config_.dims.vocab));
   const auto count = static_cast<std::int64_t>(tokens.size());
   if (count != tokens_) {
+    if (count > config_.max_position_embeddings) {
+      log_warning(fmt::format("{} tokens are more than the model's max_position_embeddings, {}: results may be poor",
+                              count, config_.max_position_embeddings));
+    }
     tokens_ = count;
     hidden_ = Tensor({DType::kF32, {count, config_.dims.hidden}});
     rope_ = make_rope_table(config_, count);
@@ -280,6 +265,20 @@ Result<Tensor> Driver::logits() {
 }
 
 }  // namespace
+
+Status check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab) {
+  if (tokens.empty()) return {StatusCode::kInvalidInput, "the prompt is empty: give at least one token id"};
+  if (tokens.size() > static_cast<std::size_t>(limits::kMaxTokens)) {
+    return {StatusCode::kInvalidInput, fmt::format("{} tokens are too many: at most {}", tokens.size(), limits::kMaxTokens)};
+  }
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= vocab) {
+      return {StatusCode::kInvalidInput, fmt::format("token id {} at position {} is not in the vocabulary: ids go from 0 to {}",
+                                                     tokens[i], i, vocab - 1)};
+    }
+  }
+  return {};
+}
 
 Result<std::unique_ptr<LlamaDriver>> LlamaDriver::create(const LlamaConfig& config, Tensor norms,
                                                          const LlamaOptions& options, Backend& backend,

@@ -24,6 +24,9 @@ struct LlamaOptions {
   std::chrono::nanoseconds op_timeout = std::chrono::seconds(300);
 };
 
+/// kInvalidInput, with value and range: no token, more than limits::kMaxTokens, or an id beyond the vocabulary.
+Status check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab);
+
 /// LLaMA's prefill as Hugging Face defines it: keeps hidden states (fp32), norms, RoPE, softmax, SiLU and residuals in
 /// this process and asks a Backend for the rest. What a backend returns is data, never a size or an index. One thread.
 class LlamaDriver {
@@ -33,8 +36,8 @@ class LlamaDriver {
   static Result<std::unique_ptr<LlamaDriver>> create(const LlamaConfig& config, Tensor norms, const LlamaOptions& options,
                                                      Backend& backend, TeeStatsTable& stats);
   virtual ~LlamaDriver() = default;
-  /// fp32 [1, vocab] or [tokens, vocab]. kInvalidInput: no token, more than limits::kMaxTokens, or an id beyond the
-  /// vocabulary. More than max_position_embeddings: a warning.
+  /// fp32 [1, vocab] or [tokens, vocab]. kInvalidInput as check_tokens(). More tokens than max_position_embeddings: a
+  /// warning, once.
   virtual Result<Tensor> prefill(std::span<const std::int32_t> tokens) = 0;
 };
 

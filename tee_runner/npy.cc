@@ -16,9 +16,8 @@ namespace airlock {
 namespace {
 
 std::string npy_header(const Shape& shape) {
-  std::string extents;
-  for (const std::int64_t extent : shape.extents()) extents += fmt::format("{}, ", extent);
-  if (shape.rank() > 1) extents.resize(extents.size() - 2);  // one extent keeps its comma: (5,)
+  std::string extents = fmt::format("{}", fmt::join(shape.extents(), ", "));
+  if (shape.rank() == 1) extents += ',';  // a tuple of one: (5,)
   std::string header = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", extents);
   constexpr std::size_t kPreamble = 10;  // magic, version, length
   header.append(63 - (kPreamble + header.size()) % 64, ' ');

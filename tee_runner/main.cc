@@ -1,0 +1,217 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "base/log.h"
+#include "proto/limits.h"
+#include "runtime/cpu/cpu_backend.h"
+#include "runtime/model/model_source.h"
+#include "runtime/rpc/client.h"
+#include "runtime/rpc/endpoint.h"
+#include "tee_runner/llama.h"
+#include "tee_runner/measured_backend.h"
+#include "tee_runner/npy.h"
+#include "tee_runner/options.h"
+#include "tee_runner/run_prefill.h"
+#include "tee_runner/stats_reporter.h"
+
+namespace airlock {
+namespace {
+
+using Source = std::unique_ptr<ModelSource>;
+
+/// Null where neither --model nor --synthetic was given.
+Result<Source> open_model(const PrefillOptions& options) {
+  if (!options.model.empty()) return open_model_directory(options.model);
+  if (!options.synthetic.empty()) return make_synthetic_model(options.synthetic, options.weights_seed);
+  return Source();
+}
+
+LlamaOptions driver_options(const PrefillOptions& options, DType wire) {
+  LlamaOptions llama;
+  llama.wire = wire;
+  llama.attention = options.attention;
+  llama.logits = options.all_logits ? Logits::kAll : Logits::kLast;
+  llama.threads = options.threads;
+  llama.op_timeout = options.op_timeout;
+  return llama;
+}
+
+/// Everything of one prefill but the backend.
+struct Prompt {
+  LlamaConfig config;
+  Tensor norms;
+  DType wire = DType::kF32;
+  std::vector<std::int32_t> tokens;
+};
+
+Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Backend& backend, TeeStatsTable& tee) {
+  ASSIGN_OR_RETURN(auto driver, LlamaDriver::create(prompt.config, std::move(prompt.norms),
+                                                    driver_options(options, prompt.wire), backend, tee));
+  return run_prefill(*driver, prompt.tokens, options.repeat);
+}
+
+Result<Prompt> own_prompt(const PrefillOptions& options, const ModelSource& source) {
+  Prompt prompt;
+  prompt.config = source.config();
+  prompt.wire = options.wire.value_or(source.stored_dtype());
+  ASSIGN_OR_RETURN(prompt.tokens, read_prompt(options, prompt.config.dims.vocab));
+  ASSIGN_OR_RETURN(prompt.norms, read_norms(source));
+  return prompt;
+}
+
+struct LocalCompute {
+  DType dtype;
+  std::size_t threads;
+};
+
+Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource& source, const LocalCompute& compute,
+                                OpStatsTable& ops, TeeStatsTable& tee) {
+  ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, source));
+  log_info(fmt::format("loading weights as {}, {} threads", dtype_name(compute.dtype), compute.threads));
+  CpuOptions cpu;
+  cpu.dtype = compute.dtype;
+  cpu.threads = compute.threads;
+  ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu));
+  const std::unique_ptr<Backend> backend = model->make_backend();
+  const std::unique_ptr<MeasuredBackend> measured = MeasuredBackend::create(*backend, ops);
+  return prefill(options, std::move(prompt), *measured, tee);
+}
+
+/// The one place where the runner reaches out of its process.
+Result<std::unique_ptr<ClientSession>> open_remote_session(const PrefillOptions& options, const ModelSource* source) {
+  ConnectOptions connect;
+  connect.endpoint = options.endpoint.empty() ? default_endpoint().text() : options.endpoint;
+  connect.ring = options.ring == RunnerRing::kOn    ? RingChoice::kOn
+                 : options.ring == RunnerRing::kOff ? RingChoice::kOff
+                                                    : RingChoice::kAuto;
+  connect.want_slot_count = options.slot_count;
+  connect.want_slot_bytes = options.slot_bytes;
+  connect.timeout = options.timeout;
+  if (source != nullptr) {
+    ASSIGN_OR_RETURN(connect.digest, source->digest());
+    connect.dims = source->config().dims;
+  }
+  return ClientSession::connect(connect);
+}
+
+Result<Prompt> servers_prompt(const PrefillOptions& options, ClientSession& session) {
+  log_info("no --model and no --synthetic: config and norm weights are the server's word");
+  Prompt prompt;
+  std::string config_json;
+  RETURN_IF_ERROR(session.backend().init(session.config_bytes(), config_json, prompt.norms,
+                                         Deadline::after(options.op_timeout)));
+  auto config = parse_config(config_json, "the server's config");
+  if (!config.ok()) return Status(StatusCode::kProtocolError, config.status().message());
+  const BackendInfo& info = session.backend().info();
+  if (!(config->dims == info.dims)) {
+    return Status(StatusCode::kProtocolError, "the server's config has other dimensions than its handshake told");
+  }
+  prompt.config = *config;
+  prompt.wire = options.wire.value_or(info.stored_dtype);
+  ASSIGN_OR_RETURN(prompt.tokens, read_prompt(options, prompt.config.dims.vocab));
+  return prompt;
+}
+
+struct Outcome {
+  PrefillResult result;
+  std::optional<Comparison> comparison;
+};
+
+Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* source, StatsReporter& reporter) {
+  std::optional<Prompt> own;  // before connecting: a bad prompt needs no server
+  if (source != nullptr) {
+    ASSIGN_OR_RETURN(own, own_prompt(options, *source));
+  } else if (!options.random_tokens) {
+    RETURN_IF_ERROR(read_prompt(options, limits::kMaxVocab).status());
+  }
+  if (options.dtype) log_warning("--dtype is for --backend local: the server's own type counts");
+  ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session, open_remote_session(options, source));
+  const StatsAttachment attachment(reporter, &session->transport_stats(), &session->op_stats());
+  const BackendInfo info = session->backend().info();
+  reporter.set_device(info.device);
+  reporter.add_config("dtype", std::string(dtype_name(info.dtype)));
+  reporter.add_config("epoch", fmt::format("{:016x}", session->epoch()));
+  if (!own) {
+    ASSIGN_OR_RETURN(own, servers_prompt(options, *session));
+  }
+  const DType wire = own->wire;
+  reporter.add_config("wire", std::string(dtype_name(wire)));
+  Outcome outcome;
+  ASSIGN_OR_RETURN(outcome.result, prefill(options, std::move(*own), session->backend(), reporter.tee()));
+  const OpSnapshotTable ops = session->op_stats().snapshot();
+  session->close();
+  if (options.compare_local) {
+    OpStatsTable local_ops;
+    TeeStatsTable local_tee;  // not the pair's
+    // The server's own thread count where it is a CPU: the comparison is of the airlock, not of cores.
+    const LocalCompute compute{info.dtype, info.device.starts_with("cpu") ? info.threads : options.threads};
+    ASSIGN_OR_RETURN(const PrefillResult local, run_local(options, *source, compute, local_ops, local_tee));
+    outcome.comparison = compare(outcome.result, ops, info, wire, local, local_ops.snapshot());
+  }
+  return outcome;
+}
+
+Result<Outcome> run_alone(const PrefillOptions& options, const ModelSource& source, StatsReporter& reporter) {
+  const StatsAttachment attachment(reporter, nullptr, &reporter.local_ops());
+  const LocalCompute compute{options.dtype.value_or(source.stored_dtype()), options.threads};
+  reporter.set_device("cpu");
+  reporter.add_config("dtype", std::string(dtype_name(compute.dtype)));
+  reporter.add_config("wire", std::string(dtype_name(options.wire.value_or(source.stored_dtype()))));
+  Outcome outcome;
+  ASSIGN_OR_RETURN(outcome.result, run_local(options, source, compute, reporter.local_ops(), reporter.tee()));
+  return outcome;
+}
+
+/// [vocab] where one token's logits were asked for.
+TensorView logits_to_write(const PrefillOptions& options, const Tensor& logits) {
+  TensorView view = logits.view();
+  if (!options.all_logits) view.desc.shape = Shape{view.desc.shape[1]};
+  return view;
+}
+
+Status run(const PrefillOptions& options, StatsReporter& reporter) {
+  const bool local = options.backend == BackendChoice::kLocal;
+  reporter.add_config("backend", local ? "local" : "remote");
+  reporter.add_config("attention", options.attention == Attention::kTee ? "tee" : "offload");
+  reporter.add_config("threads", std::to_string(options.threads));
+  reporter.add_config("repeat", std::to_string(options.repeat));
+  ASSIGN_OR_RETURN(const Source source, open_model(options));
+  ASSIGN_OR_RETURN(const Outcome outcome, local ? run_alone(options, *source, reporter)
+                                                : run_remote(options, source.get(), reporter));
+  if (!options.logits_out.empty()) {
+    RETURN_IF_ERROR(write_npy(options.logits_out, logits_to_write(options, outcome.result.logits)));
+  }
+  const std::string text = format_result(outcome.result, outcome.comparison, options.output);
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    return {StatusCode::kInvalidInput, "the result could not be written to stdout"};
+  }
+  return outcome.comparison ? check_comparison(*outcome.comparison) : Status();
+}
+
+Status run_and_report(const PrefillOptions& options) {
+  StatsReporter reporter(options);
+  Status status = run(options, reporter);
+  const Status written = reporter.write();
+  if (status.ok()) return written;
+  if (!written.ok()) log_error(written.message());
+  return status;
+}
+
+}  // namespace
+}  // namespace airlock
+
+int main(int argc, char** argv) {
+  airlock::set_log_name("tee_runner");
+  auto options = airlock::parse_runner_options(argc, argv);
+  airlock::Status status = options.status();
+  if (options.ok()) {
+    if (!options->has_value()) return 0;
+    status = airlock::run_and_report(**options);
+  }
+  if (!status.ok()) airlock::log_error(status.message());
+  return airlock::exit_code(status.code());
+}

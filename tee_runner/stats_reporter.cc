@@ -1,0 +1,105 @@
+#include "tee_runner/stats_reporter.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+
+#include "base/deadline.h"
+#include "base/log.h"
+
+namespace airlock {
+
+namespace {
+
+UniqueFd take_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&signals, number);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  return UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+}  // namespace
+
+StatsReporter::StatsReporter(const PrefillOptions& options)
+    : start_ns_(now_ns()), path_(options.stats_json), signals_(take_signals()), stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  report_.side = "tee_runner";
+  report_.host = describe_host("");
+  if (signals_.valid() && stop_.valid()) {
+    thread_ = std::thread([this] { await_signals(); });
+  } else {
+    log_warning("signals cannot be watched: SIGUSR1 prints no statistics");
+  }
+}
+
+StatsReporter::~StatsReporter() {
+  if (!thread_.joinable()) return;
+  const std::uint64_t one = 1;
+  // Adding 1 to a fresh eventfd cannot fail.
+  if (::write(stop_.get(), &one, sizeof(one)) != sizeof(one)) log_warning("the signal thread was not told to stop");
+  thread_.join();
+}
+
+void StatsReporter::set_device(std::string_view device) {
+  const std::lock_guard lock(mutex_);
+  report_.host = describe_host(device);
+}
+
+void StatsReporter::add_config(std::string key, std::string value) {
+  const std::lock_guard lock(mutex_);
+  report_.config.emplace_back(std::move(key), std::move(value));
+}
+
+void StatsReporter::attach(const TransportStats* transport, const OpStatsTable* ops) {
+  const std::lock_guard lock(mutex_);
+  transport_ = transport;
+  ops_ = ops;
+}
+
+void StatsReporter::detach() {
+  const std::lock_guard lock(mutex_);
+  read_counters();
+  transport_ = nullptr;
+  ops_ = nullptr;
+}
+
+void StatsReporter::read_counters() {
+  if (transport_ != nullptr) report_.transport = transport_->snapshot();
+  if (ops_ != nullptr) report_.ops = ops_->snapshot();
+  report_.tee = tee_snapshot(tee_);
+  report_.wall_ns = now_ns() - start_ns_;
+}
+
+Status StatsReporter::write() {
+  const std::lock_guard lock(mutex_);
+  read_counters();
+  const std::string table = report_table(report_);
+  std::fwrite(table.data(), 1, table.size(), stderr);
+  return path_.empty() ? Status() : write_file_atomically(path_, report_json(report_));
+}
+
+void StatsReporter::await_signals() {
+  pollfd waits[] = {{signals_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
+  for (;;) {
+    if (::poll(waits, 2, -1) < 0 && errno != EINTR) return;
+    if ((waits[1].revents & POLLIN) != 0) return;
+    signalfd_siginfo info;
+    if (::read(signals_.get(), &info, sizeof(info)) != sizeof(info)) continue;
+    if (const Status status = write(); !status.ok()) log_error(status.message());
+    if (info.ssi_signo == SIGUSR1) continue;
+    log_error(fmt::format("ended by signal {}", info.ssi_signo));
+    // The main thread may be deep in an op: the server notices that the session is gone.
+    std::_Exit(exit_code(StatusCode::kCancelled));
+  }
+}
+
+}  // namespace airlock

@@ -1,0 +1,172 @@
+// The golden models through the driver and the CPU backend, held to the tolerances of their README.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "runtime/cpu/cpu_backend.h"
+#include "runtime/model/model_source.h"
+#include "tee_runner/llama.h"
+
+namespace airlock {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Golden {
+  std::vector<std::int32_t> tokens;
+  std::vector<float> logits;  // [tokens, vocab]
+};
+
+/// The elements behind a .npy header of version 1.
+template <typename T>
+std::vector<T> read_npy(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (text.size() < 10) return {};
+  const std::size_t start = 10U + static_cast<unsigned char>(text[8]) + 256U * static_cast<unsigned char>(text[9]);
+  std::vector<T> values((text.size() - start) / sizeof(T));
+  std::copy_n(text.data() + start, values.size() * sizeof(T), reinterpret_cast<char*>(values.data()));
+  return values;
+}
+
+Golden read_golden(const fs::path& folder) {
+  Golden golden;
+  for (const std::int64_t id : read_npy<std::int64_t>(folder / "golden_tokens.npy")) {
+    golden.tokens.push_back(static_cast<std::int32_t>(id));
+  }
+  golden.logits = read_npy<float>(folder / "golden_logits.npy");
+  return golden;
+}
+
+std::vector<fs::path> folders_below(const fs::path& root) {
+  std::vector<fs::path> folders;
+  if (!fs::is_directory(root)) return folders;
+  for (const auto& entry : fs::directory_iterator(root)) {
+    if (fs::exists(entry.path() / "golden_logits.npy")) folders.push_back(entry.path());
+  }
+  std::sort(folders.begin(), folders.end());
+  return folders;
+}
+
+struct Bound {
+  double relative;  // error over the largest logit
+  double mean_kl;
+};
+
+Bound bound_of(DType dtype) {
+  if (dtype == DType::kF32) return {2e-5, 1e-9};
+  return dtype == DType::kF16 ? Bound{4e-3, 5e-6} : Bound{4e-2, 2.5e-4};
+}
+
+/// KL divergence of softmax(got) from softmax(expected).
+double divergence(const float* expected, const float* got, std::size_t vocab) {
+  const auto log_sum = [&](const float* row) {
+    const double peak = static_cast<double>(*std::max_element(row, row + vocab));
+    double sum = 0;
+    for (std::size_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(row[i]) - peak);
+    return peak + std::log(sum);
+  };
+  const double p_sum = log_sum(expected), q_sum = log_sum(got);
+  double kl = 0;
+  for (std::size_t i = 0; i < vocab; ++i) {
+    const double p = static_cast<double>(expected[i]) - p_sum, q = static_cast<double>(got[i]) - q_sum;
+    kl += std::exp(p) * (p - q);
+  }
+  return kl;
+}
+
+void expect_agrees(const Golden& golden, const std::vector<float>& got, std::size_t vocab, const Bound& bound) {
+  ASSERT_EQ(got.size(), golden.logits.size());
+  double largest = 0, worst = 0, kl = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(golden.logits[i])));
+    worst = std::max(worst, std::abs(static_cast<double>(got[i]) - static_cast<double>(golden.logits[i])));
+    ASSERT_TRUE(std::isfinite(got[i]));
+  }
+  EXPECT_LE(worst / largest, bound.relative);
+  for (std::size_t row = 0; row < golden.tokens.size(); ++row) {
+    const float* expected = &golden.logits[row * vocab];
+    const float* ours = &got[row * vocab];
+    kl += divergence(expected, ours, vocab);
+    std::vector<float> sorted(expected, expected + vocab);
+    std::nth_element(sorted.begin(), sorted.begin() + 1, sorted.end(), std::greater<>());
+    if (static_cast<double>(sorted[0] - sorted[1]) > 2 * bound.relative * largest) {
+      EXPECT_EQ(std::max_element(ours, ours + vocab) - ours, std::max_element(expected, expected + vocab) - expected)
+          << "top token of position " << row;
+    }
+  }
+  EXPECT_LE(kl / static_cast<double>(golden.tokens.size()), bound.mean_kl);
+  std::cout << "    largest error " << worst / largest << ", mean KL " << kl / static_cast<double>(golden.tokens.size()) << '\n';
+}
+
+void expect_route_agrees(const ModelSource& source, Backend& backend, const Golden& golden, DType wire, Attention attention) {
+  auto norms = read_norms(source);
+  ASSERT_TRUE(norms.ok());
+  LlamaOptions options;
+  options.wire = wire;
+  options.attention = attention;
+  options.logits = Logits::kAll;
+  TeeStatsTable stats;
+  auto driver = LlamaDriver::create(source.config(), std::move(*norms), options, backend, stats);
+  ASSERT_TRUE(driver.ok()) << driver.status().message();
+  const auto logits = (*driver)->prefill(golden.tokens);
+  ASSERT_TRUE(logits.ok()) << logits.status().message();
+  const auto values = logits->as<float>();
+  expect_agrees(golden, {values.begin(), values.end()}, static_cast<std::size_t>(source.config().dims.vocab),
+                bound_of(wire));
+}
+
+void expect_model_agrees(const fs::path& folder) {
+  const Golden golden = read_golden(folder);
+  ASSERT_FALSE(golden.tokens.empty());
+  auto source = open_model_directory(folder.string());
+  ASSERT_TRUE(source.ok()) << source.status().message();
+  constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+  // The bounds are those of the wire, so weights must stay exact: as fp32 or as they are stored.
+  for (const DType dtype : kTypes) {
+    if (dtype != DType::kF32 && dtype != (*source)->stored_dtype()) continue;
+    CpuOptions cpu;
+    cpu.dtype = dtype;
+    auto model = CpuModel::create(**source, cpu);
+    ASSERT_TRUE(model.ok()) << model.status().message();
+    const auto backend = (*model)->make_backend();
+    for (const DType wire : kTypes) {
+      if (dtype != DType::kF32 && wire != dtype) continue;
+      for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
+        const std::string name = folder.filename().string() + ", dtype " + std::string(dtype_name(dtype)) + ", wire " +
+                                 std::string(dtype_name(wire)) + (attention == Attention::kTee ? ", tee" : ", offload");
+        SCOPED_TRACE(name);
+        std::cout << "  " << name << '\n';
+        expect_route_agrees(**source, *backend, golden, wire, attention);
+      }
+    }
+  }
+}
+
+TEST(GoldenModels, of_our_own_agree_with_transformers) {
+  const auto folders = folders_below(fs::path(AIRLOCK_SOURCE_DIR) / "tests" / "data" / "models");
+  ASSERT_FALSE(folders.empty());
+  for (const fs::path& folder : folders) expect_model_agrees(folder);
+}
+
+TEST(GoldenModels, that_are_shared_agree_with_transformers) {
+  const char* shared = std::getenv("AIRLOCK_SHARED");
+  const fs::path root = shared != nullptr ? fs::path(shared) : fs::path(AIRLOCK_SOURCE_DIR) / ".." / "shared" / "data";
+  const auto folders = folders_below(root / "golden");
+  if (folders.empty()) {
+    GTEST_SKIP() << "SKIPPED: no golden models below " << root / "golden" << "; set AIRLOCK_SHARED to the folder that holds golden/";
+  }
+  for (const fs::path& folder : folders) expect_model_agrees(folder);
+}
+
+}  // namespace
+}  // namespace airlock

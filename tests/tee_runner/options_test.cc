@@ -1,0 +1,147 @@
+#include "tee_runner/options.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <fstream>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+namespace airlock {
+namespace {
+
+Result<std::optional<PrefillOptions>> parse(std::initializer_list<const char*> arguments) {
+  std::vector<const char*> argv = {"tee_runner", "prefill"};
+  argv.insert(argv.end(), arguments);
+  return parse_runner_options(static_cast<int>(argv.size()), argv.data());
+}
+
+void expect_usage(std::initializer_list<const char*> arguments, const char* word) {
+  const auto options = parse(arguments);
+  ASSERT_FALSE(options.ok()) << word;
+  EXPECT_EQ(options.status().code(), StatusCode::kUsage);
+  EXPECT_NE(options.status().message().find(word), std::string::npos) << options.status().message();
+}
+
+TEST(Options, reads_the_whole_command_line) {
+  const auto parsed = parse({"--model", "m", "--endpoint", "ipc:///x", "--tokens", "1,2", "--wire", "bf16", "--dtype",
+                             "fp16", "--attention", "tee", "--threads", "3", "--repeat", "5", "--timeout-ms", "70",
+                             "--op-timeout-ms", "80", "--ring", "on", "--ring-slots", "16", "--ring-slot-bytes", "65536",
+                             "--logits-out", "l.npy", "--all-logits", "--stats-json", "s.json", "--compare-local", "-o", "json"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status().message();
+  const PrefillOptions& options = **parsed;
+  EXPECT_EQ(options.model, "m");
+  EXPECT_EQ(options.endpoint, "ipc:///x");
+  EXPECT_EQ(options.tokens, "1,2");
+  EXPECT_EQ(options.wire, DType::kBF16);
+  EXPECT_EQ(options.dtype, DType::kF16);
+  EXPECT_EQ(options.attention, Attention::kTee);
+  EXPECT_EQ(options.threads, 3U);
+  EXPECT_EQ(options.repeat, 5U);
+  EXPECT_EQ(options.timeout.count(), 70);
+  EXPECT_EQ(options.op_timeout.count(), 80);
+  EXPECT_EQ(options.ring, RunnerRing::kOn);
+  EXPECT_EQ(options.slot_count, 16U);
+  EXPECT_EQ(options.slot_bytes, 65536U);
+  EXPECT_EQ(options.logits_out, "l.npy");
+  EXPECT_TRUE(options.all_logits);
+  EXPECT_EQ(options.stats_json, "s.json");
+  EXPECT_TRUE(options.compare_local);
+  EXPECT_EQ(options.output, Output::kJson);
+}
+
+TEST(Options, have_the_documented_defaults) {
+  const auto parsed = parse({"--random-tokens", "8"});
+  ASSERT_TRUE(parsed.ok());
+  const PrefillOptions& options = **parsed;
+  EXPECT_EQ(options.backend, BackendChoice::kRemote);
+  EXPECT_FALSE(options.wire.has_value());
+  EXPECT_FALSE(options.dtype.has_value());
+  EXPECT_EQ(options.attention, Attention::kOffload);
+  EXPECT_EQ(options.timeout.count(), 5000);
+  EXPECT_EQ(options.op_timeout.count(), 300000);
+  EXPECT_EQ(options.ring, RunnerRing::kAuto);
+  EXPECT_EQ(options.slot_count, 0U);
+  EXPECT_EQ(options.output, Output::kMarkdown);
+  EXPECT_GE(options.threads, 1U);
+}
+
+TEST(Options, refuses_what_cannot_be_parsed) {
+  expect_usage({}, "--tokens");
+  expect_usage({"--tokens", "1,x"}, "'x'");
+  expect_usage({"--tokens", "1", "--wire", "int8"}, "--wire");
+  expect_usage({"--tokens", "1", "--threads", "0"}, "--threads");
+  expect_usage({"--tokens", "1", "--threads", "many"}, "--threads");
+  expect_usage({"--tokens", "1", "--repeat", "0"}, "--repeat");
+  expect_usage({"--tokens", "1", "--attention", "nowhere"}, "--attention");
+  expect_usage({"--tokens", "1", "--timeout-ms", "0"}, "--timeout-ms");
+  expect_usage({"--tokens", "1", "--op-timeout-ms", "-5"}, "--op-timeout-ms");
+  expect_usage({"--tokens", "1", "--ring-slots", "7"}, "--ring-slots");
+  expect_usage({"--tokens", "1", "--ring-slot-bytes", "4097"}, "4097");
+  expect_usage({"--tokens", "1", "--ring-slot-bytes", "abc"}, "abc");
+  expect_usage({"--random-tokens", "0"}, "--random-tokens");
+  expect_usage({"--random-tokens", "131073"}, "--random-tokens");
+  expect_usage({"--tokens", "1", "--no-such-option"}, "--no-such-option");
+  expect_usage({"--tokens", "1", "-o", "xml"}, "--output");
+}
+
+TEST(Options, refuses_what_does_not_go_together) {
+  expect_usage({"--tokens", "1", "--random-tokens", "2"}, "excludes");
+  expect_usage({"--tokens", "1", "--tokens-file", "f"}, "excludes");
+  expect_usage({"--tokens", "1", "--model", "m", "--synthetic", "s"}, "excludes");
+  expect_usage({"--tokens", "1", "--backend", "local"}, "--model");
+  expect_usage({"--tokens", "1", "--compare-local"}, "--model");
+  expect_usage({"--tokens", "1", "--compare-local", "--backend", "local", "--model", "m"}, "--backend remote");
+  expect_usage({"--tokens", "1", "--seed", "3"}, "--random-tokens");
+}
+
+TEST(Options, needs_a_command_that_exists) {
+  const char* unknown[] = {"tee_runner", "levitate"};
+  EXPECT_EQ(parse_runner_options(2, unknown).status().code(), StatusCode::kUsage);
+  EXPECT_EQ(parse_runner_options(1, unknown).status().code(), StatusCode::kUsage);
+}
+
+TEST(Tokens, are_separated_by_commas_or_white_space) {
+  EXPECT_EQ(parse_tokens(" 1, 2\n3\t4,,5\r\n", "x").value(), (std::vector<std::int32_t>{1, 2, 3, 4, 5}));
+  EXPECT_TRUE(parse_tokens("", "x").value().empty());
+}
+
+TEST(Tokens, tell_text_that_is_no_number_from_ids_of_no_vocabulary) {
+  for (const char* text : {"1,a", "1.5", "0x3", "1;2", "--"}) {
+    EXPECT_EQ(parse_tokens(text, "x").status().code(), StatusCode::kUsage) << text;
+  }
+  for (const char* text : {"-1", "2147483648", "99999999999999999999999"}) {
+    const auto tokens = parse_tokens(text, "x");
+    EXPECT_EQ(tokens.status().code(), StatusCode::kInvalidInput) << text;
+    EXPECT_NE(tokens.status().message().find(text), std::string::npos);
+  }
+}
+
+TEST(Tokens, random_ones_depend_on_the_seed_and_stay_in_the_vocabulary) {
+  const auto tokens = random_tokens(1000, 7, 50);
+  EXPECT_EQ(tokens, random_tokens(1000, 7, 50));
+  EXPECT_NE(tokens, random_tokens(1000, 8, 50));
+  for (const std::int32_t token : tokens) EXPECT_TRUE(token >= 0 && token < 50);
+}
+
+TEST(Prompt, comes_from_a_file_whose_faults_are_bad_input) {
+  const std::string path = testing::TempDir() + "airlock-prompt.txt";
+  PrefillOptions options;
+  options.tokens_file = path;
+  std::ofstream(path) << "4, 5\n6\n";
+  EXPECT_EQ(read_prompt(options, 10).value(), (std::vector<std::int32_t>{4, 5, 6}));
+  std::ofstream(path) << "4, five\n";
+  EXPECT_EQ(read_prompt(options, 10).status().code(), StatusCode::kInvalidInput);
+  for (const char* text : {"", " \n", "4,10"}) {
+    std::ofstream(path) << text;
+    EXPECT_EQ(read_prompt(options, 10).status().code(), StatusCode::kInvalidInput) << text;
+  }
+  std::remove(path.c_str());
+  const auto missing = read_prompt(options, 10);
+  EXPECT_EQ(missing.status().code(), StatusCode::kInvalidInput);
+  EXPECT_NE(missing.status().message().find(path), std::string::npos);
+}
+
+}  // namespace
+}  // namespace airlock
