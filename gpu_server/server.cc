@@ -170,9 +170,7 @@ Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
   if (!hello.digest.empty() && hello.digest != model_->digest) {
     return Status(StatusCode::kMismatch, fmt::format("it serves another model: digest {}, yours is {}", model_->digest, hello.digest));
   }
-  if ((hello.ring == RingMode::kOn) != ring_on_) {
-    return Status(StatusCode::kUnavailable, fmt::format("its ring is {}; give both sides the same --ring", ring_on_ ? "on" : "off"));
-  }
+  const bool with_ring = ring_on_ && hello.ring == RingMode::kOn;
   if ((hello.want_slot_count != 0 && hello.want_slot_count != geometry_.slot_count) ||
       (hello.want_slot_bytes != 0 && hello.want_slot_bytes != geometry_.slot_bytes)) {
     return Status(StatusCode::kUnavailable,
@@ -186,7 +184,7 @@ Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
   RETURN_IF_ERROR(fill_random(random, sizeof(random)));
   welcome.epoch = random[0] | 1;  // never 0
   welcome.token = fmt::format("{:016x}{:016x}", random[1], random[2]);
-  welcome.ring = ring_on_ ? RingMode::kOn : RingMode::kOff;
+  welcome.ring = with_ring ? RingMode::kOn : RingMode::kOff;
   welcome.geometry = geometry_;
   welcome.dims = info.dims;
   welcome.digest = model_->digest;

@@ -75,9 +75,10 @@ Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options,
 Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool want_ring) {
   auto refuse = [](std::string text) { return Status(StatusCode::kProtocolError, std::move(text)); };
   RETURN_IF_ERROR(check_geometry(welcome.geometry));
-  if ((welcome.ring == RingMode::kOn) != want_ring) {
-    return {StatusCode::kUnavailable, fmt::format("the server has its ring {}; give both sides the same --ring",
-                                                  want_ring ? "off" : "on")};
+  const bool has_ring = welcome.ring == RingMode::kOn;
+  if (has_ring && !want_ring) return refuse("the session has a ring that was not asked for");
+  if (!has_ring && options.ring == RingChoice::kOn) {
+    return {StatusCode::kUnavailable, "the server's ring is off and --ring on demands one: start it with --ring on"};
   }
   if ((options.want_slot_count != 0 && welcome.geometry.slot_count != options.want_slot_count) ||
       (options.want_slot_bytes != 0 && welcome.geometry.slot_bytes != options.want_slot_bytes)) {
