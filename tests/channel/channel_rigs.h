@@ -5,10 +5,13 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "runtime/channel/in_process_channel.h"
@@ -27,11 +30,27 @@ inline Deadline shortly() { return Deadline::after(std::chrono::milliseconds(100
 
 enum class Transport { kIpc, kTcp };
 
+/// Where this program's Unix sockets lie; libzmq leaves them behind, so the directory goes with the program.
+class SocketDirectory {
+ public:
+  SocketDirectory() { CHECK(::mkdtemp(path_.data()) != nullptr); }
+  ~SocketDirectory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  SocketDirectory(const SocketDirectory&) = delete;
+  SocketDirectory& operator=(const SocketDirectory&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_ = "/tmp/airlock-channel-XXXXXX";
+};
+
 inline std::string fresh_endpoint(Transport transport) {
   static std::atomic<int> counter{0};
   if (transport == Transport::kTcp) return "tcp://127.0.0.1:*";
-  return "ipc:///tmp/airlock-test-" + std::to_string(::getpid()) + "-" +
-         std::to_string(counter.fetch_add(1));
+  static const SocketDirectory directory;
+  return "ipc://" + directory.path() + "/" + std::to_string(counter.fetch_add(1));
 }
 
 /// A context and the two data sockets of one session.
