@@ -14,18 +14,23 @@ namespace airlock {
 
 namespace {
 
-constexpr std::size_t kQueryRows = 32;   // queries of one block
-constexpr std::size_t kKeyRows = 64;     // keys of one block; a multiple of kQueryRows, so that no row sees an empty block
-constexpr std::size_t kTileRows = 8;     // of the register tile
+constexpr std::size_t kQueryRows = 32;  // queries of one block
+constexpr std::size_t kKeyRows =
+    64;  // keys of one block; a multiple of kQueryRows, so that no row sees an empty block
+constexpr std::size_t kTileRows = 8;  // of the register tile
 constexpr std::size_t kTileColumns = 2 * kLanes;
 
-std::size_t round_up(std::size_t value, std::size_t step) { return (value + step - 1) / step * step; }
+std::size_t round_up(std::size_t value, std::size_t step) {
+  return (value + step - 1) / step * step;
+}
 
 /// c [8, 32] += a [8, depth] * b [depth, 32]; the strides are in floats.
-AIRLOCK_INLINE void multiply_tile(const float* a, std::size_t a_stride, const float* b, std::size_t b_stride,
-                                  std::size_t depth, float* c, std::size_t c_stride) {
+AIRLOCK_INLINE void multiply_tile(const float* a, std::size_t a_stride, const float* b,
+                                  std::size_t b_stride, std::size_t depth, float* c,
+                                  std::size_t c_stride) {
   FloatLanes sums[kTileRows][2];
-  for (std::size_t row = 0; row < kTileRows; ++row) std::memcpy(sums[row], c + row * c_stride, sizeof(sums[row]));
+  for (std::size_t row = 0; row < kTileRows; ++row)
+    std::memcpy(sums[row], c + row * c_stride, sizeof(sums[row]));
   for (std::size_t i = 0; i < depth; ++i) {
     FloatLanes left;
     FloatLanes right;
@@ -37,36 +42,42 @@ AIRLOCK_INLINE void multiply_tile(const float* a, std::size_t a_stride, const fl
       sums[row][1] += right * factor;
     }
   }
-  for (std::size_t row = 0; row < kTileRows; ++row) std::memcpy(c + row * c_stride, sums[row], sizeof(sums[row]));
+  for (std::size_t row = 0; row < kTileRows; ++row)
+    std::memcpy(c + row * c_stride, sums[row], sizeof(sums[row]));
 }
 
 /// One block of queries while it walks over the keys.
 struct QueryBlock {
-  const float* queries;    // [kQueryRows, pitch], rotated
-  float* output;           // [kQueryRows, pitch], not yet divided by total
-  std::size_t pitch;       // head_dim rounded up to kTileColumns
+  const float* queries;  // [kQueryRows, pitch], rotated
+  float* output;         // [kQueryRows, pitch], not yet divided by total
+  std::size_t pitch;     // head_dim rounded up to kTileColumns
   std::size_t head_dim;
-  std::size_t first_row;   // position of the first query
+  std::size_t first_row;  // position of the first query
   float scale;
   float peak[kQueryRows];
   float total[kQueryRows];
   alignas(64) float scores[kQueryRows * kKeyRows];
 };
 
-/// The running softmax over one more block of scores: scores become weights, output and total are rescaled.
+/// The running softmax over one more block of scores: scores become weights, output and total are
+/// rescaled.
 AIRLOCK_INLINE void weigh_scores(QueryBlock& block, std::size_t first_key) {
+  // Copies: a store to scores might change the block's fields for all the compiler knows, and loops
+  // stay scalar.
+  const float scale = block.scale;
+  const std::size_t pitch = block.pitch;
   for (std::size_t row = 0; row < kQueryRows; ++row) {
     float* scores = block.scores + row * kKeyRows;
     const std::size_t visible = std::min(kKeyRows, block.first_row + row - first_key + 1);
-    const float in_block = max_of(scores, visible) * block.scale;
+    const float in_block = max_of(scores, visible) * scale;
     const float peak = in_block > block.peak[row] ? in_block : block.peak[row];
     const float correction = exp_f32(block.peak[row] - peak);
-    for (std::size_t i = 0; i < kKeyRows; ++i) scores[i] = exp_f32(scores[i] * block.scale - peak);
+    for (std::size_t i = 0; i < kKeyRows; ++i) scores[i] = exp_f32(scores[i] * scale - peak);
     for (std::size_t i = visible; i < kKeyRows; ++i) scores[i] = 0.0F;
     block.peak[row] = peak;
     block.total[row] = block.total[row] * correction + sum_of(scores, kKeyRows);
-    float* output = block.output + row * block.pitch;
-    for (std::size_t i = 0; i < block.pitch; ++i) output[i] *= correction;
+    float* output = block.output + row * pitch;
+    for (std::size_t i = 0; i < pitch; ++i) output[i] *= correction;
   }
 }
 
@@ -78,31 +89,32 @@ AIRLOCK_VECTORIZE void attend(QueryBlock& block, const float* keys, const float*
     const float* key_block = keys + first_key * block.head_dim;
     for (std::size_t row = 0; row < kQueryRows; row += kTileRows) {
       for (std::size_t column = 0; column < kKeyRows; column += kTileColumns) {
-        multiply_tile(block.queries + row * block.pitch, block.pitch, key_block + column, kKeyRows, block.head_dim,
-                      block.scores + row * kKeyRows + column, kKeyRows);
+        multiply_tile(block.queries + row * block.pitch, block.pitch, key_block + column, kKeyRows,
+                      block.head_dim, block.scores + row * kKeyRows + column, kKeyRows);
       }
     }
     weigh_scores(block, first_key);
     const float* value_block = values + first_key * block.pitch;
     for (std::size_t row = 0; row < kQueryRows; row += kTileRows) {
       for (std::size_t column = 0; column < block.pitch; column += kTileColumns) {
-        multiply_tile(block.scores + row * kKeyRows, kKeyRows, value_block + column, block.pitch, kKeyRows,
-                      block.output + row * block.pitch + column, block.pitch);
+        multiply_tile(block.scores + row * kKeyRows, kKeyRows, value_block + column, block.pitch,
+                      kKeyRows, block.output + row * block.pitch + column, block.pitch);
       }
     }
   }
 }
 
-/// Private fp32 copies of one key-value head and of the query heads that share it, padded with zeros.
+/// Private fp32 copies of one key-value head and of the query heads that share it, padded with
+/// zeros.
 struct GroupData {
   std::size_t tokens;
   std::size_t head_dim;
   std::size_t pitch;
   std::size_t query_heads;
-  std::size_t query_rows;     // tokens rounded up to kQueryRows
-  std::vector<float> queries; // [query_heads, query_rows, pitch]
-  std::vector<float> keys;    // blocks of [head_dim, kKeyRows]
-  std::vector<float> values;  // [tokens rounded up, pitch]
+  std::size_t query_rows;      // tokens rounded up to kQueryRows
+  std::vector<float> queries;  // [query_heads, query_rows, pitch]
+  std::vector<float> keys;     // blocks of [head_dim, kKeyRows]
+  std::vector<float> values;   // [tokens rounded up, pitch]
 
   GroupData(const ModelDims& dims, std::size_t token_count)
       : tokens(token_count),
@@ -116,15 +128,16 @@ struct GroupData {
 };
 
 /// `heads` consecutive heads of one token, as fp32.
-void load_heads(TensorView rows, std::size_t token, std::size_t first_head, std::size_t heads, std::size_t head_dim,
-                float* out) {
+void load_heads(TensorView rows, std::size_t token, std::size_t first_head, std::size_t heads,
+                std::size_t head_dim, float* out) {
   const std::size_t width = static_cast<std::size_t>(rows.desc.shape[1]);
   const std::size_t offset = token * width + first_head * head_dim;
-  load_f32(rows.desc.dtype, rows.data + offset * dtype_bytes(rows.desc.dtype), out, heads * head_dim);
+  load_f32(rows.desc.dtype, rows.data + offset * dtype_bytes(rows.desc.dtype), out,
+           heads * head_dim);
 }
 
-void pack_group(ThreadPool& pool, const RopeTable& table, TensorView q, TensorView k, TensorView v, std::size_t group,
-                GroupData& data) {
+void pack_group(ThreadPool& pool, const RopeTable& table, TensorView q, TensorView k, TensorView v,
+                std::size_t group, GroupData& data) {
   const std::size_t d = data.head_dim;
   pool.parallel_for(data.tokens, [&](std::size_t begin, std::size_t end) {
     std::vector<float> line(data.query_heads * d);
@@ -148,11 +161,12 @@ void pack_group(ThreadPool& pool, const RopeTable& table, TensorView q, TensorVi
 
 }  // namespace
 
-void blocked_attention(ThreadPool& pool, const ModelDims& dims, const RopeTable& table, TensorView q, TensorView k,
-                       TensorView v, MutableTensorView out) {
+void blocked_attention(ThreadPool& pool, const ModelDims& dims, const RopeTable& table,
+                       TensorView q, TensorView k, TensorView v, MutableTensorView out) {
   const auto tokens = static_cast<std::size_t>(out.desc.shape[0]);
   const auto width = static_cast<std::size_t>(out.desc.shape[1]);
-  CHECK(q.desc.shape == out.desc.shape && k.desc.shape == v.desc.shape && table.cos.size() >= tokens * table.half);
+  CHECK(q.desc.shape == out.desc.shape && k.desc.shape == v.desc.shape &&
+        table.cos.size() >= tokens * table.half);
   CHECK(table.half * 2 == static_cast<std::size_t>(dims.head_dim));
   GroupData data(dims, tokens);
   const std::size_t element = dtype_bytes(out.desc.dtype);

@@ -14,9 +14,9 @@ struct Layout {
   std::size_t head_count;
   std::size_t row_count;
   std::size_t head_dim;
-  std::size_t head_bytes;      // one head of one token
-  std::size_t row_pitch;       // from token to token in the row layout
-  std::size_t first_offset;    // of the tile's first element in the row layout
+  std::size_t head_bytes;    // one head of one token
+  std::size_t row_pitch;     // from token to token in the row layout
+  std::size_t first_offset;  // of the tile's first element in the row layout
 
   Layout(const TensorDesc& rows, const TensorDesc& heads, const HeadTile& tile) {
     CHECK(rows.dtype == heads.dtype && rows.shape.rank() == 2 && heads.shape.rank() == 3);
@@ -35,12 +35,15 @@ struct Layout {
   std::size_t in_rows(std::size_t head, std::size_t row) const {
     return first_offset + row * row_pitch + head * head_bytes;
   }
-  std::size_t in_heads(std::size_t head, std::size_t row) const { return (head * row_count + row) * head_bytes; }
+  std::size_t in_heads(std::size_t head, std::size_t row) const {
+    return (head * row_count + row) * head_bytes;
+  }
 };
 
 }  // namespace
 
-void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, const HeadTile& tile, MutableTensorView heads) {
+void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, const HeadTile& tile,
+                  MutableTensorView heads) {
   const Layout at(rows.desc, heads.desc, tile);
   CHECK(table.half * 2 == at.head_dim);
   pool.parallel_for(at.row_count, [&](std::size_t begin, std::size_t end) {
@@ -50,8 +53,10 @@ void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, con
       load_f32(rows.desc.dtype, rows.data + at.in_rows(0, row), line.data(), line.size());
       const std::size_t angles = (static_cast<std::size_t>(tile.first_row) + row) * table.half;
       for (std::size_t head = 0; head < at.head_count; ++head) {
-        rotate_head(line.data() + head * at.head_dim, &table.cos[angles], &table.sin[angles], table.half, rotated.data());
-        store_f32(heads.desc.dtype, rotated.data(), heads.data + at.in_heads(head, row), at.head_dim);
+        rotate_head(line.data() + head * at.head_dim, &table.cos[angles], &table.sin[angles],
+                    table.half, rotated.data());
+        store_f32(heads.desc.dtype, rotated.data(), heads.data + at.in_heads(head, row),
+                  at.head_dim);
       }
     }
   });
@@ -62,7 +67,8 @@ void split_heads(ThreadPool& pool, TensorView rows, const HeadTile& tile, Mutabl
   pool.parallel_for(at.row_count, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
       for (std::size_t head = 0; head < at.head_count; ++head) {
-        std::memcpy(heads.data + at.in_heads(head, row), rows.data + at.in_rows(head, row), at.head_bytes);
+        std::memcpy(heads.data + at.in_heads(head, row), rows.data + at.in_rows(head, row),
+                    at.head_bytes);
       }
     }
   });
@@ -73,7 +79,8 @@ void merge_heads(ThreadPool& pool, TensorView heads, const HeadTile& tile, Mutab
   pool.parallel_for(at.row_count, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
       for (std::size_t head = 0; head < at.head_count; ++head) {
-        std::memcpy(rows.data + at.in_rows(head, row), heads.data + at.in_heads(head, row), at.head_bytes);
+        std::memcpy(rows.data + at.in_rows(head, row), heads.data + at.in_heads(head, row),
+                    at.head_bytes);
       }
     }
   });

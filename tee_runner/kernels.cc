@@ -30,7 +30,8 @@ AIRLOCK_VECTORIZE float sum_of_squares(const float* x, std::size_t count) {
   return result;
 }
 
-AIRLOCK_VECTORIZE void scale_and_weigh(const float* x, const float* weight, float scale, float* out, std::size_t count) {
+AIRLOCK_VECTORIZE void scale_and_weigh(const float* x, const float* weight, float scale, float* out,
+                                       std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) out[i] = weight[i] * (x[i] * scale);
 }
 
@@ -56,12 +57,13 @@ AIRLOCK_VECTORIZE void exp_f32_array(const float* in, float* out, std::size_t co
   for (std::size_t i = 0; i < count; ++i) out[i] = exp_f32(in[i]);
 }
 
-void rms_norm(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row, const float* weight, double epsilon,
-              MutableTensorView out) {
+void rms_norm(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row, const float* weight,
+              double epsilon, MutableTensorView out) {
   const std::size_t width = to_size(hidden.desc().shape[1]);
   const std::size_t rows = to_size(out.desc.shape[0]);
   const std::size_t first = to_size(first_row);
-  CHECK(out.desc.shape[1] == hidden.desc().shape[1] && first + rows <= to_size(hidden.desc().shape[0]));
+  CHECK(out.desc.shape[1] == hidden.desc().shape[1] &&
+        first + rows <= to_size(hidden.desc().shape[0]));
   const float* source = hidden.as<float>().data() + first * width;
   const std::size_t element = dtype_bytes(out.desc.dtype);
   pool.parallel_for(rows, [&](std::size_t begin, std::size_t end) {
@@ -79,7 +81,8 @@ void rms_norm(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row, co
   });
 }
 
-void causal_softmax(ThreadPool& pool, TensorView scores, std::int64_t first_row, float scale, MutableTensorView out) {
+void causal_softmax(ThreadPool& pool, TensorView scores, std::int64_t first_row, float scale,
+                    MutableTensorView out) {
   const std::size_t heads = to_size(scores.desc.shape[0]);
   const std::size_t rows = to_size(scores.desc.shape[1]);
   const std::size_t keys = to_size(scores.desc.shape[2]);

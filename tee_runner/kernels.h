@@ -7,30 +7,36 @@
 
 namespace airlock {
 
-/// The kernels of the trusted side: fp32 inside, each output rounded once to the output view's float type. The bits do
-/// not depend on the number of threads. Views may lie in memory that the peer can change: every input element is read
-/// once, none is used as an index or a size. Shapes are the caller's own (CHECKed).
+/// The kernels of the trusted side: fp32 inside, each output rounded once to the output view's
+/// float type. The bits do not depend on the number of threads. Views may lie in memory that the
+/// peer can change: every input element is read once, none is used as an index or a size. Shapes
+/// are the caller's own (CHECKed).
 
 /// RMSNorm of rows [first_row, first_row + out.shape[0]) of `hidden`.
 /// hidden fp32 [tokens, width], weight fp32 [width], out any float type [rows, width].
-void rms_norm(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row, const float* weight, double epsilon,
-              MutableTensorView out);
+void rms_norm(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row, const float* weight,
+              double epsilon, MutableTensorView out);
 
-/// Probabilities of causal attention: out[h, i, j] = softmax over j <= first_row + i of scores[h, i, j] * scale, and
-/// zero for j beyond. scores and out [heads, rows, keys], keys >= first_row + rows.
-void causal_softmax(ThreadPool& pool, TensorView scores, std::int64_t first_row, float scale, MutableTensorView out);
+/// Probabilities of causal attention: out[h, i, j] = softmax over j <= first_row + i of scores[h,
+/// i, j] * scale, and zero for j beyond. scores and out [heads, rows, keys], keys >= first_row +
+/// rows.
+void causal_softmax(ThreadPool& pool, TensorView scores, std::int64_t first_row, float scale,
+                    MutableTensorView out);
 
 /// out = silu(gate) * up, element by element; all three of one shape.
 void silu_multiply(ThreadPool& pool, TensorView gate, TensorView up, MutableTensorView out);
 
-/// Adds `delta` [rows, width] to rows [first_row, first_row + rows) of `hidden`, fp32 [tokens, width].
+/// Adds `delta` [rows, width] to rows [first_row, first_row + rows) of `hidden`, fp32 [tokens,
+/// width].
 void add_residual(ThreadPool& pool, TensorView delta, std::int64_t first_row, Tensor& hidden);
 
 /// The fp32 values of exp_f32() (tee_runner/vector_math.h), for tests of its accuracy.
 void exp_f32_array(const float* in, float* out, std::size_t count);
 
-/// Index `i` of [0, n) in the order 0, n-1, 1, n-2, ...: causal work, whose cost grows with the index, then splits
-/// evenly among threads that take contiguous parts.
-inline std::size_t balanced_index(std::size_t i, std::size_t n) { return i % 2 == 0 ? i / 2 : n - 1 - i / 2; }
+/// Index `i` of [0, n) in the order 0, n-1, 1, n-2, ...: causal work, whose cost grows with the
+/// index, then splits evenly among threads that take contiguous parts.
+inline std::size_t balanced_index(std::size_t i, std::size_t n) {
+  return i % 2 == 0 ? i / 2 : n - 1 - i / 2;
+}
 
 }  // namespace airlock

@@ -43,8 +43,14 @@ class KernelTimer {
 
 class Driver : public LlamaDriver {
  public:
-  Driver(const LlamaConfig& config, Tensor norms, const LlamaOptions& options, Backend& backend, TeeStatsTable& stats)
-      : config_(config), norms_(std::move(norms)), options_(options), backend_(backend), stats_(stats), pool_(options.threads) {}
+  Driver(const LlamaConfig& config, Tensor norms, const LlamaOptions& options, Backend& backend,
+         TeeStatsTable& stats)
+      : config_(config),
+        norms_(std::move(norms)),
+        options_(options),
+        backend_(backend),
+        stats_(stats),
+        pool_(options.threads) {}
 
   Result<Tensor> prefill(std::span<const std::int32_t> tokens) override;
 
@@ -71,7 +77,9 @@ class Driver : public LlamaDriver {
     const KernelTimer timer(stats_, TeeKernel::kResidual);
     add_residual(pool_, delta, first_row, hidden_);
   }
-  TensorDesc wire(std::int64_t rows, std::int64_t width) const { return {options_.wire, {rows, width}}; }
+  TensorDesc wire(std::int64_t rows, std::int64_t width) const {
+    return {options_.wire, {rows, width}};
+  }
 
   LlamaConfig config_;
   Tensor norms_;
@@ -80,8 +88,8 @@ class Driver : public LlamaDriver {
   TeeStatsTable& stats_;
   ThreadPool pool_;
   std::int64_t tokens_ = 0;
-  Tensor hidden_;    // fp32 [tokens, hidden]
-  RopeTable rope_;   // of tokens_ positions
+  Tensor hidden_;   // fp32 [tokens, hidden]
+  RopeTable rope_;  // of tokens_ positions
   std::vector<AttentionTile> tiles_;
 };
 
@@ -94,8 +102,9 @@ Status Driver::finish(Pending& op, const OpSpec& spec) {
   ASSIGN_OR_RETURN(const std::vector<TensorDesc> expected, op_results(spec, config_.dims));
   for (std::size_t i = 0; i < expected.size(); ++i) {
     if (!(op.result(i).desc == expected[i])) {
-      return {StatusCode::kProtocolError, fmt::format("{}: result {} has shape {}, expected {}", op_name(spec.op), i,
-                                                      op.result(i).desc.shape.to_string(), expected[i].shape.to_string())};
+      return {StatusCode::kProtocolError,
+              fmt::format("{}: result {} has shape {}, expected {}", op_name(spec.op), i,
+                          op.result(i).desc.shape.to_string(), expected[i].shape.to_string())};
     }
   }
   return {};
@@ -106,8 +115,9 @@ Result<Tensor> Driver::prefill(std::span<const std::int32_t> tokens) {
   const auto count = static_cast<std::int64_t>(tokens.size());
   if (count != tokens_) {
     if (count > config_.max_position_embeddings) {
-      log_warning(fmt::format("{} tokens are more than the model's max_position_embeddings, {}: results may be poor",
-                              count, config_.max_position_embeddings));
+      log_warning(fmt::format(
+          "{} tokens are more than the model's max_position_embeddings, {}: results may be poor",
+          count, config_.max_position_embeddings));
     }
     tokens_ = count;
     hidden_ = Tensor({DType::kF32, {count, config_.dims.hidden}});
@@ -134,20 +144,22 @@ Status Driver::embed(std::span<const std::int32_t> tokens) {
 
 Status Driver::attention(std::uint16_t layer) {
   const ModelDims& dims = config_.dims;
-  const OpSpec spec = linear_spec({{WeightKind::kQ, layer}, {WeightKind::kK, layer}, {WeightKind::kV, layer}},
-                                  wire(tokens_, dims.hidden), options_.wire);
+  const OpSpec spec =
+      linear_spec({{WeightKind::kQ, layer}, {WeightKind::kK, layer}, {WeightKind::kV, layer}},
+                  wire(tokens_, dims.hidden), options_.wire);
   ASSIGN_OR_RETURN(Op qkv, begin(spec));
   normalise(2 * std::size_t{layer}, 0, qkv->input(0));
   RETURN_IF_ERROR(qkv->submit());
   RETURN_IF_ERROR(finish(*qkv, spec));
 
-  const OpSpec out_spec =
-      linear_spec({{WeightKind::kO, layer}}, wire(tokens_, dims.heads * dims.head_dim), options_.wire);
+  const OpSpec out_spec = linear_spec({{WeightKind::kO, layer}},
+                                      wire(tokens_, dims.heads * dims.head_dim), options_.wire);
   Op out;
   if (options_.attention == Attention::kTee) {
     ASSIGN_OR_RETURN(out, begin(out_spec));
     const KernelTimer timer(stats_, TeeKernel::kAttention);
-    blocked_attention(pool_, dims, rope_, qkv->result(0), qkv->result(1), qkv->result(2), out->input(0));
+    blocked_attention(pool_, dims, rope_, qkv->result(0), qkv->result(1), qkv->result(2),
+                      out->input(0));
     qkv.reset();
   } else {
     ASSIGN_OR_RETURN(out, offloaded_attention(std::move(qkv), out_spec));
@@ -161,7 +173,8 @@ Status Driver::attention(std::uint16_t layer) {
 /// o_proj, prepared, with the attention's output in its loan.
 Result<Driver::Op> Driver::offloaded_attention(Op qkv, const OpSpec& out_spec) {
   const std::int64_t heads_per_group = config_.dims.heads / config_.dims.kv_heads;
-  // Several tiles are gathered in private memory: o_proj's loan and deadline must not wait for all of their products.
+  // Several tiles are gathered in private memory: o_proj's loan and deadline must not wait for all
+  // of their products.
   Tensor gathered;
   if (tiles_.size() > 1) gathered = Tensor(out_spec.inputs[0]);
   Op out;
@@ -171,15 +184,18 @@ Result<Driver::Op> Driver::offloaded_attention(Op qkv, const OpSpec& out_spec) {
       ASSIGN_OR_RETURN(out, begin(out_spec));
     }
     const KernelTimer timer(stats_, TeeKernel::kAttention);
-    const HeadTile heads{tile.first_group * heads_per_group, tile.group_count * heads_per_group, tile.first_row,
-                         tile.row_count};
-    merge_heads(pool_, values->result(0), heads, tiles_.size() > 1 ? gathered.mutable_view() : out->input(0));
+    const HeadTile heads{tile.first_group * heads_per_group, tile.group_count * heads_per_group,
+                         tile.first_row, tile.row_count};
+    merge_heads(pool_, values->result(0), heads,
+                tiles_.size() > 1 ? gathered.mutable_view() : out->input(0));
   }
-  if (tiles_.size() > 1) std::memcpy(out->input(0).data, gathered.view().data, gathered.desc().bytes());
+  if (tiles_.size() > 1)
+    std::memcpy(out->input(0).data, gathered.view().data, gathered.desc().bytes());
   return out;
 }
 
-/// The finished PV of one tile, [heads, rows, head_dim]. Drops `qkv` after the last tile has read it.
+/// The finished PV of one tile, [heads, rows, head_dim]. Drops `qkv` after the last tile has read
+/// it.
 Result<Driver::Op> Driver::weigh_values(Op& qkv, const AttentionTile& tile) {
   const ModelDims& dims = config_.dims;
   const std::int64_t heads_per_group = dims.heads / dims.kv_heads;
@@ -193,12 +209,14 @@ Result<Driver::Op> Driver::weigh_values(Op& qkv, const AttentionTile& tile) {
   {
     const KernelTimer timer(stats_, TeeKernel::kRope);
     rotate_heads(pool_, rope_, qkv->result(0),
-                 {tile.first_group * heads_per_group, heads, tile.first_row, tile.row_count}, scores->input(0));
+                 {tile.first_group * heads_per_group, heads, tile.first_row, tile.row_count},
+                 scores->input(0));
     rotate_heads(pool_, rope_, qkv->result(1), key_tile, scores->input(1));
   }
   RETURN_IF_ERROR(scores->submit());
 
-  // PV is prepared while QK^T is under way, so that the values move meanwhile; hence twice the time.
+  // PV is prepared while QK^T is under way, so that the values move meanwhile; hence twice the
+  // time.
   const TensorDesc weights{options_.wire, {heads, tile.row_count, tile.keys()}};
   const OpSpec value_spec = matmul_spec(weights, keys, Transpose::kNone, options_.wire);
   ASSIGN_OR_RETURN(Op values, begin(value_spec, 2));
@@ -221,7 +239,8 @@ Result<Driver::Op> Driver::weigh_values(Op& qkv, const AttentionTile& tile) {
 
 Status Driver::feed_forward(std::uint16_t layer) {
   const ModelDims& dims = config_.dims;
-  const std::int64_t row_bytes = dims.intermediate * static_cast<std::int64_t>(dtype_bytes(options_.wire));
+  const std::int64_t row_bytes =
+      dims.intermediate * static_cast<std::int64_t>(dtype_bytes(options_.wire));
   const std::int64_t step = std::clamp<std::int64_t>(kMaxResultBytes / row_bytes, 1, tokens_);
   for (std::int64_t first = 0; first < tokens_; first += step) {
     const std::int64_t rows = std::min(step, tokens_ - first);
@@ -232,7 +251,8 @@ Status Driver::feed_forward(std::uint16_t layer) {
     RETURN_IF_ERROR(gate_up->submit());
     RETURN_IF_ERROR(finish(*gate_up, up_spec));
 
-    const OpSpec down_spec = linear_spec({{WeightKind::kDown, layer}}, wire(rows, dims.intermediate), options_.wire);
+    const OpSpec down_spec =
+        linear_spec({{WeightKind::kDown, layer}}, wire(rows, dims.intermediate), options_.wire);
     ASSIGN_OR_RETURN(const Op down, begin(down_spec));
     {
       const KernelTimer timer(stats_, TeeKernel::kSilu);
@@ -259,7 +279,8 @@ Result<Tensor> Driver::logits() {
     normalise(2 * static_cast<std::size_t>(dims.layers), tokens_ - rows + first, op->input(0));
     RETURN_IF_ERROR(op->submit());
     RETURN_IF_ERROR(finish(*op, spec));
-    std::memcpy(all.mutable_view().data + first * row_bytes, op->result(0).data, op->result(0).desc.bytes());
+    std::memcpy(all.mutable_view().data + first * row_bytes, op->result(0).data,
+                op->result(0).desc.bytes());
   }
   return all;
 }
@@ -267,39 +288,47 @@ Result<Tensor> Driver::logits() {
 }  // namespace
 
 Status check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab) {
-  if (tokens.empty()) return {StatusCode::kInvalidInput, "the prompt is empty: give at least one token id"};
+  if (tokens.empty())
+    return {StatusCode::kInvalidInput, "the prompt is empty: give at least one token id"};
   if (tokens.size() > static_cast<std::size_t>(limits::kMaxTokens)) {
-    return {StatusCode::kInvalidInput, fmt::format("{} tokens are too many: at most {}", tokens.size(), limits::kMaxTokens)};
+    return {StatusCode::kInvalidInput,
+            fmt::format("{} tokens are too many: at most {}", tokens.size(), limits::kMaxTokens)};
   }
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] < 0 || tokens[i] >= vocab) {
-      return {StatusCode::kInvalidInput, fmt::format("token id {} at position {} is not in the vocabulary: ids go from 0 to {}",
-                                                     tokens[i], i, vocab - 1)};
+      return {
+          StatusCode::kInvalidInput,
+          fmt::format("token id {} at position {} is not in the vocabulary: ids go from 0 to {}",
+                      tokens[i], i, vocab - 1)};
     }
   }
   return {};
 }
 
 Result<std::unique_ptr<LlamaDriver>> LlamaDriver::create(const LlamaConfig& config, Tensor norms,
-                                                         const LlamaOptions& options, Backend& backend,
-                                                         TeeStatsTable& stats) {
+                                                         const LlamaOptions& options,
+                                                         Backend& backend, TeeStatsTable& stats) {
   RETURN_IF_ERROR(config.dims.check());
   if (config.dims.head_dim % 2 != 0) {
     return Status(StatusCode::kInvalidInput,
-                  fmt::format("head_dim {} is odd: rotary embeddings need an even one", config.dims.head_dim));
+                  fmt::format("head_dim {} is odd: rotary embeddings need an even one",
+                              config.dims.head_dim));
   }
   if (!(config.dims == backend.info().dims)) {
     return Status(StatusCode::kMismatch, "the backend serves a model of other dimensions");
   }
   const TensorDesc expected{DType::kF32, {2 * config.dims.layers + 1, config.dims.hidden}};
   if (!(norms.desc() == expected)) {
-    return Status(StatusCode::kInvalidInput, fmt::format("norm weights have shape {}, expected fp32 {}",
-                                                         norms.desc().shape.to_string(), expected.shape.to_string()));
+    return Status(StatusCode::kInvalidInput,
+                  fmt::format("norm weights have shape {}, expected fp32 {}",
+                              norms.desc().shape.to_string(), expected.shape.to_string()));
   }
   if (!is_float(options.wire) || options.threads < 1 || options.threads > limits::kMaxThreads) {
-    return Status(StatusCode::kInvalidInput, "the wire type must be a float type and threads at least 1");
+    return Status(StatusCode::kInvalidInput,
+                  "the wire type must be a float type and threads at least 1");
   }
-  return std::unique_ptr<LlamaDriver>(std::make_unique<Driver>(config, std::move(norms), options, backend, stats));
+  return std::unique_ptr<LlamaDriver>(
+      std::make_unique<Driver>(config, std::move(norms), options, backend, stats));
 }
 
 }  // namespace airlock

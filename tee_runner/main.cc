@@ -26,7 +26,8 @@ using Source = std::unique_ptr<ModelSource>;
 /// Null where neither --model nor --synthetic was given.
 Result<Source> open_model(const PrefillOptions& options) {
   if (!options.model.empty()) return open_model_directory(options.model);
-  if (!options.synthetic.empty()) return make_synthetic_model(options.synthetic, options.weights_seed);
+  if (!options.synthetic.empty())
+    return make_synthetic_model(options.synthetic, options.weights_seed);
   return Source();
 }
 
@@ -48,9 +49,11 @@ struct Prompt {
   std::vector<std::int32_t> tokens;
 };
 
-Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Backend& backend, TeeStatsTable& tee) {
-  ASSIGN_OR_RETURN(auto driver, LlamaDriver::create(prompt.config, std::move(prompt.norms),
-                                                    driver_options(options, prompt.wire), backend, tee));
+Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Backend& backend,
+                              TeeStatsTable& tee) {
+  ASSIGN_OR_RETURN(auto driver,
+                   LlamaDriver::create(prompt.config, std::move(prompt.norms),
+                                       driver_options(options, prompt.wire), backend, tee));
   return run_prefill(*driver, prompt.tokens, options.repeat);
 }
 
@@ -68,10 +71,12 @@ struct LocalCompute {
   std::size_t threads;
 };
 
-Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource& source, const LocalCompute& compute,
-                                OpStatsTable& ops, TeeStatsTable& tee) {
+Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource& source,
+                                const LocalCompute& compute, OpStatsTable& ops,
+                                TeeStatsTable& tee) {
   ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, source));
-  log_info(fmt::format("loading weights as {}, {} threads", dtype_name(compute.dtype), compute.threads));
+  log_info(
+      fmt::format("loading weights as {}, {} threads", dtype_name(compute.dtype), compute.threads));
   CpuOptions cpu;
   cpu.dtype = compute.dtype;
   cpu.threads = compute.threads;
@@ -82,7 +87,8 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource
 }
 
 /// The one place where the runner reaches out of its process.
-Result<std::unique_ptr<ClientSession>> open_remote_session(const PrefillOptions& options, const ModelSource* source) {
+Result<std::unique_ptr<ClientSession>> open_remote_session(const PrefillOptions& options,
+                                                           const ModelSource* source) {
   ConnectOptions connect;
   connect.endpoint = options.endpoint.empty() ? default_endpoint().text() : options.endpoint;
   connect.ring = options.ring == RunnerRing::kOn    ? RingChoice::kOn
@@ -108,7 +114,8 @@ Result<Prompt> servers_prompt(const PrefillOptions& options, ClientSession& sess
   if (!config.ok()) return Status(StatusCode::kProtocolError, config.status().message());
   const BackendInfo& info = session.backend().info();
   if (!(config->dims == info.dims)) {
-    return Status(StatusCode::kProtocolError, "the server's config has other dimensions than its handshake told");
+    return Status(StatusCode::kProtocolError,
+                  "the server's config has other dimensions than its handshake told");
   }
   prompt.config = *config;
   prompt.wire = options.wire.value_or(info.stored_dtype);
@@ -121,7 +128,8 @@ struct Outcome {
   std::optional<Comparison> comparison;
 };
 
-Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* source, StatsReporter& reporter) {
+Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* source,
+                           StatsReporter& reporter) {
   std::optional<Prompt> own;  // before connecting: a bad prompt needs no server
   if (source != nullptr) {
     ASSIGN_OR_RETURN(own, own_prompt(options, *source));
@@ -129,7 +137,8 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
     RETURN_IF_ERROR(read_prompt(options, limits::kMaxVocab).status());
   }
   if (options.dtype) log_warning("--dtype is for --backend local: the server's own type counts");
-  ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session, open_remote_session(options, source));
+  ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session,
+                   open_remote_session(options, source));
   const StatsAttachment attachment(reporter, &session->transport_stats(), &session->op_stats());
   const BackendInfo info = session->backend().info();
   reporter.set_device(info.device);
@@ -141,28 +150,35 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
   const DType wire = own->wire;
   reporter.add_config("wire", std::string(dtype_name(wire)));
   Outcome outcome;
-  ASSIGN_OR_RETURN(outcome.result, prefill(options, std::move(*own), session->backend(), reporter.tee()));
+  ASSIGN_OR_RETURN(outcome.result,
+                   prefill(options, std::move(*own), session->backend(), reporter.tee()));
   const OpSnapshotTable ops = session->op_stats().snapshot();
   session->close();
   if (options.compare_local) {
     OpStatsTable local_ops;
     TeeStatsTable local_tee;  // not the pair's
-    // The server's own thread count where it is a CPU: the comparison is of the airlock, not of cores.
-    const LocalCompute compute{info.dtype, info.device.starts_with("cpu") ? info.threads : options.threads};
-    ASSIGN_OR_RETURN(const PrefillResult local, run_local(options, *source, compute, local_ops, local_tee));
+    // The server's own thread count where it is a CPU: the comparison is of the airlock, not of
+    // cores.
+    const LocalCompute compute{info.dtype,
+                               info.device.starts_with("cpu") ? info.threads : options.threads};
+    ASSIGN_OR_RETURN(const PrefillResult local,
+                     run_local(options, *source, compute, local_ops, local_tee));
     outcome.comparison = compare(outcome.result, ops, info, wire, local, local_ops.snapshot());
   }
   return outcome;
 }
 
-Result<Outcome> run_alone(const PrefillOptions& options, const ModelSource& source, StatsReporter& reporter) {
+Result<Outcome> run_alone(const PrefillOptions& options, const ModelSource& source,
+                          StatsReporter& reporter) {
   const StatsAttachment attachment(reporter, nullptr, &reporter.local_ops());
   const LocalCompute compute{options.dtype.value_or(source.stored_dtype()), options.threads};
   reporter.set_device("cpu");
   reporter.add_config("dtype", std::string(dtype_name(compute.dtype)));
-  reporter.add_config("wire", std::string(dtype_name(options.wire.value_or(source.stored_dtype()))));
+  reporter.add_config("wire",
+                      std::string(dtype_name(options.wire.value_or(source.stored_dtype()))));
   Outcome outcome;
-  ASSIGN_OR_RETURN(outcome.result, run_local(options, source, compute, reporter.local_ops(), reporter.tee()));
+  ASSIGN_OR_RETURN(outcome.result,
+                   run_local(options, source, compute, reporter.local_ops(), reporter.tee()));
   return outcome;
 }
 

@@ -9,7 +9,8 @@ namespace {
 
 class MeasuredPending : public Pending {
  public:
-  MeasuredPending(std::unique_ptr<Pending> inner, OpStats& stats) : inner_(std::move(inner)), stats_(stats) {}
+  MeasuredPending(std::unique_ptr<Pending> inner, OpStats& stats)
+      : inner_(std::move(inner)), stats_(stats) {}
 
   MutableTensorView input(std::size_t index) override { return inner_->input(index); }
   Status submit() override {
@@ -36,7 +37,8 @@ class MeasuredPending : public Pending {
     stats_.total_ns.fetch_add(total_ns, std::memory_order_relaxed);
     stats_.queue_ns.fetch_add(timing.queue_ns, std::memory_order_relaxed);
     stats_.server_ns.fetch_add(timing.server_ns, std::memory_order_relaxed);
-    stats_.wire_ns.fetch_add(total_ns - timing.queue_ns - timing.server_ns, std::memory_order_relaxed);
+    stats_.wire_ns.fetch_add(total_ns - timing.queue_ns - timing.server_ns,
+                             std::memory_order_relaxed);
   }
 
   std::unique_ptr<Pending> inner_;
@@ -49,9 +51,11 @@ class Measured : public MeasuredBackend {
   Measured(Backend& inner, OpStatsTable& stats) : inner_(inner), stats_(stats) {}
 
   const BackendInfo& info() const override { return inner_.info(); }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands, Deadline deadline) override {
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
+                                           Deadline deadline) override {
     ASSIGN_OR_RETURN(auto pending, inner_.prepare(spec, operands, deadline));
-    return std::unique_ptr<Pending>(std::make_unique<MeasuredPending>(std::move(pending), stats_.of(spec.op)));
+    return std::unique_ptr<Pending>(
+        std::make_unique<MeasuredPending>(std::move(pending), stats_.of(spec.op)));
   }
 
  private:

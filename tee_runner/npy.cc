@@ -18,7 +18,8 @@ namespace {
 std::string npy_header(const Shape& shape) {
   std::string extents = fmt::format("{}", fmt::join(shape.extents(), ", "));
   if (shape.rank() == 1) extents += ',';  // a tuple of one: (5,)
-  std::string header = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", extents);
+  std::string header =
+      fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", extents);
   constexpr std::size_t kPreamble = 10;  // magic, version, length
   header.append(63 - (kPreamble + header.size()) % 64, ' ');
   header.push_back('\n');
@@ -41,7 +42,8 @@ bool write_all(int fd, const void* data, std::size_t size) {
 }
 
 Status failed(const std::string& path, int error) {
-  return {StatusCode::kInvalidInput, fmt::format("cannot write {}: {}", path, std::strerror(error))};
+  return {StatusCode::kInvalidInput,
+          fmt::format("cannot write {}: {}", path, std::strerror(error))};
 }
 
 }  // namespace
@@ -50,7 +52,8 @@ Status write_npy(const std::string& path, TensorView tensor) {
   CHECK(tensor.desc.dtype == DType::kF32);
   const std::string beside = fmt::format("{}.{}.part", path, ::getpid());
   ::unlink(beside.c_str());  // of a process of this id that died
-  const UniqueFd fd(::open(beside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  const UniqueFd fd(
+      ::open(beside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) return failed(path, errno);
   const std::string header = npy_header(tensor.desc.shape);
   const bool written = write_all(fd.get(), header.data(), header.size()) &&

@@ -19,9 +19,10 @@ constexpr std::int64_t kMaxTimeoutMs = 24LL * 3600 * 1000;
 std::string check_slot_bytes(const std::string& text) {
   char* end = nullptr;
   const unsigned long long bytes = std::strtoull(text.c_str(), &end, 10);
-  if (end == text.c_str() || *end != '\0' || bytes < limits::kMinSlotBytes || bytes > limits::kMaxSlotBytes ||
-      bytes % 4096 != 0) {
-    return fmt::format("'{}' is not a multiple of 4096 from {} to {}", text, limits::kMinSlotBytes, limits::kMaxSlotBytes);
+  if (end == text.c_str() || *end != '\0' || bytes < limits::kMinSlotBytes ||
+      bytes > limits::kMaxSlotBytes || bytes % 4096 != 0) {
+    return fmt::format("'{}' is not a multiple of 4096 from {} to {}", text, limits::kMinSlotBytes,
+                       limits::kMaxSlotBytes);
   }
   return {};
 }
@@ -39,14 +40,20 @@ struct Words {
 };
 
 void declare_model(CLI::App& app, PrefillOptions& options) {
-  auto* model = app.add_option("--model", options.model, "Hugging Face LLaMA directory; without a model the server's is used, by its word");
-  auto* synthetic = app.add_option("--synthetic", options.synthetic, "random weights of this config.json's shape");
+  auto* model = app.add_option(
+      "--model", options.model,
+      "Hugging Face LLaMA directory; without a model the server's is used, by its word");
+  auto* synthetic = app.add_option("--synthetic", options.synthetic,
+                                   "random weights of this config.json's shape");
   model->excludes(synthetic);
-  app.add_option("--weights-seed", options.weights_seed, "seed of --synthetic weights")->needs(synthetic);
+  app.add_option("--weights-seed", options.weights_seed, "seed of --synthetic weights")
+      ->needs(synthetic);
   auto* tokens = app.add_option("--tokens", options.tokens, "the prompt's token ids: 1,2,3");
-  auto* file = app.add_option("--tokens-file", options.tokens_file, "a file of token ids, separated by commas or white space");
-  auto* random = app.add_option("--random-tokens", options.random_tokens, "so many random token ids")
-                     ->check(CLI::Range(std::int64_t{1}, limits::kMaxTokens));
+  auto* file = app.add_option("--tokens-file", options.tokens_file,
+                              "a file of token ids, separated by commas or white space");
+  auto* random =
+      app.add_option("--random-tokens", options.random_tokens, "so many random token ids")
+          ->check(CLI::Range(std::int64_t{1}, limits::kMaxTokens));
   tokens->excludes(file)->excludes(random);
   file->excludes(random);
   app.add_option("--seed", options.seed, "seed of --random-tokens")->needs(random);
@@ -54,36 +61,50 @@ void declare_model(CLI::App& app, PrefillOptions& options) {
 
 void declare_computation(CLI::App& app, PrefillOptions& options, Words& words) {
   const CLI::IsMember types({"auto", "fp32", "fp16", "bf16"});
-  app.add_option("--backend", words.backend, "remote: a gpu_server computes; local: this process alone")
+  app.add_option("--backend", words.backend,
+                 "remote: a gpu_server computes; local: this process alone")
       ->check(CLI::IsMember({"remote", "local"}));
-  app.add_option("--wire", words.wire, "type of the tensors that cross: auto (as stored), fp32, fp16, bf16")->check(types);
-  app.add_option("--dtype", words.dtype, "what weights are rounded to with --backend local: auto (as stored), fp32, fp16, bf16")
+  app.add_option("--wire", words.wire,
+                 "type of the tensors that cross: auto (as stored), fp32, fp16, bf16")
       ->check(types);
-  app.add_option("--attention", words.attention, "offload: QK^T and PV on the server; tee: all of it here")
+  app.add_option(
+         "--dtype", words.dtype,
+         "what weights are rounded to with --backend local: auto (as stored), fp32, fp16, bf16")
+      ->check(types);
+  app.add_option("--attention", words.attention,
+                 "offload: QK^T and PV on the server; tee: all of it here")
       ->check(CLI::IsMember({"offload", "tee"}));
-  app.add_option("--threads", options.threads, "compute threads in all")->check(CLI::Range(std::size_t{1}, limits::kMaxThreads));
-  app.add_option("--repeat", options.repeat, "prefills; the median counts")->check(CLI::Range(1, 1000000));
+  app.add_option("--threads", options.threads, "compute threads in all")
+      ->check(CLI::Range(std::size_t{1}, limits::kMaxThreads));
+  app.add_option("--repeat", options.repeat, "prefills; the median counts")
+      ->check(CLI::Range(1, 1000000));
   app.add_flag("--compare-local", options.compare_local,
                "also compute in this process, print the overhead, exit 4 where the logits differ");
 }
 
 void declare_connection(CLI::App& app, PrefillOptions& options, Words& words) {
   app.add_option("--endpoint", options.endpoint,
-                 "ipc:///path or tcp://host:port (default $XDG_RUNTIME_DIR/airlock/ctl, else /tmp/airlock-UID/ctl)");
-  app.add_option("--timeout-ms", words.timeout_ms, "longest time without a connection or a sign of life (5000)")
+                 "ipc:///path or tcp://host:port (default $XDG_RUNTIME_DIR/airlock/ctl, else "
+                 "/tmp/airlock-UID/ctl)");
+  app.add_option("--timeout-ms", words.timeout_ms,
+                 "longest time without a connection or a sign of life (5000)")
       ->check(CLI::Range(std::int64_t{1}, kMaxTimeoutMs));
   app.add_option("--op-timeout-ms", words.op_timeout_ms, "longest time of one op (300000)")
       ->check(CLI::Range(std::int64_t{1}, kMaxTimeoutMs));
-  app.add_option("--ring", words.ring, "shared-memory ring: auto (on for ipc), on, off")->check(CLI::IsMember({"auto", "on", "off"}));
+  app.add_option("--ring", words.ring, "shared-memory ring: auto (on for ipc), on, off")
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   app.add_option("--ring-slots", options.slot_count, "demand a ring of so many slots")
       ->check(CLI::Range(limits::kMinSlotCount, limits::kMaxSlotCount));
-  app.add_option("--ring-slot-bytes", options.slot_bytes, "demand slots of so many payload bytes")->check(check_slot_bytes);
+  app.add_option("--ring-slot-bytes", options.slot_bytes, "demand slots of so many payload bytes")
+      ->check(check_slot_bytes);
 }
 
 void declare_output(CLI::App& app, PrefillOptions& options, Words& words) {
-  app.add_option("--logits-out", options.logits_out, "write the logits to this .npy file (float32, mode 0600)");
+  app.add_option("--logits-out", options.logits_out,
+                 "write the logits to this .npy file (float32, mode 0600)");
   app.add_flag("--all-logits", options.all_logits, "logits of every token, not of the last alone");
-  app.add_option("--stats-json", options.stats_json, "write the statistics to this file, after a failure too");
+  app.add_option("--stats-json", options.stats_json,
+                 "write the statistics to this file, after a failure too");
   app.add_option("-o,--output", words.output, "form of the result on stdout: md, json, csv")
       ->check(CLI::IsMember({"md", "json", "csv"}));
 }
@@ -93,8 +114,12 @@ Status apply(const Words& words, PrefillOptions& options) {
   options.wire = parse_dtype(words.wire);
   options.dtype = parse_dtype(words.dtype);
   options.attention = words.attention == "tee" ? Attention::kTee : Attention::kOffload;
-  options.ring = words.ring == "on" ? RunnerRing::kOn : words.ring == "off" ? RunnerRing::kOff : RunnerRing::kAuto;
-  options.output = words.output == "json" ? Output::kJson : words.output == "csv" ? Output::kCsv : Output::kMarkdown;
+  options.ring = words.ring == "on"    ? RunnerRing::kOn
+                 : words.ring == "off" ? RunnerRing::kOff
+                                       : RunnerRing::kAuto;
+  options.output = words.output == "json"  ? Output::kJson
+                   : words.output == "csv" ? Output::kCsv
+                                           : Output::kMarkdown;
   options.timeout = std::chrono::milliseconds(words.timeout_ms);
   options.op_timeout = std::chrono::milliseconds(words.op_timeout_ms);
   const auto refuse = [](const char* text) { return Status(StatusCode::kUsage, text); };
@@ -106,7 +131,8 @@ Status apply(const Words& words, PrefillOptions& options) {
     return refuse("--backend local needs --model DIR or --synthetic CONFIG.json");
   }
   if (options.compare_local && (options.backend == BackendChoice::kLocal || !has_model)) {
-    return refuse("--compare-local needs --backend remote and --model DIR or --synthetic CONFIG.json");
+    return refuse(
+        "--compare-local needs --backend remote and --model DIR or --synthetic CONFIG.json");
   }
   if (options.tokens) RETURN_IF_ERROR(parse_tokens(*options.tokens, "--tokens").status());
   return {};
@@ -118,8 +144,9 @@ Result<std::optional<PrefillOptions>> parse_runner_options(int argc, const char*
   PrefillOptions options;
   options.threads = std::max(1U, std::thread::hardware_concurrency());
   Words words;
-  CLI::App app{"The trusted side of Airlock: runs LLaMA and asks a gpu_server for the large products.\n"
-               "In this mode the server sees token ids and every activation (docs/THREAT_MODEL.md)."};
+  CLI::App app{
+      "The trusted side of Airlock: runs LLaMA and asks a gpu_server for the large products.\n"
+      "In this mode the server sees token ids and every activation (docs/THREAT_MODEL.md)."};
   app.set_version_flag("--version", "tee_runner 0.1.0, protocol 1.0");
   app.require_subcommand(1);
   CLI::App* prefill = app.add_subcommand("prefill", "compute a prompt's logits");
@@ -134,9 +161,11 @@ Result<std::optional<PrefillOptions>> parse_runner_options(int argc, const char*
       app.exit(error, std::cout, std::cerr);
       return std::optional<PrefillOptions>();
     }
-    return Status(StatusCode::kUsage, std::string(error.what()) + " (see tee_runner prefill --help)");
+    return Status(StatusCode::kUsage,
+                  std::string(error.what()) + " (see tee_runner prefill --help)");
   } catch (const std::exception& error) {
-    return Status(StatusCode::kUsage, std::string(error.what()) + " (see tee_runner prefill --help)");
+    return Status(StatusCode::kUsage,
+                  std::string(error.what()) + " (see tee_runner prefill --help)");
   }
   RETURN_IF_ERROR(apply(words, options));
   return std::optional<PrefillOptions>(options);

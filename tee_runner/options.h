@@ -18,26 +18,27 @@ enum class BackendChoice : std::uint8_t { kRemote, kLocal };
 enum class RunnerRing : std::uint8_t { kAuto, kOn, kOff };
 enum class Output : std::uint8_t { kMarkdown, kJson, kCsv };
 
-/// The command line of `tee_runner prefill`, checked. docs/INTERFACE.md says what each option means.
+/// The command line of `tee_runner prefill`, checked. docs/INTERFACE.md says what each option
+/// means.
 struct PrefillOptions {
-  std::string model;                  // a directory; or empty and
-  std::string synthetic;              // a config.json; both empty: the server's model by init
+  std::string model;      // a directory; or empty and
+  std::string synthetic;  // a config.json; both empty: the server's model by init
   std::uint64_t weights_seed = 0;
-  std::string endpoint;               // empty: the default
+  std::string endpoint;  // empty: the default
   BackendChoice backend = BackendChoice::kRemote;
   std::optional<std::string> tokens;  // as given; exactly one of the three is set
   std::optional<std::string> tokens_file;
   std::optional<std::int64_t> random_tokens;
   std::uint64_t seed = 0;
-  std::optional<DType> wire;          // nullopt: the model's stored type
-  std::optional<DType> dtype;         // nullopt: auto
+  std::optional<DType> wire;   // nullopt: the model's stored type
+  std::optional<DType> dtype;  // nullopt: auto
   Attention attention = Attention::kOffload;
   std::size_t threads = 1;
   std::size_t repeat = 1;
   std::chrono::milliseconds timeout{5000};
   std::chrono::milliseconds op_timeout{300000};
   RunnerRing ring = RunnerRing::kAuto;
-  std::uint32_t slot_count = 0;       // 0: the server's choice; else demanded
+  std::uint32_t slot_count = 0;  // 0: the server's choice; else demanded
   std::uint32_t slot_bytes = 0;
   std::string logits_out;
   bool all_logits = false;
@@ -49,13 +50,13 @@ struct PrefillOptions {
 /// nullopt: --help or --version was asked for and printed. kUsage says what to do.
 Result<std::optional<PrefillOptions>> parse_runner_options(int argc, const char* const* argv);
 
-/// Token ids, separated by commas or white space. kInvalidInput for a number that is no token id of any vocabulary;
-/// kUsage, naming `source`, for what is no number.
+/// Token ids, separated by commas or white space. kInvalidInput for a number that is no token id of
+/// any vocabulary; kUsage, naming `source`, for what is no number.
 Result<std::vector<std::int32_t>> parse_tokens(std::string_view text, std::string_view source);
 /// `count` ids below `vocab`: a function of the arguments only.
 std::vector<std::int32_t> random_tokens(std::int64_t count, std::uint64_t seed, std::int64_t vocab);
-/// The prompt that the options ask for, checked against the vocabulary. kInvalidInput also for a file that cannot be
-/// read or parsed.
+/// The prompt that the options ask for, checked against the vocabulary. kInvalidInput also for a
+/// file that cannot be read or parsed.
 Result<std::vector<std::int32_t>> read_prompt(const PrefillOptions& options, std::int64_t vocab);
 
 }  // namespace airlock

@@ -33,7 +33,8 @@ std::vector<float> rope_inverse_frequencies(const LlamaConfig& config) {
   for (std::size_t i = 0; i < half; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.dims.head_dim);
     // The power in double and rounded once: what an exact fp32 pow gives.
-    const double power = std::pow(static_cast<double>(static_cast<float>(config.rope_theta)), static_cast<double>(exponent));
+    const double power = std::pow(static_cast<double>(static_cast<float>(config.rope_theta)),
+                                  static_cast<double>(exponent));
     float frequency = 1.0F / static_cast<float>(power);
     if (config.rope_scaling.type == RopeScaling::Type::kLinear) {
       frequency /= static_cast<float>(config.rope_scaling.factor);
@@ -53,7 +54,8 @@ RopeTable make_rope_table(const LlamaConfig& config, std::int64_t tokens) {
   table.cos.resize(count);
   table.sin.resize(count);
   for (std::size_t i = 0; i < count; ++i) {
-    // The angle is an fp32 product, as in transformers; only its cosine and sine are taken more exactly.
+    // The angle is an fp32 product, as in transformers; only its cosine and sine are taken more
+    // exactly.
     const float angle = static_cast<float>(i / table.half) * frequencies[i % table.half];
     table.cos[i] = static_cast<float>(std::cos(static_cast<double>(angle)));
     table.sin[i] = static_cast<float>(std::sin(static_cast<double>(angle)));
@@ -61,7 +63,8 @@ RopeTable make_rope_table(const LlamaConfig& config, std::int64_t tokens) {
   return table;
 }
 
-AIRLOCK_VECTORIZE void rotate_head(const float* in, const float* cos, const float* sin, std::size_t half, float* out) {
+AIRLOCK_VECTORIZE void rotate_head(const float* in, const float* cos, const float* sin,
+                                   std::size_t half, float* out) {
   for (std::size_t i = 0; i < half; ++i) {
     const float low = in[i];
     const float high = in[i + half];

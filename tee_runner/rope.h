@@ -7,8 +7,9 @@
 
 namespace airlock {
 
-/// Cosines and sines of rotary position embeddings for positions 0 .. tokens-1, as transformers computes them (fp32
-/// frequencies, `linear` and `llama3` scaling), in the rotate_half layout: element i pairs with i + head_dim / 2.
+/// Cosines and sines of rotary position embeddings for positions 0 .. tokens-1, as transformers
+/// computes them (fp32 frequencies, `linear` and `llama3` scaling), in the rotate_half layout:
+/// element i pairs with i + head_dim / 2.
 struct RopeTable {
   std::size_t half = 0;    // head_dim / 2
   std::vector<float> cos;  // [tokens, half]
@@ -19,7 +20,8 @@ struct RopeTable {
 std::vector<float> rope_inverse_frequencies(const LlamaConfig& config);
 RopeTable make_rope_table(const LlamaConfig& config, std::int64_t tokens);
 
-/// out = rotate(in): one head of one token, in and out [2 * half]; cos and sin are the token's rows of the table.
+/// out = rotate(in): one head of one token, in and out [2 * half]; cos and sin are the token's rows
+/// of the table.
 void rotate_head(const float* in, const float* cos, const float* sin, std::size_t half, float* out);
 
 }  // namespace airlock

@@ -17,23 +17,27 @@ namespace {
 
 constexpr std::size_t kTopCount = 5;
 
-/// Relative to the largest logit: what one rounding of each operand and result may move it (golden models' README).
+/// Relative to the largest logit: what one rounding of each operand and result may move it (golden
+/// models' README).
 double tolerance_of(DType dtype) {
   return dtype == DType::kBF16 ? 4e-2 : dtype == DType::kF16 ? 4e-3 : 2e-5;
 }
 
-std::string json_number(double value) { return std::isfinite(value) ? fmt::format("{}", value) : "null"; }
+std::string json_number(double value) {
+  return std::isfinite(value) ? fmt::format("{}", value) : "null";
+}
 
 std::string json_comparison(const Comparison& c) {
   std::string ops;
   for (const Comparison::OpCost& op : c.ops) {
-    ops += fmt::format(R"({}"{}":{{"calls":{},"remote_ns":{},"local_ns":{}}})", ops.empty() ? "" : ",", op_name(op.op),
-                       op.calls, op.remote_ns, op.local_ns);
+    ops += fmt::format(R"({}"{}":{{"calls":{},"remote_ns":{},"local_ns":{}}})",
+                       ops.empty() ? "" : ",", op_name(op.op), op.calls, op.remote_ns, op.local_ns);
   }
-  return fmt::format(R"(,"compare_local":{{"passed":{},"same_bits":{},"differing":{},"largest_error":{},"tolerance":{},)"
-                     R"("remote_wall_ns":{},"local_wall_ns":{},"overhead":{},"ops":{{{}}}}})",
-                     c.passed(), c.same_bits, c.differing, json_number(c.largest_error), c.tolerance, c.remote_wall_ns,
-                     c.local_wall_ns, json_number(c.overhead()), ops);
+  return fmt::format(
+      R"(,"compare_local":{{"passed":{},"same_bits":{},"differing":{},"largest_error":{},"tolerance":{},)"
+      R"("remote_wall_ns":{},"local_wall_ns":{},"overhead":{},"ops":{{{}}}}})",
+      c.passed(), c.same_bits, c.differing, json_number(c.largest_error), c.tolerance,
+      c.remote_wall_ns, c.local_wall_ns, json_number(c.overhead()), ops);
 }
 
 std::string format_json(const PrefillResult& result, const std::optional<Comparison>& comparison) {
@@ -42,15 +46,17 @@ std::string format_json(const PrefillResult& result, const std::optional<Compari
     top += fmt::format(R"({}{{"id":{},"logit":{}}})", top.empty() ? "" : ",", entry.id,
                        std::isfinite(entry.logit) ? fmt::format("{}", entry.logit) : "null");
   }
-  return fmt::format(R"({{"tokens":{},"runs_ns":[{}],"wall_ns":{},"tokens_per_s":{:.3f},"top":[{}]{}}})", result.tokens,
-                     fmt::join(result.runs_ns, ","), result.wall_ns(), result.tokens_per_s(), top,
-                     comparison ? json_comparison(*comparison) : "") +
+  return fmt::format(
+             R"({{"tokens":{},"runs_ns":[{}],"wall_ns":{},"tokens_per_s":{:.3f},"top":[{}]{}}})",
+             result.tokens, fmt::join(result.runs_ns, ","), result.wall_ns(), result.tokens_per_s(),
+             top, comparison ? json_comparison(*comparison) : "") +
          "\n";
 }
 
 std::string format_csv(const PrefillResult& result, const std::optional<Comparison>& comparison) {
   std::string header = "tokens,runs,wall_ns,tokens_per_s";
-  std::string line = fmt::format("{},{},{},{:.3f}", result.tokens, result.runs_ns.size(), result.wall_ns(), result.tokens_per_s());
+  std::string line = fmt::format("{},{},{},{:.3f}", result.tokens, result.runs_ns.size(),
+                                 result.wall_ns(), result.tokens_per_s());
   for (std::size_t i = 0; i < result.top.size(); ++i) {
     header += fmt::format(",top{}_id,top{}_logit", i + 1, i + 1);
     line += fmt::format(",{},{}", result.top[i].id, result.top[i].logit);
@@ -64,25 +70,34 @@ std::string format_csv(const PrefillResult& result, const std::optional<Comparis
 }
 
 std::string comparison_table(const Comparison& c) {
-  std::string text = "\n| op | calls | remote ms/call | local ms/call | over |\n| --- | ---: | ---: | ---: | ---: |\n";
+  std::string text =
+      "\n| op | calls | remote ms/call | local ms/call | over |\n| --- | ---: | ---: | ---: | ---: "
+      "|\n";
   for (const Comparison::OpCost& op : c.ops) {
-    const double remote_ms = static_cast<double>(op.remote_ns) / 1e6 / static_cast<double>(op.calls);
+    const double remote_ms =
+        static_cast<double>(op.remote_ns) / 1e6 / static_cast<double>(op.calls);
     const double local_ms = static_cast<double>(op.local_ns) / 1e6 / static_cast<double>(op.calls);
-    text += fmt::format("| {} | {} | {:.3f} | {:.3f} | {:+.1f} % |\n", op_name(op.op), op.calls, remote_ms, local_ms,
-                        local_ms > 0 ? 100 * (remote_ms / local_ms - 1) : 0.0);
+    text += fmt::format("| {} | {} | {:.3f} | {:.3f} | {:+.1f} % |\n", op_name(op.op), op.calls,
+                        remote_ms, local_ms, local_ms > 0 ? 100 * (remote_ms / local_ms - 1) : 0.0);
   }
-  text += fmt::format("| prefill | | {:.3f} | {:.3f} | {:+.1f} % |\n\n", static_cast<double>(c.remote_wall_ns) / 1e6,
+  text += fmt::format("| prefill | | {:.3f} | {:.3f} | {:+.1f} % |\n\n",
+                      static_cast<double>(c.remote_wall_ns) / 1e6,
                       static_cast<double>(c.local_wall_ns) / 1e6, 100 * c.overhead());
   if (c.same_bits) return text + "The logits are the same bits.\n";
-  return text + fmt::format("{} logits differ; the largest error is {:.3g} of the largest logit{}.\n", c.differing,
-                            c.largest_error, c.tolerance > 0 ? fmt::format(" (tolerance {:g})", c.tolerance) : "");
+  return text +
+         fmt::format("{} logits differ; the largest error is {:.3g} of the largest logit{}.\n",
+                     c.differing, c.largest_error,
+                     c.tolerance > 0 ? fmt::format(" (tolerance {:g})", c.tolerance) : "");
 }
 
-std::string format_markdown(const PrefillResult& result, const std::optional<Comparison>& comparison) {
+std::string format_markdown(const PrefillResult& result,
+                            const std::optional<Comparison>& comparison) {
   std::string text = fmt::format(
-      "| tokens | runs | median ms | tokens/s |\n| ---: | ---: | ---: | ---: |\n| {} | {} | {:.3f} | {:.1f} |\n\n"
+      "| tokens | runs | median ms | tokens/s |\n| ---: | ---: | ---: | ---: |\n| {} | {} | {:.3f} "
+      "| {:.1f} |\n\n"
       "| top | token id | logit |\n| ---: | ---: | ---: |\n",
-      result.tokens, result.runs_ns.size(), static_cast<double>(result.wall_ns()) / 1e6, result.tokens_per_s());
+      result.tokens, result.runs_ns.size(), static_cast<double>(result.wall_ns()) / 1e6,
+      result.tokens_per_s());
   for (std::size_t i = 0; i < result.top.size(); ++i) {
     text += fmt::format("| {} | {} | {:.5f} |\n", i + 1, result.top[i].id, result.top[i].logit);
   }
@@ -99,11 +114,13 @@ std::vector<TopLogit> top_logits(std::span<const float> logits, std::size_t coun
   };
   const auto middle = order.begin() + static_cast<std::ptrdiff_t>(std::min(count, order.size()));
   std::partial_sort(order.begin(), middle, order.end(), [&](std::size_t a, std::size_t b) {
-    return key(a) != key(b) ? key(a) > key(b)
-                            : std::pair(std::isnan(logits[a]), a) < std::pair(std::isnan(logits[b]), b);
+    return key(a) != key(b)
+               ? key(a) > key(b)
+               : std::pair(std::isnan(logits[a]), a) < std::pair(std::isnan(logits[b]), b);
   });
   std::vector<TopLogit> top;
-  for (auto it = order.begin(); it != middle; ++it) top.push_back({static_cast<std::int64_t>(*it), logits[*it]});
+  for (auto it = order.begin(); it != middle; ++it)
+    top.push_back({static_cast<std::int64_t>(*it), logits[*it]});
   return top;
 }
 
@@ -112,14 +129,17 @@ std::uint64_t PrefillResult::wall_ns() const {
   std::vector<std::uint64_t> sorted = runs_ns;
   std::sort(sorted.begin(), sorted.end());
   const std::size_t half = sorted.size() / 2;
-  return sorted.size() % 2 == 1 ? sorted[half] : sorted[half - 1] + (sorted[half] - sorted[half - 1]) / 2;
+  return sorted.size() % 2 == 1 ? sorted[half]
+                                : sorted[half - 1] + (sorted[half] - sorted[half - 1]) / 2;
 }
 
 double PrefillResult::tokens_per_s() const {
-  return static_cast<double>(tokens) * 1e9 / static_cast<double>(std::max<std::uint64_t>(1, wall_ns()));
+  return static_cast<double>(tokens) * 1e9 /
+         static_cast<double>(std::max<std::uint64_t>(1, wall_ns()));
 }
 
-Result<PrefillResult> run_prefill(LlamaDriver& driver, std::span<const std::int32_t> tokens, std::size_t repeat) {
+Result<PrefillResult> run_prefill(LlamaDriver& driver, std::span<const std::int32_t> tokens,
+                                  std::size_t repeat) {
   PrefillResult result;
   result.tokens = tokens.size();
   for (std::size_t run = 0; run < repeat; ++run) {
@@ -134,11 +154,14 @@ Result<PrefillResult> run_prefill(LlamaDriver& driver, std::span<const std::int3
 }
 
 double Comparison::overhead() const {
-  return static_cast<double>(remote_wall_ns) / static_cast<double>(std::max<std::uint64_t>(1, local_wall_ns)) - 1;
+  return static_cast<double>(remote_wall_ns) /
+             static_cast<double>(std::max<std::uint64_t>(1, local_wall_ns)) -
+         1;
 }
 
-Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_ops, const BackendInfo& server,
-                   DType wire, const PrefillResult& local, const OpSnapshotTable& local_ops) {
+Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_ops,
+                   const BackendInfo& server, DType wire, const PrefillResult& local,
+                   const OpSnapshotTable& local_ops) {
   Comparison result;
   result.remote_wall_ns = remote.wall_ns();
   result.local_wall_ns = local.wall_ns();
@@ -161,24 +184,32 @@ Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_op
   }
   result.same_bits = result.differing == 0;
   result.largest_error = result.same_bits ? 0 : worst / std::max(largest, 1e-300);
-  if (!server.device.starts_with("cpu")) result.tolerance = std::max(tolerance_of(wire), tolerance_of(server.dtype));
+  if (!server.device.starts_with("cpu"))
+    result.tolerance = std::max(tolerance_of(wire), tolerance_of(server.dtype));
   return result;
 }
 
 Status check_comparison(const Comparison& comparison) {
   if (comparison.passed()) return {};
   return {StatusCode::kMismatch,
-          fmt::format("--compare-local: {} of the server's logits differ from this process's; the largest error is {:.3g} of "
-                      "the largest logit{}", comparison.differing, comparison.largest_error,
-                      comparison.tolerance > 0 ? fmt::format(", the tolerance {:g}", comparison.tolerance)
-                                               : std::string(", and a CPU server must give the same bits"))};
+          fmt::format("--compare-local: {} of the server's logits differ from this process's; the "
+                      "largest error is {:.3g} of "
+                      "the largest logit{}",
+                      comparison.differing, comparison.largest_error,
+                      comparison.tolerance > 0
+                          ? fmt::format(", the tolerance {:g}", comparison.tolerance)
+                          : std::string(", and a CPU server must give the same bits"))};
 }
 
-std::string format_result(const PrefillResult& result, const std::optional<Comparison>& comparison, Output output) {
+std::string format_result(const PrefillResult& result, const std::optional<Comparison>& comparison,
+                          Output output) {
   switch (output) {
-    case Output::kJson: return format_json(result, comparison);
-    case Output::kCsv: return format_csv(result, comparison);
-    case Output::kMarkdown: break;
+    case Output::kJson:
+      return format_json(result, comparison);
+    case Output::kCsv:
+      return format_csv(result, comparison);
+    case Output::kMarkdown:
+      break;
   }
   return format_markdown(result, comparison);
 }

@@ -33,7 +33,8 @@ struct PrefillResult {
   std::uint64_t wall_ns() const;
   double tokens_per_s() const;
 };
-Result<PrefillResult> run_prefill(LlamaDriver& driver, std::span<const std::int32_t> tokens, std::size_t repeat);
+Result<PrefillResult> run_prefill(LlamaDriver& driver, std::span<const std::int32_t> tokens,
+                                  std::size_t repeat);
 
 /// How far the remote logits are from the local ones, and what the airlock cost.
 struct Comparison {
@@ -45,21 +46,24 @@ struct Comparison {
     std::uint64_t remote_ns = 0;  // in all
     std::uint64_t local_ns = 0;
   };
-  std::vector<OpCost> ops;       // those that both sides ran
+  std::vector<OpCost> ops;  // those that both sides ran
   bool same_bits = false;
-  std::size_t differing = 0;     // logits that are not the same bits
-  double largest_error = 0;      // over the largest local logit; NaN where a logit is
-  double tolerance = 0;          // of largest_error; 0: the same bits are demanded
-  double overhead() const;       // 0.1: the remote prefill takes 10 % longer
+  std::size_t differing = 0;  // logits that are not the same bits
+  double largest_error = 0;   // over the largest local logit; NaN where a logit is
+  double tolerance = 0;       // of largest_error; 0: the same bits are demanded
+  double overhead() const;    // 0.1: the remote prefill takes 10 % longer
   bool passed() const { return tolerance > 0 ? largest_error <= tolerance : same_bits; }
 };
-/// A CPU server must give the same bits; another device stays within the tolerance of the coarser of the two types.
-Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_ops, const BackendInfo& server,
-                   DType wire, const PrefillResult& local, const OpSnapshotTable& local_ops);
+/// A CPU server must give the same bits; another device stays within the tolerance of the coarser
+/// of the two types.
+Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_ops,
+                   const BackendInfo& server, DType wire, const PrefillResult& local,
+                   const OpSnapshotTable& local_ops);
 /// kMismatch with the figures, or ok.
 Status check_comparison(const Comparison& comparison);
 
 /// The result as text for stdout.
-std::string format_result(const PrefillResult& result, const std::optional<Comparison>& comparison, Output output);
+std::string format_result(const PrefillResult& result, const std::optional<Comparison>& comparison,
+                          Output output);
 
 }  // namespace airlock

@@ -31,7 +31,10 @@ UniqueFd take_signals() {
 }  // namespace
 
 StatsReporter::StatsReporter(const PrefillOptions& options)
-    : start_ns_(now_ns()), path_(options.stats_json), signals_(take_signals()), stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    : start_ns_(now_ns()),
+      path_(options.stats_json),
+      signals_(take_signals()),
+      stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   report_.side = "tee_runner";
   report_.host = describe_host("");
   if (signals_.valid() && stop_.valid()) {
@@ -45,7 +48,8 @@ StatsReporter::~StatsReporter() {
   if (!thread_.joinable()) return;
   const std::uint64_t one = 1;
   // Adding 1 to a fresh eventfd cannot fail.
-  if (::write(stop_.get(), &one, sizeof(one)) != sizeof(one)) log_warning("the signal thread was not told to stop");
+  if (::write(stop_.get(), &one, sizeof(one)) != sizeof(one))
+    log_warning("the signal thread was not told to stop");
   thread_.join();
 }
 

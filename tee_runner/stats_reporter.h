@@ -14,13 +14,14 @@
 
 namespace airlock {
 
-/// The runner's statistics: printed as a table on stderr, and written as --stats-json, at the end of every run (failed
-/// or not) and on SIGUSR1. SIGINT and SIGTERM write them too and end the process. A thread of its own waits for the
-/// signals; make it before any other thread, so that all of them block the signals. Thread-safe.
+/// The runner's statistics: printed as a table on stderr, and written as --stats-json, at the end
+/// of every run (failed or not) and on SIGUSR1. SIGINT and SIGTERM write them too and end the
+/// process. A thread of its own waits for the signals; make it before any other thread, so that all
+/// of them block the signals. Thread-safe.
 class StatsReporter {
  public:
   explicit StatsReporter(const PrefillOptions& options);
-  ~StatsReporter();  // detaches nothing: call finish() before
+  ~StatsReporter();  // ends the signal thread
   StatsReporter(const StatsReporter&) = delete;
   StatsReporter& operator=(const StatsReporter&) = delete;
 
@@ -42,20 +43,21 @@ class StatsReporter {
   const std::uint64_t start_ns_;
   const std::string path_;
   std::mutex mutex_;
-  SideReport report_;                         // guarded by mutex_, as are the two pointers
+  SideReport report_;  // guarded by mutex_, as are the two pointers
   const TransportStats* transport_ = nullptr;
   const OpStatsTable* ops_ = nullptr;
   TeeStatsTable tee_;
   OpStatsTable local_ops_;
   UniqueFd signals_;
-  UniqueFd stop_;                             // an eventfd
+  UniqueFd stop_;  // an eventfd
   std::thread thread_;
 };
 
 /// Holds an attachment of a StatsReporter while it lives.
 class StatsAttachment {
  public:
-  StatsAttachment(StatsReporter& reporter, const TransportStats* transport, const OpStatsTable* ops) : reporter_(reporter) {
+  StatsAttachment(StatsReporter& reporter, const TransportStats* transport, const OpStatsTable* ops)
+      : reporter_(reporter) {
     reporter_.attach(transport, ops);
   }
   ~StatsAttachment() { reporter_.detach(); }

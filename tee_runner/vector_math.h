@@ -6,22 +6,25 @@
 #include <cstring>
 #include <limits>
 
-/// Small pieces of the TEE kernels, inlined into functions that AIRLOCK_VECTORIZE compiles for several instruction
-/// sets. No intrinsics: GCC's and clang's vector extension, which either lowers to what the target has.
+/// Small pieces of the TEE kernels, inlined into functions that AIRLOCK_VECTORIZE compiles for
+/// several instruction sets. No intrinsics: GCC's and clang's vector extension, which either lowers
+/// to what the target has.
 #define AIRLOCK_INLINE inline __attribute__((always_inline))
 
 namespace airlock {
 
 inline constexpr std::size_t kLanes = 16;
-/// Sixteen floats in one register (or two, or four). Never a parameter or result: its ABI depends on the target.
+/// Sixteen floats in one register (or two, or four). Never a parameter or result: its ABI depends
+/// on the target.
 using FloatLanes __attribute__((vector_size(64))) = float;
 
-/// exp(x) within 2 ulp wherever the result is a normal float; 0 below that, infinity above it, NaN for NaN. Branch-free,
-/// so that loops over it vectorise. Method and coefficients: Cephes expf.
+/// exp(x) within 2 ulp wherever the result is a normal float; 0 below that, infinity above it, NaN
+/// for NaN. Branch-free, so that loops over it vectorise. Method and coefficients: Cephes expf.
 AIRLOCK_INLINE float exp_f32(float x) {
   constexpr float kLowest = -87.3365402F;  // -126 ln 2
   constexpr float kHighest = 88.7228317F;  // the largest x whose exp is finite
-  constexpr float kMagic = 12582912.0F;    // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  constexpr float kMagic =
+      12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   float clamped = x < kLowest ? kLowest : x;
   clamped = clamped > kHighest ? kHighest : clamped;
   const float shifted = clamped * 1.44269504088896341F + kMagic;
@@ -34,7 +37,8 @@ AIRLOCK_INLINE float exp_f32(float x) {
   p = p * r + 1.6666665459e-1F;
   p = p * r + 5.0000001201e-1F;
   p = p * r * r + r + 1.0F;
-  const std::uint32_t exponent = (std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(kMagic)) << 23;
+  const std::uint32_t exponent =
+      (std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(kMagic)) << 23;
   float result = std::bit_cast<float>(std::bit_cast<std::uint32_t>(p) + exponent);
   result = x < kLowest ? 0.0F : result;
   result = x > kHighest ? std::numeric_limits<float>::infinity() : result;

@@ -32,9 +32,11 @@ std::vector<T> read_npy(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   if (text.size() < 10) return {};
-  const std::size_t start = 10U + static_cast<unsigned char>(text[8]) + 256U * static_cast<unsigned char>(text[9]);
+  const std::size_t start =
+      10U + static_cast<unsigned char>(text[8]) + 256U * static_cast<unsigned char>(text[9]);
   std::vector<T> values((text.size() - start) / sizeof(T));
-  std::copy_n(text.data() + start, values.size() * sizeof(T), reinterpret_cast<char*>(values.data()));
+  std::copy_n(text.data() + start, values.size() * sizeof(T),
+              reinterpret_cast<char*>(values.data()));
   return values;
 }
 
@@ -78,18 +80,21 @@ double divergence(const float* expected, const float* got, std::size_t vocab) {
   const double p_sum = log_sum(expected), q_sum = log_sum(got);
   double kl = 0;
   for (std::size_t i = 0; i < vocab; ++i) {
-    const double p = static_cast<double>(expected[i]) - p_sum, q = static_cast<double>(got[i]) - q_sum;
+    const double p = static_cast<double>(expected[i]) - p_sum,
+                 q = static_cast<double>(got[i]) - q_sum;
     kl += std::exp(p) * (p - q);
   }
   return kl;
 }
 
-void expect_agrees(const Golden& golden, const std::vector<float>& got, std::size_t vocab, const Bound& bound) {
+void expect_agrees(const Golden& golden, const std::vector<float>& got, std::size_t vocab,
+                   const Bound& bound) {
   ASSERT_EQ(got.size(), golden.logits.size());
   double largest = 0, worst = 0, kl = 0;
   for (std::size_t i = 0; i < got.size(); ++i) {
     largest = std::max(largest, std::abs(static_cast<double>(golden.logits[i])));
-    worst = std::max(worst, std::abs(static_cast<double>(got[i]) - static_cast<double>(golden.logits[i])));
+    worst = std::max(worst,
+                     std::abs(static_cast<double>(got[i]) - static_cast<double>(golden.logits[i])));
     ASSERT_TRUE(std::isfinite(got[i]));
   }
   EXPECT_LE(worst / largest, bound.relative);
@@ -100,15 +105,18 @@ void expect_agrees(const Golden& golden, const std::vector<float>& got, std::siz
     std::vector<float> sorted(expected, expected + vocab);
     std::nth_element(sorted.begin(), sorted.begin() + 1, sorted.end(), std::greater<>());
     if (static_cast<double>(sorted[0] - sorted[1]) > 2 * bound.relative * largest) {
-      EXPECT_EQ(std::max_element(ours, ours + vocab) - ours, std::max_element(expected, expected + vocab) - expected)
+      EXPECT_EQ(std::max_element(ours, ours + vocab) - ours,
+                std::max_element(expected, expected + vocab) - expected)
           << "top token of position " << row;
     }
   }
   EXPECT_LE(kl / static_cast<double>(golden.tokens.size()), bound.mean_kl);
-  std::cout << "    largest error " << worst / largest << ", mean KL " << kl / static_cast<double>(golden.tokens.size()) << '\n';
+  std::cout << "    largest error " << worst / largest << ", mean KL "
+            << kl / static_cast<double>(golden.tokens.size()) << '\n';
 }
 
-void expect_route_agrees(const ModelSource& source, Backend& backend, const Golden& golden, DType wire, Attention attention) {
+void expect_route_agrees(const ModelSource& source, Backend& backend, const Golden& golden,
+                         DType wire, Attention attention) {
   auto norms = read_norms(source);
   ASSERT_TRUE(norms.ok());
   LlamaOptions options;
@@ -121,8 +129,8 @@ void expect_route_agrees(const ModelSource& source, Backend& backend, const Gold
   const auto logits = (*driver)->prefill(golden.tokens);
   ASSERT_TRUE(logits.ok()) << logits.status().message();
   const auto values = logits->as<float>();
-  expect_agrees(golden, {values.begin(), values.end()}, static_cast<std::size_t>(source.config().dims.vocab),
-                bound_of(wire));
+  expect_agrees(golden, {values.begin(), values.end()},
+                static_cast<std::size_t>(source.config().dims.vocab), bound_of(wire));
 }
 
 void expect_model_agrees(const fs::path& folder) {
@@ -142,8 +150,9 @@ void expect_model_agrees(const fs::path& folder) {
     for (const DType wire : kTypes) {
       if (dtype != DType::kF32 && wire != dtype) continue;
       for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
-        const std::string name = folder.filename().string() + ", dtype " + std::string(dtype_name(dtype)) + ", wire " +
-                                 std::string(dtype_name(wire)) + (attention == Attention::kTee ? ", tee" : ", offload");
+        const std::string name =
+            folder.filename().string() + ", dtype " + std::string(dtype_name(dtype)) + ", wire " +
+            std::string(dtype_name(wire)) + (attention == Attention::kTee ? ", tee" : ", offload");
         SCOPED_TRACE(name);
         std::cout << "  " << name << '\n';
         expect_route_agrees(**source, *backend, golden, wire, attention);
@@ -160,10 +169,12 @@ TEST(GoldenModels, of_our_own_agree_with_transformers) {
 
 TEST(GoldenModels, that_are_shared_agree_with_transformers) {
   const char* shared = std::getenv("AIRLOCK_SHARED");
-  const fs::path root = shared != nullptr ? fs::path(shared) : fs::path(AIRLOCK_SOURCE_DIR) / ".." / "shared" / "data";
+  const fs::path root = shared != nullptr ? fs::path(shared)
+                                          : fs::path(AIRLOCK_SOURCE_DIR) / ".." / "shared" / "data";
   const auto folders = folders_below(root / "golden");
   if (folders.empty()) {
-    GTEST_SKIP() << "SKIPPED: no golden models below " << root / "golden" << "; set AIRLOCK_SHARED to the folder that holds golden/";
+    GTEST_SKIP() << "SKIPPED: no golden models below " << root / "golden"
+                 << "; set AIRLOCK_SHARED to the folder that holds golden/";
   }
   for (const fs::path& folder : folders) expect_model_agrees(folder);
 }

@@ -57,7 +57,8 @@ TEST(Exp, stays_within_two_ulp) {
   for (std::size_t i = 0; i < x.size(); ++i) {
     const double exact = std::exp(static_cast<double>(x[i]));
     const float nearest = static_cast<float>(exact);
-    const double ulp = static_cast<double>(std::nextafter(nearest, kInfinity)) - static_cast<double>(nearest);
+    const double ulp =
+        static_cast<double>(std::nextafter(nearest, kInfinity)) - static_cast<double>(nearest);
     worst = std::max(worst, std::abs(static_cast<double>(y[i]) - exact) / ulp);
   }
   EXPECT_LE(worst, 2.0);
@@ -89,12 +90,15 @@ TEST(RmsNorm, agrees_with_double_arithmetic_in_each_type) {
       for (std::int64_t row = 0; row < 3; ++row) {
         const float* x = hidden.as<float>().data() + (row + 2) * width;
         double sum = 0;
-        for (std::int64_t i = 0; i < width; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+        for (std::int64_t i = 0; i < width; ++i)
+          sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
         const double scale = 1 / std::sqrt(sum / static_cast<double>(width) + 1e-5);
         for (std::int64_t i = 0; i < width; ++i) {
           const auto at = static_cast<std::size_t>(i);
-          const double expected = static_cast<double>(x[i]) * scale * static_cast<double>(weight.as<float>()[at]);
-          expect_close(static_cast<double>(got[static_cast<std::size_t>(row * width + i)]), expected, rounding(dtype), 1e-7);
+          const double expected =
+              static_cast<double>(x[i]) * scale * static_cast<double>(weight.as<float>()[at]);
+          expect_close(static_cast<double>(got[static_cast<std::size_t>(row * width + i)]),
+                       expected, rounding(dtype), 1e-7);
         }
       }
     }
@@ -115,11 +119,15 @@ TEST(Softmax, agrees_with_double_arithmetic_and_is_zero_above_the_diagonal) {
       const auto start = static_cast<std::size_t>(line * keys);
       const auto visible = static_cast<std::size_t>(first + line % rows + 1);
       double peak = -1e300, total = 0;
-      for (std::size_t i = 0; i < visible; ++i) peak = std::max(peak, static_cast<double>(in[start + i]) * 0.25);
-      for (std::size_t i = 0; i < visible; ++i) total += std::exp(static_cast<double>(in[start + i]) * 0.25 - peak);
+      for (std::size_t i = 0; i < visible; ++i)
+        peak = std::max(peak, static_cast<double>(in[start + i]) * 0.25);
+      for (std::size_t i = 0; i < visible; ++i)
+        total += std::exp(static_cast<double>(in[start + i]) * 0.25 - peak);
       for (std::size_t i = 0; i < static_cast<std::size_t>(keys); ++i) {
-        const double expected = i < visible ? std::exp(static_cast<double>(in[start + i]) * 0.25 - peak) / total : 0;
-        expect_close(static_cast<double>(got[start + i]), expected, rounding(dtype), dtype == DType::kF16 ? 3e-8 : 1e-37);
+        const double expected =
+            i < visible ? std::exp(static_cast<double>(in[start + i]) * 0.25 - peak) / total : 0;
+        expect_close(static_cast<double>(got[start + i]), expected, rounding(dtype),
+                     dtype == DType::kF16 ? 3e-8 : 1e-37);
         if (i >= visible) {
           EXPECT_EQ(got[start + i], 0.0F);
         }
@@ -175,8 +183,11 @@ TEST(Silu, agrees_with_double_arithmetic_in_each_type) {
     silu_multiply(pool, gate.view(), up.view(), out.mutable_view());
     const std::vector<float> g = floats(gate), u = floats(up), got = floats(out);
     for (std::size_t i = 0; i < got.size(); ++i) {
-      const double expected = static_cast<double>(g[i]) / (1 + std::exp(-static_cast<double>(g[i]))) * static_cast<double>(u[i]);
-      expect_close(static_cast<double>(got[i]), expected, rounding(dtype), dtype == DType::kF16 ? 3e-8 : 1e-37);
+      const double expected = static_cast<double>(g[i]) /
+                              (1 + std::exp(-static_cast<double>(g[i]))) *
+                              static_cast<double>(u[i]);
+      expect_close(static_cast<double>(got[i]), expected, rounding(dtype),
+                   dtype == DType::kF16 ? 3e-8 : 1e-37);
     }
   }
 }
@@ -225,14 +236,17 @@ TEST(Heads, splitting_and_merging_give_back_the_rows) {
 }
 
 /// Attention in double over [tokens, heads * d] operands of fp32 values.
-std::vector<double> naive_attention(const ModelDims& dims, const RopeTable& table, std::int64_t tokens,
-                                    std::vector<float> q, std::vector<float> k, const std::vector<float>& v) {
+std::vector<double> naive_attention(const ModelDims& dims, const RopeTable& table,
+                                    std::int64_t tokens, std::vector<float> q, std::vector<float> k,
+                                    const std::vector<float>& v) {
   const auto d = static_cast<std::size_t>(dims.head_dim), t = static_cast<std::size_t>(tokens);
-  const auto heads = static_cast<std::size_t>(dims.heads), groups = static_cast<std::size_t>(dims.kv_heads);
+  const auto heads = static_cast<std::size_t>(dims.heads),
+             groups = static_cast<std::size_t>(dims.kv_heads);
   const auto rotate = [&](std::vector<float>& x, std::size_t count) {
     for (std::size_t i = 0; i < t * count; ++i) {
       std::vector<float> out(d);
-      rotate_head(&x[i * d], &table.cos[i / count * table.half], &table.sin[i / count * table.half], table.half, out.data());
+      rotate_head(&x[i * d], &table.cos[i / count * table.half], &table.sin[i / count * table.half],
+                  table.half, out.data());
       std::copy(out.begin(), out.end(), &x[i * d]);
     }
   };
@@ -246,7 +260,8 @@ std::vector<double> naive_attention(const ModelDims& dims, const RopeTable& tabl
       double peak = -1e300, total = 0;
       for (std::size_t j = 0; j <= i; ++j) {
         for (std::size_t c = 0; c < d; ++c) {
-          p[j] += static_cast<double>(q[(i * heads + h) * d + c]) * static_cast<double>(k[(j * groups + g) * d + c]);
+          p[j] += static_cast<double>(q[(i * heads + h) * d + c]) *
+                  static_cast<double>(k[(j * groups + g) * d + c]);
         }
         p[j] /= std::sqrt(static_cast<double>(d));
         peak = std::max(peak, p[j]);
@@ -254,7 +269,8 @@ std::vector<double> naive_attention(const ModelDims& dims, const RopeTable& tabl
       for (double& value : p) total += value = std::exp(value - peak);
       for (std::size_t j = 0; j <= i; ++j) {
         for (std::size_t c = 0; c < d; ++c) {
-          out[(i * heads + h) * d + c] += p[j] / total * static_cast<double>(v[(j * groups + g) * d + c]);
+          out[(i * heads + h) * d + c] +=
+              p[j] / total * static_cast<double>(v[(j * groups + g) * d + c]);
         }
       }
     }
@@ -269,8 +285,11 @@ LlamaConfig attention_config(std::int64_t heads, std::int64_t kv_heads, std::int
 }
 
 TEST(BlockedAttention, agrees_with_double_arithmetic) {
-  struct Case { std::int64_t tokens, heads, kv_heads, head_dim; };
-  for (const Case& c : {Case{1, 1, 1, 2}, {31, 4, 2, 16}, {64, 2, 2, 32}, {65, 6, 1, 24}, {200, 4, 2, 80}}) {
+  struct Case {
+    std::int64_t tokens, heads, kv_heads, head_dim;
+  };
+  for (const Case& c :
+       {Case{1, 1, 1, 2}, {31, 4, 2, 16}, {64, 2, 2, 32}, {65, 6, 1, 24}, {200, 4, 2, 80}}) {
     const LlamaConfig config = attention_config(c.heads, c.kv_heads, c.head_dim);
     const RopeTable table = make_rope_table(config, c.tokens);
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
@@ -280,10 +299,12 @@ TEST(BlockedAttention, agrees_with_double_arithmetic) {
       Tensor out({dtype, {c.tokens, c.heads * c.head_dim}});
       ThreadPool pool(2);
       blocked_attention(pool, config.dims, table, q.view(), k.view(), v.view(), out.mutable_view());
-      const auto expected = naive_attention(config.dims, table, c.tokens, floats(q), floats(k), floats(v));
+      const auto expected =
+          naive_attention(config.dims, table, c.tokens, floats(q), floats(k), floats(v));
       const std::vector<float> got = floats(out);
       for (std::size_t i = 0; i < got.size(); ++i) {
-        ASSERT_NEAR(static_cast<double>(got[i]), expected[i], rounding(dtype) * std::abs(expected[i]) + 4e-6)
+        ASSERT_NEAR(static_cast<double>(got[i]), expected[i],
+                    rounding(dtype) * std::abs(expected[i]) + 4e-6)
             << "tokens " << c.tokens << ", element " << i;
       }
     }
@@ -317,7 +338,9 @@ TEST(Kernels, give_the_same_bits_with_any_number_of_threads) {
   const auto compute = [&](std::size_t threads) {
     ThreadPool pool(threads);
     std::vector<Tensor> results;
-    const auto result = [&](Shape shape) { return results.emplace_back(TensorDesc{DType::kBF16, shape}).mutable_view(); };
+    const auto result = [&](Shape shape) {
+      return results.emplace_back(TensorDesc{DType::kBF16, shape}).mutable_view();
+    };
     rms_norm(pool, hidden, 0, weight.as<float>().data(), 1e-6, result({150, 120}));
     causal_softmax(pool, scores.view(), 0, 0.2F, result({6, 150, 150}));
     silu_multiply(pool, q.view(), q.view(), result({150, 120}));
@@ -328,7 +351,8 @@ TEST(Kernels, give_the_same_bits_with_any_number_of_threads) {
   const std::vector<Tensor> one = compute(1);
   for (const std::size_t threads : {2U, 3U, 7U}) {
     const std::vector<Tensor> many = compute(threads);
-    for (std::size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(same_bits(one[i], many[i])) << "kernel " << i;
+    for (std::size_t i = 0; i < one.size(); ++i)
+      EXPECT_TRUE(same_bits(one[i], many[i])) << "kernel " << i;
   }
 }
 
@@ -342,7 +366,8 @@ TEST(AttentionPlan, covers_every_group_and_row_once_within_the_limit) {
           ++seen[static_cast<std::size_t>((tile.first_group + g) * 30 + tile.first_row + r)];
         }
       }
-      EXPECT_TRUE(tile.row_count == 1 || tile.group_count * 2 * tile.row_count * tile.keys() * 2 <= limit);
+      EXPECT_TRUE(tile.row_count == 1 ||
+                  tile.group_count * 2 * tile.row_count * tile.keys() * 2 <= limit);
     }
     for (const int count : seen) EXPECT_EQ(count, 1);
   }

@@ -16,7 +16,8 @@
 namespace airlock {
 namespace {
 
-LlamaConfig tiny_config(std::int64_t heads = 4, std::int64_t kv_heads = 2, std::int64_t head_dim = 10) {
+LlamaConfig tiny_config(std::int64_t heads = 4, std::int64_t kv_heads = 2,
+                        std::int64_t head_dim = 10) {
   LlamaConfig config;
   config.dims = {32, 48, 2, heads, kv_heads, head_dim, 50};
   config.rms_norm_eps = 1e-5;
@@ -47,7 +48,8 @@ struct TinyRun {
   TeeStatsTable stats;
 };
 
-LlamaOptions options_of(DType wire, Attention attention, Logits logits = Logits::kAll, std::size_t threads = 1) {
+LlamaOptions options_of(DType wire, Attention attention, Logits logits = Logits::kAll,
+                        std::size_t threads = 1) {
   LlamaOptions options;
   options.wire = wire;
   options.attention = attention;
@@ -87,7 +89,8 @@ TEST(LlamaDriver, agrees_with_a_double_reference_on_both_attention_routes) {
 TEST(LlamaDriver, last_logits_are_the_last_row_of_all_logits) {
   TinyRun run(tiny_config());
   const auto all = run.prefill(tiny_tokens(9), options_of(DType::kBF16, Attention::kOffload));
-  const auto last = run.prefill(tiny_tokens(9), options_of(DType::kBF16, Attention::kOffload, Logits::kLast));
+  const auto last =
+      run.prefill(tiny_tokens(9), options_of(DType::kBF16, Attention::kOffload, Logits::kLast));
   ASSERT_TRUE(all.ok() && last.ok());
   ASSERT_EQ(last->desc().shape, (Shape{1, 50}));
   EXPECT_EQ(std::memcmp(last->view().data, &all->as<float>()[8 * 50], 50 * sizeof(float)), 0);
@@ -97,7 +100,8 @@ TEST(LlamaDriver, gives_the_same_bits_again_and_with_any_number_of_threads) {
   TinyRun run(tiny_config());
   for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
     const auto one = run.prefill(tiny_tokens(40), options_of(DType::kBF16, attention));
-    const auto three = run.prefill(tiny_tokens(40), options_of(DType::kBF16, attention, Logits::kAll, 3));
+    const auto three =
+        run.prefill(tiny_tokens(40), options_of(DType::kBF16, attention, Logits::kAll, 3));
     ASSERT_TRUE(one.ok() && three.ok());
     EXPECT_EQ(std::memcmp(one->view().data, three->view().data, one->desc().bytes()), 0);
   }
@@ -110,7 +114,9 @@ TEST(LlamaDriver, asks_for_one_op_a_step_and_books_each_kernel) {
   EXPECT_EQ(run.backend.calls[Op::kBatchLinear], 2 * 4);
   EXPECT_EQ(run.backend.calls[Op::kMatmul], 2 * 2);
   EXPECT_EQ(run.backend.calls[Op::kLmHead], 1);
-  const auto calls = [&](TeeKernel kernel) { return run.stats[static_cast<std::size_t>(kernel)].calls.load(); };
+  const auto calls = [&](TeeKernel kernel) {
+    return run.stats[static_cast<std::size_t>(kernel)].calls.load();
+  };
   EXPECT_EQ(calls(TeeKernel::kRmsNorm), 5U);
   EXPECT_EQ(calls(TeeKernel::kRope), 2U);
   EXPECT_EQ(calls(TeeKernel::kSoftmax), 2U);
@@ -120,8 +126,9 @@ TEST(LlamaDriver, asks_for_one_op_a_step_and_books_each_kernel) {
 
 TEST(LlamaDriver, runs_again_with_another_number_of_tokens) {
   TinyRun run(tiny_config());
-  auto driver = LlamaDriver::create(run.model.config, copy_of(run.model.norms), options_of(DType::kF32, Attention::kOffload),
-                                    run.backend, run.stats);
+  auto driver =
+      LlamaDriver::create(run.model.config, copy_of(run.model.norms),
+                          options_of(DType::kF32, Attention::kOffload), run.backend, run.stats);
   ASSERT_TRUE(driver.ok());
   for (const std::size_t count : {3U, 20U, 1U}) {
     const auto got = (*driver)->prefill(tiny_tokens(count));
@@ -134,7 +141,9 @@ TEST(LlamaDriver, carries_on_with_whatever_numbers_the_server_sends) {
   for (const double poison : {std::nan(""), HUGE_VAL, -HUGE_VAL, 3e38, 1e-45}) {
     for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
       TinyRun run(tiny_config());
-      run.backend.tamper = [poison](Op, std::vector<double>& values) { std::fill(values.begin(), values.end(), poison); };
+      run.backend.tamper = [poison](Op, std::vector<double>& values) {
+        std::fill(values.begin(), values.end(), poison);
+      };
       EXPECT_TRUE(run.prefill(tiny_tokens(7), options_of(DType::kF16, attention)).ok());
     }
   }
@@ -163,7 +172,8 @@ TEST(LlamaDriver, refuses_bad_prompts_with_value_and_range) {
   refused({1, 50}, "50 at position 1");
   refused({-1}, "from 0 to 49");
   refused({std::numeric_limits<std::int32_t>::max()}, "2147483647");
-  refused(std::vector<std::int32_t>(static_cast<std::size_t>(limits::kMaxTokens) + 1, 1), "too many");
+  refused(std::vector<std::int32_t>(static_cast<std::size_t>(limits::kMaxTokens) + 1, 1),
+          "too many");
 }
 
 TEST(LlamaDriver, only_warns_beyond_max_position_embeddings) {
@@ -178,9 +188,14 @@ TEST(LlamaDriver, refuses_other_dimensions_norms_and_an_odd_head) {
   const LlamaOptions options = options_of(DType::kF32, Attention::kOffload);
   LlamaConfig other = run.model.config;
   other.dims.vocab = 51;
-  EXPECT_EQ(LlamaDriver::create(other, copy_of(run.model.norms), options, run.backend, run.stats).status().code(),
+  EXPECT_EQ(LlamaDriver::create(other, copy_of(run.model.norms), options, run.backend, run.stats)
+                .status()
+                .code(),
             StatusCode::kMismatch);
-  EXPECT_EQ(LlamaDriver::create(run.model.config, Tensor({DType::kF32, {4, 32}}), options, run.backend, run.stats).status().code(),
+  EXPECT_EQ(LlamaDriver::create(run.model.config, Tensor({DType::kF32, {4, 32}}), options,
+                                run.backend, run.stats)
+                .status()
+                .code(),
             StatusCode::kInvalidInput);
   TinyRun odd(tiny_config(4, 2, 7));
   EXPECT_EQ(odd.prefill({1}, options).status().code(), StatusCode::kInvalidInput);
@@ -190,8 +205,9 @@ TEST(MeasuredBackend, books_every_op_and_the_parts_add_up) {
   TinyRun run(tiny_config());
   OpStatsTable stats;
   const auto measured = MeasuredBackend::create(run.backend, stats);
-  auto driver = LlamaDriver::create(run.model.config, copy_of(run.model.norms), options_of(DType::kF32, Attention::kOffload),
-                                    *measured, run.stats);
+  auto driver =
+      LlamaDriver::create(run.model.config, copy_of(run.model.norms),
+                          options_of(DType::kF32, Attention::kOffload), *measured, run.stats);
   ASSERT_TRUE(driver.ok());
   ASSERT_TRUE((*driver)->prefill(tiny_tokens(6)).ok());
   for (const auto& [op, calls] : run.backend.calls) {

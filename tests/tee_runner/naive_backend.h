@@ -34,7 +34,8 @@ struct RandomModel {
     for (int layer = 0; layer < dims.layers; ++layer) {
       for (int kind = 1; kind <= 7; ++kind) {
         const Shape shape = weight_shape(dims, static_cast<WeightKind>(kind));
-        weights[{kind, layer}] = draw(*shape.element_count(), 1.0 / std::sqrt(static_cast<double>(shape[1])));
+        weights[{kind, layer}] =
+            draw(*shape.element_count(), 1.0 / std::sqrt(static_cast<double>(shape[1])));
       }
     }
     const auto rows = static_cast<std::size_t>(dims.vocab * dims.hidden);
@@ -42,12 +43,14 @@ struct RandomModel {
     head = draw(rows, 1.0 / std::sqrt(static_cast<double>(dims.hidden)));
     norms = Tensor({DType::kF32, {2 * dims.layers + 1, dims.hidden}});
     const std::vector<double> noise = draw(norms.desc().elements(), 0.1);
-    for (std::size_t i = 0; i < noise.size(); ++i) norms.as<float>()[i] = 1.0F + static_cast<float>(noise[i]);
+    for (std::size_t i = 0; i < noise.size(); ++i)
+      norms.as<float>()[i] = 1.0F + static_cast<float>(noise[i]);
   }
 };
 
 /// y [rows, out] = x [rows, in] * w^T, in double.
-inline std::vector<double> times_transposed(const std::vector<double>& x, const std::vector<double>& w, std::size_t rows,
+inline std::vector<double> times_transposed(const std::vector<double>& x,
+                                            const std::vector<double>& w, std::size_t rows,
                                             std::size_t in) {
   const std::size_t out = w.size() / in;
   std::vector<double> y(rows * out);
@@ -59,7 +62,8 @@ inline std::vector<double> times_transposed(const std::vector<double>& x, const 
   return y;
 }
 
-/// The four ops by their definition, slowly; owns its operands. Counts calls; `tamper` may change results.
+/// The four ops by their definition, slowly; owns its operands. Counts calls; `tamper` may change
+/// results.
 class NaiveBackend : public Backend {
  public:
   explicit NaiveBackend(const RandomModel& model) : model_(model) {
@@ -81,7 +85,8 @@ class NaiveBackend : public Backend {
  private:
   class Naive : public Pending {
    public:
-    Naive(NaiveBackend& owner, const OpSpec& spec, const std::vector<TensorDesc>& results) : owner_(owner), spec_(spec) {
+    Naive(NaiveBackend& owner, const OpSpec& spec, const std::vector<TensorDesc>& results)
+        : owner_(owner), spec_(spec) {
       for (const TensorDesc& desc : spec.inputs) inputs_.emplace_back(desc);
       for (const TensorDesc& desc : results) results_.emplace_back(desc);
     }
@@ -92,7 +97,8 @@ class NaiveBackend : public Backend {
         std::vector<double> values = compute(i);
         if (owner_.tamper) owner_.tamper(spec_.op, values);
         const std::vector<float> rounded(values.begin(), values.end());
-        store_f32(results_[i].desc().dtype, rounded.data(), results_[i].mutable_view().data, rounded.size());
+        store_f32(results_[i].desc().dtype, rounded.data(), results_[i].mutable_view().data,
+                  rounded.size());
       }
       return {};
     }
@@ -102,7 +108,8 @@ class NaiveBackend : public Backend {
    private:
     std::vector<double> operand(std::size_t index) const {
       std::vector<float> values(inputs_[index].desc().elements());
-      load_f32(inputs_[index].desc().dtype, inputs_[index].view().data, values.data(), values.size());
+      load_f32(inputs_[index].desc().dtype, inputs_[index].view().data, values.data(),
+               values.size());
       return {values.begin(), values.end()};
     }
     std::vector<double> compute(std::size_t index) const {
@@ -120,8 +127,8 @@ class NaiveBackend : public Backend {
       if (spec_.op == Op::kLmHead) return times_transposed(operand(0), model.head, rows, hidden);
       if (spec_.op == Op::kBatchLinear) {
         const WeightId& id = spec_.weights[index];
-        return times_transposed(operand(0), model.weights.at({static_cast<int>(id.kind), id.layer}), rows,
-                                static_cast<std::size_t>(inputs_[0].desc().shape[1]));
+        return times_transposed(operand(0), model.weights.at({static_cast<int>(id.kind), id.layer}),
+                                rows, static_cast<std::size_t>(inputs_[0].desc().shape[1]));
       }
       return multiply();
     }
@@ -129,7 +136,8 @@ class NaiveBackend : public Backend {
       const std::vector<double> a = operand(0), b = operand(1);
       const Shape& as = inputs_[0].desc().shape;
       const auto heads = static_cast<std::size_t>(as[0]), m = static_cast<std::size_t>(as[1]);
-      const auto k = static_cast<std::size_t>(as[2]), groups = static_cast<std::size_t>(inputs_[1].desc().shape[0]);
+      const auto k = static_cast<std::size_t>(as[2]),
+                 groups = static_cast<std::size_t>(inputs_[1].desc().shape[0]);
       const bool turned = spec_.transpose == Transpose::kB;
       const auto n = static_cast<std::size_t>(inputs_[1].desc().shape[turned ? 1 : 2]);
       std::vector<double> c(heads * m * n);
@@ -138,7 +146,8 @@ class NaiveBackend : public Backend {
         for (std::size_t i = 0; i < m; ++i) {
           for (std::size_t j = 0; j < n; ++j) {
             for (std::size_t x = 0; x < k; ++x) {
-              c[(h * m + i) * n + j] += a[(h * m + i) * k + x] * b[g * k * n + (turned ? j * k + x : x * n + j)];
+              c[(h * m + i) * n + j] +=
+                  a[(h * m + i) * k + x] * b[g * k * n + (turned ? j * k + x : x * n + j)];
             }
           }
         }

@@ -25,10 +25,40 @@ void expect_usage(std::initializer_list<const char*> arguments, const char* word
 }
 
 TEST(Options, reads_the_whole_command_line) {
-  const auto parsed = parse({"--model", "m", "--endpoint", "ipc:///x", "--tokens", "1,2", "--wire", "bf16", "--dtype",
-                             "fp16", "--attention", "tee", "--threads", "3", "--repeat", "5", "--timeout-ms", "70",
-                             "--op-timeout-ms", "80", "--ring", "on", "--ring-slots", "16", "--ring-slot-bytes", "65536",
-                             "--logits-out", "l.npy", "--all-logits", "--stats-json", "s.json", "--compare-local", "-o", "json"});
+  const auto parsed = parse({"--model",
+                             "m",
+                             "--endpoint",
+                             "ipc:///x",
+                             "--tokens",
+                             "1,2",
+                             "--wire",
+                             "bf16",
+                             "--dtype",
+                             "fp16",
+                             "--attention",
+                             "tee",
+                             "--threads",
+                             "3",
+                             "--repeat",
+                             "5",
+                             "--timeout-ms",
+                             "70",
+                             "--op-timeout-ms",
+                             "80",
+                             "--ring",
+                             "on",
+                             "--ring-slots",
+                             "16",
+                             "--ring-slot-bytes",
+                             "65536",
+                             "--logits-out",
+                             "l.npy",
+                             "--all-logits",
+                             "--stats-json",
+                             "s.json",
+                             "--compare-local",
+                             "-o",
+                             "json"});
   ASSERT_TRUE(parsed.ok()) << parsed.status().message();
   const PrefillOptions& options = **parsed;
   EXPECT_EQ(options.model, "m");
@@ -92,7 +122,8 @@ TEST(Options, refuses_what_does_not_go_together) {
   expect_usage({"--tokens", "1", "--model", "m", "--synthetic", "s"}, "excludes");
   expect_usage({"--tokens", "1", "--backend", "local"}, "--model");
   expect_usage({"--tokens", "1", "--compare-local"}, "--model");
-  expect_usage({"--tokens", "1", "--compare-local", "--backend", "local", "--model", "m"}, "--backend remote");
+  expect_usage({"--tokens", "1", "--compare-local", "--backend", "local", "--model", "m"},
+               "--backend remote");
   expect_usage({"--tokens", "1", "--seed", "3"}, "--random-tokens");
 }
 
@@ -103,7 +134,8 @@ TEST(Options, needs_a_command_that_exists) {
 }
 
 TEST(Tokens, are_separated_by_commas_or_white_space) {
-  EXPECT_EQ(parse_tokens(" 1, 2\n3\t4,,5\r\n", "x").value(), (std::vector<std::int32_t>{1, 2, 3, 4, 5}));
+  EXPECT_EQ(parse_tokens(" 1, 2\n3\t4,,5\r\n", "x").value(),
+            (std::vector<std::int32_t>{1, 2, 3, 4, 5}));
   EXPECT_TRUE(parse_tokens("", "x").value().empty());
 }
 

@@ -45,13 +45,15 @@ TEST(Npy, writes_a_header_of_whole_lines_and_the_data_with_mode_0600) {
   ASSERT_TRUE(write_npy(path, tensor.view()).ok());
   const std::string text = contents(path);
   EXPECT_EQ(text.substr(0, 8), std::string("\x93NUMPY\x01\x00", 8));
-  const std::size_t header = static_cast<unsigned char>(text[8]) + 256U * static_cast<unsigned char>(text[9]);
+  const std::size_t header =
+      static_cast<unsigned char>(text[8]) + 256U * static_cast<unsigned char>(text[9]);
   EXPECT_EQ((10 + header) % 64, 0U);
   EXPECT_EQ(text[9 + header], '\n');
-  EXPECT_NE(text.find("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }"), std::string::npos);
+  EXPECT_NE(text.find("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }"),
+            std::string::npos);
   ASSERT_EQ(text.size(), 10 + header + 24);
   EXPECT_EQ(std::memcmp(text.data() + 10 + header, tensor.view().data, 24), 0);
-  struct stat info{};
+  struct stat info {};
   ASSERT_EQ(stat(path.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777U, 0600U);
   std::remove(path.c_str());
@@ -85,13 +87,16 @@ TEST(PrefillResult, takes_the_median_of_its_runs) {
 }
 
 TEST(Output, json_has_the_promised_keys_and_no_bare_nan) {
-  const std::string text = format_result(result_of({2000000}, {1.5F, std::nanf("")}), std::nullopt, Output::kJson);
-  EXPECT_EQ(text, "{\"tokens\":4,\"runs_ns\":[2000000],\"wall_ns\":2000000,\"tokens_per_s\":2000.000,"
-                  "\"top\":[{\"id\":0,\"logit\":1.5},{\"id\":1,\"logit\":null}]}\n");
+  const std::string text =
+      format_result(result_of({2000000}, {1.5F, std::nanf("")}), std::nullopt, Output::kJson);
+  EXPECT_EQ(text,
+            "{\"tokens\":4,\"runs_ns\":[2000000],\"wall_ns\":2000000,\"tokens_per_s\":2000.000,"
+            "\"top\":[{\"id\":0,\"logit\":1.5},{\"id\":1,\"logit\":null}]}\n");
 }
 
 TEST(Output, csv_is_one_header_and_one_line_of_as_many_fields) {
-  const std::string text = format_result(result_of({2000000}, {1.5F, 2.5F}), std::nullopt, Output::kCsv);
+  const std::string text =
+      format_result(result_of({2000000}, {1.5F, 2.5F}), std::nullopt, Output::kCsv);
   const std::size_t line = text.find('\n') + 1;
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
   EXPECT_EQ(std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(line), ','),
@@ -101,8 +106,11 @@ TEST(Output, csv_is_one_header_and_one_line_of_as_many_fields) {
 TEST(Comparison, demands_the_same_bits_of_a_cpu) {
   const auto local = result_of({100}, {1.0F, 0.0F});
   const BackendInfo cpu = server_of("cpu", DType::kBF16);
-  EXPECT_TRUE(check_comparison(compare(result_of({110}, {1.0F, 0.0F}), {}, cpu, DType::kBF16, local, {})).ok());
-  const Comparison other = compare(result_of({110}, {1.0F, -0.0F}), {}, cpu, DType::kBF16, local, {});
+  EXPECT_TRUE(
+      check_comparison(compare(result_of({110}, {1.0F, 0.0F}), {}, cpu, DType::kBF16, local, {}))
+          .ok());
+  const Comparison other =
+      compare(result_of({110}, {1.0F, -0.0F}), {}, cpu, DType::kBF16, local, {});
   EXPECT_EQ(check_comparison(other).code(), StatusCode::kMismatch);
   EXPECT_EQ(other.differing, 1U);
   EXPECT_NEAR(other.overhead(), 0.1, 1e-12);
@@ -112,7 +120,8 @@ TEST(Comparison, holds_another_device_to_the_tolerance_of_the_coarser_type) {
   const auto local = result_of({100}, {10.0F, 1.0F});
   const auto near = result_of({100}, {10.3F, 1.0F});
   const auto check = [&](const PrefillResult& remote, DType dtype, DType wire) {
-    return check_comparison(compare(remote, {}, server_of("cuda:0 X", dtype), wire, local, {})).ok();
+    return check_comparison(compare(remote, {}, server_of("cuda:0 X", dtype), wire, local, {}))
+        .ok();
   };
   EXPECT_TRUE(check(near, DType::kBF16, DType::kF32));
   EXPECT_TRUE(check(near, DType::kF16, DType::kBF16));
@@ -126,11 +135,13 @@ TEST(Comparison, lists_the_ops_that_both_sides_ran) {
   remote.of(Op::kInit) = {1, 10, 0, 0, 0, 0};
   local.of(Op::kMatmul) = {2, 200, 0, 0, 0, 0};
   const auto result = result_of({1}, {0});
-  const Comparison comparison = compare(result, remote, server_of("cpu", DType::kF32), DType::kF32, result, local);
+  const Comparison comparison =
+      compare(result, remote, server_of("cpu", DType::kF32), DType::kF32, result, local);
   ASSERT_EQ(comparison.ops.size(), 1U);
   EXPECT_EQ(comparison.ops[0].op, Op::kMatmul);
   EXPECT_EQ(comparison.ops[0].remote_ns, 300U);
-  EXPECT_NE(format_result(result, comparison, Output::kMarkdown).find("| matmul | 2 |"), std::string::npos);
+  EXPECT_NE(format_result(result, comparison, Output::kMarkdown).find("| matmul | 2 |"),
+            std::string::npos);
 }
 
 }  // namespace
