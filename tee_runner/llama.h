@@ -13,10 +13,8 @@
 
 namespace airlock {
 
-enum class Attention : std::uint8_t {
-  kOffload,
-  kTee
-};  // where QK^T and PV are computed
+/// Where QK^T and PV are computed.
+enum class Attention : std::uint8_t { kOffload, kTee };
 enum class Logits : std::uint8_t { kLast, kAll };  // of the last token, or of every token
 
 struct LlamaOptions {
