@@ -140,6 +140,7 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
   ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session,
                    open_remote_session(options, source));
   const StatsAttachment attachment(reporter, &session->transport_stats(), &session->op_stats());
+  reporter.set_goodbye([&session] { session->close(); });
   const BackendInfo info = session->backend().info();
   reporter.set_device(info.device);
   reporter.add_config("dtype", std::string(dtype_name(info.dtype)));
@@ -153,7 +154,7 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
   ASSIGN_OR_RETURN(outcome.result,
                    prefill(options, std::move(*own), session->backend(), reporter.tee()));
   const OpSnapshotTable ops = session->op_stats().snapshot();
-  session->close();
+  reporter.say_goodbye();
   if (options.compare_local) {
     OpStatsTable local_ops;
     TeeStatsTable local_tee;  // not the pair's

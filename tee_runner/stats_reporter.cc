@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <utility>
@@ -18,6 +19,9 @@
 namespace airlock {
 
 namespace {
+
+/// For libzmq's thread to put the goodbye on its socket; a signal ends the process before a linger could.
+constexpr std::chrono::milliseconds kGoodbyeTime{50};
 
 UniqueFd take_signals() {
   sigset_t signals;
@@ -74,6 +78,21 @@ void StatsReporter::detach() {
   read_counters();
   transport_ = nullptr;
   ops_ = nullptr;
+  goodbye_ = nullptr;
+}
+
+void StatsReporter::set_goodbye(std::function<void()> goodbye) {
+  const std::lock_guard lock(mutex_);
+  goodbye_ = std::move(goodbye);
+}
+
+void StatsReporter::say_goodbye() {
+  const std::lock_guard lock(mutex_);
+  call_goodbye();
+}
+
+void StatsReporter::call_goodbye() {
+  if (const auto goodbye = std::exchange(goodbye_, nullptr)) goodbye();
 }
 
 void StatsReporter::read_counters() {
@@ -101,7 +120,12 @@ void StatsReporter::await_signals() {
     if (const Status status = write(); !status.ok()) log_error(status.message());
     if (info.ssi_signo == SIGUSR1) continue;
     log_error(fmt::format("ended by signal {}", info.ssi_signo));
-    // The main thread may be deep in an op: the server notices that the session is gone.
+    const std::lock_guard lock(mutex_);  // held to the end: the main thread closes and detaches nothing meanwhile
+    if (goodbye_) {
+      call_goodbye();
+      std::this_thread::sleep_for(kGoodbyeTime);
+    }
+    // The main thread may be deep in an op, so nothing is torn down.
     std::_Exit(exit_code(StatusCode::kCancelled));
   }
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -33,19 +34,25 @@ class StatsReporter {
   /// Reads these from now on, until detach() keeps their last state. Either may be null.
   void attach(const TransportStats* transport, const OpStatsTable* ops);
   void detach();
+  /// `goodbye` leaves the server: say_goodbye() calls it once, or a signal that ends the process; after detach() nothing
+  /// does. A server that is not told holds the session for its 10 s of silence.
+  void set_goodbye(std::function<void()> goodbye);
+  void say_goodbye();
   /// Table and file, once more. kInvalidInput where the file cannot be written.
   Status write();
 
  private:
   void await_signals();
   void read_counters();
+  void call_goodbye();
 
   const std::uint64_t start_ns_;
   const std::string path_;
   std::mutex mutex_;
-  SideReport report_;  // guarded by mutex_, as are the two pointers
+  SideReport report_;  // guarded by mutex_, as are the two pointers and goodbye_
   const TransportStats* transport_ = nullptr;
   const OpStatsTable* ops_ = nullptr;
+  std::function<void()> goodbye_;
   TeeStatsTable tee_;
   OpStatsTable local_ops_;
   UniqueFd signals_;

@@ -135,6 +135,15 @@ def killed_runner_leaves_the_server_serving(pair):
     expect_gone(before)
 
 
+def interrupted_runner_says_goodbye(pair):
+    server = pair.server("--max-clients", 1)
+    runner = under_way(pair, server)
+    runner.signal(signal.SIGINT)
+    runner.expect_exit(3)
+    wait_until(lambda: "said goodbye" in server.stderr(), "the server hears of it at once, not after 10 s of silence")
+    pair.stop(server)
+
+
 def stopped_runner_loses_its_place_to_another(pair):
     server = pair.server("--max-clients", 1)
     runner = under_way(pair, server)
@@ -198,6 +207,7 @@ SCENARIOS = (
     killed_server_ends_the_runner_over_tcp,
     stopped_server_ends_the_runner,
     killed_runner_leaves_the_server_serving,
+    interrupted_runner_says_goodbye,
     stopped_runner_loses_its_place_to_another,
     one_client_too_many_is_refused,
     no_server_is_said,
