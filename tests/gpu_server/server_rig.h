@@ -1,0 +1,98 @@
+#pragma once
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "base/check.h"
+#include "base/unique_fd.h"
+#include "gpu_server/server.h"
+#include "runtime/model/model_source.h"
+#include "runtime/rpc/client.h"
+#include "tests/support/memory_model.h"
+
+namespace airlock::testing {
+
+/// A directory of mode 0700 that goes with its content.
+class TempDir {
+ public:
+  TempDir() {
+    std::string name = "/tmp/airlock-session-XXXXXX";
+    path_ = ::mkdtemp(name.data());
+  }
+  ~TempDir() { std::filesystem::remove_all(path_); }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+  std::size_t file_count() const {
+    std::size_t count = 0;
+    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(path_)) ++count;
+    return count;
+  }
+
+ private:
+  std::string path_;
+};
+
+/// A port that was free a moment ago.
+inline std::string free_tcp_endpoint() {
+  const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  CHECK(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), size) == 0);
+  CHECK(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  return "tcp://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+}
+
+/// A gpu_server in a thread, told to stop as by SIGTERM.
+class RunningServer {
+ public:
+  RunningServer(const ServerOptions& options, const MemoryModel& model) {
+    int fds[2];
+    CHECK(::pipe2(fds, O_CLOEXEC | O_NONBLOCK) == 0);
+    signals_ = UniqueFd(fds[0]);
+    signal_writer_ = UniqueFd(fds[1]);
+    server_ = Server::bind(options).value();
+    ServedModel served{R"({"model_type":"llama"})", read_norms(model).value(), model.digest().value(), model.stored_dtype(),
+                       CpuModel::create(model, {.dtype = DType::kF32, .threads = 1, .progress = {}}).value()};
+    thread_ = std::thread([this, moved = std::move(served)]() mutable { status_ = server_->run(std::move(moved), signals_.get()); });
+  }
+  ~RunningServer() { (void)stop(); }
+  void signal(int number) {
+    signalfd_siginfo info{};
+    info.ssi_signo = static_cast<std::uint32_t>(number);
+    CHECK(::write(signal_writer_.get(), &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info)));
+  }
+  /// What run() returned.
+  Status stop() {
+    if (thread_.joinable()) {
+      signal(SIGTERM);
+      thread_.join();
+    }
+    server_.reset();
+    return status_;
+  }
+
+ private:
+  UniqueFd signals_;
+  UniqueFd signal_writer_;
+  std::unique_ptr<Server> server_;
+  Status status_;
+  std::thread thread_;
+};
+
+}  // namespace airlock::testing

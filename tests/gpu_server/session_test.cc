@@ -1,0 +1,463 @@
+// ClientSession against a whole server in this process: control socket, data socket, rings, signs of life.
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "proto/handshake.h"
+#include "runtime/channel/zmq_socket.h"
+#include "tests/gpu_server/server_rig.h"
+#include "tests/support/reference_ops.h"
+
+namespace airlock::testing {
+namespace {
+
+Deadline soon() { return Deadline::after(std::chrono::seconds(60)); }
+
+std::size_t segment_count() {
+  std::size_t count = 0;
+  const std::string mine = "airlock-" + std::to_string(::geteuid()) + "-";
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
+    count += entry.path().filename().string().starts_with(mine) ? 1 : 0;
+  }
+  return count;
+}
+
+class SessionTest : public ::testing::Test {
+ protected:
+  SessionTest() {
+    options_.endpoint = "ipc://" + directory_.file("ctl");
+    options_.slot_count = 8;
+    options_.slot_bytes = 65536;
+    options_.stats_json = stats_directory_.file("stats.json");
+  }
+  void start() { server_ = std::make_unique<RunningServer>(options_, model_); }
+  ConnectOptions client_options() const {
+    ConnectOptions options;
+    options.endpoint = options_.endpoint;
+    options.timeout = std::chrono::seconds(20);
+    options.digest = model_.digest().value();
+    options.dims = model_.config().dims;
+    return options;
+  }
+  std::unique_ptr<ClientSession> connect(const ConnectOptions& options) const {
+    auto session = ClientSession::connect(options);
+    EXPECT_TRUE(session.ok()) << session.status().to_string();
+    return session.ok() ? std::move(session).value() : nullptr;
+  }
+  std::unique_ptr<ClientSession> connect() const { return connect(client_options()); }
+  void expect_refused(const ConnectOptions& options, StatusCode code, const std::string& word) const {
+    auto session = ClientSession::connect(options);
+    ASSERT_FALSE(session.ok());
+    EXPECT_EQ(session.status().code(), code) << session.status().to_string();
+    EXPECT_NE(session.status().message().find(word), std::string::npos) << session.status().to_string();
+  }
+  /// q of `rows` random rows, compared with the reference.
+  Status multiply(Backend& backend, std::int64_t rows) const {
+    const Tensor x = random_tensor({DType::kF32, Shape{rows, model_.config().dims.hidden}}, 9);
+    const OpSpec spec = linear_spec({{WeightKind::kQ, 0}}, x.desc(), DType::kF32);
+    const std::array<TensorView, 1> inputs{x.view()};
+    ASSIGN_OR_RETURN(auto pending, backend.prepare(spec, {inputs, {}}, soon()));
+    RETURN_IF_ERROR(pending->submit());
+    RETURN_IF_ERROR(pending->wait());
+    double worst = 0;
+    EXPECT_EQ(count_outside_tolerance(pending->result(0), reference_op(model_, DType::kF32, spec, inputs)[0], worst), 0U);
+    return {};
+  }
+  void expect_works(ClientSession& session) const {
+    for (const std::int64_t rows : {1, 50, 400}) {  // the last one's tensors are larger than a slot
+      const Status status = multiply(session.backend(), rows);
+      EXPECT_TRUE(status.ok()) << status.to_string();
+    }
+  }
+  nlohmann::json stop_and_read_stats() {
+    EXPECT_TRUE(server_->stop().ok());
+    std::ifstream file(options_.stats_json);
+    return nlohmann::json::parse(file);
+  }
+  ZmqSocket raw_dealer() {
+    ZmqSocketOptions options;
+    options.linger = std::chrono::milliseconds(100);
+    ZmqSocket socket = ZmqSocket::create(*context_, ZmqSocketType::kDealer, options).value();
+    EXPECT_TRUE(socket.connect(options_.endpoint).ok());
+    return socket;
+  }
+  static void raw_send(ZmqSocket& socket, std::vector<std::vector<std::byte>> parts) {
+    std::vector<std::span<const std::byte>> views(parts.begin(), parts.end());
+    EXPECT_TRUE(socket.send(views, soon()).ok());
+  }
+
+  MemoryModel model_;
+  TempDir directory_;
+  TempDir stats_directory_;
+  ServerOptions options_;
+  std::unique_ptr<ZmqContext> context_ = ZmqContext::create().value();
+  std::unique_ptr<RunningServer> server_;
+};
+
+TEST_F(SessionTest, computes_over_rings) {
+  start();
+  auto session = connect();
+  ASSERT_NE(session, nullptr);
+  expect_works(*session);
+  EXPECT_GT(session->transport_stats().path(Path::kRing).sent.messages.load(), 0U);
+  EXPECT_GT(session->transport_stats().path(Path::kZmq).sent.tensors.load(), 0U);
+  EXPECT_EQ(session->backend().info().dims, model_.config().dims);
+  EXPECT_EQ(session->backend().info().digest, model_.digest().value());
+}
+
+TEST_F(SessionTest, computes_without_a_ring_where_the_client_wants_none) {
+  start();
+  ConnectOptions options = client_options();
+  options.ring = RingChoice::kOff;
+  auto session = connect(options);
+  ASSERT_NE(session, nullptr);
+  expect_works(*session);
+  EXPECT_EQ(session->transport_stats().path(Path::kRing).sent.messages.load(), 0U);
+}
+
+TEST_F(SessionTest, computes_without_a_ring_where_the_server_has_none) {
+  options_.ring = ServerRing::kOff;
+  start();
+  auto session = connect();
+  ASSERT_NE(session, nullptr);
+  expect_works(*session);
+  EXPECT_EQ(session->transport_stats().path(Path::kRing).sent.messages.load(), 0U);
+}
+
+TEST_F(SessionTest, refuses_a_session_without_the_ring_it_demands) {
+  options_.ring = ServerRing::kOff;
+  start();
+  ConnectOptions options = client_options();
+  options.ring = RingChoice::kOn;
+  expect_refused(options, StatusCode::kUnavailable, "--ring");
+}
+
+TEST_F(SessionTest, computes_over_tcp_and_with_a_ring_beside_it) {
+  options_.endpoint = free_tcp_endpoint();
+  options_.ring = ServerRing::kOn;
+  start();
+  {
+    auto plain = connect();
+    ASSERT_NE(plain, nullptr);
+    expect_works(*plain);
+    EXPECT_EQ(plain->transport_stats().path(Path::kRing).sent.messages.load(), 0U);
+  }
+  ConnectOptions options = client_options();
+  options.ring = RingChoice::kOn;
+  auto session = connect(options);
+  ASSERT_NE(session, nullptr);
+  expect_works(*session);
+  EXPECT_GT(session->transport_stats().path(Path::kRing).sent.messages.load(), 0U);
+}
+
+TEST_F(SessionTest, gives_config_and_norms_to_a_client_without_a_model) {
+  start();
+  ConnectOptions options = client_options();
+  options.digest.clear();
+  options.dims.reset();
+  auto session = connect(options);
+  ASSERT_NE(session, nullptr);
+  std::string config;
+  Tensor norms;
+  ASSERT_TRUE(session->backend().init(session->config_bytes(), config, norms, soon()).ok());
+  EXPECT_EQ(config, R"({"model_type":"llama"})");
+  const Tensor want = read_norms(model_).value();
+  ASSERT_EQ(norms.desc(), want.desc());
+  EXPECT_EQ(std::memcmp(norms.view().data, want.view().data, want.desc().bytes()), 0);
+}
+
+TEST_F(SessionTest, leaves_no_file_of_a_session_that_is_attached) {
+  start();
+  const std::size_t before = segment_count();
+  auto session = connect();
+  ASSERT_NE(session, nullptr);
+  ASSERT_TRUE(session->backend().ping(soon()).ok());
+  EXPECT_LE(segment_count(), before);
+  EXPECT_EQ(directory_.file_count(), 2U);  // the control socket and its lock
+}
+
+TEST_F(SessionTest, leaves_no_file_of_the_server) {
+  start();
+  { ASSERT_NE(connect(), nullptr); }
+  EXPECT_TRUE(server_->stop().ok());
+  EXPECT_EQ(directory_.file_count(), 0U);
+}
+
+TEST_F(SessionTest, refuses_a_client_when_it_is_full_and_takes_it_later) {
+  options_.max_clients = 1;
+  start();
+  auto first = connect();
+  ASSERT_NE(first, nullptr);
+  expect_refused(client_options(), StatusCode::kResourceExhausted, "1 of 1");
+  first->close();
+  const Deadline give_up = soon();
+  for (;;) {  // the server notices the goodbye in its own time
+    auto second = ClientSession::connect(client_options());
+    if (second.ok()) break;
+    ASSERT_EQ(second.status().code(), StatusCode::kResourceExhausted) << second.status().to_string();
+    ASSERT_FALSE(give_up.expired());
+  }
+}
+
+TEST_F(SessionTest, refuses_another_models_digest) {
+  start();
+  ConnectOptions options = client_options();
+  options.digest = std::string(64, '7');
+  expect_refused(options, StatusCode::kMismatch, options.digest);
+}
+
+TEST_F(SessionTest, refuses_a_model_of_another_shape) {
+  start();
+  ConnectOptions options = client_options();
+  options.dims->vocab += 1;
+  expect_refused(options, StatusCode::kMismatch, "shape");
+}
+
+TEST_F(SessionTest, takes_the_geometry_that_is_demanded_or_refuses) {
+  start();
+  ConnectOptions options = client_options();
+  options.want_slot_count = 8;
+  options.want_slot_bytes = 65536;
+  { ASSERT_NE(connect(options), nullptr); }
+  options.want_slot_count = 16;
+  expect_refused(options, StatusCode::kUnavailable, "16");
+  options.want_slot_count = 0;
+  options.want_slot_bytes = 131072;
+  expect_refused(options, StatusCode::kUnavailable, "131072");
+}
+
+TEST_F(SessionTest, refuses_another_major_version_and_names_both) {
+  start();
+  ZmqSocket socket = raw_dealer();
+  std::vector<std::byte> hello = encode_control(Hello{"old", RingMode::kOff, 0, 0, "", 0});
+  hello[8] = std::byte{99};
+  raw_send(socket, {hello});
+  auto parts = socket.receive(soon());
+  ASSERT_TRUE(parts.ok()) << parts.status().to_string();
+  auto answer = decode_control((*parts)[0]);
+  ASSERT_TRUE(answer.ok()) << answer.status().to_string();
+  const auto* refusal = std::get_if<Refusal>(&*answer);
+  ASSERT_NE(refusal, nullptr);
+  EXPECT_EQ(refusal->code, StatusCode::kVersionMismatch);
+  EXPECT_NE(refusal->message.find("99." + std::to_string(kProtocolMinor)), std::string::npos) << refusal->message;
+  EXPECT_NE(refusal->message.find(std::to_string(kProtocolMajor) + "." + std::to_string(kProtocolMinor)), std::string::npos);
+}
+
+TEST_F(SessionTest, serves_on_through_junk_on_the_control_socket) {
+  start();
+  auto before = connect();
+  ASSERT_NE(before, nullptr);
+  std::vector<ZmqSocket> strangers;
+  for (int i = 0; i < 4; ++i) strangers.push_back(raw_dealer());
+  const std::vector<std::byte> sign = encode_control(Sign{});
+  for (std::size_t size : {0U, 1U, 8U, 12U, 13U, 100U, 5000U, 16384U}) {
+    raw_send(strangers[0], {std::vector<std::byte>(size, std::byte{0xa5})});
+  }
+  raw_send(strangers[1], {std::vector<std::byte>(100000)});               // over the frame limit: disconnected
+  raw_send(strangers[2], {sign, sign, sign});                             // too many parts
+  raw_send(strangers[2], std::vector<std::vector<std::byte>>(40, sign));  // far too many
+  raw_send(strangers[3], {sign});
+  raw_send(strangers[3], {encode_control(Goodbye{"of no session"})});
+  raw_send(strangers[3], {encode_control(Welcome{})});
+  raw_send(strangers[3], {encode_control(Refusal{})});
+  expect_works(*before);
+  auto after = connect();
+  ASSERT_NE(after, nullptr);
+  expect_works(*after);
+  for (ZmqSocket& stranger : strangers) {
+    auto answer = stranger.receive(Deadline::after(std::chrono::milliseconds(50)));
+    if (!answer.ok()) continue;
+    EXPECT_TRUE(decode_control((*answer)[0]).ok());
+  }
+}
+
+TEST_F(SessionTest, ends_a_session_at_a_second_hello) {
+  start();
+  ZmqSocket socket = raw_dealer();
+  const std::vector<std::byte> hello = encode_control(Hello{"twice", RingMode::kOff, 0, 0, "", 0});
+  raw_send(socket, {hello});
+  raw_send(socket, {hello});
+  const Deadline give_up = soon();
+  bool welcomed = false;
+  for (;;) {
+    ASSERT_FALSE(give_up.expired());
+    auto parts = socket.receive(soon());
+    ASSERT_TRUE(parts.ok());
+    auto message = decode_control((*parts)[0]);
+    ASSERT_TRUE(message.ok());
+    welcomed |= std::holds_alternative<Welcome>(*message);
+    if (std::holds_alternative<Goodbye>(*message)) break;
+  }
+  EXPECT_TRUE(welcomed);
+}
+
+TEST_F(SessionTest, forgets_a_client_that_never_attaches) {
+  options_.max_clients = 1;
+  start();
+  const std::size_t before = segment_count();
+  {
+    ZmqSocket socket = raw_dealer();
+    raw_send(socket, {encode_control(Hello{"lazy", RingMode::kOn, 0, 0, "", 0})});
+    ASSERT_TRUE(socket.receive(soon()).ok());
+  }
+  const Deadline give_up = soon();
+  for (;;) {
+    auto session = ClientSession::connect(client_options());
+    if (session.ok()) break;
+    ASSERT_EQ(session.status().code(), StatusCode::kResourceExhausted) << session.status().to_string();
+    ASSERT_FALSE(give_up.expired());
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_LE(segment_count(), before + 2);  // the new one's own, at most
+}
+
+TEST_F(SessionTest, serves_two_clients_at_once) {
+  start();
+  auto a = connect();
+  auto b = connect();
+  ASSERT_NE(a, nullptr);
+  ASSERT_NE(b, nullptr);
+  EXPECT_NE(a->epoch(), b->epoch());
+  std::thread other([&] { for (int i = 0; i < 10; ++i) expect_works(*b); });
+  for (int i = 0; i < 10; ++i) expect_works(*a);
+  other.join();
+}
+
+TEST_F(SessionTest, reconciles_the_statistics_of_both_ends) {
+  start();
+  std::vector<TransportSnapshot> clients;
+  std::vector<OpSnapshotTable> ops;
+  for (const RingChoice ring : {RingChoice::kOn, RingChoice::kOff}) {
+    ConnectOptions options = client_options();
+    options.ring = ring;
+    auto session = connect(options);
+    ASSERT_NE(session, nullptr);
+    expect_works(*session);
+    ASSERT_TRUE(session->backend().ping(soon()).ok());
+    auto own = session->backend().session_stats(soon());
+    ASSERT_TRUE(own.ok()) << own.status().to_string();
+    EXPECT_TRUE(nlohmann::json::accept(*own)) << *own;
+    clients.push_back(session->transport_stats().snapshot());
+    ops.push_back(session->op_stats().snapshot());
+  }
+  const nlohmann::json report = stop_and_read_stats();
+  ASSERT_EQ(report.at("sessions").size(), 2U);
+  for (std::size_t i = 0; i < 2; ++i) {
+    // Sessions are listed in the order in which they ended; the first one's goodbye may be handled late.
+    const bool ring_session = report.at("sessions")[i].at("paths").at("ring").at("received").at("messages") != 0;
+    const std::size_t mine = ring_session ? 0 : 1;
+    for (const auto& [path, name] : {std::pair{Path::kRing, "ring"}, std::pair{Path::kZmq, "zmq"}}) {
+      const nlohmann::json& server = report.at("sessions")[i].at("paths").at(name);
+      const PathSnapshot& client = clients[mine].path(path);
+      EXPECT_EQ(server.at("received").at("messages"), client.sent.messages) << name;
+      EXPECT_EQ(server.at("received").at("tensors"), client.sent.tensors) << name;
+      EXPECT_EQ(server.at("received").at("bytes"), client.sent.bytes) << name;
+      EXPECT_EQ(server.at("sent").at("messages"), client.received.messages) << name;
+      EXPECT_EQ(server.at("sent").at("tensors"), client.received.tensors) << name;
+      EXPECT_EQ(server.at("sent").at("bytes"), client.received.bytes) << name;
+      EXPECT_EQ(server.at("errors"), 0U) << name;
+    }
+    EXPECT_EQ(report.at("sessions")[i].at("ops").at("batch_linear").at("calls"), ops[mine].of(Op::kBatchLinear).calls);
+    EXPECT_EQ(report.at("sessions")[i].at("ops").at("ping").at("calls"), 1U);
+    EXPECT_EQ(report.at("sessions")[i].at("ops").at("stats").at("calls"), 1U);
+  }
+  EXPECT_EQ(report.at("ops").at("batch_linear").at("calls"), 6U);
+}
+
+TEST_F(SessionTest, tells_a_working_client_of_a_shutdown) {
+  start();
+  auto session = connect();
+  ASSERT_NE(session, nullptr);
+  std::atomic<bool> worked{false};
+  Status end;
+  std::thread worker([&] {
+    while (end.ok()) {
+      end = session->backend().ping(soon());
+      if (end.ok()) worked.store(true);
+    }
+  });
+  while (!worked.load()) std::this_thread::yield();
+  EXPECT_TRUE(server_->stop().ok());
+  worker.join();
+  EXPECT_EQ(end.code(), StatusCode::kUnavailable) << end.to_string();
+}
+
+TEST_F(SessionTest, tells_an_idle_client_of_a_shutdown) {
+  for (const RingChoice ring : {RingChoice::kOn, RingChoice::kOff}) {
+    start();
+    ConnectOptions options = client_options();
+    options.ring = ring;
+    auto session = connect(options);
+    ASSERT_NE(session, nullptr);
+    ASSERT_TRUE(session->backend().ping(soon()).ok());
+    EXPECT_TRUE(server_->stop().ok());
+    EXPECT_EQ(session->backend().ping(soon()).code(), StatusCode::kUnavailable);
+  }
+}
+
+TEST_F(SessionTest, publishes_statistics_when_asked_and_serves_on) {
+  start();
+  auto session = connect();
+  ASSERT_NE(session, nullptr);
+  ASSERT_TRUE(session->backend().ping(soon()).ok());
+  server_->signal(SIGUSR1);
+  const Deadline give_up = soon();
+  while (!std::filesystem::exists(options_.stats_json)) {
+    ASSERT_FALSE(give_up.expired());
+    std::this_thread::yield();
+  }
+  std::ifstream file(options_.stats_json);
+  EXPECT_EQ(nlohmann::json::parse(file).at("sessions").size(), 1U);
+  expect_works(*session);
+}
+
+TEST_F(SessionTest, refuses_an_endpoint_in_use) {
+  start();
+  auto second = Server::bind(options_);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().code(), StatusCode::kInUse);
+  EXPECT_NE(second.status().message().find(std::to_string(::getpid())), std::string::npos);
+  auto session = connect();  // the first one's socket is still there
+  ASSERT_NE(session, nullptr);
+  expect_works(*session);
+}
+
+TEST_F(SessionTest, refuses_an_endpoint_that_other_machines_reach_unless_told) {
+  options_.endpoint = "tcp://0.0.0.0:0";
+  auto server = Server::bind(options_);
+  ASSERT_FALSE(server.ok());
+  EXPECT_EQ(server.status().code(), StatusCode::kUsage);
+  EXPECT_NE(server.status().message().find("--insecure-tcp"), std::string::npos);
+  options_.insecure_tcp = true;
+  EXPECT_TRUE(Server::bind(options_).ok());
+}
+
+TEST_F(SessionTest, says_that_dev_shm_is_too_small_before_it_serves) {
+  options_.slot_count = 1024;
+  options_.slot_bytes = std::size_t{64} << 20;  // 128 GiB for one session
+  auto server = Server::bind(options_);
+  if (server.ok()) GTEST_SKIP() << "/dev/shm has room for it";
+  EXPECT_EQ(server.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(server.status().message().find("--ring-slots"), std::string::npos);
+}
+
+TEST_F(SessionTest, serves_again_after_a_restart_and_old_sessions_stay_dead) {
+  start();
+  auto old = connect();
+  ASSERT_NE(old, nullptr);
+  ASSERT_TRUE(old->backend().ping(soon()).ok());
+  EXPECT_TRUE(server_->stop().ok());
+  start();
+  auto fresh = connect();
+  ASSERT_NE(fresh, nullptr);
+  expect_works(*fresh);
+  EXPECT_EQ(old->backend().ping(soon()).code(), StatusCode::kUnavailable);
+}
+
+}  // namespace
+}  // namespace airlock::testing

@@ -1,0 +1,124 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "runtime/cpu/cpu_backend.h"
+#include "runtime/rpc/peer_life.h"
+#include "runtime/rpc/remote_backend.h"
+#include "runtime/rpc/serve.h"
+#include "tests/channel/channel_rigs.h"
+#include "tests/support/memory_model.h"
+
+namespace airlock::testing_rigs {
+
+enum class Route { kInProcess, kLocal, kZmqIpc, kZmqTcp };
+
+inline const char* route_name(Route route) {
+  switch (route) {
+    case Route::kInProcess: return "in_process";
+    case Route::kLocal: return "local";
+    case Route::kZmqIpc: return "zmq_ipc";
+    case Route::kZmqTcp: return "zmq_tcp";
+  }
+  return "";
+}
+
+/// Both ends of a channel; `watch` ends their waits.
+inline Rig make_rig(Route route, const PeerWatch& watch) {
+  if (route == Route::kInProcess) return make_in_process_rig();
+  SocketPair sockets(route == Route::kZmqTcp ? Transport::kTcp : Transport::kIpc);
+  if (route == Route::kLocal) {
+    RingPair rings;
+    auto server = make_local_end(rings.reply, rings.request, std::move(sockets.server), kToken, &watch);
+    auto runner = make_local_end(rings.request, rings.reply, std::move(sockets.runner), "", &watch);
+    return {std::move(sockets.context), std::move(server), std::move(runner)};
+  }
+  auto server = ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.server), kToken, &watch});
+  auto runner = ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.runner), "", &watch});
+  return {std::move(sockets.context), std::move(server), std::move(runner)};
+}
+
+inline std::shared_ptr<CpuModel> make_cpu_model(const ModelSource& model, DType dtype) {
+  return CpuModel::create(model, {.dtype = dtype, .threads = 1, .progress = {}}).value();
+}
+
+/// serve() in a thread, on the server's end of a channel.
+class ServingThread {
+ public:
+  ServingThread(Channel& channel, std::unique_ptr<Backend> backend, ServeContext context)
+      : backend_(std::move(backend)), context_(std::move(context)),
+        thread_([this, &channel] { status_ = serve(channel, *backend_, context_, op_stats_); }) {}
+  ~ServingThread() { (void)join(); }
+  /// Why the session ended.
+  Status join() {
+    if (thread_.joinable()) thread_.join();
+    return status_;
+  }
+  OpStatsTable& op_stats() { return op_stats_; }
+
+ private:
+  std::unique_ptr<Backend> backend_;
+  ServeContext context_;
+  OpStatsTable op_stats_;
+  Status status_;
+  std::thread thread_;  // last: it uses the others
+};
+
+inline constexpr const char* kConfigJson = R"({"model_type":"llama"})";
+inline constexpr const char* kStatsJson = R"({"side":"gpu_server"})";
+
+inline ServeContext serve_context(const Tensor& norms, std::string stats_json = kStatsJson,
+                                  std::chrono::nanoseconds op_timeout = std::chrono::minutes(1)) {
+  ServeContext context;
+  context.config_json = kConfigJson;
+  context.norms = norms.view();
+  context.session_stats = [text = std::move(stats_json)] { return text; };
+  context.op_timeout = op_timeout;
+  return context;
+}
+
+/// A RemoteBackend whose server is a CpuBackend in a thread.
+class RemoteRig {
+ public:
+  RemoteRig(Route route, const ModelSource& model, const std::shared_ptr<CpuModel>& compute)
+      : rig_(make_rig(route, life_)), norms_(read_norms(model).value()) {
+    auto served = compute->make_backend();
+    remote_ = RemoteBackend::create(served->info(), *rig_.runner, op_stats_);
+    server_ = std::make_unique<ServingThread>(*rig_.server, std::move(served), serve_context(norms_));
+  }
+  ~RemoteRig() { (void)stop(); }
+  /// Ends the session and gives serve()'s reason.
+  Status stop() {
+    if (!stopped_) {
+      stopped_ = true;
+      life_.end({StatusCode::kCancelled, "the test is over"});
+      remote_.reset();
+      rig_.runner.reset();
+      reason_ = server_->join();
+    }
+    return reason_;
+  }
+
+  RemoteBackend& backend() { return *remote_; }
+  Channel& runner() { return *rig_.runner; }
+  Channel& server() { return *rig_.server; }
+  OpStatsTable& op_stats() { return op_stats_; }
+  OpStatsTable& server_op_stats() { return server_->op_stats(); }
+  const Tensor& norms() const { return norms_; }
+
+ private:
+  PeerLife life_;
+  Rig rig_;
+  Tensor norms_;
+  OpStatsTable op_stats_;
+  std::unique_ptr<RemoteBackend> remote_;
+  std::unique_ptr<ServingThread> server_;
+  bool stopped_ = false;
+  Status reason_;
+};
+
+}  // namespace airlock::testing_rigs
