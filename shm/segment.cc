@@ -49,16 +49,20 @@ Status no_room(int fd, std::size_t need_bytes) {
 }
 
 /// Reserves every page, so that a full /dev/shm is an error here and never SIGBUS later.
-Status reserve(int fd, const std::string& name, std::size_t bytes) {
+Status reserve(int fd, const std::string& name, std::size_t bytes, const WaitCheck& check) {
+  constexpr std::size_t kPieceBytes = std::size_t{16} << 20;  // between two looks at `check`: gigabytes take seconds
   struct statvfs info = {};
   // Looked at first: fallocate would take all that is there before it finds out that it is not
   // enough.
   if (::fstatvfs(fd, &info) == 0 && info.f_blocks != 0 && free_bytes(fd) < bytes)
     return no_room(fd, bytes);
   int error = 0;
-  do {
-    error = ::posix_fallocate(fd, 0, static_cast<off_t>(bytes));
-  } while (error == EINTR);
+  for (std::size_t at = 0; at < bytes && error == 0; at += kPieceBytes) {
+    if (check) RETURN_IF_ERROR(check());
+    do {
+      error = ::posix_fallocate(fd, static_cast<off_t>(at), static_cast<off_t>(std::min(kPieceBytes, bytes - at)));
+    } while (error == EINTR);
+  }
   if (error == ENOSPC || error == EFBIG || error == ENOMEM || error == EDQUOT)
     return no_room(fd, bytes);
   if (error != 0) return {StatusCode::kInternal, error_text("cannot reserve", name, error)};
@@ -143,7 +147,8 @@ bool is_segment_name(std::string_view name) {
          });
 }
 
-Result<std::unique_ptr<Segment>> Segment::create(const std::string& name, std::size_t bytes) {
+Result<std::unique_ptr<Segment>> Segment::create(const std::string& name, std::size_t bytes,
+                                                 const WaitCheck& check) {
   if (!is_segment_name(name) || bytes == 0) {
     return Status(StatusCode::kInternal, "bad segment name or size: " + name);
   }
@@ -151,7 +156,7 @@ Result<std::unique_ptr<Segment>> Segment::create(const std::string& name, std::s
   const int raw_fd = fd.get();
   std::unique_ptr<Segment> segment(
       new Segment(name, std::move(fd)));  // from here on its destructor unlinks
-  RETURN_IF_ERROR(reserve(raw_fd, name, bytes));
+  RETURN_IF_ERROR(reserve(raw_fd, name, bytes, check));
   RETURN_IF_ERROR(segment->map(raw_fd, bytes));
   return segment;
 }

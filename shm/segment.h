@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "base/unique_fd.h"
 #include "shm/segment_guard.h"
+#include "shm/wait.h"
 
 namespace airlock {
 
@@ -31,8 +32,9 @@ class Segment {
  public:
   /// A new file, 0600, all its memory reserved. kResourceExhausted where /dev/shm lacks room (the
   /// message names the need, what is free, and the options that help); kInUse where the name is
-  /// taken.
-  static Result<std::unique_ptr<Segment>> create(const std::string& name, std::size_t bytes);
+  /// taken. `check`, if any, is asked every 16 MiB, and ends it when not ok.
+  static Result<std::unique_ptr<Segment>> create(const std::string& name, std::size_t bytes,
+                                                 const WaitCheck& check = {});
   /// A peer's file. kProtocolError unless the name is well formed and the file is a regular one of
   /// exactly `bytes`, ours (the effective uid; so root's only if we are root) and 0600;
   /// kUnavailable where it is not there.

@@ -35,7 +35,8 @@ BulkTransfer::BulkTransfer(BulkTransferOptions options)
       epoch_(options.epoch),
       policy_(options.policy),
       watch_(options.watch),
-      stats_(*options.stats) {}
+      stats_(*options.stats),
+      heard_(options.attached) {}
 
 void BulkTransfer::start_send(OutgoingMessage message) {
   CHECK(!sending_);

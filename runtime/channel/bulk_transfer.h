@@ -45,6 +45,7 @@ struct BulkTransferOptions {
   PathPolicy policy;
   const PeerWatch* watch = nullptr;  // may be null; outlives the transfer
   TransportStats* stats = nullptr;   // outlives the transfer
+  bool attached = false;             // a frame of the peer's came already: its connection's end is the session's
 };
 
 /// One session's data socket: sends and receives bulk tensors piece by piece, both directions at once, never blocking

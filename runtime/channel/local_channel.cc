@@ -75,7 +75,7 @@ class LocalChannelImpl final : public Channel {
         in_ring_(std::move(options.in_ring)),
         pool_(kBulkCacheBytes),
         bulk_({std::move(options.socket), std::move(options.peer_route), options.epoch, policy_,
-               options.watch, &stats_}) {
+               options.watch, &stats_, options.attached}) {
     CHECK(in_ring_.slot_bytes() == out_ring_.slot_bytes());
     CHECK(in_ring_.slot_count() == out_ring_.slot_count());
   }

@@ -21,6 +21,7 @@ struct LocalChannelOptions {
   ZmqSocket socket;         // the session's data socket, bound (ROUTER) or connected (DEALER)
   std::string peer_route;   // server: the token, the runner's ZMQ_ROUTING_ID; runner: empty
   const PeerWatch* watch = nullptr;  // may be null; outlives the channel
+  bool attached = false;  // a frame of the peer's came already on the socket
 };
 
 /// A Channel on two shared-memory rings, one a direction, and a ZeroMQ socket for what is too large. One thread. The

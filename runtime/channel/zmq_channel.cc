@@ -45,7 +45,7 @@ class ZmqChannelImpl final : public Channel {
         epoch_(options.epoch),
         pool_(kBulkCacheBytes),
         bulk_({std::move(options.socket), std::move(options.peer_route), options.epoch, policy_,
-               options.watch, &stats_}) {}
+               options.watch, &stats_, options.attached}) {}
 
   Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes,
                                            Deadline deadline) override;

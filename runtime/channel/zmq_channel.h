@@ -15,6 +15,7 @@ struct ZmqChannelOptions {
   ZmqSocket socket;          // the session's data socket, bound (ROUTER) or connected (DEALER)
   std::string peer_route;    // server: the token, the runner's ZMQ_ROUTING_ID; runner: empty
   const PeerWatch* watch = nullptr;  // may be null; outlives the channel
+  bool attached = false;  // a frame of the peer's came already on the socket
 };
 
 /// A Channel on one ZeroMQ socket alone: header and tensors as frames. One thread. A receive() whose deadline passes

@@ -103,6 +103,10 @@ struct ZmqSocket::Impl {
     if (zmq_setsockopt(socket, option, &value, sizeof(value)) == 0) return {};
     return zmq_error(errno, fmt::format("set {} to {}", name, value));
   }
+  /// Only for an IPv6 address: with it libzmq takes "tcp://*" for [::], which a host without IPv6 has not.
+  Status allow_ipv6(const std::string& endpoint) {
+    return endpoint.starts_with("tcp://[") ? set(ZMQ_IPV6, 1, "IPV6") : Status();
+  }
   Status configure(const ZmqSocketOptions& options);
   Status open_monitor(void* context);
   void drain_monitor();
@@ -263,6 +267,7 @@ Result<ZmqSocket> ZmqSocket::create(const ZmqContext& context, ZmqSocketType typ
 }
 
 Result<std::string> ZmqSocket::bind(const std::string& endpoint) {
+  RETURN_IF_ERROR(impl_->allow_ipv6(endpoint));
   if (zmq_bind(impl_->socket, endpoint.c_str()) != 0) {
     return zmq_error(errno, fmt::format("bind {}", endpoint));
   }
@@ -275,6 +280,7 @@ Result<std::string> ZmqSocket::bind(const std::string& endpoint) {
 }
 
 Status ZmqSocket::connect(const std::string& endpoint) {
+  RETURN_IF_ERROR(impl_->allow_ipv6(endpoint));
   if (zmq_connect(impl_->socket, endpoint.c_str()) == 0) return {};
   return zmq_error(errno, fmt::format("connect to {}", endpoint));
 }

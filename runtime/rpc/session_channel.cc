@@ -30,8 +30,9 @@ class SessionChannelImpl : public SessionChannel {
     welcome.request_segment = make_segment_name(::geteuid(), welcome.epoch, SegmentDirection::kRequest);
     welcome.reply_segment = make_segment_name(::geteuid(), welcome.epoch, SegmentDirection::kReply);
     ASSIGN_OR_RETURN(const std::size_t bytes, ring_segment_bytes(welcome.geometry));
-    ASSIGN_OR_RETURN(in_segment_, Segment::create(welcome.request_segment, bytes));
-    ASSIGN_OR_RETURN(out_segment_, Segment::create(welcome.reply_segment, bytes));
+    const WaitCheck check = [this] { return watch_.check(); };
+    ASSIGN_OR_RETURN(in_segment_, Segment::create(welcome.request_segment, bytes, check));
+    ASSIGN_OR_RETURN(out_segment_, Segment::create(welcome.reply_segment, bytes, check));
     RETURN_IF_ERROR(format_ring(*in_segment_, welcome.geometry, welcome.epoch));
     return format_ring(*out_segment_, welcome.geometry, welcome.epoch);
   }
@@ -84,13 +85,13 @@ class SessionChannelImpl : public SessionChannel {
  private:
   Status open_channel(const std::string& route) {
     if (welcome_.ring == RingMode::kOff) {
-      channel_ = ZmqChannel::create({welcome_.epoch, welcome_.geometry.slot_bytes, std::move(socket_), route, &watch_});
+      channel_ = ZmqChannel::create({welcome_.epoch, welcome_.geometry.slot_bytes, std::move(socket_), route, &watch_, !route.empty()});
       return {};
     }
     ASSIGN_OR_RETURN(RingProducer out, RingProducer::create(*out_segment_, welcome_.geometry, welcome_.epoch));
     ASSIGN_OR_RETURN(RingConsumer in, RingConsumer::create(*in_segment_, welcome_.geometry, welcome_.epoch));
     channel_ = LocalChannel::create({welcome_.epoch, out_segment_, in_segment_, std::move(out), std::move(in),
-                                     std::move(socket_), route, &watch_});
+                                     std::move(socket_), route, &watch_, !route.empty()});
     return {};
   }
 
@@ -116,6 +117,7 @@ Result<std::unique_ptr<SessionChannel>> SessionChannel::offer(const ZmqContext& 
   auto made = std::make_unique<SessionChannelImpl>(std::move(socket), welcome, watch);
   if (welcome.ring == RingMode::kOn) {
     if (Status status = made->make_segments(welcome); !status.ok()) {
+      made->set_welcome(welcome);  // its socket is among the files
       made->remove_files();
       return status;
     }
