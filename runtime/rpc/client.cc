@@ -114,14 +114,14 @@ Result<std::string> data_endpoint(const Endpoint& control, const std::string& cl
 
 class ClientSessionImpl : public ClientSession {
  public:
-  explicit ClientSessionImpl(std::unique_ptr<ZmqContext> context) : context_(std::move(context)) {}
   ~ClientSessionImpl() override { close(); }
 
-  Status open(const ConnectOptions& options, const Endpoint& endpoint, Greeting greeting) {
+  /// Takes the greeting's socket only if all goes well.
+  Status open(const ZmqContext& context, const ConnectOptions& options, const Endpoint& endpoint, Greeting& greeting) {
     const Welcome& welcome = greeting.welcome;
     const Deadline deadline = Deadline::after(options.timeout);
     ASSIGN_OR_RETURN(const std::string data, data_endpoint(endpoint, welcome.data_endpoint));
-    ASSIGN_OR_RETURN(channel_, SessionChannel::attach(*context_, welcome, data, life_, deadline));
+    ASSIGN_OR_RETURN(channel_, SessionChannel::attach(context, welcome, data, life_, deadline));
     BackendInfo info{welcome.dims, welcome.dtype, welcome.stored_dtype, welcome.threads, welcome.device, welcome.digest};
     backend_ = RemoteBackend::create(info, channel_->channel(), op_stats_);
     config_bytes_ = welcome.config_bytes;
@@ -131,6 +131,8 @@ class ClientSessionImpl : public ClientSession {
     });
     return {};
   }
+
+  void keep(std::unique_ptr<ZmqContext> context) { context_ = std::move(context); }
 
   RemoteBackend& backend() override { return *backend_; }
   std::size_t config_bytes() const override { return config_bytes_; }
@@ -203,9 +205,14 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   for (;;) {
     auto greeting = greet(*context, options, hello, deadline);
     if (greeting.ok()) {
-      RETURN_IF_ERROR(check_welcome(greeting->welcome, options, want_ring));
-      auto session = std::make_unique<ClientSessionImpl>(std::move(context));
-      RETURN_IF_ERROR(session->open(options, endpoint, std::move(greeting).value()));
+      auto session = std::make_unique<ClientSessionImpl>();
+      Status status = check_welcome(greeting->welcome, options, want_ring);
+      if (status.ok()) status = session->open(*context, options, endpoint, *greeting);
+      if (!status.ok()) {  // the session is there all the same: its slot is another's to have at once
+        (void)send_control(greeting->socket, Goodbye{"the client cannot use the session"}, Deadline::now());
+        return status;
+      }
+      session->keep(std::move(context));
       return std::unique_ptr<ClientSession>(std::move(session));
     }
     if (greeting.status().code() != StatusCode::kDeadlineExceeded) return greeting.status();

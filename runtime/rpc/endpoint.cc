@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,7 +22,9 @@ namespace airlock {
 
 bool Endpoint::is_loopback() const {
   if (kind == Kind::kIpc) return true;
-  return host == "localhost" || host == "[::1]" || host.starts_with("127.");
+  // Numbers only: a name that starts like an address may be anybody's.
+  const bool numeric = host.find_first_not_of("0123456789.") == std::string::npos;
+  return host == "localhost" || host == "[::1]" || (numeric && host.starts_with("127."));
 }
 
 std::string Endpoint::text() const {
@@ -129,18 +133,54 @@ Result<EndpointLock> EndpointLock::acquire(const std::string& socket_path) {
   return Status(StatusCode::kInUse, fmt::format("{} changes hands all the time", lock.path_));
 }
 
+Result<std::string> session_socket_path(const std::string& socket_path, std::uint32_t random) {
+  std::string path = fmt::format("{}.{:08x}", socket_path, random);
+  if (path.size() <= limits::kMaxEndpointPathBytes) return path;
+  path = socket_path.substr(0, socket_path.rfind('/') + 1) + "s";
+  if (path.size() + 1 > limits::kMaxEndpointPathBytes) {
+    return Status(StatusCode::kUsage, fmt::format("endpoint 'ipc://{}': its directory leaves no room for the sockets of "
+                                                  "sessions; give a shorter path", socket_path));
+  }
+  const std::size_t digits = std::min<std::size_t>(8, limits::kMaxEndpointPathBytes - path.size());
+  return path + fmt::format("{:08x}", random).substr(0, digits);
+}
+
+namespace {
+
+bool is_hex(std::string_view text) {
+  return !text.empty() && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+// A socket that a dead process left: nobody listens.
+bool is_dead_socket(const std::string& path) {
+  struct stat info {};
+  sockaddr_un address{};
+  if (::lstat(path.c_str(), &info) != 0 || !S_ISSOCK(info.st_mode) || path.size() >= sizeof(address.sun_path)) return false;
+  address.sun_family = AF_UNIX;
+  std::copy(path.begin(), path.end(), address.sun_path);
+  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  return fd.valid() && ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 &&
+         errno == ECONNREFUSED;
+}
+
+}  // namespace
+
 void sweep_session_sockets(const std::string& socket_path) {
   const std::size_t slash = socket_path.rfind('/');
   const std::string directory = socket_path.substr(0, slash + 1);
   const std::string prefix = socket_path.substr(slash + 1) + ".";
+  const auto chosen = session_socket_path(socket_path, 0);
+  const bool has_short = chosen.ok() && !chosen->starts_with(socket_path + ".");
+  const std::size_t short_bytes = has_short ? chosen->size() - directory.size() : 0;
   DIR* entries = ::opendir(directory.c_str());
   if (entries == nullptr) return;
   std::vector<std::string> stale;
   while (const dirent* entry = ::readdir(entries)) {
     const std::string_view name = entry->d_name;
-    const bool is_session = name.size() == prefix.size() + 8 && name.starts_with(prefix) &&
-                            name.find_first_not_of("0123456789abcdef", prefix.size()) == std::string_view::npos;
-    if (is_session) stale.emplace_back(directory + std::string(name));
+    const std::string path = directory + std::string(name);
+    const bool is_ours = name.size() == prefix.size() + 8 && name.starts_with(prefix) && is_hex(name.substr(prefix.size()));
+    const bool is_short = path != socket_path && name.size() == short_bytes && name.starts_with('s') && is_hex(name.substr(1));
+    if (is_ours || (is_short && is_dead_socket(path))) stale.push_back(path);
   }
   ::closedir(entries);
   for (const std::string& path : stale) ::unlink(path.c_str());

@@ -47,7 +47,12 @@ class EndpointLock {
   UniqueFd fd_;
 };
 
-/// Removes sockets of sessions ("PATH.XXXXXXXX") that a dead server left. Only under the lock.
+/// Where a session's data socket lies: "PATH.XXXXXXXX"; where that is too long for a Unix socket, "sXXXXXXXX" in the
+/// same directory, with fewer digits where even that is too long. kUsage: no room for one digit.
+Result<std::string> session_socket_path(const std::string& socket_path, std::uint32_t random);
+
+/// Removes sockets of sessions that a dead server left. Only under the lock. The short names may be another server's in
+/// the same directory: of these, only sockets to which nobody listens.
 void sweep_session_sockets(const std::string& socket_path);
 
 }  // namespace airlock

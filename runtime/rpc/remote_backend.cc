@@ -81,7 +81,7 @@ Status RemoteSession::with_pump(Deadline deadline, const Step& step) {
     if (deadline.expired()) {
       return {StatusCode::kDeadlineExceeded, "the server took no request before the op's deadline (--op-timeout-ms)"};
     }
-    if (under_way_.empty()) continue;
+    if (under_way_.empty()) return status;  // it had all the time there is: no memory, not no room
     const Status received = receive_one(deadline.slice(kPumpSlice));
     if (!received.ok() && received.code() != StatusCode::kDeadlineExceeded) return received;
   }

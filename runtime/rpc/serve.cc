@@ -24,6 +24,7 @@ class Server {
 
   Status run() {
     for (;;) {
+      if (context_.watch != nullptr) RETURN_IF_ERROR(context_.watch->check());
       auto received = channel_.receive([this](auto header, auto sizes) { return accept(header, sizes); },
                                        Deadline::after(kReceiveSlice));
       if (received.ok()) {
@@ -74,10 +75,17 @@ class Server {
     std::vector<std::size_t> sizes;
     for (const TensorDesc& desc : results_) sizes.push_back(desc.bytes());
     const Deadline deadline = Deadline::after(context_.op_timeout);
-    ASSIGN_OR_RETURN(std::unique_ptr<Message> reply, prepare_reply(sizes, deadline));
     OpTiming timing;
     const std::uint64_t start_ns = now_ns();
-    const Status status = compute(*request, *reply, deadline, timing);
+    auto prepared = channel_.prepare(sizes, deadline);
+    std::unique_ptr<Message> reply;
+    Status status = prepared.status();
+    if (prepared.ok()) {
+      reply = std::move(prepared).value();
+      status = compute(*request, *reply, deadline, timing);
+    } else if (status.code() != StatusCode::kResourceExhausted || deadline.expired()) {
+      return no_taker(status);
+    }  // else: no memory for the results, which the client is told
     // The slots of the request go home before the reply: the runner may fill them at once.
     request.reset();
     ResponseHeader header;
@@ -91,22 +99,15 @@ class Server {
       header.code = status.code();
       header.message = status.message().substr(0, limits::kMaxErrorTextBytes);
       reply.reset();
-      ASSIGN_OR_RETURN(reply, prepare_reply({}, deadline));
+      auto error_reply = channel_.prepare({}, deadline);
+      if (!error_reply.ok()) return no_taker(error_reply.status());
+      reply = std::move(error_reply).value();
     }
     book(header);
-    return send(*reply, encode(header), deadline);
+    return no_taker(channel_.send(*reply, encode(header), deadline));
   }
 
-  Result<std::unique_ptr<Message>> prepare_reply(std::span<const std::size_t> sizes, Deadline deadline) {
-    auto reply = channel_.prepare(sizes, deadline);
-    if (!reply.ok() && reply.status().code() == StatusCode::kResourceExhausted) {
-      return Status(StatusCode::kUnavailable, "the client took no reply within the op's time limit");
-    }
-    return reply;
-  }
-
-  Status send(Message& reply, std::span<const std::byte> header, Deadline deadline) {
-    const Status status = channel_.send(reply, header, deadline);
+  static Status no_taker(const Status& status) {
     if (status.code() != StatusCode::kResourceExhausted) return status;
     return {StatusCode::kUnavailable, "the client took no reply within the op's time limit"};
   }

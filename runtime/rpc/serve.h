@@ -18,6 +18,8 @@ struct ServeContext {
   std::string config_json;                         // init
   TensorView norms;                                // init; fp32 [2 * layers + 1, hidden], outlives the loop
   std::function<std::string()> session_stats;      // stats: JSON, at most limits::kMaxStatsBytes
+  const PeerWatch* watch = nullptr;                // may be null; asked before each request: one that never pauses
+                                                   // cannot outlive its session
   std::chrono::nanoseconds op_timeout{std::chrono::minutes(5)};
 };
 
