@@ -1,9 +1,13 @@
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
+#include <memory>
+#include <thread>
 
 #include "base/log.h"
 #include "base/unique_fd.h"
@@ -26,6 +30,38 @@ UniqueFd take_signals() {
   return UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
+// While a model loads, nobody else reads the signals: a stop then gives the endpoint back and ends at once.
+class LoadGuard {
+ public:
+  LoadGuard(int signal_fd, std::unique_ptr<Server>& server)
+      : watcher_([this, signal_fd, &server] { watch(signal_fd, server); }) {}
+  ~LoadGuard() { done(); }
+  LoadGuard(const LoadGuard&) = delete;
+  LoadGuard& operator=(const LoadGuard&) = delete;
+  void done() {
+    done_.store(true, std::memory_order_relaxed);  // the join orders the rest
+    if (watcher_.joinable()) watcher_.join();
+  }
+
+ private:
+  void watch(int signal_fd, std::unique_ptr<Server>& server) {
+    constexpr int kSliceMs = 20;
+    while (!done_.load(std::memory_order_relaxed)) {
+      pollfd waiting{signal_fd, POLLIN, 0};
+      signalfd_siginfo info{};
+      if (::poll(&waiting, 1, kSliceMs) != 1 || ::read(signal_fd, &info, sizeof(info)) != sizeof(info)) continue;
+      if (info.ssi_signo == SIGUSR1) continue;  // nothing was counted yet
+      log_info("stopped while the model was loading");
+      server.reset();  // the main thread does not use it before done()
+      std::fflush(nullptr);
+      ::_exit(0);
+    }
+  }
+
+  std::atomic<bool> done_{false};
+  std::thread watcher_;
+};
+
 Status check_device(const std::string& device) {
   if (device == "auto") {
     log_info("no CUDA backend in this build: using the CPU");
@@ -45,6 +81,7 @@ Status run(const ServerOptions& options) {
   RETURN_IF_ERROR(check_device(options.device));
   // The endpoint first: to load a model and then find it taken would waste minutes.
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
+  LoadGuard guard(signals.get(), server);
   ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, open_model(options));
   CpuOptions cpu;
   cpu.dtype = options.dtype.value_or(source->stored_dtype());
@@ -57,6 +94,7 @@ Status run(const ServerOptions& options) {
   ASSIGN_OR_RETURN(std::string digest, source->digest());
   ServedModel served{config_to_json(source->config()), std::move(norms), digest, source->stored_dtype(), std::move(model)};
   source.reset();
+  guard.done();
   return server->run(std::move(served), signals.get());
 }
 

@@ -28,6 +28,13 @@ std::string check_slot_bytes(const std::string& text) {
   return {};
 }
 
+std::string check_interval(const std::string& text) {
+  char* end = nullptr;
+  const double seconds = std::strtod(text.c_str(), &end);
+  if (*end == '\0' && seconds >= 0.001 && seconds <= 86400.0) return {};  // false for NaN
+  return "'" + text + "' is not a number of seconds from 0.001 to 86400";
+}
+
 void declare(CLI::App& app, ServerOptions& options, std::string& dtype, std::string& ring) {
   auto* model = app.add_option("--model", options.model, "Hugging Face LLaMA directory (config.json, safetensors)");
   auto* synthetic = app.add_option("--synthetic", options.synthetic, "serve random weights of this config.json's shape");
@@ -51,7 +58,7 @@ void declare(CLI::App& app, ServerOptions& options, std::string& dtype, std::str
   app.add_flag("--insecure-tcp", options.insecure_tcp, "allow a tcp endpoint beyond loopback: no encryption, no keys");
   app.add_option("--stats-json", options.stats_json, "write the statistics to this file");
   app.add_option("--stats-interval", options.stats_interval_s, "print the statistics every so many seconds")
-      ->check(CLI::Range(0.0, 86400.0));
+      ->check(check_interval);
   app.set_version_flag("--version", "gpu_server 0.1.0, protocol 1.0");
 }
 

@@ -30,6 +30,7 @@ namespace {
 constexpr std::chrono::seconds kClientSilence{10};   // a runner that gives no sign for so long is gone
 constexpr std::chrono::seconds kShutdownGrace{5};    // for the ops under way
 constexpr std::chrono::milliseconds kControlSlice{25};
+constexpr std::chrono::milliseconds kAnswerSlice{1};  // while a worker makes what a welcome names
 constexpr std::size_t kReportsKept = 1024;           // of ended sessions, each by itself
 
 Status fill_random(void* out, std::size_t bytes) {
@@ -45,7 +46,7 @@ Status check_shm_room(const RingGeometry& geometry) {
     return {StatusCode::kResourceExhausted, "/dev/shm is not there: mount a tmpfs on it, or give --ring off"};
   }
   const auto free_bytes = static_cast<std::size_t>(info.f_bavail) * info.f_frsize;
-  if (free_bytes >= 2 * segment_bytes) return {};
+  if (info.f_blocks == 0 || free_bytes >= 2 * segment_bytes) return {};  // no blocks at all: a tmpfs without a limit
   return {StatusCode::kResourceExhausted,
           fmt::format("/dev/shm is too small: one session needs {:.1f} MiB, {:.1f} MiB are free; give fewer --ring-slots, "
                       "smaller --ring-slot-bytes, or --ring off", 2.0 * static_cast<double>(segment_bytes) / 1048576.0,
@@ -71,12 +72,16 @@ class ServerImpl : public Server {
   void control_loop();
   void handle(const Identity& identity, std::span<const std::byte> frame);
   void greet(const Identity& identity, const Hello& hello);
+  Status check_hello(const Hello& hello) const;
   Result<std::unique_ptr<Session>> make_session(const Hello& hello);
+  Result<std::string> session_endpoint() const;
+  bool answer_new();
   void reap();
-  void send(const Identity& identity, const ControlMessage& message);
+  Status send(const Identity& identity, const ControlMessage& message);
   Status wait_for_signals(int signal_fd);
   SideReport report() const;
   Status publish(bool print);
+  void publish_now();
 
   ServerOptions options_;
   Endpoint endpoint_;
@@ -103,10 +108,12 @@ Status ServerImpl::take_endpoint() {
                                             "authenticated: add --insecure-tcp if you accept that", endpoint_.text())};
   }
   if (ipc) {
+    RETURN_IF_ERROR(session_socket_path(endpoint_.path, 0).status());
     RETURN_IF_ERROR(check_endpoint_directory(endpoint_.directory(), IfMissing::kCreate));
     ASSIGN_OR_RETURN(lock_, EndpointLock::acquire(endpoint_.path));
     sweep_session_sockets(endpoint_.path);
   }
+  if (endpoint_.host == "localhost") endpoint_.host = "127.0.0.1";  // libzmq binds to no names
   ring_on_ = options_.ring == ServerRing::kOn || (options_.ring == ServerRing::kAuto && ipc);
   geometry_ = {static_cast<std::uint32_t>(options_.slot_count), static_cast<std::uint32_t>(options_.slot_bytes)};
   sweep_stale_segments();
@@ -136,19 +143,19 @@ void ServerImpl::release_endpoint() {
   if (endpoint_.kind == Endpoint::Kind::kIpc) ::unlink(endpoint_.path.c_str());
 }
 
-void ServerImpl::send(const Identity& identity, const ControlMessage& message) {
+Status ServerImpl::send(const Identity& identity, const ControlMessage& message) {
   const std::vector<std::byte> frame = encode_control(message);
   const std::span<const std::byte> parts[] = {std::as_bytes(std::span(identity)), frame};
-  (void)control_->send(parts, Deadline::now());  // one that reads nothing gets nothing, and nobody waits for it
+  return control_->send(parts, Deadline::now());  // one that reads nothing gets nothing, and nobody waits for it
 }
 
 void ServerImpl::handle(const Identity& identity, std::span<const std::byte> frame) {
   auto message = decode_control(frame);
   const auto known = sessions_.find(identity);
   if (!message.ok()) {
+    if (known != sessions_.end()) return known->second->end(message.status());
     log_warning("control socket: " + message.status().message());
-    if (known == sessions_.end()) send(identity, Refusal{message.status().code(), message.status().message()});
-    return;
+    return (void)send(identity, Refusal{message.status().code(), message.status().message()});
   }
   if (const auto* hello = std::get_if<Hello>(&*message)) {
     if (known == sessions_.end()) return greet(identity, *hello);
@@ -161,22 +168,45 @@ void ServerImpl::handle(const Identity& identity, std::span<const std::byte> fra
   }
 }
 
-Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
-  if (sessions_.size() >= options_.max_clients) {
+Status ServerImpl::check_hello(const Hello& hello) const {
+  // One that is ending holds its slot no more, so that a runner may follow another at once; memory stays bounded.
+  const auto alive = static_cast<std::size_t>(
+      std::ranges::count_if(sessions_, [](const auto& entry) { return !entry.second->ending(); }));
+  if (alive >= options_.max_clients || sessions_.size() >= 2 * options_.max_clients) {
     return Status(StatusCode::kResourceExhausted,
                   fmt::format("server full: {} of {} sessions are in use (--max-clients); try again later",
-                              sessions_.size(), options_.max_clients));
+                              alive, options_.max_clients));
   }
   if (!hello.digest.empty() && hello.digest != model_->digest) {
     return Status(StatusCode::kMismatch, fmt::format("it serves another model: digest {}, yours is {}", model_->digest, hello.digest));
   }
-  const bool with_ring = ring_on_ && hello.ring == RingMode::kOn;
   if ((hello.want_slot_count != 0 && hello.want_slot_count != geometry_.slot_count) ||
       (hello.want_slot_bytes != 0 && hello.want_slot_bytes != geometry_.slot_bytes)) {
     return Status(StatusCode::kUnavailable,
                   fmt::format("its rings have {} slots of {} bytes, {} of {} are demanded (--ring-slots, --ring-slot-bytes)",
                               geometry_.slot_count, geometry_.slot_bytes, hello.want_slot_count, hello.want_slot_bytes));
   }
+  return {};
+}
+
+// A path that no session has: one that libzmq found taken it would remove.
+Result<std::string> ServerImpl::session_endpoint() const {
+  if (endpoint_.kind == Endpoint::Kind::kTcp) return fmt::format("tcp://{}:*", endpoint_.host);
+  constexpr int kAttempts = 256;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    std::uint32_t random = 0;
+    RETURN_IF_ERROR(fill_random(&random, sizeof(random)));
+    ASSIGN_OR_RETURN(const std::string path, session_socket_path(endpoint_.path, random));
+    const std::string text = "ipc://" + path;
+    const bool ours = std::ranges::any_of(sessions_, [&](const auto& entry) { return entry.second->data_endpoint() == text; });
+    if (!ours && ::access(path.c_str(), F_OK) != 0) return text;
+  }
+  return Status(StatusCode::kResourceExhausted, "no free name for the session's socket; give an --endpoint with a shorter path");
+}
+
+Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
+  RETURN_IF_ERROR(check_hello(hello));
+  ASSIGN_OR_RETURN(std::string data, session_endpoint());
   const auto backend = model_->compute->make_backend();
   const BackendInfo& info = backend->info();
   Welcome welcome;
@@ -184,7 +214,7 @@ Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
   RETURN_IF_ERROR(fill_random(random, sizeof(random)));
   welcome.epoch = random[0] | 1;  // never 0
   welcome.token = fmt::format("{:016x}{:016x}", random[1], random[2]);
-  welcome.ring = with_ring ? RingMode::kOn : RingMode::kOff;
+  welcome.ring = ring_on_ && hello.ring == RingMode::kOn ? RingMode::kOn : RingMode::kOff;
   welcome.geometry = geometry_;
   welcome.dims = info.dims;
   welcome.digest = model_->digest;
@@ -193,10 +223,7 @@ Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
   welcome.threads = static_cast<std::uint32_t>(info.threads);
   welcome.device = info.device;
   welcome.config_bytes = static_cast<std::uint32_t>(model_->config_json.size());
-  std::string data = endpoint_.kind == Endpoint::Kind::kTcp
-                         ? fmt::format("tcp://{}:*", endpoint_.host)
-                         : fmt::format("ipc://{}.{:08x}", endpoint_.path, static_cast<std::uint32_t>(random[0] >> 32));
-  return Session::create(*context_, *model_, std::move(welcome), data, hello);
+  return std::make_unique<Session>(*context_, *model_, std::move(welcome), std::move(data), hello.client);
 }
 
 void ServerImpl::greet(const Identity& identity, const Hello& hello) {
@@ -204,23 +231,45 @@ void ServerImpl::greet(const Identity& identity, const Hello& hello) {
   auto session = make_session(hello);
   if (!session.ok()) {
     log_warning(fmt::format("refused {}: {}", hello.client, session.status().message()));
-    return send(identity, Refusal{session.status().code(), session.status().message()});
+    return (void)send(identity, Refusal{session.status().code(), session.status().message()});
   }
-  log_info(fmt::format("session {:016x}: {}", (*session)->welcome().epoch, hello.client));
-  send(identity, (*session)->welcome());
-  (*session)->start();
   const std::lock_guard lock(mutex_);
   sessions_.emplace(identity, std::move(session).value());
+}
+
+// Tells new clients what came of their hello. True where some still wait for it.
+bool ServerImpl::answer_new() {
+  bool waiting = false;
+  for (auto entry = sessions_.begin(); entry != sessions_.end();) {
+    Session& session = *entry->second;
+    auto offer = session.answered() ? std::nullopt : session.take_offer();
+    if (!offer) {
+      waiting |= !session.answered();
+      ++entry;
+    } else if (offer->ok()) {
+      log_info(fmt::format("session {:016x}: {}", (*offer)->epoch, session.client()));
+      if (Status sent = send(entry->first, **offer); !sent.ok()) {
+        session.end({StatusCode::kUnavailable, "the client left before its welcome: " + sent.message()});
+      }
+      ++entry;
+    } else {
+      log_warning(fmt::format("refused {}: {}", session.client(), offer->status().message()));
+      (void)send(entry->first, Refusal{offer->status().code(), offer->status().message()});
+      const std::lock_guard lock(mutex_);
+      entry = sessions_.erase(entry);  // its worker is through: it made nothing
+    }
+  }
+  return waiting;
 }
 
 // Sessions whose worker is through go; their statistics stay.
 void ServerImpl::reap() {
   for (auto entry = sessions_.begin(); entry != sessions_.end();) {
-    if (!entry->second->finished()) {
+    if (!entry->second->finished() || !entry->second->answered()) {
       ++entry;
       continue;
     }
-    send(entry->first, Goodbye{"the session is over"});
+    (void)send(entry->first, Goodbye{"the session is over"});  // it may be gone
     SessionReport last = entry->second->report();
     const std::lock_guard lock(mutex_);
     ended_.push_back(std::move(last));
@@ -235,22 +284,25 @@ void ServerImpl::reap() {
 void ServerImpl::control_loop() {
   Deadline next_sign = Deadline::now();
   bool told = false;
+  bool answer_due = false;
   while (!all_ended_.load(std::memory_order_acquire)) {
-    auto parts = control_->receive(Deadline::after(kControlSlice));
+    auto parts = control_->receive(Deadline::after(answer_due ? kAnswerSlice : kControlSlice));
     if (parts.ok() && parts->size() == 2) {
       const auto& id = (*parts)[0];
       handle(Identity(reinterpret_cast<const char*>(id.data()), id.size()), (*parts)[1]);
     }
+    answer_due = answer_new();
     const bool stopping = stopping_.load(std::memory_order_acquire);
     const bool sign_due = next_sign.expired();
     if (sign_due) next_sign = Deadline::after(kSignInterval);
     for (auto& [identity, session] : sessions_) {
       if (stopping && !told) {
-        send(identity, Goodbye{"it is shutting down"});
+        (void)send(identity, Goodbye{"it is shutting down"});
         session->end({StatusCode::kCancelled, "the server is shutting down"});
       }
-      if (sign_due) send(identity, Sign{});
+      if (sign_due) (void)send(identity, Sign{});
       session->silence().tick(now_ns());
+      if (!session->answered()) session->silence().heard();  // it waits for us
       if (session->silence().silent_ns() > static_cast<std::uint64_t>(std::chrono::nanoseconds(kClientSilence).count())) {
         session->end({StatusCode::kUnavailable, "no sign of life from the client for 10 s"});
       }
@@ -312,6 +364,11 @@ Status ServerImpl::publish(bool print) {
   return write_file_atomically(options_.stats_json, report_json(current));
 }
 
+// A file that cannot be written is no reason to leave the clients; at the end it is said with the exit code.
+void ServerImpl::publish_now() {
+  if (Status status = publish(true); !status.ok()) log_warning(status.message());
+}
+
 Status ServerImpl::wait_for_signals(int signal_fd) {
   const bool periodic = options_.stats_interval_s > 0;
   const auto interval = std::chrono::nanoseconds(static_cast<std::int64_t>(options_.stats_interval_s * 1e9));
@@ -323,11 +380,11 @@ Status ServerImpl::wait_for_signals(int signal_fd) {
     signalfd_siginfo info{};
     if (::read(signal_fd, &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
       if (info.ssi_signo != SIGUSR1) return {};
-      RETURN_IF_ERROR(publish(true));
+      publish_now();
     }
     if (periodic && next.expired()) {
       next = Deadline::after(interval);
-      RETURN_IF_ERROR(publish(true));
+      publish_now();
     }
   }
 }

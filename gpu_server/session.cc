@@ -1,9 +1,13 @@
 #include "gpu_server/session.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
+
+#include <utility>
 
 #include "base/log.h"
 #include "runtime/rpc/serve.h"
+#include "shm/segment.h"
 
 namespace airlock {
 
@@ -11,30 +15,33 @@ namespace {
 constexpr std::chrono::seconds kAttachTimeout{5};
 }  // namespace
 
-Session::Session(const ServedModel& model, Welcome welcome, std::string client)
-    : model_(model), welcome_(std::move(welcome)), client_(std::move(client)) {}
+Session::Session(const ZmqContext& context, const ServedModel& model, Welcome welcome, std::string data_endpoint,
+                 std::string client)
+    : context_(context),
+      model_(model),
+      welcome_(std::move(welcome)),
+      epoch_(welcome_.epoch),
+      id_(fmt::format("{:016x}", welcome_.epoch)),
+      data_endpoint_(std::move(data_endpoint)),
+      client_(std::move(client)) {
+  worker_ = std::thread([this] { work(); });
+}
 
 Session::~Session() {
   end({StatusCode::kCancelled, "the session is being removed"});
-  if (worker_.joinable()) worker_.join();
-  if (channel_) channel_->remove_files();
+  worker_.join();
 }
 
-Result<std::unique_ptr<Session>> Session::create(const ZmqContext& context, const ServedModel& model, Welcome welcome,
-                                                 const std::string& data_endpoint, const Hello& hello) {
-  std::unique_ptr<Session> session(new Session(model, std::move(welcome), hello.client));
-  ASSIGN_OR_RETURN(session->channel_,
-                   SessionChannel::offer(context, session->welcome_, data_endpoint, session->life_));
-  return session;
-}
-
-void Session::start() {
-  worker_ = std::thread([this] { work(); });
+std::optional<Result<Welcome>> Session::take_offer() {
+  const std::lock_guard lock(mutex_);
+  if (offer_) answered_ = true;
+  return std::exchange(offer_, std::nullopt);
 }
 
 void Session::work() {
   const Status status = serve_client();
-  const std::string text = fmt::format("session {:016x} ended: {}", welcome_.epoch, status.message());
+  close_channel();
+  const std::string text = fmt::format("session {} ended: {}", id_, status.message());
   if (status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kCancelled) {
     log_info(text);
   } else {
@@ -43,7 +50,29 @@ void Session::work() {
   finished_.store(true, std::memory_order_release);  // pairs with the load in finished()
 }
 
+// Here and not in the destructor: to unmap the rings takes time that the control thread does not have.
+void Session::close_channel() {
+  std::unique_ptr<SessionChannel> channel;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stats_ != nullptr) last_.transport = stats_->snapshot();
+    stats_ = nullptr;
+    channel = std::move(channel_);
+  }
+  if (channel) channel->remove_files();
+}
+
 Status Session::serve_client() {
+  auto offered = SessionChannel::offer(context_, welcome_, data_endpoint_, life_);
+  {
+    const std::lock_guard lock(mutex_);
+    if (!offered.ok()) {
+      offer_ = offered.status();
+      return offered.status();
+    }
+    channel_ = std::move(offered).value();
+    offer_ = welcome_;
+  }
   RETURN_IF_ERROR(channel_->accept(Deadline::after(kAttachTimeout)));
   Channel& channel = channel_->channel();
   {
@@ -54,14 +83,15 @@ Status Session::serve_client() {
   ServeContext context;
   context.config_json = model_.config_json;
   context.norms = model_.norms.view();
+  context.watch = &life_;
   context.session_stats = [this] { return own_json(); };
   return serve(channel, *backend, context, op_stats_);
 }
 
 SessionReport Session::report() const {
   const std::lock_guard lock(mutex_);
-  SessionReport report;
-  report.id = fmt::format("{:016x}", welcome_.epoch);
+  SessionReport report = last_;
+  report.id = id_;
   report.client = client_;
   if (stats_ != nullptr) report.transport = stats_->snapshot();
   report.ops = op_stats_.snapshot();
@@ -77,6 +107,14 @@ std::string Session::own_json() const {
   return report_json(own);
 }
 
-void Session::remove_files() { channel_->remove_files(); }
+void Session::remove_files() {
+  const std::lock_guard lock(mutex_);
+  if (channel_) channel_->remove_files();
+  // Whatever the worker was about to make has these names.
+  for (SegmentDirection direction : {SegmentDirection::kRequest, SegmentDirection::kReply}) {
+    ::unlink(("/dev/shm/" + make_segment_name(::geteuid(), epoch_, direction)).c_str());
+  }
+  if (data_endpoint_.starts_with("ipc://")) ::unlink(data_endpoint_.c_str() + 6);
+}
 
 }  // namespace airlock

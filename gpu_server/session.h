@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -18,20 +19,28 @@
 
 namespace airlock {
 
-/// One client's session: its rings, its data socket, its worker thread. The control thread owns it; report() may be
-/// called from any thread. Must not outlive the context and the model.
+/// One client's session: its rings, its data socket, its worker thread. The worker makes and removes all that takes
+/// time (segments of many MiB), so that the control thread, which owns the session, never keeps others waiting for
+/// signs of life. report() may be called from any thread. Must not outlive the context and the model.
 class Session {
  public:
-  /// Makes segments and socket. `welcome` comes with what the server says of itself; the rest is filled in.
-  static Result<std::unique_ptr<Session>> create(const ZmqContext& context, const ServedModel& model, Welcome welcome,
-                                                 const std::string& data_endpoint, const Hello& hello);
+  /// Starts the worker: it makes segments and socket, waits for the runner to attach and serves. `welcome` comes with
+  /// what the server says of itself; the worker fills in the rest.
+  Session(const ZmqContext& context, const ServedModel& model, Welcome welcome, std::string data_endpoint,
+          std::string client);
   ~Session();  // ends it and joins the worker
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
 
-  const Welcome& welcome() const { return welcome_; }
-  /// Starts the worker: it waits for the runner to attach and then serves.
-  void start();
+  const std::string& data_endpoint() const { return data_endpoint_; }
+  const std::string& client() const { return client_; }
+  /// Once, when the worker has made it: what to tell the runner, or why there is no session.
+  std::optional<Result<Welcome>> take_offer();
+  /// take_offer() gave a welcome or a refusal.
+  bool answered() const { return answered_; }
   /// The session ends as soon as the op under way is done.
   void end(Status reason) { life_.end(std::move(reason)); }
+  bool ending() const { return !life_.check().ok() || finished(); }
   /// The worker is through; the reason is in the log.
   bool finished() const { return finished_.load(std::memory_order_acquire); }
   /// The control thread's own: how long the runner has been silent.
@@ -41,21 +50,28 @@ class Session {
   void remove_files();
 
  private:
-  Session(const ServedModel& model, Welcome welcome, std::string client);
   void work();
+  void close_channel();
   std::string own_json() const;
   Status serve_client();
 
+  const ZmqContext& context_;
   const ServedModel& model_;
-  Welcome welcome_;
-  std::string client_;
+  Welcome welcome_;  // the worker's
+  const std::uint64_t epoch_;
+  const std::string id_;
+  const std::string data_endpoint_;
+  const std::string client_;
   const std::uint64_t start_ns_ = now_ns();
   PeerLife life_;
   SilenceMeter silence_;
   OpStatsTable op_stats_;
-  std::unique_ptr<SessionChannel> channel_;
+  bool answered_ = false;  // the control thread's
   mutable std::mutex mutex_;
-  const TransportStats* stats_ = nullptr;  // once the runner attached; guarded by mutex_
+  std::optional<Result<Welcome>> offer_;     // guarded by mutex_
+  std::unique_ptr<SessionChannel> channel_;  // changed under mutex_ by the worker
+  const TransportStats* stats_ = nullptr;    // while the runner is attached; guarded by mutex_
+  SessionReport last_;                       // its transport is what was counted once it has left; guarded by mutex_
   std::atomic<bool> finished_{false};
   std::thread worker_;
 };
