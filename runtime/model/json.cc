@@ -15,6 +15,8 @@ namespace {
 /// thing it refuses.
 class Builder : public nlohmann::json_sax<nlohmann::json> {
  public:
+  explicit Builder(std::string_view text) : text_(text) {}
+
   bool null() override { return add(Json{}) != nullptr; }
   bool boolean(bool value) override {
     Json json;
@@ -69,12 +71,17 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
   bool parse_error(std::size_t position, const std::string& /*token*/,
                    const nlohmann::detail::exception& error) override {
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: what"
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: what". The text at hand says more to a user
+    // than the parser's own words: a NaN, say, with its key before it.
+    constexpr std::size_t kBefore = 48;
+    constexpr std::size_t kAfter = 8;
     const std::string_view what = error.what();
-    const auto colon = what.find(": ");
-    return refuse(
-        fmt::format("not JSON at byte {}: {}", position,
-                    printable(colon == std::string_view::npos ? what : what.substr(colon + 2))));
+    const std::size_t begin = position > kBefore ? position - kBefore : 0;
+    const std::string_view near = begin < text_.size() ? text_.substr(begin, kBefore + kAfter) : "";
+    const auto semicolon = what.rfind("; ");
+    return refuse(fmt::format("not JSON at byte {}: {}, near '{}'", position,
+                              printable(semicolon == std::string_view::npos ? what : what.substr(semicolon + 2)),
+                              printable(near)));
   }
 
   bool refuse(std::string reason) {
@@ -114,6 +121,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   std::vector<Json*> open_;
   std::size_t value_count_ = 0;
   std::string reason_;
+
+  std::string_view text_;
 };
 
 }  // namespace
@@ -157,7 +166,7 @@ std::string printable(std::string_view text) {
 }
 
 Result<Json> parse_json(std::string_view text, std::string_view source) {
-  Builder builder;
+  Builder builder(text);
   try {
     if (nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) return builder.take();
   } catch (const std::bad_alloc&) {
