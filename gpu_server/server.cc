@@ -169,6 +169,9 @@ void ServerImpl::handle(const Identity& identity, std::span<const std::byte> fra
 }
 
 Status ServerImpl::check_hello(const Hello& hello) const {
+  if (stopping_.load(std::memory_order_acquire)) {
+    return Status(StatusCode::kUnavailable, "it is shutting down");
+  }
   // One that is ending holds its slot no more, so that a runner may follow another at once; memory stays bounded.
   const auto alive = static_cast<std::size_t>(
       std::ranges::count_if(sessions_, [](const auto& entry) { return !entry.second->ending(); }));
