@@ -17,7 +17,8 @@ using Frame = std::vector<std::byte>;
 
 class HostileServer : public ::testing::Test {
  protected:
-  ConnectOptions client_options(std::chrono::milliseconds timeout = std::chrono::seconds(20)) const {
+  ConnectOptions client_options(
+      std::chrono::milliseconds timeout = std::chrono::seconds(20)) const {
     ConnectOptions options;
     options.endpoint = "ipc://" + directory_.file("ctl");
     options.timeout = timeout;
@@ -54,7 +55,8 @@ class HostileServer : public ::testing::Test {
     server.join();
     return session.status();
   }
-  void expect_refused(const std::function<void(Welcome&)>& spoil, StatusCode code, const std::string& word) {
+  void expect_refused(const std::function<void(Welcome&)>& spoil, StatusCode code,
+                      const std::string& word) {
     Welcome welcome = good_welcome();
     spoil(welcome);
     const Status status = connect_to(encode_control(welcome), client_options());
@@ -91,18 +93,23 @@ TEST_F(HostileServer, gives_up_on_a_server_that_never_answers) {
   options.monitor = false;
   ZmqSocket socket = ZmqSocket::create(*context_, ZmqSocketType::kRouter, options).value();
   ASSERT_TRUE(socket.bind(client_options().endpoint).ok());
-  EXPECT_EQ(ClientSession::connect(client_options(std::chrono::milliseconds(300))).status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(ClientSession::connect(client_options(std::chrono::milliseconds(300))).status().code(),
+            StatusCode::kUnavailable);
 }
 
 TEST_F(HostileServer, refuses_junk_instead_of_a_welcome) {
   for (const std::size_t size : {0U, 5U, 13U, 4000U}) {
-    EXPECT_EQ(connect_to(Frame(size, std::byte{0x5a}), client_options()).code(), StatusCode::kProtocolError) << size;
+    EXPECT_EQ(connect_to(Frame(size, std::byte{0x5a}), client_options()).code(),
+              StatusCode::kProtocolError)
+        << size;
   }
 }
 
 TEST_F(HostileServer, refuses_a_hello_and_a_goodbye_for_an_answer) {
-  EXPECT_EQ(connect_to(encode_control(Hello{}), client_options()).code(), StatusCode::kProtocolError);
-  EXPECT_EQ(connect_to(encode_control(Goodbye{"no"}), client_options()).code(), StatusCode::kProtocolError);
+  EXPECT_EQ(connect_to(encode_control(Hello{}), client_options()).code(),
+            StatusCode::kProtocolError);
+  EXPECT_EQ(connect_to(encode_control(Goodbye{"no"}), client_options()).code(),
+            StatusCode::kProtocolError);
 }
 
 TEST_F(HostileServer, names_both_versions_of_another_major) {
@@ -111,24 +118,29 @@ TEST_F(HostileServer, names_both_versions_of_another_major) {
   const Status status = connect_to(frame, client_options());
   EXPECT_EQ(status.code(), StatusCode::kVersionMismatch);
   EXPECT_NE(status.message().find("77."), std::string::npos) << status.to_string();
-  EXPECT_NE(status.message().find(std::to_string(kProtocolMajor) + "."), std::string::npos) << status.to_string();
+  EXPECT_NE(status.message().find(std::to_string(kProtocolMajor) + "."), std::string::npos)
+      << status.to_string();
 }
 
 TEST_F(HostileServer, passes_on_a_refusal) {
-  const Status status = connect_to(encode_control(Refusal{StatusCode::kResourceExhausted, "server full"}), client_options());
+  const Status status = connect_to(
+      encode_control(Refusal{StatusCode::kResourceExhausted, "server full"}), client_options());
   EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
   EXPECT_NE(status.message().find("server full"), std::string::npos);
 }
 
 TEST_F(HostileServer, refuses_a_data_endpoint_of_another_kind_or_place) {
-  for (const char* claimed : {"ipc:///etc/ctl.00000000", "ipc:///tmp/elsewhere/ctl", "tcp://127.0.0.1:1", "ipc://relative", "tcp://evil.example:80"}) {
-    expect_refused([&](Welcome& welcome) { welcome.data_endpoint = claimed; }, StatusCode::kProtocolError, "endpoint");
+  for (const char* claimed : {"ipc:///etc/ctl.00000000", "ipc:///tmp/elsewhere/ctl",
+                              "tcp://127.0.0.1:1", "ipc://relative", "tcp://evil.example:80"}) {
+    expect_refused([&](Welcome& welcome) { welcome.data_endpoint = claimed; },
+                   StatusCode::kProtocolError, "endpoint");
   }
 }
 
 TEST_F(HostileServer, refuses_a_data_endpoint_that_climbs_out_of_the_directory) {
-  expect_refused([&](Welcome& welcome) { welcome.data_endpoint = "ipc://" + directory_.file("../etc/ctl"); },
-                 StatusCode::kProtocolError, "endpoint");
+  expect_refused(
+      [&](Welcome& welcome) { welcome.data_endpoint = "ipc://" + directory_.file("../etc/ctl"); },
+      StatusCode::kProtocolError, "endpoint");
 }
 
 TEST_F(HostileServer, refuses_an_epoch_of_zero) {
@@ -136,10 +148,12 @@ TEST_F(HostileServer, refuses_an_epoch_of_zero) {
 }
 
 TEST_F(HostileServer, refuses_a_geometry_outside_the_limits) {
-  for (const RingGeometry geometry : {RingGeometry{7, 65536}, RingGeometry{1025, 65536}, RingGeometry{8, 1}, RingGeometry{8, 0x80000000U}}) {
+  for (const RingGeometry geometry : {RingGeometry{7, 65536}, RingGeometry{1025, 65536},
+                                      RingGeometry{8, 1}, RingGeometry{8, 0x80000000U}}) {
     Welcome welcome = good_welcome();
     welcome.geometry = geometry;
-    EXPECT_EQ(connect_to(encode_control(welcome), client_options()).code(), StatusCode::kProtocolError);
+    EXPECT_EQ(connect_to(encode_control(welcome), client_options()).code(),
+              StatusCode::kProtocolError);
   }
 }
 
@@ -179,7 +193,8 @@ TEST_F(HostileServer, finds_no_data_socket_behind_a_lie) {
   welcome.ring = RingMode::kOff;
   welcome.request_segment.clear();
   welcome.reply_segment.clear();
-  const Status status = connect_to(encode_control(welcome), client_options(std::chrono::milliseconds(500)));
+  const Status status =
+      connect_to(encode_control(welcome), client_options(std::chrono::milliseconds(500)));
   EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status.to_string();
 }
 

@@ -67,9 +67,13 @@ class RunningServer {
     signals_ = UniqueFd(fds[0]);
     signal_writer_ = UniqueFd(fds[1]);
     server_ = Server::bind(options).value();
-    ServedModel served{R"({"model_type":"llama"})", read_norms(model).value(), model.digest().value(), model.stored_dtype(),
-                       CpuModel::create(model, {.dtype = DType::kF32, .threads = 1, .progress = {}}).value()};
-    thread_ = std::thread([this, moved = std::move(served)]() mutable { status_ = server_->run(std::move(moved), signals_.get()); });
+    ServedModel served{
+        R"({"model_type":"llama"})", read_norms(model).value(), model.digest().value(),
+        model.stored_dtype(),
+        CpuModel::create(model, {.dtype = DType::kF32, .threads = 1, .progress = {}}).value()};
+    thread_ = std::thread([this, moved = std::move(served)]() mutable {
+      status_ = server_->run(std::move(moved), signals_.get());
+    });
   }
   ~RunningServer() { (void)stop(); }
   void signal(int number) {

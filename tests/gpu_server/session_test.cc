@@ -1,4 +1,5 @@
-// ClientSession against a whole server in this process: control socket, data socket, rings, signs of life.
+// ClientSession against a whole server in this process: control socket, data socket, rings, signs
+// of life.
 
 #include <gtest/gtest.h>
 
@@ -50,11 +51,13 @@ class SessionTest : public ::testing::Test {
     return session.ok() ? std::move(session).value() : nullptr;
   }
   std::unique_ptr<ClientSession> connect() const { return connect(client_options()); }
-  void expect_refused(const ConnectOptions& options, StatusCode code, const std::string& word) const {
+  void expect_refused(const ConnectOptions& options, StatusCode code,
+                      const std::string& word) const {
     auto session = ClientSession::connect(options);
     ASSERT_FALSE(session.ok());
     EXPECT_EQ(session.status().code(), code) << session.status().to_string();
-    EXPECT_NE(session.status().message().find(word), std::string::npos) << session.status().to_string();
+    EXPECT_NE(session.status().message().find(word), std::string::npos)
+        << session.status().to_string();
   }
   /// q of `rows` random rows, compared with the reference.
   Status multiply(Backend& backend, std::int64_t rows) const {
@@ -65,7 +68,9 @@ class SessionTest : public ::testing::Test {
     RETURN_IF_ERROR(pending->submit());
     RETURN_IF_ERROR(pending->wait());
     double worst = 0;
-    EXPECT_EQ(count_outside_tolerance(pending->result(0), reference_op(model_, DType::kF32, spec, inputs)[0], worst), 0U);
+    EXPECT_EQ(count_outside_tolerance(pending->result(0),
+                                      reference_op(model_, DType::kF32, spec, inputs)[0], worst),
+              0U);
     return {};
   }
   void expect_works(ClientSession& session) const {
@@ -82,6 +87,7 @@ class SessionTest : public ::testing::Test {
   ZmqSocket raw_dealer() {
     ZmqSocketOptions options;
     options.linger = std::chrono::milliseconds(100);
+    options.reconnect = true;  // the server may still be about to bind
     ZmqSocket socket = ZmqSocket::create(*context_, ZmqSocketType::kDealer, options).value();
     EXPECT_TRUE(socket.connect(options_.endpoint).ok());
     return socket;
@@ -199,7 +205,8 @@ TEST_F(SessionTest, refuses_a_client_when_it_is_full_and_takes_it_later) {
   for (;;) {  // the server notices the goodbye in its own time
     auto second = ClientSession::connect(client_options());
     if (second.ok()) break;
-    ASSERT_EQ(second.status().code(), StatusCode::kResourceExhausted) << second.status().to_string();
+    ASSERT_EQ(second.status().code(), StatusCode::kResourceExhausted)
+        << second.status().to_string();
     ASSERT_FALSE(give_up.expired());
   }
 }
@@ -244,8 +251,11 @@ TEST_F(SessionTest, refuses_another_major_version_and_names_both) {
   const auto* refusal = std::get_if<Refusal>(&*answer);
   ASSERT_NE(refusal, nullptr);
   EXPECT_EQ(refusal->code, StatusCode::kVersionMismatch);
-  EXPECT_NE(refusal->message.find("99." + std::to_string(kProtocolMinor)), std::string::npos) << refusal->message;
-  EXPECT_NE(refusal->message.find(std::to_string(kProtocolMajor) + "." + std::to_string(kProtocolMinor)), std::string::npos);
+  EXPECT_NE(refusal->message.find("99." + std::to_string(kProtocolMinor)), std::string::npos)
+      << refusal->message;
+  EXPECT_NE(
+      refusal->message.find(std::to_string(kProtocolMajor) + "." + std::to_string(kProtocolMinor)),
+      std::string::npos);
 }
 
 TEST_F(SessionTest, serves_on_through_junk_on_the_control_socket) {
@@ -258,8 +268,8 @@ TEST_F(SessionTest, serves_on_through_junk_on_the_control_socket) {
   for (std::size_t size : {0U, 1U, 8U, 12U, 13U, 100U, 5000U, 16384U}) {
     raw_send(strangers[0], {std::vector<std::byte>(size, std::byte{0xa5})});
   }
-  raw_send(strangers[1], {std::vector<std::byte>(100000)});               // over the frame limit: disconnected
-  raw_send(strangers[2], {sign, sign, sign});                             // too many parts
+  raw_send(strangers[1], {std::vector<std::byte>(100000)});  // over the frame limit: disconnected
+  raw_send(strangers[2], {sign, sign, sign});                // too many parts
   raw_send(strangers[2], std::vector<std::vector<std::byte>>(40, sign));  // far too many
   raw_send(strangers[3], {sign});
   raw_send(strangers[3], {encode_control(Goodbye{"of no session"})});
@@ -309,7 +319,8 @@ TEST_F(SessionTest, forgets_a_client_that_never_attaches) {
   for (;;) {
     auto session = ClientSession::connect(client_options());
     if (session.ok()) break;
-    ASSERT_EQ(session.status().code(), StatusCode::kResourceExhausted) << session.status().to_string();
+    ASSERT_EQ(session.status().code(), StatusCode::kResourceExhausted)
+        << session.status().to_string();
     ASSERT_FALSE(give_up.expired());
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
@@ -323,7 +334,9 @@ TEST_F(SessionTest, serves_two_clients_at_once) {
   ASSERT_NE(a, nullptr);
   ASSERT_NE(b, nullptr);
   EXPECT_NE(a->epoch(), b->epoch());
-  std::thread other([&] { for (int i = 0; i < 10; ++i) expect_works(*b); });
+  std::thread other([&] {
+    for (int i = 0; i < 10; ++i) expect_works(*b);
+  });
   for (int i = 0; i < 10; ++i) expect_works(*a);
   other.join();
 }
@@ -348,10 +361,13 @@ TEST_F(SessionTest, reconciles_the_statistics_of_both_ends) {
   const nlohmann::json report = stop_and_read_stats();
   ASSERT_EQ(report.at("sessions").size(), 2U);
   for (std::size_t i = 0; i < 2; ++i) {
-    // Sessions are listed in the order in which they ended; the first one's goodbye may be handled late.
-    const bool ring_session = report.at("sessions")[i].at("paths").at("ring").at("received").at("messages") != 0;
+    // Sessions are listed in the order in which they ended; the first one's goodbye may be handled
+    // late.
+    const bool ring_session =
+        report.at("sessions")[i].at("paths").at("ring").at("received").at("messages") != 0;
     const std::size_t mine = ring_session ? 0 : 1;
-    for (const auto& [path, name] : {std::pair{Path::kRing, "ring"}, std::pair{Path::kZmq, "zmq"}}) {
+    for (const auto& [path, name] :
+         {std::pair{Path::kRing, "ring"}, std::pair{Path::kZmq, "zmq"}}) {
       const nlohmann::json& server = report.at("sessions")[i].at("paths").at(name);
       const PathSnapshot& client = clients[mine].path(path);
       EXPECT_EQ(server.at("received").at("messages"), client.sent.messages) << name;
@@ -362,7 +378,8 @@ TEST_F(SessionTest, reconciles_the_statistics_of_both_ends) {
       EXPECT_EQ(server.at("sent").at("bytes"), client.received.bytes) << name;
       EXPECT_EQ(server.at("errors"), 0U) << name;
     }
-    EXPECT_EQ(report.at("sessions")[i].at("ops").at("batch_linear").at("calls"), ops[mine].of(Op::kBatchLinear).calls);
+    EXPECT_EQ(report.at("sessions")[i].at("ops").at("batch_linear").at("calls"),
+              ops[mine].of(Op::kBatchLinear).calls);
     EXPECT_EQ(report.at("sessions")[i].at("ops").at("ping").at("calls"), 1U);
     EXPECT_EQ(report.at("sessions")[i].at("ops").at("stats").at("calls"), 1U);
   }

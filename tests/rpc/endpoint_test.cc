@@ -43,16 +43,19 @@ TEST(Endpoint, parses_tcp) {
   EXPECT_EQ(endpoint->host, "127.0.0.1");
   EXPECT_EQ(endpoint->port, "5555");
   EXPECT_EQ(endpoint->text(), "tcp://127.0.0.1:5555");
-  for (const char* good : {"tcp://localhost:0", "tcp://[::1]:65535", "tcp://*:*", "tcp://host.example:1"}) {
+  for (const char* good :
+       {"tcp://localhost:0", "tcp://[::1]:65535", "tcp://*:*", "tcp://host.example:1"}) {
     EXPECT_TRUE(parse_endpoint(good).ok()) << good;
   }
 }
 
 TEST(Endpoint, knows_what_other_machines_can_reach) {
-  for (const char* loopback : {"ipc:///a", "tcp://127.0.0.1:1", "tcp://127.1.2.3:1", "tcp://localhost:1", "tcp://[::1]:1"}) {
+  for (const char* loopback : {"ipc:///a", "tcp://127.0.0.1:1", "tcp://127.1.2.3:1",
+                               "tcp://localhost:1", "tcp://[::1]:1"}) {
     EXPECT_TRUE(parse_endpoint(loopback)->is_loopback()) << loopback;
   }
-  for (const char* open : {"tcp://*:1", "tcp://0.0.0.0:1", "tcp://192.168.0.1:1", "tcp://[::]:1", "tcp://eth0:1"}) {
+  for (const char* open :
+       {"tcp://*:1", "tcp://0.0.0.0:1", "tcp://192.168.0.1:1", "tcp://[::]:1", "tcp://eth0:1"}) {
     EXPECT_FALSE(parse_endpoint(open)->is_loopback()) << open;
   }
 }
@@ -63,14 +66,51 @@ TEST(Endpoint, takes_no_host_name_that_only_starts_like_loopback) {
 }
 
 TEST(Endpoint, refuses_everything_else_as_usage) {
-  for (const char* bad : {"", "ctl", "/tmp/ctl", "ipc://", "ipc://relative", "ipc://./ctl", "ipc:///tmp/dir/", "ipc:///", "ipc://@abstract",
-                          "ipc://*", "inproc://a", "udp://1.2.3.4:5", "tcp://", "tcp://host", "tcp://:5555", "tcp://host:", "tcp://host:65536",
-                          "tcp://host:99999", "tcp://host:123456", "tcp://host:-1", "tcp://host:5x", "tcp://host: 5", "TCP://host:5"}) {
+  for (const char* bad : {"",
+                          "ctl",
+                          "/tmp/ctl",
+                          "ipc://",
+                          "ipc://relative",
+                          "ipc://./ctl",
+                          "ipc:///tmp/dir/",
+                          "ipc:///",
+                          "ipc://@abstract",
+                          "ipc://*",
+                          "inproc://a",
+                          "udp://1.2.3.4:5",
+                          "tcp://",
+                          "tcp://host",
+                          "tcp://:5555",
+                          "tcp://host:",
+                          "tcp://host:65536",
+                          "tcp://host:99999",
+                          "tcp://host:123456",
+                          "tcp://host:-1",
+                          "tcp://host:5x",
+                          "tcp://host: 5",
+                          "TCP://host:5"}) {
     const auto endpoint = parse_endpoint(bad);
     ASSERT_FALSE(endpoint.ok()) << bad;
     EXPECT_EQ(endpoint.status().code(), StatusCode::kUsage) << bad;
     EXPECT_NE(endpoint.status().message().find(bad), std::string::npos);
   }
+}
+
+TEST(SessionSocket, lies_beside_the_control_socket_and_fits_a_unix_socket) {
+  EXPECT_EQ(session_socket_path("/tmp/a/ctl", 0xbeef).value(), "/tmp/a/ctl.0000beef");
+  for (std::size_t bytes = 90; bytes <= 107; ++bytes) {  // of the control socket's path
+    const std::string directory = "/tmp/d/";
+    const std::string control = directory + std::string(bytes - directory.size(), 'c');
+    const std::string path = session_socket_path(control, 0x12345678).value();
+    EXPECT_LE(path.size(), 107U);
+    EXPECT_TRUE(path.starts_with(directory));
+    EXPECT_NE(path, control);
+  }
+}
+
+TEST(SessionSocket, has_no_place_in_a_directory_that_takes_all_the_room) {
+  const std::string directory = "/" + std::string(105, 'd') + "/";  // 107 bytes
+  EXPECT_EQ(session_socket_path(directory + "c", 1).status().code(), StatusCode::kUsage);
 }
 
 class EndpointFiles : public ::testing::Test {
@@ -81,7 +121,9 @@ class EndpointFiles : public ::testing::Test {
   }
   ~EndpointFiles() override { fs::remove_all(directory_); }
   std::string path(const std::string& name) const { return directory_ + "/" + name; }
-  void touch(const std::string& name, const std::string& text = "") const { std::ofstream(path(name)) << text; }
+  void touch(const std::string& name, const std::string& text = "") const {
+    std::ofstream(path(name)) << text;
+  }
   std::string content(const std::string& name) const {
     std::ifstream file(path(name));
     return {std::istreambuf_iterator<char>(file), {}};
@@ -116,7 +158,8 @@ TEST_F(EndpointFiles, makes_one_directory_and_not_its_parents) {
 }
 
 TEST_F(EndpointFiles, says_no_server_where_the_directory_is_missing) {
-  EXPECT_EQ(check_endpoint_directory(path("new"), IfMissing::kRefuse).code(), StatusCode::kUnavailable);
+  EXPECT_EQ(check_endpoint_directory(path("new"), IfMissing::kRefuse).code(),
+            StatusCode::kUnavailable);
   EXPECT_FALSE(fs::exists(path("new")));
 }
 
@@ -169,7 +212,8 @@ TEST_F(EndpointFiles, names_the_holder_of_a_held_lock) {
   auto second = EndpointLock::acquire(path("ctl"));
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.status().code(), StatusCode::kInUse);
-  EXPECT_NE(second.status().message().find("pid " + std::to_string(::getpid())), std::string::npos) << second.status().to_string();
+  EXPECT_NE(second.status().message().find("pid " + std::to_string(::getpid())), std::string::npos)
+      << second.status().to_string();
   EXPECT_TRUE(fs::exists(path("ctl.lock")));
 }
 
@@ -215,8 +259,9 @@ TEST_F(EndpointFiles, follows_no_link_to_a_lock) {
 
 TEST_F(EndpointFiles, sweeps_session_sockets_and_nothing_else) {
   const std::vector<std::string> stale{"ctl.00000000", "ctl.deadbeef", "ctl.0123abcd"};
-  const std::vector<std::string> others{"ctl", "ctl.lock", "ctl.deadbee", "ctl.deadbeef0", "ctl.DEADBEEF", "ctl.deadbeeg", "other.deadbeef",
-                                        "xctl.deadbeef", "ctl-deadbeef"};
+  const std::vector<std::string> others{
+      "ctl",          "ctl.lock",       "ctl.deadbee",   "ctl.deadbeef0", "ctl.DEADBEEF",
+      "ctl.deadbeeg", "other.deadbeef", "xctl.deadbeef", "ctl-deadbeef"};
   for (const std::string& name : stale) touch(name);
   for (const std::string& name : others) touch(name);
   sweep_session_sockets(path("ctl"));
@@ -224,7 +269,9 @@ TEST_F(EndpointFiles, sweeps_session_sockets_and_nothing_else) {
   for (const std::string& name : others) EXPECT_TRUE(fs::exists(path(name))) << name;
 }
 
-TEST_F(EndpointFiles, sweeps_nothing_where_there_is_no_directory) { sweep_session_sockets(path("missing/ctl")); }
+TEST_F(EndpointFiles, sweeps_nothing_where_there_is_no_directory) {
+  sweep_session_sockets(path("missing/ctl"));
+}
 
 class DefaultEndpoint : public ::testing::Test {
  protected:
@@ -233,7 +280,9 @@ class DefaultEndpoint : public ::testing::Test {
     had_ = old != nullptr;
     old_ = had_ ? old : "";
   }
-  ~DefaultEndpoint() override { had_ ? ::setenv("XDG_RUNTIME_DIR", old_.c_str(), 1) : ::unsetenv("XDG_RUNTIME_DIR"); }
+  ~DefaultEndpoint() override {
+    had_ ? ::setenv("XDG_RUNTIME_DIR", old_.c_str(), 1) : ::unsetenv("XDG_RUNTIME_DIR");
+  }
   bool had_ = false;
   std::string old_;
 };

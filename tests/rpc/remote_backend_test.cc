@@ -35,15 +35,18 @@ class ScriptedServer : public ::testing::Test {
     server_ = std::move(server);
     runner_ = std::move(runner);
     remote_ = RemoteBackend::create(
-        {model_.config().dims, DType::kF32, DType::kF32, 1, "cpu", model_.digest().value()}, *runner_, op_stats_);
+        {model_.config().dims, DType::kF32, DType::kF32, 1, "cpu", model_.digest().value()},
+        *runner_, op_stats_);
   }
 
   /// q and k of 2 tokens: fp32 [2, 108] and [2, 36].
   OpSpec spec() const {
-    return linear_spec({{WeightKind::kQ, 0}, {WeightKind::kK, 0}}, {DType::kF32, Shape{2, model_.config().dims.hidden}},
-                       DType::kF32);
+    return linear_spec({{WeightKind::kQ, 0}, {WeightKind::kK, 0}},
+                       {DType::kF32, Shape{2, model_.config().dims.hidden}}, DType::kF32);
   }
-  std::vector<TensorDesc> results() const { return op_results(spec(), model_.config().dims).value(); }
+  std::vector<TensorDesc> results() const {
+    return op_results(spec(), model_.config().dims).value();
+  }
   std::unique_ptr<Pending> submitted(Deadline deadline = soon()) {
     auto pending = remote_->prepare(spec(), {}, deadline);
     EXPECT_TRUE(pending.ok());
@@ -234,7 +237,8 @@ TEST_F(ScriptedServer, refuses_a_header_with_bytes_behind_it) {
 }
 
 TEST_F(ScriptedServer, passes_on_a_typed_error_and_goes_on) {
-  for (const StatusCode code : {StatusCode::kInvalidInput, StatusCode::kResourceExhausted, StatusCode::kDevice, StatusCode::kInternal}) {
+  for (const StatusCode code : {StatusCode::kInvalidInput, StatusCode::kResourceExhausted,
+                                StatusCode::kDevice, StatusCode::kInternal}) {
     auto pending = submitted();
     ResponseHeader header = good_reply(take());
     header.code = code;
@@ -266,11 +270,13 @@ TEST_F(ScriptedServer, gives_up_at_the_deadline_and_takes_the_late_reply_as_the_
 
 TEST_F(ScriptedServer, says_so_when_the_server_takes_no_request) {
   std::vector<std::unique_ptr<Pending>> pending;
-  for (int i = 0; i < 8; ++i) pending.push_back(submitted());  // as many as there are slots, and nobody reads
+  for (int i = 0; i < 8; ++i)
+    pending.push_back(submitted());  // as many as there are slots, and nobody reads
   auto one_more = remote_->prepare(spec(), {}, shortly());
   ASSERT_FALSE(one_more.ok());
   EXPECT_EQ(one_more.status().code(), StatusCode::kDeadlineExceeded);
-  EXPECT_NE(one_more.status().message().find("request"), std::string::npos) << one_more.status().to_string();
+  EXPECT_NE(one_more.status().message().find("request"), std::string::npos)
+      << one_more.status().to_string();
   for (int i = 0; i < 8; ++i) answer(static_cast<std::byte>(i));
   for (int i = 0; i < 8; ++i) {
     ASSERT_TRUE(pending[static_cast<std::size_t>(i)]->wait().ok());
@@ -372,11 +378,14 @@ TEST_F(ScriptedServer, refuses_the_wrong_number_of_operands) {
   Tensor q(results()[0]);
   const std::array<TensorView, 2> inputs{x.view(), x.view()};
   const std::array<MutableTensorView, 1> outputs{q.mutable_view()};
-  EXPECT_EQ(remote_->prepare(spec(), {inputs, {}}, soon()).status().code(), StatusCode::kInvalidInput);
-  EXPECT_EQ(remote_->prepare(spec(), {{}, outputs}, soon()).status().code(), StatusCode::kInvalidInput);
+  EXPECT_EQ(remote_->prepare(spec(), {inputs, {}}, soon()).status().code(),
+            StatusCode::kInvalidInput);
+  EXPECT_EQ(remote_->prepare(spec(), {{}, outputs}, soon()).status().code(),
+            StatusCode::kInvalidInput);
 }
 
-/// init, stats and ping in a thread of their own would need a lock step; their replies are sent before the request.
+/// init, stats and ping in a thread of their own would need a lock step; their replies are sent
+/// before the request.
 class ScriptedServiceOps : public ScriptedServer {
  protected:
   /// The first request of a session has id 1.
@@ -387,9 +396,13 @@ class ScriptedServiceOps : public ScriptedServer {
     header.results = std::move(descs);
     return header;
   }
-  TensorDesc norms() const { return {DType::kF32, Shape{2 * model_.config().dims.layers + 1, model_.config().dims.hidden}}; }
+  TensorDesc norms() const {
+    return {DType::kF32, Shape{2 * model_.config().dims.layers + 1, model_.config().dims.hidden}};
+  }
   static TensorDesc text(std::int64_t bytes) { return {DType::kU8, Shape{bytes}}; }
-  void send_reply(const ResponseHeader& header) { send(encode(header), sizes_of(header), std::byte{'x'}); }
+  void send_reply(const ResponseHeader& header) {
+    send(encode(header), sizes_of(header), std::byte{'x'});
+  }
 };
 
 TEST_F(ScriptedServiceOps, takes_config_and_norms) {

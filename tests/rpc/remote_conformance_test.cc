@@ -1,4 +1,5 @@
-// RemoteBackend on every Channel: it passes every Backend's tests, and gives the bits of the backend behind it.
+// RemoteBackend on every Channel: it passes every Backend's tests, and gives the bits of the
+// backend behind it.
 
 #include <cstring>
 #include <string>
@@ -24,7 +25,8 @@ class RemoteUnderTest : public BackendUnderTest {
 };
 
 BackendCase remote_case(Route route, DType dtype, bool tied) {
-  return {testing_rigs::route_name(route), dtype, tied, [route](const MemoryModel& model, DType type) {
+  return {testing_rigs::route_name(route), dtype, tied,
+          [route](const MemoryModel& model, DType type) {
             return std::make_unique<RemoteUnderTest>(route, model, type);
           }};
 }
@@ -42,7 +44,8 @@ struct Work {
   std::vector<Tensor> inputs;
 };
 
-void add_linear(std::vector<Work>& all, std::vector<WeightId> weights, std::int64_t rows, std::int64_t columns, DType wire) {
+void add_linear(std::vector<Work>& all, std::vector<WeightId> weights, std::int64_t rows,
+                std::int64_t columns, DType wire) {
   Work work;
   work.inputs.push_back(random_tensor({wire, Shape{rows, columns}}, 11 + all.size()));
   work.spec = linear_spec(std::move(weights), work.inputs[0].desc(), wire);
@@ -54,8 +57,10 @@ void add_matmul(std::vector<Work>& all, Transpose transpose, DType wire) {
   const std::int64_t k = 18;
   const std::int64_t n = 29;
   Work work;
-  work.inputs.push_back(random_tensor({wire, transpose == Transpose::kA ? Shape{6, k, m} : Shape{6, m, k}}, 5));
-  work.inputs.push_back(random_tensor({wire, transpose == Transpose::kB ? Shape{2, n, k} : Shape{2, k, n}}, 6));
+  work.inputs.push_back(
+      random_tensor({wire, transpose == Transpose::kA ? Shape{6, k, m} : Shape{6, m, k}}, 5));
+  work.inputs.push_back(
+      random_tensor({wire, transpose == Transpose::kB ? Shape{2, n, k} : Shape{2, k, n}}, 6));
   work.spec = matmul_spec(work.inputs[0].desc(), work.inputs[1].desc(), transpose, wire);
   all.push_back(std::move(work));
 }
@@ -69,14 +74,16 @@ std::vector<Work> all_work(const ModelDims& dims) {
     embedding.spec = embedding_spec(4, wire);
     all.push_back(std::move(embedding));
     for (const std::int64_t rows : {1, 40, 300}) {
-      add_linear(all, {{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}}, rows, dims.hidden, wire);
+      add_linear(all, {{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}}, rows,
+                 dims.hidden, wire);
       add_linear(all, {{WeightKind::kDown, 1}}, rows, dims.intermediate, wire);
       Work logits;
       logits.inputs.push_back(random_tensor({wire, Shape{rows, dims.hidden}}, 17));
       logits.spec = lm_head_spec(logits.inputs[0].desc());
       all.push_back(std::move(logits));
     }
-    for (const Transpose transpose : {Transpose::kNone, Transpose::kA, Transpose::kB}) add_matmul(all, transpose, wire);
+    for (const Transpose transpose : {Transpose::kNone, Transpose::kA, Transpose::kB})
+      add_matmul(all, transpose, wire);
   }
   return all;
 }
@@ -86,7 +93,8 @@ std::vector<std::string> compute(Backend& backend, const Work& work) {
   EXPECT_TRUE(pending.ok()) << pending.status().to_string();
   if (!pending.ok()) return {};
   for (std::size_t i = 0; i < work.inputs.size(); ++i) {
-    std::memcpy((*pending)->input(i).data, work.inputs[i].view().data, work.inputs[i].desc().bytes());
+    std::memcpy((*pending)->input(i).data, work.inputs[i].view().data,
+                work.inputs[i].desc().bytes());
   }
   Status status = (*pending)->submit();
   if (status.ok()) status = (*pending)->wait();
@@ -102,7 +110,9 @@ std::vector<std::string> compute(Backend& backend, const Work& work) {
 
 class EveryRoute : public ::testing::TestWithParam<Route> {
  protected:
-  EveryRoute() : compute_(testing_rigs::make_cpu_model(model_, DType::kF32)), rig_(GetParam(), model_, compute_) {}
+  EveryRoute()
+      : compute_(testing_rigs::make_cpu_model(model_, DType::kF32)),
+        rig_(GetParam(), model_, compute_) {}
   const ModelDims& dims() const { return model_.config().dims; }
 
   MemoryModel model_;
@@ -113,8 +123,8 @@ class EveryRoute : public ::testing::TestWithParam<Route> {
 TEST_P(EveryRoute, gives_the_same_bits_as_the_backend_behind_it) {
   const std::unique_ptr<Backend> direct = compute_->make_backend();
   for (const Work& work : all_work(dims())) {
-    SCOPED_TRACE(std::string(op_name(work.spec.op)) + " " + work.spec.inputs[0].shape.to_string() + " " +
-                 std::string(dtype_name(work.spec.result_dtype)));
+    SCOPED_TRACE(std::string(op_name(work.spec.op)) + " " + work.spec.inputs[0].shape.to_string() +
+                 " " + std::string(dtype_name(work.spec.result_dtype)));
     EXPECT_EQ(compute(rig_.backend(), work), compute(*direct, work));
   }
 }
@@ -124,13 +134,15 @@ TEST_P(EveryRoute, keeps_more_ops_under_way_than_the_ring_has_slots) {
   const std::unique_ptr<Backend> direct = compute_->make_backend();
   std::vector<Work> work;
   for (std::size_t i = 0; i < kCount; ++i) {
-    add_linear(work, {{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}}, 1 + static_cast<std::int64_t>(i % 5), dims().hidden, DType::kF32);
+    add_linear(work, {{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}},
+               1 + static_cast<std::int64_t>(i % 5), dims().hidden, DType::kF32);
   }
   std::vector<std::unique_ptr<Pending>> pending;
   for (const Work& one : work) {
     auto prepared = rig_.backend().prepare(one.spec, {}, testing_rigs::soon());
     ASSERT_TRUE(prepared.ok()) << pending.size() << ": " << prepared.status().to_string();
-    std::memcpy((*prepared)->input(0).data, one.inputs[0].view().data, one.inputs[0].desc().bytes());
+    std::memcpy((*prepared)->input(0).data, one.inputs[0].view().data,
+                one.inputs[0].desc().bytes());
     const Status submitted = (*prepared)->submit();
     ASSERT_TRUE(submitted.ok()) << pending.size() << ": " << submitted.to_string();
     pending.push_back(std::move(*prepared));
@@ -150,13 +162,15 @@ TEST_P(EveryRoute, keeps_large_ops_under_way_both_ways) {
   const std::unique_ptr<Backend> direct = compute_->make_backend();
   std::vector<Work> work;
   for (int i = 0; i < 6; ++i) {
-    add_linear(work, {{WeightKind::kGate, 0}, {WeightKind::kUp, 0}}, 6000, dims().hidden, DType::kF32);  // 2.2 MiB out, 19 MiB back
+    add_linear(work, {{WeightKind::kGate, 0}, {WeightKind::kUp, 0}}, 6000, dims().hidden,
+               DType::kF32);  // 2.2 MiB out, 19 MiB back
   }
   std::vector<std::unique_ptr<Pending>> pending;
   for (const Work& one : work) {
     auto prepared = rig_.backend().prepare(one.spec, {}, testing_rigs::soon());
     ASSERT_TRUE(prepared.ok()) << prepared.status().to_string();
-    std::memcpy((*prepared)->input(0).data, one.inputs[0].view().data, one.inputs[0].desc().bytes());
+    std::memcpy((*prepared)->input(0).data, one.inputs[0].view().data,
+                one.inputs[0].desc().bytes());
     const Status submitted = (*prepared)->submit();
     ASSERT_TRUE(submitted.ok()) << submitted.to_string();
     pending.push_back(std::move(*prepared));
@@ -172,7 +186,9 @@ TEST_P(EveryRoute, keeps_large_ops_under_way_both_ways) {
 TEST_P(EveryRoute, answers_init_ping_and_stats) {
   std::string config;
   Tensor norms;
-  ASSERT_TRUE(rig_.backend().init(std::strlen(testing_rigs::kConfigJson), config, norms, testing_rigs::soon()).ok());
+  ASSERT_TRUE(rig_.backend()
+                  .init(std::strlen(testing_rigs::kConfigJson), config, norms, testing_rigs::soon())
+                  .ok());
   EXPECT_EQ(config, testing_rigs::kConfigJson);
   ASSERT_EQ(norms.desc(), rig_.norms().desc());
   EXPECT_EQ(std::memcmp(norms.view().data, rig_.norms().view().data, norms.desc().bytes()), 0);
@@ -188,7 +204,8 @@ TEST_P(EveryRoute, reconciles_the_counters_of_both_ends) {
   const TransportSnapshot runner = rig_.runner().stats().snapshot();
   const OpSnapshotTable ops = rig_.op_stats().snapshot();
   const Status reason = rig_.stop();
-  EXPECT_TRUE(reason.code() == StatusCode::kCancelled || reason.code() == StatusCode::kUnavailable) << reason.to_string();
+  EXPECT_TRUE(reason.code() == StatusCode::kCancelled || reason.code() == StatusCode::kUnavailable)
+      << reason.to_string();
   const TransportSnapshot server = rig_.server().stats().snapshot();
   const OpSnapshotTable server_ops = rig_.server_op_stats().snapshot();
   for (const Path path : {Path::kRing, Path::kZmq}) {
@@ -199,13 +216,17 @@ TEST_P(EveryRoute, reconciles_the_counters_of_both_ends) {
     const OpSnapshot& stats = ops.of(op);
     EXPECT_GT(stats.calls, 0U) << op_name(op);
     EXPECT_EQ(stats.calls, server_ops.of(op).calls) << op_name(op);
-    EXPECT_EQ(stats.total_ns, stats.tee_ns + stats.wire_ns + stats.queue_ns + stats.server_ns) << op_name(op);
+    EXPECT_EQ(stats.total_ns, stats.tee_ns + stats.wire_ns + stats.queue_ns + stats.server_ns)
+        << op_name(op);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Routes, EveryRoute,
-                         ::testing::Values(Route::kInProcess, Route::kLocal, Route::kZmqIpc, Route::kZmqTcp),
-                         [](const auto& route) { return std::string(testing_rigs::route_name(route.param)); });
+                         ::testing::Values(Route::kInProcess, Route::kLocal, Route::kZmqIpc,
+                                           Route::kZmqTcp),
+                         [](const auto& route) {
+                           return std::string(testing_rigs::route_name(route.param));
+                         });
 
 }  // namespace
 }  // namespace airlock::testing

@@ -19,10 +19,14 @@ enum class Route { kInProcess, kLocal, kZmqIpc, kZmqTcp };
 
 inline const char* route_name(Route route) {
   switch (route) {
-    case Route::kInProcess: return "in_process";
-    case Route::kLocal: return "local";
-    case Route::kZmqIpc: return "zmq_ipc";
-    case Route::kZmqTcp: return "zmq_tcp";
+    case Route::kInProcess:
+      return "in_process";
+    case Route::kLocal:
+      return "local";
+    case Route::kZmqIpc:
+      return "zmq_ipc";
+    case Route::kZmqTcp:
+      return "zmq_tcp";
   }
   return "";
 }
@@ -33,12 +37,15 @@ inline Rig make_rig(Route route, const PeerWatch& watch) {
   SocketPair sockets(route == Route::kZmqTcp ? Transport::kTcp : Transport::kIpc);
   if (route == Route::kLocal) {
     RingPair rings;
-    auto server = make_local_end(rings.reply, rings.request, std::move(sockets.server), kToken, &watch);
+    auto server =
+        make_local_end(rings.reply, rings.request, std::move(sockets.server), kToken, &watch);
     auto runner = make_local_end(rings.request, rings.reply, std::move(sockets.runner), "", &watch);
     return {std::move(sockets.context), std::move(server), std::move(runner)};
   }
-  auto server = ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.server), kToken, &watch});
-  auto runner = ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.runner), "", &watch});
+  auto server =
+      ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.server), kToken, &watch});
+  auto runner =
+      ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.runner), "", &watch});
   return {std::move(sockets.context), std::move(server), std::move(runner)};
 }
 
@@ -50,7 +57,8 @@ inline std::shared_ptr<CpuModel> make_cpu_model(const ModelSource& model, DType 
 class ServingThread {
  public:
   ServingThread(Channel& channel, std::unique_ptr<Backend> backend, ServeContext context)
-      : backend_(std::move(backend)), context_(std::move(context)),
+      : backend_(std::move(backend)),
+        context_(std::move(context)),
         thread_([this, &channel] { status_ = serve(channel, *backend_, context_, op_stats_); }) {}
   ~ServingThread() { (void)join(); }
   /// Why the session ended.
@@ -88,7 +96,8 @@ class RemoteRig {
       : rig_(make_rig(route, life_)), norms_(read_norms(model).value()) {
     auto served = compute->make_backend();
     remote_ = RemoteBackend::create(served->info(), *rig_.runner, op_stats_);
-    server_ = std::make_unique<ServingThread>(*rig_.server, std::move(served), serve_context(norms_));
+    server_ =
+        std::make_unique<ServingThread>(*rig_.server, std::move(served), serve_context(norms_));
   }
   ~RemoteRig() { (void)stop(); }
   /// Ends the session and gives serve()'s reason.

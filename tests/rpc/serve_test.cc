@@ -24,15 +24,18 @@ using Sizes = std::vector<std::size_t>;
 class HostileClient : public ::testing::Test {
  protected:
   HostileClient()
-      : compute_(testing_rigs::make_cpu_model(model_, DType::kF32)), norms_(read_norms(model_).value()) {
+      : compute_(testing_rigs::make_cpu_model(model_, DType::kF32)),
+        norms_(read_norms(model_).value()) {
     auto [server, client] = make_in_process_pair({true, 65536, 8});
     server_ = std::move(server);
     client_ = std::move(client);
-    serving_ = std::make_unique<ServingThread>(*server_, compute_->make_backend(), serve_context(norms_));
+    serving_ =
+        std::make_unique<ServingThread>(*server_, compute_->make_backend(), serve_context(norms_));
   }
   ~HostileClient() override { client_.reset(); }
 
-  void send(std::span<const std::byte> header, const Sizes& sizes, std::span<const std::byte> first = {}) {
+  void send(std::span<const std::byte> header, const Sizes& sizes,
+            std::span<const std::byte> first = {}) {
     auto message = client_->prepare(sizes, soon());
     ASSERT_TRUE(message.ok());
     if (!first.empty()) std::memcpy((*message)->tensor(0).data(), first.data(), first.size());
@@ -67,7 +70,9 @@ class HostileClient : public ::testing::Test {
     EXPECT_EQ(status.code(), StatusCode::kProtocolError) << status.to_string();
     EXPECT_NE(status.message().find(word), std::string::npos) << status.to_string();
   }
-  TensorDesc x(std::int64_t rows = 2) const { return {DType::kF32, Shape{rows, model_.config().dims.hidden}}; }
+  TensorDesc x(std::int64_t rows = 2) const {
+    return {DType::kF32, Shape{rows, model_.config().dims.hidden}};
+  }
 
   testing::MemoryModel model_;
   std::shared_ptr<CpuModel> compute_;
@@ -162,8 +167,10 @@ TEST_F(HostileClient, computes_an_op_and_reports_its_time) {
   EXPECT_EQ(header.results, op_results(spec, model_.config().dims).value());
   const std::array<TensorView, 1> inputs{input.view()};
   double worst = 0;
-  EXPECT_EQ(testing::count_outside_tolerance({message->tensor(0).data(), header.results[0]},
-                                             testing::reference_op(model_, DType::kF32, spec, inputs)[0], worst), 0U);
+  EXPECT_EQ(testing::count_outside_tolerance(
+                {message->tensor(0).data(), header.results[0]},
+                testing::reference_op(model_, DType::kF32, spec, inputs)[0], worst),
+            0U);
 }
 
 TEST_F(HostileClient, answers_init_with_config_and_norms) {
@@ -175,7 +182,9 @@ TEST_F(HostileClient, answers_init_with_config_and_norms) {
   ASSERT_EQ(header.code, StatusCode::kOk);
   ASSERT_EQ(message->tensor_count(), 2U);
   EXPECT_EQ(header.results[1], norms_.desc());
-  EXPECT_EQ(std::memcmp(message->tensor(0).data(), testing_rigs::kConfigJson, message->tensor(0).size()), 0);
+  EXPECT_EQ(
+      std::memcmp(message->tensor(0).data(), testing_rigs::kConfigJson, message->tensor(0).size()),
+      0);
   EXPECT_EQ(std::memcmp(message->tensor(1).data(), norms_.view().data, norms_.desc().bytes()), 0);
 }
 
