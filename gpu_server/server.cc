@@ -29,8 +29,6 @@ namespace {
 
 constexpr std::chrono::seconds kClientSilence{10};   // a runner that gives no sign for so long is gone
 constexpr std::chrono::seconds kShutdownGrace{5};    // for the ops under way
-constexpr std::chrono::milliseconds kControlSlice{25};
-constexpr std::chrono::milliseconds kAnswerSlice{1};  // while a worker makes what a welcome names
 constexpr std::size_t kReportsKept = 1024;           // of ended sessions, each by itself
 
 Status fill_random(void* out, std::size_t bytes) {
@@ -75,7 +73,7 @@ class ServerImpl : public Server {
   Status check_hello(const Hello& hello) const;
   Result<std::unique_ptr<Session>> make_session(const Hello& hello);
   Result<std::string> session_endpoint() const;
-  bool answer_new();
+  void answer_new();
   void reap();
   Status send(const Identity& identity, const ControlMessage& message);
   Status wait_for_signals(int signal_fd);
@@ -91,6 +89,7 @@ class ServerImpl : public Server {
   std::uint64_t start_ns_ = now_ns();
 
   std::unique_ptr<ServedModel> model_;  // before the sessions that use it
+  WakeEvent wake_;  // ends the control thread's wait: a session changed, or the server stops
   std::unique_ptr<ZmqContext> context_;
   std::unique_ptr<ZmqSocket> control_;  // the control thread's
   std::map<Identity, std::unique_ptr<Session>> sessions_;  // guarded by mutex_; changed by the control thread only
@@ -128,6 +127,7 @@ Status ServerImpl::open_control() {
   options.send_high_water_frames = 64;
   options.receive_high_water_frames = 64;
   options.monitor = false;
+  options.wake_fd = wake_.fd();
   ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(*context_, ZmqSocketType::kRouter, options));
   ASSIGN_OR_RETURN(const std::string real, socket.bind(endpoint_.text()));
   ASSIGN_OR_RETURN(endpoint_, parse_endpoint(real));
@@ -226,7 +226,7 @@ Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
   welcome.threads = static_cast<std::uint32_t>(info.threads);
   welcome.device = info.device;
   welcome.config_bytes = static_cast<std::uint32_t>(model_->config_json.size());
-  return std::make_unique<Session>(*context_, *model_, std::move(welcome), std::move(data), hello.client);
+  return std::make_unique<Session>(*context_, *model_, std::move(welcome), std::move(data), hello.client, wake_);
 }
 
 void ServerImpl::greet(const Identity& identity, const Hello& hello) {
@@ -240,14 +240,12 @@ void ServerImpl::greet(const Identity& identity, const Hello& hello) {
   sessions_.emplace(identity, std::move(session).value());
 }
 
-// Tells new clients what came of their hello. True where some still wait for it.
-bool ServerImpl::answer_new() {
-  bool waiting = false;
+// Tells new clients what came of their hello.
+void ServerImpl::answer_new() {
   for (auto entry = sessions_.begin(); entry != sessions_.end();) {
     Session& session = *entry->second;
     auto offer = session.answered() ? std::nullopt : session.take_offer();
     if (!offer) {
-      waiting |= !session.answered();
       ++entry;
     } else if (offer->ok()) {
       log_info(fmt::format("session {:016x}: {}", (*offer)->epoch, session.client()));
@@ -262,7 +260,6 @@ bool ServerImpl::answer_new() {
       entry = sessions_.erase(entry);  // its worker is through: it made nothing
     }
   }
-  return waiting;
 }
 
 // Sessions whose worker is through go; their statistics stay.
@@ -287,14 +284,14 @@ void ServerImpl::reap() {
 void ServerImpl::control_loop() {
   Deadline next_sign = Deadline::now();
   bool told = false;
-  bool answer_due = false;
   while (!all_ended_.load(std::memory_order_acquire)) {
-    auto parts = control_->receive(Deadline::after(answer_due ? kAnswerSlice : kControlSlice));
+    auto parts = control_->receive(next_sign);
+    wake_.clear();  // before looking at what it may stand for
     if (parts.ok() && parts->size() == 2) {
       const auto& id = (*parts)[0];
       handle(Identity(reinterpret_cast<const char*>(id.data()), id.size()), (*parts)[1]);
     }
-    answer_due = answer_new();
+    answer_new();
     const bool stopping = stopping_.load(std::memory_order_acquire);
     const bool sign_due = next_sign.expired();
     if (sign_due) next_sign = Deadline::after(kSignInterval);
@@ -318,12 +315,14 @@ void ServerImpl::control_loop() {
 
 void ServerImpl::stop_control() {
   stopping_.store(true, std::memory_order_release);
+  wake_.set();
   if (!control_thread_.joinable()) return;
   const Deadline grace = Deadline::after(kShutdownGrace);
   while (!all_ended_.load(std::memory_order_acquire) && !grace.expired()) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   const bool clean = all_ended_.exchange(true, std::memory_order_acq_rel);
+  wake_.set();
   control_thread_.join();
   if (clean) return;
   // An op under way cannot be interrupted: what it would answer nobody reads any more.

@@ -16,14 +16,15 @@ constexpr std::chrono::seconds kAttachTimeout{5};
 }  // namespace
 
 Session::Session(const ZmqContext& context, const ServedModel& model, Welcome welcome, std::string data_endpoint,
-                 std::string client)
+                 std::string client, WakeEvent& changed)
     : context_(context),
       model_(model),
       welcome_(std::move(welcome)),
       epoch_(welcome_.epoch),
       id_(fmt::format("{:016x}", welcome_.epoch)),
       data_endpoint_(std::move(data_endpoint)),
-      client_(std::move(client)) {
+      client_(std::move(client)),
+      changed_(changed) {
   worker_ = std::thread([this] { work(); });
 }
 
@@ -48,6 +49,7 @@ void Session::work() {
     log_warning(text);
   }
   finished_.store(true, std::memory_order_release);  // pairs with the load in finished()
+  changed_.set();
 }
 
 // Here and not in the destructor: to unmap the rings takes time that the control thread does not have.
@@ -73,6 +75,7 @@ Status Session::serve_client() {
     channel_ = std::move(offered).value();
     offer_ = welcome_;
   }
+  changed_.set();
   RETURN_IF_ERROR(channel_->accept(Deadline::after(kAttachTimeout)));
   Channel& channel = channel_->channel();
   {

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/status.h"
+#include "base/wake_event.h"
 #include "gpu_server/server.h"
 #include "proto/handshake.h"
 #include "runtime/rpc/peer_life.h"
@@ -25,9 +26,10 @@ namespace airlock {
 class Session {
  public:
   /// Starts the worker: it makes segments and socket, waits for the runner to attach and serves. `welcome` comes with
-  /// what the server says of itself; the worker fills in the rest.
+  /// what the server says of itself; the worker fills in the rest. `changed` is set when there is an offer to take
+  /// and when the worker is through; it outlives the session.
   Session(const ZmqContext& context, const ServedModel& model, Welcome welcome, std::string data_endpoint,
-          std::string client);
+          std::string client, WakeEvent& changed);
   ~Session();  // ends it and joins the worker
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -62,6 +64,7 @@ class Session {
   const std::string id_;
   const std::string data_endpoint_;
   const std::string client_;
+  WakeEvent& changed_;
   const std::uint64_t start_ns_ = now_ns();
   PeerLife life_;
   SilenceMeter silence_;

@@ -85,6 +85,7 @@ struct ZmqSocket::Impl {
   void* monitor = nullptr;
   ZmqSocketType type = ZmqSocketType::kDealer;
   std::set<int> live;  // file descriptors of the connections
+  int wake_fd = -1;
   bool shook_hands = false;
   bool had_connection = false;
 
@@ -201,12 +202,17 @@ void ZmqSocket::Impl::drain_monitor() {
 Status ZmqSocket::Impl::wait(short events, Deadline deadline) {
   for (;;) {
     drain_monitor();
-    zmq_pollitem_t item{socket, 0, events, 0};
+    zmq_pollitem_t items[3] = {{socket, 0, events, 0}};
+    int count = 1;
+    if (wake_fd >= 0) {
+      items[count++] = {nullptr, wake_fd, ZMQ_POLLIN, 0};
+      if (monitor != nullptr) items[count++] = {monitor, 0, ZMQ_POLLIN, 0};
+    }
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining()).count();
-    const int ready = zmq_poll(&item, 1, static_cast<long>(left));
-    if (ready > 0) return {};
+    const int ready = zmq_poll(items, count, static_cast<long>(left));
+    if (items[0].revents != 0) return {};
     if (ready < 0 && errno != EINTR) return zmq_error(errno, "poll");
-    if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "nothing happened");
+    if (ready > 0 || deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "nothing happened");
   }
 }
 
@@ -258,6 +264,7 @@ Result<ZmqSocket> ZmqSocket::create(const ZmqContext& context, ZmqSocketType typ
                                     const ZmqSocketOptions& options) {
   auto impl = std::make_unique<Impl>();
   impl->type = type;
+  impl->wake_fd = options.wake_fd;
   impl->socket =
       zmq_socket(context.handle(), type == ZmqSocketType::kRouter ? ZMQ_ROUTER : ZMQ_DEALER);
   if (impl->socket == nullptr) return zmq_error(errno, "make a socket");

@@ -42,6 +42,7 @@ struct ZmqSocketOptions {
   std::chrono::milliseconds heartbeat_timeout{0};  // 0: no heartbeats; else one a second
   bool reconnect = false;
   bool monitor = true;           // whether connected() and disconnected() know anything
+  int wake_fd = -1;  // waits end early, kDeadlineExceeded, while it is readable, or when a connection comes or goes
   int send_buffer_bytes = 0;     // 0: the system's
   int receive_buffer_bytes = 0;  // 0: the system's
 };

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/wake_event.h"
 #include "proto/handshake.h"
 #include "proto/limits.h"
 #include "runtime/channel/zmq_socket.h"
@@ -46,10 +47,12 @@ Status no_server(const ConnectOptions& options) {
 }
 
 // One attempt. kDeadlineExceeded: nobody is there yet.
-Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options, const Hello& hello, Deadline deadline) {
+Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options, const Hello& hello, int wake_fd,
+                       Deadline deadline) {
   ZmqSocketOptions socket_options;
   socket_options.linger = std::chrono::milliseconds(100);  // lets goodbye leave
   socket_options.max_frame_bytes = limits::kMaxControlBytes;
+  socket_options.wake_fd = wake_fd;
   ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(context, ZmqSocketType::kDealer, socket_options));
   RETURN_IF_ERROR(socket.connect(options.endpoint));
   RETURN_IF_ERROR(send_control(socket, hello, deadline));
@@ -133,6 +136,7 @@ class ClientSessionImpl : public ClientSession {
   }
 
   void keep(std::unique_ptr<ZmqContext> context) { context_ = std::move(context); }
+  int wake_fd() const { return wake_.fd(); }
 
   RemoteBackend& backend() override { return *backend_; }
   std::size_t config_bytes() const override { return config_bytes_; }
@@ -143,6 +147,7 @@ class ClientSessionImpl : public ClientSession {
   void close() override {
     if (!control_thread_.joinable()) return;
     closing_.store(true, std::memory_order_release);  // pairs with the load in watch_server()
+    wake_.set();
     control_thread_.join();
   }
 
@@ -156,7 +161,7 @@ class ClientSessionImpl : public ClientSession {
         (void)send_control(socket, Sign{}, Deadline::now());  // a full queue shows as silence soon enough
         next_sign = Deadline::after(kSignInterval);
       }
-      auto message = receive_control(socket, Deadline::after(kSignInterval / 4));
+      auto message = receive_control(socket, next_sign);
       silence.tick(now_ns());
       if (message.ok()) {
         silence.heard();
@@ -183,6 +188,7 @@ class ClientSessionImpl : public ClientSession {
   std::unique_ptr<RemoteBackend> backend_;
   std::size_t config_bytes_ = 0;
   std::uint64_t epoch_ = 0;
+  WakeEvent wake_;  // ends the control thread's wait
   std::atomic<bool> closing_{false};
   std::thread control_thread_;
 };
@@ -203,9 +209,9 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   ASSIGN_OR_RETURN(std::unique_ptr<ZmqContext> context, ZmqContext::create());
   const Deadline deadline = Deadline::after(options.timeout);
   for (;;) {
-    auto greeting = greet(*context, options, hello, deadline);
+    auto session = std::make_unique<ClientSessionImpl>();
+    auto greeting = greet(*context, options, hello, session->wake_fd(), deadline);
     if (greeting.ok()) {
-      auto session = std::make_unique<ClientSessionImpl>();
       Status status = check_welcome(greeting->welcome, options, want_ring);
       if (status.ok()) status = session->open(*context, options, endpoint, *greeting);
       if (!status.ok()) {  // the session is there all the same: its slot is another's to have at once

@@ -13,7 +13,7 @@
 namespace airlock {
 
 /// Signs of life leave each side this often: well within the 250 ms that docs/INTERFACE.md promises.
-inline constexpr std::chrono::milliseconds kSignInterval{100};
+inline constexpr std::chrono::milliseconds kSignInterval{200};
 
 /// How long a peer has been silent, as its watcher saw it. A watcher that was itself stopped (SIGSTOP, a suspended
 /// machine) does not take its own absence for the peer's. One thread.
@@ -27,7 +27,7 @@ class SilenceMeter {
   std::uint64_t silent_ns() const { return silent_ns_; }
 
  private:
-  static constexpr std::uint64_t kLongestStepNs = 200'000'000;
+  static constexpr std::uint64_t kLongestStepNs = 500'000'000;
   std::uint64_t last_ns_ = 0;
   std::uint64_t silent_ns_ = 0;
 };
