@@ -7,8 +7,8 @@
 
 namespace airlock {
 
-/// Float conversions, rounding to nearest even; NaN stays NaN, overflow becomes infinity, fp16 subnormals are kept.
-/// Vectorised; the same bits on every CPU.
+/// Float conversions, rounding to nearest even; NaN stays NaN, overflow becomes infinity, fp16
+/// subnormals are kept. Vectorised; the same bits on every CPU.
 void f32_to_bf16(const float* in, std::uint16_t* out, std::size_t count);
 void f32_to_f16(const float* in, std::uint16_t* out, std::size_t count);
 void bf16_to_f32(const std::uint16_t* in, float* out, std::size_t count);

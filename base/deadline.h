@@ -11,7 +11,8 @@ using Clock = std::chrono::steady_clock;
 /// Nanoseconds of the steady clock; differences only.
 inline std::uint64_t now_ns() {
   return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count());
+      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+          .count());
 }
 
 /// A point on the steady clock at which a wait gives up. Every wait takes one.

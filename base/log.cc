@@ -28,10 +28,14 @@ LogLevel least_level() {
 
 std::string_view level_text(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return "debug: ";
-    case LogLevel::kInfo: return "";
-    case LogLevel::kWarning: return "warning: ";
-    case LogLevel::kError: return "error: ";
+    case LogLevel::kDebug:
+      return "debug: ";
+    case LogLevel::kInfo:
+      return "";
+    case LogLevel::kWarning:
+      return "warning: ";
+    case LogLevel::kError:
+      return "error: ";
   }
   return "";
 }
@@ -44,7 +48,8 @@ void log(LogLevel level, std::string_view text) {
   if (level < least_level()) return;
   std::string line = log_name() + ": ";
   line += level_text(level);
-  // Text may quote a peer or a file: control characters would let it forge lines or drive a terminal.
+  // Text may quote a peer or a file: control characters would let it forge lines or drive a
+  // terminal.
   for (char c : text) line += (static_cast<unsigned char>(c) < 0x20 && c != '\t') ? ' ' : c;
   line += '\n';
   [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());

@@ -6,8 +6,9 @@ namespace airlock {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
-/// Writes one line to stderr, with the program's name and the level, in one write(2). Thread-safe. An error is logged
-/// once, where it is decided what to do about it. AIRLOCK_LOG=debug|info|warning|error sets the least level (info).
+/// Writes one line to stderr, with the program's name and the level, in one write(2). Thread-safe.
+/// An error is logged once, where it is decided what to do about it.
+/// AIRLOCK_LOG=debug|info|warning|error sets the least level (info).
 void log(LogLevel level, std::string_view text);
 /// Sets the name that stands before each line; call it first thing in main().
 void set_log_name(std::string_view name);

@@ -25,7 +25,8 @@ std::optional<Shape> Shape::make(std::span<const std::int64_t> extents) {
 std::optional<std::size_t> Shape::element_count() const {
   std::size_t count = 1;
   for (std::int64_t extent : extents()) {
-    if (extent < 0 || __builtin_mul_overflow(count, static_cast<std::size_t>(extent), &count)) return std::nullopt;
+    if (extent < 0 || __builtin_mul_overflow(count, static_cast<std::size_t>(extent), &count))
+      return std::nullopt;
   }
   return count;
 }

@@ -12,7 +12,8 @@
 
 namespace airlock {
 
-/// The extents of a dense row-major tensor, rank 0 to 4. Extents may come from outside, so products are checked.
+/// The extents of a dense row-major tensor, rank 0 to 4. Extents may come from outside, so products
+/// are checked.
 class Shape {
  public:
   static constexpr std::size_t kMaxRank = 4;

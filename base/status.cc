@@ -12,38 +12,57 @@ void check_failed(const char* file, int line, const char* text) {
 
 std::string_view status_code_name(StatusCode code) {
   switch (code) {
-    case StatusCode::kOk: return "ok";
-    case StatusCode::kUsage: return "usage";
-    case StatusCode::kInvalidInput: return "invalid input";
-    case StatusCode::kUnavailable: return "unavailable";
-    case StatusCode::kDeadlineExceeded: return "deadline exceeded";
-    case StatusCode::kProtocolError: return "protocol error";
-    case StatusCode::kVersionMismatch: return "version mismatch";
-    case StatusCode::kMismatch: return "mismatch";
-    case StatusCode::kResourceExhausted: return "resource exhausted";
-    case StatusCode::kInUse: return "in use";
-    case StatusCode::kDevice: return "device";
-    case StatusCode::kCancelled: return "cancelled";
-    case StatusCode::kInternal: return "internal";
+    case StatusCode::kOk:
+      return "ok";
+    case StatusCode::kUsage:
+      return "usage";
+    case StatusCode::kInvalidInput:
+      return "invalid input";
+    case StatusCode::kUnavailable:
+      return "unavailable";
+    case StatusCode::kDeadlineExceeded:
+      return "deadline exceeded";
+    case StatusCode::kProtocolError:
+      return "protocol error";
+    case StatusCode::kVersionMismatch:
+      return "version mismatch";
+    case StatusCode::kMismatch:
+      return "mismatch";
+    case StatusCode::kResourceExhausted:
+      return "resource exhausted";
+    case StatusCode::kInUse:
+      return "in use";
+    case StatusCode::kDevice:
+      return "device";
+    case StatusCode::kCancelled:
+      return "cancelled";
+    case StatusCode::kInternal:
+      return "internal";
   }
   return "unknown";
 }
 
 int exit_code(StatusCode code) {
   switch (code) {
-    case StatusCode::kOk: return 0;
-    case StatusCode::kUsage: return 2;
+    case StatusCode::kOk:
+      return 0;
+    case StatusCode::kUsage:
+      return 2;
     case StatusCode::kInvalidInput:
-    case StatusCode::kInternal: return 1;
+    case StatusCode::kInternal:
+      return 1;
     case StatusCode::kUnavailable:
     case StatusCode::kDeadlineExceeded:
     case StatusCode::kProtocolError:
     case StatusCode::kVersionMismatch:
-    case StatusCode::kCancelled: return 3;
-    case StatusCode::kMismatch: return 4;
+    case StatusCode::kCancelled:
+      return 3;
+    case StatusCode::kMismatch:
+      return 4;
     case StatusCode::kResourceExhausted:
     case StatusCode::kInUse:
-    case StatusCode::kDevice: return 5;
+    case StatusCode::kDevice:
+      return 5;
   }
   return 1;
 }

@@ -9,7 +9,8 @@
 
 namespace airlock {
 
-/// What went wrong, as far as a caller has to tell cases apart. `exit_code()` gives the process exit code.
+/// What went wrong, as far as a caller has to tell cases apart. `exit_code()` gives the process
+/// exit code.
 enum class StatusCode {
   kOk = 0,
   kUsage,              // arguments that cannot be parsed                              exit 2
@@ -51,18 +52,28 @@ class [[nodiscard]] Status {
   std::string message_;
 };
 
-/// A value or the Status that explains its absence. Reading the value of a failed Result is our own bug.
+/// A value or the Status that explains its absence. Reading the value of a failed Result is our own
+/// bug.
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                    // NOLINT: implicit by intent
+  Result(T value) : value_(std::move(value)) {}  // NOLINT: implicit by intent
   Result(Status status) : status_(std::move(status)) { CHECK(!status_.ok()); }  // NOLINT
 
   bool ok() const { return value_.has_value(); }
   const Status& status() const { return status_; }
-  T& value() & { CHECK(ok()); return *value_; }
-  const T& value() const& { CHECK(ok()); return *value_; }
-  T&& value() && { CHECK(ok()); return std::move(*value_); }
+  T& value() & {
+    CHECK(ok());
+    return *value_;
+  }
+  const T& value() const& {
+    CHECK(ok());
+    return *value_;
+  }
+  T&& value() && {
+    CHECK(ok());
+    return std::move(*value_);
+  }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T* operator->() { return &value(); }
@@ -77,8 +88,8 @@ class [[nodiscard]] Result {
 
 #define AIRLOCK_CONCAT_INNER(a, b) a##b
 #define AIRLOCK_CONCAT(a, b) AIRLOCK_CONCAT_INNER(a, b)
-#define RETURN_IF_ERROR(expression)                             \
-  do {                                                          \
+#define RETURN_IF_ERROR(expression)                                              \
+  do {                                                                           \
     if (::airlock::Status status_ = (expression); !status_.ok()) return status_; \
   } while (false)
 /// ASSIGN_OR_RETURN(auto x, f()): x is the value, or the enclosing function returns the Status.

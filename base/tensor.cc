@@ -11,7 +11,8 @@ constexpr std::size_t kAlignment = 64;
 
 Tensor::Tensor(const TensorDesc& desc) : desc_(desc) {
   const std::size_t bytes = (desc.bytes() + kAlignment - 1) / kAlignment * kAlignment;
-  auto* data = static_cast<std::byte*>(std::aligned_alloc(kAlignment, bytes > 0 ? bytes : kAlignment));
+  auto* data =
+      static_cast<std::byte*>(std::aligned_alloc(kAlignment, bytes > 0 ? bytes : kAlignment));
   CHECK(data != nullptr);
   std::memset(data, 0, bytes > 0 ? bytes : kAlignment);
   data_.reset(data);

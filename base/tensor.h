@@ -10,7 +10,8 @@
 
 namespace airlock {
 
-/// Type and shape of a tensor, without its data. `bytes()` may be called once the shape is known to be sane (CHECKed).
+/// Type and shape of a tensor, without its data. `bytes()` may be called once the shape is known to
+/// be sane (CHECKed).
 struct TensorDesc {
   DType dtype = DType::kF32;
   Shape shape;
@@ -30,7 +31,8 @@ struct TensorView {
   TensorDesc desc;
 
   std::span<const std::byte> bytes() const { return {data, desc.bytes()}; }
-  /// The elements as T; the caller knows that T is the dtype's type (std::uint16_t for fp16 and bf16).
+  /// The elements as T; the caller knows that T is the dtype's type (std::uint16_t for fp16 and
+  /// bf16).
   template <typename T>
   std::span<const T> as() const {
     CHECK(sizeof(T) == dtype_bytes(desc.dtype));
@@ -62,12 +64,18 @@ class Tensor {
   TensorView view() const { return {data_.get(), desc_}; }
   MutableTensorView mutable_view() { return {data_.get(), desc_}; }
   template <typename T>
-  std::span<T> as() { return mutable_view().as<T>(); }
+  std::span<T> as() {
+    return mutable_view().as<T>();
+  }
   template <typename T>
-  std::span<const T> as() const { return view().as<T>(); }
+  std::span<const T> as() const {
+    return view().as<T>();
+  }
 
  private:
-  struct Free { void operator()(std::byte* data) const; };
+  struct Free {
+    void operator()(std::byte* data) const;
+  };
   TensorDesc desc_;
   std::unique_ptr<std::byte[], Free> data_;
 };

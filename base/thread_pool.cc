@@ -27,7 +27,8 @@ void ThreadPool::run_part(std::size_t index) const {
   if (begin < end) (*body_)(begin, end);
 }
 
-void ThreadPool::parallel_for(std::size_t count, const std::function<void(std::size_t, std::size_t)>& body) {
+void ThreadPool::parallel_for(std::size_t count,
+                              const std::function<void(std::size_t, std::size_t)>& body) {
   if (workers_.empty() || count <= 1) {
     if (count > 0) body(0, count);
     return;

@@ -10,7 +10,8 @@
 
 namespace airlock {
 
-/// A fixed set of threads for loops over independent items; the caller's thread is one of them. One thread calls it.
+/// A fixed set of threads for loops over independent items; the caller's thread is one of them. One
+/// thread calls it.
 class ThreadPool {
  public:
   /// `thread_count` >= 1 in all, the caller's included.
@@ -20,9 +21,10 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   std::size_t thread_count() const { return workers_.size() + 1; }
-  /// Calls body(begin, end) on contiguous, disjoint parts of [0, count), one part a thread; returns when all are done.
-  /// The split depends on count and thread_count only.
-  void parallel_for(std::size_t count, const std::function<void(std::size_t begin, std::size_t end)>& body);
+  /// Calls body(begin, end) on contiguous, disjoint parts of [0, count), one part a thread; returns
+  /// when all are done. The split depends on count and thread_count only.
+  void parallel_for(std::size_t count,
+                    const std::function<void(std::size_t begin, std::size_t end)>& body);
 
  private:
   void work(std::size_t index);

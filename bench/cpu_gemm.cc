@@ -18,7 +18,12 @@ namespace {
 class BenchModel : public ModelSource {
  public:
   BenchModel() {
-    config_.dims = {.hidden = 2048, .intermediate = 8192, .layers = 1, .heads = 32, .kv_heads = 8, .head_dim = 64,
+    config_.dims = {.hidden = 2048,
+                    .intermediate = 8192,
+                    .layers = 1,
+                    .heads = 32,
+                    .kv_heads = 8,
+                    .head_dim = 64,
                     .vocab = 128256};
     config_.tie_word_embeddings = true;
     config_.dtype = DType::kBF16;
@@ -28,14 +33,18 @@ class BenchModel : public ModelSource {
   Status read_rows(const std::string&, std::int64_t, MutableTensorView out) const override {
     if (out.desc.dtype == DType::kF32) {
       const std::span<float> values = out.as<float>();
-      for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 251) / 8192.0F;
+      for (std::size_t i = 0; i < values.size(); ++i)
+        values[i] = static_cast<float>(i % 251) / 8192.0F;
     } else {  // small numbers in fp16 and bf16 alike
       const std::span<std::uint16_t> values = out.as<std::uint16_t>();
-      for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::uint16_t>(0x2000U + i % 251);
+      for (std::size_t i = 0; i < values.size(); ++i)
+        values[i] = static_cast<std::uint16_t>(0x2000U + i % 251);
     }
     return {};
   }
-  std::optional<TensorView> mapped(const std::string&, DType) const override { return std::nullopt; }
+  std::optional<TensorView> mapped(const std::string&, DType) const override {
+    return std::nullopt;
+  }
   void release(const std::string&) const override {}
   Result<std::string> digest() const override { return std::string(64, '0'); }
 
@@ -49,15 +58,16 @@ void measure(Backend& backend, const std::string& name, const OpSpec& spec, doub
   for (int round = 0; round < 8; ++round) {
     auto pending = backend.prepare(spec, {}, Deadline::after(std::chrono::minutes(5)));
     CHECK(pending.ok());
-    for (std::size_t i = 0; i < spec.inputs.size(); ++i) std::ranges::fill((*pending)->input(i).bytes(), std::byte{0x3c});
+    for (std::size_t i = 0; i < spec.inputs.size(); ++i)
+      std::ranges::fill((*pending)->input(i).bytes(), std::byte{0x3c});
     const std::uint64_t start = now_ns();
     CHECK((*pending)->submit().ok() && (*pending)->wait().ok());
     if (round > 0) seconds.push_back(static_cast<double>(now_ns() - start) * 1e-9);
   }
   std::ranges::sort(seconds);
   const double median = seconds[seconds.size() / 2];
-  fmt::print("{:<20} median {:>9.3f} ms {:>7.1f} GF/s   best {:>9.3f} ms {:>7.1f} GF/s\n", name, median * 1e3,
-             flops / median * 1e-9, seconds[0] * 1e3, flops / seconds[0] * 1e-9);
+  fmt::print("{:<20} median {:>9.3f} ms {:>7.1f} GF/s   best {:>9.3f} ms {:>7.1f} GF/s\n", name,
+             median * 1e3, flops / median * 1e-9, seconds[0] * 1e3, flops / seconds[0] * 1e-9);
 }
 
 struct LinearCase {
@@ -67,10 +77,11 @@ struct LinearCase {
 
 void measure_all(Backend& backend, DType wire) {
   const ModelDims& dims = backend.info().dims;
-  const std::vector<LinearCase> cases{{"qkv", {{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}}},
-                                      {"o", {{WeightKind::kO, 0}}},
-                                      {"gate_up", {{WeightKind::kGate, 0}, {WeightKind::kUp, 0}}},
-                                      {"down", {{WeightKind::kDown, 0}}}};
+  const std::vector<LinearCase> cases{
+      {"qkv", {{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}}},
+      {"o", {{WeightKind::kO, 0}}},
+      {"gate_up", {{WeightKind::kGate, 0}, {WeightKind::kUp, 0}}},
+      {"down", {{WeightKind::kDown, 0}}}};
   for (const std::int64_t tokens : {1, 128, 1024}) {
     for (const LinearCase& linear : cases) {
       double flops = 0;
@@ -88,11 +99,14 @@ void measure_all(Backend& backend, DType wire) {
     const TensorDesc q{wire, Shape{dims.heads, tokens, dims.head_dim}};
     const TensorDesc kv{wire, Shape{dims.kv_heads, tokens, dims.head_dim}};
     const TensorDesc p{wire, Shape{dims.heads, tokens, tokens}};
-    measure(backend, fmt::format("QK^T {} tokens", tokens), matmul_spec(q, kv, Transpose::kB, wire), flops);
-    measure(backend, fmt::format("PV {} tokens", tokens), matmul_spec(p, kv, Transpose::kNone, wire), flops);
+    measure(backend, fmt::format("QK^T {} tokens", tokens), matmul_spec(q, kv, Transpose::kB, wire),
+            flops);
+    measure(backend, fmt::format("PV {} tokens", tokens),
+            matmul_spec(p, kv, Transpose::kNone, wire), flops);
   }
   for (const std::int64_t rows : {1, 128}) {
-    measure(backend, fmt::format("lm_head {} rows", rows), lm_head_spec({wire, Shape{rows, dims.hidden}}),
+    measure(backend, fmt::format("lm_head {} rows", rows),
+            lm_head_spec({wire, Shape{rows, dims.hidden}}),
             2.0 * static_cast<double>(rows * dims.hidden * dims.vocab));
   }
 }
@@ -103,16 +117,19 @@ void measure_all(Backend& backend, DType wire) {
 /// cpu_gemm [threads]
 int main(int argc, char** argv) {
   using airlock::DType;
-  const std::size_t threads = argc > 1 ? static_cast<std::size_t>(std::max(1, std::atoi(argv[1]))) : 1;
+  const std::size_t threads =
+      argc > 1 ? static_cast<std::size_t>(std::max(1, std::atoi(argv[1]))) : 1;
   for (const char* name : {"OMP_NUM_THREADS", "OMP_WAIT_POLICY", "ONEDNN_MAX_CPU_ISA"}) {
     if (const char* value = std::getenv(name)) fmt::print("{}={}\n", name, value);
   }
   const airlock::BenchModel source;
   for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF16}) {
     const std::uint64_t start = airlock::now_ns();
-    auto model = airlock::CpuModel::create(source, {.dtype = dtype, .threads = threads, .progress = {}});
+    auto model =
+        airlock::CpuModel::create(source, {.dtype = dtype, .threads = threads, .progress = {}});
     CHECK(model.ok());
-    fmt::print("\n{} weights and wire, {} threads; loaded in {:.2f} s\n", airlock::dtype_name(dtype), threads,
+    fmt::print("\n{} weights and wire, {} threads; loaded in {:.2f} s\n",
+               airlock::dtype_name(dtype), threads,
                static_cast<double>(airlock::now_ns() - start) * 1e-9);
     const auto backend = model.value()->make_backend();
     airlock::measure_all(*backend, dtype);

@@ -1,4 +1,5 @@
-// Opens a session and then does nothing until its standard input ends: bench/idle measures what that costs.
+// Opens a session and then does nothing until its standard input ends: bench/idle measures what
+// that costs.
 #include <unistd.h>
 
 #include <cstdio>

@@ -30,7 +30,8 @@ UniqueFd take_signals() {
   return UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
-// While a model loads, nobody else reads the signals: a stop then gives the endpoint back and ends at once.
+// While a model loads, nobody else reads the signals: a stop then gives the endpoint back and ends
+// at once.
 class LoadGuard {
  public:
   LoadGuard(int signal_fd, std::unique_ptr<Server>& server)
@@ -49,7 +50,9 @@ class LoadGuard {
     while (!done_.load(std::memory_order_relaxed)) {
       pollfd waiting{signal_fd, POLLIN, 0};
       signalfd_siginfo info{};
-      if (::poll(&waiting, 1, kSliceMs) != 1 || ::read(signal_fd, &info, sizeof(info)) != sizeof(info)) continue;
+      if (::poll(&waiting, 1, kSliceMs) != 1 ||
+          ::read(signal_fd, &info, sizeof(info)) != sizeof(info))
+        continue;
       if (info.ssi_signo == SIGUSR1) continue;  // nothing was counted yet
       log_info("stopped while the model was loading");
       server.reset();  // the main thread does not use it before done()
@@ -66,7 +69,9 @@ Status check_device(const std::string& device) {
   if (device == "auto") {
     log_info("no CUDA backend in this build: using the CPU");
   } else if (device != "cpu") {
-    return {StatusCode::kDevice, fmt::format("--device {}: this build has no CUDA backend; use --device cpu or auto", device)};
+    return {StatusCode::kDevice,
+            fmt::format("--device {}: this build has no CUDA backend; use --device cpu or auto",
+                        device)};
   }
   return {};
 }
@@ -92,7 +97,8 @@ Status run(const ServerOptions& options) {
   bar.finish();
   ASSIGN_OR_RETURN(Tensor norms, read_norms(*source));
   ASSIGN_OR_RETURN(std::string digest, source->digest());
-  ServedModel served{config_to_json(source->config()), std::move(norms), digest, source->stored_dtype(), std::move(model)};
+  ServedModel served{config_to_json(source->config()), std::move(norms), digest,
+                     source->stored_dtype(), std::move(model)};
   source.reset();
   guard.done();
   return server->run(std::move(served), signals.get());

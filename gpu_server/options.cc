@@ -14,7 +14,8 @@ namespace {
 
 std::string check_device(const std::string& device) {
   const bool numbered = device.starts_with("cuda:") && device.size() > 5 && device.size() <= 8 &&
-                        std::all_of(device.begin() + 5, device.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
+                        std::all_of(device.begin() + 5, device.end(),
+                                    [](unsigned char c) { return std::isdigit(c) != 0; });
   if (device == "auto" || device == "cpu" || device == "cuda" || numbered) return {};
   return "'" + device + "' is neither auto, cpu, cuda nor cuda:N";
 }
@@ -22,8 +23,10 @@ std::string check_device(const std::string& device) {
 std::string check_slot_bytes(const std::string& text) {
   char* end = nullptr;
   const unsigned long long bytes = std::strtoull(text.c_str(), &end, 10);
-  if (*end != '\0' || bytes < limits::kMinSlotBytes || bytes > limits::kMaxSlotBytes || bytes % 4096 != 0) {
-    return fmt::format("'{}' is not a multiple of 4096 from {} to {}", text, limits::kMinSlotBytes, limits::kMaxSlotBytes);
+  if (*end != '\0' || bytes < limits::kMinSlotBytes || bytes > limits::kMaxSlotBytes ||
+      bytes % 4096 != 0) {
+    return fmt::format("'{}' is not a multiple of 4096 from {} to {}", text, limits::kMinSlotBytes,
+                       limits::kMaxSlotBytes);
   }
   return {};
 }
@@ -36,14 +39,19 @@ std::string check_interval(const std::string& text) {
 }
 
 void declare(CLI::App& app, ServerOptions& options, std::string& dtype, std::string& ring) {
-  auto* model = app.add_option("--model", options.model, "Hugging Face LLaMA directory (config.json, safetensors)");
-  auto* synthetic = app.add_option("--synthetic", options.synthetic, "serve random weights of this config.json's shape");
+  auto* model = app.add_option("--model", options.model,
+                               "Hugging Face LLaMA directory (config.json, safetensors)");
+  auto* synthetic = app.add_option("--synthetic", options.synthetic,
+                                   "serve random weights of this config.json's shape");
   model->excludes(synthetic);
-  app.add_option("--weights-seed", options.weights_seed, "seed of --synthetic weights")->needs(synthetic);
+  app.add_option("--weights-seed", options.weights_seed, "seed of --synthetic weights")
+      ->needs(synthetic);
   app.add_option("--endpoint", options.endpoint,
-                 "ipc:///path or tcp://host:port (default $XDG_RUNTIME_DIR/airlock/ctl, else /tmp/airlock-UID/ctl)");
+                 "ipc:///path or tcp://host:port (default $XDG_RUNTIME_DIR/airlock/ctl, else "
+                 "/tmp/airlock-UID/ctl)");
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->check(check_device);
-  app.add_option("--dtype", dtype, "what weights are rounded to: auto (as stored), fp32, fp16, bf16")
+  app.add_option("--dtype", dtype,
+                 "what weights are rounded to: auto (as stored), fp32, fp16, bf16")
       ->check(CLI::IsMember({"auto", "fp32", "fp16", "bf16"}));
   app.add_option("--threads", options.threads, "compute threads in all")
       ->check(CLI::Range(std::size_t{1}, limits::kMaxThreads));
@@ -51,13 +59,16 @@ void declare(CLI::App& app, ServerOptions& options, std::string& dtype, std::str
       ->check(CLI::IsMember({"auto", "on", "off"}));
   app.add_option("--ring-slots", options.slot_count, "slots of each ring")
       ->check(CLI::Range(limits::kMinSlotCount, limits::kMaxSlotCount));
-  app.add_option("--ring-slot-bytes", options.slot_bytes, "payload bytes of a slot; also the path limit")
+  app.add_option("--ring-slot-bytes", options.slot_bytes,
+                 "payload bytes of a slot; also the path limit")
       ->check(check_slot_bytes);
   app.add_option("--max-clients", options.max_clients, "sessions at once")
       ->check(CLI::Range(std::size_t{1}, limits::kMaxClients));
-  app.add_flag("--insecure-tcp", options.insecure_tcp, "allow a tcp endpoint beyond loopback: no encryption, no keys");
+  app.add_flag("--insecure-tcp", options.insecure_tcp,
+               "allow a tcp endpoint beyond loopback: no encryption, no keys");
   app.add_option("--stats-json", options.stats_json, "write the statistics to this file");
-  app.add_option("--stats-interval", options.stats_interval_s, "print the statistics every so many seconds")
+  app.add_option("--stats-interval", options.stats_interval_s,
+                 "print the statistics every so many seconds")
       ->check(check_interval);
   app.set_version_flag("--version", "gpu_server 0.1.0, protocol 1.0");
 }
@@ -69,8 +80,10 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
   options.threads = std::max(1U, std::thread::hardware_concurrency());
   std::string dtype = "auto";
   std::string ring = "auto";
-  CLI::App app{"The untrusted side of Airlock: computes embedding, linear, matmul and lm_head for tee_runner.\n"
-               "In this mode it sees token ids and every activation (docs/THREAT_MODEL.md)."};
+  CLI::App app{
+      "The untrusted side of Airlock: computes embedding, linear, matmul and lm_head for "
+      "tee_runner.\n"
+      "In this mode it sees token ids and every activation (docs/THREAT_MODEL.md)."};
   declare(app, options, dtype, ring);
   try {
     app.parse(argc, argv);
@@ -82,7 +95,8 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
     return Status(StatusCode::kUsage, std::string(error.what()) + " (see gpu_server --help)");
   }
   if (options.model.empty() && options.synthetic.empty()) {
-    return Status(StatusCode::kUsage, "give --model DIR or --synthetic CONFIG.json (see gpu_server --help)");
+    return Status(StatusCode::kUsage,
+                  "give --model DIR or --synthetic CONFIG.json (see gpu_server --help)");
   }
   options.dtype = parse_dtype(dtype);
   if (ring == "on") options.ring = ServerRing::kOn;

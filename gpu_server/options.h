@@ -15,12 +15,12 @@ enum class ServerRing { kAuto, kOn, kOff };
 
 /// The command line of gpu_server, checked. docs/INTERFACE.md says what each option means.
 struct ServerOptions {
-  std::string model;                  // a directory; or empty and
-  std::string synthetic;              // a config.json
+  std::string model;      // a directory; or empty and
+  std::string synthetic;  // a config.json
   std::uint64_t weights_seed = 0;
-  std::string endpoint;               // empty: the default
-  std::string device = "auto";        // auto, cpu, cuda, cuda:N
-  std::optional<DType> dtype;         // nullopt: auto
+  std::string endpoint;         // empty: the default
+  std::string device = "auto";  // auto, cpu, cuda, cuda:N
+  std::optional<DType> dtype;   // nullopt: auto
   std::size_t threads = 1;
   ServerRing ring = ServerRing::kAuto;
   std::size_t slot_count = limits::kDefaultSlotCount;
@@ -28,10 +28,11 @@ struct ServerOptions {
   std::size_t max_clients = limits::kDefaultMaxClients;
   bool insecure_tcp = false;
   std::string stats_json;
-  double stats_interval_s = 0;        // 0: none
+  double stats_interval_s = 0;  // 0: none
 };
 
-/// nullopt: --help or --version was asked for and printed. kUsage: printed already, with what to do.
+/// nullopt: --help or --version was asked for and printed. kUsage: printed already, with what to
+/// do.
 Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* const* argv);
 
 }  // namespace airlock

@@ -22,19 +22,23 @@ ProgressBar::ProgressBar(std::string what)
 void ProgressBar::update(std::size_t done_bytes, std::size_t total_bytes) {
   done_bytes_ = done_bytes;
   const std::uint64_t now = now_ns();
-  if (!terminal_ || total_bytes == 0 || (now - drawn_ns_ < kRedrawNs && done_bytes < total_bytes)) return;
+  if (!terminal_ || total_bytes == 0 || (now - drawn_ns_ < kRedrawNs && done_bytes < total_bytes))
+    return;
   drawn_ns_ = now;
   const std::size_t filled = std::min(kBarWidth, done_bytes * kBarWidth / total_bytes);
-  const double mb_per_s = static_cast<double>(done_bytes) * 1e3 / static_cast<double>(now - start_ns_ + 1);
-  const std::string line = fmt::format("\r{} [{}{}] {:3}% {:.0f} MB/s ", what_, std::string(filled, '#'),
-                                       std::string(kBarWidth - filled, ' '), done_bytes * 100 / total_bytes, mb_per_s);
+  const double mb_per_s =
+      static_cast<double>(done_bytes) * 1e3 / static_cast<double>(now - start_ns_ + 1);
+  const std::string line =
+      fmt::format("\r{} [{}{}] {:3}% {:.0f} MB/s ", what_, std::string(filled, '#'),
+                  std::string(kBarWidth - filled, ' '), done_bytes * 100 / total_bytes, mb_per_s);
   std::fputs(line.c_str(), stderr);
 }
 
 void ProgressBar::finish() {
   if (terminal_) std::fputs("\r\033[K", stderr);
   const double seconds = static_cast<double>(now_ns() - start_ns_) / 1e9;
-  log_info(fmt::format("{}: {:.0f} MB in {:.1f} s, {:.0f} MB/s", what_, static_cast<double>(done_bytes_) / 1e6, seconds,
+  log_info(fmt::format("{}: {:.0f} MB in {:.1f} s, {:.0f} MB/s", what_,
+                       static_cast<double>(done_bytes_) / 1e6, seconds,
                        static_cast<double>(done_bytes_) / 1e6 / seconds));
 }
 

@@ -6,7 +6,8 @@
 
 namespace airlock {
 
-/// A bar with MB/s on stderr while weights load: redrawn in place on a terminal, else one line at the end. One thread.
+/// A bar with MB/s on stderr while weights load: redrawn in place on a terminal, else one line at
+/// the end. One thread.
 class ProgressBar {
  public:
   explicit ProgressBar(std::string what);

@@ -27,33 +27,40 @@ namespace airlock {
 
 namespace {
 
-constexpr std::chrono::seconds kClientSilence{10};   // a runner that gives no sign for so long is gone
-constexpr std::chrono::seconds kShutdownGrace{5};    // for the ops under way
-constexpr std::size_t kReportsKept = 1024;           // of ended sessions, each by itself
+constexpr std::chrono::seconds kClientSilence{
+    10};  // a runner that gives no sign for so long is gone
+constexpr std::chrono::seconds kShutdownGrace{5};  // for the ops under way
+constexpr std::size_t kReportsKept = 1024;         // of ended sessions, each by itself
 
 Status fill_random(void* out, std::size_t bytes) {
   if (::getrandom(out, bytes, 0) == static_cast<ssize_t>(bytes)) return {};
   return {StatusCode::kInternal, "getrandom failed"};
 }
 
-// Room for one session's two rings must be there at start: better said now than to the first client.
+// Room for one session's two rings must be there at start: better said now than to the first
+// client.
 Status check_shm_room(const RingGeometry& geometry) {
   ASSIGN_OR_RETURN(const std::size_t segment_bytes, ring_segment_bytes(geometry));
   struct statvfs info {};
   if (::statvfs("/dev/shm", &info) != 0) {
-    return {StatusCode::kResourceExhausted, "/dev/shm is not there: mount a tmpfs on it, or give --ring off"};
+    return {StatusCode::kResourceExhausted,
+            "/dev/shm is not there: mount a tmpfs on it, or give --ring off"};
   }
   const auto free_bytes = static_cast<std::size_t>(info.f_bavail) * info.f_frsize;
-  if (info.f_blocks == 0 || free_bytes >= 2 * segment_bytes) return {};  // no blocks at all: a tmpfs without a limit
+  if (info.f_blocks == 0 || free_bytes >= 2 * segment_bytes)
+    return {};  // no blocks at all: a tmpfs without a limit
   return {StatusCode::kResourceExhausted,
-          fmt::format("/dev/shm is too small: one session needs {:.1f} MiB, {:.1f} MiB are free; give fewer --ring-slots, "
-                      "smaller --ring-slot-bytes, or --ring off", 2.0 * static_cast<double>(segment_bytes) / 1048576.0,
+          fmt::format("/dev/shm is too small: one session needs {:.1f} MiB, {:.1f} MiB are free; "
+                      "give fewer --ring-slots, "
+                      "smaller --ring-slot-bytes, or --ring off",
+                      2.0 * static_cast<double>(segment_bytes) / 1048576.0,
                       static_cast<double>(free_bytes) / 1048576.0)};
 }
 
 class ServerImpl : public Server {
  public:
-  ServerImpl(const ServerOptions& options, Endpoint endpoint) : options_(options), endpoint_(std::move(endpoint)) {}
+  ServerImpl(const ServerOptions& options, Endpoint endpoint)
+      : options_(options), endpoint_(std::move(endpoint)) {}
   ~ServerImpl() override {
     stop_control();
     release_endpoint();
@@ -92,8 +99,9 @@ class ServerImpl : public Server {
   WakeEvent wake_;  // ends the control thread's wait: a session changed, or the server stops
   std::unique_ptr<ZmqContext> context_;
   std::unique_ptr<ZmqSocket> control_;  // the control thread's
-  std::map<Identity, std::unique_ptr<Session>> sessions_;  // guarded by mutex_; changed by the control thread only
-  std::deque<SessionReport> ended_;                        // guarded by mutex_; oldest are merged into the first
+  std::map<Identity, std::unique_ptr<Session>>
+      sessions_;                     // guarded by mutex_; changed by the control thread only
+  std::deque<SessionReport> ended_;  // guarded by mutex_; oldest are merged into the first
   mutable std::mutex mutex_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> all_ended_{false};
@@ -103,8 +111,11 @@ class ServerImpl : public Server {
 Status ServerImpl::take_endpoint() {
   const bool ipc = endpoint_.kind == Endpoint::Kind::kIpc;
   if (!endpoint_.is_loopback() && !options_.insecure_tcp) {
-    return {StatusCode::kUsage, fmt::format("--endpoint {} is reachable from other machines, and nothing is encrypted or "
-                                            "authenticated: add --insecure-tcp if you accept that", endpoint_.text())};
+    return {
+        StatusCode::kUsage,
+        fmt::format("--endpoint {} is reachable from other machines, and nothing is encrypted or "
+                    "authenticated: add --insecure-tcp if you accept that",
+                    endpoint_.text())};
   }
   if (ipc) {
     RETURN_IF_ERROR(session_socket_path(endpoint_.path, 0).status());
@@ -114,7 +125,8 @@ Status ServerImpl::take_endpoint() {
   }
   if (endpoint_.host == "localhost") endpoint_.host = "127.0.0.1";  // libzmq binds to no names
   ring_on_ = options_.ring == ServerRing::kOn || (options_.ring == ServerRing::kAuto && ipc);
-  geometry_ = {static_cast<std::uint32_t>(options_.slot_count), static_cast<std::uint32_t>(options_.slot_bytes)};
+  geometry_ = {static_cast<std::uint32_t>(options_.slot_count),
+               static_cast<std::uint32_t>(options_.slot_bytes)};
   sweep_stale_segments();
   return ring_on_ ? check_shm_room(geometry_) : Status();
 }
@@ -146,7 +158,8 @@ void ServerImpl::release_endpoint() {
 Status ServerImpl::send(const Identity& identity, const ControlMessage& message) {
   const std::vector<std::byte> frame = encode_control(message);
   const std::span<const std::byte> parts[] = {std::as_bytes(std::span(identity)), frame};
-  return control_->send(parts, Deadline::now());  // one that reads nothing gets nothing, and nobody waits for it
+  return control_->send(
+      parts, Deadline::now());  // one that reads nothing gets nothing, and nobody waits for it
 }
 
 void ServerImpl::handle(const Identity& identity, std::span<const std::byte> frame) {
@@ -172,22 +185,28 @@ Status ServerImpl::check_hello(const Hello& hello) const {
   if (stopping_.load(std::memory_order_acquire)) {
     return Status(StatusCode::kUnavailable, "it is shutting down");
   }
-  // One that is ending holds its slot no more, so that a runner may follow another at once; memory stays bounded.
+  // One that is ending holds its slot no more, so that a runner may follow another at once; memory
+  // stays bounded.
   const auto alive = static_cast<std::size_t>(
       std::ranges::count_if(sessions_, [](const auto& entry) { return !entry.second->ending(); }));
   if (alive >= options_.max_clients || sessions_.size() >= 2 * options_.max_clients) {
-    return Status(StatusCode::kResourceExhausted,
-                  fmt::format("server full: {} of {} sessions are in use (--max-clients); try again later",
-                              alive, options_.max_clients));
+    return Status(
+        StatusCode::kResourceExhausted,
+        fmt::format("server full: {} of {} sessions are in use (--max-clients); try again later",
+                    alive, options_.max_clients));
   }
   if (!hello.digest.empty() && hello.digest != model_->digest) {
-    return Status(StatusCode::kMismatch, fmt::format("it serves another model: digest {}, yours is {}", model_->digest, hello.digest));
+    return Status(StatusCode::kMismatch,
+                  fmt::format("it serves another model: digest {}, yours is {}", model_->digest,
+                              hello.digest));
   }
   if ((hello.want_slot_count != 0 && hello.want_slot_count != geometry_.slot_count) ||
       (hello.want_slot_bytes != 0 && hello.want_slot_bytes != geometry_.slot_bytes)) {
     return Status(StatusCode::kUnavailable,
-                  fmt::format("its rings have {} slots of {} bytes, {} of {} are demanded (--ring-slots, --ring-slot-bytes)",
-                              geometry_.slot_count, geometry_.slot_bytes, hello.want_slot_count, hello.want_slot_bytes));
+                  fmt::format("its rings have {} slots of {} bytes, {} of {} are demanded "
+                              "(--ring-slots, --ring-slot-bytes)",
+                              geometry_.slot_count, geometry_.slot_bytes, hello.want_slot_count,
+                              hello.want_slot_bytes));
   }
   return {};
 }
@@ -201,10 +220,12 @@ Result<std::string> ServerImpl::session_endpoint() const {
     RETURN_IF_ERROR(fill_random(&random, sizeof(random)));
     ASSIGN_OR_RETURN(const std::string path, session_socket_path(endpoint_.path, random));
     const std::string text = "ipc://" + path;
-    const bool ours = std::ranges::any_of(sessions_, [&](const auto& entry) { return entry.second->data_endpoint() == text; });
+    const bool ours = std::ranges::any_of(
+        sessions_, [&](const auto& entry) { return entry.second->data_endpoint() == text; });
     if (!ours && ::access(path.c_str(), F_OK) != 0) return text;
   }
-  return Status(StatusCode::kResourceExhausted, "no free name for the session's socket; give an --endpoint with a shorter path");
+  return Status(StatusCode::kResourceExhausted,
+                "no free name for the session's socket; give an --endpoint with a shorter path");
 }
 
 Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
@@ -226,7 +247,8 @@ Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
   welcome.threads = static_cast<std::uint32_t>(info.threads);
   welcome.device = info.device;
   welcome.config_bytes = static_cast<std::uint32_t>(model_->config_json.size());
-  return std::make_unique<Session>(*context_, *model_, std::move(welcome), std::move(data), hello.client, wake_);
+  return std::make_unique<Session>(*context_, *model_, std::move(welcome), std::move(data),
+                                   hello.client, wake_);
 }
 
 void ServerImpl::greet(const Identity& identity, const Hello& hello) {
@@ -250,7 +272,8 @@ void ServerImpl::answer_new() {
     } else if (offer->ok()) {
       log_info(fmt::format("session {:016x}: {}", (*offer)->epoch, session.client()));
       if (Status sent = send(entry->first, **offer); !sent.ok()) {
-        session.end({StatusCode::kUnavailable, "the client left before its welcome: " + sent.message()});
+        session.end(
+            {StatusCode::kUnavailable, "the client left before its welcome: " + sent.message()});
       }
       ++entry;
     } else {
@@ -303,7 +326,8 @@ void ServerImpl::control_loop() {
       if (sign_due) (void)send(identity, Sign{});
       session->silence().tick(now_ns());
       if (!session->answered()) session->silence().heard();  // it waits for us
-      if (session->silence().silent_ns() > static_cast<std::uint64_t>(std::chrono::nanoseconds(kClientSilence).count())) {
+      if (session->silence().silent_ns() >
+          static_cast<std::uint64_t>(std::chrono::nanoseconds(kClientSilence).count())) {
         session->end({StatusCode::kUnavailable, "no sign of life from the client for 10 s"});
       }
     }
@@ -366,19 +390,23 @@ Status ServerImpl::publish(bool print) {
   return write_file_atomically(options_.stats_json, report_json(current));
 }
 
-// A file that cannot be written is no reason to leave the clients; at the end it is said with the exit code.
+// A file that cannot be written is no reason to leave the clients; at the end it is said with the
+// exit code.
 void ServerImpl::publish_now() {
   if (Status status = publish(true); !status.ok()) log_warning(status.message());
 }
 
 Status ServerImpl::wait_for_signals(int signal_fd) {
   const bool periodic = options_.stats_interval_s > 0;
-  const auto interval = std::chrono::nanoseconds(static_cast<std::int64_t>(options_.stats_interval_s * 1e9));
+  const auto interval =
+      std::chrono::nanoseconds(static_cast<std::int64_t>(options_.stats_interval_s * 1e9));
   Deadline next = Deadline::after(interval);
   for (;;) {
     pollfd waiting{signal_fd, POLLIN, 0};
-    const auto left_ms = std::chrono::duration_cast<std::chrono::milliseconds>(next.remaining()).count() + 1;
-    ::poll(&waiting, 1, periodic ? static_cast<int>(std::min<std::int64_t>(left_ms, 60'000)) : 60'000);
+    const auto left_ms =
+        std::chrono::duration_cast<std::chrono::milliseconds>(next.remaining()).count() + 1;
+    ::poll(&waiting, 1,
+           periodic ? static_cast<int>(std::min<std::int64_t>(left_ms, 60'000)) : 60'000);
     signalfd_siginfo info{};
     if (::read(signal_fd, &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
       if (info.ssi_signo != SIGUSR1) return {};

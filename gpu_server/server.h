@@ -19,12 +19,12 @@ struct ServedModel {
   std::shared_ptr<CpuModel> compute;
 };
 
-/// The endpoint, the sessions and their statistics. bind() and run() on one thread; run() starts the control thread
-/// (which never computes) and a worker for each session.
+/// The endpoint, the sessions and their statistics. bind() and run() on one thread; run() starts
+/// the control thread (which never computes) and a worker for each session.
 class Server {
  public:
-  /// Takes the endpoint: the directory, the lock, what a dead server left, the socket. kInUse, kInvalidInput, kUsage,
-  /// kResourceExhausted (/dev/shm too small for one session).
+  /// Takes the endpoint: the directory, the lock, what a dead server left, the socket. kInUse,
+  /// kInvalidInput, kUsage, kResourceExhausted (/dev/shm too small for one session).
   static Result<std::unique_ptr<Server>> bind(const ServerOptions& options);
   virtual ~Server() = default;
   /// Prints "ready ENDPOINT" and serves until SIGINT or SIGTERM arrives on `signal_fd`.

@@ -15,8 +15,8 @@ namespace {
 constexpr std::chrono::seconds kAttachTimeout{5};
 }  // namespace
 
-Session::Session(const ZmqContext& context, const ServedModel& model, Welcome welcome, std::string data_endpoint,
-                 std::string client, WakeEvent& changed)
+Session::Session(const ZmqContext& context, const ServedModel& model, Welcome welcome,
+                 std::string data_endpoint, std::string client, WakeEvent& changed)
     : context_(context),
       model_(model),
       welcome_(std::move(welcome)),
@@ -52,7 +52,8 @@ void Session::work() {
   changed_.set();
 }
 
-// Here and not in the destructor: to unmap the rings takes time that the control thread does not have.
+// Here and not in the destructor: to unmap the rings takes time that the control thread does not
+// have.
 void Session::close_channel() {
   std::unique_ptr<SessionChannel> channel;
   {

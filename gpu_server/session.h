@@ -20,16 +20,17 @@
 
 namespace airlock {
 
-/// One client's session: its rings, its data socket, its worker thread. The worker makes and removes all that takes
-/// time (segments of many MiB), so that the control thread, which owns the session, never keeps others waiting for
-/// signs of life. report() may be called from any thread. Must not outlive the context and the model.
+/// One client's session: its rings, its data socket, its worker thread. The worker makes and
+/// removes all that takes time (segments of many MiB), so that the control thread, which owns the
+/// session, never keeps others waiting for signs of life. report() may be called from any thread.
+/// Must not outlive the context and the model.
 class Session {
  public:
-  /// Starts the worker: it makes segments and socket, waits for the runner to attach and serves. `welcome` comes with
-  /// what the server says of itself; the worker fills in the rest. `changed` is set when there is an offer to take
-  /// and when the worker is through; it outlives the session.
-  Session(const ZmqContext& context, const ServedModel& model, Welcome welcome, std::string data_endpoint,
-          std::string client, WakeEvent& changed);
+  /// Starts the worker: it makes segments and socket, waits for the runner to attach and serves.
+  /// `welcome` comes with what the server says of itself; the worker fills in the rest. `changed`
+  /// is set when there is an offer to take and when the worker is through; it outlives the session.
+  Session(const ZmqContext& context, const ServedModel& model, Welcome welcome,
+          std::string data_endpoint, std::string client, WakeEvent& changed);
   ~Session();  // ends it and joins the worker
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -74,7 +75,7 @@ class Session {
   std::optional<Result<Welcome>> offer_;     // guarded by mutex_
   std::unique_ptr<SessionChannel> channel_;  // changed under mutex_ by the worker
   const TransportStats* stats_ = nullptr;    // while the runner is attached; guarded by mutex_
-  SessionReport last_;                       // its transport is what was counted once it has left; guarded by mutex_
+  SessionReport last_;  // its transport is what was counted once it has left; guarded by mutex_
   std::atomic<bool> finished_{false};
   std::thread worker_;
 };

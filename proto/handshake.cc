@@ -39,14 +39,16 @@ bool is_segment_name(std::string_view text) {
 
 Status slot_count_status(std::uint64_t value) {
   if (value >= limits::kMinSlotCount && value <= limits::kMaxSlotCount) return {};
-  return {StatusCode::kProtocolError,
-          fmt::format("slot count {}, expected {} to {}", value, limits::kMinSlotCount, limits::kMaxSlotCount)};
+  return {StatusCode::kProtocolError, fmt::format("slot count {}, expected {} to {}", value,
+                                                  limits::kMinSlotCount, limits::kMaxSlotCount)};
 }
 
 Status slot_bytes_status(std::uint64_t value) {
-  if (value >= limits::kMinSlotBytes && value <= limits::kMaxSlotBytes && value % 4096 == 0) return {};
-  return {StatusCode::kProtocolError, fmt::format("slot bytes {}, expected a multiple of 4096 from {} to {}", value,
-                                                  limits::kMinSlotBytes, limits::kMaxSlotBytes)};
+  if (value >= limits::kMinSlotBytes && value <= limits::kMaxSlotBytes && value % 4096 == 0)
+    return {};
+  return {StatusCode::kProtocolError,
+          fmt::format("slot bytes {}, expected a multiple of 4096 from {} to {}", value,
+                      limits::kMinSlotBytes, limits::kMaxSlotBytes)};
 }
 
 void demand(WireReader& reader, const Status& status) {
@@ -75,8 +77,8 @@ void write_body(WireWriter& writer, const Welcome& welcome) {
   writer.text(welcome.reply_segment, limits::kMaxSegmentNameBytes);
   writer.array(kDimsElements);
   const ModelDims& dims = welcome.dims;
-  for (std::int64_t value : {dims.hidden, dims.intermediate, dims.layers, dims.heads, dims.kv_heads, dims.head_dim,
-                             dims.vocab}) {
+  for (std::int64_t value : {dims.hidden, dims.intermediate, dims.layers, dims.heads, dims.kv_heads,
+                             dims.head_dim, dims.vocab}) {
     writer.number(static_cast<std::uint64_t>(value));
   }
   writer.text(welcome.digest, limits::kMaxDigestBytes);
@@ -119,8 +121,10 @@ Hello read_hello(WireReader& reader, std::size_t most) {
   reader.array("hello", kHelloElements, most);
   hello.client = reader.text("the client's name", limits::kMaxClientNameBytes);
   hello.ring = static_cast<RingMode>(reader.number("the ring mode", 0, 1));
-  hello.want_slot_count = static_cast<std::uint32_t>(reader.number("the slot count", 0, limits::kMaxSlotCount));
-  hello.want_slot_bytes = static_cast<std::uint32_t>(reader.number("the slot bytes", 0, limits::kMaxSlotBytes));
+  hello.want_slot_count =
+      static_cast<std::uint32_t>(reader.number("the slot count", 0, limits::kMaxSlotCount));
+  hello.want_slot_bytes =
+      static_cast<std::uint32_t>(reader.number("the slot bytes", 0, limits::kMaxSlotBytes));
   if (hello.want_slot_count != 0) demand(reader, slot_count_status(hello.want_slot_count));
   if (hello.want_slot_bytes != 0) demand(reader, slot_bytes_status(hello.want_slot_bytes));
   hello.digest = read_digest(reader);
@@ -131,8 +135,8 @@ Hello read_hello(WireReader& reader, std::size_t most) {
 ModelDims read_dims(WireReader& reader) {
   ModelDims dims;
   reader.array("the model's dimensions", kDimsElements, kDimsElements);
-  for (std::int64_t* field : {&dims.hidden, &dims.intermediate, &dims.layers, &dims.heads, &dims.kv_heads,
-                              &dims.head_dim, &dims.vocab}) {
+  for (std::int64_t* field : {&dims.hidden, &dims.intermediate, &dims.layers, &dims.heads,
+                              &dims.kv_heads, &dims.head_dim, &dims.vocab}) {
     *field = static_cast<std::int64_t>(reader.number("a dimension of the model", 1, INT32_MAX));
   }
   if (reader.ok()) demand(reader, dims.check());
@@ -157,12 +161,16 @@ Welcome read_welcome(WireReader& reader, std::size_t most) {
     reader.fail(fmt::format("the token is not {} hex digits", limits::kSessionTokenBytes));
   }
   welcome.data_endpoint = reader.text("the data endpoint", limits::kMaxDataEndpointBytes);
-  if (!welcome.data_endpoint.starts_with("ipc://") && !welcome.data_endpoint.starts_with("tcp://")) {
-    reader.fail(fmt::format("the data endpoint \"{}\" is neither ipc:// nor tcp://", welcome.data_endpoint));
+  if (!welcome.data_endpoint.starts_with("ipc://") &&
+      !welcome.data_endpoint.starts_with("tcp://")) {
+    reader.fail(fmt::format("the data endpoint \"{}\" is neither ipc:// nor tcp://",
+                            welcome.data_endpoint));
   }
   welcome.ring = static_cast<RingMode>(reader.number("the ring mode", 0, 1));
-  welcome.geometry.slot_count = static_cast<std::uint32_t>(reader.number("the slot count", 0, UINT32_MAX));
-  welcome.geometry.slot_bytes = static_cast<std::uint32_t>(reader.number("the slot bytes", 0, UINT32_MAX));
+  welcome.geometry.slot_count =
+      static_cast<std::uint32_t>(reader.number("the slot count", 0, UINT32_MAX));
+  welcome.geometry.slot_bytes =
+      static_cast<std::uint32_t>(reader.number("the slot bytes", 0, UINT32_MAX));
   if (reader.ok()) demand(reader, check_geometry(welcome.geometry));
   welcome.request_segment = read_segment(reader, "the request segment", welcome.ring);
   welcome.reply_segment = read_segment(reader, "the reply segment", welcome.ring);
@@ -173,9 +181,11 @@ Welcome read_welcome(WireReader& reader, std::size_t most) {
   welcome.digest = read_digest(reader);
   welcome.dtype = read_float_dtype(reader, "the weights' dtype");
   welcome.stored_dtype = read_float_dtype(reader, "the stored dtype");
-  welcome.threads = static_cast<std::uint32_t>(reader.number("the thread count", 1, limits::kMaxThreads));
+  welcome.threads =
+      static_cast<std::uint32_t>(reader.number("the thread count", 1, limits::kMaxThreads));
   welcome.device = reader.text("the device's name", limits::kMaxDeviceNameBytes);
-  welcome.config_bytes = static_cast<std::uint32_t>(reader.number("the config's size", 0, limits::kMaxConfigBytes));
+  welcome.config_bytes =
+      static_cast<std::uint32_t>(reader.number("the config's size", 0, limits::kMaxConfigBytes));
   welcome.capabilities = reader.number("the capabilities", 0, UINT64_MAX);
   return welcome;
 }
@@ -200,11 +210,16 @@ std::uint16_t u16_at(std::span<const std::byte> bytes, std::size_t at) {
 ControlMessage read_body(WireReader& reader, Kind kind, std::size_t most_extra) {
   const auto most = [most_extra](std::size_t elements) { return elements + most_extra; };
   switch (kind) {
-    case Kind::kHello: return read_hello(reader, most(kHelloElements));
-    case Kind::kWelcome: return read_welcome(reader, most(kWelcomeElements));
-    case Kind::kRefusal: return read_refusal(reader, most(2));
-    case Kind::kGoodbye: return read_goodbye(reader, most(1));
-    case Kind::kSign: break;
+    case Kind::kHello:
+      return read_hello(reader, most(kHelloElements));
+    case Kind::kWelcome:
+      return read_welcome(reader, most(kWelcomeElements));
+    case Kind::kRefusal:
+      return read_refusal(reader, most(2));
+    case Kind::kGoodbye:
+      return read_goodbye(reader, most(1));
+    case Kind::kSign:
+      break;
   }
   reader.array("sign", 0, most(0));
   return Sign{};
@@ -237,26 +252,32 @@ Result<ControlMessage> decode_control(std::span<const std::byte> bytes) {
     return Status(StatusCode::kProtocolError, "control message: " + std::move(text));
   };
   if (bytes.size() > limits::kMaxControlFrameBytes) {
-    return wrong(fmt::format("{} bytes, expected at most {}", bytes.size(), limits::kMaxControlFrameBytes));
+    return wrong(
+        fmt::format("{} bytes, expected at most {}", bytes.size(), limits::kMaxControlFrameBytes));
   }
-  if (bytes.size() < kKindAt) return wrong(fmt::format("{} bytes, expected at least {}", bytes.size(), kKindAt));
+  if (bytes.size() < kKindAt)
+    return wrong(fmt::format("{} bytes, expected at least {}", bytes.size(), kKindAt));
   if (std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0) {
     return wrong("it does not start with \"AIRLOCK\": the peer is no Airlock program");
   }
   const std::uint16_t major = u16_at(bytes, kVersionAt);
   const std::uint16_t minor = u16_at(bytes, kVersionAt + 2);
   if (major != kProtocolMajor) {
-    return Status(StatusCode::kVersionMismatch,
-                  fmt::format("peer speaks protocol {}.{}, this program {}.{}: run the same release on both sides",
-                              major, minor, kProtocolMajor, kProtocolMinor));
+    return Status(
+        StatusCode::kVersionMismatch,
+        fmt::format(
+            "peer speaks protocol {}.{}, this program {}.{}: run the same release on both sides",
+            major, minor, kProtocolMajor, kProtocolMinor));
   }
   if (bytes.size() < kBodyAt) return wrong("it has no kind");
   const auto kind = std::to_integer<std::uint8_t>(bytes[kKindAt]);
-  if (kind < 1 || kind > std::variant_size_v<ControlMessage>) return wrong(fmt::format("unknown kind {}", kind));
+  if (kind < 1 || kind > std::variant_size_v<ControlMessage>)
+    return wrong(fmt::format("unknown kind {}", kind));
 
   const bool newer = minor > kProtocolMinor;
   WireReader reader(bytes.subspan(kBodyAt));
-  ControlMessage message = read_body(reader, static_cast<Kind>(kind), newer ? limits::kMaxWireTokens : 0);
+  ControlMessage message =
+      read_body(reader, static_cast<Kind>(kind), newer ? limits::kMaxWireTokens : 0);
   Status end = reader.finish(newer ? WireReader::Rest::kIgnore : WireReader::Rest::kRefuse);
   if (!end.ok()) return end.with_context("control message");
   return message;

@@ -17,8 +17,9 @@ namespace airlock {
 inline constexpr std::uint16_t kProtocolMajor = 1;
 inline constexpr std::uint16_t kProtocolMinor = 0;
 
-/// Messages on the control socket. Each frame starts with 8 bytes "AIRLOCK\0", major u16 LE, minor u16 LE (so that any
-/// version can read any other's version), then kind u8 and a msgpack array. Drawn in docs/PROTOCOL.md.
+/// Messages on the control socket. Each frame starts with 8 bytes "AIRLOCK\0", major u16 LE, minor
+/// u16 LE (so that any version can read any other's version), then kind u8 and a msgpack array.
+/// Drawn in docs/PROTOCOL.md.
 enum class RingMode : std::uint8_t { kOff = 0, kOn = 1 };
 
 struct RingGeometry {
@@ -29,42 +30,45 @@ struct RingGeometry {
 /// kProtocolError unless within limits.h (slot_bytes a multiple of 4096).
 Status check_geometry(const RingGeometry& geometry);
 
-struct Hello {                       // runner -> server: asks for a session
-  std::string client;                // name for the log, at most 64 bytes
+struct Hello {         // runner -> server: asks for a session
+  std::string client;  // name for the log, at most 64 bytes
   RingMode ring = RingMode::kOff;
-  std::uint32_t want_slot_count = 0; // 0: the server's choice; else demanded
+  std::uint32_t want_slot_count = 0;  // 0: the server's choice; else demanded
   std::uint32_t want_slot_bytes = 0;
-  std::string digest;                // of the runner's own model, hex; empty: none, init is asked for
+  std::string digest;  // of the runner's own model, hex; empty: none, init is asked for
   std::uint64_t capabilities = 0;
   bool operator==(const Hello&) const = default;
 };
 
-struct Welcome {                     // server -> runner: the session
-  std::uint64_t epoch = 0;           // random; in every slot and bulk frame of the session
-  std::string token;                 // 32 hex digits; the runner's ZeroMQ routing id on the data socket
-  std::string data_endpoint;         // the session's own ZeroMQ endpoint
+struct Welcome {              // server -> runner: the session
+  std::uint64_t epoch = 0;    // random; in every slot and bulk frame of the session
+  std::string token;          // 32 hex digits; the runner's ZeroMQ routing id on the data socket
+  std::string data_endpoint;  // the session's own ZeroMQ endpoint
   RingMode ring = RingMode::kOff;
-  RingGeometry geometry;             // of both rings; without a ring, slot_bytes is still the path limit
-  std::string request_segment;       // names below /dev/shm: "airlock-" and [0-9a-z-]; empty without a ring
+  RingGeometry geometry;  // of both rings; without a ring, slot_bytes is still the path limit
+  std::string
+      request_segment;  // names below /dev/shm: "airlock-" and [0-9a-z-]; empty without a ring
   std::string reply_segment;
   ModelDims dims;
   std::string digest;                // hex
   DType dtype = DType::kF32;         // of the weights
   DType stored_dtype = DType::kF32;  // the model's stored type
   std::uint32_t threads = 1;
-  std::string device;                // "cpu", "cuda:0 NVIDIA H100"
-  std::uint32_t config_bytes = 0;    // of init's first result
+  std::string device;              // "cpu", "cuda:0 NVIDIA H100"
+  std::uint32_t config_bytes = 0;  // of init's first result
   std::uint64_t capabilities = 0;
   bool operator==(const Welcome&) const = default;
 };
 
-struct Refusal {                     // server -> runner, instead of Welcome
+struct Refusal {  // server -> runner, instead of Welcome
   StatusCode code = StatusCode::kUnavailable;
   std::string message;
   bool operator==(const Refusal&) const = default;
 };
-struct Sign { bool operator==(const Sign&) const = default; };   // either way: a sign of life
-struct Goodbye {                     // either way: the session ends
+struct Sign {
+  bool operator==(const Sign&) const = default;
+};                // either way: a sign of life
+struct Goodbye {  // either way: the session ends
   std::string reason;
   bool operator==(const Goodbye&) const = default;
 };
@@ -72,7 +76,8 @@ struct Goodbye {                     // either way: the session ends
 using ControlMessage = std::variant<Hello, Welcome, Refusal, Sign, Goodbye>;
 
 std::vector<std::byte> encode_control(const ControlMessage& message);
-/// kVersionMismatch, naming both versions, where the major differs; kProtocolError for anything else that is wrong.
+/// kVersionMismatch, naming both versions, where the major differs; kProtocolError for anything
+/// else that is wrong.
 Result<ControlMessage> decode_control(std::span<const std::byte> bytes);
 
 }  // namespace airlock

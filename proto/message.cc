@@ -9,7 +9,8 @@ namespace airlock {
 namespace {
 
 // The codes travel as numbers: a new one goes to the end and raises the protocol's minor version.
-static_assert(static_cast<int>(StatusCode::kOk) == 0 && static_cast<int>(StatusCode::kInternal) == 12);
+static_assert(static_cast<int>(StatusCode::kOk) == 0 &&
+              static_cast<int>(StatusCode::kInternal) == 12);
 constexpr std::uint64_t kLastStatusCode = 12;
 
 std::vector<std::byte> finished(WireWriter writer) {
@@ -35,7 +36,8 @@ std::vector<TensorDesc> read_tensors(WireReader& reader, std::string_view what) 
     total_bytes += tensors.back().bytes();
   }
   if (total_bytes > limits::kMaxMessageBytes) {
-    reader.fail(fmt::format("{} has {} bytes in all, expected at most {}", what, total_bytes, limits::kMaxMessageBytes));
+    reader.fail(fmt::format("{} has {} bytes in all, expected at most {}", what, total_bytes,
+                            limits::kMaxMessageBytes));
   }
   return tensors;
 }
@@ -75,7 +77,8 @@ std::vector<std::byte> encode(const RequestHeader& header) {
 }
 
 Result<RequestHeader> decode_request(std::span<const std::byte> bytes) {
-  if (Status size = check_size(bytes.size()); !size.ok()) return size.with_context("request header");
+  if (Status size = check_size(bytes.size()); !size.ok())
+    return size.with_context("request header");
   WireReader reader(bytes);
   RequestHeader header;
   reader.array("the header", 6, 6);
@@ -93,7 +96,8 @@ Result<RequestHeader> decode_request(std::span<const std::byte> bytes) {
     header.spec.weights.push_back({kind, layer});
   }
   header.spec.inputs = read_tensors(reader, "the inputs");
-  if (Status end = reader.finish(WireReader::Rest::kRefuse); !end.ok()) return end.with_context("request header");
+  if (Status end = reader.finish(WireReader::Rest::kRefuse); !end.ok())
+    return end.with_context("request header");
   return header;
 }
 
@@ -103,15 +107,18 @@ std::vector<std::byte> encode(const ResponseHeader& header) {
   writer.number(header.request_id);
   writer.number(static_cast<std::uint64_t>(header.op));
   writer.number(static_cast<std::uint64_t>(header.code));
-  writer.text(header.code == StatusCode::kOk ? std::string_view() : header.message, limits::kMaxErrorTextBytes);
-  write_tensors(writer, header.code == StatusCode::kOk ? header.results : std::vector<TensorDesc>());
+  writer.text(header.code == StatusCode::kOk ? std::string_view() : header.message,
+              limits::kMaxErrorTextBytes);
+  write_tensors(writer,
+                header.code == StatusCode::kOk ? header.results : std::vector<TensorDesc>());
   writer.number(header.queue_ns);
   writer.number(header.server_ns);
   return finished(std::move(writer));
 }
 
 Result<ResponseHeader> decode_response(std::span<const std::byte> bytes) {
-  if (Status size = check_size(bytes.size()); !size.ok()) return size.with_context("response header");
+  if (Status size = check_size(bytes.size()); !size.ok())
+    return size.with_context("response header");
   WireReader reader(bytes);
   ResponseHeader header;
   reader.array("the header", 7, 7);
@@ -122,9 +129,12 @@ Result<ResponseHeader> decode_response(std::span<const std::byte> bytes) {
   header.results = read_tensors(reader, "the results");
   header.queue_ns = reader.number("the queue time", 0, UINT64_MAX);
   header.server_ns = reader.number("the server time", 0, UINT64_MAX);
-  if (header.code == StatusCode::kOk && !header.message.empty()) reader.fail("an error text without an error");
-  if (header.code != StatusCode::kOk && !header.results.empty()) reader.fail("results beside an error");
-  if (Status end = reader.finish(WireReader::Rest::kRefuse); !end.ok()) return end.with_context("response header");
+  if (header.code == StatusCode::kOk && !header.message.empty())
+    reader.fail("an error text without an error");
+  if (header.code != StatusCode::kOk && !header.results.empty())
+    reader.fail("results beside an error");
+  if (Status end = reader.finish(WireReader::Rest::kRefuse); !end.ok())
+    return end.with_context("response header");
   return header;
 }
 

@@ -11,7 +11,8 @@
 
 namespace airlock {
 
-/// Headers of requests and replies: msgpack arrays, drawn in docs/PROTOCOL.md. Tensor bytes never pass through here.
+/// Headers of requests and replies: msgpack arrays, drawn in docs/PROTOCOL.md. Tensor bytes never
+/// pass through here.
 struct RequestHeader {
   std::uint64_t request_id = 0;
   OpSpec spec;
@@ -24,15 +25,16 @@ struct ResponseHeader {
   StatusCode code = StatusCode::kOk;
   std::string message;              // at most limits::kMaxErrorTextBytes; empty when ok
   std::vector<TensorDesc> results;  // empty unless ok
-  std::uint64_t queue_ns = 0;       // the server's word: from receipt to the start of the computation
-  std::uint64_t server_ns = 0;      // the server's word: computation
+  std::uint64_t queue_ns = 0;   // the server's word: from receipt to the start of the computation
+  std::uint64_t server_ns = 0;  // the server's word: computation
   bool operator==(const ResponseHeader&) const = default;
 };
 
 /// At most limits::kHeaderBytes. Encoding what we made ourselves cannot fail (CHECKed).
 std::vector<std::byte> encode(const RequestHeader& header);
 std::vector<std::byte> encode(const ResponseHeader& header);
-/// kProtocolError for anything that is not exactly one header with known values and nothing behind it.
+/// kProtocolError for anything that is not exactly one header with known values and nothing behind
+/// it.
 Result<RequestHeader> decode_request(std::span<const std::byte> bytes);
 Result<ResponseHeader> decode_response(std::span<const std::byte> bytes);
 

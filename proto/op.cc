@@ -25,22 +25,27 @@ struct NamedTensor {
 Status check_tensor(const NamedTensor& tensor, std::size_t rank) {
   const Shape& shape = tensor.desc.shape;
   if (shape.rank() != rank) {
-    return invalid(fmt::format("{} has shape {}, expected rank {}", tensor.name, shape.to_string(), rank));
+    return invalid(
+        fmt::format("{} has shape {}, expected rank {}", tensor.name, shape.to_string(), rank));
   }
   for (std::int64_t extent : shape.extents()) {
-    if (extent < 1) return invalid(fmt::format("{} has shape {}, an empty extent", tensor.name, shape.to_string()));
+    if (extent < 1)
+      return invalid(
+          fmt::format("{} has shape {}, an empty extent", tensor.name, shape.to_string()));
   }
   const auto bytes = shape.byte_count(tensor.desc.dtype);
   if (!bytes || *bytes > limits::kMaxTensorBytes) {
-    return invalid(fmt::format("{} has shape {} of {}, over {} bytes", tensor.name, shape.to_string(),
-                               dtype_name(tensor.desc.dtype), limits::kMaxTensorBytes));
+    return invalid(fmt::format("{} has shape {} of {}, over {} bytes", tensor.name,
+                               shape.to_string(), dtype_name(tensor.desc.dtype),
+                               limits::kMaxTensorBytes));
   }
   return {};
 }
 
 Status check_float(const NamedTensor& tensor) {
   if (is_float(tensor.desc.dtype)) return {};
-  return invalid(fmt::format("{} is {}, expected a float type", tensor.name, dtype_name(tensor.desc.dtype)));
+  return invalid(
+      fmt::format("{} is {}, expected a float type", tensor.name, dtype_name(tensor.desc.dtype)));
 }
 
 /// x [rows, columns] of a float type, at most kMaxTokens rows.
@@ -50,7 +55,8 @@ Status check_activations(const TensorDesc& x, std::string_view columns_name, std
   RETURN_IF_ERROR(check_float(tensor));
   RETURN_IF_ERROR(check_range("rows of x", x.shape[0], limits::kMaxTokens));
   if (x.shape[1] == columns) return {};
-  return invalid(fmt::format("x has shape {}, expected {} columns ({})", x.shape.to_string(), columns, columns_name));
+  return invalid(fmt::format("x has shape {}, expected {} columns ({})", x.shape.to_string(),
+                             columns, columns_name));
 }
 
 /// Each result and all of them together against the limits.
@@ -62,14 +68,16 @@ Result<std::vector<TensorDesc>> checked(std::vector<TensorDesc> results) {
     total_bytes += results[i].bytes();
   }
   if (total_bytes > limits::kMaxMessageBytes) {
-    return invalid(fmt::format("the results have {} bytes, expected at most {}", total_bytes, limits::kMaxMessageBytes));
+    return invalid(fmt::format("the results have {} bytes, expected at most {}", total_bytes,
+                               limits::kMaxMessageBytes));
   }
   return results;
 }
 
 Result<std::vector<TensorDesc>> embedding_results(const OpSpec& spec, const ModelDims& dims) {
   const TensorDesc& ids = spec.inputs[0];
-  if (ids.dtype != DType::kI32) return invalid(fmt::format("ids are {}, expected int32", dtype_name(ids.dtype)));
+  if (ids.dtype != DType::kI32)
+    return invalid(fmt::format("ids are {}, expected int32", dtype_name(ids.dtype)));
   RETURN_IF_ERROR(check_tensor({"ids", ids}, 1));
   RETURN_IF_ERROR(check_range("tokens", ids.shape[0], limits::kMaxTokens));
   return checked({{spec.result_dtype, Shape{ids.shape[0], dims.hidden}}});
@@ -77,8 +85,8 @@ Result<std::vector<TensorDesc>> embedding_results(const OpSpec& spec, const Mode
 
 Result<std::vector<TensorDesc>> linear_results(const OpSpec& spec, const ModelDims& dims) {
   if (spec.weights.empty() || spec.weights.size() > limits::kMaxWeightsPerOp) {
-    return invalid(fmt::format("batch_linear names {} weights, expected 1 to {}", spec.weights.size(),
-                               limits::kMaxWeightsPerOp));
+    return invalid(fmt::format("batch_linear names {} weights, expected 1 to {}",
+                               spec.weights.size(), limits::kMaxWeightsPerOp));
   }
   const std::string_view first_name = weight_kind_name(spec.weights[0].kind);
   const std::int64_t columns = weight_shape(dims, spec.weights[0].kind)[1];
@@ -87,8 +95,8 @@ Result<std::vector<TensorDesc>> linear_results(const OpSpec& spec, const ModelDi
   results.reserve(spec.weights.size());
   for (const WeightId& weight : spec.weights) {
     if (weight.layer >= dims.layers) {
-      return invalid(fmt::format("{} names layer {}, the model has {}", weight_kind_name(weight.kind), weight.layer,
-                                 dims.layers));
+      return invalid(fmt::format("{} names layer {}, the model has {}",
+                                 weight_kind_name(weight.kind), weight.layer, dims.layers));
     }
     const Shape shape = weight_shape(dims, weight.kind);
     if (shape[1] != columns) {
@@ -107,7 +115,8 @@ Result<std::vector<TensorDesc>> matmul_results(const OpSpec& spec) {
   RETURN_IF_ERROR(check_tensor({"b", b}, 3));
   RETURN_IF_ERROR(check_float({"a", a}));
   if (a.dtype != b.dtype) {
-    return invalid(fmt::format("a is {} and b is {}, expected one type", dtype_name(a.dtype), dtype_name(b.dtype)));
+    return invalid(fmt::format("a is {} and b is {}, expected one type", dtype_name(a.dtype),
+                               dtype_name(b.dtype)));
   }
   const bool a_transposed = spec.transpose == Transpose::kA;
   const bool b_transposed = spec.transpose == Transpose::kB;
@@ -120,10 +129,12 @@ Result<std::vector<TensorDesc>> matmul_results(const OpSpec& spec) {
   RETURN_IF_ERROR(check_range("k of a", k, limits::kMaxTokens));
   RETURN_IF_ERROR(check_range("n of b", n, limits::kMaxTokens));
   if (k != b_k) {
-    return invalid(fmt::format("a {} and b {}: k is {} and {}", a.shape.to_string(), b.shape.to_string(), k, b_k));
+    return invalid(fmt::format("a {} and b {}: k is {} and {}", a.shape.to_string(),
+                               b.shape.to_string(), k, b_k));
   }
   if (a.shape[0] % b.shape[0] != 0) {
-    return invalid(fmt::format("{} heads of a are no multiple of {} groups of b", a.shape[0], b.shape[0]));
+    return invalid(
+        fmt::format("{} heads of a are no multiple of {} groups of b", a.shape[0], b.shape[0]));
   }
   if (a.bytes() + b.bytes() > limits::kMaxMessageBytes) {
     return invalid(fmt::format("a and b have {} bytes, expected at most {}", a.bytes() + b.bytes(),
@@ -134,7 +145,8 @@ Result<std::vector<TensorDesc>> matmul_results(const OpSpec& spec) {
 
 Result<std::vector<TensorDesc>> lm_head_results(const OpSpec& spec, const ModelDims& dims) {
   if (spec.result_dtype != DType::kF32) {
-    return invalid(fmt::format("lm_head's result dtype is {}, expected fp32", dtype_name(spec.result_dtype)));
+    return invalid(
+        fmt::format("lm_head's result dtype is {}, expected fp32", dtype_name(spec.result_dtype)));
   }
   RETURN_IF_ERROR(check_activations(spec.inputs[0], "hidden", dims.hidden));
   return checked({{DType::kF32, Shape{spec.inputs[0].shape[0], dims.vocab}}});
@@ -143,14 +155,16 @@ Result<std::vector<TensorDesc>> lm_head_results(const OpSpec& spec, const ModelD
 /// What holds for every op: the fields that belong to one op only, and the input count.
 Status check_common(const OpSpec& spec, std::size_t input_count) {
   if (spec.inputs.size() != input_count) {
-    return invalid(fmt::format("{} has {} inputs, expected {}", op_name(spec.op), spec.inputs.size(), input_count));
+    return invalid(fmt::format("{} has {} inputs, expected {}", op_name(spec.op),
+                               spec.inputs.size(), input_count));
   }
   if (!is_float(spec.result_dtype)) {
     return invalid(fmt::format("{}'s result dtype is {}, expected a float type", op_name(spec.op),
                                dtype_name(spec.result_dtype)));
   }
   if (spec.op != Op::kBatchLinear && !spec.weights.empty()) {
-    return invalid(fmt::format("{} names {} weights, expected none", op_name(spec.op), spec.weights.size()));
+    return invalid(
+        fmt::format("{} names {} weights, expected none", op_name(spec.op), spec.weights.size()));
   }
   if (spec.op != Op::kMatmul && spec.transpose != Transpose::kNone) {
     return invalid(fmt::format("{} with a transposition", op_name(spec.op)));
@@ -162,13 +176,20 @@ Status check_common(const OpSpec& spec, std::size_t input_count) {
 
 std::string_view op_name(Op op) {
   switch (op) {
-    case Op::kInit: return "init";
-    case Op::kEmbedding: return "embedding";
-    case Op::kBatchLinear: return "batch_linear";
-    case Op::kMatmul: return "matmul";
-    case Op::kLmHead: return "lm_head";
-    case Op::kStats: return "stats";
-    case Op::kPing: return "ping";
+    case Op::kInit:
+      return "init";
+    case Op::kEmbedding:
+      return "embedding";
+    case Op::kBatchLinear:
+      return "batch_linear";
+    case Op::kMatmul:
+      return "matmul";
+    case Op::kLmHead:
+      return "lm_head";
+    case Op::kStats:
+      return "stats";
+    case Op::kPing:
+      return "ping";
   }
   return "unknown";
 }
@@ -180,13 +201,20 @@ std::optional<Op> op_from_wire(std::uint64_t value) {
 
 std::string_view weight_kind_name(WeightKind kind) {
   switch (kind) {
-    case WeightKind::kQ: return "q_proj";
-    case WeightKind::kK: return "k_proj";
-    case WeightKind::kV: return "v_proj";
-    case WeightKind::kO: return "o_proj";
-    case WeightKind::kGate: return "gate_proj";
-    case WeightKind::kUp: return "up_proj";
-    case WeightKind::kDown: return "down_proj";
+    case WeightKind::kQ:
+      return "q_proj";
+    case WeightKind::kK:
+      return "k_proj";
+    case WeightKind::kV:
+      return "v_proj";
+    case WeightKind::kO:
+      return "o_proj";
+    case WeightKind::kGate:
+      return "gate_proj";
+    case WeightKind::kUp:
+      return "up_proj";
+    case WeightKind::kDown:
+      return "down_proj";
   }
   return "unknown";
 }
@@ -205,13 +233,18 @@ Status ModelDims::check() const {
 
 Shape weight_shape(const ModelDims& dims, WeightKind kind) {
   switch (kind) {
-    case WeightKind::kQ: return {dims.heads * dims.head_dim, dims.hidden};
+    case WeightKind::kQ:
+      return {dims.heads * dims.head_dim, dims.hidden};
     case WeightKind::kK:
-    case WeightKind::kV: return {dims.kv_heads * dims.head_dim, dims.hidden};
-    case WeightKind::kO: return {dims.hidden, dims.heads * dims.head_dim};
+    case WeightKind::kV:
+      return {dims.kv_heads * dims.head_dim, dims.hidden};
+    case WeightKind::kO:
+      return {dims.hidden, dims.heads * dims.head_dim};
     case WeightKind::kGate:
-    case WeightKind::kUp: return {dims.intermediate, dims.hidden};
-    case WeightKind::kDown: return {dims.hidden, dims.intermediate};
+    case WeightKind::kUp:
+      return {dims.intermediate, dims.hidden};
+    case WeightKind::kDown:
+      return {dims.hidden, dims.intermediate};
   }
   return {0, 0};
 }
@@ -234,7 +267,8 @@ Result<std::vector<TensorDesc>> op_results(const OpSpec& spec, const ModelDims& 
       RETURN_IF_ERROR(check_common(spec, 0));
       return std::vector<TensorDesc>{};
     case Op::kInit:
-    case Op::kStats: break;
+    case Op::kStats:
+      break;
   }
   return invalid(fmt::format("the results of {} are sized by the server", op_name(spec.op)));
 }
@@ -256,7 +290,8 @@ OpSpec linear_spec(std::vector<WeightId> weights, const TensorDesc& input, DType
   return spec;
 }
 
-OpSpec matmul_spec(const TensorDesc& a, const TensorDesc& b, Transpose transpose, DType result_dtype) {
+OpSpec matmul_spec(const TensorDesc& a, const TensorDesc& b, Transpose transpose,
+                   DType result_dtype) {
   OpSpec spec;
   spec.op = Op::kMatmul;
   spec.result_dtype = result_dtype;

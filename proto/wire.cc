@@ -45,7 +45,8 @@ void WireWriter::text(std::string_view value, std::size_t max_bytes) {
   const std::size_t count = cut_between_characters(value, max_bytes);
   ByteSink sink{bytes_};
   msgpack::packer<ByteSink>(sink).pack_str(static_cast<std::uint32_t>(count));
-  for (char c : value.substr(0, count)) bytes_.push_back(static_cast<std::byte>(is_control(c) ? '?' : c));
+  for (char c : value.substr(0, count))
+    bytes_.push_back(static_cast<std::byte>(is_control(c) ? '?' : c));
 }
 
 void WireWriter::tensor(const TensorDesc& desc) {
@@ -75,7 +76,9 @@ struct WireReader::Collector : msgpack::null_visitor {
   bool visit_negative_integer(std::int64_t) { return add(Kind::kOther); }
   bool visit_float32(float) { return add(Kind::kOther); }
   bool visit_float64(double) { return add(Kind::kOther); }
-  bool visit_str(const char* text, std::uint32_t size) { return add(Kind::kText, size, std::string_view(text, size)); }
+  bool visit_str(const char* text, std::uint32_t size) {
+    return add(Kind::kText, size, std::string_view(text, size));
+  }
   bool visit_bin(const char*, std::uint32_t) { return add(Kind::kOther); }
   bool visit_ext(const char*, std::uint32_t) { return add(Kind::kOther); }
   bool start_array(std::uint32_t count) { return add(Kind::kArray, count) && descend(); }
@@ -91,9 +94,11 @@ WireReader::WireReader(std::span<const std::byte> bytes) {
   try {
     Collector collector(*this);
     std::size_t end = 0;
-    const bool whole = msgpack::parse(reinterpret_cast<const char*>(bytes.data()), bytes.size(), end, collector);
+    const bool whole =
+        msgpack::parse(reinterpret_cast<const char*>(bytes.data()), bytes.size(), end, collector);
     if (!whole) {
-      fail(fmt::format("{} bytes that are not one whole msgpack value within the limits", bytes.size()));
+      fail(fmt::format("{} bytes that are not one whole msgpack value within the limits",
+                       bytes.size()));
     } else if (end != bytes.size()) {
       fail(fmt::format("{} bytes behind the value", bytes.size() - end));
     }
@@ -122,7 +127,8 @@ const WireReader::Token* WireReader::next(std::string_view what, Kind kind) {
 std::size_t WireReader::array(std::string_view what, std::size_t least, std::size_t most) {
   const Token* token = next(what, Kind::kArray);
   if (token == nullptr) return 0;
-  if (token->number >= least && token->number <= most) return static_cast<std::size_t>(token->number);
+  if (token->number >= least && token->number <= most)
+    return static_cast<std::size_t>(token->number);
   fail(fmt::format("{} has {} elements, expected {} to {}", what, token->number, least, most));
   return 0;
 }
@@ -144,7 +150,8 @@ std::string_view WireReader::text(std::string_view what, std::size_t max_bytes) 
   }
   for (char c : token->text) {
     if (!is_control(c)) continue;
-    fail(fmt::format("{} holds the control byte {}", what, static_cast<unsigned>(static_cast<unsigned char>(c))));
+    fail(fmt::format("{} holds the control byte {}", what,
+                     static_cast<unsigned>(static_cast<unsigned char>(c))));
     return {};
   }
   return token->text;
@@ -156,7 +163,8 @@ TensorDesc WireReader::tensor(std::string_view what) {
   const std::size_t rank = array("a tensor's shape", 0, Shape::kMaxRank);
   std::array<std::int64_t, Shape::kMaxRank> extents{};
   for (std::size_t axis = 0; axis < rank; ++axis) {
-    extents[axis] = static_cast<std::int64_t>(number("a tensor's extent", 0, limits::kMaxTensorBytes));
+    extents[axis] =
+        static_cast<std::int64_t>(number("a tensor's extent", 0, limits::kMaxTensorBytes));
   }
   if (!ok()) return {};
   if (!dtype) {

@@ -19,8 +19,8 @@ class WireWriter {
   explicit WireWriter(std::span<const std::byte> head = {}) : bytes_(head.begin(), head.end()) {}
   void array(std::size_t count);
   void number(std::uint64_t value);
-  /// At most `max_bytes` of `value`, cut between UTF-8 characters; control characters become '?', so that no text of ours
-  /// is refused by the reader.
+  /// At most `max_bytes` of `value`, cut between UTF-8 characters; control characters become '?',
+  /// so that no text of ours is refused by the reader.
   void text(std::string_view value, std::size_t max_bytes);
   /// [dtype, [extents]]
   void tensor(const TensorDesc& desc);
@@ -30,9 +30,10 @@ class WireWriter {
   std::vector<std::byte> bytes_;
 };
 
-/// Reads what WireWriter writes, from bytes that a peer sent: allocates nothing that a peer can size, and keeps the first
-/// error. After an error each call gives the least value it may, so that a caller can read on and look at finish() once.
-/// Views lie in the bytes given, which must be private memory and outlive the reader. One thread.
+/// Reads what WireWriter writes, from bytes that a peer sent: allocates nothing that a peer can
+/// size, and keeps the first error. After an error each call gives the least value it may, so that
+/// a caller can read on and look at finish() once. Views lie in the bytes given, which must be
+/// private memory and outlive the reader. One thread.
 class WireReader {
  public:
   explicit WireReader(std::span<const std::byte> bytes);
@@ -48,7 +49,8 @@ class WireReader {
   bool ok() const { return status_.ok(); }
 
   enum class Rest : std::uint8_t { kRefuse, kIgnore };
-  /// kProtocolError with the first thing that was wrong, or for values left over unless they are to be ignored.
+  /// kProtocolError with the first thing that was wrong, or for values left over unless they are to
+  /// be ignored.
   Status finish(Rest rest) const;
 
  private:

@@ -15,11 +15,12 @@ namespace airlock {
 /// What a backend computes with.
 struct BackendInfo {
   ModelDims dims;
-  DType dtype = DType::kF32;         // what weights are rounded to and operands converted to; accumulation is fp32
+  DType dtype =
+      DType::kF32;  // what weights are rounded to and operands converted to; accumulation is fp32
   DType stored_dtype = DType::kF32;  // the model's stored type
   std::size_t threads = 1;
-  std::string device;                // "cpu", "cuda:0 NVIDIA H100"
-  std::string digest;                // of the model, hex
+  std::string device;  // "cpu", "cuda:0 NVIDIA H100"
+  std::string digest;  // of the model, hex
 };
 
 /// How long the parts of an op took. Local backends: server_ns is the computation, the rest 0.
@@ -28,14 +29,16 @@ struct OpTiming {
   std::uint64_t server_ns = 0;  // computed
 };
 
-/// Memory of the caller's for an op's operands and results. An empty span means: the backend provides it.
+/// Memory of the caller's for an op's operands and results. An empty span means: the backend
+/// provides it.
 struct Operands {
   std::span<const TensorView> inputs;
   std::span<const MutableTensorView> results;
 };
 
-/// One op, from loan to result: prepared -> submit() -> wait() -> results, until it is destroyed. One thread; must not
-/// outlive its backend. Destroying it before wait() abandons the result, never the session.
+/// One op, from loan to result: prepared -> submit() -> wait() -> results, until it is destroyed.
+/// One thread; must not outlive its backend. Destroying it before wait() abandons the result, never
+/// the session.
 class Pending {
  public:
   virtual ~Pending() = default;
@@ -45,19 +48,23 @@ class Pending {
   virtual Status submit() = 0;
   /// Until the result is there or the op's deadline passes.
   virtual Status wait() = 0;
-  /// After wait() was ok. In place, perhaps in memory that the peer can still change: read each byte once.
+  /// After wait() was ok. In place, perhaps in memory that the peer can still change: read each
+  /// byte once.
   virtual TensorView result(std::size_t index) const = 0;
   virtual OpTiming timing() const = 0;
 };
 
-/// Computes the offloaded ops (embedding, batch_linear, matmul, lm_head). Results are rounded once, to nearest even, to
-/// spec.result_dtype. One thread a Backend object; several ops may be under way.
+/// Computes the offloaded ops (embedding, batch_linear, matmul, lm_head). Results are rounded once,
+/// to nearest even, to spec.result_dtype. One thread a Backend object; several ops may be under
+/// way.
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual const BackendInfo& info() const = 0;
-  /// kInvalidInput where the spec does not fit the model. `deadline` bounds the op from here to its result.
-  virtual Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands, Deadline deadline) = 0;
+  /// kInvalidInput where the spec does not fit the model. `deadline` bounds the op from here to its
+  /// result.
+  virtual Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
+                                                   Deadline deadline) = 0;
 };
 
 }  // namespace airlock

@@ -50,7 +50,8 @@ Status no_room(int fd, std::size_t need_bytes) {
 
 /// Reserves every page, so that a full /dev/shm is an error here and never SIGBUS later.
 Status reserve(int fd, const std::string& name, std::size_t bytes, const WaitCheck& check) {
-  constexpr std::size_t kPieceBytes = std::size_t{16} << 20;  // between two looks at `check`: gigabytes take seconds
+  constexpr std::size_t kPieceBytes =
+      std::size_t{16} << 20;  // between two looks at `check`: gigabytes take seconds
   struct statvfs info = {};
   // Looked at first: fallocate would take all that is there before it finds out that it is not
   // enough.
@@ -60,7 +61,8 @@ Status reserve(int fd, const std::string& name, std::size_t bytes, const WaitChe
   for (std::size_t at = 0; at < bytes && error == 0; at += kPieceBytes) {
     if (check) RETURN_IF_ERROR(check());
     do {
-      error = ::posix_fallocate(fd, static_cast<off_t>(at), static_cast<off_t>(std::min(kPieceBytes, bytes - at)));
+      error = ::posix_fallocate(fd, static_cast<off_t>(at),
+                                static_cast<off_t>(std::min(kPieceBytes, bytes - at)));
     } while (error == EINTR);
   }
   if (error == ENOSPC || error == EFBIG || error == ENOMEM || error == EDQUOT)

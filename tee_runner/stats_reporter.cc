@@ -20,7 +20,8 @@ namespace airlock {
 
 namespace {
 
-/// For libzmq's thread to put the goodbye on its socket; a signal ends the process before a linger could.
+/// For libzmq's thread to put the goodbye on its socket; a signal ends the process before a linger
+/// could.
 constexpr std::chrono::milliseconds kGoodbyeTime{50};
 
 UniqueFd take_signals() {
@@ -120,7 +121,8 @@ void StatsReporter::await_signals() {
     if (const Status status = write(); !status.ok()) log_error(status.message());
     if (info.ssi_signo == SIGUSR1) continue;
     log_error(fmt::format("ended by signal {}", info.ssi_signo));
-    const std::lock_guard lock(mutex_);  // held to the end: the main thread closes and detaches nothing meanwhile
+    const std::lock_guard lock(
+        mutex_);  // held to the end: the main thread closes and detaches nothing meanwhile
     if (goodbye_) {
       call_goodbye();
       std::this_thread::sleep_for(kGoodbyeTime);

@@ -34,8 +34,9 @@ class StatsReporter {
   /// Reads these from now on, until detach() keeps their last state. Either may be null.
   void attach(const TransportStats* transport, const OpStatsTable* ops);
   void detach();
-  /// `goodbye` leaves the server: say_goodbye() calls it once, or a signal that ends the process; after detach() nothing
-  /// does. A server that is not told holds the session for its 10 s of silence.
+  /// `goodbye` leaves the server: say_goodbye() calls it once, or a signal that ends the process;
+  /// after detach() nothing does. A server that is not told holds the session for its 10 s of
+  /// silence.
   void set_goodbye(std::function<void()> goodbye);
   void say_goodbye();
   /// Table and file, once more. kInvalidInput where the file cannot be written.

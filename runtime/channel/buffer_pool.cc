@@ -13,7 +13,8 @@ namespace {
 constexpr std::size_t kPageBytes = 4096;
 constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 
-/// Rounded up to an eighth of the power of two below, and to a page: similar sizes find each other's buffers.
+/// Rounded up to an eighth of the power of two below, and to a page: similar sizes find each
+/// other's buffers.
 std::size_t capacity_for(std::size_t bytes) {
   std::size_t step = kPageBytes;
   while (step * 16 < bytes) step *= 2;

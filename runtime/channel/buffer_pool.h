@@ -8,8 +8,9 @@
 
 namespace airlock {
 
-/// Page-aligned memory of a BufferPool. Shared (shared_ptr), because libzmq's I/O thread, the sender and a lease may
-/// drop it in any order; with the last owner it goes home to its pool, or back to the system once the pool is gone.
+/// Page-aligned memory of a BufferPool. Shared (shared_ptr), because libzmq's I/O thread, the
+/// sender and a lease may drop it in any order; with the last owner it goes home to its pool, or
+/// back to the system once the pool is gone.
 class PooledBuffer {
  public:
   PooledBuffer() = default;
@@ -23,11 +24,13 @@ class PooledBuffer {
   std::size_t size_ = 0;
 };
 
-/// Reusable buffers for bulk tensors, so that 64 MiB are not page-faulted anew for each message. Contents are whatever
-/// the last user left: one pool serves one session, so nothing crosses between sessions. Thread-safe.
+/// Reusable buffers for bulk tensors, so that 64 MiB are not page-faulted anew for each message.
+/// Contents are whatever the last user left: one pool serves one session, so nothing crosses
+/// between sessions. Thread-safe.
 class BufferPool {
  public:
-  /// Keeps at most `max_cached_bytes` of buffers that nobody uses; more are given back to the system.
+  /// Keeps at most `max_cached_bytes` of buffers that nobody uses; more are given back to the
+  /// system.
   explicit BufferPool(std::size_t max_cached_bytes);
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;

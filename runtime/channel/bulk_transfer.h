@@ -40,22 +40,26 @@ struct OutgoingMessage {
 
 struct BulkTransferOptions {
   ZmqSocket socket;
-  std::string peer_route;  // the runner's routing id at the server (a ROUTER); empty at the runner (a DEALER)
+  std::string peer_route;  // the runner's routing id at the server (a ROUTER); empty at the runner
+                           // (a DEALER)
   std::uint64_t epoch = 0;
   PathPolicy policy;
   const PeerWatch* watch = nullptr;  // may be null; outlives the transfer
   TransportStats* stats = nullptr;   // outlives the transfer
-  bool attached = false;             // a frame of the peer's came already: its connection's end is the session's
+  bool attached =
+      false;  // a frame of the peer's came already: its connection's end is the session's
 };
 
-/// One session's data socket: sends and receives bulk tensors piece by piece, both directions at once, never blocking
-/// except in wait(). On the wire each bulk tensor is a preamble frame (frame.h) and then chunks of
-/// limits::kFrameBytes, the last one shorter; received into place. One thread.
+/// One session's data socket: sends and receives bulk tensors piece by piece, both directions at
+/// once, never blocking except in wait(). On the wire each bulk tensor is a preamble frame
+/// (frame.h) and then chunks of limits::kFrameBytes, the last one shorter; received into place. One
+/// thread.
 class BulkTransfer {
  public:
   explicit BulkTransfer(BulkTransferOptions options);
 
-  /// Takes over a message while none is being sent (CHECKed). It is booked as sent with its last frame.
+  /// Takes over a message while none is being sent (CHECKed). It is booked as sent with its last
+  /// frame.
   void start_send(OutgoingMessage message);
   bool sending() const { return sending_; }
   /// Hands over what there is room for. ok: all of it. kResourceExhausted: more to go.
@@ -71,11 +75,12 @@ class BulkTransfer {
   Status advance_receive();
 
   enum class For { kSend, kReceive };
-  /// One slice (at most 50 ms) of a wait for room or for frames; a wait to receive also wakes for room where a message
-  /// is half sent. ok: try again. kDeadlineExceeded: the deadline. Else: the peer is gone.
+  /// One slice (at most 50 ms) of a wait for room or for frames; a wait to receive also wakes for
+  /// room where a message is half sent. ok: try again. kDeadlineExceeded: the deadline. Else: the
+  /// peer is gone.
   Status wait(For purpose, Deadline deadline);
-  /// Whether the peer is gone, by its watch or its connection. Says so only at the second call, so that the caller
-  /// tries once more for what the peer sent last.
+  /// Whether the peer is gone, by its watch or its connection. Says so only at the second call, so
+  /// that the caller tries once more for what the peer sent last.
   Status check_peer();
 
  private:

@@ -13,55 +13,62 @@
 
 namespace airlock {
 
-/// A message being written: a loan of the places where its tensors will travel. Destroying it unsent aborts it and
-/// frees the places. One thread; must not outlive its channel.
+/// A message being written: a loan of the places where its tensors will travel. Destroying it
+/// unsent aborts it and frees the places. One thread; must not outlive its channel.
 class Message {
  public:
   virtual ~Message() = default;
-  /// Where tensor `index` travels, 64-byte aligned, of exactly the size that was asked for. Valid until send().
+  /// Where tensor `index` travels, 64-byte aligned, of exactly the size that was asked for. Valid
+  /// until send().
   virtual std::span<std::byte> tensor(std::size_t index) = 0;
 };
 
-/// A message that came: a lease. Destroying it frees the slots and buffers. One thread; must not outlive its channel.
+/// A message that came: a lease. Destroying it frees the slots and buffers. One thread; must not
+/// outlive its channel.
 class ReceivedMessage {
  public:
   virtual ~ReceivedMessage() = default;
   /// Private copy: the peer cannot change it any more.
   virtual std::span<const std::byte> header() const = 0;
   virtual std::size_t tensor_count() const = 0;
-  /// In place. In a ring slot the peer CAN still change the bytes: read each once, and verify only private copies.
+  /// In place. In a ring slot the peer CAN still change the bytes: read each once, and verify only
+  /// private copies.
   virtual std::span<const std::byte> tensor(std::size_t index) const = 0;
 };
 
-/// Looks at the header and the tensor sizes of an arriving message before memory is given to it; not ok: the message
-/// is refused, receive() returns this status and the session is over. `tensor_bytes` are the peer's claim, already
-/// within limits.h.
-using Accept = std::function<Status(std::span<const std::byte> header, std::span<const std::size_t> tensor_bytes)>;
+/// Looks at the header and the tensor sizes of an arriving message before memory is given to it;
+/// not ok: the message is refused, receive() returns this status and the session is over.
+/// `tensor_bytes` are the peer's claim, already within limits.h.
+using Accept = std::function<Status(std::span<const std::byte> header,
+                                    std::span<const std::size_t> tensor_bytes)>;
 
-/// Moves whole messages, in order, between two processes. One thread. After kProtocolError or kUnavailable the channel
-/// is poisoned: every later call returns that status.
+/// Moves whole messages, in order, between two processes. One thread. After kProtocolError or
+/// kUnavailable the channel is poisoned: every later call returns that status.
 class Channel {
  public:
   virtual ~Channel() = default;
 
-  /// A loan for a message with tensors of these sizes. kResourceExhausted: no slot came free by the deadline (the peer
-  /// is slow: ordinary). Several messages may be prepared at once, and sent in any order.
-  virtual Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes, Deadline deadline) = 0;
-  /// Publishes. `header` is at most limits::kHeaderBytes minus 256. kResourceExhausted: not everything could be handed
-  /// over by the deadline; receive what comes, then call again with the same arguments until ok. Never send another
-  /// message in between.
+  /// A loan for a message with tensors of these sizes. kResourceExhausted: no slot came free by the
+  /// deadline (the peer is slow: ordinary). Several messages may be prepared at once, and sent in
+  /// any order.
+  virtual Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes,
+                                                   Deadline deadline) = 0;
+  /// Publishes. `header` is at most limits::kHeaderBytes minus 256. kResourceExhausted: not
+  /// everything could be handed over by the deadline; receive what comes, then call again with the
+  /// same arguments until ok. Never send another message in between.
   virtual Status send(Message& message, std::span<const std::byte> header, Deadline deadline) = 0;
-  /// The next message. kDeadlineExceeded: none came (ordinary). Where leases already hold half of the ring's slots,
-  /// the message is copied out and its slots are freed at once.
-  virtual Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept, Deadline deadline) = 0;
+  /// The next message. kDeadlineExceeded: none came (ordinary). Where leases already hold half of
+  /// the ring's slots, the message is copied out and its slots are freed at once.
+  virtual Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept,
+                                                           Deadline deadline) = 0;
 
   virtual const PathPolicy& policy() const = 0;
   /// What this end counted; readable from any thread while the channel lives.
   virtual TransportStats& stats() = 0;
 };
 
-/// Whether the peer is alive, as far as a thread that watches for it knows. Thread-safe. Channels ask in each slice of
-/// a wait (at most 50 ms), so a dead peer or a shutdown ends every wait soon.
+/// Whether the peer is alive, as far as a thread that watches for it knows. Thread-safe. Channels
+/// ask in each slice of a wait (at most 50 ms), so a dead peer or a shutdown ends every wait soon.
 class PeerWatch {
  public:
   virtual ~PeerWatch() = default;

@@ -11,12 +11,15 @@
 
 namespace airlock {
 
-/// The bytes that a channel puts in front of an rpc header, in a slot's header area or in a ZeroMQ frame; little-endian:
+/// The bytes that a channel puts in front of an rpc header, in a slot's header area or in a ZeroMQ
+/// frame; little-endian:
 ///
 ///   0        8        16            20            24                                88
-///   | epoch  | seq    | header_bytes| tensor_count| tensor_bytes[8], unused are 0  | rpc header ...
+///   | epoch  | seq    | header_bytes| tensor_count| tensor_bytes[8], unused are 0  | rpc header
+///   ...
 inline constexpr std::size_t kFramePrefixBytes = 88;
-/// What is left of limits::kHeaderBytes for the rpc header (the seam's promise, a little less than would fit).
+/// What is left of limits::kHeaderBytes for the rpc header (the seam's promise, a little less than
+/// would fit).
 inline constexpr std::size_t kMaxRpcHeaderBytes = limits::kHeaderBytes - 256;
 static_assert(kFramePrefixBytes + kMaxRpcHeaderBytes <= limits::kHeaderBytes);
 
@@ -39,9 +42,10 @@ struct FrameExpectation {
   std::uint64_t epoch = 0;
   std::uint64_t sequence = 0;
 };
-/// `bytes` is a private copy. kProtocolError unless it is exactly one frame of this epoch and sequence whose sizes lie
-/// within limits.h, with nothing behind it.
-Result<FrameHeader> decode_frame(std::span<const std::byte> bytes, const FrameExpectation& expected);
+/// `bytes` is a private copy. kProtocolError unless it is exactly one frame of this epoch and
+/// sequence whose sizes lie within limits.h, with nothing behind it.
+Result<FrameHeader> decode_frame(std::span<const std::byte> bytes,
+                                 const FrameExpectation& expected);
 
 /// The bytes in front of each bulk tensor on the data socket; little-endian u64 each:
 ///

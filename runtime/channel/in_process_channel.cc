@@ -30,9 +30,12 @@ struct Lane {
   bool closed = false;
 };
 
-Status peer_gone() { return Status(StatusCode::kUnavailable, "the other end of the channel is gone"); }
+Status peer_gone() {
+  return Status(StatusCode::kUnavailable, "the other end of the channel is gone");
+}
 
-/// wait_until() with a Deadline; clocks that lie before every time point are not passed to the library.
+/// wait_until() with a Deadline; clocks that lie before every time point are not passed to the
+/// library.
 template <typename Ready>
 bool wait_for(Lane& lane, std::unique_lock<std::mutex>& lock, Deadline deadline, Ready ready) {
   return lane.changed.wait_until(lock, Clock::now() + deadline.remaining(), ready);

@@ -96,7 +96,9 @@ class LocalChannelImpl final : public Channel {
   Status take_header(Deadline deadline);
   Status place_ring_tensors(std::span<const Path> paths);
   Status copy_out(std::span<const Path> paths);
-  Status fail(Status status, Path path) { return poison_.set(std::move(status), stats_.path(path)); }
+  Status fail(Status status, Path path) {
+    return poison_.set(std::move(status), stats_.path(path));
+  }
   void note_ring_counters();
 
   const PathPolicy policy_;
@@ -246,7 +248,8 @@ Status LocalChannelImpl::take_header(Deadline deadline) {
   return {};
 }
 
-/// Leases may hold half of the slots; a message beyond that is copied, so that the peer always finds room.
+/// Leases may hold half of the slots; a message beyond that is copied, so that the peer always
+/// finds room.
 Status LocalChannelImpl::copy_out(std::span<const Path> paths) {
   for (std::size_t i = 0; i < paths.size(); ++i) {
     if (paths[i] != Path::kRing || arriving_->places[i].empty()) continue;
@@ -266,8 +269,8 @@ Status LocalChannelImpl::place_ring_tensors(std::span<const Path> paths) {
   return {};
 }
 
-/// One step; waits only for a header, and only while nothing is half sent. ok: the message is complete.
-/// kDeadlineExceeded: not yet.
+/// One step; waits only for a header, and only while nothing is half sent. ok: the message is
+/// complete. kDeadlineExceeded: not yet.
 Status LocalChannelImpl::advance(const Accept& accept, bool& accepted, Deadline deadline) {
   if (const Status pumped = pump(); !pumped.ok()) return fail(pumped, Path::kZmq);
   if (arriving_ == nullptr) {
@@ -310,9 +313,9 @@ Result<std::unique_ptr<ReceivedMessage>> LocalChannelImpl::receive(const Accept&
     if (step.code() != StatusCode::kDeadlineExceeded || !poison_.status().ok()) return step;
     if (deadline.expired()) return step;
     const bool wants_header = arriving_ == nullptr;
-    const Status waited =
-        wants_header ? bulk_.wait(BulkTransfer::For::kSend, deadline.slice(kBusySlice))
-                     : bulk_.wait(BulkTransfer::For::kReceive, deadline);
+    const Status waited = wants_header
+                              ? bulk_.wait(BulkTransfer::For::kSend, deadline.slice(kBusySlice))
+                              : bulk_.wait(BulkTransfer::For::kReceive, deadline);
     if (!waited.ok() && waited.code() != StatusCode::kDeadlineExceeded) {
       return fail(waited, Path::kZmq);
     }

@@ -17,9 +17,10 @@ struct PathPolicy {
   std::size_t slot_count = 0;
 };
 
-/// The path of each tensor of one message. Pure: both sides call it with the same sizes and need not tell each other.
-/// In order, a tensor goes by the ring if it is strictly under the limit and the message then needs at most half the
-/// slots (one slot a ring tensor, at least one for the header); everything else goes by ZeroMQ.
+/// The path of each tensor of one message. Pure: both sides call it with the same sizes and need
+/// not tell each other. In order, a tensor goes by the ring if it is strictly under the limit and
+/// the message then needs at most half the slots (one slot a ring tensor, at least one for the
+/// header); everything else goes by ZeroMQ.
 std::vector<Path> choose_paths(const PathPolicy& policy, std::span<const std::size_t> tensor_bytes);
 /// The path of the message's header: the ring where there is one.
 Path header_path(const PathPolicy& policy);

@@ -12,8 +12,8 @@ class Poison {
  public:
   /// ok while the channel lives.
   const Status& status() const { return status_; }
-  /// Ends the channel with `status` (the first one stays). Counted as an error of `path`, except where the peer left or
-  /// shutdown was asked for: every clean session ends so.
+  /// Ends the channel with `status` (the first one stays). Counted as an error of `path`, except
+  /// where the peer left or shutdown was asked for: every clean session ends so.
   Status set(Status status, PathStats& path) {
     if (!status_.ok()) return status_;
     status_ = std::move(status);

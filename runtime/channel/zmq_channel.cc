@@ -68,7 +68,7 @@ class ZmqChannelImpl final : public Channel {
   BulkTransfer bulk_;
   std::uint64_t next_send_ = 0;
   std::uint64_t next_receive_ = 0;
-  std::optional<FrameHeader> arriving_;    // the header of a message that is not complete
+  std::optional<FrameHeader> arriving_;  // the header of a message that is not complete
   std::optional<std::vector<BulkTensor>> arriving_tensors_;  // once accepted
 };
 
@@ -77,7 +77,8 @@ Result<std::unique_ptr<Message>> ZmqChannelImpl::prepare(std::span<const std::si
   RETURN_IF_ERROR(poison_.status());
   RETURN_IF_ERROR(check_tensor_sizes(tensor_bytes));
   auto message = std::make_unique<BufferMessage>();
-  ASSIGN_OR_RETURN(message->tensors, take_buffers(pool_, tensor_bytes, choose_paths(policy_, tensor_bytes)));
+  ASSIGN_OR_RETURN(message->tensors,
+                   take_buffers(pool_, tensor_bytes, choose_paths(policy_, tensor_bytes)));
   message->tensor_bytes.assign(tensor_bytes.begin(), tensor_bytes.end());
   return std::unique_ptr<Message>(std::move(message));
 }
@@ -105,8 +106,7 @@ Status ZmqChannelImpl::send(Message& message, std::span<const std::byte> header,
 Status ZmqChannelImpl::take_header() {
   std::array<std::byte, limits::kHeaderBytes> bytes;
   ASSIGN_OR_RETURN(const std::size_t size, bulk_.try_receive_frame(bytes));
-  ASSIGN_OR_RETURN(arriving_,
-                   decode_frame({bytes.data(), size}, {epoch_, next_receive_}));
+  ASSIGN_OR_RETURN(arriving_, decode_frame({bytes.data(), size}, {epoch_, next_receive_}));
   return {};
 }
 

@@ -14,31 +14,43 @@ namespace airlock {
 namespace {
 
 constexpr std::size_t kMaxParts = 8;
-constexpr int kMonitorEvents =
-    ZMQ_EVENT_CONNECTED | ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_CLOSED |
-    ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+constexpr int kMonitorEvents = ZMQ_EVENT_CONNECTED | ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED |
+                               ZMQ_EVENT_CLOSED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
 
 Status zmq_error(int error, std::string_view doing) {
   StatusCode code = StatusCode::kInternal;
   switch (error) {
-    case ETERM: code = StatusCode::kCancelled; break;
-    case EHOSTUNREACH: code = StatusCode::kUnavailable; break;
-    case EADDRINUSE: code = StatusCode::kInUse; break;
+    case ETERM:
+      code = StatusCode::kCancelled;
+      break;
+    case EHOSTUNREACH:
+      code = StatusCode::kUnavailable;
+      break;
+    case EADDRINUSE:
+      code = StatusCode::kInUse;
+      break;
     case ENOMEM:
     case EMFILE:
-    case ENFILE: code = StatusCode::kResourceExhausted; break;
+    case ENFILE:
+      code = StatusCode::kResourceExhausted;
+      break;
     case EINVAL:
     case EPROTONOSUPPORT:
     case ENOCOMPATPROTO:
     case ENODEV:
-    case ENAMETOOLONG: code = StatusCode::kInvalidInput; break;
+    case ENAMETOOLONG:
+      code = StatusCode::kInvalidInput;
+      break;
     case EADDRNOTAVAIL:
     case EACCES:
     case EPERM:
     case ENOENT:
     case ENOTDIR:
-    case ECONNREFUSED: code = StatusCode::kUnavailable; break;
-    default: break;
+    case ECONNREFUSED:
+      code = StatusCode::kUnavailable;
+      break;
+    default:
+      break;
   }
   return Status(code, fmt::format("ZeroMQ cannot {}: {}", doing, zmq_strerror(error)));
 }
@@ -104,7 +116,8 @@ struct ZmqSocket::Impl {
     if (zmq_setsockopt(socket, option, &value, sizeof(value)) == 0) return {};
     return zmq_error(errno, fmt::format("set {} to {}", name, value));
   }
-  /// Only for an IPv6 address: with it libzmq takes "tcp://*" for [::], which a host without IPv6 has not.
+  /// Only for an IPv6 address: with it libzmq takes "tcp://*" for [::], which a host without IPv6
+  /// has not.
   Status allow_ipv6(const std::string& endpoint) {
     return endpoint.starts_with("tcp://[") ? set(ZMQ_IPV6, 1, "IPV6") : Status();
   }
@@ -185,16 +198,21 @@ void ZmqSocket::Impl::drain_monitor() {
     const int fd = static_cast<int>(value);
     switch (number) {
       case ZMQ_EVENT_CONNECTED:
-      case ZMQ_EVENT_ACCEPTED: live.insert(fd); break;
+      case ZMQ_EVENT_ACCEPTED:
+        live.insert(fd);
+        break;
       case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
         shook_hands = true;
         had_connection = true;
         break;
-      case ZMQ_EVENT_DISCONNECTED: live.erase(fd); break;
+      case ZMQ_EVENT_DISCONNECTED:
+        live.erase(fd);
+        break;
       case ZMQ_EVENT_CLOSED:  // a connection attempt that failed (or a listener, at a ROUTER)
         if (type == ZmqSocketType::kDealer) had_connection = true;
         break;
-      default: break;
+      default:
+        break;
     }
   }
 }
@@ -212,7 +230,8 @@ Status ZmqSocket::Impl::wait(short events, Deadline deadline) {
     const int ready = zmq_poll(items, count, static_cast<long>(left));
     if (items[0].revents != 0) return {};
     if (ready < 0 && errno != EINTR) return zmq_error(errno, "poll");
-    if (ready > 0 || deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "nothing happened");
+    if (ready > 0 || deadline.expired())
+      return Status(StatusCode::kDeadlineExceeded, "nothing happened");
   }
 }
 
@@ -238,7 +257,8 @@ void ZmqSocket::Impl::drop_rest(const Frame& first) {
   }
 }
 
-/// Only the first part of a message can be refused for want of room; then nothing of the message is taken.
+/// Only the first part of a message can be refused for want of room; then nothing of the message is
+/// taken.
 template <typename Try>
 Status ZmqSocket::Impl::send_first_part(Try&& attempt, Deadline deadline) {
   for (;;) {
@@ -246,7 +266,8 @@ Status ZmqSocket::Impl::send_first_part(Try&& attempt, Deadline deadline) {
     if (errno == EINTR) continue;
     if (errno != EAGAIN) return zmq_error(errno, "send");
     if (deadline.expired()) return Status(StatusCode::kResourceExhausted, "no room to send");
-    // A ROUTER is writable as soon as any of its peers is: the slice keeps this from spinning for another.
+    // A ROUTER is writable as soon as any of its peers is: the slice keeps this from spinning for
+    // another.
     const Status waited = wait(ZMQ_POLLOUT, deadline.slice(std::chrono::milliseconds(50)));
     if (!waited.ok() && waited.code() != StatusCode::kDeadlineExceeded) return waited;
     if (waited.ok() && type == ZmqSocketType::kRouter) {
@@ -315,11 +336,13 @@ Status ZmqSocket::send_shared(std::string_view route, std::span<const std::byte>
   auto hint = std::make_unique<std::shared_ptr<const void>>(std::move(owner));
   Frame frame;
   // libzmq takes a mutable pointer, and only reads.
-  void* data = const_cast<std::byte*>(bytes.data());  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+  void* data =
+      const_cast<std::byte*>(bytes.data());  // NOLINT(cppcoreguidelines-pro-type-const-cast)
   if (zmq_msg_init_data(frame.get(), data, bytes.size(), release_owner, hint.get()) != 0) {
     return zmq_error(errno, "lend a buffer");
   }
-  (void)hint.release();  // from here on release_owner() has it, called when the frame is closed or sent
+  (void)hint
+      .release();  // from here on release_owner() has it, called when the frame is closed or sent
   const auto attempt_frame = [&] { return zmq_msg_send(frame.get(), impl_->socket, ZMQ_DONTWAIT); };
   if (route.empty()) return impl_->send_first_part(attempt_frame, deadline);
   const auto attempt_route = [&] {
@@ -379,8 +402,8 @@ Result<std::size_t> ZmqSocket::receive_into(std::string_view route, std::span<st
 }
 
 Status ZmqSocket::poll(Wake wake, Deadline deadline) {
-  const int events = (wake == Wake::kWritable ? 0 : ZMQ_POLLIN) |
-                     (wake == Wake::kReadable ? 0 : ZMQ_POLLOUT);
+  const int events =
+      (wake == Wake::kWritable ? 0 : ZMQ_POLLIN) | (wake == Wake::kReadable ? 0 : ZMQ_POLLOUT);
   return impl_->wait(static_cast<short>(events), deadline);
 }
 

@@ -15,7 +15,8 @@
 
 namespace airlock {
 
-/// A ZeroMQ context: its I/O threads. Thread-safe. Outlives its sockets (destroying it waits for them to close).
+/// A ZeroMQ context: its I/O threads. Thread-safe. Outlives its sockets (destroying it waits for
+/// them to close).
 class ZmqContext {
  public:
   static Result<std::unique_ptr<ZmqContext>> create();
@@ -33,23 +34,28 @@ class ZmqContext {
 enum class ZmqSocketType { kRouter, kDealer };
 
 struct ZmqSocketOptions {
-  std::chrono::milliseconds linger{0};  // how long what was sent may still leave after the socket is destroyed
+  std::chrono::milliseconds linger{
+      0};  // how long what was sent may still leave after the socket is destroyed
   int send_high_water_frames = 16;
   int receive_high_water_frames = 16;
-  std::size_t max_frame_bytes = limits::kFrameBytes;  // a peer that sends a larger one is disconnected
-  bool router_mandatory = true;  // a ROUTER says kResourceExhausted or kUnavailable instead of dropping
-  std::string routing_id;        // of a DEALER; empty: chosen by the ROUTER
+  std::size_t max_frame_bytes =
+      limits::kFrameBytes;  // a peer that sends a larger one is disconnected
+  bool router_mandatory =
+      true;                // a ROUTER says kResourceExhausted or kUnavailable instead of dropping
+  std::string routing_id;  // of a DEALER; empty: chosen by the ROUTER
   std::chrono::milliseconds heartbeat_timeout{0};  // 0: no heartbeats; else one a second
   bool reconnect = false;
-  bool monitor = true;           // whether connected() and disconnected() know anything
-  int wake_fd = -1;  // waits end early, kDeadlineExceeded, while it is readable, or when a connection comes or goes
-  int send_buffer_bytes = 0;     // 0: the system's
+  bool monitor = true;        // whether connected() and disconnected() know anything
+  int wake_fd = -1;           // waits end early, kDeadlineExceeded, while it is readable, or when a
+                              // connection comes or goes
+  int send_buffer_bytes = 0;  // 0: the system's
   int receive_buffer_bytes = 0;  // 0: the system's
 };
 
-/// One ZeroMQ socket; the only home of zmq's headers is its .cc. One thread at a time. What libzmq reports comes back
-/// as a Status: kResourceExhausted (no room to send by the deadline), kDeadlineExceeded (nothing to receive),
-/// kUnavailable (a ROUTER knows no such peer), kCancelled (the context ends), kInUse (endpoint), kProtocolError.
+/// One ZeroMQ socket; the only home of zmq's headers is its .cc. One thread at a time. What libzmq
+/// reports comes back as a Status: kResourceExhausted (no room to send by the deadline),
+/// kDeadlineExceeded (nothing to receive), kUnavailable (a ROUTER knows no such peer), kCancelled
+/// (the context ends), kInUse (endpoint), kProtocolError.
 class ZmqSocket {
  public:
   static Result<ZmqSocket> create(const ZmqContext& context, ZmqSocketType type,
@@ -64,15 +70,17 @@ class ZmqSocket {
 
   /// One message of copied parts (a ROUTER's first part is the peer's routing id). All or nothing.
   Status send(std::span<const std::span<const std::byte>> parts, Deadline deadline);
-  /// One message whose last part is not copied: `owner` keeps `bytes` alive until libzmq's I/O thread is done with
-  /// them. `route`: the peer's routing id at a ROUTER, empty at a DEALER. All or nothing.
+  /// One message whose last part is not copied: `owner` keeps `bytes` alive until libzmq's I/O
+  /// thread is done with them. `route`: the peer's routing id at a ROUTER, empty at a DEALER. All
+  /// or nothing.
   Status send_shared(std::string_view route, std::span<const std::byte> bytes,
                      std::shared_ptr<const void> owner, Deadline deadline);
 
-  /// One message of any parts, at most 8 (kProtocolError); at a ROUTER the first is the peer's routing id.
+  /// One message of any parts, at most 8 (kProtocolError); at a ROUTER the first is the peer's
+  /// routing id.
   Result<std::vector<std::vector<std::byte>>> receive(Deadline deadline);
-  /// One single-part message into `into`; gives its size. kProtocolError where it is larger or has more parts. At a
-  /// ROUTER only from `route`: messages of anyone else are dropped.
+  /// One single-part message into `into`; gives its size. kProtocolError where it is larger or has
+  /// more parts. At a ROUTER only from `route`: messages of anyone else are dropped.
   Result<std::size_t> receive_into(std::string_view route, std::span<std::byte> into,
                                    Deadline deadline);
 
@@ -80,8 +88,8 @@ class ZmqSocket {
   /// ok: try again now. kDeadlineExceeded: nothing happened.
   Status poll(Wake wake, Deadline deadline);
 
-  /// Sleeps for `span`, whatever comes: for a ROUTER, which is writable as soon as any of its peers is. Always
-  /// kDeadlineExceeded.
+  /// Sleeps for `span`, whatever comes: for a ROUTER, which is writable as soon as any of its peers
+  /// is. Always kDeadlineExceeded.
   Status pause(std::chrono::milliseconds span);
 
   /// A peer shook hands and at least one connection lives. Does not wait.
@@ -95,8 +103,8 @@ class ZmqSocket {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Options of a session's data socket: RECONNECT_IVL -1, one frame's limit, high-water marks that bound memory.
-/// `routing_id`: the session's token at the runner, empty at the server.
+/// Options of a session's data socket: RECONNECT_IVL -1, one frame's limit, high-water marks that
+/// bound memory. `routing_id`: the session's token at the runner, empty at the server.
 ZmqSocketOptions data_socket_options(std::string routing_id,
                                      std::chrono::milliseconds heartbeat_timeout);
 

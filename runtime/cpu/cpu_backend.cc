@@ -24,10 +24,13 @@ struct OpMemory {
 class CpuBackend : public Backend {
  public:
   explicit CpuBackend(std::shared_ptr<CpuShared> shared)
-      : shared_(std::move(shared)), stream_(shared_->engine), cache_(shared_->engine, numerics().held) {}
+      : shared_(std::move(shared)),
+        stream_(shared_->engine),
+        cache_(shared_->engine, numerics().held) {}
 
   const BackendInfo& info() const override { return shared_->info; }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands, Deadline deadline) override;
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
+                                           Deadline deadline) override;
 
   ScratchPool& scratch() { return scratch_; }
   /// Waits for the threads, then computes. Never throws.
@@ -40,9 +43,11 @@ class CpuBackend : public Backend {
   Status linear(const OpSpec& spec, const OpMemory& memory);
   Status matmul(const OpSpec& spec, const OpMemory& memory);
   Status lm_head(const OpMemory& memory);
-  /// Where the values of `view` lie, rounded and held; in `buffer` unless they can be taken as they are.
+  /// Where the values of `view` lie, rounded and held; in `buffer` unless they can be taken as they
+  /// are.
   Result<std::byte*> operand(TensorView view, ScratchPool::Buffer& buffer);
-  Status product(GemmKey key, const HeldWeight* weight, std::byte* a, std::byte* b, MutableTensorView result);
+  Status product(GemmKey key, const HeldWeight* weight, std::byte* a, std::byte* b,
+                 MutableTensorView result);
 
   std::shared_ptr<CpuShared> shared_;  // keeps the weights alive
   ScratchPool scratch_;
@@ -56,7 +61,8 @@ class CpuPending : public Pending {
       : backend_(backend), spec_(spec), deadline_(deadline) {}
 
   Status set_inputs(std::span<const TensorView> given);
-  Status set_results(std::span<const MutableTensorView> given, const std::vector<TensorDesc>& expected);
+  Status set_results(std::span<const MutableTensorView> given,
+                     const std::vector<TensorDesc>& expected);
 
   MutableTensorView input(std::size_t index) override {
     CHECK(index < own_inputs_.size() && !submitted_);
@@ -97,11 +103,13 @@ class CpuPending : public Pending {
 };
 
 /// A caller's tensor must be just what the spec says, where its elements may lie.
-Status check_given(std::string_view what, std::size_t index, TensorView given, const TensorDesc& expected) {
+Status check_given(std::string_view what, std::size_t index, TensorView given,
+                   const TensorDesc& expected) {
   if (!(given.desc == expected)) {
     return {StatusCode::kInvalidInput,
             fmt::format("{} {} is {} {}, expected {} {}", what, index, dtype_name(given.desc.dtype),
-                        given.desc.shape.to_string(), dtype_name(expected.dtype), expected.shape.to_string())};
+                        given.desc.shape.to_string(), dtype_name(expected.dtype),
+                        expected.shape.to_string())};
   }
   const auto address = reinterpret_cast<std::uintptr_t>(given.data);
   if (given.data == nullptr || address % dtype_bytes(expected.dtype) != 0) {
@@ -114,7 +122,8 @@ Status check_given(std::string_view what, std::size_t index, TensorView given, c
 
 Status check_count(std::string_view what, std::size_t given, std::size_t expected) {
   if (given == expected) return {};
-  return {StatusCode::kInvalidInput, fmt::format("{} {} given, expected {}", given, what, expected)};
+  return {StatusCode::kInvalidInput,
+          fmt::format("{} {} given, expected {}", given, what, expected)};
 }
 
 Status CpuPending::set_inputs(std::span<const TensorView> given) {
@@ -134,7 +143,8 @@ Status CpuPending::set_inputs(std::span<const TensorView> given) {
   return {};
 }
 
-Status CpuPending::set_results(std::span<const MutableTensorView> given, const std::vector<TensorDesc>& expected) {
+Status CpuPending::set_results(std::span<const MutableTensorView> given,
+                               const std::vector<TensorDesc>& expected) {
   if (given.empty()) {
     for (const TensorDesc& desc : expected) {
       ASSIGN_OR_RETURN(const MutableTensorView view, own(desc));
@@ -159,7 +169,8 @@ Result<std::unique_ptr<Pending>> CpuBackend::prepare(const OpSpec& spec, const O
   return std::unique_ptr<Pending>(std::move(pending));
 }
 
-Status CpuBackend::run(const OpSpec& spec, const OpMemory& memory, Deadline deadline, OpTiming& timing) {
+Status CpuBackend::run(const OpSpec& spec, const OpMemory& memory, Deadline deadline,
+                       OpTiming& timing) {
   const std::uint64_t asked_ns = now_ns();
   ASSIGN_OR_RETURN(const FairGate::Turn turn, shared_->gate.enter(deadline));
   const std::uint64_t started_ns = now_ns();
@@ -174,15 +185,22 @@ Status CpuBackend::run(const OpSpec& spec, const OpMemory& memory, Deadline dead
 
 Status CpuBackend::compute(const OpSpec& spec, const OpMemory& memory) {
   switch (spec.op) {
-    case Op::kEmbedding: return embed(memory);
-    case Op::kBatchLinear: return linear(spec, memory);
-    case Op::kMatmul: return matmul(spec, memory);
-    case Op::kLmHead: return lm_head(memory);
-    case Op::kPing: return {};
+    case Op::kEmbedding:
+      return embed(memory);
+    case Op::kBatchLinear:
+      return linear(spec, memory);
+    case Op::kMatmul:
+      return matmul(spec, memory);
+    case Op::kLmHead:
+      return lm_head(memory);
+    case Op::kPing:
+      return {};
     case Op::kInit:
-    case Op::kStats: break;  // op_results() refused them
+    case Op::kStats:
+      break;  // op_results() refused them
   }
-  return {StatusCode::kInvalidInput, fmt::format("{} is not computed by a backend", op_name(spec.op))};
+  return {StatusCode::kInvalidInput,
+          fmt::format("{} is not computed by a backend", op_name(spec.op))};
 }
 
 Status CpuBackend::embed(const OpMemory& memory) {
@@ -193,7 +211,8 @@ Status CpuBackend::embed(const OpMemory& memory) {
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab) {
       return {StatusCode::kInvalidInput,
-              fmt::format("token id {} at position {} is outside the vocabulary of {}", ids[i], i, vocab)};
+              fmt::format("token id {} at position {} is outside the vocabulary of {}", ids[i], i,
+                          vocab)};
     }
   }
   gather_rows(shared_->weights.table, ids, memory.results[0], shared_->pool);
@@ -202,7 +221,7 @@ Status CpuBackend::embed(const OpMemory& memory) {
 
 Status CpuBackend::linear(const OpSpec& spec, const OpMemory& memory) {
   ScratchPool::Buffer buffer;
-  ASSIGN_OR_RETURN(std::byte* x, operand(memory.inputs[0], buffer));
+  ASSIGN_OR_RETURN(std::byte * x, operand(memory.inputs[0], buffer));
   for (std::size_t i = 0; i < spec.weights.size(); ++i) {
     const HeldWeight& weight = shared_->weights.weight(spec.weights[i]);
     GemmKey key;
@@ -214,7 +233,7 @@ Status CpuBackend::linear(const OpSpec& spec, const OpMemory& memory) {
 
 Status CpuBackend::lm_head(const OpMemory& memory) {
   ScratchPool::Buffer buffer;
-  ASSIGN_OR_RETURN(std::byte* x, operand(memory.inputs[0], buffer));
+  ASSIGN_OR_RETURN(std::byte * x, operand(memory.inputs[0], buffer));
   const HeldWeight& weight = shared_->weights.lm_head;
   GemmKey key;
   key.m = memory.inputs[0].desc.shape[0];
@@ -226,8 +245,8 @@ Status CpuBackend::matmul(const OpSpec& spec, const OpMemory& memory) {
   const Shape& b_shape = spec.inputs[1].shape;
   ScratchPool::Buffer a_buffer;
   ScratchPool::Buffer b_buffer;
-  ASSIGN_OR_RETURN(std::byte* a, operand(memory.inputs[0], a_buffer));
-  ASSIGN_OR_RETURN(std::byte* b, operand(memory.inputs[1], b_buffer));
+  ASSIGN_OR_RETURN(std::byte * a, operand(memory.inputs[0], a_buffer));
+  ASSIGN_OR_RETURN(std::byte * b, operand(memory.inputs[1], b_buffer));
   GemmKey key;
   key.transpose = spec.transpose;
   key.groups = b_shape[0];
@@ -236,7 +255,8 @@ Status CpuBackend::matmul(const OpSpec& spec, const OpMemory& memory) {
   key.k = a_shape[spec.transpose == Transpose::kA ? 1 : 2];
   key.n = b_shape[spec.transpose == Transpose::kB ? 1 : 2];
   if (spec.transpose != Transpose::kA) {
-    // The heads of a group lie one behind the other and meet the same b: they are the rows of one matrix.
+    // The heads of a group lie one behind the other and meet the same b: they are the rows of one
+    // matrix.
     key.m *= std::exchange(key.heads_per_group, 1);
   }
   return product(key, nullptr, a, b, memory.results[0]);
@@ -272,10 +292,11 @@ Status CpuBackend::product(GemmKey key, const HeldWeight* weight, std::byte* a, 
   }
   const dnnl::memory::desc bytes({static_cast<dnnl::memory::dim>(gemm.scratchpad_bytes)},
                                  dnnl::memory::data_type::u8, dnnl::memory::format_tag::a);
-  gemm.primitive.execute(stream_, {{DNNL_ARG_SRC, dnnl::memory(gemm.a, shared_->engine, a)},
-                                   {DNNL_ARG_WEIGHTS, dnnl::memory(gemm.b, shared_->engine, b)},
-                                   {DNNL_ARG_DST, dnnl::memory(gemm.c, shared_->engine, c)},
-                                   {DNNL_ARG_SCRATCHPAD, dnnl::memory(bytes, shared_->engine, scratchpad.data())}});
+  gemm.primitive.execute(
+      stream_, {{DNNL_ARG_SRC, dnnl::memory(gemm.a, shared_->engine, a)},
+                {DNNL_ARG_WEIGHTS, dnnl::memory(gemm.b, shared_->engine, b)},
+                {DNNL_ARG_DST, dnnl::memory(gemm.c, shared_->engine, c)},
+                {DNNL_ARG_SCRATCHPAD, dnnl::memory(bytes, shared_->engine, scratchpad.data())}});
   stream_.wait();
   if (!direct) round_result(reinterpret_cast<const float*>(c), result, shared_->pool);
   return {};

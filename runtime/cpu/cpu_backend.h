@@ -12,22 +12,25 @@ namespace airlock {
 
 struct CpuOptions {
   DType dtype = DType::kF32;
-  std::size_t threads = 1;  // compute threads in all, shared op by op among the backends made from one CpuModel
+  std::size_t threads =
+      1;  // compute threads in all, shared op by op among the backends made from one CpuModel
   /// Called now and then while weights load: bytes done, bytes in all. May be empty.
   std::function<void(std::size_t done_bytes, std::size_t total_bytes)> progress;
 };
 
-/// The weights in oneDNN's packed layout and the turn-taking for the compute threads. Thread-safe once made; shared by
-/// the backends of all sessions (shared_ptr: sessions end in any order).
+/// The weights in oneDNN's packed layout and the turn-taking for the compute threads. Thread-safe
+/// once made; shared by the backends of all sessions (shared_ptr: sessions end in any order).
 class CpuModel {
  public:
-  static Result<std::shared_ptr<CpuModel>> create(const ModelSource& model, const CpuOptions& options);
+  static Result<std::shared_ptr<CpuModel>> create(const ModelSource& model,
+                                                  const CpuOptions& options);
   virtual ~CpuModel() = default;
   /// A backend for one session's thread. Keeps the model alive.
   virtual std::unique_ptr<Backend> make_backend() = 0;
 };
 
-/// Whether this CPU multiplies bf16 itself (AVX-512); else bf16 weights are multiplied in fp32 after rounding.
+/// Whether this CPU multiplies bf16 itself (AVX-512); else bf16 weights are multiplied in fp32
+/// after rounding.
 bool cpu_has_bf16();
 
 }  // namespace airlock

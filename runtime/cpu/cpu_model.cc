@@ -32,27 +32,33 @@ Status check_options(const CpuOptions& options) {
 
 }  // namespace
 
-Result<std::shared_ptr<CpuModel>> CpuModel::create(const ModelSource& model, const CpuOptions& options) {
+Result<std::shared_ptr<CpuModel>> CpuModel::create(const ModelSource& model,
+                                                   const CpuOptions& options) {
   RETURN_IF_ERROR(check_options(options));
   RETURN_IF_ERROR(model.config().dims.check());
   Numerics numerics{options.dtype, options.dtype};
   if (options.dtype == DType::kF16 || (options.dtype == DType::kBF16 && !cpu_has_bf16())) {
     numerics.held = DType::kF32;
-    log_info(fmt::format("this CPU does not multiply {0}: weights and operands are rounded to {0} and multiplied in fp32",
-                         dtype_name(options.dtype)));
+    log_info(
+        fmt::format("this CPU does not multiply {0}: weights and operands are rounded to {0} and "
+                    "multiplied in fp32",
+                    dtype_name(options.dtype)));
   }
   std::shared_ptr<CpuShared> shared;
   RETURN_IF_ERROR(onednn::guarded([&]() -> Status {
     try {
       shared = std::make_shared<CpuShared>(options.threads);
     } catch (const std::system_error& error) {
-      return {StatusCode::kResourceExhausted, fmt::format("{} threads: {}", options.threads, error.what())};
+      return {StatusCode::kResourceExhausted,
+              fmt::format("{} threads: {}", options.threads, error.what())};
     }
     return {};
   }));
   ASSIGN_OR_RETURN(std::string digest, model.digest());
-  ASSIGN_OR_RETURN(shared->weights, load_weights(model, numerics, shared->engine, options, shared->pool));
-  shared->info = {model.config().dims, options.dtype, model.stored_dtype(), options.threads, "cpu", std::move(digest)};
+  ASSIGN_OR_RETURN(shared->weights,
+                   load_weights(model, numerics, shared->engine, options, shared->pool));
+  shared->info = {model.config().dims, options.dtype, model.stored_dtype(),
+                  options.threads,     "cpu",         std::move(digest)};
   return std::shared_ptr<CpuModel>(std::make_shared<CpuModelImpl>(std::move(shared)));
 }
 

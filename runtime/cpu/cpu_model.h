@@ -9,7 +9,8 @@
 
 namespace airlock {
 
-/// What all backends of one CpuModel share. `pool` belongs to whoever has the gate's turn; the rest never changes.
+/// What all backends of one CpuModel share. `pool` belongs to whoever has the gate's turn; the rest
+/// never changes.
 struct CpuShared {
   explicit CpuShared(std::size_t threads) : pool(threads) {}
 

@@ -15,7 +15,8 @@ Result<FairGate::Turn> FairGate::enter(Deadline deadline) {
   queue_.push_back(&self);
   while (!self.has_turn && !deadline.expired()) {
     // A slice keeps the arithmetic of a far deadline out of the condition variable.
-    self.wake.wait_for(lock, std::min<std::chrono::nanoseconds>(deadline.remaining(), std::chrono::seconds(1)));
+    self.wake.wait_for(
+        lock, std::min<std::chrono::nanoseconds>(deadline.remaining(), std::chrono::seconds(1)));
   }
   if (self.has_turn) return Turn(this);
   queue_.erase(std::find(queue_.begin(), queue_.end(), &self));

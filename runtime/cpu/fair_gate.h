@@ -10,8 +10,8 @@
 
 namespace airlock {
 
-/// One at a time, first come, first served: the compute threads are shared op by op, and no session starves another.
-/// Thread-safe.
+/// One at a time, first come, first served: the compute threads are shared op by op, and no session
+/// starves another. Thread-safe.
 class FairGate {
  public:
   /// The right to compute, until it is destroyed. Must not outlive its gate.
@@ -33,8 +33,8 @@ class FairGate {
   FairGate(const FairGate&) = delete;
   FairGate& operator=(const FairGate&) = delete;
 
-  /// Waits behind everyone who came before. kDeadlineExceeded where the turn does not come in time; a free gate is
-  /// entered whatever the deadline says.
+  /// Waits behind everyone who came before. kDeadlineExceeded where the turn does not come in time;
+  /// a free gate is entered whatever the deadline says.
   Result<Turn> enter(Deadline deadline);
   /// How many wait now; for tests.
   std::size_t waiting() const;

@@ -16,18 +16,20 @@ namespace airlock {
 
 /// Everything that tells one product from another within one model.
 struct GemmKey {
-  std::int64_t groups = 0;           // 0: x [m, k] times a weight; else batches of a product of two operands
-  std::int64_t heads_per_group = 1;  // over 1 only where a lies transposed: else a group's heads are rows of one matrix
+  std::int64_t groups = 0;  // 0: x [m, k] times a weight; else batches of a product of two operands
+  std::int64_t heads_per_group =
+      1;  // over 1 only where a lies transposed: else a group's heads are rows of one matrix
   std::int64_t m = 0;
   std::int64_t k = 0;
   std::int64_t n = 0;
   Transpose transpose = Transpose::kNone;
-  bool packed = false;               // the weight lies in oneDNN's layout
+  bool packed = false;  // the weight lies in oneDNN's layout
   DType result = DType::kF32;
   auto operator<=>(const GemmKey&) const = default;
 };
 
-/// oneDNN products of one backend, made when first needed; the least recently used go first. One thread.
+/// oneDNN products of one backend, made when first needed; the least recently used go first. One
+/// thread.
 class GemmCache {
  public:
   static constexpr std::size_t kCapacity = 256;

@@ -22,10 +22,11 @@ struct Block {
   const HeldWeight* weight = nullptr;  // packed into this one; null: rows of the plain `table`
   std::byte* table = nullptr;
   DType table_dtype = DType::kF32;
-  std::size_t tensor = 0;              // index of the tensor, to know its last block
+  std::size_t tensor = 0;  // index of the tensor, to know its last block
 };
 
-// A block of rows is cut where every block size oneDNN packs columns by (16 to 128, 48, 96, 192) is cut too.
+// A block of rows is cut where every block size oneDNN packs columns by (16 to 128, 48, 96, 192) is
+// cut too.
 constexpr std::int64_t kRowUnit = 384;
 constexpr std::int64_t kBlockBytes = std::int64_t{8} << 20;
 
@@ -34,16 +35,18 @@ std::int64_t rows_per_block(std::int64_t columns) {
   return std::max(kRowUnit, rows / kRowUnit * kRowUnit);
 }
 
-/// The layout in which oneDNN wants k x n, if one serves every number of rows; else W's own rows as they are.
-std::pair<dnnl::memory::desc, bool> choose_layout(const dnnl::engine& engine, DType held, std::int64_t k,
-                                                  std::int64_t n) {
+/// The layout in which oneDNN wants k x n, if one serves every number of rows; else W's own rows as
+/// they are.
+std::pair<dnnl::memory::desc, bool> choose_layout(const dnnl::engine& engine, DType held,
+                                                  std::int64_t k, std::int64_t n) {
   const auto type = onednn::data_type(held);
   const dnnl::memory::desc plain({k, n}, type, Tag::ba);
   try {
     dnnl::memory::desc layout({k, n}, type, Tag::any);
     for (const std::int64_t m : {128, 1, 4, 16, 64, 1024, 4096}) {
       for (const auto result : {type, dnnl::memory::data_type::f32}) {
-        layout = onednn::pick_layout(engine, {{m, k}, type, Tag::ab}, layout, {{m, n}, result, Tag::ab});
+        layout =
+            onednn::pick_layout(engine, {{m, k}, type, Tag::ab}, layout, {{m, n}, result, Tag::ab});
       }
     }
     // Blocks of rows must be packable by themselves.
@@ -56,10 +59,12 @@ std::pair<dnnl::memory::desc, bool> choose_layout(const dnnl::engine& engine, DT
   }
 }
 
-/// Loads all tensors of a model. Blocks run on every thread of the pool; `mutex` guards what they share.
+/// Loads all tensors of a model. Blocks run on every thread of the pool; `mutex` guards what they
+/// share.
 class Loader {
  public:
-  Loader(const ModelSource& model, const Numerics& numerics, const dnnl::engine& engine, const CpuOptions& options)
+  Loader(const ModelSource& model, const Numerics& numerics, const dnnl::engine& engine,
+         const CpuOptions& options)
       : model_(model), numerics_(numerics), engine_(engine), options_(options) {}
 
   Result<Weights> load(ThreadPool& pool);
@@ -70,7 +75,8 @@ class Loader {
   Status plan_table(Weights& weights, bool tied);
   void plan_blocks(const Block& whole, std::int64_t rows);
   void run_blocks(std::size_t begin, std::size_t end);
-  Status run_block(const Block& block, std::vector<std::byte>& read, std::vector<std::byte>& held) const;
+  Status run_block(const Block& block, std::vector<std::byte>& read,
+                   std::vector<std::byte>& held) const;
   void finish_block(const Block& block, const Status& status);
 
   const ModelSource& model_;
@@ -93,10 +99,12 @@ Result<Weights> Loader::load(ThreadPool& pool) {
   Weights weights;
   weights.numerics = numerics_;
   {
-    const onednn::ThreadCount threads(options_.threads);  // the layout is picked for the threads that will use it
+    const onednn::ThreadCount threads(
+        options_.threads);  // the layout is picked for the threads that will use it
     RETURN_IF_ERROR(onednn::guarded([&] { return plan(weights); }));
   }
-  pool.parallel_for(blocks_.size(), [this](std::size_t begin, std::size_t end) { run_blocks(begin, end); });
+  pool.parallel_for(blocks_.size(),
+                    [this](std::size_t begin, std::size_t end) { run_blocks(begin, end); });
   if (!first_error_.ok()) return first_error_;
   if (options_.progress) options_.progress(total_bytes_, total_bytes_);
   return weights;
@@ -105,13 +113,15 @@ Result<Weights> Loader::load(ThreadPool& pool) {
 Status Loader::plan(Weights& weights) {
   const LlamaConfig& config = model_.config();
   const ModelDims& dims = config.dims;
-  names_.reserve(static_cast<std::size_t>(dims.layers) * kWeightKindCount + 2);  // blocks point into it
+  names_.reserve(static_cast<std::size_t>(dims.layers) * kWeightKindCount +
+                 2);  // blocks point into it
   weights.layers.resize(static_cast<std::size_t>(dims.layers));
   RETURN_IF_ERROR(plan_table(weights, config.tie_word_embeddings));
   for (std::size_t layer = 0; layer < weights.layers.size(); ++layer) {
     for (std::size_t kind = 0; kind < kWeightKindCount; ++kind) {
       const WeightId id{static_cast<WeightKind>(kind + 1), static_cast<std::uint16_t>(layer)};
-      RETURN_IF_ERROR(plan_weight(weight_name(id), weight_shape(dims, id.kind), weights.layers[layer][kind]));
+      RETURN_IF_ERROR(
+          plan_weight(weight_name(id), weight_shape(dims, id.kind), weights.layers[layer][kind]));
     }
   }
   if (config.tie_word_embeddings) return {};
@@ -190,13 +200,15 @@ void Loader::run_blocks(std::size_t begin, std::size_t end) {
   }
 }
 
-Status Loader::run_block(const Block& block, std::vector<std::byte>& read, std::vector<std::byte>& held) const {
+Status Loader::run_block(const Block& block, std::vector<std::byte>& read,
+                         std::vector<std::byte>& held) const {
   const TensorDesc desc{numerics_.dtype, Shape{block.rows, block.columns}};
   const auto count = static_cast<std::size_t>(block.rows * block.columns);
   if (block.weight == nullptr) {
     std::byte* to = block.table + static_cast<std::size_t>(block.first_row * block.columns) *
                                       dtype_bytes(block.table_dtype);
-    if (block.table_dtype == numerics_.dtype) return model_.read_rows(*block.name, block.first_row, {to, desc});
+    if (block.table_dtype == numerics_.dtype)
+      return model_.read_rows(*block.name, block.first_row, {to, desc});
     read.resize(std::max(read.size(), desc.bytes()));
     RETURN_IF_ERROR(model_.read_rows(*block.name, block.first_row, {read.data(), desc}));
     hold_block(numerics_, numerics_.dtype, read.data(), to, count);
@@ -210,10 +222,11 @@ Status Loader::run_block(const Block& block, std::vector<std::byte>& read, std::
     hold_block(numerics_, numerics_.dtype, read.data(), held.data(), count);
     from = held.data();
   }
-  const dnnl::memory rows({{block.columns, block.rows}, onednn::data_type(numerics_.held), Tag::ba}, engine_, from);
+  const dnnl::memory rows({{block.columns, block.rows}, onednn::data_type(numerics_.held), Tag::ba},
+                          engine_, from);
   const dnnl::memory packed(
-      block.weight->layout.submemory_desc({block.columns, block.rows}, {0, block.first_row}), engine_,
-      block.weight->data);
+      block.weight->layout.submemory_desc({block.columns, block.rows}, {0, block.first_row}),
+      engine_, block.weight->data);
   dnnl::stream stream(engine_);
   dnnl::memory source = rows;
   dnnl::memory target = packed;
@@ -231,18 +244,21 @@ void Loader::finish_block(const Block& block, const Status& status) {
       if (first_error_.ok()) first_error_ = status.with_context(*block.name);
       return;
     }
-    done_bytes_ += static_cast<std::size_t>(block.rows * block.columns) * dtype_bytes(numerics_.dtype);
+    done_bytes_ +=
+        static_cast<std::size_t>(block.rows * block.columns) * dtype_bytes(numerics_.dtype);
     done_bytes = done_bytes_;
     is_last = --blocks_left_[block.tensor] == 0;
   }
   if (is_last) model_.release(*block.name);
-  if (options_.progress && std::this_thread::get_id() == caller_) options_.progress(done_bytes, total_bytes_);
+  if (options_.progress && std::this_thread::get_id() == caller_)
+    options_.progress(done_bytes, total_bytes_);
 }
 
 }  // namespace
 
-Result<Weights> load_weights(const ModelSource& model, const Numerics& numerics, const dnnl::engine& engine,
-                             const CpuOptions& options, ThreadPool& pool) {
+Result<Weights> load_weights(const ModelSource& model, const Numerics& numerics,
+                             const dnnl::engine& engine, const CpuOptions& options,
+                             ThreadPool& pool) {
   Loader loader(model, numerics, engine, options);
   ASSIGN_OR_RETURN(Weights weights, loader.load(pool));
   return weights;

@@ -12,7 +12,8 @@ namespace {
 // Below this many elements, waking threads costs more than they save.
 constexpr std::size_t kParallelElements = std::size_t{1} << 17;
 
-void split(ThreadPool& pool, std::size_t count, const std::function<void(std::size_t, std::size_t)>& body) {
+void split(ThreadPool& pool, std::size_t count,
+           const std::function<void(std::size_t, std::size_t)>& body) {
   if (count < kParallelElements) {
     body(0, count);
     return;
@@ -22,7 +23,8 @@ void split(ThreadPool& pool, std::size_t count, const std::function<void(std::si
 
 }  // namespace
 
-void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::byte* out, std::size_t count) {
+void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::byte* out,
+                std::size_t count) {
   constexpr std::size_t kBlock = 2048;
   float values[kBlock];
   alignas(4) std::byte rounded[kBlock * 2];
@@ -45,18 +47,20 @@ void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::
 void hold(const Numerics& numerics, TensorView in, std::byte* out, ThreadPool& pool) {
   const DType from = in.desc.dtype;
   split(pool, in.desc.elements(), [&](std::size_t begin, std::size_t end) {
-    hold_block(numerics, from, in.data + begin * dtype_bytes(from), out + begin * dtype_bytes(numerics.held),
-               end - begin);
+    hold_block(numerics, from, in.data + begin * dtype_bytes(from),
+               out + begin * dtype_bytes(numerics.held), end - begin);
   });
 }
 
 void round_result(const float* in, MutableTensorView out, ThreadPool& pool) {
   split(pool, out.desc.elements(), [&](std::size_t begin, std::size_t end) {
-    store_f32(out.desc.dtype, in + begin, out.data + begin * dtype_bytes(out.desc.dtype), end - begin);
+    store_f32(out.desc.dtype, in + begin, out.data + begin * dtype_bytes(out.desc.dtype),
+              end - begin);
   });
 }
 
-void gather_rows(TensorView table, std::span<const std::int32_t> ids, MutableTensorView out, ThreadPool& pool) {
+void gather_rows(TensorView table, std::span<const std::int32_t> ids, MutableTensorView out,
+                 ThreadPool& pool) {
   const std::int64_t hidden = table.desc.shape[1];
   const std::size_t in_bytes = static_cast<std::size_t>(hidden) * dtype_bytes(table.desc.dtype);
   const std::size_t out_bytes = static_cast<std::size_t>(hidden) * dtype_bytes(out.desc.dtype);

@@ -9,8 +9,8 @@
 
 namespace airlock {
 
-/// Weights and operands are rounded to `dtype` and held, and multiplied, as `held`: the same type, or kF32 where the CPU
-/// does not multiply `dtype` itself. Accumulation is fp32 in any case.
+/// Weights and operands are rounded to `dtype` and held, and multiplied, as `held`: the same type,
+/// or kF32 where the CPU does not multiply `dtype` itself. Accumulation is fp32 in any case.
 struct Numerics {
   DType dtype = DType::kF32;
   DType held = DType::kF32;  // kF32 or kBF16
@@ -21,13 +21,17 @@ struct Numerics {
   bool writes(DType result) const { return result == DType::kF32 || result == held; }
 };
 
-/// Rounds `in` to numerics.dtype and writes it as numerics.held; reads each element once. `out` has room for all.
+/// Rounds `in` to numerics.dtype and writes it as numerics.held; reads each element once. `out` has
+/// room for all.
 void hold(const Numerics& numerics, TensorView in, std::byte* out, ThreadPool& pool);
 /// The same for `count` elements, in this thread.
-void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::byte* out, std::size_t count);
+void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::byte* out,
+                std::size_t count);
 /// fp32 values rounded once to out's type.
 void round_result(const float* in, MutableTensorView out, ThreadPool& pool);
-/// Rows of `table` [vocab, hidden], converted to out's type [ids, hidden]; every id lies in the table.
-void gather_rows(TensorView table, std::span<const std::int32_t> ids, MutableTensorView out, ThreadPool& pool);
+/// Rows of `table` [vocab, hidden], converted to out's type [ids, hidden]; every id lies in the
+/// table.
+void gather_rows(TensorView table, std::span<const std::int32_t> ids, MutableTensorView out,
+                 ThreadPool& pool);
 
 }  // namespace airlock

@@ -24,14 +24,15 @@ dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const dnnl::me
 
 }  // namespace
 
-Product make_product(const dnnl::engine& engine, const dnnl::memory::desc& a, const dnnl::memory::desc& b,
-                     const dnnl::memory::desc& c) {
+Product make_product(const dnnl::engine& engine, const dnnl::memory::desc& a,
+                     const dnnl::memory::desc& b, const dnnl::memory::desc& c) {
   const auto description = describe(engine, a, b, c);
-  return {dnnl::matmul(description), a, description.weights_desc(), c, description.scratchpad_desc().get_size()};
+  return {dnnl::matmul(description), a, description.weights_desc(), c,
+          description.scratchpad_desc().get_size()};
 }
 
-dnnl::memory::desc pick_layout(const dnnl::engine& engine, const dnnl::memory::desc& a, const dnnl::memory::desc& b,
-                               const dnnl::memory::desc& c) {
+dnnl::memory::desc pick_layout(const dnnl::engine& engine, const dnnl::memory::desc& a,
+                               const dnnl::memory::desc& b, const dnnl::memory::desc& c) {
   const auto description = describe(engine, a, b, c);
   if (std::string_view(description.impl_info_str()).starts_with("ref")) {
     throw dnnl::error(dnnl_unimplemented, "only a reference implementation of this product");
@@ -51,7 +52,8 @@ bool cpu_has_bf16() {
   static const bool has = [] {
     try {
       const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-      const dnnl::memory::desc square({64, 64}, dnnl::memory::data_type::bf16, dnnl::memory::format_tag::ab);
+      const dnnl::memory::desc square({64, 64}, dnnl::memory::data_type::bf16,
+                                      dnnl::memory::format_tag::ab);
       onednn::pick_layout(engine, square, square, square);
       return true;
     } catch (const dnnl::error&) {

@@ -20,7 +20,8 @@ constexpr std::size_t round_up(std::size_t value, std::size_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 
-/// Sizes in steps of an eighth of their power of two, so that a slightly longer prompt finds the same buffers.
+/// Sizes in steps of an eighth of their power of two, so that a slightly longer prompt finds the
+/// same buffers.
 std::size_t size_class(std::size_t bytes) {
   const std::size_t step = std::max(kPage, std::bit_floor(std::max<std::size_t>(bytes, 1)) / 8);
   return round_up(std::max<std::size_t>(bytes, 1), step);

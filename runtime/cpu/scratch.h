@@ -32,8 +32,8 @@ class PageBuffer {
   std::size_t bytes_ = 0;
 };
 
-/// Buffers that one backend uses again and again, so that an op does not pay for page faults. What lies in a buffer is
-/// what the same session left there. One thread; outlives its buffers.
+/// Buffers that one backend uses again and again, so that an op does not pay for page faults. What
+/// lies in a buffer is what the same session left there. One thread; outlives its buffers.
 class ScratchPool {
  public:
   /// Pages on loan from a pool; destroying it gives them back.
@@ -59,7 +59,8 @@ class ScratchPool {
     PageBuffer pages_;
   };
 
-  /// At least `bytes`, page-aligned; contents are whatever the last user left. kResourceExhausted without memory.
+  /// At least `bytes`, page-aligned; contents are whatever the last user left. kResourceExhausted
+  /// without memory.
   Result<Buffer> take(std::size_t bytes);
   std::size_t idle_bytes() const { return idle_bytes_; }
 

@@ -14,13 +14,14 @@
 
 namespace airlock {
 
-/// A weight W [n, k] as the right side of a product: k x n in `layout`, which serves every number of rows.
+/// A weight W [n, k] as the right side of a product: k x n in `layout`, which serves every number
+/// of rows.
 struct HeldWeight {
   std::int64_t k = 0;
   std::int64_t n = 0;
   dnnl::memory::desc layout;
-  bool packed = false;         // else plain, W's own rows: k x n of strides (1, k)
-  std::byte* data = nullptr;   // in `pages`, or the embedding table where the model is tied
+  bool packed = false;        // else plain, W's own rows: k x n of strides (1, k)
+  std::byte* data = nullptr;  // in `pages`, or the embedding table where the model is tied
   PageBuffer pages;
 };
 
@@ -32,7 +33,7 @@ struct Weights {
   Numerics numerics;
   std::vector<LayerWeights> layers;
   PageBuffer table_pages;
-  TensorView table;     // [vocab, hidden]; tied: of numerics.held, else of numerics.dtype
+  TensorView table;  // [vocab, hidden]; tied: of numerics.held, else of numerics.dtype
   HeldWeight lm_head;
 
   const HeldWeight& weight(const WeightId& id) const {
@@ -40,8 +41,10 @@ struct Weights {
   }
 };
 
-/// Reads `model` in blocks of rows, so that it is never in memory twice. Errors are the model's, or no memory.
-Result<Weights> load_weights(const ModelSource& model, const Numerics& numerics, const dnnl::engine& engine,
-                             const CpuOptions& options, ThreadPool& pool);
+/// Reads `model` in blocks of rows, so that it is never in memory twice. Errors are the model's, or
+/// no memory.
+Result<Weights> load_weights(const ModelSource& model, const Numerics& numerics,
+                             const dnnl::engine& engine, const CpuOptions& options,
+                             ThreadPool& pool);
 
 }  // namespace airlock

@@ -12,13 +12,14 @@ namespace airlock {
 struct RopeScaling {
   enum class Type { kNone, kLinear, kLlama3 } type = Type::kNone;
   double factor = 1.0;
-  double low_freq_factor = 1.0;                   // llama3
-  double high_freq_factor = 4.0;                  // llama3
-  double original_max_position_embeddings = 8192; // llama3
+  double low_freq_factor = 1.0;                    // llama3
+  double high_freq_factor = 4.0;                   // llama3
+  double original_max_position_embeddings = 8192;  // llama3
   bool operator==(const RopeScaling&) const = default;
 };
 
-/// The fields of a Hugging Face LLaMA config.json that change the result, checked and with transformers' defaults.
+/// The fields of a Hugging Face LLaMA config.json that change the result, checked and with
+/// transformers' defaults.
 struct LlamaConfig {
   ModelDims dims;
   double rms_norm_eps = 1e-6;
@@ -26,15 +27,18 @@ struct LlamaConfig {
   RopeScaling rope_scaling;
   bool tie_word_embeddings = false;
   std::int64_t max_position_embeddings = 2048;
-  DType dtype = DType::kF32;  // the config's own word (dtype / torch_dtype); weights may be stored otherwise
+  DType dtype =
+      DType::kF32;  // the config's own word (dtype / torch_dtype); weights may be stored otherwise
   bool operator==(const LlamaConfig&) const = default;
 };
 
-/// Reads both spellings (transformers 4 and 5). `source` names the text in messages. kInvalidInput with key and value
-/// for anything absurd or anything that would change the result and is not supported.
+/// Reads both spellings (transformers 4 and 5). `source` names the text in messages. kInvalidInput
+/// with key and value for anything absurd or anything that would change the result and is not
+/// supported.
 Result<LlamaConfig> parse_config(std::string_view json, std::string_view source);
 Result<LlamaConfig> load_config(const std::string& path);
-/// Canonical JSON of the fields above; parse_config() reads it back to an equal LlamaConfig. The digest covers it.
+/// Canonical JSON of the fields above; parse_config() reads it back to an equal LlamaConfig. The
+/// digest covers it.
 std::string config_to_json(const LlamaConfig& config);
 
 }  // namespace airlock

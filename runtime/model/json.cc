@@ -71,17 +71,18 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
   bool parse_error(std::size_t position, const std::string& /*token*/,
                    const nlohmann::detail::exception& error) override {
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: what". The text at hand says more to a user
-    // than the parser's own words: a NaN, say, with its key before it.
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: what". The text at hand
+    // says more to a user than the parser's own words: a NaN, say, with its key before it.
     constexpr std::size_t kBefore = 48;
     constexpr std::size_t kAfter = 8;
     const std::string_view what = error.what();
     const std::size_t begin = position > kBefore ? position - kBefore : 0;
     const std::string_view near = begin < text_.size() ? text_.substr(begin, kBefore + kAfter) : "";
     const auto semicolon = what.rfind("; ");
-    return refuse(fmt::format("not JSON at byte {}: {}, near '{}'", position,
-                              printable(semicolon == std::string_view::npos ? what : what.substr(semicolon + 2)),
-                              printable(near)));
+    return refuse(fmt::format(
+        "not JSON at byte {}: {}, near '{}'", position,
+        printable(semicolon == std::string_view::npos ? what : what.substr(semicolon + 2)),
+        printable(near)));
   }
 
   bool refuse(std::string reason) {

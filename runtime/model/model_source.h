@@ -14,18 +14,22 @@
 
 namespace airlock {
 
-/// Where a model's tensors come from: a Hugging Face directory or a generator. Tensor names are transformers' own
-/// ("model.layers.0.self_attn.q_proj.weight"); all of LLaMA's are there with the shape that the config demands, in a
-/// float type (checked at create). Any thread may read.
+/// Where a model's tensors come from: a Hugging Face directory or a generator. Tensor names are
+/// transformers' own
+/// ("model.layers.0.self_attn.q_proj.weight"); all of LLaMA's are there with the shape that the
+/// config demands, in a float type (checked at create). Any thread may read.
 class ModelSource {
  public:
   virtual ~ModelSource() = default;
   virtual const LlamaConfig& config() const = 0;
   /// The type that most of the weights are stored in (synthetic: the config's dtype).
   virtual DType stored_dtype() const = 0;
-  /// Rows [first_row, first_row + out.shape[0]) of a 2-D tensor (a 1-D tensor is one row), rounded to out's dtype.
-  virtual Status read_rows(const std::string& name, std::int64_t first_row, MutableTensorView out) const = 0;
-  /// The stored bytes in place, where they already have this dtype and lie in a mapped file; else nullopt.
+  /// Rows [first_row, first_row + out.shape[0]) of a 2-D tensor (a 1-D tensor is one row), rounded
+  /// to out's dtype.
+  virtual Status read_rows(const std::string& name, std::int64_t first_row,
+                           MutableTensorView out) const = 0;
+  /// The stored bytes in place, where they already have this dtype and lie in a mapped file; else
+  /// nullopt.
   virtual std::optional<TensorView> mapped(const std::string& name, DType dtype) const = 0;
   /// Tells the kernel that the mapped pages of this tensor are not needed any more.
   virtual void release(const std::string& name) const = 0;
@@ -34,12 +38,14 @@ class ModelSource {
 };
 
 Result<std::unique_ptr<ModelSource>> open_model_directory(const std::string& directory);
-Result<std::unique_ptr<ModelSource>> make_synthetic_model(const std::string& config_path, std::uint64_t seed);
+Result<std::unique_ptr<ModelSource>> make_synthetic_model(const std::string& config_path,
+                                                          std::uint64_t seed);
 
-std::string weight_name(const WeightId& id);          // "model.layers.L.self_attn.q_proj.weight"
+std::string weight_name(const WeightId& id);  // "model.layers.L.self_attn.q_proj.weight"
 inline constexpr const char* kEmbedName = "model.embed_tokens.weight";
 inline constexpr const char* kLmHeadName = "lm_head.weight";  // absent where tied
-/// All norm weights, fp32 [2 * layers + 1, hidden]: input and post-attention norm of each layer, then the final norm.
+/// All norm weights, fp32 [2 * layers + 1, hidden]: input and post-attention norm of each layer,
+/// then the final norm.
 Result<Tensor> read_norms(const ModelSource& model);
 
 }  // namespace airlock

@@ -31,7 +31,8 @@ Status send_control(ZmqSocket& socket, const ControlMessage& message, Deadline d
 
 Result<ControlMessage> receive_control(ZmqSocket& socket, Deadline deadline) {
   ASSIGN_OR_RETURN(auto parts, socket.receive(deadline));
-  if (parts.size() != 1) return Status(StatusCode::kProtocolError, "a control message has more than one part");
+  if (parts.size() != 1)
+    return Status(StatusCode::kProtocolError, "a control message has more than one part");
   return decode_control(parts[0]);
 }
 
@@ -42,18 +43,20 @@ struct Greeting {
 
 Status no_server(const ConnectOptions& options) {
   return {StatusCode::kUnavailable,
-          fmt::format("no server at {} within {} ms; start gpu_server, or give its --endpoint (it prints 'ready ENDPOINT')",
+          fmt::format("no server at {} within {} ms; start gpu_server, or give its --endpoint (it "
+                      "prints 'ready ENDPOINT')",
                       options.endpoint, options.timeout.count())};
 }
 
 // One attempt. kDeadlineExceeded: nobody is there yet.
-Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options, const Hello& hello, int wake_fd,
-                       Deadline deadline) {
+Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options, const Hello& hello,
+                       int wake_fd, Deadline deadline) {
   ZmqSocketOptions socket_options;
   socket_options.linger = std::chrono::milliseconds(100);  // lets goodbye leave
   socket_options.max_frame_bytes = limits::kMaxControlBytes;
   socket_options.wake_fd = wake_fd;
-  ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(context, ZmqSocketType::kDealer, socket_options));
+  ASSIGN_OR_RETURN(ZmqSocket socket,
+                   ZmqSocket::create(context, ZmqSocketType::kDealer, socket_options));
   RETURN_IF_ERROR(socket.connect(options.endpoint));
   RETURN_IF_ERROR(send_control(socket, hello, deadline));
   while (!deadline.expired()) {
@@ -63,40 +66,54 @@ Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options,
       if (socket.disconnected()) break;
       continue;
     }
-    if (auto* welcome = std::get_if<Welcome>(&*message)) return Greeting{std::move(socket), std::move(*welcome)};
+    if (auto* welcome = std::get_if<Welcome>(&*message))
+      return Greeting{std::move(socket), std::move(*welcome)};
     if (auto* refusal = std::get_if<Refusal>(&*message)) {
-      const StatusCode code = refusal->code == StatusCode::kOk ? StatusCode::kProtocolError : refusal->code;
-      return Status(code, fmt::format("the server at {} refused: {}", options.endpoint, refusal->message));
+      const StatusCode code =
+          refusal->code == StatusCode::kOk ? StatusCode::kProtocolError : refusal->code;
+      return Status(
+          code, fmt::format("the server at {} refused: {}", options.endpoint, refusal->message));
     }
     if (!std::holds_alternative<Sign>(*message)) {
-      return Status(StatusCode::kProtocolError, "the server answered hello with neither welcome nor refusal");
+      return Status(StatusCode::kProtocolError,
+                    "the server answered hello with neither welcome nor refusal");
     }
   }
   return Status(StatusCode::kDeadlineExceeded, "no answer");
 }
 
 Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool want_ring) {
-  auto refuse = [](std::string text) { return Status(StatusCode::kProtocolError, std::move(text)); };
+  auto refuse = [](std::string text) {
+    return Status(StatusCode::kProtocolError, std::move(text));
+  };
   RETURN_IF_ERROR(check_geometry(welcome.geometry));
   const bool has_ring = welcome.ring == RingMode::kOn;
   if (has_ring && !want_ring) return refuse("the session has a ring that was not asked for");
   if (!has_ring && options.ring == RingChoice::kOn) {
-    return {StatusCode::kUnavailable, "the server's ring is off and --ring on demands one: start it with --ring on"};
+    return {StatusCode::kUnavailable,
+            "the server's ring is off and --ring on demands one: start it with --ring on"};
   }
   if ((options.want_slot_count != 0 && welcome.geometry.slot_count != options.want_slot_count) ||
       (options.want_slot_bytes != 0 && welcome.geometry.slot_bytes != options.want_slot_bytes)) {
     return {StatusCode::kUnavailable,
-            fmt::format("the server's ring has {} slots of {} bytes, not what was demanded (--ring-slots, --ring-slot-bytes)",
+            fmt::format("the server's ring has {} slots of {} bytes, not what was demanded "
+                        "(--ring-slots, --ring-slot-bytes)",
                         welcome.geometry.slot_count, welcome.geometry.slot_bytes)};
   }
-  const bool hex = std::ranges::all_of(welcome.token, [](unsigned char c) { return std::isxdigit(c) != 0; });
+  const bool hex =
+      std::ranges::all_of(welcome.token, [](unsigned char c) { return std::isxdigit(c) != 0; });
   if (welcome.token.size() != 32 || !hex) return refuse("the session's token is not 32 hex digits");
   if (welcome.epoch == 0) return refuse("the session's epoch is 0");
-  if (Status dims = welcome.dims.check(); !dims.ok()) return refuse("the server's model: " + dims.message());
-  if (welcome.threads < 1 || welcome.threads > limits::kMaxThreads) return refuse("the server's thread count is absurd");
-  if (!is_float(welcome.dtype) || !is_float(welcome.stored_dtype)) return refuse("the server's dtype is no float type");
+  if (Status dims = welcome.dims.check(); !dims.ok())
+    return refuse("the server's model: " + dims.message());
+  if (welcome.threads < 1 || welcome.threads > limits::kMaxThreads)
+    return refuse("the server's thread count is absurd");
+  if (!is_float(welcome.dtype) || !is_float(welcome.stored_dtype))
+    return refuse("the server's dtype is no float type");
   if (!options.digest.empty() && options.digest != welcome.digest) {
-    return {StatusCode::kMismatch, fmt::format("the server has another model: digest {}, ours is {}", welcome.digest, options.digest)};
+    return {StatusCode::kMismatch,
+            fmt::format("the server has another model: digest {}, ours is {}", welcome.digest,
+                        options.digest)};
   }
   if (options.dims && !(*options.dims == welcome.dims)) {
     return {StatusCode::kMismatch, "the server's model has another shape than ours"};
@@ -104,12 +121,17 @@ Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool
   return {};
 }
 
-// Where the data socket is, by the server's word: only a sibling of the control socket, or another port of its host.
+// Where the data socket is, by the server's word: only a sibling of the control socket, or another
+// port of its host.
 Result<std::string> data_endpoint(const Endpoint& control, const std::string& claimed) {
   auto parsed = parse_endpoint(claimed);
-  if (!parsed.ok()) return Status(StatusCode::kProtocolError, "the session's " + parsed.status().message());
-  if (parsed->kind != control.kind || (control.kind == Endpoint::Kind::kIpc && parsed->directory() != control.directory())) {
-    return Status(StatusCode::kProtocolError, fmt::format("the session's endpoint {} does not belong to {}", claimed, control.text()));
+  if (!parsed.ok())
+    return Status(StatusCode::kProtocolError, "the session's " + parsed.status().message());
+  if (parsed->kind != control.kind ||
+      (control.kind == Endpoint::Kind::kIpc && parsed->directory() != control.directory())) {
+    return Status(
+        StatusCode::kProtocolError,
+        fmt::format("the session's endpoint {} does not belong to {}", claimed, control.text()));
   }
   if (control.kind == Endpoint::Kind::kTcp) parsed->host = control.host;
   return parsed->text();
@@ -120,18 +142,21 @@ class ClientSessionImpl : public ClientSession {
   ~ClientSessionImpl() override { close(); }
 
   /// Takes the greeting's socket only if all goes well.
-  Status open(const ZmqContext& context, const ConnectOptions& options, const Endpoint& endpoint, Greeting& greeting) {
+  Status open(const ZmqContext& context, const ConnectOptions& options, const Endpoint& endpoint,
+              Greeting& greeting) {
     const Welcome& welcome = greeting.welcome;
     const Deadline deadline = Deadline::after(options.timeout);
     ASSIGN_OR_RETURN(const std::string data, data_endpoint(endpoint, welcome.data_endpoint));
     ASSIGN_OR_RETURN(channel_, SessionChannel::attach(context, welcome, data, life_, deadline));
-    BackendInfo info{welcome.dims, welcome.dtype, welcome.stored_dtype, welcome.threads, welcome.device, welcome.digest};
+    BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
+                     welcome.threads, welcome.device, welcome.digest};
     backend_ = RemoteBackend::create(info, channel_->channel(), op_stats_);
     config_bytes_ = welcome.config_bytes;
     epoch_ = welcome.epoch;
-    control_thread_ = std::thread([this, timeout = options.timeout, socket = std::move(greeting.socket)]() mutable {
-      watch_server(std::move(socket), timeout);
-    });
+    control_thread_ = std::thread(
+        [this, timeout = options.timeout, socket = std::move(greeting.socket)]() mutable {
+          watch_server(std::move(socket), timeout);
+        });
     return {};
   }
 
@@ -158,7 +183,8 @@ class ClientSessionImpl : public ClientSession {
     Deadline next_sign = Deadline::now();
     while (!closing_.load(std::memory_order_acquire)) {
       if (next_sign.expired()) {
-        (void)send_control(socket, Sign{}, Deadline::now());  // a full queue shows as silence soon enough
+        (void)send_control(socket, Sign{},
+                           Deadline::now());  // a full queue shows as silence soon enough
         next_sign = Deadline::after(kSignInterval);
       }
       auto message = receive_control(socket, next_sign);
@@ -166,19 +192,25 @@ class ClientSessionImpl : public ClientSession {
       if (message.ok()) {
         silence.heard();
         if (auto* goodbye = std::get_if<Goodbye>(&*message)) {
-          return life_.end({StatusCode::kUnavailable, "the server ended the session: " + goodbye->reason});
+          return life_.end(
+              {StatusCode::kUnavailable, "the server ended the session: " + goodbye->reason});
         }
       } else if (message.status().code() != StatusCode::kDeadlineExceeded) {
         return life_.end(message.status());
       } else if (socket.disconnected()) {
-        return life_.end({StatusCode::kUnavailable, "the server closed the connection: it ended or was killed"});
+        return life_.end(
+            {StatusCode::kUnavailable, "the server closed the connection: it ended or was killed"});
       }
-      if (silence.silent_ns() > static_cast<std::uint64_t>(std::chrono::nanoseconds(timeout).count())) {
-        return life_.end({StatusCode::kUnavailable,
-                          fmt::format("no sign of life from the server for {} ms (--timeout-ms): it hangs or was stopped", timeout.count())});
+      if (silence.silent_ns() >
+          static_cast<std::uint64_t>(std::chrono::nanoseconds(timeout).count())) {
+        return life_.end(
+            {StatusCode::kUnavailable, fmt::format("no sign of life from the server for {} ms "
+                                                   "(--timeout-ms): it hangs or was stopped",
+                                                   timeout.count())});
       }
     }
-    (void)send_control(socket, Goodbye{"the client is done"}, Deadline::now());  // it may be gone already
+    (void)send_control(socket, Goodbye{"the client is done"},
+                       Deadline::now());  // it may be gone already
   }
 
   std::unique_ptr<ZmqContext> context_;  // first: sockets close before it
@@ -199,7 +231,8 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
   const bool ipc = endpoint.kind == Endpoint::Kind::kIpc;
   if (ipc) RETURN_IF_ERROR(check_endpoint_directory(endpoint.directory(), IfMissing::kRefuse));
-  const bool want_ring = options.ring == RingChoice::kOn || (options.ring == RingChoice::kAuto && ipc);
+  const bool want_ring =
+      options.ring == RingChoice::kOn || (options.ring == RingChoice::kAuto && ipc);
   Hello hello;
   hello.client = fmt::format("tee_runner pid {}", ::getpid());
   hello.ring = want_ring ? RingMode::kOn : RingMode::kOff;
@@ -214,8 +247,10 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
     if (greeting.ok()) {
       Status status = check_welcome(greeting->welcome, options, want_ring);
       if (status.ok()) status = session->open(*context, options, endpoint, *greeting);
-      if (!status.ok()) {  // the session is there all the same: its slot is another's to have at once
-        (void)send_control(greeting->socket, Goodbye{"the client cannot use the session"}, Deadline::now());
+      if (!status
+               .ok()) {  // the session is there all the same: its slot is another's to have at once
+        (void)send_control(greeting->socket, Goodbye{"the client cannot use the session"},
+                           Deadline::now());
         return status;
       }
       session->keep(std::move(context));

@@ -16,20 +16,22 @@ namespace airlock {
 enum class RingChoice { kAuto, kOn, kOff };  // auto: on for ipc://, off for tcp://
 
 struct ConnectOptions {
-  std::string endpoint;                   // "ipc:///path" or "tcp://host:port"
+  std::string endpoint;  // "ipc:///path" or "tcp://host:port"
   RingChoice ring = RingChoice::kAuto;
-  std::uint32_t want_slot_count = 0;      // 0: the server's choice; else demanded
+  std::uint32_t want_slot_count = 0;  // 0: the server's choice; else demanded
   std::uint32_t want_slot_bytes = 0;
   std::chrono::milliseconds timeout{5000};  // longest time without a connection or a sign of life
-  std::string digest;                     // of the runner's own model; empty: it has none and calls init()
-  std::optional<ModelDims> dims;          // of the runner's own model; must equal the server's
+  std::string digest;             // of the runner's own model; empty: it has none and calls init()
+  std::optional<ModelDims> dims;  // of the runner's own model; must equal the server's
 };
 
-/// A session with a gpu_server: handshake, signs of life (a thread of its own), channel and backend. One thread calls.
+/// A session with a gpu_server: handshake, signs of life (a thread of its own), channel and
+/// backend. One thread calls.
 class ClientSession {
  public:
-  /// kUnavailable: no server within the timeout; kVersionMismatch, kMismatch (another model's digest),
-  /// kResourceExhausted (server full, /dev/shm), kProtocolError (it spoke wrongly, or geometry was not as demanded).
+  /// kUnavailable: no server within the timeout; kVersionMismatch, kMismatch (another model's
+  /// digest), kResourceExhausted (server full, /dev/shm), kProtocolError (it spoke wrongly, or
+  /// geometry was not as demanded).
   static Result<std::unique_ptr<ClientSession>> connect(const ConnectOptions& options);
   virtual ~ClientSession() = default;  // closes, if close() was not called
 

@@ -44,11 +44,13 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
   if (text.starts_with("ipc://")) {
     endpoint.path = text.substr(6);
     if (!endpoint.path.starts_with('/') || endpoint.path.ends_with('/')) {
-      return refuse("an ipc endpoint is ipc:// and an absolute path of a file, as in ipc:///tmp/airlock-0/ctl");
+      return refuse(
+          "an ipc endpoint is ipc:// and an absolute path of a file, as in "
+          "ipc:///tmp/airlock-0/ctl");
     }
     if (endpoint.path.size() > limits::kMaxEndpointPathBytes) {
-      return refuse(fmt::format("the path has {} bytes, a Unix socket takes at most {}", endpoint.path.size(),
-                                limits::kMaxEndpointPathBytes));
+      return refuse(fmt::format("the path has {} bytes, a Unix socket takes at most {}",
+                                endpoint.path.size(), limits::kMaxEndpointPathBytes));
     }
     return endpoint;
   }
@@ -56,11 +58,13 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
   endpoint.kind = Endpoint::Kind::kTcp;
   const std::string_view rest = text.substr(6);
   const std::size_t colon = rest.rfind(':');
-  if (colon == std::string_view::npos || colon == 0) return refuse("a tcp endpoint is tcp://host:port");
+  if (colon == std::string_view::npos || colon == 0)
+    return refuse("a tcp endpoint is tcp://host:port");
   endpoint.host = rest.substr(0, colon);
   endpoint.port = rest.substr(colon + 1);
-  const bool digits = !endpoint.port.empty() && endpoint.port.size() <= 5 &&
-                      std::ranges::all_of(endpoint.port, [](unsigned char c) { return std::isdigit(c) != 0; });
+  const bool digits =
+      !endpoint.port.empty() && endpoint.port.size() <= 5 &&
+      std::ranges::all_of(endpoint.port, [](unsigned char c) { return std::isdigit(c) != 0; });
   if (endpoint.port != "*" && (!digits || std::atoi(endpoint.port.c_str()) > 65535)) {
     return refuse("the port is not a number from 0 to 65535");
   }
@@ -79,8 +83,10 @@ Endpoint default_endpoint() {
 }
 
 Status check_endpoint_directory(const std::string& directory, IfMissing if_missing) {
-  if (if_missing == IfMissing::kCreate && ::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
-    return {StatusCode::kInvalidInput, fmt::format("cannot make the directory {}: {}", directory, std::strerror(errno))};
+  if (if_missing == IfMissing::kCreate && ::mkdir(directory.c_str(), 0700) != 0 &&
+      errno != EEXIST) {
+    return {StatusCode::kInvalidInput,
+            fmt::format("cannot make the directory {}: {}", directory, std::strerror(errno))};
   }
   struct stat info {};
   if (::lstat(directory.c_str(), &info) != 0) {
@@ -89,14 +95,20 @@ Status check_endpoint_directory(const std::string& directory, IfMissing if_missi
             fmt::format("{}{}: {}", missing ? "no server: " : "", directory, std::strerror(errno))};
   }
   std::string wrong;
-  if (S_ISLNK(info.st_mode)) wrong = "is a link";
-  else if (!S_ISDIR(info.st_mode)) wrong = "is not a directory";
-  else if (info.st_uid != ::geteuid()) wrong = fmt::format("belongs to user {}, not to {}", info.st_uid, ::geteuid());
-  else if ((info.st_mode & 0777) != 0700) wrong = fmt::format("has mode {:04o}, not 0700", info.st_mode & 07777);
+  if (S_ISLNK(info.st_mode))
+    wrong = "is a link";
+  else if (!S_ISDIR(info.st_mode))
+    wrong = "is not a directory";
+  else if (info.st_uid != ::geteuid())
+    wrong = fmt::format("belongs to user {}, not to {}", info.st_uid, ::geteuid());
+  else if ((info.st_mode & 0777) != 0700)
+    wrong = fmt::format("has mode {:04o}, not 0700", info.st_mode & 07777);
   if (wrong.empty()) return {};
   return {StatusCode::kInvalidInput,
-          fmt::format("the endpoint's directory {} {}; others could pose as the server there. Use a directory of your "
-                      "own with mode 0700 (mkdir -m 700), or another --endpoint", directory, wrong)};
+          fmt::format("the endpoint's directory {} {}; others could pose as the server there. Use "
+                      "a directory of your "
+                      "own with mode 0700 (mkdir -m 700), or another --endpoint",
+                      directory, wrong)};
 }
 
 EndpointLock::~EndpointLock() {
@@ -106,25 +118,30 @@ EndpointLock::~EndpointLock() {
 Result<EndpointLock> EndpointLock::acquire(const std::string& socket_path) {
   EndpointLock lock;
   lock.path_ = socket_path + ".lock";
-  // A holder unlinks the file at its end, so the file that we locked may be gone from the path: then try again.
+  // A holder unlinks the file at its end, so the file that we locked may be gone from the path:
+  // then try again.
   for (int attempt = 0; attempt < 16; ++attempt) {
     UniqueFd fd(::open(lock.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!fd.valid()) {
-      return Status(StatusCode::kInvalidInput, fmt::format("cannot open {}: {}", lock.path_, std::strerror(errno)));
+      return Status(StatusCode::kInvalidInput,
+                    fmt::format("cannot open {}: {}", lock.path_, std::strerror(errno)));
     }
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
       char pid[24] = {};
       [[maybe_unused]] const ssize_t got = ::pread(fd.get(), pid, sizeof(pid) - 1, 0);
-      return Status(StatusCode::kInUse,
-                    fmt::format("endpoint in use: ipc://{} belongs to a live server (pid {}); stop it or give another "
-                                "--endpoint", socket_path, std::strtol(pid, nullptr, 10)));
+      return Status(StatusCode::kInUse, fmt::format("endpoint in use: ipc://{} belongs to a live "
+                                                    "server (pid {}); stop it or give another "
+                                                    "--endpoint",
+                                                    socket_path, std::strtol(pid, nullptr, 10)));
     }
     struct stat held {};
     struct stat named {};
-    if (::fstat(fd.get(), &held) == 0 && ::stat(lock.path_.c_str(), &named) == 0 && held.st_ino == named.st_ino) {
+    if (::fstat(fd.get(), &held) == 0 && ::stat(lock.path_.c_str(), &named) == 0 &&
+        held.st_ino == named.st_ino) {
       const std::string pid = fmt::format("{}\n", ::getpid());
       if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0) {
-        return Status(StatusCode::kInvalidInput, fmt::format("cannot write {}: {}", lock.path_, std::strerror(errno)));
+        return Status(StatusCode::kInvalidInput,
+                      fmt::format("cannot write {}: {}", lock.path_, std::strerror(errno)));
       }
       lock.fd_ = std::move(fd);
       return lock;
@@ -138,8 +155,11 @@ Result<std::string> session_socket_path(const std::string& socket_path, std::uin
   if (path.size() <= limits::kMaxEndpointPathBytes) return path;
   path = socket_path.substr(0, socket_path.rfind('/') + 1) + "s";
   if (path.size() + 1 > limits::kMaxEndpointPathBytes) {
-    return Status(StatusCode::kUsage, fmt::format("endpoint 'ipc://{}': its directory leaves no room for the sockets of "
-                                                  "sessions; give a shorter path", socket_path));
+    return Status(
+        StatusCode::kUsage,
+        fmt::format("endpoint 'ipc://{}': its directory leaves no room for the sockets of "
+                    "sessions; give a shorter path",
+                    socket_path));
   }
   const std::size_t digits = std::min<std::size_t>(8, limits::kMaxEndpointPathBytes - path.size());
   return path + fmt::format("{:08x}", random).substr(0, digits);
@@ -155,11 +175,14 @@ bool is_hex(std::string_view text) {
 bool is_dead_socket(const std::string& path) {
   struct stat info {};
   sockaddr_un address{};
-  if (::lstat(path.c_str(), &info) != 0 || !S_ISSOCK(info.st_mode) || path.size() >= sizeof(address.sun_path)) return false;
+  if (::lstat(path.c_str(), &info) != 0 || !S_ISSOCK(info.st_mode) ||
+      path.size() >= sizeof(address.sun_path))
+    return false;
   address.sun_family = AF_UNIX;
   std::copy(path.begin(), path.end(), address.sun_path);
   const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return fd.valid() && ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 &&
+  return fd.valid() &&
+         ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 &&
          errno == ECONNREFUSED;
 }
 
@@ -178,8 +201,10 @@ void sweep_session_sockets(const std::string& socket_path) {
   while (const dirent* entry = ::readdir(entries)) {
     const std::string_view name = entry->d_name;
     const std::string path = directory + std::string(name);
-    const bool is_ours = name.size() == prefix.size() + 8 && name.starts_with(prefix) && is_hex(name.substr(prefix.size()));
-    const bool is_short = path != socket_path && name.size() == short_bytes && name.starts_with('s') && is_hex(name.substr(1));
+    const bool is_ours = name.size() == prefix.size() + 8 && name.starts_with(prefix) &&
+                         is_hex(name.substr(prefix.size()));
+    const bool is_short = path != socket_path && name.size() == short_bytes &&
+                          name.starts_with('s') && is_hex(name.substr(1));
     if (is_ours || (is_short && is_dead_socket(path))) stale.push_back(path);
   }
   ::closedir(entries);

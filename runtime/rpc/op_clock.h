@@ -6,7 +6,8 @@
 
 namespace airlock {
 
-/// The parts of one remote op's time, as they are booked: total = tee + wire + queue + server, wire never negative.
+/// The parts of one remote op's time, as they are booked: total = tee + wire + queue + server, wire
+/// never negative.
 struct OpTimes {
   std::uint64_t total_ns = 0;
   std::uint64_t tee_ns = 0;

@@ -12,11 +12,12 @@
 
 namespace airlock {
 
-/// Signs of life leave each side this often: well within the 250 ms that docs/INTERFACE.md promises.
+/// Signs of life leave each side this often: well within the 250 ms that docs/INTERFACE.md
+/// promises.
 inline constexpr std::chrono::milliseconds kSignInterval{200};
 
-/// How long a peer has been silent, as its watcher saw it. A watcher that was itself stopped (SIGSTOP, a suspended
-/// machine) does not take its own absence for the peer's. One thread.
+/// How long a peer has been silent, as its watcher saw it. A watcher that was itself stopped
+/// (SIGSTOP, a suspended machine) does not take its own absence for the peer's. One thread.
 class SilenceMeter {
  public:
   void heard() { silent_ns_ = 0; }

@@ -26,7 +26,8 @@ struct Call {
   std::uint64_t request_id = 0;
   RequestHeader request;
   std::vector<TensorDesc> expected;
-  bool sized_by_server = false;     // init and stats: the one uint8 result's length is checked against a limit instead
+  bool sized_by_server =
+      false;  // init and stats: the one uint8 result's length is checked against a limit instead
   Deadline deadline = Deadline::now();
   std::unique_ptr<Message> message;
   std::unique_ptr<ReceivedMessage> reply;
@@ -38,7 +39,8 @@ struct Call {
 };
 
 Status server_said(const ResponseHeader& response) {
-  return {response.code, fmt::format("the server refused {}: {}", op_name(response.op), response.message)};
+  return {response.code,
+          fmt::format("the server refused {}: {}", op_name(response.op), response.message)};
 }
 
 std::vector<std::size_t> sizes_of(std::span<const TensorDesc> descs) {
@@ -52,18 +54,20 @@ std::vector<std::size_t> sizes_of(std::span<const TensorDesc> descs) {
 // The requests under way on one channel, oldest first. Replies come in the order of the requests.
 class RemoteSession {
  public:
-  RemoteSession(Channel& channel, OpStatsTable& op_stats) : channel_(channel), op_stats_(op_stats) {}
+  RemoteSession(Channel& channel, OpStatsTable& op_stats)
+      : channel_(channel), op_stats_(op_stats) {}
 
-  Result<std::shared_ptr<Call>> prepare(const OpSpec& spec, std::vector<TensorDesc> expected, bool sized_by_server,
-                                        Deadline deadline);
+  Result<std::shared_ptr<Call>> prepare(const OpSpec& spec, std::vector<TensorDesc> expected,
+                                        bool sized_by_server, Deadline deadline);
   Status submit(const std::shared_ptr<Call>& call);
   Status wait(Call& call);
 
  private:
   Status receive_one(Deadline deadline);
-  Status check_reply(Call& call, std::span<const std::byte> header, std::span<const std::size_t> sizes);
-  // Runs `step` until it is no longer short of room; replies are taken in between, so that a peer that waits for us
-  // to read never waits for ever.
+  Status check_reply(Call& call, std::span<const std::byte> header,
+                     std::span<const std::size_t> sizes);
+  // Runs `step` until it is no longer short of room; replies are taken in between, so that a peer
+  // that waits for us to read never waits for ever.
   template <typename Step>
   Status with_pump(Deadline deadline, const Step& step);
 
@@ -79,7 +83,8 @@ Status RemoteSession::with_pump(Deadline deadline, const Step& step) {
     const Status status = step(under_way_.empty() ? deadline : deadline.slice(kPumpSlice));
     if (status.code() != StatusCode::kResourceExhausted) return status;
     if (deadline.expired()) {
-      return {StatusCode::kDeadlineExceeded, "the server took no request before the op's deadline (--op-timeout-ms)"};
+      return {StatusCode::kDeadlineExceeded,
+              "the server took no request before the op's deadline (--op-timeout-ms)"};
     }
     if (under_way_.empty()) return status;  // it had all the time there is: no memory, not no room
     const Status received = receive_one(deadline.slice(kPumpSlice));
@@ -87,7 +92,8 @@ Status RemoteSession::with_pump(Deadline deadline, const Step& step) {
   }
 }
 
-Result<std::shared_ptr<Call>> RemoteSession::prepare(const OpSpec& spec, std::vector<TensorDesc> expected,
+Result<std::shared_ptr<Call>> RemoteSession::prepare(const OpSpec& spec,
+                                                     std::vector<TensorDesc> expected,
                                                      bool sized_by_server, Deadline deadline) {
   const std::uint64_t start_ns = now_ns();
   auto call = std::make_shared<Call>();
@@ -109,7 +115,8 @@ Result<std::shared_ptr<Call>> RemoteSession::prepare(const OpSpec& spec, std::ve
 
 Status RemoteSession::submit(const std::shared_ptr<Call>& call) {
   call->submit_ns = now_ns();
-  if (under_way_.size() >= limits::kMaxRequestsUnderWay) RETURN_IF_ERROR(receive_one(call->deadline));
+  if (under_way_.size() >= limits::kMaxRequestsUnderWay)
+    RETURN_IF_ERROR(receive_one(call->deadline));
   call->request.request_id = call->request_id = next_request_id_++;
   const std::vector<std::byte> header = encode(call->request);
   call->times.tee_ns = now_ns() - call->submit_ns;
@@ -126,31 +133,38 @@ Status RemoteSession::check_reply(Call& call, std::span<const std::byte> header,
                                   std::span<const std::size_t> sizes) {
   ASSIGN_OR_RETURN(call.response, decode_response(header));
   const ResponseHeader& response = call.response;
-  auto refuse = [](std::string text) { return Status(StatusCode::kProtocolError, std::move(text)); };
+  auto refuse = [](std::string text) {
+    return Status(StatusCode::kProtocolError, std::move(text));
+  };
   if (response.request_id != call.request_id) {
-    return refuse(fmt::format("a reply to request {} came, expected one to {}", response.request_id, call.request_id));
+    return refuse(fmt::format("a reply to request {} came, expected one to {}", response.request_id,
+                              call.request_id));
   }
   if (response.op != call.request.spec.op) {
-    return refuse(fmt::format("a reply to op {} came, expected {}", op_name(response.op), op_name(call.request.spec.op)));
+    return refuse(fmt::format("a reply to op {} came, expected {}", op_name(response.op),
+                              op_name(call.request.spec.op)));
   }
   if (response.code != StatusCode::kOk) {
-    if (!response.results.empty() || !sizes.empty()) return refuse("an error reply carries tensors");
+    if (!response.results.empty() || !sizes.empty())
+      return refuse("an error reply carries tensors");
     return {};
   }
   if (response.results.size() != call.expected.size() || sizes.size() != call.expected.size()) {
-    return refuse(fmt::format("a reply to {} has {} results, expected {}", op_name(response.op), sizes.size(),
-                              call.expected.size()));
+    return refuse(fmt::format("a reply to {} has {} results, expected {}", op_name(response.op),
+                              sizes.size(), call.expected.size()));
   }
   if (call.sized_by_server && sizes.size() == 1) {
     const std::size_t limit = call.expected[0].bytes();
-    if (sizes[0] > limit) return refuse(fmt::format("a reply of {} bytes, at most {} are taken", sizes[0], limit));
+    if (sizes[0] > limit)
+      return refuse(fmt::format("a reply of {} bytes, at most {} are taken", sizes[0], limit));
     call.expected[0].shape = Shape{static_cast<std::int64_t>(sizes[0])};
   }
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     if (!(response.results[i] == call.expected[i]) || sizes[i] != call.expected[i].bytes()) {
-      return refuse(fmt::format("result {} of {} is {} {}, expected {} {}", i, op_name(response.op),
-                                dtype_name(response.results[i].dtype), response.results[i].shape.to_string(),
-                                dtype_name(call.expected[i].dtype), call.expected[i].shape.to_string()));
+      return refuse(
+          fmt::format("result {} of {} is {} {}, expected {} {}", i, op_name(response.op),
+                      dtype_name(response.results[i].dtype), response.results[i].shape.to_string(),
+                      dtype_name(call.expected[i].dtype), call.expected[i].shape.to_string()));
     }
   }
   return {};
@@ -163,7 +177,8 @@ Status RemoteSession::receive_one(Deadline deadline) {
       [&](std::span<const std::byte> header, std::span<const std::size_t> sizes) {
         const std::uint64_t start_ns = now_ns();
         Status status = check_reply(*call, header, sizes);
-        for (Path path : choose_paths(channel_.policy(), sizes)) call->used_zmq |= path == Path::kZmq;
+        for (Path path : choose_paths(channel_.policy(), sizes))
+          call->used_zmq |= path == Path::kZmq;
         check_ns = now_ns() - start_ns;
         return status;
       },
@@ -198,12 +213,14 @@ Status RemoteSession::wait(Call& call) {
     const Status status = receive_one(call.deadline);
     if (status.code() == StatusCode::kDeadlineExceeded) {
       return {StatusCode::kDeadlineExceeded,
-              fmt::format("no reply to {} before the op's deadline (--op-timeout-ms)", op_name(call.request.spec.op))};
+              fmt::format("no reply to {} before the op's deadline (--op-timeout-ms)",
+                          op_name(call.request.spec.op))};
     }
     RETURN_IF_ERROR(status);
   }
   if (call.state == Call::State::kFailed) return call.failure;
-  if (call.state == Call::State::kPrepared) return {StatusCode::kInternal, "wait() before submit()"};
+  if (call.state == Call::State::kPrepared)
+    return {StatusCode::kInternal, "wait() before submit()"};
   return {};
 }
 
@@ -212,7 +229,9 @@ namespace {
 class RemotePending : public Pending {
  public:
   RemotePending(RemoteSession& session, std::shared_ptr<Call> call, const Operands& operands)
-      : session_(session), call_(std::move(call)), has_inputs_(!operands.inputs.empty()),
+      : session_(session),
+        call_(std::move(call)),
+        has_inputs_(!operands.inputs.empty()),
         results_(operands.results.begin(), operands.results.end()) {
     for (std::size_t i = 0; i < operands.inputs.size(); ++i) {
       // The caller's memory is not the channel's: this is the copy that a loan saves.
@@ -254,21 +273,25 @@ class RemotePending : public Pending {
 
  private:
   RemoteSession& session_;
-  std::shared_ptr<Call> call_;  // shared with the session's queue: a reply may come after the Pending is gone
+  std::shared_ptr<Call>
+      call_;  // shared with the session's queue: a reply may come after the Pending is gone
   bool has_inputs_;
   std::vector<MutableTensorView> results_;
   bool copied_ = false;
 };
 
-Status check_operands(std::span<const TensorDesc> expected, std::size_t given, auto desc_of, const char* what) {
+Status check_operands(std::span<const TensorDesc> expected, std::size_t given, auto desc_of,
+                      const char* what) {
   if (given == 0) return {};
   if (given != expected.size()) {
-    return {StatusCode::kInvalidInput, fmt::format("{} {}s are given, the op has {}", given, what, expected.size())};
+    return {StatusCode::kInvalidInput,
+            fmt::format("{} {}s are given, the op has {}", given, what, expected.size())};
   }
   for (std::size_t i = 0; i < given; ++i) {
     if (!(desc_of(i) == expected[i])) {
-      return {StatusCode::kInvalidInput, fmt::format("{} {} is {}, the op has {}", what, i,
-                                                     desc_of(i).shape.to_string(), expected[i].shape.to_string())};
+      return {StatusCode::kInvalidInput,
+              fmt::format("{} {} is {}, the op has {}", what, i, desc_of(i).shape.to_string(),
+                          expected[i].shape.to_string())};
     }
   }
   return {};
@@ -281,20 +304,27 @@ class RemoteBackendImpl : public RemoteBackend {
 
   const BackendInfo& info() const override { return info_; }
 
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands, Deadline deadline) override {
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
+                                           Deadline deadline) override {
     ASSIGN_OR_RETURN(std::vector<TensorDesc> expected, op_results(spec, info_.dims));
-    RETURN_IF_ERROR(check_operands(spec.inputs, operands.inputs.size(),
-                                   [&](std::size_t i) { return operands.inputs[i].desc; }, "input"));
-    RETURN_IF_ERROR(check_operands(expected, operands.results.size(),
-                                   [&](std::size_t i) { return operands.results[i].desc; }, "result"));
-    ASSIGN_OR_RETURN(std::shared_ptr<Call> call, session_.prepare(spec, std::move(expected), false, deadline));
-    return std::unique_ptr<Pending>(std::make_unique<RemotePending>(session_, std::move(call), operands));
+    RETURN_IF_ERROR(check_operands(
+        spec.inputs, operands.inputs.size(), [&](std::size_t i) { return operands.inputs[i].desc; },
+        "input"));
+    RETURN_IF_ERROR(check_operands(
+        expected, operands.results.size(), [&](std::size_t i) { return operands.results[i].desc; },
+        "result"));
+    ASSIGN_OR_RETURN(std::shared_ptr<Call> call,
+                     session_.prepare(spec, std::move(expected), false, deadline));
+    return std::unique_ptr<Pending>(
+        std::make_unique<RemotePending>(session_, std::move(call), operands));
   }
 
-  Status init(std::size_t config_bytes, std::string& config_json, Tensor& norms, Deadline deadline) override {
+  Status init(std::size_t config_bytes, std::string& config_json, Tensor& norms,
+              Deadline deadline) override {
     if (config_bytes == 0 || config_bytes > limits::kMaxConfigBytes) {
-      return {StatusCode::kProtocolError, fmt::format("the server's config has {} bytes, at most {} are taken",
-                                                      config_bytes, limits::kMaxConfigBytes)};
+      return {StatusCode::kProtocolError,
+              fmt::format("the server's config has {} bytes, at most {} are taken", config_bytes,
+                          limits::kMaxConfigBytes)};
     }
     OpSpec spec;
     spec.op = Op::kInit;

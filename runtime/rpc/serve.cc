@@ -14,7 +14,8 @@ namespace airlock {
 
 namespace {
 
-constexpr std::chrono::seconds kReceiveSlice{1};  // how often an idle loop comes round; the channel parks meanwhile
+constexpr std::chrono::seconds kReceiveSlice{
+    1};  // how often an idle loop comes round; the channel parks meanwhile
 
 // One session's loop. A failed op gives an error reply; a Status out of here ends the session.
 class Server {
@@ -25,8 +26,9 @@ class Server {
   Status run() {
     for (;;) {
       if (context_.watch != nullptr) RETURN_IF_ERROR(context_.watch->check());
-      auto received = channel_.receive([this](auto header, auto sizes) { return accept(header, sizes); },
-                                       Deadline::after(kReceiveSlice));
+      auto received =
+          channel_.receive([this](auto header, auto sizes) { return accept(header, sizes); },
+                           Deadline::after(kReceiveSlice));
       if (received.ok()) {
         RETURN_IF_ERROR(answer(std::move(received).value()));
       } else if (received.status().code() != StatusCode::kDeadlineExceeded) {
@@ -41,18 +43,21 @@ class Server {
     ASSIGN_OR_RETURN(request_, decode_request(header));
     const std::vector<TensorDesc>& inputs = request_.spec.inputs;
     if (inputs.size() != sizes.size()) {
-      return {StatusCode::kProtocolError, fmt::format("a request names {} tensors and carries {}", inputs.size(), sizes.size())};
+      return {StatusCode::kProtocolError, fmt::format("a request names {} tensors and carries {}",
+                                                      inputs.size(), sizes.size())};
     }
     for (std::size_t i = 0; i < sizes.size(); ++i) {
       if (inputs[i].shape.byte_count(inputs[i].dtype) != sizes[i]) {
-        return {StatusCode::kProtocolError, fmt::format("input {} is {} {} and carries {} bytes", i, dtype_name(inputs[i].dtype),
-                                                        inputs[i].shape.to_string(), sizes[i])};
+        return {StatusCode::kProtocolError,
+                fmt::format("input {} is {} {} and carries {} bytes", i,
+                            dtype_name(inputs[i].dtype), inputs[i].shape.to_string(), sizes[i])};
       }
     }
     results_.clear();
     switch (request_.spec.op) {
       case Op::kInit:
-        results_ = {{DType::kU8, Shape{static_cast<std::int64_t>(context_.config_json.size())}}, context_.norms.desc};
+        results_ = {{DType::kU8, Shape{static_cast<std::int64_t>(context_.config_json.size())}},
+                    context_.norms.desc};
         break;
       case Op::kStats:
         stats_text_ = context_.session_stats().substr(0, limits::kMaxStatsBytes);
@@ -60,13 +65,17 @@ class Server {
         break;
       default: {
         auto results = op_results(request_.spec, backend_.info().dims);
-        // A spec that does not fit the model is refused before its bulk is received: the session ends.
+        // A spec that does not fit the model is refused before its bulk is received: the session
+        // ends.
         if (!results.ok()) return {StatusCode::kProtocolError, results.status().message()};
         results_ = std::move(results).value();
       }
     }
-    const bool has_inputs = request_.spec.op != Op::kInit && request_.spec.op != Op::kStats && request_.spec.op != Op::kPing;
-    if (!has_inputs && !sizes.empty()) return {StatusCode::kProtocolError, fmt::format("{} carries tensors", op_name(request_.spec.op))};
+    const bool has_inputs = request_.spec.op != Op::kInit && request_.spec.op != Op::kStats &&
+                            request_.spec.op != Op::kPing;
+    if (!has_inputs && !sizes.empty())
+      return {StatusCode::kProtocolError,
+              fmt::format("{} carries tensors", op_name(request_.spec.op))};
     return {};
   }
 
@@ -115,21 +124,25 @@ class Server {
   Status compute(ReceivedMessage& request, Message& reply, Deadline deadline, OpTiming& timing) {
     switch (request_.spec.op) {
       case Op::kInit:
-        std::memcpy(reply.tensor(0).data(), context_.config_json.data(), context_.config_json.size());
+        std::memcpy(reply.tensor(0).data(), context_.config_json.data(),
+                    context_.config_json.size());
         std::memcpy(reply.tensor(1).data(), context_.norms.data, context_.norms.desc.bytes());
         return {};
       case Op::kStats:
         std::memcpy(reply.tensor(0).data(), stats_text_.data(), stats_text_.size());
         return {};
-      case Op::kPing: return {};
-      default: break;
+      case Op::kPing:
+        return {};
+      default:
+        break;
     }
     std::vector<TensorView> inputs;
     for (std::size_t i = 0; i < request_.spec.inputs.size(); ++i) {
       inputs.push_back({request.tensor(i).data(), request_.spec.inputs[i]});
     }
     std::vector<MutableTensorView> results;
-    for (std::size_t i = 0; i < results_.size(); ++i) results.push_back({reply.tensor(i).data(), results_[i]});
+    for (std::size_t i = 0; i < results_.size(); ++i)
+      results.push_back({reply.tensor(i).data(), results_[i]});
     ASSIGN_OR_RETURN(auto pending, backend_.prepare(request_.spec, {inputs, results}, deadline));
     RETURN_IF_ERROR(pending->submit());
     RETURN_IF_ERROR(pending->wait());
@@ -161,7 +174,8 @@ class Server {
 
 }  // namespace
 
-Status serve(Channel& channel, Backend& backend, const ServeContext& context, OpStatsTable& op_stats) {
+Status serve(Channel& channel, Backend& backend, const ServeContext& context,
+             OpStatsTable& op_stats) {
   return Server(channel, backend, context, op_stats).run();
 }
 

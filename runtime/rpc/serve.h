@@ -15,17 +15,19 @@ namespace airlock {
 
 /// What the server answers to the ops that compute nothing.
 struct ServeContext {
-  std::string config_json;                         // init
-  TensorView norms;                                // init; fp32 [2 * layers + 1, hidden], outlives the loop
-  std::function<std::string()> session_stats;      // stats: JSON, at most limits::kMaxStatsBytes
-  const PeerWatch* watch = nullptr;                // may be null; asked before each request: one that never pauses
-                                                   // cannot outlive its session
+  std::string config_json;  // init
+  TensorView norms;         // init; fp32 [2 * layers + 1, hidden], outlives the loop
+  std::function<std::string()> session_stats;  // stats: JSON, at most limits::kMaxStatsBytes
+  const PeerWatch* watch = nullptr;  // may be null; asked before each request: one that never
+                                     // pauses cannot outlive its session
   std::chrono::nanoseconds op_timeout{std::chrono::minutes(5)};
 };
 
-/// Serves requests from `channel` with `backend` until the session ends, and returns why: kUnavailable or kCancelled
-/// (the peer left, or shutdown; ordinary), kProtocolError (it spoke wrongly). An op that fails by itself (a bad token,
-/// no memory) is answered with its error and the loop goes on. One thread.
-Status serve(Channel& channel, Backend& backend, const ServeContext& context, OpStatsTable& op_stats);
+/// Serves requests from `channel` with `backend` until the session ends, and returns why:
+/// kUnavailable or kCancelled (the peer left, or shutdown; ordinary), kProtocolError (it spoke
+/// wrongly). An op that fails by itself (a bad token, no memory) is answered with its error and the
+/// loop goes on. One thread.
+Status serve(Channel& channel, Backend& backend, const ServeContext& context,
+             OpStatsTable& op_stats);
 
 }  // namespace airlock

@@ -27,7 +27,8 @@ class SessionChannelImpl : public SessionChannel {
   Channel& channel() override { return *channel_; }
 
   Status make_segments(Welcome& welcome) {
-    welcome.request_segment = make_segment_name(::geteuid(), welcome.epoch, SegmentDirection::kRequest);
+    welcome.request_segment =
+        make_segment_name(::geteuid(), welcome.epoch, SegmentDirection::kRequest);
     welcome.reply_segment = make_segment_name(::geteuid(), welcome.epoch, SegmentDirection::kReply);
     ASSIGN_OR_RETURN(const std::size_t bytes, ring_segment_bytes(welcome.geometry));
     const WaitCheck check = [this] { return watch_.check(); };
@@ -53,7 +54,8 @@ class SessionChannelImpl : public SessionChannel {
       if (got.ok()) break;
       if (got.status().code() != StatusCode::kDeadlineExceeded) return got.status();
       RETURN_IF_ERROR(watch_.check());
-      if (deadline.expired()) return {StatusCode::kUnavailable, "the client never attached to its session"};
+      if (deadline.expired())
+        return {StatusCode::kUnavailable, "the client never attached to its session"};
     }
     remove_files();
     return open_channel(welcome_.token);
@@ -72,7 +74,8 @@ class SessionChannelImpl : public SessionChannel {
     while (!socket_.connected()) {
       RETURN_IF_ERROR(watch_.check());
       if (deadline.expired() || socket_.disconnected()) {
-        return {StatusCode::kUnavailable, fmt::format("cannot connect to the session's data socket {}", data_endpoint)};
+        return {StatusCode::kUnavailable,
+                fmt::format("cannot connect to the session's data socket {}", data_endpoint)};
       }
       (void)socket_.poll(ZmqSocket::Wake::kReadable, deadline.slice(std::chrono::milliseconds(1)));
     }
@@ -85,13 +88,17 @@ class SessionChannelImpl : public SessionChannel {
  private:
   Status open_channel(const std::string& route) {
     if (welcome_.ring == RingMode::kOff) {
-      channel_ = ZmqChannel::create({welcome_.epoch, welcome_.geometry.slot_bytes, std::move(socket_), route, &watch_, !route.empty()});
+      channel_ = ZmqChannel::create({welcome_.epoch, welcome_.geometry.slot_bytes,
+                                     std::move(socket_), route, &watch_, !route.empty()});
       return {};
     }
-    ASSIGN_OR_RETURN(RingProducer out, RingProducer::create(*out_segment_, welcome_.geometry, welcome_.epoch));
-    ASSIGN_OR_RETURN(RingConsumer in, RingConsumer::create(*in_segment_, welcome_.geometry, welcome_.epoch));
-    channel_ = LocalChannel::create({welcome_.epoch, out_segment_, in_segment_, std::move(out), std::move(in),
-                                     std::move(socket_), route, &watch_, !route.empty()});
+    ASSIGN_OR_RETURN(RingProducer out,
+                     RingProducer::create(*out_segment_, welcome_.geometry, welcome_.epoch));
+    ASSIGN_OR_RETURN(RingConsumer in,
+                     RingConsumer::create(*in_segment_, welcome_.geometry, welcome_.epoch));
+    channel_ =
+        LocalChannel::create({welcome_.epoch, out_segment_, in_segment_, std::move(out),
+                              std::move(in), std::move(socket_), route, &watch_, !route.empty()});
     return {};
   }
 
@@ -103,13 +110,16 @@ class SessionChannelImpl : public SessionChannel {
   std::unique_ptr<Channel> channel_;
 };
 
-Result<ZmqSocket> data_socket(const ZmqContext& context, ZmqSocketType type, std::string routing_id) {
-  return ZmqSocket::create(context, type, data_socket_options(std::move(routing_id), kHeartbeatTimeout));
+Result<ZmqSocket> data_socket(const ZmqContext& context, ZmqSocketType type,
+                              std::string routing_id) {
+  return ZmqSocket::create(context, type,
+                           data_socket_options(std::move(routing_id), kHeartbeatTimeout));
 }
 
 }  // namespace
 
-Result<std::unique_ptr<SessionChannel>> SessionChannel::offer(const ZmqContext& context, Welcome& welcome,
+Result<std::unique_ptr<SessionChannel>> SessionChannel::offer(const ZmqContext& context,
+                                                              Welcome& welcome,
                                                               const std::string& wanted_endpoint,
                                                               const PeerWatch& watch) {
   ASSIGN_OR_RETURN(ZmqSocket socket, data_socket(context, ZmqSocketType::kRouter, ""));
@@ -126,9 +136,11 @@ Result<std::unique_ptr<SessionChannel>> SessionChannel::offer(const ZmqContext& 
   return std::unique_ptr<SessionChannel>(std::move(made));
 }
 
-Result<std::unique_ptr<SessionChannel>> SessionChannel::attach(const ZmqContext& context, const Welcome& welcome,
+Result<std::unique_ptr<SessionChannel>> SessionChannel::attach(const ZmqContext& context,
+                                                               const Welcome& welcome,
                                                                const std::string& data_endpoint,
-                                                               const PeerWatch& watch, Deadline deadline) {
+                                                               const PeerWatch& watch,
+                                                               Deadline deadline) {
   ASSIGN_OR_RETURN(ZmqSocket socket, data_socket(context, ZmqSocketType::kDealer, welcome.token));
   auto made = std::make_unique<SessionChannelImpl>(std::move(socket), welcome, watch);
   RETURN_IF_ERROR(made->attach_to_server(data_endpoint, deadline));

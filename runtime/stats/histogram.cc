@@ -62,7 +62,8 @@ void Histogram::raise_max(std::uint64_t value) {
 }
 
 void Histogram::record(std::uint64_t value) {
-  // The greatest first: a reader between the two then finds no value above it, and a percentile is never 0 by accident.
+  // The greatest first: a reader between the two then finds no value above it, and a percentile is
+  // never 0 by accident.
   raise_max(value);
   counts_[bucket_of(value)].fetch_add(1, std::memory_order_relaxed);
 }
@@ -77,7 +78,8 @@ void Histogram::merge(const Histogram& other) {
 
 HistogramSnapshot Histogram::snapshot() const {
   HistogramSnapshot snapshot;
-  for (std::size_t i = 0; i < counts_.size(); ++i) snapshot.counts[i] = counts_[i].load(std::memory_order_relaxed);
+  for (std::size_t i = 0; i < counts_.size(); ++i)
+    snapshot.counts[i] = counts_[i].load(std::memory_order_relaxed);
   snapshot.max = max();
   return snapshot;
 }

@@ -24,8 +24,9 @@ struct HistogramSnapshot {
   bool operator==(const HistogramSnapshot&) const = default;
 };
 
-/// Counts of durations in log-linear buckets (eight a power of two: error at most 12.5 %). Histograms merge by adding
-/// counts; percentiles are never averaged. One thread records, any thread reads.
+/// Counts of durations in log-linear buckets (eight a power of two: error at most 12.5 %).
+/// Histograms merge by adding counts; percentiles are never averaged. One thread records, any
+/// thread reads.
 class Histogram {
  public:
   static constexpr std::size_t kBucketCount = kHistogramBucketCount;
@@ -34,10 +35,13 @@ class Histogram {
   void merge(const Histogram& other);
   std::uint64_t count() const { return snapshot().count(); }
   std::uint64_t max() const { return max_.load(std::memory_order_relaxed); }
-  /// Upper edge of the bucket that holds the given share (0..1] of the values, at most max(); 0 when empty.
+  /// Upper edge of the bucket that holds the given share (0..1] of the values, at most max(); 0
+  /// when empty.
   std::uint64_t percentile(double share) const { return snapshot().percentile(share); }
   /// (upper edge, count) of the buckets that are not empty, ascending.
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> buckets() const { return snapshot().buckets(); }
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> buckets() const {
+    return snapshot().buckets();
+  }
   HistogramSnapshot snapshot() const;
 
  private:

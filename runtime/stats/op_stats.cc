@@ -4,12 +4,18 @@ namespace airlock {
 
 const char* tee_kernel_name(TeeKernel kernel) {
   switch (kernel) {
-    case TeeKernel::kRmsNorm: return "rmsnorm";
-    case TeeKernel::kRope: return "rope";
-    case TeeKernel::kSoftmax: return "softmax";
-    case TeeKernel::kSilu: return "silu";
-    case TeeKernel::kResidual: return "residual";
-    case TeeKernel::kAttention: return "attention";
+    case TeeKernel::kRmsNorm:
+      return "rmsnorm";
+    case TeeKernel::kRope:
+      return "rope";
+    case TeeKernel::kSoftmax:
+      return "softmax";
+    case TeeKernel::kSilu:
+      return "silu";
+    case TeeKernel::kResidual:
+      return "residual";
+    case TeeKernel::kAttention:
+      return "attention";
   }
   return "unknown";
 }
@@ -28,7 +34,9 @@ void OpSnapshotTable::merge(const OpSnapshotTable& other) {
 }
 
 OpSnapshotTable OpStatsTable::snapshot() const {
-  const auto read = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+  const auto read = [](const std::atomic<std::uint64_t>& counter) {
+    return counter.load(std::memory_order_relaxed);
+  };
   OpSnapshotTable table;
   for (std::size_t i = 0; i < ops.size(); ++i) {
     const OpStats& op = ops[i];
@@ -41,7 +49,8 @@ OpSnapshotTable OpStatsTable::snapshot() const {
 TeeSnapshotTable tee_snapshot(const TeeStatsTable& table) {
   TeeSnapshotTable snapshot;
   for (std::size_t i = 0; i < table.size(); ++i) {
-    snapshot[i] = {table[i].calls.load(std::memory_order_relaxed), table[i].total_ns.load(std::memory_order_relaxed)};
+    snapshot[i] = {table[i].calls.load(std::memory_order_relaxed),
+                   table[i].total_ns.load(std::memory_order_relaxed)};
   }
   return snapshot;
 }

@@ -48,7 +48,8 @@ struct OpStatsTable {
 
 enum class TeeKernel : std::uint8_t { kRmsNorm, kRope, kSoftmax, kSilu, kResidual, kAttention };
 inline constexpr std::size_t kTeeKernelCount = 6;
-const char* tee_kernel_name(TeeKernel kernel);  // "rmsnorm", "rope", "softmax", "silu", "residual", "attention"
+const char* tee_kernel_name(
+    TeeKernel kernel);  // "rmsnorm", "rope", "softmax", "silu", "residual", "attention"
 
 struct TeeKernelStats {
   std::atomic<std::uint64_t> calls{0};

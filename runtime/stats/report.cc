@@ -68,14 +68,17 @@ Status write_file_atomically(const std::string& path, std::string_view text, uns
     if (!fd.valid()) return file_error("open", path, errno);
     return write_all(fd.get(), path, text);
   }
-  // Process id and count: neither another process nor another thread writes to the same temporary file.
+  // Process id and count: neither another process nor another thread writes to the same temporary
+  // file.
   static std::atomic<unsigned> next{0};
   const std::string temporary = fmt::format("{}.{}.{}.tmp", path, ::getpid(), next.fetch_add(1));
-  UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode));
+  UniqueFd fd(
+      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode));
   if (!fd.valid()) return file_error("create", temporary, errno);
   Status status = write_all(fd.get(), temporary, text);
   fd.reset();
-  if (status.ok() && ::rename(temporary.c_str(), path.c_str()) != 0) status = file_error("replace", path, errno);
+  if (status.ok() && ::rename(temporary.c_str(), path.c_str()) != 0)
+    status = file_error("replace", path, errno);
   if (!status.ok()) ::unlink(temporary.c_str());
   return status;
 }

@@ -25,11 +25,12 @@ HostReport describe_host(std::string_view device);
 /// What a server keeps of a session, under way or over. A plain value.
 struct SessionReport {
   std::string id;
-  std::string client;            // the name that the client gave itself
-  std::uint64_t sessions = 1;    // more than 1: older sessions were added to this entry
+  std::string client;          // the name that the client gave itself
+  std::uint64_t sessions = 1;  // more than 1: older sessions were added to this entry
   TransportSnapshot transport;
   OpSnapshotTable ops;
-  /// Adds the counters of a session that would otherwise be dropped, so that sums over all sessions stay right.
+  /// Adds the counters of a session that would otherwise be dropped, so that sums over all sessions
+  /// stay right.
   void merge_older(const SessionReport& older);
 };
 
@@ -40,7 +41,7 @@ struct SideReport {
   std::vector<std::pair<std::string, std::string>> config;
   TransportSnapshot transport;
   OpSnapshotTable ops;
-  TeeSnapshotTable tee{};               // the runner's
+  TeeSnapshotTable tee{};  // the runner's
   std::uint64_t wall_ns = 0;
   std::vector<SessionReport> sessions;  // the server's
   /// Adds a session's counters to `transport` and `ops`; `sessions` stays as it is.
@@ -53,12 +54,13 @@ struct SideReport {
 std::string report_json(const SideReport& report);
 /// One element of "sessions": what the stats op gives a client.
 std::string session_json(const SessionReport& session);
-/// The same for a reader at a terminal: aligned columns, paths and ops that nothing went by are left out.
+/// The same for a reader at a terminal: aligned columns, paths and ops that nothing went by are
+/// left out.
 std::string report_table(const SideReport& report);
 
-/// Replaces `path` by a new file of `mode` that holds `text`, so that a reader sees the old or the new text, never half
-/// of one. What is no regular file (/dev/stdout, a pipe) is written to instead. kInvalidInput names path and reason;
-/// kResourceExhausted where the disk is full.
+/// Replaces `path` by a new file of `mode` that holds `text`, so that a reader sees the old or the
+/// new text, never half of one. What is no regular file (/dev/stdout, a pipe) is written to
+/// instead. kInvalidInput names path and reason; kResourceExhausted where the disk is full.
 Status write_file_atomically(const std::string& path, std::string_view text, unsigned mode = 0600);
 
 }  // namespace airlock

@@ -10,12 +10,14 @@ using Json = nlohmann::ordered_json;
 constexpr int kSchemaVersion = 1;
 
 Json direction_json(const DirectionSnapshot& direction) {
-  return {{"messages", direction.messages}, {"tensors", direction.tensors}, {"bytes", direction.bytes}};
+  return {
+      {"messages", direction.messages}, {"tensors", direction.tensors}, {"bytes", direction.bytes}};
 }
 
 Json latency_json(const HistogramSnapshot& latency) {
   Json buckets = Json::array();
-  for (const auto& [upper_ns, count] : latency.buckets()) buckets.push_back(Json::array({upper_ns, count}));
+  for (const auto& [upper_ns, count] : latency.buckets())
+    buckets.push_back(Json::array({upper_ns, count}));
   return {{"p50", latency.percentile(0.50)},
           {"p90", latency.percentile(0.90)},
           {"p99", latency.percentile(0.99)},
@@ -34,7 +36,8 @@ Json path_json(const PathSnapshot& path) {
 }
 
 Json paths_json(const TransportSnapshot& transport) {
-  return {{"ring", path_json(transport.path(Path::kRing))}, {"zmq", path_json(transport.path(Path::kZmq))}};
+  return {{"ring", path_json(transport.path(Path::kRing))},
+          {"zmq", path_json(transport.path(Path::kZmq))}};
 }
 
 Json ops_json(const OpSnapshotTable& table) {
@@ -51,7 +54,8 @@ Json ops_json(const OpSnapshotTable& table) {
 Json tee_json(const TeeSnapshotTable& table) {
   Json tee = Json::object();
   for (std::size_t i = 0; i < kTeeKernelCount; ++i) {
-    tee[tee_kernel_name(static_cast<TeeKernel>(i))] = {{"calls", table[i].calls}, {"total_ns", table[i].total_ns}};
+    tee[tee_kernel_name(static_cast<TeeKernel>(i))] = {{"calls", table[i].calls},
+                                                       {"total_ns", table[i].total_ns}};
   }
   return tee;
 }
@@ -65,7 +69,9 @@ Json session_object(const SessionReport& session) {
 }
 
 /// A client's name and a path may hold anything: what is not UTF-8 is replaced, not thrown over.
-std::string line_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
+std::string line_of(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
 
 }  // namespace
 
@@ -87,7 +93,8 @@ std::string report_json(const SideReport& report) {
   json["wall_ns"] = report.wall_ns;
   if (report.side == "gpu_server") {
     json["sessions"] = Json::array();
-    for (const SessionReport& session : report.sessions) json["sessions"].push_back(session_object(session));
+    for (const SessionReport& session : report.sessions)
+      json["sessions"].push_back(session_object(session));
   }
   return line_of(json);
 }

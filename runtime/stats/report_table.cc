@@ -26,7 +26,8 @@ class TextTable {
       std::string line;
       for (std::size_t i = 0; i < row.size(); ++i) {
         if (i > 0) line += "  ";
-        line += i < left_count_ ? fmt::format("{:<{}}", row[i], widths[i]) : fmt::format("{:>{}}", row[i], widths[i]);
+        line += i < left_count_ ? fmt::format("{:<{}}", row[i], widths[i])
+                                : fmt::format("{:>{}}", row[i], widths[i]);
       }
       line.erase(line.find_last_not_of(' ') + 1);
       text += line + "\n";
@@ -47,20 +48,26 @@ std::string section(const TextTable& table) {
   return text;
 }
 
-std::string mib(std::uint64_t bytes) { return fmt::format("{:.2f}", static_cast<double>(bytes) / (1 << 20)); }
+std::string mib(std::uint64_t bytes) {
+  return fmt::format("{:.2f}", static_cast<double>(bytes) / (1 << 20));
+}
 std::string ms(std::uint64_t ns) { return fmt::format("{:.2f}", static_cast<double>(ns) / 1e6); }
 std::string us(std::uint64_t ns) { return fmt::format("{:.1f}", static_cast<double>(ns) / 1e3); }
 
-constexpr std::array<std::pair<Path, const char*>, kPathCount> kPaths = {{{Path::kRing, "ring"}, {Path::kZmq, "zmq"}}};
+constexpr std::array<std::pair<Path, const char*>, kPathCount> kPaths = {
+    {{Path::kRing, "ring"}, {Path::kZmq, "zmq"}}};
 
-void add_direction(TextTable& table, const char* path, const char* name, const DirectionSnapshot& direction) {
+void add_direction(TextTable& table, const char* path, const char* name,
+                   const DirectionSnapshot& direction) {
   if (direction == DirectionSnapshot{}) return;
-  table.add({path, name, std::to_string(direction.messages), std::to_string(direction.tensors), mib(direction.bytes)});
+  table.add({path, name, std::to_string(direction.messages), std::to_string(direction.tensors),
+             mib(direction.bytes)});
 }
 
 std::string paths_text(const TransportSnapshot& transport) {
   TextTable traffic(2, {"path", "direction", "messages", "tensors", "MiB"});
-  TextTable waits(1, {"path", "p50 us", "p90 us", "p99 us", "max us", "slot waits", "spins", "parks", "errors"});
+  TextTable waits(1, {"path", "p50 us", "p90 us", "p99 us", "max us", "slot waits", "spins",
+                      "parks", "errors"});
   for (const auto& [path, name] : kPaths) {
     const PathSnapshot& stats = transport.path(path);
     add_direction(traffic, name, "sent", stats.sent);
@@ -69,9 +76,10 @@ std::string paths_text(const TransportSnapshot& transport) {
     const HistogramSnapshot& latency = stats.latency_ns;
     const bool timed = latency.count() > 0;
     const auto cell = [timed](std::uint64_t ns) { return timed ? us(ns) : "-"; };
-    waits.add({name, cell(latency.percentile(0.5)), cell(latency.percentile(0.9)), cell(latency.percentile(0.99)),
-               cell(latency.max), std::to_string(stats.slot_waits), std::to_string(stats.spins),
-               std::to_string(stats.parks), std::to_string(stats.errors)});
+    waits.add({name, cell(latency.percentile(0.5)), cell(latency.percentile(0.9)),
+               cell(latency.percentile(0.99)), cell(latency.max), std::to_string(stats.slot_waits),
+               std::to_string(stats.spins), std::to_string(stats.parks),
+               std::to_string(stats.errors)});
   }
   if (traffic.empty() && waits.empty()) return "\nno message crossed\n";
   return section(traffic) + section(waits);
@@ -82,8 +90,8 @@ std::string ops_text(const OpSnapshotTable& ops) {
   for (std::size_t i = 0; i < kOpCount; ++i) {
     const OpSnapshot& op = ops.ops[i];
     if (op.calls == 0) continue;
-    table.add({std::string(op_name(static_cast<Op>(i + 1))), std::to_string(op.calls), ms(op.total_ns), ms(op.tee_ns),
-               ms(op.wire_ns), ms(op.queue_ns), ms(op.server_ns)});
+    table.add({std::string(op_name(static_cast<Op>(i + 1))), std::to_string(op.calls),
+               ms(op.total_ns), ms(op.tee_ns), ms(op.wire_ns), ms(op.queue_ns), ms(op.server_ns)});
   }
   return section(table);
 }
@@ -92,21 +100,25 @@ std::string tee_text(const TeeSnapshotTable& tee) {
   TextTable table(1, {"tee", "calls", "total ms"});
   for (std::size_t i = 0; i < kTeeKernelCount; ++i) {
     if (tee[i].calls == 0) continue;
-    table.add({tee_kernel_name(static_cast<TeeKernel>(i)), std::to_string(tee[i].calls), ms(tee[i].total_ns)});
+    table.add({tee_kernel_name(static_cast<TeeKernel>(i)), std::to_string(tee[i].calls),
+               ms(tee[i].total_ns)});
   }
   return section(table);
 }
 
 std::string sessions_text(const std::vector<SessionReport>& sessions) {
-  TextTable table(2, {"session", "client", "calls", "received MiB", "sent MiB", "errors", "server ms"});
+  TextTable table(
+      2, {"session", "client", "calls", "received MiB", "sent MiB", "errors", "server ms"});
   for (const SessionReport& session : sessions) {
     PathSnapshot all = session.transport.path(Path::kRing);
     all.merge(session.transport.path(Path::kZmq));
     OpSnapshot ops;
     for (const OpSnapshot& op : session.ops.ops) ops.merge(op);
-    const std::string older = session.sessions > 1 ? fmt::format(" and {} older", session.sessions - 1) : std::string();
-    table.add({session.id + older, session.client, std::to_string(ops.calls), mib(all.received.bytes),
-               mib(all.sent.bytes), std::to_string(all.errors), ms(ops.server_ns)});
+    const std::string older =
+        session.sessions > 1 ? fmt::format(" and {} older", session.sessions - 1) : std::string();
+    table.add({session.id + older, session.client, std::to_string(ops.calls),
+               mib(all.received.bytes), mib(all.sent.bytes), std::to_string(all.errors),
+               ms(ops.server_ns)});
   }
   return section(table);
 }
@@ -115,8 +127,8 @@ std::string sessions_text(const std::vector<SessionReport>& sessions) {
 
 std::string report_table(const SideReport& report) {
   std::string text = fmt::format("{}: {:.3f} s on {} ({}, {} cores), device {}\n", report.side,
-                                 static_cast<double>(report.wall_ns) / 1e9, report.host.name, report.host.cpu,
-                                 report.host.cores, report.host.device);
+                                 static_cast<double>(report.wall_ns) / 1e9, report.host.name,
+                                 report.host.cpu, report.host.cores, report.host.device);
   text += paths_text(report.transport);
   text += ops_text(report.ops);
   text += tee_text(report.tee);

@@ -9,7 +9,9 @@ void add(std::atomic<std::uint64_t>& counter, std::uint64_t count) {
   counter.fetch_add(count, std::memory_order_relaxed);
 }
 
-std::uint64_t read(const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); }
+std::uint64_t read(const std::atomic<std::uint64_t>& counter) {
+  return counter.load(std::memory_order_relaxed);
+}
 
 DirectionSnapshot read(const DirectionStats& stats) {
   return {read(stats.messages), read(stats.tensors), read(stats.bytes)};
@@ -50,12 +52,14 @@ void TransportSnapshot::merge(const TransportSnapshot& other) {
 
 void TransportStats::book_sent(Path header, std::span<const Path> tensor_paths,
                                std::span<const std::size_t> tensor_bytes) {
-  book([this](Path at) -> DirectionStats& { return path(at).sent; }, header, tensor_paths, tensor_bytes);
+  book([this](Path at) -> DirectionStats& { return path(at).sent; }, header, tensor_paths,
+       tensor_bytes);
 }
 
 void TransportStats::book_received(Path header, std::span<const Path> tensor_paths,
                                    std::span<const std::size_t> tensor_bytes) {
-  book([this](Path at) -> DirectionStats& { return path(at).received; }, header, tensor_paths, tensor_bytes);
+  book([this](Path at) -> DirectionStats& { return path(at).received; }, header, tensor_paths,
+       tensor_bytes);
 }
 
 TransportSnapshot TransportStats::snapshot() const {

@@ -11,7 +11,8 @@
 
 namespace airlock {
 
-/// Counters of one direction of one path. Relaxed atomics: one thread adds, any thread reads; they only grow.
+/// Counters of one direction of one path. Relaxed atomics: one thread adds, any thread reads; they
+/// only grow.
 struct DirectionStats {
   std::atomic<std::uint64_t> messages{0};  // requests or replies whose header took this path
   std::atomic<std::uint64_t> tensors{0};   // tensors that took this path
@@ -19,13 +20,13 @@ struct DirectionStats {
 };
 
 struct PathStats {
-  DirectionStats sent;                     // at commit
-  DirectionStats received;                 // after validation
+  DirectionStats sent;      // at commit
+  DirectionStats received;  // after validation
   std::atomic<std::uint64_t> errors{0};
   std::atomic<std::uint64_t> slot_waits{0};  // prepare() found no free slot at once (ring)
   std::atomic<std::uint64_t> spins{0};       // waits that ended while spinning
   std::atomic<std::uint64_t> parks{0};       // times a wait went to sleep
-  Histogram latency_ns;                    // runner: submit to checked reply, less what the server reports
+  Histogram latency_ns;  // runner: submit to checked reply, less what the server reports
 };
 
 /// The counters of one direction of one path at one moment: plain values, to be kept and merged.
@@ -48,7 +49,8 @@ struct PathSnapshot {
   bool operator==(const PathSnapshot&) const = default;
 };
 
-/// A TransportStats at one moment. Outlives its channel: what a server keeps of a session that ended.
+/// A TransportStats at one moment. Outlives its channel: what a server keeps of a session that
+/// ended.
 struct TransportSnapshot {
   std::array<PathSnapshot, kPathCount> paths;
   PathSnapshot& path(Path path) { return paths[static_cast<std::size_t>(path)]; }
@@ -63,8 +65,10 @@ struct TransportStats {
   PathStats& path(Path path) { return paths[static_cast<std::size_t>(path)]; }
   const PathStats& path(Path path) const { return paths[static_cast<std::size_t>(path)]; }
   /// Books one whole message: its header on `header`, each tensor on its own path.
-  void book_sent(Path header, std::span<const Path> tensor_paths, std::span<const std::size_t> tensor_bytes);
-  void book_received(Path header, std::span<const Path> tensor_paths, std::span<const std::size_t> tensor_bytes);
+  void book_sent(Path header, std::span<const Path> tensor_paths,
+                 std::span<const std::size_t> tensor_bytes);
+  void book_received(Path header, std::span<const Path> tensor_paths,
+                     std::span<const std::size_t> tensor_bytes);
   TransportSnapshot snapshot() const;
 };
 

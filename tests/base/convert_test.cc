@@ -12,14 +12,17 @@
 namespace airlock {
 namespace {
 
-/// A 16-bit float format, computed slowly and another way than base/convert.cc: with doubles, which hold every value.
+/// A 16-bit float format, computed slowly and another way than base/convert.cc: with doubles, which
+/// hold every value.
 struct Format {
   DType dtype;
   int exponent_bits;
   int mantissa_bits;
 
   int bias() const { return (1 << (exponent_bits - 1)) - 1; }
-  std::uint16_t infinity() const { return static_cast<std::uint16_t>(((1U << exponent_bits) - 1) << mantissa_bits); }
+  std::uint16_t infinity() const {
+    return static_cast<std::uint16_t>(((1U << exponent_bits) - 1) << mantissa_bits);
+  }
   bool is_nan(std::uint16_t bits) const { return (bits & 0x7fffU) > infinity(); }
 
   double decode(std::uint16_t bits) const {
@@ -43,8 +46,10 @@ struct Format {
     const double magnitude = std::fabs(static_cast<double>(value));
     if (std::isinf(magnitude)) return static_cast<std::uint16_t>(sign | infinity());
     const int exponent = magnitude == 0 ? 1 - bias() : std::max(std::ilogb(magnitude), 1 - bias());
-    // In units of the last place; nearbyint() rounds ties to even. A carry runs into the exponent as it must.
-    const auto units = static_cast<long>(std::nearbyint(std::ldexp(magnitude, mantissa_bits - exponent)));
+    // In units of the last place; nearbyint() rounds ties to even. A carry runs into the exponent
+    // as it must.
+    const auto units =
+        static_cast<long>(std::nearbyint(std::ldexp(magnitude, mantissa_bits - exponent)));
     const long bits = units + (static_cast<long>(exponent + bias() - 1) << mantissa_bits);
     return static_cast<std::uint16_t>(sign | std::min<long>(bits, infinity()));
   }
@@ -62,12 +67,14 @@ class Convert : public testing::TestWithParam<Format> {
   }
   std::vector<float> load(const std::vector<std::uint16_t>& bits) const {
     std::vector<float> values(bits.size());
-    load_f32(GetParam().dtype, reinterpret_cast<const std::byte*>(bits.data()), values.data(), bits.size());
+    load_f32(GetParam().dtype, reinterpret_cast<const std::byte*>(bits.data()), values.data(),
+             bits.size());
     return values;
   }
   std::vector<std::uint16_t> store(const std::vector<float>& values) const {
     std::vector<std::uint16_t> bits(values.size());
-    store_f32(GetParam().dtype, values.data(), reinterpret_cast<std::byte*>(bits.data()), values.size());
+    store_f32(GetParam().dtype, values.data(), reinterpret_cast<std::byte*>(bits.data()),
+              values.size());
     return bits;
   }
   void expect_as_reference(const std::vector<float>& values) const {
@@ -133,7 +140,8 @@ TEST_P(Convert, the_edge_of_the_range_becomes_infinity_only_from_half_a_step_on)
   const auto top = static_cast<std::uint16_t>(format.infinity() - 1);
   const double step = format.decode(top) - format.decode(static_cast<std::uint16_t>(top - 1));
   const auto edge = static_cast<float>(format.decode(top) + step / 2);
-  const std::vector<std::uint16_t> bits = store({std::nextafter(edge, 0.0F), edge, INFINITY, -INFINITY});
+  const std::vector<std::uint16_t> bits =
+      store({std::nextafter(edge, 0.0F), edge, INFINITY, -INFINITY});
   EXPECT_EQ(bits[0], top);
   EXPECT_EQ(bits[1], format.infinity());
   EXPECT_EQ(bits[2], format.infinity());
@@ -145,7 +153,8 @@ TEST_P(Convert, a_value_has_the_same_bits_at_every_place_of_a_vector) {
   std::vector<float> values(131);
   for (float& value : values) value = std::bit_cast<float>(static_cast<std::uint32_t>(random()));
   const std::vector<std::uint16_t> together = store(values);
-  for (std::size_t i = 0; i < values.size(); ++i) ASSERT_EQ(store({values[i]})[0], together[i]) << i;
+  for (std::size_t i = 0; i < values.size(); ++i)
+    ASSERT_EQ(store({values[i]})[0], together[i]) << i;
 }
 
 TEST_P(Convert, between_tensors_of_two_types_rounds_once) {
@@ -158,12 +167,15 @@ TEST_P(Convert, between_tensors_of_two_types_rounds_once) {
   convert(to.view(), back.mutable_view());
   for (std::size_t i = 0; i < count; ++i) {
     ASSERT_EQ(to.as<std::uint16_t>()[i], GetParam().encode(from.as<float>()[i])) << i;
-    ASSERT_EQ(static_cast<double>(back.as<float>()[i]), GetParam().decode(to.as<std::uint16_t>()[i])) << i;
+    ASSERT_EQ(static_cast<double>(back.as<float>()[i]),
+              GetParam().decode(to.as<std::uint16_t>()[i]))
+        << i;
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, Convert, testing::Values(kHalf, kBrain),
-                         [](const auto& format) { return std::string(dtype_name(format.param.dtype)); });
+INSTANTIATE_TEST_SUITE_P(Formats, Convert, testing::Values(kHalf, kBrain), [](const auto& format) {
+  return std::string(dtype_name(format.param.dtype));
+});
 
 TEST(ConvertSameType, copies_the_bits) {
   Tensor from(TensorDesc{DType::kBF16, Shape{4}});

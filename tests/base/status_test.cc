@@ -27,12 +27,19 @@ TEST(Status, context_goes_before_the_message_and_keeps_the_code) {
 }
 
 TEST(Status, every_code_has_the_exit_code_of_the_interface) {
-  const std::pair<StatusCode, int> cases[] = {
-      {StatusCode::kOk, 0},          {StatusCode::kUsage, 2},            {StatusCode::kInvalidInput, 1},
-      {StatusCode::kUnavailable, 3}, {StatusCode::kDeadlineExceeded, 3}, {StatusCode::kProtocolError, 3},
-      {StatusCode::kMismatch, 4},    {StatusCode::kVersionMismatch, 3},  {StatusCode::kResourceExhausted, 5},
-      {StatusCode::kInUse, 5},       {StatusCode::kDevice, 5},           {StatusCode::kCancelled, 3},
-      {StatusCode::kInternal, 1}};
+  const std::pair<StatusCode, int> cases[] = {{StatusCode::kOk, 0},
+                                              {StatusCode::kUsage, 2},
+                                              {StatusCode::kInvalidInput, 1},
+                                              {StatusCode::kUnavailable, 3},
+                                              {StatusCode::kDeadlineExceeded, 3},
+                                              {StatusCode::kProtocolError, 3},
+                                              {StatusCode::kMismatch, 4},
+                                              {StatusCode::kVersionMismatch, 3},
+                                              {StatusCode::kResourceExhausted, 5},
+                                              {StatusCode::kInUse, 5},
+                                              {StatusCode::kDevice, 5},
+                                              {StatusCode::kCancelled, 3},
+                                              {StatusCode::kInternal, 1}};
   for (const auto& [code, expected] : cases) {
     EXPECT_EQ(exit_code(code), expected) << status_code_name(code);
     EXPECT_NE(status_code_name(code), "unknown");

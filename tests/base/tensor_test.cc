@@ -45,7 +45,9 @@ TEST(Shape, counts_elements_and_bytes) {
 
 TEST(Shape, rank_zero_is_one_element) { EXPECT_EQ(Shape().element_count(), 1U); }
 
-TEST(Shape, an_empty_extent_makes_it_empty) { EXPECT_EQ((Shape{5, 0}).byte_count(DType::kF32), 0U); }
+TEST(Shape, an_empty_extent_makes_it_empty) {
+  EXPECT_EQ((Shape{5, 0}).byte_count(DType::kF32), 0U);
+}
 
 TEST(Shape, elements_that_overflow_are_none) {
   EXPECT_FALSE((Shape{kHuge, kHuge}).element_count().has_value());

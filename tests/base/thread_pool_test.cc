@@ -31,7 +31,8 @@ TEST(ThreadPool, covers_every_item_exactly_once) {
       pool.parallel_for(count, [&visits](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) ++visits[i];
       });
-      EXPECT_TRUE(std::all_of(visits.begin(), visits.end(), [](const auto& visit) { return visit == 1; }))
+      EXPECT_TRUE(
+          std::all_of(visits.begin(), visits.end(), [](const auto& visit) { return visit == 1; }))
           << threads << " threads, " << count << " items";
     }
   }

@@ -15,7 +15,8 @@ constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 TEST(BufferPool, gives_page_aligned_memory_of_the_size_asked_for) {
   BufferPool pool(16 * kMiB);
-  for (const std::size_t size : {std::size_t{1}, std::size_t{4096}, std::size_t{4097}, 3 * kMiB + 5}) {
+  for (const std::size_t size :
+       {std::size_t{1}, std::size_t{4096}, std::size_t{4097}, 3 * kMiB + 5}) {
     auto buffer = pool.take(size);
     ASSERT_TRUE(buffer.ok());
     EXPECT_EQ(buffer->bytes().size(), size);

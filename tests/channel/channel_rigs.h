@@ -30,7 +30,8 @@ inline Deadline shortly() { return Deadline::after(std::chrono::milliseconds(100
 
 enum class Transport { kIpc, kTcp };
 
-/// Where this program's Unix sockets lie; libzmq leaves them behind, so the directory goes with the program.
+/// Where this program's Unix sockets lie; libzmq leaves them behind, so the directory goes with the
+/// program.
 class SocketDirectory {
  public:
   SocketDirectory() { CHECK(::mkdtemp(path_.data()) != nullptr); }
@@ -99,8 +100,10 @@ struct Rig {
 
 inline std::unique_ptr<Channel> make_local_end(const std::shared_ptr<Segment>& out,
                                                const std::shared_ptr<Segment>& in, ZmqSocket socket,
-                                               std::string route, const PeerWatch* watch = nullptr) {
-  return LocalChannel::create({kEpoch, out, in, RingProducer::create(*out, kGeometry, kEpoch).value(),
+                                               std::string route,
+                                               const PeerWatch* watch = nullptr) {
+  return LocalChannel::create({kEpoch, out, in,
+                               RingProducer::create(*out, kGeometry, kEpoch).value(),
                                RingConsumer::create(*in, kGeometry, kEpoch).value(),
                                std::move(socket), std::move(route), watch});
 }
@@ -115,8 +118,8 @@ inline Rig make_local_rig() {
 
 inline Rig make_zmq_rig(Transport transport) {
   SocketPair sockets(transport);
-  auto server =
-      ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.server), kToken, nullptr});
+  auto server = ZmqChannel::create(
+      {kEpoch, kGeometry.slot_bytes, std::move(sockets.server), kToken, nullptr});
   auto runner =
       ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.runner), "", nullptr});
   return {std::move(sockets.context), std::move(server), std::move(runner)};

@@ -41,12 +41,11 @@ TEST(Frame, bytes_are_the_golden_ones) {
 
 TEST(Frame, preamble_bytes_are_the_golden_ones) {
   const auto bytes = encode_preamble({0x1122334455667788, 7, 2, 0x0a000000});
-  EXPECT_EQ(std::vector<std::byte>(bytes.begin(), bytes.end()),
-            bytes_of("41495242554c4b01"
-                     "8877665544332211"
-                     "0700000000000000"
-                     "0200000000000000"
-                     "0000000a00000000"));
+  EXPECT_EQ(std::vector<std::byte>(bytes.begin(), bytes.end()), bytes_of("41495242554c4b01"
+                                                                         "8877665544332211"
+                                                                         "0700000000000000"
+                                                                         "0200000000000000"
+                                                                         "0000000a00000000"));
 }
 
 TEST(Frame, decodes_what_it_encoded) {
@@ -70,10 +69,13 @@ TEST(Frame, refuses_bytes_behind_the_header) {
 }
 
 TEST(Frame, refuses_each_wrong_field) {
-  struct Case { std::size_t at; int value; };
-  for (const auto& [at, value] : {Case{0, 1}, Case{8, 6}, Case{16, 3}, Case{19, 255}, Case{20, 9},
-                                  Case{20, 2}, Case{23, 255}, Case{29, 255}, Case{80, 1},
-                                  Case{40, 1}}) {
+  struct Case {
+    std::size_t at;
+    int value;
+  };
+  for (const auto& [at, value] :
+       {Case{0, 1}, Case{8, 6}, Case{16, 3}, Case{19, 255}, Case{20, 9}, Case{20, 2}, Case{23, 255},
+        Case{29, 255}, Case{80, 1}, Case{40, 1}}) {
     auto frame = good_frame();
     frame[at] = static_cast<std::byte>(value);
     EXPECT_EQ(code_of(frame), StatusCode::kProtocolError) << at;

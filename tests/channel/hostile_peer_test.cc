@@ -173,8 +173,8 @@ TEST_F(HostileZmqPeer, last_message_of_a_dead_peer_is_still_received) {
 
 TEST(ZmqChannelServer, waits_for_a_runner_that_has_not_connected_yet) {
   SocketPair sockets(Transport::kIpc, "someone-else");
-  auto channel =
-      ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.server), kToken, nullptr});
+  auto channel = ZmqChannel::create(
+      {kEpoch, kGeometry.slot_bytes, std::move(sockets.server), kToken, nullptr});
   auto message = channel->prepare(Sizes{10}, soon());
   ASSERT_TRUE(message.ok());
   EXPECT_EQ(channel->send(**message, {}, shortly()).code(), StatusCode::kResourceExhausted);

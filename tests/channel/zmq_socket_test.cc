@@ -112,7 +112,8 @@ TEST(ZmqSocket, drops_frames_of_strangers) {
   ZmqSocket stranger = pair.make(ZmqSocketType::kDealer, "stranger");
   ASSERT_TRUE(stranger.connect(pair.endpoint).ok());
   ASSERT_TRUE(send_text(stranger, {"evil", "more", "parts"}).ok());
-  ASSERT_TRUE(eventually([&] { return pair.server.poll(ZmqSocket::Wake::kReadable, shortly()).ok(); }));
+  ASSERT_TRUE(
+      eventually([&] { return pair.server.poll(ZmqSocket::Wake::kReadable, shortly()).ok(); }));
   ASSERT_TRUE(send_text(pair.runner, {"good"}).ok());
   std::array<std::byte, 64> into;
   auto size = pair.server.receive_into(kToken, into, soon());

@@ -15,8 +15,9 @@
 #include "tests/support/memory_model.h"
 #include "tests/support/reference_ops.h"
 
-/// What every Backend must do, whatever computes behind it. A new one joins with INSTANTIATE_TEST_SUITE_P on
-/// BackendConformance and a factory; each test asks for a backend of its own.
+/// What every Backend must do, whatever computes behind it. A new one joins with
+/// INSTANTIATE_TEST_SUITE_P on BackendConformance and a factory; each test asks for a backend of
+/// its own.
 namespace airlock::testing {
 
 /// A backend and whatever must live as long (a server thread, a channel).
@@ -34,7 +35,8 @@ struct BackendCase {
 };
 
 inline std::string backend_case_name(const ::testing::TestParamInfo<BackendCase>& info) {
-  return info.param.name + "_" + std::string(dtype_name(info.param.dtype)) + (info.param.tied ? "_tied" : "");
+  return info.param.name + "_" + std::string(dtype_name(info.param.dtype)) +
+         (info.param.tied ? "_tied" : "");
 }
 
 inline constexpr std::array kFloatTypes{DType::kF32, DType::kF16, DType::kBF16};
@@ -87,17 +89,20 @@ class BackendConformance : public ::testing::TestWithParam<BackendCase> {
     fill(**pending, inputs);
     return finish(**pending, result_count(spec));
   }
-  std::vector<ReferenceResult> reference(const OpSpec& spec, const std::vector<Tensor>& inputs) const {
+  std::vector<ReferenceResult> reference(const OpSpec& spec,
+                                         const std::vector<Tensor>& inputs) const {
     std::vector<TensorView> views;
     for (const Tensor& input : inputs) views.push_back(input.view());
     return reference_op(model_, GetParam().dtype, spec, views);
   }
-  static void expect_close(const std::vector<Tensor>& got, const std::vector<ReferenceResult>& want) {
+  static void expect_close(const std::vector<Tensor>& got,
+                           const std::vector<ReferenceResult>& want) {
     ASSERT_EQ(got.size(), want.size());
     for (std::size_t i = 0; i < got.size(); ++i) {
       double worst = 0;
       EXPECT_EQ(count_outside_tolerance(got[i].view(), want[i], worst), 0U)
-          << "result " << i << " " << got[i].desc().shape.to_string() << ", worst error " << worst << " tolerances";
+          << "result " << i << " " << got[i].desc().shape.to_string() << ", worst error " << worst
+          << " tolerances";
     }
   }
   void check(const OpSpec& spec, const std::vector<Tensor>& inputs) {
@@ -106,7 +111,8 @@ class BackendConformance : public ::testing::TestWithParam<BackendCase> {
     for (const Tensor& result : outcome.results) EXPECT_EQ(result.desc().dtype, spec.result_dtype);
     expect_close(outcome.results, reference(spec, inputs));
   }
-  Tensor activations(std::int64_t rows, std::int64_t columns, DType dtype, std::uint64_t seed = 7) const {
+  Tensor activations(std::int64_t rows, std::int64_t columns, DType dtype,
+                     std::uint64_t seed = 7) const {
     return random_tensor({dtype, Shape{rows, columns}}, seed);
   }
   static std::vector<Tensor> list(Tensor a) {
@@ -170,8 +176,14 @@ TEST_P(BackendConformance, converts_between_wire_types_in_one_op) {
 
 TEST_P(BackendConformance, multiplies_one_input_by_several_weights) {
   Tensor x = activations(11, dims().hidden, DType::kF32);
-  const OpSpec spec = linear_spec({{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}, {WeightKind::kQ, 0},
-                                   {WeightKind::kGate, 1}, {WeightKind::kUp, 1}, {WeightKind::kQ, 1}, {WeightKind::kV, 1}},
+  const OpSpec spec = linear_spec({{WeightKind::kQ, 0},
+                                   {WeightKind::kK, 0},
+                                   {WeightKind::kV, 0},
+                                   {WeightKind::kQ, 0},
+                                   {WeightKind::kGate, 1},
+                                   {WeightKind::kUp, 1},
+                                   {WeightKind::kQ, 1},
+                                   {WeightKind::kV, 1}},
                                   x.desc(), DType::kF32);
   check(spec, list(std::move(x)));
 }
@@ -200,18 +212,26 @@ TEST_P(BackendConformance, multiplies_grouped_heads_in_every_transposition) {
   struct Size {
     std::int64_t heads, groups, m, k, n;
   };
-  const std::array<Size, 6> sizes{{{6, 2, 7, 18, 13}, {4, 4, 1, 16, 33}, {8, 1, 5, 1, 1}, {1, 1, 40, 70, 64},
-                                   {6, 3, 1, 64, 1}, {2, 1, 65, 33, 96}}};
+  const std::array<Size, 6> sizes{{{6, 2, 7, 18, 13},
+                                   {4, 4, 1, 16, 33},
+                                   {8, 1, 5, 1, 1},
+                                   {1, 1, 40, 70, 64},
+                                   {6, 3, 1, 64, 1},
+                                   {2, 1, 65, 33, 96}}};
   for (const Size& s : sizes) {
     for (const Transpose transpose : {Transpose::kNone, Transpose::kA, Transpose::kB}) {
       for (const DType wire : kFloatTypes) {
-        const Shape a = transpose == Transpose::kA ? Shape{s.heads, s.k, s.m} : Shape{s.heads, s.m, s.k};
-        const Shape b = transpose == Transpose::kB ? Shape{s.groups, s.n, s.k} : Shape{s.groups, s.k, s.n};
-        SCOPED_TRACE(a.to_string() + " x " + b.to_string() + " " + std::to_string(static_cast<int>(transpose)) + " " +
+        const Shape a =
+            transpose == Transpose::kA ? Shape{s.heads, s.k, s.m} : Shape{s.heads, s.m, s.k};
+        const Shape b =
+            transpose == Transpose::kB ? Shape{s.groups, s.n, s.k} : Shape{s.groups, s.k, s.n};
+        SCOPED_TRACE(a.to_string() + " x " + b.to_string() + " " +
+                     std::to_string(static_cast<int>(transpose)) + " " +
                      std::string(dtype_name(wire)));
         const TensorDesc a_desc{wire, a};
         const TensorDesc b_desc{wire, b};
-        check(matmul_spec(a_desc, b_desc, transpose, wire), list(random_tensor(a_desc, 3), random_tensor(b_desc, 4)));
+        check(matmul_spec(a_desc, b_desc, transpose, wire),
+              list(random_tensor(a_desc, 3), random_tensor(b_desc, 4)));
       }
     }
   }
@@ -219,7 +239,8 @@ TEST_P(BackendConformance, multiplies_grouped_heads_in_every_transposition) {
 
 TEST_P(BackendConformance, uses_the_callers_memory) {
   const Tensor x = activations(5, dims().hidden, DType::kF32);
-  const OpSpec spec = linear_spec({{WeightKind::kQ, 0}, {WeightKind::kK, 0}}, x.desc(), DType::kBF16);
+  const OpSpec spec =
+      linear_spec({{WeightKind::kQ, 0}, {WeightKind::kK, 0}}, x.desc(), DType::kBF16);
   Tensor q(TensorDesc{DType::kBF16, Shape{5, dims().heads * dims().head_dim}});
   Tensor k(TensorDesc{DType::kBF16, Shape{5, dims().kv_heads * dims().head_dim}});
   const std::array<TensorView, 1> inputs{x.view()};
@@ -238,7 +259,8 @@ TEST_P(BackendConformance, uses_the_callers_memory) {
 
 TEST_P(BackendConformance, gives_the_same_bits_each_time) {
   Tensor x = activations(37, dims().hidden, DType::kF32);
-  const OpSpec spec = linear_spec({{WeightKind::kQ, 0}, {WeightKind::kGate, 0}}, x.desc(), DType::kF32);
+  const OpSpec spec =
+      linear_spec({{WeightKind::kQ, 0}, {WeightKind::kGate, 0}}, x.desc(), DType::kF32);
   const std::vector<Tensor> inputs = list(std::move(x));
   const Outcome first = run(spec, inputs);
   ASSERT_TRUE(first.status.ok());
@@ -256,7 +278,8 @@ TEST_P(BackendConformance, keeps_several_ops_apart) {
   std::vector<OpSpec> specs;
   std::vector<std::unique_ptr<Pending>> pending;
   for (std::size_t i = 0; i < kCount; ++i) {
-    inputs.push_back(list(activations(static_cast<std::int64_t>(4 + i), dims().hidden, DType::kF32, i)));
+    inputs.push_back(
+        list(activations(static_cast<std::int64_t>(4 + i), dims().hidden, DType::kF32, i)));
     specs.push_back(linear_spec({{WeightKind::kQ, 0}}, inputs[i][0].desc(), DType::kF32));
     auto prepared = backend().prepare(specs[i], {}, soon());
     ASSERT_TRUE(prepared.ok()) << prepared.status().to_string();
@@ -267,7 +290,10 @@ TEST_P(BackendConformance, keeps_several_ops_apart) {
   for (std::size_t i = 0; i < kCount; ++i) {
     ASSERT_TRUE(pending[i]->wait().ok());
     double worst = 0;
-    EXPECT_EQ(count_outside_tolerance(pending[i]->result(0), reference(specs[i], inputs[i])[0], worst), 0U) << i;
+    EXPECT_EQ(
+        count_outside_tolerance(pending[i]->result(0), reference(specs[i], inputs[i])[0], worst),
+        0U)
+        << i;
   }
 }
 
@@ -289,14 +315,17 @@ TEST_P(BackendConformance, refuses_specs_that_do_not_fit_the_model) {
   const TensorDesc narrow{DType::kF32, Shape{4, dims().hidden - 1}};
   std::vector<OpSpec> bad;
   bad.push_back(linear_spec({{WeightKind::kQ, 0}}, narrow, DType::kF32));
-  bad.push_back(linear_spec({{WeightKind::kQ, 2}}, x, DType::kF32));                         // no such layer
+  bad.push_back(linear_spec({{WeightKind::kQ, 2}}, x, DType::kF32));  // no such layer
   bad.push_back(linear_spec({}, x, DType::kF32));
-  bad.push_back(linear_spec({{WeightKind::kQ, 0}, {WeightKind::kDown, 0}}, x, DType::kF32));  // unlike inputs
+  bad.push_back(
+      linear_spec({{WeightKind::kQ, 0}, {WeightKind::kDown, 0}}, x, DType::kF32));  // unlike inputs
   bad.push_back(linear_spec({{WeightKind::kQ, 0}}, x, DType::kI32));
   bad.push_back(lm_head_spec(narrow));
   bad.push_back(embedding_spec(0, DType::kF32));
-  bad.push_back(matmul_spec({DType::kF32, Shape{4, 2, 3}}, {DType::kF32, Shape{3, 3, 2}}, Transpose::kNone, DType::kF32));
-  bad.push_back(matmul_spec({DType::kF32, Shape{4, 2, 3}}, {DType::kF32, Shape{4, 4, 2}}, Transpose::kNone, DType::kF32));
+  bad.push_back(matmul_spec({DType::kF32, Shape{4, 2, 3}}, {DType::kF32, Shape{3, 3, 2}},
+                            Transpose::kNone, DType::kF32));
+  bad.push_back(matmul_spec({DType::kF32, Shape{4, 2, 3}}, {DType::kF32, Shape{4, 4, 2}},
+                            Transpose::kNone, DType::kF32));
   for (const OpSpec& spec : bad) {
     SCOPED_TRACE(op_name(spec.op));
     auto pending = backend().prepare(spec, {}, soon());
@@ -310,18 +339,21 @@ TEST_P(BackendConformance, refuses_memory_of_another_shape) {
   const TensorDesc x{DType::kF32, Shape{4, dims().hidden}};
   const Tensor shorter(TensorDesc{DType::kF32, Shape{3, dims().hidden}});
   const std::array<TensorView, 1> inputs{shorter.view()};
-  auto pending = backend().prepare(linear_spec({{WeightKind::kQ, 0}}, x, DType::kF32), {inputs, {}}, soon());
+  auto pending =
+      backend().prepare(linear_spec({{WeightKind::kQ, 0}}, x, DType::kF32), {inputs, {}}, soon());
   ASSERT_FALSE(pending.ok());
   EXPECT_EQ(pending.status().code(), StatusCode::kInvalidInput);
 }
 
 TEST_P(BackendConformance, names_a_token_outside_the_vocabulary_and_goes_on) {
-  for (const std::int32_t bad : {-1, 500, std::numeric_limits<std::int32_t>::max(), std::numeric_limits<std::int32_t>::min()}) {
+  for (const std::int32_t bad : {-1, 500, std::numeric_limits<std::int32_t>::max(),
+                                 std::numeric_limits<std::int32_t>::min()}) {
     const std::array<std::int32_t, 3> ids{1, bad, 2};
     const Outcome outcome = run(embedding_spec(3, DType::kF32), list(token_tensor(ids)));
     ASSERT_FALSE(outcome.status.ok());
     EXPECT_EQ(outcome.status.code(), StatusCode::kInvalidInput);
-    EXPECT_NE(outcome.status.message().find(std::to_string(bad)), std::string::npos) << outcome.status.to_string();
+    EXPECT_NE(outcome.status.message().find(std::to_string(bad)), std::string::npos)
+        << outcome.status.to_string();
   }
   const std::array<std::int32_t, 1> good{3};
   check(embedding_spec(1, DType::kF32), list(token_tensor(good)));
@@ -333,8 +365,8 @@ TEST_P(BackendConformance, carries_infinity_and_nan) {
   const OpSpec spec = linear_spec({{WeightKind::kQ, 0}}, x.desc(), DType::kF32);
   const Outcome outcome = run(spec, list(std::move(x)));
   ASSERT_TRUE(outcome.status.ok());
-  EXPECT_TRUE(std::isnan(outcome.results[0].as<float>()[0]));                      // row 0 is poisoned
-  EXPECT_TRUE(std::isfinite(outcome.results[0].as<float>().back()));               // row 1 is not
+  EXPECT_TRUE(std::isnan(outcome.results[0].as<float>()[0]));         // row 0 is poisoned
+  EXPECT_TRUE(std::isfinite(outcome.results[0].as<float>().back()));  // row 1 is not
 }
 
 }  // namespace airlock::testing

@@ -128,8 +128,8 @@ TEST_P(ChannelConformance, carries_sizes_around_the_limit) {
   for (const std::size_t size : {kLimit - 1, kLimit, kLimit + 1}) round_trip({size}, size);
 }
 TEST_P(ChannelConformance, carries_sizes_around_the_frame) {
-  for (const std::size_t size : {limits::kFrameBytes - 1, limits::kFrameBytes, limits::kFrameBytes + 1,
-                                 2 * limits::kFrameBytes}) {
+  for (const std::size_t size : {limits::kFrameBytes - 1, limits::kFrameBytes,
+                                 limits::kFrameBytes + 1, 2 * limits::kFrameBytes}) {
     round_trip({size}, size);
   }
 }
@@ -151,7 +151,8 @@ TEST_P(ChannelConformance, carries_many_messages_both_ways_and_reconciles) {
   constexpr std::uint64_t kCount = 300;
   const auto sizes_of = [](std::uint64_t i) {
     Sizes sizes;
-    for (std::uint64_t k = 0; k < i % 6; ++k) sizes.push_back((i * 7919 + k * 104729) % (2 * kLimit));
+    for (std::uint64_t k = 0; k < i % 6; ++k)
+      sizes.push_back((i * 7919 + k * 104729) % (2 * kLimit));
     return sizes;
   };
   std::thread peer([&] {
@@ -332,7 +333,8 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Implementation{"InProcess", testing_rigs::make_in_process_rig},
         Implementation{"Local", testing_rigs::make_local_rig},
-        Implementation{"ZmqIpc", [] { return testing_rigs::make_zmq_rig(testing_rigs::Transport::kIpc); }},
+        Implementation{"ZmqIpc",
+                       [] { return testing_rigs::make_zmq_rig(testing_rigs::Transport::kIpc); }},
         Implementation{"ZmqTcp",
                        [] { return testing_rigs::make_zmq_rig(testing_rigs::Transport::kTcp); }}),
     [](const testing::TestParamInfo<Implementation>& each) { return each.param.name; });

@@ -29,7 +29,8 @@ std::shared_ptr<CpuModel> make_model(const MemoryModel& source, DType dtype, std
 }
 
 /// The op's first result as bytes; empty where it failed.
-std::vector<std::byte> run(Backend& backend, const OpSpec& spec, const std::vector<TensorView>& inputs) {
+std::vector<std::byte> run(Backend& backend, const OpSpec& spec,
+                           const std::vector<TensorView>& inputs) {
   auto pending = backend.prepare(spec, {inputs, {}}, soon());
   if (!pending.ok() || !(*pending)->submit().ok() || !(*pending)->wait().ok()) return {};
   const auto bytes = (*pending)->result(0).bytes();
@@ -61,11 +62,12 @@ TEST(CpuModel, releases_each_tensor_once_and_reports_progress) {
     const MemoryModel source;
     std::size_t last = 0;
     std::size_t total = 0;
-    auto made = CpuModel::create(source, {DType::kBF16, threads, [&](std::size_t done, std::size_t all) {
-                                            EXPECT_LE(last, done);
-                                            last = done;
-                                            total = all;
-                                          }});
+    auto made =
+        CpuModel::create(source, {DType::kBF16, threads, [&](std::size_t done, std::size_t all) {
+                                    EXPECT_LE(last, done);
+                                    last = done;
+                                    total = all;
+                                  }});
     ASSERT_TRUE(made.ok());
     EXPECT_EQ(last, total);
     EXPECT_GT(total, 0U);
@@ -88,11 +90,14 @@ TEST(CpuBackend, gives_the_same_bits_whatever_came_before) {
     const auto other = model->make_backend();
     for (std::int64_t rows = 1; rows < 300; ++rows) {  // more shapes than products are kept
       const Tensor y = random_tensor({DType::kF32, Shape{rows, 96}}, 1);
-      ASSERT_FALSE(run(*other, linear_spec({{WeightKind::kQ, 0}}, y.desc(), DType::kF16), {y.view()}).empty());
+      ASSERT_FALSE(
+          run(*other, linear_spec({{WeightKind::kQ, 0}}, y.desc(), DType::kF16), {y.view()})
+              .empty());
     }
     EXPECT_EQ(run(*other, spec, {x.view()}), first);
     EXPECT_EQ(run(*fresh, spec, {x.view()}), first);
-    EXPECT_EQ(run(*make_model(source, DType::kBF16, threads)->make_backend(), spec, {x.view()}), first);
+    EXPECT_EQ(run(*make_model(source, DType::kBF16, threads)->make_backend(), spec, {x.view()}),
+              first);
   }
 }
 
@@ -167,7 +172,8 @@ TEST(CpuBackend, survives_ids_that_change_under_it) {
   ASSERT_TRUE(memory.valid());
   ASSERT_EQ(::ftruncate(memory.get(), kCount * sizeof(std::int32_t)), 0);
   const auto map = [&] {
-    return ::mmap(nullptr, kCount * sizeof(std::int32_t), PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
+    return ::mmap(nullptr, kCount * sizeof(std::int32_t), PROT_READ | PROT_WRITE, MAP_SHARED,
+                  memory.get(), 0);
   };
   void* ours = map();
   void* theirs = map();
@@ -198,12 +204,15 @@ TEST(CpuBackend, computes_products_of_extreme_shapes) {
     struct Size {
       std::int64_t heads, groups, m, k, n;
     };
-    for (const Size& s : {Size{1, 1, 131072, 1, 1}, Size{1, 1, 1, 131072, 1}, Size{1, 1, 1, 1, 131072},
-                          Size{1024, 1, 1, 1, 1}, Size{1024, 1024, 1, 1, 1}, Size{2, 1, 131072, 2, 3},
-                          Size{1, 1, 3, 131071, 3}, Size{4, 2, 33, 3, 4099}}) {
+    for (const Size& s :
+         {Size{1, 1, 131072, 1, 1}, Size{1, 1, 1, 131072, 1}, Size{1, 1, 1, 1, 131072},
+          Size{1024, 1, 1, 1, 1}, Size{1024, 1024, 1, 1, 1}, Size{2, 1, 131072, 2, 3},
+          Size{1, 1, 3, 131071, 3}, Size{4, 2, 33, 3, 4099}}) {
       for (const Transpose transpose : {Transpose::kNone, Transpose::kA, Transpose::kB}) {
-        const TensorDesc a{dtype, transpose == Transpose::kA ? Shape{s.heads, s.k, s.m} : Shape{s.heads, s.m, s.k}};
-        const TensorDesc b{dtype, transpose == Transpose::kB ? Shape{s.groups, s.n, s.k} : Shape{s.groups, s.k, s.n}};
+        const TensorDesc a{dtype, transpose == Transpose::kA ? Shape{s.heads, s.k, s.m}
+                                                             : Shape{s.heads, s.m, s.k}};
+        const TensorDesc b{dtype, transpose == Transpose::kB ? Shape{s.groups, s.n, s.k}
+                                                             : Shape{s.groups, s.k, s.n}};
         SCOPED_TRACE(a.shape.to_string() + " x " + b.shape.to_string());
         const Tensor left = random_tensor(a, 1);
         const Tensor right = random_tensor(b, 2);
@@ -213,7 +222,8 @@ TEST(CpuBackend, computes_products_of_extreme_shapes) {
         ASSERT_FALSE(got.empty());
         const auto want = testing::reference_op(source, dtype, spec, inputs);
         double worst = 0;
-        EXPECT_EQ(testing::count_outside_tolerance({got.data(), {DType::kF32, Shape{s.heads, s.m, s.n}}}, want[0], worst),
+        EXPECT_EQ(testing::count_outside_tolerance(
+                      {got.data(), {DType::kF32, Shape{s.heads, s.m, s.n}}}, want[0], worst),
                   0U)
             << worst;
       }

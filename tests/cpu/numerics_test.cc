@@ -34,7 +34,8 @@ TEST(Numerics, takes_operands_in_place_only_where_nothing_is_to_be_rounded) {
 TEST(Numerics, splits_long_conversions_without_changing_them) {
   constexpr std::int64_t kCount = (1 << 19) + 77;
   Tensor in(TensorDesc{DType::kF32, Shape{kCount}});
-  for (std::size_t i = 0; i < in.desc().elements(); ++i) in.as<float>()[i] = 1.0F / static_cast<float>(i + 1);
+  for (std::size_t i = 0; i < in.desc().elements(); ++i)
+    in.as<float>()[i] = 1.0F / static_cast<float>(i + 1);
   Tensor one(TensorDesc{DType::kBF16, Shape{kCount}});
   Tensor three(one.desc());
   ThreadPool alone(1);
@@ -54,7 +55,8 @@ TEST(Numerics, splits_long_conversions_without_changing_them) {
 TEST(Numerics, gathers_many_rows_on_several_threads) {
   ThreadPool pool(3);
   Tensor table(TensorDesc{DType::kF32, Shape{10, 512}});
-  for (std::size_t i = 0; i < table.desc().elements(); ++i) table.as<float>()[i] = static_cast<float>(i / 512);
+  for (std::size_t i = 0; i < table.desc().elements(); ++i)
+    table.as<float>()[i] = static_cast<float>(i / 512);
   std::vector<std::int32_t> ids(1000);
   for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i * 7 % 10);
   Tensor out(TensorDesc{DType::kF32, Shape{1000, 512}});

@@ -46,7 +46,8 @@ TEST(ScratchPool, bounds_what_it_keeps) {
 
 TEST(ScratchPool, says_when_there_is_no_memory) {
   ScratchPool pool;
-  for (const std::size_t bytes : {std::size_t{1} << 60, std::numeric_limits<std::size_t>::max() / 4}) {
+  for (const std::size_t bytes :
+       {std::size_t{1} << 60, std::numeric_limits<std::size_t>::max() / 4}) {
     auto buffer = pool.take(bytes);
     ASSERT_FALSE(buffer.ok());
     EXPECT_EQ(buffer.status().code(), StatusCode::kResourceExhausted);

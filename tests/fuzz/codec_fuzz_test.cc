@@ -29,7 +29,8 @@ std::vector<Bytes> valid_messages() {
   welcome.digest = "00ff";
   welcome.device = "cpu";
   return {encode(RequestHeader{1, embedding_spec(3, DType::kF16)}),
-          encode(RequestHeader{2, linear_spec({{WeightKind::kQ, 0}, {WeightKind::kV, 1}}, x, DType::kBF16)}),
+          encode(RequestHeader{
+              2, linear_spec({{WeightKind::kQ, 0}, {WeightKind::kV, 1}}, x, DType::kBF16)}),
           encode(RequestHeader{3, matmul_spec(heads, heads, Transpose::kB, DType::kF32)}),
           encode(RequestHeader{4, lm_head_spec(x)}),
           encode(answer),
@@ -41,7 +42,8 @@ std::vector<Bytes> valid_messages() {
           encode_control(Goodbye{"done"})};
 }
 
-/// One small damage: a bit, a byte of msgpack's own, a cut, a piece doubled, a piece of another message.
+/// One small damage: a bit, a byte of msgpack's own, a cut, a piece doubled, a piece of another
+/// message.
 void mutate(Bytes& bytes, const Bytes& other, std::mt19937& random) {
   static constexpr unsigned char kHeads[] = {0x90, 0x9f, 0xdc, 0xdd, 0xde, 0xa0, 0xbf, 0xd9, 0xdb,
                                              0xc4, 0xc7, 0xca, 0xcc, 0xcf, 0xd0, 0xc0, 0xc1, 0xff};
@@ -49,12 +51,24 @@ void mutate(Bytes& bytes, const Bytes& other, std::mt19937& random) {
   const std::size_t at = random() % bytes.size();
   const auto place = bytes.begin() + static_cast<std::ptrdiff_t>(at);
   switch (random() % 6) {
-    case 0: bytes[at] ^= static_cast<std::byte>(1U << (random() % 8)); break;
-    case 1: bytes[at] = static_cast<std::byte>(kHeads[random() % sizeof(kHeads)]); break;
-    case 2: bytes.erase(place, bytes.end()); break;
-    case 3: bytes.insert(place, static_cast<std::byte>(random() & 0xffU)); break;
-    case 4: bytes.erase(place); break;
-    default: bytes.insert(place, other.begin(), other.begin() + static_cast<std::ptrdiff_t>(random() % other.size()));
+    case 0:
+      bytes[at] ^= static_cast<std::byte>(1U << (random() % 8));
+      break;
+    case 1:
+      bytes[at] = static_cast<std::byte>(kHeads[random() % sizeof(kHeads)]);
+      break;
+    case 2:
+      bytes.erase(place, bytes.end());
+      break;
+    case 3:
+      bytes.insert(place, static_cast<std::byte>(random() & 0xffU));
+      break;
+    case 4:
+      bytes.erase(place);
+      break;
+    default:
+      bytes.insert(place, other.begin(),
+                   other.begin() + static_cast<std::ptrdiff_t>(random() % other.size()));
   }
 }
 
@@ -73,7 +87,8 @@ TEST(CodecFuzz, survives_random_bodies_behind_a_valid_start) {
   for (int round = 0; round < 50000; ++round) {
     Bytes bytes(sign.begin(), sign.end() - 1);
     bytes.back() = static_cast<std::byte>(random() % 7);
-    for (std::size_t left = random() % 100; left > 0; --left) bytes.push_back(static_cast<std::byte>(random() & 0xffU));
+    for (std::size_t left = random() % 100; left > 0; --left)
+      bytes.push_back(static_cast<std::byte>(random() & 0xffU));
     decode_anything(bytes);
   }
 }

@@ -25,7 +25,8 @@ void decode_anything(std::span<const std::byte> bytes) {
   const auto frame = decode_frame(bytes, {kEpoch, kSequence});
   if (!frame.ok()) return;
   CHECK(check_tensor_sizes(frame->tensor_bytes).ok());
-  const Bytes again = encode_frame(frame->epoch, frame->sequence, frame->tensor_bytes, frame->rpc_header);
+  const Bytes again =
+      encode_frame(frame->epoch, frame->sequence, frame->tensor_bytes, frame->rpc_header);
   CHECK(again == Bytes(bytes.begin(), bytes.end()));
 }
 

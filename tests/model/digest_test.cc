@@ -129,7 +129,7 @@ TEST_F(Digest, an_unreadable_cache_is_ignored) {
   const std::string before = digest();
   const std::string path = cache_files().at(0);
   for (const std::string& text : {std::string(), std::string("x"), std::string(64, 'a'),
-                                 std::string(64, 'z') + "\n", std::string(3 << 20, 'a')}) {
+                                  std::string(64, 'z') + "\n", std::string(3 << 20, 'a')}) {
     test::write_file(path, text);
     EXPECT_EQ(digest(), before);
   }

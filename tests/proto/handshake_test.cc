@@ -11,11 +11,14 @@ namespace {
 
 using testing::HasSubstr;
 
-// A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in the same commit.
+// A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in
+// the same commit.
 constexpr const char* kHelloHex = "4149524c4f434b00010000000196a672756e6e6572011000a46162313205";
 constexpr const char* kWelcomeHex =
-    "4149524c4f434b000100000002dc0010cf8000000000000001d920303132333435363738396162636465663031323334"
-    "3536373839616263646566ac6970633a2f2f2f746d702f610108ce00a00000ab6169726c6f636b2d612d71ab6169726c"
+    "4149524c4f434b000100000002dc0010cf8000000000000001d9203031323334353637383961626364656630313233"
+    "34"
+    "3536373839616263646566ac6970633a2f2f2f746d702f610108ce00a00000ab6169726c6f636b2d612d71ab616972"
+    "6c"
     "6f636b2d612d7097cd0800cd200010200840ce0001f500a26364030102a3637075cd02bc00";
 constexpr const char* kRefusalHex = "4149524c4f434b0001000000039208a466756c6c";
 constexpr const char* kSignHex = "4149524c4f434b00010000000490";
@@ -62,7 +65,8 @@ TEST(Control, has_the_bytes_of_the_document) {
 }
 
 TEST(Control, is_read_from_the_bytes_of_the_document) {
-  for (const auto& [message, hex] : golden()) EXPECT_TRUE(decode_control(from_hex(hex)).value() == message) << hex;
+  for (const auto& [message, hex] : golden())
+    EXPECT_TRUE(decode_control(from_hex(hex)).value() == message) << hex;
 }
 
 TEST(Control, without_a_ring_names_no_segments) {
@@ -97,7 +101,9 @@ TEST(ControlVersion, another_major_is_a_mismatch_that_names_both) {
 }
 
 TEST(ControlVersion, another_major_is_told_whatever_follows) {
-  const auto decoded = decode_control(from_hex("4149524c4f434b000201" "0700"));
+  const auto decoded =
+      decode_control(from_hex("4149524c4f434b000201"
+                              "0700"));
   EXPECT_EQ(decoded.status().code(), StatusCode::kVersionMismatch);
   EXPECT_THAT(decoded.status().message(), HasSubstr("258.7"));
 }
@@ -105,9 +111,11 @@ TEST(ControlVersion, another_major_is_told_whatever_follows) {
 TEST(ControlVersion, a_higher_minor_may_add_elements_at_the_end) {
   auto bytes = with_byte(from_hex(kGoodbyeHex), 10, 1);
   EXPECT_TRUE(decode_control(bytes).value() == ControlMessage(Goodbye{"done"}));
-  bytes = joined(with_byte(bytes, 13, 0x93), from_hex("81a16101" "c0"));  // a map and a nil
+  bytes = joined(with_byte(bytes, 13, 0x93), from_hex("81a16101"
+                                                      "c0"));  // a map and a nil
   EXPECT_TRUE(decode_control(bytes).value() == ControlMessage(Goodbye{"done"}));
-  const auto sign = joined(with_byte(with_byte(from_hex(kSignHex), 10, 9), 13, 0x91), from_hex("05"));
+  const auto sign =
+      joined(with_byte(with_byte(from_hex(kSignHex), 10, 9), 13, 0x91), from_hex("05"));
   EXPECT_TRUE(decode_control(sign).value() == ControlMessage(Sign{}));
 }
 
@@ -116,7 +124,10 @@ TEST(ControlVersion, the_same_minor_may_not_add_elements) {
 }
 
 TEST(ControlVersion, a_higher_minor_may_not_leave_elements_out) {
-  expect_refused(from_hex("4149524c4f434b0001000100" "05" "90"), "0 elements");
+  expect_refused(from_hex("4149524c4f434b0001000100"
+                          "05"
+                          "90"),
+                 "0 elements");
 }
 
 TEST(HelloMessage, refuses_a_geometry_outside_the_limits) {
@@ -180,8 +191,9 @@ TEST(RefusalMessage, must_carry_an_error) {
 TEST(Geometry, is_accepted_only_within_the_limits) {
   EXPECT_TRUE(check_geometry({8, 4096}).ok());
   EXPECT_TRUE(check_geometry({1024, 67108864}).ok());
-  for (const RingGeometry& wrong : {RingGeometry{7, 4096}, RingGeometry{1025, 4096}, RingGeometry{8, 4095},
-                                    RingGeometry{8, 8191}, RingGeometry{8, 67112960}, RingGeometry{0, 0}}) {
+  for (const RingGeometry& wrong :
+       {RingGeometry{7, 4096}, RingGeometry{1025, 4096}, RingGeometry{8, 4095},
+        RingGeometry{8, 8191}, RingGeometry{8, 67112960}, RingGeometry{0, 0}}) {
     EXPECT_EQ(check_geometry(wrong).code(), StatusCode::kProtocolError);
   }
 }

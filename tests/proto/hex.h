@@ -26,12 +26,14 @@ inline std::vector<std::byte> from_hex(std::string_view text) {
   return bytes;
 }
 
-inline std::vector<std::byte> with_byte(std::vector<std::byte> bytes, std::size_t at, unsigned value) {
+inline std::vector<std::byte> with_byte(std::vector<std::byte> bytes, std::size_t at,
+                                        unsigned value) {
   bytes.at(at) = static_cast<std::byte>(value);
   return bytes;
 }
 
-inline std::vector<std::byte> joined(std::vector<std::byte> first, const std::vector<std::byte>& second) {
+inline std::vector<std::byte> joined(std::vector<std::byte> first,
+                                     const std::vector<std::byte>& second) {
   first.insert(first.end(), second.begin(), second.end());
   return first;
 }

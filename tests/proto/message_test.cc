@@ -12,13 +12,15 @@ namespace {
 
 using testing::HasSubstr;
 
-// A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in the same commit.
+// A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in
+// the same commit.
 constexpr const char* kRequestHex = "96070303009292010592020591920392cc80cd0800";
 constexpr const char* kResponseHex = "97cd012c0300a091920392cc80cd0800cd03e8ce00011170";
 constexpr const char* kErrorHex = "97010702a26e6f900000";
 
 RequestHeader request() {
-  return {7, linear_spec({{WeightKind::kQ, 5}, {WeightKind::kK, 5}}, {DType::kBF16, {128, 2048}}, DType::kBF16)};
+  return {7, linear_spec({{WeightKind::kQ, 5}, {WeightKind::kK, 5}}, {DType::kBF16, {128, 2048}},
+                         DType::kBF16)};
 }
 
 ResponseHeader response() {
@@ -68,8 +70,9 @@ TEST(Header, of_every_op_comes_back_as_it_was) {
   const TensorDesc b{DType::kF16, {8, 9, 64}};
   OpSpec init;
   init.op = Op::kInit;
-  for (const OpSpec& spec : {OpSpec{}, init, embedding_spec(3, DType::kF16), lm_head_spec({DType::kF32, {1, 64}}),
-                             matmul_spec(a, b, Transpose::kB, DType::kF32)}) {
+  for (const OpSpec& spec :
+       {OpSpec{}, init, embedding_spec(3, DType::kF16), lm_head_spec({DType::kF32, {1, 64}}),
+        matmul_spec(a, b, Transpose::kB, DType::kF32)}) {
     const RequestHeader header{UINT64_MAX, spec};
     EXPECT_EQ(decode_request(encode(header)).value(), header) << op_name(spec.op);
   }
@@ -79,7 +82,8 @@ TEST(Header, of_the_greatest_size_fits_its_place) {
   RequestHeader large{UINT64_MAX, {}};
   large.spec.op = Op::kBatchLinear;
   large.spec.weights.assign(limits::kMaxWeightsPerOp, {WeightKind::kDown, UINT16_MAX});
-  large.spec.inputs.assign(limits::kMaxTensorsPerMessage, {DType::kU8, {1, 1, 1, std::int64_t{1} << 30}});
+  large.spec.inputs.assign(limits::kMaxTensorsPerMessage,
+                           {DType::kU8, {1, 1, 1, std::int64_t{1} << 30}});
   EXPECT_EQ(decode_request(encode(large)).value(), large);
   ResponseHeader failed = error();
   failed.message.assign(limits::kMaxErrorTextBytes, 'x');
@@ -101,7 +105,9 @@ TEST(DecodeRequest, refuses_every_cut) {
   }
 }
 
-TEST(DecodeRequest, refuses_anything_behind_the_header) { expect_request_refused(joined(encode(request()), {std::byte{0}})); }
+TEST(DecodeRequest, refuses_anything_behind_the_header) {
+  expect_request_refused(joined(encode(request()), {std::byte{0}}));
+}
 
 TEST(DecodeRequest, refuses_unknown_values) {
   const auto whole = encode(request());  // 96 id op dtype transpose 92 92 kind layer ...
@@ -118,21 +124,39 @@ TEST(DecodeRequest, refuses_more_than_a_header_can_hold) {
 }
 
 TEST(DecodeRequest, refuses_a_layer_over_16_bits) {
-  expect_request_refused(from_hex("960703010091" "9201ce00010000" "90"));
+  expect_request_refused(
+      from_hex("960703010091"
+               "9201ce00010000"
+               "90"));
 }
 
 TEST(DecodeRequest, refuses_nine_weights_and_nine_inputs) {
-  expect_request_refused(from_hex("960703010099" "920100920100920100920100920100920100920100920100920100" "90"));
-  expect_request_refused(from_hex("960702010090" "99" "9201910192019101920191019201910192019101"
-                                  "92019101920191019201910192019101"));
+  expect_request_refused(
+      from_hex("960703010099"
+               "920100920100920100920100920100920100920100920100920100"
+               "90"));
+  expect_request_refused(
+      from_hex("960702010090"
+               "99"
+               "9201910192019101920191019201910192019101"
+               "92019101920191019201910192019101"));
 }
 
 TEST(DecodeRequest, refuses_tensors_that_are_too_large_together) {
-  expect_request_refused(from_hex("960702010090" "93" "920191ce40000000" "920191ce40000000" "920191ce40000000"));
+  expect_request_refused(
+      from_hex("960702010090"
+               "93"
+               "920191ce40000000"
+               "920191ce40000000"
+               "920191ce40000000"));
 }
 
 TEST(DecodeRequest, says_what_was_wrong) {
-  EXPECT_THAT(decode_request(from_hex("960708010090" "90")).status().message(), HasSubstr("the op is 8"));
+  EXPECT_THAT(decode_request(from_hex("960708010090"
+                                      "90"))
+                  .status()
+                  .message(),
+              HasSubstr("the op is 8"));
 }
 
 TEST(DecodeResponse, refuses_every_cut) {
@@ -143,7 +167,9 @@ TEST(DecodeResponse, refuses_every_cut) {
   }
 }
 
-TEST(DecodeResponse, refuses_a_status_code_that_is_none) { expect_response_refused(from_hex("9701070da0900000")); }
+TEST(DecodeResponse, refuses_a_status_code_that_is_none) {
+  expect_response_refused(from_hex("9701070da0900000"));
+}
 
 TEST(DecodeResponse, refuses_a_text_without_error_and_results_beside_one) {
   expect_response_refused(from_hex("97010700a16e900000"));

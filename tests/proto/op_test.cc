@@ -13,8 +13,13 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr ModelDims kDims{.hidden = 2048, .intermediate = 8192, .layers = 16, .heads = 32, .kv_heads = 8,
-                          .head_dim = 64, .vocab = 128256};
+constexpr ModelDims kDims{.hidden = 2048,
+                          .intermediate = 8192,
+                          .layers = 16,
+                          .heads = 32,
+                          .kv_heads = 8,
+                          .head_dim = 64,
+                          .vocab = 128256};
 
 TensorDesc bf16(Shape shape) { return {DType::kBF16, shape}; }
 TensorDesc f32(Shape shape) { return {DType::kF32, shape}; }
@@ -46,14 +51,17 @@ TEST(ModelDims, of_a_real_model_are_accepted) { EXPECT_TRUE(kDims.check().ok());
 
 TEST(ModelDims, each_field_outside_its_range_is_named_with_its_value) {
   const std::pair<std::int64_t ModelDims::*, const char*> fields[] = {
-      {&ModelDims::hidden, "hidden"},     {&ModelDims::intermediate, "intermediate"}, {&ModelDims::layers, "layers"},
-      {&ModelDims::heads, "heads"},       {&ModelDims::kv_heads, "kv heads"},         {&ModelDims::head_dim, "head size"},
+      {&ModelDims::hidden, "hidden"},     {&ModelDims::intermediate, "intermediate"},
+      {&ModelDims::layers, "layers"},     {&ModelDims::heads, "heads"},
+      {&ModelDims::kv_heads, "kv heads"}, {&ModelDims::head_dim, "head size"},
       {&ModelDims::vocab, "vocabulary"}};
   for (const auto& [field, name] : fields) {
-    for (std::int64_t value : {std::int64_t{0}, std::int64_t{-5}, std::numeric_limits<std::int64_t>::max()}) {
+    for (std::int64_t value :
+         {std::int64_t{0}, std::int64_t{-5}, std::numeric_limits<std::int64_t>::max()}) {
       ModelDims dims = kDims;
       dims.*field = value;
-      EXPECT_THAT(dims.check().message(), testing::AllOf(HasSubstr(name), HasSubstr(std::to_string(value))));
+      EXPECT_THAT(dims.check().message(),
+                  testing::AllOf(HasSubstr(name), HasSubstr(std::to_string(value))));
     }
   }
 }
@@ -81,16 +89,18 @@ TEST(OpResults, embedding_gives_a_row_a_token) {
 }
 
 TEST(OpResults, batch_linear_gives_one_result_a_weight) {
-  const auto spec = linear_spec({{WeightKind::kQ, 3}, {WeightKind::kK, 3}, {WeightKind::kV, 15}}, f32({7, 2048}),
-                                DType::kF16);
-  EXPECT_THAT(accepted(spec), ElementsAre(TensorDesc{DType::kF16, {7, 2048}}, TensorDesc{DType::kF16, {7, 512}},
-                                          TensorDesc{DType::kF16, {7, 512}}));
+  const auto spec = linear_spec({{WeightKind::kQ, 3}, {WeightKind::kK, 3}, {WeightKind::kV, 15}},
+                                f32({7, 2048}), DType::kF16);
+  EXPECT_THAT(accepted(spec),
+              ElementsAre(TensorDesc{DType::kF16, {7, 2048}}, TensorDesc{DType::kF16, {7, 512}},
+                          TensorDesc{DType::kF16, {7, 512}}));
 }
 
 TEST(OpResults, matmul_groups_heads_and_transposes) {
   const auto scores = matmul_spec(bf16({32, 9, 64}), bf16({8, 11, 64}), Transpose::kB, DType::kF32);
   EXPECT_THAT(accepted(scores), ElementsAre(f32({32, 9, 11})));
-  const auto plain = matmul_spec(bf16({32, 9, 11}), bf16({8, 11, 64}), Transpose::kNone, DType::kBF16);
+  const auto plain =
+      matmul_spec(bf16({32, 9, 11}), bf16({8, 11, 64}), Transpose::kNone, DType::kBF16);
   EXPECT_THAT(accepted(plain), ElementsAre(bf16({32, 9, 64})));
   const auto turned = matmul_spec(bf16({4, 11, 9}), bf16({4, 11, 64}), Transpose::kA, DType::kBF16);
   EXPECT_THAT(accepted(turned), ElementsAre(bf16({4, 9, 64})));
@@ -148,7 +158,9 @@ TEST(OpResultsRefuses, ids_that_are_no_list_of_int32) {
 TEST(OpResultsRefuses, no_tokens_and_too_many) {
   expect_refused(embedding_spec(0, DType::kF32), "empty extent");
   expect_refused(embedding_spec(limits::kMaxTokens + 1, DType::kF32), "131073");
-  expect_refused(linear_spec({{WeightKind::kQ, 0}}, bf16({limits::kMaxTokens + 1, 2048}), DType::kBF16), "131073");
+  expect_refused(
+      linear_spec({{WeightKind::kQ, 0}}, bf16({limits::kMaxTokens + 1, 2048}), DType::kBF16),
+      "131073");
 }
 
 TEST(OpResultsRefuses, too_few_and_too_many_weights) {
@@ -169,7 +181,8 @@ TEST(OpResultsRefuses, weights_that_take_another_width) {
 TEST(OpResultsRefuses, an_input_of_another_width_rank_or_type) {
   expect_refused(linear_spec({{WeightKind::kQ, 0}}, f32({1, 2047}), DType::kF32), "2047");
   expect_refused(linear_spec({{WeightKind::kQ, 0}}, f32({2048}), DType::kF32), "rank 2");
-  expect_refused(linear_spec({{WeightKind::kQ, 0}}, {DType::kI32, {1, 2048}}, DType::kF32), "float type");
+  expect_refused(linear_spec({{WeightKind::kQ, 0}}, {DType::kI32, {1, 2048}}, DType::kF32),
+                 "float type");
   expect_refused(lm_head_spec(f32({0, 2048})), "empty extent");
 }
 
@@ -185,13 +198,17 @@ TEST(OpResultsRefuses, matmul_operands_that_do_not_fit) {
   refused({4, 2, 3}, {3, 5}, Transpose::kNone, "rank 3");
   refused({4, 2, 3}, {0, 3, 5}, Transpose::kNone, "empty extent");
   refused({1025, 1, 1}, {1, 1, 1}, Transpose::kNone, "heads of a");
-  expect_refused(matmul_spec(f32({4, 2, 3}), bf16({4, 3, 5}), Transpose::kNone, DType::kF32), "one type");
+  expect_refused(matmul_spec(f32({4, 2, 3}), bf16({4, 3, 5}), Transpose::kNone, DType::kF32),
+                 "one type");
 }
 
 TEST(OpResultsRefuses, tensors_over_the_limit) {
-  expect_refused(matmul_spec(f32({1024, 131072, 64}), f32({1, 64, 1}), Transpose::kNone, DType::kF32), "over");
+  expect_refused(
+      matmul_spec(f32({1024, 131072, 64}), f32({1, 64, 1}), Transpose::kNone, DType::kF32), "over");
   // Small operands, a result of 2^44 bytes.
-  expect_refused(matmul_spec(f32({256, 131072, 1}), f32({1, 1, 131072}), Transpose::kNone, DType::kF32), "result 0");
+  expect_refused(
+      matmul_spec(f32({256, 131072, 1}), f32({1, 1, 131072}), Transpose::kNone, DType::kF32),
+      "result 0");
   expect_refused(lm_head_spec(f32({100000, 2048})), "result 0");
 }
 
@@ -203,7 +220,9 @@ TEST(OpResultsRefuses, messages_over_the_limit) {
 TEST(OpResultsRefuses, extents_whose_product_overflows) {
   constexpr std::int64_t kHuge = std::numeric_limits<std::int64_t>::max();
   expect_refused(linear_spec({{WeightKind::kQ, 0}}, f32({kHuge, 2048}), DType::kF32), "over");
-  expect_refused(matmul_spec(f32({kHuge, kHuge, kHuge}), f32({1, 1, 1}), Transpose::kNone, DType::kF32), "over");
+  expect_refused(
+      matmul_spec(f32({kHuge, kHuge, kHuge}), f32({1, 1, 1}), Transpose::kNone, DType::kF32),
+      "over");
 }
 
 }  // namespace

@@ -10,7 +10,9 @@ namespace {
 
 using testing::HasSubstr;
 
-std::string message_of(const WireReader& reader) { return reader.finish(WireReader::Rest::kRefuse).message(); }
+std::string message_of(const WireReader& reader) {
+  return reader.finish(WireReader::Rest::kRefuse).message();
+}
 
 TEST(WireReader, reads_what_the_writer_wrote) {
   WireWriter writer;
@@ -42,7 +44,8 @@ TEST(WireReader, keeps_the_first_error) {
 }
 
 TEST(WireReader, refuses_another_kind_of_value) {
-  for (const char* hex : {"c0", "c3", "ff", "cb3ff0000000000000", "80", "c40100", "d40100", "90", "a161"}) {
+  for (const char* hex :
+       {"c0", "c3", "ff", "cb3ff0000000000000", "80", "c40100", "d40100", "90", "a161"}) {
     const auto bytes = from_hex(hex);
     WireReader reader(bytes);
     reader.number("it", 0, UINT64_MAX);
@@ -51,7 +54,8 @@ TEST(WireReader, refuses_another_kind_of_value) {
 }
 
 TEST(WireReader, refuses_what_is_cut_off_or_has_something_behind_it) {
-  for (const char* hex : {"", "91", "cd01", "d9", "a3aabb", "dd", "c1", "0505", "9105ff", "ddffffffff", "dbffffffff"}) {
+  for (const char* hex : {"", "91", "cd01", "d9", "a3aabb", "dd", "c1", "0505", "9105ff",
+                          "ddffffffff", "dbffffffff"}) {
     const auto bytes = from_hex(hex);
     EXPECT_FALSE(WireReader(bytes).ok()) << hex;
   }
@@ -83,12 +87,27 @@ TEST(WireReader, refuses_long_texts_and_control_bytes) {
 }
 
 TEST(WireReader, refuses_tensors_that_overflow_or_exceed_the_limit) {
-  for (const char* hex : {"9201" "94" "ce80000000" "ce80000000" "ce80000000" "ce80000000",  // 2^124 elements
-                          "9201" "92" "ce80000000" "02",                                     // 16 GiB
-                          "9201" "91" "cfffffffffffffffff",                                  // a negative extent
-                          "9200" "9101", "9206" "9101",                                      // dtypes that are none
-                          "9201" "950101010101",                                             // rank 5
-                          "93019101" "00"}) {
+  for (const char* hex : {"9201"
+                          "94"
+                          "ce80000000"
+                          "ce80000000"
+                          "ce80000000"
+                          "ce80000000",  // 2^124 elements
+                          "9201"
+                          "92"
+                          "ce80000000"
+                          "02",  // 16 GiB
+                          "9201"
+                          "91"
+                          "cfffffffffffffffff",  // a negative extent
+                          "9200"
+                          "9101",
+                          "9206"
+                          "9101",  // dtypes that are none
+                          "9201"
+                          "950101010101",  // rank 5
+                          "93019101"
+                          "00"}) {
     const auto bytes = from_hex(hex);
     WireReader reader(bytes);
     reader.tensor("x");

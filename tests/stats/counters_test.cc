@@ -89,7 +89,8 @@ TEST(TeeStats, every_kernel_has_its_name_and_its_counters) {
   TeeStatsTable table;
   table[static_cast<std::size_t>(TeeKernel::kSilu)].calls = 3;
   table[static_cast<std::size_t>(TeeKernel::kSilu)].total_ns = 9;
-  EXPECT_EQ(tee_snapshot(table)[static_cast<std::size_t>(TeeKernel::kSilu)], (TeeKernelSnapshot{3, 9}));
+  EXPECT_EQ(tee_snapshot(table)[static_cast<std::size_t>(TeeKernel::kSilu)],
+            (TeeKernelSnapshot{3, 9}));
   EXPECT_STREQ(tee_kernel_name(TeeKernel::kRmsNorm), "rmsnorm");
   EXPECT_STREQ(tee_kernel_name(TeeKernel::kAttention), "attention");
 }

@@ -24,7 +24,8 @@ TEST(Histogram, keeps_small_values_exactly) {
   for (std::uint64_t value = 0; value < 16; ++value) histogram.record(value);
   const auto buckets = histogram.buckets();
   ASSERT_EQ(buckets.size(), 16U);
-  for (std::uint64_t value = 0; value < 16; ++value) EXPECT_EQ(buckets[value], std::make_pair(value, std::uint64_t{1}));
+  for (std::uint64_t value = 0; value < 16; ++value)
+    EXPECT_EQ(buckets[value], std::make_pair(value, std::uint64_t{1}));
 }
 
 TEST(Histogram, holds_every_value_within_an_eighth) {
@@ -45,7 +46,8 @@ TEST(Histogram, takes_the_greatest_number_there_is) {
   histogram.record(UINT64_MAX);
   EXPECT_EQ(histogram.max(), UINT64_MAX);
   EXPECT_EQ(histogram.percentile(1), UINT64_MAX);
-  EXPECT_EQ(histogram.buckets(), (std::vector<std::pair<std::uint64_t, std::uint64_t>>{{UINT64_MAX, 1}}));
+  EXPECT_EQ(histogram.buckets(),
+            (std::vector<std::pair<std::uint64_t, std::uint64_t>>{{UINT64_MAX, 1}}));
 }
 
 TEST(Histogram, orders_its_buckets_by_value) {

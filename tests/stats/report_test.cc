@@ -56,10 +56,12 @@ TEST(ReportJson, holds_what_the_interface_promises) {
   const json report = json::parse(report_json(runner_report()));
   EXPECT_EQ(report["schema_version"], 1);
   EXPECT_EQ(report["side"], "tee_runner");
-  EXPECT_EQ(report["host"], json::parse(R"({"name":"box","cpu":"some cpu","cores":2,"device":"cpu"})"));
+  EXPECT_EQ(report["host"],
+            json::parse(R"({"name":"box","cpu":"some cpu","cores":2,"device":"cpu"})"));
   EXPECT_EQ(report["config"], json::parse(R"({"wire":"bf16","model":"m"})"));
   EXPECT_EQ(report["wall_ns"], 2'500'000'000);
-  EXPECT_EQ(report["paths"]["ring"], json::parse(R"({"sent":{"messages":1,"tensors":2,"bytes":3145728},
+  EXPECT_EQ(report["paths"]["ring"],
+            json::parse(R"({"sent":{"messages":1,"tensors":2,"bytes":3145728},
     "received":{"messages":4,"tensors":5,"bytes":6},"errors":7,"slot_waits":8,"spins":9,"parks":10,
     "latency_ns":{"p50":3,"p90":5,"p99":5,"max":5,"buckets":[[3,1],[5,1]]}})"));
   EXPECT_EQ(report["paths"]["zmq"]["latency_ns"]["buckets"], json::array());
@@ -71,7 +73,8 @@ TEST(ReportJson, lists_all_ops_and_all_kernels) {
   EXPECT_EQ(report["ops"].size(), kOpCount);
   EXPECT_EQ(report["tee"].size(), kTeeKernelCount);
   EXPECT_EQ(report["ops"]["batch_linear"],
-            json::parse(R"({"calls":1,"total_ns":15,"tee_ns":1,"wire_ns":2,"queue_ns":4,"server_ns":8})"));
+            json::parse(
+                R"({"calls":1,"total_ns":15,"tee_ns":1,"wire_ns":2,"queue_ns":4,"server_ns":8})"));
   EXPECT_EQ(report["ops"]["lm_head"]["calls"], 0);
 }
 
@@ -87,7 +90,8 @@ TEST(ReportJson, gives_sessions_on_the_server_only) {
 
 TEST(ReportJson, of_one_session_is_its_element_in_the_report_of_all) {
   const SideReport report = server_report();
-  EXPECT_EQ(json::parse(session_json(report.sessions[0])), json::parse(report_json(report))["sessions"][0]);
+  EXPECT_EQ(json::parse(session_json(report.sessions[0])),
+            json::parse(report_json(report))["sessions"][0]);
 }
 
 TEST(ReportJson, survives_a_name_that_is_not_utf8) {
@@ -98,7 +102,8 @@ TEST(ReportJson, survives_a_name_that_is_not_utf8) {
 
 TEST(ReportTable, shows_paths_ops_kernels_and_time) {
   const std::string table = report_table(runner_report());
-  for (const char* text : {"2.500 s", "ring", "3.00", "slot waits", "batch_linear", "rope", "12.00"}) {
+  for (const char* text :
+       {"2.500 s", "ring", "3.00", "slot waits", "batch_linear", "rope", "12.00"}) {
     EXPECT_THAT(table, HasSubstr(text));
   }
   EXPECT_THAT(table, Not(HasSubstr("lm_head")));

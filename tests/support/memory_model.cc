@@ -19,7 +19,8 @@ std::uint64_t mix(std::uint64_t x) {  // splitmix64
 
 std::uint64_t hash_name(const std::string& name, std::uint64_t seed) {
   std::uint64_t hash = mix(seed);
-  for (const char c : name) hash = mix(hash ^ static_cast<std::uint64_t>(static_cast<unsigned char>(c)));
+  for (const char c : name)
+    hash = mix(hash ^ static_cast<std::uint64_t>(static_cast<unsigned char>(c)));
   return hash;
 }
 
@@ -56,7 +57,8 @@ Shape MemoryModel::shape(const std::string& name) const {
   check_failed(__FILE__, __LINE__, name.c_str());
 }
 
-Status MemoryModel::read_rows(const std::string& name, std::int64_t first_row, MutableTensorView out) const {
+Status MemoryModel::read_rows(const std::string& name, std::int64_t first_row,
+                              MutableTensorView out) const {
   if (name == options_.broken_tensor) return {StatusCode::kInvalidInput, "this tensor is broken"};
   const Shape whole = shape(name);
   const std::size_t columns = static_cast<std::size_t>(whole[1]);
@@ -67,11 +69,14 @@ Status MemoryModel::read_rows(const std::string& name, std::int64_t first_row, M
   const double scale = std::sqrt(3.0 / static_cast<double>(columns));
   const std::size_t start = static_cast<std::size_t>(first_row) * columns;
   std::vector<float> values(count);
-  for (std::size_t i = 0; i < count; ++i) values[i] = value_at(hash, start + i, scale, is_norm(name));
+  for (std::size_t i = 0; i < count; ++i)
+    values[i] = value_at(hash, start + i, scale, is_norm(name));
   if (options_.stored_dtype != DType::kF32) {
     std::vector<std::uint16_t> stored(count);
-    store_f32(options_.stored_dtype, values.data(), reinterpret_cast<std::byte*>(stored.data()), count);
-    load_f32(options_.stored_dtype, reinterpret_cast<const std::byte*>(stored.data()), values.data(), count);
+    store_f32(options_.stored_dtype, values.data(), reinterpret_cast<std::byte*>(stored.data()),
+              count);
+    load_f32(options_.stored_dtype, reinterpret_cast<const std::byte*>(stored.data()),
+             values.data(), count);
   }
   store_f32(out.desc.dtype, values.data(), out.data, count);
   return {};

@@ -10,12 +10,18 @@
 
 namespace airlock::testing {
 
-/// A small LLaMA model whose weights are a function of (tensor name, seed), made in memory: for tests that need a model
-/// and no file. Thread-safe.
+/// A small LLaMA model whose weights are a function of (tensor name, seed), made in memory: for
+/// tests that need a model and no file. Thread-safe.
 class MemoryModel : public ModelSource {
  public:
   struct Options {
-    ModelDims dims{.hidden = 96, .intermediate = 416, .layers = 2, .heads = 6, .kv_heads = 2, .head_dim = 18, .vocab = 500};
+    ModelDims dims{.hidden = 96,
+                   .intermediate = 416,
+                   .layers = 2,
+                   .heads = 6,
+                   .kv_heads = 2,
+                   .head_dim = 18,
+                   .vocab = 500};
     bool tied = false;
     DType stored_dtype = DType::kF32;
     std::uint64_t seed = 1;
@@ -27,8 +33,11 @@ class MemoryModel : public ModelSource {
 
   const LlamaConfig& config() const override { return config_; }
   DType stored_dtype() const override { return options_.stored_dtype; }
-  Status read_rows(const std::string& name, std::int64_t first_row, MutableTensorView out) const override;
-  std::optional<TensorView> mapped(const std::string&, DType) const override { return std::nullopt; }
+  Status read_rows(const std::string& name, std::int64_t first_row,
+                   MutableTensorView out) const override;
+  std::optional<TensorView> mapped(const std::string&, DType) const override {
+    return std::nullopt;
+  }
   void release(const std::string& name) const override;
   Result<std::string> digest() const override;
 

@@ -35,7 +35,8 @@ struct ProductSize {
   std::size_t m, k, n;
 };
 
-void append_product(const Matrix& a, const Matrix& b, const ProductSize& size, ReferenceResult& out) {
+void append_product(const Matrix& a, const Matrix& b, const ProductSize& size,
+                    ReferenceResult& out) {
   out.terms = static_cast<std::int64_t>(size.k);
   for (std::size_t i = 0; i < size.m; ++i) {
     for (std::size_t j = 0; j < size.n; ++j) {
@@ -52,14 +53,16 @@ void append_product(const Matrix& a, const Matrix& b, const ProductSize& size, R
   }
 }
 
-ReferenceResult times_weight(const MemoryModel& model, DType dtype, const std::string& name, TensorView x) {
+ReferenceResult times_weight(const MemoryModel& model, DType dtype, const std::string& name,
+                             TensorView x) {
   const std::vector<float> values = rounded(x, dtype);
   const std::vector<float> weight = model.values(name, dtype);
   const Shape shape = model.shape(name);
   const auto k = static_cast<std::size_t>(shape[1]);
   ReferenceResult result;
   append_product({values.data(), k, 1}, {weight.data(), 1, k},
-                 {static_cast<std::size_t>(x.desc.shape[0]), k, static_cast<std::size_t>(shape[0])}, result);
+                 {static_cast<std::size_t>(x.desc.shape[0]), k, static_cast<std::size_t>(shape[0])},
+                 result);
   return result;
 }
 
@@ -69,7 +72,8 @@ ReferenceResult embedding(const MemoryModel& model, DType dtype, TensorView ids)
   ReferenceResult result;
   for (const std::int32_t id : ids.as<std::int32_t>()) {
     for (std::size_t column = 0; column < hidden; ++column) {
-      result.values.push_back(static_cast<double>(table[static_cast<std::size_t>(id) * hidden + column]));
+      result.values.push_back(
+          static_cast<double>(table[static_cast<std::size_t>(id) * hidden + column]));
       result.magnitudes.push_back(0);  // nothing is summed
     }
   }
@@ -79,12 +83,15 @@ ReferenceResult embedding(const MemoryModel& model, DType dtype, TensorView ids)
 ReferenceResult matmul(DType dtype, Transpose transpose, TensorView a_view, TensorView b_view) {
   const std::vector<float> a = rounded(a_view, dtype);
   const std::vector<float> b = rounded(b_view, dtype);
-  const auto extent = [](TensorView view, std::size_t axis) { return static_cast<std::size_t>(view.desc.shape[axis]); };
+  const auto extent = [](TensorView view, std::size_t axis) {
+    return static_cast<std::size_t>(view.desc.shape[axis]);
+  };
   const bool at = transpose == Transpose::kA;
   const bool bt = transpose == Transpose::kB;
   const std::size_t heads = extent(a_view, 0);
   const std::size_t heads_per_group = heads / extent(b_view, 0);
-  const ProductSize size{extent(a_view, at ? 2 : 1), extent(a_view, at ? 1 : 2), extent(b_view, bt ? 1 : 2)};
+  const ProductSize size{extent(a_view, at ? 2 : 1), extent(a_view, at ? 1 : 2),
+                         extent(b_view, bt ? 1 : 2)};
   ReferenceResult result;
   for (std::size_t head = 0; head < heads; ++head) {
     const float* a_data = a.data() + head * size.m * size.k;
@@ -100,10 +107,13 @@ ReferenceResult matmul(DType dtype, Transpose transpose, TensorView a_view, Tens
 std::vector<ReferenceResult> reference_op(const MemoryModel& model, DType dtype, const OpSpec& spec,
                                           std::span<const TensorView> inputs) {
   switch (spec.op) {
-    case Op::kEmbedding: return {embedding(model, dtype, inputs[0])};
-    case Op::kMatmul: return {matmul(dtype, spec.transpose, inputs[0], inputs[1])};
+    case Op::kEmbedding:
+      return {embedding(model, dtype, inputs[0])};
+    case Op::kMatmul:
+      return {matmul(dtype, spec.transpose, inputs[0], inputs[1])};
     case Op::kLmHead:
-      return {times_weight(model, dtype, model.config().tie_word_embeddings ? kEmbedName : kLmHeadName, inputs[0])};
+      return {times_weight(
+          model, dtype, model.config().tie_word_embeddings ? kEmbedName : kLmHeadName, inputs[0])};
     case Op::kBatchLinear: {
       std::vector<ReferenceResult> results;
       for (const WeightId& id : spec.weights) {
@@ -111,15 +121,18 @@ std::vector<ReferenceResult> reference_op(const MemoryModel& model, DType dtype,
       }
       return results;
     }
-    default: return {};
+    default:
+      return {};
   }
 }
 
-std::size_t count_outside_tolerance(TensorView result, const ReferenceResult& reference, double& worst) {
+std::size_t count_outside_tolerance(TensorView result, const ReferenceResult& reference,
+                                    double& worst) {
   const std::vector<float> got = to_floats(result);
   CHECK(got.size() == reference.values.size());
-  const double roundoff =
-      result.desc.dtype == DType::kF32 ? 0x1p-24 : (result.desc.dtype == DType::kF16 ? 0x1p-11 : 0x1p-8);
+  const double roundoff = result.desc.dtype == DType::kF32
+                              ? 0x1p-24
+                              : (result.desc.dtype == DType::kF16 ? 0x1p-11 : 0x1p-8);
   const double accumulation = static_cast<double>(reference.terms) * 0x1p-24;
   std::size_t outside = 0;
   worst = 0;
