@@ -1,0 +1,108 @@
+#include "tools/airlock_xfer/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "proto/limits.h"
+
+namespace airlock::xfer {
+namespace {
+
+std::optional<unsigned> shift_of(std::string_view suffix) {
+  if (suffix.empty()) return 0;
+  if (suffix.size() != 1) return std::nullopt;
+  switch (suffix[0]) {
+    case 'K':
+    case 'k':
+      return 10;
+    case 'M':
+    case 'm':
+      return 20;
+    case 'G':
+    case 'g':
+      return 30;
+    default:
+      return std::nullopt;
+  }
+}
+
+/// The size after `bytes`; nullopt where the range ends.
+std::optional<std::size_t> next_size(const SizeRange& range, std::size_t bytes) {
+  if (range.step_bytes != 0) {
+    if (range.step_bytes > range.max_bytes - bytes) return std::nullopt;
+    return bytes + range.step_bytes;
+  }
+  const double grown = std::floor(static_cast<double>(bytes) * range.factor);
+  if (grown > static_cast<double>(range.max_bytes)) return std::nullopt;
+  const std::size_t next = std::max(bytes + 1, static_cast<std::size_t>(grown));
+  if (next > range.max_bytes) return std::nullopt;
+  return next;
+}
+
+Status check_range(const SizeRange& range) {
+  if (range.min_bytes == 0) return {StatusCode::kUsage, "-b 0: a size is at least 1 byte"};
+  if (range.max_bytes > limits::kMaxTensorBytes) {
+    return {StatusCode::kUsage, fmt::format("-e {}: a tensor has at most {} bytes (4 GiB)",
+                                            range.max_bytes, limits::kMaxTensorBytes)};
+  }
+  if (range.min_bytes > range.max_bytes) {
+    return {StatusCode::kUsage, fmt::format("-b {} is more than -e {}: there is no size between",
+                                            range.min_bytes, range.max_bytes)};
+  }
+  if (range.step_bytes == 0 && !(range.factor > 1)) {  // also NaN
+    return {StatusCode::kUsage, fmt::format("-f {}: the factor must be more than 1", range.factor)};
+  }
+  return {};
+}
+
+}  // namespace
+
+std::optional<std::uint64_t> parse_size(std::string_view text) {
+  std::uint64_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc()) return std::nullopt;
+  const auto shift = shift_of({stop, static_cast<std::size_t>(end - stop)});
+  if (!shift.has_value() || number > (~std::uint64_t{0} >> *shift)) return std::nullopt;
+  return number << *shift;
+}
+
+std::string size_text(std::uint64_t bytes) {
+  const auto in_units = [bytes](unsigned shift, std::string_view unit) {
+    const double count =
+        static_cast<double>(bytes) / static_cast<double>(std::uint64_t{1} << shift);
+    return count == std::floor(count) ? fmt::format("{:.0f} {}", count, unit)
+                                      : fmt::format("{:.3f} {}", count, unit);
+  };
+  if (bytes >= std::uint64_t{1} << 30) return in_units(30, "GiB");
+  if (bytes >= std::uint64_t{1} << 20) return in_units(20, "MiB");
+  if (bytes >= std::uint64_t{1} << 10) return in_units(10, "KiB");
+  return fmt::format("{} B", bytes);
+}
+
+Result<std::vector<std::size_t>> plan_sizes(const SizeRange& range) {
+  RETURN_IF_ERROR(check_range(range));
+  std::vector<std::size_t> sizes;
+  for (std::optional<std::size_t> size = range.min_bytes; size; size = next_size(range, *size)) {
+    if (sizes.size() == kMaxSizes) {
+      return Status(StatusCode::kUsage,
+                    fmt::format("more than {} sizes from {} to {}: use a larger -f or -i",
+                                kMaxSizes, range.min_bytes, range.max_bytes));
+    }
+    sizes.push_back(*size);
+  }
+  const std::size_t limit = range.limit_bytes;
+  for (const std::size_t size :
+       {limit - std::min(limit, kLimitNeighbourBytes), limit, limit + kLimitNeighbourBytes}) {
+    if (size >= range.min_bytes && size <= range.max_bytes) sizes.push_back(size);
+  }
+  std::ranges::sort(sizes);
+  const auto repeated = std::ranges::unique(sizes);
+  sizes.erase(repeated.begin(), repeated.end());
+  return sizes;
+}
+
+}  // namespace airlock::xfer

@@ -1,0 +1,118 @@
+#include "tools/airlock_xfer/run.h"
+
+#include <fmt/format.h>
+#include <sys/utsname.h>
+
+#include <array>
+#include <cstdlib>
+#include <fstream>
+#include <utility>
+
+#include "runtime/stats/report.h"
+#include "tools/airlock_xfer/measure.h"
+#include "tools/airlock_xfer/pair.h"
+#include "tools/airlock_xfer/plan.h"
+
+namespace airlock::xfer {
+namespace {
+
+/// Of the largest size at once, both processes together: source, two tensors under way and what
+/// libzmq holds, and the copy against which memcpy is measured.
+constexpr std::size_t kCopiesAtOnce = 6;
+
+std::uint64_t available_bytes() {
+  std::ifstream info("/proc/meminfo");
+  for (std::string word; info >> word;) {
+    std::uint64_t kib = 0;
+    if (word == "MemAvailable:" && info >> kib) return kib << 10;
+  }
+  return ~std::uint64_t{0};  // unknown: let the allocations find out
+}
+
+Status check_memory(const Options& options) {
+  const std::uint64_t need = std::uint64_t{options.sizes.back()} * kCopiesAtOnce;
+  const std::uint64_t have = available_bytes();
+  if (need <= have) return {};
+  return {StatusCode::kResourceExhausted,
+          fmt::format("sizes up to {} need {} of memory, available are {}: use a smaller -e",
+                      size_text(options.sizes.back()), size_text(need), size_text(have))};
+}
+
+Facts describe(const Options& options) {
+  const HostReport host = describe_host("cpu");
+  struct utsname system = {};
+  (void)::uname(&system);
+  std::array<double, 3> load{};
+  if (::getloadavg(load.data(), 3) != 3) load = {};
+  const bool is_echo = options.mode == Mode::kEcho;
+  return {{"command", options.command},
+          {"machine",
+           fmt::format("{}, {}, {} CPUs, {} {}, load {:.2f} {:.2f} {:.2f}", host.name, host.cpu,
+                       host.cores, system.sysname, system.release, load[0], load[1], load[2])},
+          {"sizes", options.sizes_text},
+          {"ring",
+           fmt::format("{} slots of {} bytes each way; a tensor of strictly fewer bytes goes by "
+                       "the ring; ZeroMQ over {}",
+                       options.geometry.slot_count, options.geometry.slot_bytes,
+                       options.zmq == ZmqTransport::kIpc ? "ipc" : "loopback tcp")},
+          {"rows", fmt::format("{} iterations after {} to warm up, at most {} s a row; {}",
+                               options.iterations, options.warmup, options.max_seconds,
+                               options.check ? "every byte checked" : "nothing checked")},
+          {"mode",
+           is_echo ? std::string("echo: latency is half a round trip, GB/s (10^9 bytes) one way "
+                                 "over half the median round trip")
+                   : fmt::format("stream, {} under way: latency is from send to reply, GB/s "
+                                 "(10^9 bytes) over the whole time",
+                                 options.inflight)},
+          {"x memcpy", "time of one way over that of one memcpy of the size in this process"}};
+}
+
+Status measure_all(const Options& options, Pair& pair, Table& table, std::vector<Row>& rows) {
+  Meter meter(pair, options);
+  for (const std::size_t bytes : options.sizes) {
+    for (const PathAsked path : options.paths) {
+      auto row = meter.measure(path, bytes);
+      if (!row.ok()) {
+        return pair.explain(row.status())
+            .with_context(fmt::format("{} bytes by {}", bytes, path_name(path)));
+      }
+      table.add(*row);
+      rows.push_back(std::move(*row));
+    }
+  }
+  return {};
+}
+
+Status check_rows(const std::vector<Row>& rows) {
+  std::uint64_t wrong_bytes = 0;
+  std::uint64_t wrong_rows = 0;
+  for (const Row& row : rows) {
+    if (!row.measured.has_value() || row.measured->wrong_bytes == 0) continue;
+    wrong_bytes += row.measured->wrong_bytes;
+    ++wrong_rows;
+  }
+  if (wrong_bytes == 0) return {};
+  return {StatusCode::kMismatch,
+          fmt::format("{} bytes came wrong, in {} rows", wrong_bytes, wrong_rows)};
+}
+
+}  // namespace
+
+Outcome run(const Options& options, const Table::Sink& sink, int signal_fd, const Hooks& hooks) {
+  Outcome outcome;
+  outcome.status = check_memory(options);
+  if (!outcome.status.ok()) return outcome;
+  auto pair = Pair::start(options, hooks, signal_fd);
+  if (!pair.ok()) {
+    outcome.status = pair.status();
+    return outcome;
+  }
+  Table table(options.format, sink);
+  table.begin(describe(options));
+  outcome.status = measure_all(options, **pair, table, outcome.rows);
+  if (outcome.status.ok()) outcome.status = check_rows(outcome.rows);
+  table.finish(outcome.status);
+  return outcome;
+}
+
+}  // namespace airlock::xfer
