@@ -25,8 +25,12 @@ struct BackendInfo {
 
 /// How long the parts of an op took. Local backends: server_ns is the computation, the rest 0.
 struct OpTiming {
-  std::uint64_t queue_ns = 0;   // waited for a turn
-  std::uint64_t server_ns = 0;  // computed
+  std::uint64_t queue_ns = 0;    // waited for a turn
+  std::uint64_t server_ns = 0;   // computed
+  std::uint64_t tee_ns = 0;      // encoded and checked
+  std::uint64_t wire_ns = 0;     // the rest of total_ns
+  std::uint64_t total_ns = 0;    // submit to checked reply, also where wait() was called later
+  std::size_t slots_in_use = 0;  // of the ring, at submit, this op's among them
 };
 
 /// Memory of the caller's for an op's operands and results. An empty span means: the backend

@@ -44,6 +44,8 @@ class RingProducer {
   /// Gives claimed slots back unsent.
   void abort(std::span<const std::uint32_t> slots);
 
+  /// Slots that are claimed, or published and not yet given back.
+  std::size_t slots_in_use() const;
   std::size_t slot_count() const { return slots_.size(); }
   std::size_t slot_bytes() const { return memory_.slot_bytes(); }
   std::size_t max_message_slots() const { return slots_.size() / 2; }

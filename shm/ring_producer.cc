@@ -73,6 +73,17 @@ Result<std::vector<std::uint32_t>> RingProducer::claim(std::size_t count, Deadli
   return claimed;
 }
 
+std::size_t RingProducer::slots_in_use() const {
+  std::size_t count = 0;
+  for (std::uint32_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    // A flag that moved: given back (what else it may mean, find_free() judges).
+    count += slot.state == State::kClaimed ||
+             (slot.state == State::kPublished && memory_.load_flag(i) == slot.flag);
+  }
+  return count;
+}
+
 std::span<std::byte> RingProducer::payload(std::uint32_t slot) {
   CHECK(slot < slots_.size() && slots_[slot].state == State::kClaimed);
   return memory_.payload_area(slot);

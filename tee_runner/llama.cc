@@ -13,16 +13,12 @@
 #include "base/thread_pool.h"
 #include "proto/limits.h"
 #include "tee_runner/attention.h"
-#include "tee_runner/attention_plan.h"
 #include "tee_runner/heads.h"
 #include "tee_runner/kernels.h"
 
 namespace airlock {
 
 namespace {
-
-/// Larger results are asked for in parts.
-constexpr std::int64_t kMaxResultBytes = std::int64_t{256} << 20;
 
 /// Books one call of a kernel while it lives.
 class KernelTimer {
@@ -200,12 +196,10 @@ Result<Driver::Op> Driver::weigh_values(Op& qkv, const AttentionTile& tile) {
   const ModelDims& dims = config_.dims;
   const std::int64_t heads_per_group = dims.heads / dims.kv_heads;
   const std::int64_t heads = tile.group_count * heads_per_group;
-  const TensorDesc queries{options_.wire, {heads, tile.row_count, dims.head_dim}};
-  const TensorDesc keys{options_.wire, {tile.group_count, tile.keys(), dims.head_dim}};
   const HeadTile key_tile{tile.first_group, tile.group_count, 0, tile.keys()};
 
-  const OpSpec score_spec = matmul_spec(queries, keys, Transpose::kB, options_.wire);
-  ASSIGN_OR_RETURN(Op scores, begin(score_spec));
+  const OpSpec qk_spec = score_spec(dims, tile, options_.wire);
+  ASSIGN_OR_RETURN(Op scores, begin(qk_spec));
   {
     const KernelTimer timer(stats_, TeeKernel::kRope);
     rotate_heads(pool_, rope_, qkv->result(0),
@@ -217,15 +211,14 @@ Result<Driver::Op> Driver::weigh_values(Op& qkv, const AttentionTile& tile) {
 
   // PV is prepared while QK^T is under way, so that the values move meanwhile; hence twice the
   // time.
-  const TensorDesc weights{options_.wire, {heads, tile.row_count, tile.keys()}};
-  const OpSpec value_spec = matmul_spec(weights, keys, Transpose::kNone, options_.wire);
-  ASSIGN_OR_RETURN(Op values, begin(value_spec, 2));
+  const OpSpec pv_spec = value_spec(dims, tile, options_.wire);
+  ASSIGN_OR_RETURN(Op values, begin(pv_spec, 2));
   {
     const KernelTimer timer(stats_, TeeKernel::kAttention);
     split_heads(pool_, qkv->result(2), key_tile, values->input(1));
   }
   if (&tile == &tiles_.back()) qkv.reset();
-  RETURN_IF_ERROR(finish(*scores, score_spec));
+  RETURN_IF_ERROR(finish(*scores, qk_spec));
   {
     const KernelTimer timer(stats_, TeeKernel::kSoftmax);
     const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dims.head_dim)));
@@ -233,7 +226,7 @@ Result<Driver::Op> Driver::weigh_values(Op& qkv, const AttentionTile& tile) {
   }
   scores.reset();
   RETURN_IF_ERROR(values->submit());
-  RETURN_IF_ERROR(finish(*values, value_spec));
+  RETURN_IF_ERROR(finish(*values, pv_spec));
   return values;
 }
 
@@ -241,7 +234,7 @@ Status Driver::feed_forward(std::uint16_t layer) {
   const ModelDims& dims = config_.dims;
   const std::int64_t row_bytes =
       dims.intermediate * static_cast<std::int64_t>(dtype_bytes(options_.wire));
-  const std::int64_t step = std::clamp<std::int64_t>(kMaxResultBytes / row_bytes, 1, tokens_);
+  const std::int64_t step = rows_per_op(tokens_, row_bytes);
   for (std::int64_t first = 0; first < tokens_; first += step) {
     const std::int64_t rows = std::min(step, tokens_ - first);
     const OpSpec up_spec = linear_spec({{WeightKind::kGate, layer}, {WeightKind::kUp, layer}},
@@ -270,7 +263,7 @@ Result<Tensor> Driver::logits() {
   const ModelDims& dims = config_.dims;
   const std::int64_t rows = options_.logits == Logits::kAll ? tokens_ : 1;
   const std::int64_t row_bytes = dims.vocab * static_cast<std::int64_t>(sizeof(float));
-  const std::int64_t step = std::clamp<std::int64_t>(kMaxResultBytes / row_bytes, 1, rows);
+  const std::int64_t step = rows_per_op(rows, row_bytes);
   Tensor all({DType::kF32, {rows, dims.vocab}});
   for (std::int64_t first = 0; first < rows; first += step) {
     const std::int64_t count = std::min(step, rows - first);

@@ -9,13 +9,10 @@
 #include "base/tensor.h"
 #include "runtime/backend.h"
 #include "runtime/model/config.h"
+#include "runtime/model/prefill_plan.h"
 #include "runtime/stats/op_stats.h"
 
 namespace airlock {
-
-/// Where QK^T and PV are computed.
-enum class Attention : std::uint8_t { kOffload, kTee };
-enum class Logits : std::uint8_t { kLast, kAll };  // of the last token, or of every token
 
 struct LlamaOptions {
   DType wire = DType::kF32;  // type of each float tensor at the Backend seam

@@ -63,6 +63,9 @@ class Channel {
                                                            Deadline deadline) = 0;
 
   virtual const PathPolicy& policy() const = 0;
+  /// Slots of the outgoing ring that are not free: claimed, or not yet given back by the peer; 0
+  /// without a ring.
+  virtual std::size_t slots_in_use() const = 0;
   /// What this end counted; readable from any thread while the channel lives.
   virtual TransportStats& stats() = 0;
 };

@@ -102,6 +102,7 @@ class InProcessChannel final : public Channel {
   Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept,
                                                    Deadline deadline) override;
   const PathPolicy& policy() const override { return policy_; }
+  std::size_t slots_in_use() const override { return 0; }
   TransportStats& stats() override { return stats_; }
 
  private:

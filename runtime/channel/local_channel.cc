@@ -86,6 +86,7 @@ class LocalChannelImpl final : public Channel {
   Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept,
                                                    Deadline deadline) override;
   const PathPolicy& policy() const override { return policy_; }
+  std::size_t slots_in_use() const override { return out_ring_.slots_in_use(); }
   TransportStats& stats() override { return stats_; }
 
  private:

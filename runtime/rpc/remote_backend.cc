@@ -35,6 +35,7 @@ struct Call {
   Status failure;
   std::uint64_t submit_ns = 0;
   OpTimes times;
+  std::size_t slots_in_use = 0;
   bool used_zmq = false;
 };
 
@@ -120,6 +121,7 @@ Status RemoteSession::submit(const std::shared_ptr<Call>& call) {
   call->request.request_id = call->request_id = next_request_id_++;
   const std::vector<std::byte> header = encode(call->request);
   call->times.tee_ns = now_ns() - call->submit_ns;
+  call->slots_in_use = channel_.slots_in_use();
   RETURN_IF_ERROR(with_pump(call->deadline, [&](Deadline slice) {
     return channel_.send(*call->message, header, slice);
   }));
@@ -269,7 +271,11 @@ class RemotePending : public Pending {
     if (!results_.empty()) return results_[index];
     return {call_->reply->tensor(index).data(), call_->expected[index]};
   }
-  OpTiming timing() const override { return {call_->times.queue_ns, call_->times.server_ns}; }
+  OpTiming timing() const override {
+    const OpTimes& times = call_->times;
+    return {times.queue_ns, times.server_ns, times.tee_ns,
+            times.wire_ns,  times.total_ns,  call_->slots_in_use};
+  }
 
  private:
   RemoteSession& session_;

@@ -90,6 +90,19 @@ TEST(Ring, aborted_slots_are_free_again_and_send_nothing) {
   EXPECT_TRUE(equals(ring.consumer->receive(soon(), {}).value(), "after", {"x"}));
 }
 
+TEST(Ring, slots_in_use_are_the_claimed_and_the_unreturned) {
+  TestRing ring;
+  EXPECT_EQ(ring.producer->slots_in_use(), 0u);
+  ASSERT_TRUE(send(*ring.producer, "x", {"a", "b"}).ok());
+  const auto claimed = ring.producer->claim(3, soon(), {}).value();
+  EXPECT_EQ(ring.producer->slots_in_use(), 5u);
+  ring.producer->abort(claimed);
+  auto message = ring.consumer->receive(soon(), {}).value();
+  EXPECT_EQ(ring.producer->slots_in_use(), 2u);
+  ring.consumer->release(message.parts[0].slot);
+  EXPECT_EQ(ring.producer->slots_in_use(), 1u);
+}
+
 TEST(Ring, check_ends_both_waits) {
   TestRing ring;
   const WaitCheck dead = [] { return Status(StatusCode::kUnavailable, "the peer died"); };

@@ -10,7 +10,7 @@
 
 #include "base/convert.h"
 #include "tee_runner/attention.h"
-#include "tee_runner/attention_plan.h"
+#include "runtime/model/prefill_plan.h"
 #include "tee_runner/heads.h"
 
 namespace airlock {

@@ -1,0 +1,82 @@
+#include "runtime/trace/trace.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ctime>
+#include <tuple>
+
+namespace airlock {
+
+std::string_view trace_source_name(TraceSource source) {
+  switch (source) {
+    case TraceSource::kRecorded:
+      return "recorded";
+    case TraceSource::kSynthesised:
+      return "synthesised";
+    case TraceSource::kImported:
+      return "imported";
+  }
+  return "?";
+}
+
+OpSpec TraceRecord::spec() const {
+  OpSpec spec;
+  spec.op = op;
+  spec.weights = weights;
+  spec.transpose = transpose;
+  spec.result_dtype = outputs.empty() ? DType::kF32 : outputs[0].desc.dtype;
+  for (const TraceTensor& input : inputs) spec.inputs.push_back(input.desc);
+  return spec;
+}
+
+std::uint64_t TraceRecord::input_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const TraceTensor& tensor : inputs) bytes += tensor.desc.bytes();
+  return bytes;
+}
+
+std::uint64_t TraceRecord::output_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const TraceTensor& tensor : outputs) bytes += tensor.desc.bytes();
+  return bytes;
+}
+
+std::optional<Path> TraceRecord::slowest_path() const {
+  std::optional<Path> slowest;
+  for (const auto* tensors : {&inputs, &outputs}) {
+    for (const TraceTensor& tensor : *tensors) {
+      if (tensor.path && (!slowest || *tensor.path == Path::kZmq)) slowest = tensor.path;
+    }
+  }
+  return slowest;
+}
+
+bool operator==(const TraceHeader& a, const TraceHeader& b) {
+  const auto host = [](const TraceHeader& h) {
+    return std::tie(h.host.name, h.host.cpu, h.host.cores, h.host.device);
+  };
+  const auto rest = [](const TraceHeader& h) {
+    return std::tie(h.source, h.build, h.started_at, h.model, h.dims, h.digest, h.tokens, h.runs,
+                    h.wire, h.dtype, h.attention, h.backend, h.path_limit_bytes, h.ring_slots,
+                    h.digests, h.payload, h.assumed, h.wall_ns, h.records, h.dropped);
+  };
+  return host(a) == host(b) && rest(a) == rest(b);
+}
+
+std::string payload_tensor_name(std::uint64_t seq, TraceSide side, std::size_t index) {
+  return fmt::format("{:06}.{}.{}", seq, side == TraceSide::kInput ? "in" : "out", index);
+}
+
+std::string build_name() { return "airlock " AIRLOCK_VERSION; }
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  ::gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+}  // namespace airlock

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "proto/op.h"
+#include "runtime/channel/path_policy.h"
+#include "runtime/stats/report.h"
+
+namespace airlock {
+
+/// A prefill trace: what crossed the airlock, op by op. docs/TRACE_FORMAT.md draws the file: one
+/// line of JSON for the header, then one for each op. These are plain values; a trace that was read
+/// has passed every check (trace_line.h), so its sizes can be trusted, its times only be shown.
+
+inline constexpr int kTraceSchemaVersion = 1;
+inline constexpr std::size_t kMaxTraceLineBytes = std::size_t{64} << 10;
+
+enum class TraceSource : std::uint8_t {
+  kRecorded,     // a run of tee_runner
+  kSynthesised,  // a model's shape: all times are 0
+  kImported,     // a log of the Python prototype
+};
+std::string_view trace_source_name(TraceSource source);  // "recorded", "synthesised", "imported"
+
+struct TraceTensor {
+  TensorDesc desc;
+  std::optional<Path> path;  // nullopt: it crossed nothing (--backend local)
+  std::string sha256;        // 64 hex digits of the bytes; empty unless digests were asked for
+  bool operator==(const TraceTensor&) const = default;
+};
+
+/// One op. Its inputs and outputs are what op_results() says of its spec and the trace's dims.
+struct TraceRecord {
+  std::uint64_t seq = 0;                   // from 0, without a gap
+  std::uint64_t run = 0;                   // which prefill of --repeat
+  Op op = Op::kEmbedding;                  // embedding, batch_linear, matmul or lm_head
+  std::optional<std::uint16_t> layer;      // the weights', else that of the last op that had some
+  std::vector<WeightId> weights;           // batch_linear
+  Transpose transpose = Transpose::kNone;  // matmul
+  std::vector<TraceTensor> inputs;
+  std::vector<TraceTensor> outputs;
+  std::uint32_t slots_in_use = 0;  // ring slots of the requests, at submit, this op's among them
+  std::uint64_t start_ns = 0;      // submit, since the first run began
+  // The parts of the op's time: total = tee + wire + queue + server.
+  std::uint64_t total_ns = 0;   // submit to checked reply
+  std::uint64_t tee_ns = 0;     // the runner: encoding, checking
+  std::uint64_t wire_ns = 0;    // the rest
+  std::uint64_t queue_ns = 0;   // the server's word: waited for its turn
+  std::uint64_t server_ns = 0;  // the server's word: computed
+  bool operator==(const TraceRecord&) const = default;
+
+  OpSpec spec() const;
+  std::uint64_t input_bytes() const;
+  std::uint64_t output_bytes() const;
+  /// The slowest path that any of its tensors took: kZmq before kRing; nullopt if none crossed.
+  std::optional<Path> slowest_path() const;
+};
+
+struct TraceHeader {
+  TraceSource source = TraceSource::kRecorded;
+  std::string build;       // "airlock 0.1.0 (commit)"
+  HostReport host;         // of the runner; its device is the backend's
+  std::string started_at;  // UTC, "2026-11-21T16:40:00Z"
+  std::string model;       // what the user called it, for readers; never used as a path
+  ModelDims dims;
+  std::string digest;       // of the model, hex; empty where unknown
+  std::int64_t tokens = 0;  // their number; the ids are never in a header
+  std::uint64_t runs = 1;
+  DType wire = DType::kF32;
+  DType dtype = DType::kF32;           // what the backend computed in
+  std::string attention;               // "offload" or "tee"
+  std::string backend;                 // "remote" or "local"
+  std::uint64_t path_limit_bytes = 0;  // 0: no ring
+  std::uint32_t ring_slots = 0;
+  bool digests = false;              // tensors carry sha256
+  std::string payload;               // file name of the payloads, beside the trace; empty: none
+  std::vector<std::string> assumed;  // names of fields that an import had to guess
+  // Known at the end only; nullopt in a trace that was cut off.
+  std::optional<std::uint64_t> wall_ns;  // of all runs, first to last op and the TEE between them
+  std::optional<std::uint64_t> records;
+  std::uint64_t dropped = 0;  // ops that are missing because the disk was too slow
+};
+bool operator==(const TraceHeader& a, const TraceHeader& b);
+
+/// Names of an op's tensors in the payload file: "000012.in.0", "000012.out.1".
+enum class TraceSide : std::uint8_t { kInput, kOutput };
+std::string payload_tensor_name(std::uint64_t seq, TraceSide side, std::size_t index);
+
+/// "airlock 0.1.0".
+std::string build_name();
+/// Now, as TraceHeader::started_at has it.
+std::string utc_now();
+
+}  // namespace airlock

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "runtime/trace/trace.h"
+
+namespace airlock {
+
+/// One line of a trace as JSON, without the newline. docs/TRACE_FORMAT.md says what each key means.
+std::string encode_trace_line(const TraceHeader& header);
+std::string encode_trace_line(const TraceRecord& record);
+
+/// Reads a line back. A trace is untrusted: kInvalidInput, beginning with `source`, for anything
+/// that is not exactly such a line, with the key and the value. Unknown keys are ignored, so that a
+/// later minor version can be read.
+Result<TraceHeader> decode_trace_header(std::string_view line, std::string_view source);
+/// Also checks the record against the model of `header`: shapes, weights, results.
+Result<TraceRecord> decode_trace_record(std::string_view line, const TraceHeader& header,
+                                        std::string_view source);
+
+}  // namespace airlock

@@ -1,0 +1,181 @@
+#include "runtime/trace/trace_writer.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "runtime/trace/trace_line.h"
+
+namespace airlock {
+namespace {
+
+/// About 100 MB of records: seconds of a disk that hangs.
+constexpr std::size_t kMaxQueuedRecords = std::size_t{1} << 16;
+constexpr std::size_t kFlushBytes = std::size_t{256} << 10;
+/// For wall_ns, records and dropped, which are null and 0 in the header that is written first.
+constexpr std::size_t kHeaderRoomBytes = 96;
+
+Status file_error(std::string_view what, const std::string& path, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT;
+  return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
+          fmt::format("cannot {} the trace {}: {}", what, path,
+                      std::generic_category().message(error))};
+}
+
+class Writer final : public TraceWriter {
+ public:
+  Writer(std::string path, UniqueFd fd, TraceHeader header, WhenFull when_full, bool seekable)
+      : path_(std::move(path)),
+        fd_(std::move(fd)),
+        header_(std::move(header)),
+        when_full_(when_full),
+        seekable_(seekable) {
+    header_.wall_ns.reset();
+    header_.records.reset();
+    header_.dropped = 0;
+    buffer_ = encode_trace_line(header_);
+    buffer_.append(kHeaderRoomBytes, ' ');
+    header_bytes_ = buffer_.size();
+    buffer_ += '\n';
+    thread_ = std::thread([this] { write_queue(); });
+  }
+  ~Writer() override { stop(); }
+
+  void add(TraceRecord record) override {
+    {
+      std::unique_lock lock(mutex_);
+      if (when_full_ == WhenFull::kWait) {
+        room_.wait(lock, [this] { return queue_.size() < kMaxQueuedRecords || failed_; });
+      }
+      if (failed_ || queue_.size() >= kMaxQueuedRecords) {
+        ++dropped_;
+        return;
+      }
+      queue_.push_back(std::move(record));
+    }
+    work_.notify_one();
+  }
+
+  Status close(std::optional<std::uint64_t> wall_ns) override {
+    stop();
+    if (!status_.ok()) return status_;
+    if (!seekable_) return {};
+    header_.wall_ns = wall_ns;
+    header_.records = written_;
+    header_.dropped = dropped_;
+    std::string line = encode_trace_line(header_);
+    if (line.size() > header_bytes_) return {};  // then they stay unknown
+    line.resize(header_bytes_, ' ');
+    if (::pwrite(fd_.get(), line.data(), line.size(), 0) != static_cast<ssize_t>(line.size())) {
+      return file_error("write", path_, errno);
+    }
+    return {};
+  }
+
+  std::uint64_t dropped() const override {
+    const std::lock_guard lock(mutex_);
+    return dropped_;
+  }
+
+ private:
+  void stop() {
+    if (!thread_.joinable()) return;
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    work_.notify_one();
+    thread_.join();
+  }
+
+  void write_queue() {
+    std::vector<TraceRecord> batch;
+    for (;;) {
+      {
+        std::unique_lock lock(mutex_);
+        work_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+        if (queue_.empty() && stopping_) break;
+        batch.swap(queue_);
+      }
+      room_.notify_one();
+      for (const TraceRecord& record : batch) {
+        buffer_ += encode_trace_line(record);
+        buffer_ += '\n';
+        ++written_;
+        if (buffer_.size() >= kFlushBytes) flush();
+      }
+      flush();  // what is there now survives this process
+      batch.clear();
+    }
+    flush();
+  }
+
+  void flush() {
+    std::string_view left = buffer_;
+    while (status_.ok() && !left.empty()) {
+      const ssize_t count = ::write(fd_.get(), left.data(), left.size());
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) {
+        status_ = file_error("write", path_, errno);
+        const std::lock_guard lock(mutex_);
+        failed_ = true;
+        room_.notify_one();
+        break;
+      }
+      left.remove_prefix(static_cast<std::size_t>(count));
+    }
+    buffer_.clear();
+  }
+
+  const std::string path_;
+  UniqueFd fd_;
+  TraceHeader header_;
+  const WhenFull when_full_;
+  const bool seekable_;
+  std::size_t header_bytes_ = 0;
+
+  mutable std::mutex mutex_;
+  std::condition_variable work_;
+  std::condition_variable room_;
+  std::vector<TraceRecord> queue_;  // guarded by mutex_, as are the next three
+  std::uint64_t dropped_ = 0;
+  bool failed_ = false;
+  bool stopping_ = false;
+
+  // The thread's own; close() reads them once it has ended.
+  std::string buffer_;
+  std::uint64_t written_ = 0;
+  Status status_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<TraceWriter>> TraceWriter::create(const std::string& path,
+                                                         TraceHeader header, WhenFull when_full) {
+  struct stat info {};
+  const bool special = ::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode);
+  const int flags = special ? O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
+                            : O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC;
+  UniqueFd fd(::open(path.c_str(), flags, 0600));
+  if (!fd.valid()) return file_error("create", path, errno);
+  if (special) {  // a pipe or a terminal: a slow reader is waited for, by the writer's thread
+    ::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) & ~O_NONBLOCK);
+  } else if (::fchmod(fd.get(), 0600) != 0) {
+    return file_error("protect", path, errno);
+  }
+  return std::unique_ptr<TraceWriter>(
+      std::make_unique<Writer>(path, std::move(fd), std::move(header), when_full, !special));
+}
+
+}  // namespace airlock

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/status.h"
+#include "runtime/trace/trace.h"
+
+namespace airlock {
+
+/// Writes a trace file (mode 0600, replaced if it exists) from a thread of its own. One thread
+/// adds.
+class TraceWriter {
+ public:
+  /// What add() does when the disk cannot keep up.
+  enum class WhenFull : std::uint8_t { kDrop, kWait };
+
+  /// The header's wall_ns, records and dropped are written by close(). kInvalidInput where the file
+  /// cannot be made.
+  static Result<std::unique_ptr<TraceWriter>> create(const std::string& path, TraceHeader header,
+                                                     WhenFull when_full);
+  /// Without a close() the trace stays as one that was cut off.
+  virtual ~TraceWriter() = default;
+
+  /// Takes a record; kDrop never waits. After a failed write records are dropped.
+  virtual void add(TraceRecord record) = 0;
+  /// Writes what is left, then the header's last fields. kInvalidInput, or kResourceExhausted where
+  /// the disk is full: with the first failure of any write. Nothing is added afterwards.
+  virtual Status close(std::optional<std::uint64_t> wall_ns) = 0;
+  /// Records that did not get into the file so far.
+  virtual std::uint64_t dropped() const = 0;
+};
+
+}  // namespace airlock
