@@ -19,10 +19,11 @@ def side(sent, received, zmq_tensors=1):
 
 
 class ReconcileTest(unittest.TestCase):
-    def reconcile(self, runner, server, *options):
+    def reconcile(self, runner, server, *options, others=()):
         with tempfile.TemporaryDirectory() as folder:
-            names = [os.path.join(folder, name) for name in ("runner.json", "server.json")]
-            for name, stats in zip(names, (runner, server)):
+            sides = [runner, *others, server]
+            names = [os.path.join(folder, f"{number}.json") for number in range(len(sides))]
+            for name, stats in zip(names, sides):
                 with open(name, "w", encoding="utf-8") as file:
                     file.write(stats if isinstance(stats, str) else json.dumps(stats))
             return subprocess.run([sys.executable, os.path.join(ROOT, "tools", "reconcile"), *options, *names],
@@ -30,6 +31,15 @@ class ReconcileTest(unittest.TestCase):
 
     def test_equal_counters_agree(self):
         self.assertEqual(self.reconcile(side(10, 20), side(20, 10), "--both-paths").returncode, 0)
+
+    def test_several_runners_are_added_up(self):
+        server = side(30, 15, 2)
+        for direction in ("sent", "received"):
+            for path in ("ring", "zmq"):
+                server["paths"][path][direction]["messages"] = 6
+            server["paths"]["ring"][direction]["tensors"] = 4
+        self.assertEqual(self.reconcile(side(10, 20), server, others=[side(5, 10)]).returncode, 0)
+        self.assertEqual(self.reconcile(side(10, 20), server, others=[side(6, 10)]).returncode, 4)
 
     def test_a_lost_request_is_told(self):
         done = self.reconcile(side(10, 20), side(20, 9))
