@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdlib>
 #include <iostream>
 #include <sstream>
 
@@ -12,7 +13,6 @@
 namespace airlock::xfer {
 namespace {
 
-constexpr double kMaxRowSeconds = 600;
 constexpr std::int64_t kMinTimeoutMs = 100;
 constexpr std::int64_t kMaxTimeoutMs = 3'600'000;
 
@@ -31,6 +31,13 @@ struct Raw {
   bool json = false;
   std::int64_t timeout_ms = 10000;
 };
+
+std::string check_seconds(const std::string& text) {
+  char* end = nullptr;
+  const double seconds = std::strtod(text.c_str(), &end);
+  if (*end == '\0' && seconds >= 0.001 && seconds <= 600) return {};  // false for NaN
+  return "'" + text + "' is not a number of seconds from 0.001 to 600";
+}
 
 void declare(CLI::App& app, Options& options, Raw& raw) {
   app.add_option("--path", raw.paths,
@@ -63,7 +70,7 @@ void declare(CLI::App& app, Options& options, Raw& raw) {
       ->check(CLI::IsMember({"ipc", "tcp"}));
   app.add_option("--max-seconds", options.max_seconds,
                  "a row ends after this time, though not before 3 iterations (2)")
-      ->check(CLI::Range(0.001, kMaxRowSeconds));
+      ->check(check_seconds);
   app.add_option("--timeout-ms", raw.timeout_ms,
                  "longest wait for the peer; one second more for each 64 MiB of a message (10000)")
       ->check(CLI::Range(kMinTimeoutMs, kMaxTimeoutMs));
