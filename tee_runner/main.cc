@@ -10,7 +10,7 @@
 #include "runtime/cpu/cpu_backend.h"
 #include "runtime/model/model_source.h"
 #include "runtime/rpc/client.h"
-#include "runtime/rpc/endpoint.h"
+#include "tee_runner/connect_options.h"
 #include "tee_runner/llama.h"
 #include "tee_runner/measured_backend.h"
 #include "tee_runner/npy.h"
@@ -89,14 +89,7 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource
 /// The one place where the runner reaches out of its process.
 Result<std::unique_ptr<ClientSession>> open_remote_session(const PrefillOptions& options,
                                                            const ModelSource* source) {
-  ConnectOptions connect;
-  connect.endpoint = options.endpoint.empty() ? default_endpoint().text() : options.endpoint;
-  connect.ring = options.ring == RunnerRing::kOn    ? RingChoice::kOn
-                 : options.ring == RunnerRing::kOff ? RingChoice::kOff
-                                                    : RingChoice::kAuto;
-  connect.want_slot_count = options.slot_count;
-  connect.want_slot_bytes = options.slot_bytes;
-  connect.timeout = options.timeout;
+  ConnectOptions connect = connect_options(options);
   if (source != nullptr) {
     ASSIGN_OR_RETURN(connect.digest, source->digest());
     connect.dims = source->config().dims;
@@ -139,8 +132,8 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
   if (options.dtype) log_warning("--dtype is for --backend local: the server's own type counts");
   ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session,
                    open_remote_session(options, source));
-  const StatsAttachment attachment(reporter, &session->transport_stats(), &session->op_stats());
-  reporter.set_goodbye([&session] { session->close(); });
+  StatsAttachment attachment(reporter, &session->transport_stats(), &session->op_stats());
+  attachment.set_goodbye([&session] { session->close(); });
   const BackendInfo info = session->backend().info();
   reporter.set_device(info.device);
   reporter.add_config("dtype", std::string(dtype_name(info.dtype)));
@@ -154,7 +147,7 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
   ASSIGN_OR_RETURN(outcome.result,
                    prefill(options, std::move(*own), session->backend(), reporter.tee()));
   const OpSnapshotTable ops = session->op_stats().snapshot();
-  reporter.say_goodbye();
+  attachment.say_goodbye();
   if (options.compare_local) {
     OpStatsTable local_ops;
     TeeStatsTable local_tee;  // not the pair's
@@ -210,7 +203,7 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
 }
 
 Status run_and_report(const PrefillOptions& options) {
-  StatsReporter reporter(options);
+  StatsReporter reporter(options.stats_json);
   Status status = run(options, reporter);
   const Status written = reporter.write();
   if (status.ok()) return written;

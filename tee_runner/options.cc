@@ -14,29 +14,14 @@ namespace airlock {
 
 namespace {
 
-constexpr std::int64_t kMaxTimeoutMs = 24LL * 3600 * 1000;
-
-std::string check_slot_bytes(const std::string& text) {
-  char* end = nullptr;
-  const unsigned long long bytes = std::strtoull(text.c_str(), &end, 10);
-  if (end == text.c_str() || *end != '\0' || bytes < limits::kMinSlotBytes ||
-      bytes > limits::kMaxSlotBytes || bytes % 4096 != 0) {
-    return fmt::format("'{}' is not a multiple of 4096 from {} to {}", text, limits::kMinSlotBytes,
-                       limits::kMaxSlotBytes);
-  }
-  return {};
-}
-
 /// The words of options that stand for something else, as they were given.
 struct Words {
   std::string backend = "remote";
   std::string wire = "auto";
   std::string dtype = "auto";
   std::string attention = "offload";
-  std::string ring = "auto";
   std::string output = "md";
-  std::int64_t timeout_ms = 5000;
-  std::int64_t op_timeout_ms = 300000;
+  ConnectionWords connection;
 };
 
 void declare_model(CLI::App& app, PrefillOptions& options) {
@@ -82,23 +67,6 @@ void declare_computation(CLI::App& app, PrefillOptions& options, Words& words) {
                "also compute in this process, print the overhead, exit 4 where the logits differ");
 }
 
-void declare_connection(CLI::App& app, PrefillOptions& options, Words& words) {
-  app.add_option("--endpoint", options.endpoint,
-                 "ipc:///path or tcp://host:port (default $XDG_RUNTIME_DIR/airlock/ctl, else "
-                 "/tmp/airlock-UID/ctl)");
-  app.add_option("--timeout-ms", words.timeout_ms,
-                 "longest time without a connection or a sign of life (5000)")
-      ->check(CLI::Range(std::int64_t{1}, kMaxTimeoutMs));
-  app.add_option("--op-timeout-ms", words.op_timeout_ms, "longest time of one op (300000)")
-      ->check(CLI::Range(std::int64_t{1}, kMaxTimeoutMs));
-  app.add_option("--ring", words.ring, "shared-memory ring: auto (on for ipc), on, off")
-      ->check(CLI::IsMember({"auto", "on", "off"}));
-  app.add_option("--ring-slots", options.slot_count, "demand a ring of so many slots")
-      ->check(CLI::Range(limits::kMinSlotCount, limits::kMaxSlotCount));
-  app.add_option("--ring-slot-bytes", options.slot_bytes, "demand slots of so many payload bytes")
-      ->check(check_slot_bytes);
-}
-
 void declare_output(CLI::App& app, PrefillOptions& options, Words& words) {
   app.add_option("--logits-out", options.logits_out,
                  "write the logits to this .npy file (float32, mode 0600)");
@@ -114,14 +82,8 @@ Status apply(const Words& words, PrefillOptions& options) {
   options.wire = parse_dtype(words.wire);
   options.dtype = parse_dtype(words.dtype);
   options.attention = words.attention == "tee" ? Attention::kTee : Attention::kOffload;
-  options.ring = words.ring == "on"    ? RunnerRing::kOn
-                 : words.ring == "off" ? RunnerRing::kOff
-                                       : RunnerRing::kAuto;
-  options.output = words.output == "json"  ? Output::kJson
-                   : words.output == "csv" ? Output::kCsv
-                                           : Output::kMarkdown;
-  options.timeout = std::chrono::milliseconds(words.timeout_ms);
-  options.op_timeout = std::chrono::milliseconds(words.op_timeout_ms);
+  options.output = output_of(words.output);
+  apply_connection(words.connection, options);
   const auto refuse = [](const char* text) { return Status(StatusCode::kUsage, text); };
   const bool has_model = !options.model.empty() || !options.synthetic.empty();
   if (!options.tokens && !options.tokens_file && !options.random_tokens) {
@@ -152,8 +114,9 @@ Result<std::optional<PrefillOptions>> parse_runner_options(int argc, const char*
   CLI::App* prefill = app.add_subcommand("prefill", "compute a prompt's logits");
   declare_model(*prefill, options);
   declare_computation(*prefill, options, words);
-  declare_connection(*prefill, options, words);
+  declare_connection(*prefill, options, words.connection);
   declare_output(*prefill, options, words);
+  app.add_subcommand("replay", "play a trace against a server (tee_runner replay --help)");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -166,6 +129,9 @@ Result<std::optional<PrefillOptions>> parse_runner_options(int argc, const char*
   } catch (const std::exception& error) {
     return Status(StatusCode::kUsage,
                   std::string(error.what()) + " (see tee_runner prefill --help)");
+  }
+  if (!prefill->parsed()) {
+    return Status(StatusCode::kUsage, "replay comes first: tee_runner replay FILE");
   }
   RETURN_IF_ERROR(apply(words, options));
   return std::optional<PrefillOptions>(options);

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -10,21 +9,19 @@
 
 #include "base/dtype.h"
 #include "base/status.h"
+#include "tee_runner/connection_options.h"
 #include "tee_runner/llama.h"
 
 namespace airlock {
 
 enum class BackendChoice : std::uint8_t { kRemote, kLocal };
-enum class RunnerRing : std::uint8_t { kAuto, kOn, kOff };
-enum class Output : std::uint8_t { kMarkdown, kJson, kCsv };
 
 /// The command line of `tee_runner prefill`, checked. docs/INTERFACE.md says what each option
 /// means.
-struct PrefillOptions {
+struct PrefillOptions : ConnectionOptions {
   std::string model;      // a directory; or empty and
   std::string synthetic;  // a config.json; both empty: the server's model by init
   std::uint64_t weights_seed = 0;
-  std::string endpoint;  // empty: the default
   BackendChoice backend = BackendChoice::kRemote;
   std::optional<std::string> tokens;  // as given; exactly one of the three is set
   std::optional<std::string> tokens_file;
@@ -35,11 +32,6 @@ struct PrefillOptions {
   Attention attention = Attention::kOffload;
   std::size_t threads = 1;
   std::size_t repeat = 1;
-  std::chrono::milliseconds timeout{5000};
-  std::chrono::milliseconds op_timeout{300000};
-  RunnerRing ring = RunnerRing::kAuto;
-  std::uint32_t slot_count = 0;  // 0: the server's choice; else demanded
-  std::uint32_t slot_bytes = 0;
   std::string logits_out;
   bool all_logits = false;
   std::string stats_json;

@@ -17,12 +17,6 @@ namespace {
 
 constexpr std::size_t kTopCount = 5;
 
-/// Relative to the largest logit: what one rounding of each operand and result may move it (golden
-/// models' README).
-double tolerance_of(DType dtype) {
-  return dtype == DType::kBF16 ? 4e-2 : dtype == DType::kF16 ? 4e-3 : 2e-5;
-}
-
 std::string json_number(double value) {
   return std::isfinite(value) ? fmt::format("{}", value) : "null";
 }
@@ -105,6 +99,10 @@ std::string format_markdown(const PrefillResult& result,
 }
 
 }  // namespace
+
+double tolerance_of(DType dtype) {
+  return dtype == DType::kBF16 ? 4e-2 : dtype == DType::kF16 ? 4e-3 : 2e-5;
+}
 
 std::vector<TopLogit> top_logits(std::span<const float> logits, std::size_t count) {
   std::vector<std::size_t> order(logits.size());

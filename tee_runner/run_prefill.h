@@ -36,6 +36,10 @@ struct PrefillResult {
 Result<PrefillResult> run_prefill(LlamaDriver& driver, std::span<const std::int32_t> tokens,
                                   std::size_t repeat);
 
+/// How far results may be apart, relative to the largest of their tensor: what one rounding of each
+/// operand and result to `dtype` may move them (golden models' README).
+double tolerance_of(DType dtype);
+
 /// How far the remote logits are from the local ones, and what the airlock cost.
 struct Comparison {
   std::uint64_t remote_wall_ns = 0;

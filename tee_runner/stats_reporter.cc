@@ -7,6 +7,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -35,9 +36,9 @@ UniqueFd take_signals() {
 
 }  // namespace
 
-StatsReporter::StatsReporter(const PrefillOptions& options)
+StatsReporter::StatsReporter(std::string stats_json)
     : start_ns_(now_ns()),
-      path_(options.stats_json),
+      path_(std::move(stats_json)),
       signals_(take_signals()),
       stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   report_.side = "tee_runner";
@@ -68,37 +69,58 @@ void StatsReporter::add_config(std::string key, std::string value) {
   report_.config.emplace_back(std::move(key), std::move(value));
 }
 
-void StatsReporter::attach(const TransportStats* transport, const OpStatsTable* ops) {
+StatsReporter::SourceId StatsReporter::attach(const TransportStats* transport,
+                                              const OpStatsTable* ops) {
   const std::lock_guard lock(mutex_);
-  transport_ = transport;
-  ops_ = ops;
+  sources_.push_back({next_source_, transport, ops, nullptr});
+  return next_source_++;
 }
 
-void StatsReporter::detach() {
+StatsReporter::Source* StatsReporter::find(SourceId id) {
+  const auto place = std::ranges::find(sources_, id, &Source::id);
+  return place == sources_.end() ? nullptr : &*place;
+}
+
+void StatsReporter::detach(SourceId source) {
+  const std::lock_guard lock(mutex_);
+  const Source* gone = find(source);
+  if (gone == nullptr) return;
+  if (gone->transport != nullptr) ended_.transport.merge(gone->transport->snapshot());
+  if (gone->ops != nullptr) ended_.ops.merge(gone->ops->snapshot());
+  std::erase_if(sources_, [source](const Source& s) { return s.id == source; });
+  read_counters();
+}
+
+void StatsReporter::set_goodbye(SourceId source, std::function<void()> goodbye) {
+  const std::lock_guard lock(mutex_);
+  if (Source* found = find(source)) found->goodbye = std::move(goodbye);
+}
+
+void StatsReporter::say_goodbye(SourceId source) {
+  const std::lock_guard lock(mutex_);
+  Source* found = find(source);
+  if (found == nullptr) return;
+  if (const auto goodbye = std::exchange(found->goodbye, nullptr)) goodbye();
+}
+
+void StatsReporter::set_last_words(std::function<void(const SideReport&)> last_words) {
+  const std::lock_guard lock(mutex_);
+  last_words_ = std::move(last_words);
+}
+
+SideReport StatsReporter::report() {
   const std::lock_guard lock(mutex_);
   read_counters();
-  transport_ = nullptr;
-  ops_ = nullptr;
-  goodbye_ = nullptr;
-}
-
-void StatsReporter::set_goodbye(std::function<void()> goodbye) {
-  const std::lock_guard lock(mutex_);
-  goodbye_ = std::move(goodbye);
-}
-
-void StatsReporter::say_goodbye() {
-  const std::lock_guard lock(mutex_);
-  call_goodbye();
-}
-
-void StatsReporter::call_goodbye() {
-  if (const auto goodbye = std::exchange(goodbye_, nullptr)) goodbye();
+  return report_;
 }
 
 void StatsReporter::read_counters() {
-  if (transport_ != nullptr) report_.transport = transport_->snapshot();
-  if (ops_ != nullptr) report_.ops = ops_->snapshot();
+  report_.transport = ended_.transport;
+  report_.ops = ended_.ops;
+  for (const Source& source : sources_) {
+    if (source.transport != nullptr) report_.transport.merge(source.transport->snapshot());
+    if (source.ops != nullptr) report_.ops.merge(source.ops->snapshot());
+  }
   report_.tee = tee_snapshot(tee_);
   report_.wall_ns = now_ns() - start_ns_;
 }
@@ -120,16 +142,26 @@ void StatsReporter::await_signals() {
     if (::read(signals_.get(), &info, sizeof(info)) != sizeof(info)) continue;
     if (const Status status = write(); !status.ok()) log_error(status.message());
     if (info.ssi_signo == SIGUSR1) continue;
-    log_error(fmt::format("ended by signal {}", info.ssi_signo));
-    const std::lock_guard lock(
-        mutex_);  // held to the end: the main thread closes and detaches nothing meanwhile
-    if (goodbye_) {
-      call_goodbye();
-      std::this_thread::sleep_for(kGoodbyeTime);
-    }
-    // The main thread may be deep in an op, so nothing is torn down.
-    std::_Exit(exit_code(StatusCode::kCancelled));
+    end_process(info.ssi_signo);
   }
+}
+
+void StatsReporter::end_process(unsigned signal) {
+  log_error(fmt::format("ended by signal {}", signal));
+  // Held to the end: the other threads close and detach nothing meanwhile.
+  const std::lock_guard lock(mutex_);
+  read_counters();
+  if (last_words_) last_words_(report_);
+  bool any = false;
+  for (Source& source : sources_) {
+    if (const auto goodbye = std::exchange(source.goodbye, nullptr)) {
+      goodbye();
+      any = true;
+    }
+  }
+  if (any) std::this_thread::sleep_for(kGoodbyeTime);
+  // The other threads may be deep in an op, so nothing is torn down.
+  std::_Exit(exit_code(StatusCode::kCancelled));
 }
 
 }  // namespace airlock

@@ -166,6 +166,7 @@ class ClientSessionImpl : public ClientSession {
   RemoteBackend& backend() override { return *backend_; }
   std::size_t config_bytes() const override { return config_bytes_; }
   std::uint64_t epoch() const override { return epoch_; }
+  const PathPolicy& policy() const override { return channel_->channel().policy(); }
   TransportStats& transport_stats() override { return channel_->channel().stats(); }
   OpStatsTable& op_stats() override { return op_stats_; }
 

@@ -38,6 +38,8 @@ class ClientSession {
   virtual RemoteBackend& backend() = 0;
   virtual std::size_t config_bytes() const = 0;  // for RemoteBackend::init()
   virtual std::uint64_t epoch() const = 0;
+  /// What decides each tensor's path, as the handshake agreed.
+  virtual const PathPolicy& policy() const = 0;
   virtual TransportStats& transport_stats() = 0;
   virtual OpStatsTable& op_stats() = 0;
   /// Says goodbye, so that the server ends the session at once.
