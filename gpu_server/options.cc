@@ -8,6 +8,9 @@
 #include <iostream>
 #include <thread>
 
+#include "gpu_server/metrics.h"
+#include "proto/handshake.h"
+
 namespace airlock {
 
 namespace {
@@ -65,12 +68,16 @@ void declare(CLI::App& app, ServerOptions& options, std::string& dtype, std::str
   app.add_option("--max-clients", options.max_clients, "sessions at once")
       ->check(CLI::Range(std::size_t{1}, limits::kMaxClients));
   app.add_flag("--insecure-tcp", options.insecure_tcp,
-               "allow a tcp endpoint beyond loopback: no encryption, no keys");
+               "allow a tcp endpoint or --metrics beyond loopback: no encryption, no keys");
+  app.add_option("--metrics", options.metrics,
+                 "serve Prometheus metrics at http://HOST:PORT/metrics (as 127.0.0.1:9464; port 0: "
+                 "any free one, named in the log)");
   app.add_option("--stats-json", options.stats_json, "write the statistics to this file");
   app.add_option("--stats-interval", options.stats_interval_s,
                  "print the statistics every so many seconds")
       ->check(check_interval);
-  app.set_version_flag("--version", "gpu_server 0.1.0, protocol 1.0");
+  app.set_version_flag("--version", fmt::format("gpu_server {}, protocol {}.{}", AIRLOCK_VERSION,
+                                                kProtocolMajor, kProtocolMinor));
 }
 
 }  // namespace
@@ -97,6 +104,9 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
   if (options.model.empty() && options.synthetic.empty()) {
     return Status(StatusCode::kUsage,
                   "give --model DIR or --synthetic CONFIG.json (see gpu_server --help)");
+  }
+  if (!options.metrics.empty()) {
+    RETURN_IF_ERROR(check_metrics_address(options.metrics, options.insecure_tcp));
   }
   options.dtype = parse_dtype(dtype);
   if (ring == "on") options.ring = ServerRing::kOn;

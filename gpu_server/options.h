@@ -27,6 +27,7 @@ struct ServerOptions {
   std::size_t slot_bytes = limits::kDefaultSlotBytes;
   std::size_t max_clients = limits::kDefaultMaxClients;
   bool insecure_tcp = false;
+  std::string metrics;  // HOST:PORT; empty: none
   std::string stats_json;
   double stats_interval_s = 0;  // 0: none
 };

@@ -19,8 +19,10 @@
 #include <vector>
 
 #include "base/log.h"
+#include "gpu_server/metrics.h"
 #include "gpu_server/session.h"
 #include "runtime/rpc/endpoint.h"
+#include "runtime/stats/counters_file.h"
 #include "shm/ring_memory.h"
 
 namespace airlock {
@@ -60,18 +62,27 @@ Status check_shm_room(const RingGeometry& geometry) {
 class ServerImpl : public Server {
  public:
   ServerImpl(const ServerOptions& options, Endpoint endpoint)
-      : options_(options), endpoint_(std::move(endpoint)) {}
+      : options_(options), endpoint_(std::move(endpoint)) {
+    info_.start_ns = now_ns();
+    info_.start_unix_ns =
+        static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                       std::chrono::system_clock::now().time_since_epoch())
+                                       .count());
+    info_.max_clients = options_.max_clients;
+  }
   ~ServerImpl() override {
     stop_control();
     release_endpoint();
   }
 
   Status take_endpoint();
+  Status open_metrics();
   Status run(ServedModel model, int signal_fd) override;
 
  private:
   using Identity = std::string;
   Status open_control();
+  Status open_counters();
   void stop_control();
   void release_endpoint();
   void control_loop();
@@ -85,6 +96,7 @@ class ServerImpl : public Server {
   Status send(const Identity& identity, const ControlMessage& message);
   Status wait_for_signals(int signal_fd);
   SideReport report() const;
+  MetricsSnapshot metrics() const;
   Status publish(bool print);
   void publish_now();
 
@@ -93,8 +105,10 @@ class ServerImpl : public Server {
   EndpointLock lock_;
   RingGeometry geometry_;
   bool ring_on_ = false;
-  std::uint64_t start_ns_ = now_ns();
 
+  ServerInfo info_;  // of the model only once it is loaded; changed under mutex_
+  std::unique_ptr<CountersFile>
+      counters_;                        // before the sessions that count there; set under mutex_
   std::unique_ptr<ServedModel> model_;  // before the sessions that use it
   WakeEvent wake_;  // ends the control thread's wait: a session changed, or the server stops
   std::unique_ptr<ZmqContext> context_;
@@ -106,6 +120,7 @@ class ServerImpl : public Server {
   std::atomic<bool> stopping_{false};
   std::atomic<bool> all_ended_{false};
   std::thread control_thread_;
+  std::unique_ptr<MetricsEndpoint> metrics_;  // last: its threads read the rest
 };
 
 Status ServerImpl::take_endpoint() {
@@ -148,8 +163,52 @@ Status ServerImpl::open_control() {
   return {};
 }
 
+Status ServerImpl::open_metrics() {
+  if (options_.metrics.empty()) return {};
+  ASSIGN_OR_RETURN(metrics_, MetricsEndpoint::start(options_.metrics, options_.insecure_tcp,
+                                                    [this] { return metrics(); }));
+  log_info("metrics at " + metrics_->url());
+  return {};
+}
+
+// What the server knows of itself by now, and the place where it counts: without a file nobody can
+// look from outside, and that is no reason not to serve.
+Status ServerImpl::open_counters() {
+  ServerInfo info = info_;
+  const BackendInfo backend = model_->compute->make_backend()->info();
+  info.model = options_.model.empty() ? options_.synthetic : options_.model;
+  info.endpoint = endpoint_.text();
+  info.digest = model_->digest;
+  info.dtype = dtype_name(backend.dtype);
+  info.host = describe_host(backend.device);
+  info.threads = options_.threads;
+  info.slot_count = geometry_.slot_count;
+  info.slot_bytes = geometry_.slot_bytes;
+  info.ring_on = ring_on_;
+  const std::size_t block_count = 2 * options_.max_clients;  // as many sessions as there can be
+  Status status;
+  if (endpoint_.kind == Endpoint::Kind::kTcp)
+    status = check_endpoint_directory(default_endpoint().directory(), IfMissing::kCreate);
+  std::unique_ptr<CountersFile> counters;
+  if (status.ok()) {
+    auto made = CountersFile::create(counters_path(endpoint_), info, block_count);
+    status = made.status();
+    if (made.ok()) counters = std::move(made).value();
+  }
+  if (!counters) {
+    log_warning(fmt::format("no counters file, airlock_stat cannot look at this server: {}",
+                            status.message()));
+    ASSIGN_OR_RETURN(counters, CountersFile::in_memory(info, block_count));
+  }
+  const std::lock_guard lock(mutex_);
+  info_ = std::move(info);
+  counters_ = std::move(counters);
+  return {};
+}
+
 // While the lock is still held: after it another server's socket may lie there.
 void ServerImpl::release_endpoint() {
+  if (counters_) counters_->remove();
   if (!control_) return;
   control_.reset();
   if (endpoint_.kind == Endpoint::Kind::kIpc) ::unlink(endpoint_.path.c_str());
@@ -247,8 +306,14 @@ Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
   welcome.threads = static_cast<std::uint32_t>(info.threads);
   welcome.device = info.device;
   welcome.config_bytes = static_cast<std::uint32_t>(model_->config_json.size());
+  const std::lock_guard lock(mutex_);
+  auto* block = counters_->open_session(welcome.epoch, hello.client, now_ns());
+  if (block == nullptr) {
+    return Status(StatusCode::kResourceExhausted, "server full: sessions are still ending");
+  }
   return std::make_unique<Session>(*context_, *model_, std::move(welcome), std::move(data),
-                                   hello.client, wake_);
+                                   hello.client, wake_,
+                                   SessionCounters{*block, counters_->live().service_ns});
 }
 
 void ServerImpl::greet(const Identity& identity, const Hello& hello) {
@@ -256,6 +321,7 @@ void ServerImpl::greet(const Identity& identity, const Hello& hello) {
   auto session = make_session(hello);
   if (!session.ok()) {
     log_warning(fmt::format("refused {}: {}", hello.client, session.status().message()));
+    counters_->live().sessions_refused.fetch_add(1, std::memory_order_relaxed);
     return (void)send(identity, Refusal{session.status().code(), session.status().message()});
   }
   const std::lock_guard lock(mutex_);
@@ -271,6 +337,7 @@ void ServerImpl::answer_new() {
       ++entry;
     } else if (offer->ok()) {
       log_info(fmt::format("session {:016x}: {}", (*offer)->epoch, session.client()));
+      counters_->live().sessions_started.fetch_add(1, std::memory_order_relaxed);
       if (Status sent = send(entry->first, **offer); !sent.ok()) {
         session.end(
             {StatusCode::kUnavailable, "the client left before its welcome: " + sent.message()});
@@ -279,8 +346,11 @@ void ServerImpl::answer_new() {
     } else {
       log_warning(fmt::format("refused {}: {}", session.client(), offer->status().message()));
       (void)send(entry->first, Refusal{offer->status().code(), offer->status().message()});
+      counters_->live().sessions_refused.fetch_add(1, std::memory_order_relaxed);
       const std::lock_guard lock(mutex_);
+      auto& block = session.block();
       entry = sessions_.erase(entry);  // its worker is through: it made nothing
+      counters_->drop_session(block);
     }
   }
 }
@@ -300,7 +370,9 @@ void ServerImpl::reap() {
       ended_[1].merge_older(ended_[0]);
       ended_.pop_front();
     }
+    auto& block = entry->second->block();
     entry = sessions_.erase(entry);
+    counters_->close_session(block);
   }
 }
 
@@ -309,6 +381,7 @@ void ServerImpl::control_loop() {
   bool told = false;
   while (!all_ended_.load(std::memory_order_acquire)) {
     auto parts = control_->receive(next_sign);
+    counters_->live().heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
     wake_.clear();  // before looking at what it may stand for
     if (parts.ok() && parts->size() == 2) {
       const auto& id = (*parts)[0];
@@ -353,6 +426,7 @@ void ServerImpl::stop_control() {
   log_warning("an op was still under way after 5 s: ending without it");
   for (auto& [identity, session] : sessions_) session->remove_files();
   (void)publish(true);
+  counters_->remove();
   if (endpoint_.kind == Endpoint::Kind::kIpc) {
     ::unlink(endpoint_.path.c_str());
     ::unlink((endpoint_.path + ".lock").c_str());
@@ -362,22 +436,37 @@ void ServerImpl::stop_control() {
 }
 
 SideReport ServerImpl::report() const {
-  SideReport report;
-  report.side = "gpu_server";
-  report.wall_ns = now_ns() - start_ns_;
-  report.host = describe_host(model_ ? model_->compute->make_backend()->info().device : "cpu");
-  report.config = {{"model", options_.model.empty() ? options_.synthetic : options_.model},
-                   {"endpoint", endpoint_.text()},
-                   {"ring", ring_on_ ? "on" : "off"},
-                   {"ring_slots", std::to_string(geometry_.slot_count)},
-                   {"ring_slot_bytes", std::to_string(geometry_.slot_bytes)},
-                   {"threads", std::to_string(options_.threads)},
-                   {"digest", model_ ? model_->digest : ""}};
   const std::lock_guard lock(mutex_);
+  SideReport report = describe_server(info_);
+  report.wall_ns = now_ns() - info_.start_ns;
   report.sessions.assign(ended_.begin(), ended_.end());
   for (const auto& [identity, session] : sessions_) report.sessions.push_back(session->report());
   for (const SessionReport& session : report.sessions) report.merge(session);
   return report;
+}
+
+// Any thread; also while the model is loading.
+MetricsSnapshot ServerImpl::metrics() const {
+  MetricsSnapshot metrics;
+  const SideReport sums = report();
+  metrics.transport = sums.transport;
+  metrics.ops = sums.ops;
+  const std::lock_guard lock(mutex_);
+  metrics.device = info_.host.device;
+  metrics.dtype = info_.dtype;
+  metrics.start_unix_ns = info_.start_unix_ns;
+  metrics.max_clients = info_.max_clients;
+  metrics.sessions_active = static_cast<std::uint64_t>(
+      std::ranges::count_if(sessions_, [](const auto& entry) { return !entry.second->ending(); }));
+  if (!counters_) return metrics;
+  const counters_layout::Live& live = counters_->live();
+  metrics.sessions_started = live.sessions_started.load(std::memory_order_relaxed);
+  metrics.sessions_refused = live.sessions_refused.load(std::memory_order_relaxed);
+  metrics.service_ns = snapshot_of(live.service_ns);
+  const std::uint64_t sign_ns = live.heartbeat_ns.load(std::memory_order_relaxed);
+  const std::uint64_t now = now_ns();
+  metrics.heartbeat_age_ns = now > sign_ns ? now - sign_ns : 0;
+  return metrics;
 }
 
 Status ServerImpl::publish(bool print) {
@@ -422,6 +511,7 @@ Status ServerImpl::wait_for_signals(int signal_fd) {
 Status ServerImpl::run(ServedModel model, int signal_fd) {
   model_ = std::make_unique<ServedModel>(std::move(model));
   RETURN_IF_ERROR(open_control());
+  RETURN_IF_ERROR(open_counters());
   log_info("a host's program: it sees token ids and every activation (docs/THREAT_MODEL.md)");
   control_thread_ = std::thread([this] { control_loop(); });
   std::printf("ready %s\n", endpoint_.text().c_str());
@@ -442,6 +532,7 @@ Result<std::unique_ptr<Server>> Server::bind(const ServerOptions& options) {
   }
   auto server = std::make_unique<ServerImpl>(options, std::move(endpoint));
   RETURN_IF_ERROR(server->take_endpoint());
+  RETURN_IF_ERROR(server->open_metrics());
   return std::unique_ptr<Server>(std::move(server));
 }
 

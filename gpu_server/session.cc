@@ -16,7 +16,8 @@ constexpr std::chrono::seconds kAttachTimeout{5};
 }  // namespace
 
 Session::Session(const ZmqContext& context, const ServedModel& model, Welcome welcome,
-                 std::string data_endpoint, std::string client, WakeEvent& changed)
+                 std::string data_endpoint, std::string client, WakeEvent& changed,
+                 const SessionCounters& counters)
     : context_(context),
       model_(model),
       welcome_(std::move(welcome)),
@@ -24,7 +25,8 @@ Session::Session(const ZmqContext& context, const ServedModel& model, Welcome we
       id_(fmt::format("{:016x}", welcome_.epoch)),
       data_endpoint_(std::move(data_endpoint)),
       client_(std::move(client)),
-      changed_(changed) {
+      changed_(changed),
+      counters_(counters) {
   worker_ = std::thread([this] { work(); });
 }
 
@@ -58,15 +60,14 @@ void Session::close_channel() {
   std::unique_ptr<SessionChannel> channel;
   {
     const std::lock_guard lock(mutex_);
-    if (stats_ != nullptr) last_.transport = stats_->snapshot();
-    stats_ = nullptr;
     channel = std::move(channel_);
   }
   if (channel) channel->remove_files();
 }
 
 Status Session::serve_client() {
-  auto offered = SessionChannel::offer(context_, welcome_, data_endpoint_, life_);
+  auto offered =
+      SessionChannel::offer(context_, welcome_, data_endpoint_, life_, &counters_.block.transport);
   {
     const std::lock_guard lock(mutex_);
     if (!offered.ok()) {
@@ -79,26 +80,22 @@ Status Session::serve_client() {
   changed_.set();
   RETURN_IF_ERROR(channel_->accept(Deadline::after(kAttachTimeout)));
   Channel& channel = channel_->channel();
-  {
-    const std::lock_guard lock(mutex_);
-    stats_ = &channel.stats();
-  }
   const std::unique_ptr<Backend> backend = model_.compute->make_backend();
   ServeContext context;
   context.config_json = model_.config_json;
   context.norms = model_.norms.view();
   context.watch = &life_;
+  context.service_ns = &counters_.service_ns;
   context.session_stats = [this] { return own_json(); };
-  return serve(channel, *backend, context, op_stats_);
+  return serve(channel, *backend, context, counters_.block.ops);
 }
 
 SessionReport Session::report() const {
-  const std::lock_guard lock(mutex_);
-  SessionReport report = last_;
+  SessionReport report;
   report.id = id_;
   report.client = client_;
-  if (stats_ != nullptr) report.transport = stats_->snapshot();
-  report.ops = op_stats_.snapshot();
+  report.transport = counters_.block.transport.snapshot();
+  report.ops = counters_.block.ops.snapshot();
   return report;
 }
 

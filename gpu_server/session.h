@@ -15,22 +15,30 @@
 #include "proto/handshake.h"
 #include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/session_channel.h"
-#include "runtime/stats/op_stats.h"
+#include "runtime/stats/counters_layout.h"
 #include "runtime/stats/report.h"
 
 namespace airlock {
 
+/// Where a session counts.
+struct SessionCounters {
+  counters_layout::SessionBlock& block;  // its own
+  OpHistograms& service_ns;              // all sessions'
+};
+
 /// One client's session: its rings, its data socket, its worker thread. The worker makes and
 /// removes all that takes time (segments of many MiB), so that the control thread, which owns the
-/// session, never keeps others waiting for signs of life. report() may be called from any thread.
-/// Must not outlive the context and the model.
+/// session, never keeps others waiting for signs of life. It counts in a block of the server's
+/// counters file. report() may be called from any thread. Must not outlive the context, the model
+/// and the counters.
 class Session {
  public:
   /// Starts the worker: it makes segments and socket, waits for the runner to attach and serves.
   /// `welcome` comes with what the server says of itself; the worker fills in the rest. `changed`
   /// is set when there is an offer to take and when the worker is through; it outlives the session.
   Session(const ZmqContext& context, const ServedModel& model, Welcome welcome,
-          std::string data_endpoint, std::string client, WakeEvent& changed);
+          std::string data_endpoint, std::string client, WakeEvent& changed,
+          const SessionCounters& counters);
   ~Session();  // ends it and joins the worker
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -49,6 +57,7 @@ class Session {
   /// The control thread's own: how long the runner has been silent.
   SilenceMeter& silence() { return silence_; }
   SessionReport report() const;
+  counters_layout::SessionBlock& block() { return counters_.block; }
   /// For a shutdown that cannot wait for the worker: leaves no file behind.
   void remove_files();
 
@@ -66,16 +75,14 @@ class Session {
   const std::string data_endpoint_;
   const std::string client_;
   WakeEvent& changed_;
+  const SessionCounters counters_;
   const std::uint64_t start_ns_ = now_ns();
   PeerLife life_;
   SilenceMeter silence_;
-  OpStatsTable op_stats_;
   bool answered_ = false;  // the control thread's
   mutable std::mutex mutex_;
   std::optional<Result<Welcome>> offer_;     // guarded by mutex_
   std::unique_ptr<SessionChannel> channel_;  // changed under mutex_ by the worker
-  const TransportStats* stats_ = nullptr;    // while the runner is attached; guarded by mutex_
-  SessionReport last_;  // its transport is what was counted once it has left; guarded by mutex_
   std::atomic<bool> finished_{false};
   std::thread worker_;
 };

@@ -69,6 +69,7 @@ class LocalChannelImpl final : public Channel {
   explicit LocalChannelImpl(LocalChannelOptions options)
       : policy_{true, options.out_ring.slot_bytes(), options.out_ring.slot_count()},
         epoch_(options.epoch),
+        stats_(options.stats != nullptr ? *options.stats : own_stats_),
         out_segment_(std::move(options.out_segment)),
         in_segment_(std::move(options.in_segment)),
         out_ring_(std::move(options.out_ring)),
@@ -104,7 +105,8 @@ class LocalChannelImpl final : public Channel {
 
   const PathPolicy policy_;
   const std::uint64_t epoch_;
-  TransportStats stats_;
+  TransportStats own_stats_;  // counted where nobody gave a place
+  TransportStats& stats_;
   Poison poison_;
   std::shared_ptr<Segment> out_segment_;
   std::shared_ptr<Segment> in_segment_;

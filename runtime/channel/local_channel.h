@@ -23,6 +23,7 @@ struct LocalChannelOptions {
   std::string peer_route;  // server: the token, the runner's ZMQ_ROUTING_ID; runner: empty
   const PeerWatch* watch = nullptr;  // may be null; outlives the channel
   bool attached = false;             // a frame of the peer's came already on the socket
+  TransportStats* stats = nullptr;   // where to count; null: in the channel itself. Outlives it
 };
 
 /// A Channel on two shared-memory rings, one a direction, and a ZeroMQ socket for what is too

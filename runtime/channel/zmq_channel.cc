@@ -43,6 +43,7 @@ class ZmqChannelImpl final : public Channel {
   explicit ZmqChannelImpl(ZmqChannelOptions options)
       : policy_{false, options.limit_bytes, 0},
         epoch_(options.epoch),
+        stats_(options.stats != nullptr ? *options.stats : own_stats_),
         pool_(kBulkCacheBytes),
         bulk_({std::move(options.socket), std::move(options.peer_route), options.epoch, policy_,
                options.watch, &stats_, options.attached}) {}
@@ -63,7 +64,8 @@ class ZmqChannelImpl final : public Channel {
 
   const PathPolicy policy_;
   const std::uint64_t epoch_;
-  TransportStats stats_;
+  TransportStats own_stats_;  // counted where nobody gave a place
+  TransportStats& stats_;
   Poison poison_;
   BufferPool pool_;
   BulkTransfer bulk_;

@@ -17,6 +17,7 @@ struct ZmqChannelOptions {
   std::string peer_route;         // server: the token, the runner's ZMQ_ROUTING_ID; runner: empty
   const PeerWatch* watch = nullptr;  // may be null; outlives the channel
   bool attached = false;             // a frame of the peer's came already on the socket
+  TransportStats* stats = nullptr;   // where to count; null: in the channel itself. Outlives it
 };
 
 /// A Channel on one ZeroMQ socket alone: header and tensors as frames. One thread. A receive()

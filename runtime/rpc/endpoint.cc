@@ -165,6 +165,11 @@ Result<std::string> session_socket_path(const std::string& socket_path, std::uin
   return path + fmt::format("{:08x}", random).substr(0, digits);
 }
 
+std::string counters_path(const Endpoint& endpoint) {
+  if (endpoint.kind == Endpoint::Kind::kIpc) return endpoint.path + ".stats";
+  return fmt::format("{}/tcp-{}.stats", default_endpoint().directory(), endpoint.port);
+}
+
 namespace {
 
 bool is_hex(std::string_view text) {

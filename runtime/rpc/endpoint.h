@@ -53,6 +53,10 @@ class EndpointLock {
 /// room for one digit.
 Result<std::string> session_socket_path(const std::string& socket_path, std::uint32_t random);
 
+/// Where the counters of the server at `endpoint` lie (runtime/stats/counters_file.h): "PATH.stats"
+/// for ipc, "tcp-PORT.stats" in the default endpoint's directory for tcp.
+std::string counters_path(const Endpoint& endpoint);
+
 /// Removes sockets of sessions that a dead server left. Only under the lock. The short names may be
 /// another server's in the same directory: of these, only sockets to which nobody listens.
 void sweep_session_sockets(const std::string& socket_path);

@@ -156,6 +156,9 @@ class Server {
     const std::uint64_t total_ns = now_ns() - received_ns_;
     stats.calls.fetch_add(1, relaxed);
     stats.total_ns.fetch_add(total_ns, relaxed);
+    if (context_.service_ns != nullptr) {
+      (*context_.service_ns)[static_cast<std::size_t>(header.op) - 1].record(total_ns);
+    }
     stats.queue_ns.fetch_add(header.queue_ns, relaxed);
     stats.server_ns.fetch_add(header.server_ns, relaxed);
     const std::uint64_t known_ns = header.queue_ns + header.server_ns;

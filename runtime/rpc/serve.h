@@ -15,8 +15,10 @@ namespace airlock {
 
 /// What the server answers to the ops that compute nothing.
 struct ServeContext {
-  std::string config_json;  // init
-  TensorView norms;         // init; fp32 [2 * layers + 1, hidden], outlives the loop
+  std::string config_json;             // init
+  TensorView norms;                    // init; fp32 [2 * layers + 1, hidden], outlives the loop
+  OpHistograms* service_ns = nullptr;  // may be null; of each op: receipt of the whole request to
+                                       // the reply's send. Outlives the loop
   std::function<std::string()> session_stats;  // stats: JSON, at most limits::kMaxStatsBytes
   const PeerWatch* watch = nullptr;  // may be null; asked before each request: one that never
                                      // pauses cannot outlive its session

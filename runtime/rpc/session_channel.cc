@@ -21,8 +21,9 @@ constexpr std::chrono::milliseconds kAttachSlice{20};
 
 class SessionChannelImpl : public SessionChannel {
  public:
-  SessionChannelImpl(ZmqSocket socket, const Welcome& welcome, const PeerWatch& watch)
-      : socket_(std::move(socket)), welcome_(welcome), watch_(watch) {}
+  SessionChannelImpl(ZmqSocket socket, const Welcome& welcome, const PeerWatch& watch,
+                     TransportStats* stats)
+      : socket_(std::move(socket)), welcome_(welcome), watch_(watch), stats_(stats) {}
 
   Channel& channel() override { return *channel_; }
 
@@ -89,16 +90,16 @@ class SessionChannelImpl : public SessionChannel {
   Status open_channel(const std::string& route) {
     if (welcome_.ring == RingMode::kOff) {
       channel_ = ZmqChannel::create({welcome_.epoch, welcome_.geometry.slot_bytes,
-                                     std::move(socket_), route, &watch_, !route.empty()});
+                                     std::move(socket_), route, &watch_, !route.empty(), stats_});
       return {};
     }
     ASSIGN_OR_RETURN(RingProducer out,
                      RingProducer::create(*out_segment_, welcome_.geometry, welcome_.epoch));
     ASSIGN_OR_RETURN(RingConsumer in,
                      RingConsumer::create(*in_segment_, welcome_.geometry, welcome_.epoch));
-    channel_ =
-        LocalChannel::create({welcome_.epoch, out_segment_, in_segment_, std::move(out),
-                              std::move(in), std::move(socket_), route, &watch_, !route.empty()});
+    channel_ = LocalChannel::create({welcome_.epoch, out_segment_, in_segment_, std::move(out),
+                                     std::move(in), std::move(socket_), route, &watch_,
+                                     !route.empty(), stats_});
     return {};
   }
 
@@ -107,6 +108,7 @@ class SessionChannelImpl : public SessionChannel {
   ZmqSocket socket_;  // until the channel takes it
   Welcome welcome_;
   const PeerWatch& watch_;
+  TransportStats* const stats_;
   std::unique_ptr<Channel> channel_;
 };
 
@@ -121,10 +123,11 @@ Result<ZmqSocket> data_socket(const ZmqContext& context, ZmqSocketType type,
 Result<std::unique_ptr<SessionChannel>> SessionChannel::offer(const ZmqContext& context,
                                                               Welcome& welcome,
                                                               const std::string& wanted_endpoint,
-                                                              const PeerWatch& watch) {
+                                                              const PeerWatch& watch,
+                                                              TransportStats* stats) {
   ASSIGN_OR_RETURN(ZmqSocket socket, data_socket(context, ZmqSocketType::kRouter, ""));
   ASSIGN_OR_RETURN(welcome.data_endpoint, socket.bind(wanted_endpoint));
-  auto made = std::make_unique<SessionChannelImpl>(std::move(socket), welcome, watch);
+  auto made = std::make_unique<SessionChannelImpl>(std::move(socket), welcome, watch, stats);
   if (welcome.ring == RingMode::kOn) {
     if (Status status = made->make_segments(welcome); !status.ok()) {
       made->set_welcome(welcome);  // its socket is among the files
@@ -142,7 +145,7 @@ Result<std::unique_ptr<SessionChannel>> SessionChannel::attach(const ZmqContext&
                                                                const PeerWatch& watch,
                                                                Deadline deadline) {
   ASSIGN_OR_RETURN(ZmqSocket socket, data_socket(context, ZmqSocketType::kDealer, welcome.token));
-  auto made = std::make_unique<SessionChannelImpl>(std::move(socket), welcome, watch);
+  auto made = std::make_unique<SessionChannelImpl>(std::move(socket), welcome, watch, nullptr);
   RETURN_IF_ERROR(made->attach_to_server(data_endpoint, deadline));
   return std::unique_ptr<SessionChannel>(std::move(made));
 }

@@ -17,10 +17,11 @@ class SessionChannel {
  public:
   /// Server: makes the segments and binds the data socket at `wanted_endpoint`, and fills in what
   /// `welcome` says of them (epoch, token, geometry and ring must be set). kResourceExhausted where
-  /// /dev/shm lacks room.
+  /// /dev/shm lacks room. The channel counts in `stats` (outlives it), where given.
   static Result<std::unique_ptr<SessionChannel>> offer(const ZmqContext& context, Welcome& welcome,
                                                        const std::string& wanted_endpoint,
-                                                       const PeerWatch& watch);
+                                                       const PeerWatch& watch,
+                                                       TransportStats* stats = nullptr);
   /// Server: waits for the runner to attach; then no file of the session is left.
   virtual Status accept(Deadline deadline) = 0;
   /// Runner: maps and connects as `welcome` (checked) says.

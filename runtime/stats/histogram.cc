@@ -68,11 +68,10 @@ void Histogram::record(std::uint64_t value) {
   counts_[bucket_of(value)].fetch_add(1, std::memory_order_relaxed);
 }
 
-void Histogram::merge(const Histogram& other) {
-  raise_max(other.max());
+void Histogram::merge(const HistogramSnapshot& other) {
+  raise_max(other.max);
   for (std::size_t i = 0; i < counts_.size(); ++i) {
-    const std::uint64_t count = other.counts_[i].load(std::memory_order_relaxed);
-    if (count != 0) counts_[i].fetch_add(count, std::memory_order_relaxed);
+    if (other.counts[i] != 0) counts_[i].fetch_add(other.counts[i], std::memory_order_relaxed);
   }
 }
 

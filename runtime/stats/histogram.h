@@ -32,7 +32,8 @@ class Histogram {
   static constexpr std::size_t kBucketCount = kHistogramBucketCount;
 
   void record(std::uint64_t value);
-  void merge(const Histogram& other);
+  void merge(const Histogram& other) { merge(other.snapshot()); }
+  void merge(const HistogramSnapshot& other);
   std::uint64_t count() const { return snapshot().count(); }
   std::uint64_t max() const { return max_.load(std::memory_order_relaxed); }
   /// Upper edge of the bucket that holds the given share (0..1] of the values, at most max(); 0

@@ -46,6 +46,24 @@ OpSnapshotTable OpStatsTable::snapshot() const {
   return table;
 }
 
+void OpStatsTable::merge(const OpSnapshotTable& other) {
+  constexpr auto relaxed = std::memory_order_relaxed;
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    ops[i].calls.fetch_add(other.ops[i].calls, relaxed);
+    ops[i].total_ns.fetch_add(other.ops[i].total_ns, relaxed);
+    ops[i].tee_ns.fetch_add(other.ops[i].tee_ns, relaxed);
+    ops[i].wire_ns.fetch_add(other.ops[i].wire_ns, relaxed);
+    ops[i].queue_ns.fetch_add(other.ops[i].queue_ns, relaxed);
+    ops[i].server_ns.fetch_add(other.ops[i].server_ns, relaxed);
+  }
+}
+
+OpHistogramSnapshots snapshot_of(const OpHistograms& histograms) {
+  OpHistogramSnapshots snapshots;
+  for (std::size_t i = 0; i < histograms.size(); ++i) snapshots[i] = histograms[i].snapshot();
+  return snapshots;
+}
+
 TeeSnapshotTable tee_snapshot(const TeeStatsTable& table) {
   TeeSnapshotTable snapshot;
   for (std::size_t i = 0; i < table.size(); ++i) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "proto/op.h"
+#include "runtime/stats/histogram.h"
 
 namespace airlock {
 
@@ -44,7 +45,14 @@ struct OpStatsTable {
   OpStats& of(Op op) { return ops[static_cast<std::size_t>(op) - 1]; }
   const OpStats& of(Op op) const { return ops[static_cast<std::size_t>(op) - 1]; }
   OpSnapshotTable snapshot() const;
+  /// Adds what another table counted.
+  void merge(const OpSnapshotTable& other);
 };
+
+/// A histogram for each op: how long each of its calls took.
+using OpHistograms = std::array<Histogram, kOpCount>;
+using OpHistogramSnapshots = std::array<HistogramSnapshot, kOpCount>;
+OpHistogramSnapshots snapshot_of(const OpHistograms& histograms);
 
 enum class TeeKernel : std::uint8_t { kRmsNorm, kRope, kSoftmax, kSilu, kResidual, kAttention };
 inline constexpr std::size_t kTeeKernelCount = 6;

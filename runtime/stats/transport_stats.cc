@@ -62,6 +62,25 @@ void TransportStats::book_received(Path header, std::span<const Path> tensor_pat
        tensor_bytes);
 }
 
+void TransportStats::merge(const TransportSnapshot& other) {
+  const auto add_direction = [](DirectionStats& to, const DirectionSnapshot& from) {
+    add(to.messages, from.messages);
+    add(to.tensors, from.tensors);
+    add(to.bytes, from.bytes);
+  };
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    PathStats& to = paths[i];
+    const PathSnapshot& from = other.paths[i];
+    add_direction(to.sent, from.sent);
+    add_direction(to.received, from.received);
+    add(to.errors, from.errors);
+    add(to.slot_waits, from.slot_waits);
+    add(to.spins, from.spins);
+    add(to.parks, from.parks);
+    to.latency_ns.merge(from.latency_ns);
+  }
+}
+
 TransportSnapshot TransportStats::snapshot() const {
   TransportSnapshot snapshot;
   for (std::size_t i = 0; i < paths.size(); ++i) {

@@ -70,6 +70,8 @@ struct TransportStats {
   void book_received(Path header, std::span<const Path> tensor_paths,
                      std::span<const std::size_t> tensor_bytes);
   TransportSnapshot snapshot() const;
+  /// Adds what another end counted.
+  void merge(const TransportSnapshot& other);
 };
 
 }  // namespace airlock

@@ -184,7 +184,7 @@ TEST_F(SessionTest, leaves_no_file_of_a_session_that_is_attached) {
   ASSERT_NE(session, nullptr);
   ASSERT_TRUE(session->backend().ping(soon()).ok());
   EXPECT_LE(segment_count(), before);
-  EXPECT_EQ(directory_.file_count(), 2U);  // the control socket and its lock
+  EXPECT_EQ(directory_.file_count(), 3U);  // the control socket, its lock and the counters file
 }
 
 TEST_F(SessionTest, leaves_no_file_of_the_server) {

@@ -1,0 +1,185 @@
+#include "gpu_server/metric_families.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <string>
+#include <utility>
+
+#include "proto/handshake.h"
+
+namespace airlock {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Labels = std::vector<ClientMetric::Label>;
+
+constexpr std::array<std::pair<Path, const char*>, kPathCount> kPaths = {
+    {{Path::kRing, "ring"}, {Path::kZmq, "zmq"}}};
+
+// Edges of the latency histogram: 2^13 ns (8 us) to 2^34 ns (17 s), a factor of two apart.
+constexpr int kFirstEdgeBit = 13;
+constexpr int kLastEdgeBit = 34;
+
+double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
+
+MetricFamily family(std::string name, std::string help, MetricType type) {
+  MetricFamily made;
+  made.name = std::move(name);
+  made.help = std::move(help);
+  made.type = type;
+  return made;
+}
+
+void add(MetricFamily& to, Labels labels, double value) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  (to.type == MetricType::Gauge ? metric.gauge.value : metric.counter.value) = value;
+  to.metric.push_back(std::move(metric));
+}
+
+MetricFamily single(std::string name, std::string help, MetricType type, double value) {
+  MetricFamily made = family(std::move(name), std::move(help), type);
+  add(made, {}, value);
+  return made;
+}
+
+MetricFamily direction_family(const MetricsSnapshot& snapshot, std::string name, std::string help,
+                              std::uint64_t DirectionSnapshot::*field) {
+  MetricFamily made = family(std::move(name), std::move(help), MetricType::Counter);
+  for (const auto& [path, path_name] : kPaths) {
+    const PathSnapshot& stats = snapshot.transport.path(path);
+    add(made, {{"path", path_name}, {"direction", "sent"}}, static_cast<double>(stats.sent.*field));
+    add(made, {{"path", path_name}, {"direction", "received"}},
+        static_cast<double>(stats.received.*field));
+  }
+  return made;
+}
+
+MetricFamily path_family(const MetricsSnapshot& snapshot, std::string name, std::string help,
+                         std::uint64_t PathSnapshot::*field) {
+  MetricFamily made = family(std::move(name), std::move(help), MetricType::Counter);
+  for (const auto& [path, path_name] : kPaths) {
+    add(made, {{"path", path_name}}, static_cast<double>(snapshot.transport.path(path).*field));
+  }
+  return made;
+}
+
+std::string name_of(std::size_t op) { return std::string(op_name(static_cast<Op>(op + 1))); }
+
+MetricFamily calls_family(const OpSnapshotTable& ops) {
+  MetricFamily made = family("airlock_op_calls_total", "Replies that were made, errors included.",
+                             MetricType::Counter);
+  for (std::size_t i = 0; i < kOpCount; ++i)
+    add(made, {{"op", name_of(i)}}, static_cast<double>(ops.ops[i].calls));
+  return made;
+}
+
+MetricFamily op_time_family(const OpSnapshotTable& ops) {
+  MetricFamily made =
+      family("airlock_op_seconds_total",
+             "Time from the whole request to the reply's send, by part: waiting for a turn, "
+             "computing, the rest.",
+             MetricType::Counter);
+  for (std::size_t i = 0; i < kOpCount; ++i) {
+    const OpSnapshot& op = ops.ops[i];
+    add(made, {{"op", name_of(i)}, {"part", "queue"}}, seconds(op.queue_ns));
+    add(made, {{"op", name_of(i)}, {"part", "compute"}}, seconds(op.server_ns));
+    add(made, {{"op", name_of(i)}, {"part", "wire"}}, seconds(op.wire_ns));
+  }
+  return made;
+}
+
+// Our own buckets end at each power of two less one nanosecond, so these counts are exact.
+ClientMetric::Histogram histogram(const HistogramSnapshot& from, std::uint64_t sum_ns) {
+  ClientMetric::Histogram made;
+  const auto buckets = from.buckets();
+  std::size_t next = 0;
+  std::uint64_t below = 0;
+  for (int bit = kFirstEdgeBit; bit <= kLastEdgeBit; ++bit) {
+    const std::uint64_t edge_ns = (std::uint64_t{1} << bit) - 1;
+    for (; next < buckets.size() && buckets[next].first <= edge_ns; ++next)
+      below += buckets[next].second;
+    made.bucket.push_back({below, seconds(edge_ns)});
+  }
+  made.sample_count = from.count();
+  made.sample_sum = seconds(sum_ns);
+  return made;
+}
+
+MetricFamily service_family(const MetricsSnapshot& snapshot) {
+  MetricFamily made =
+      family("airlock_op_service_seconds",
+             "How long each op took here, from the whole request to the reply's send.",
+             MetricType::Histogram);
+  for (std::size_t i = 0; i < kOpCount; ++i) {
+    ClientMetric metric;
+    metric.label = {{"op", name_of(i)}};
+    metric.histogram = histogram(snapshot.service_ns[i], snapshot.ops.ops[i].total_ns);
+    made.metric.push_back(std::move(metric));
+  }
+  return made;
+}
+
+MetricFamily build_info(const MetricsSnapshot& snapshot) {
+  MetricFamily made =
+      family("airlock_build_info",
+             "Always 1; device and dtype are empty while the model is loading.", MetricType::Gauge);
+  add(made,
+      {{"version", AIRLOCK_VERSION},
+       {"protocol", fmt::format("{}.{}", kProtocolMajor, kProtocolMinor)},
+       {"device", snapshot.device},
+       {"dtype", snapshot.dtype}},
+      1);
+  return made;
+}
+
+void add_sessions(std::vector<MetricFamily>& to, const MetricsSnapshot& snapshot) {
+  to.push_back(single("airlock_sessions", "Sessions under way.", MetricType::Gauge,
+                      static_cast<double>(snapshot.sessions_active)));
+  to.push_back(single("airlock_sessions_limit", "Sessions that may be under way at once.",
+                      MetricType::Gauge, static_cast<double>(snapshot.max_clients)));
+  to.push_back(single("airlock_sessions_total", "Sessions that were begun.", MetricType::Counter,
+                      static_cast<double>(snapshot.sessions_started)));
+  to.push_back(single("airlock_sessions_refused_total", "Clients that got no session.",
+                      MetricType::Counter, static_cast<double>(snapshot.sessions_refused)));
+}
+
+}  // namespace
+
+std::vector<MetricFamily> metric_families(const MetricsSnapshot& snapshot) {
+  std::vector<MetricFamily> families;
+  families.push_back(build_info(snapshot));
+  families.push_back(single("process_start_time_seconds", "When the server started, since 1970.",
+                            MetricType::Gauge, seconds(snapshot.start_unix_ns)));
+  families.push_back(single("airlock_heartbeat_age_seconds",
+                            "Since the control thread's last sign of life; over 1: it hangs.",
+                            MetricType::Gauge, seconds(snapshot.heartbeat_age_ns)));
+  add_sessions(families, snapshot);
+  families.push_back(direction_family(snapshot, "airlock_transport_messages_total",
+                                      "Requests and replies, on the path of their header.",
+                                      &DirectionSnapshot::messages));
+  families.push_back(direction_family(snapshot, "airlock_transport_tensors_total",
+                                      "Tensors, on the path that each took.",
+                                      &DirectionSnapshot::tensors));
+  families.push_back(direction_family(snapshot, "airlock_transport_bytes_total",
+                                      "Payload bytes of those tensors.",
+                                      &DirectionSnapshot::bytes));
+  families.push_back(path_family(snapshot, "airlock_transport_errors_total",
+                                 "Faults that ended a session.", &PathSnapshot::errors));
+  families.push_back(path_family(snapshot, "airlock_transport_slot_waits_total",
+                                 "Waits for a slot of the ring that was not free at once.",
+                                 &PathSnapshot::slot_waits));
+  families.push_back(path_family(snapshot, "airlock_transport_spins_total",
+                                 "Waits that ended while spinning.", &PathSnapshot::spins));
+  families.push_back(path_family(snapshot, "airlock_transport_parks_total",
+                                 "Times a wait went to sleep.", &PathSnapshot::parks));
+  families.push_back(calls_family(snapshot.ops));
+  families.push_back(op_time_family(snapshot.ops));
+  families.push_back(service_family(snapshot));
+  return families;
+}
+
+}  // namespace airlock

@@ -1,0 +1,233 @@
+#include "runtime/stats/counters_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <new>
+#include <system_error>
+#include <utility>
+
+namespace airlock {
+
+using counters_layout::BlockState;
+using counters_layout::file_bytes;
+using counters_layout::Header;
+using counters_layout::Identity;
+
+namespace {
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
+Status file_error(std::string_view what, const std::string& path, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG || error == ENOMEM;
+  return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
+          fmt::format("cannot {} {}: {}", what, path, std::generic_category().message(error))};
+}
+
+// Cut where it is too long; the rest stays zero.
+template <std::size_t kSize>
+void set_text(char (&field)[kSize], std::string_view text) {
+  text = text.substr(0, std::min(kSize - 1, text.find('\0')));
+  std::fill(std::begin(field), std::end(field), '\0');
+  std::copy(text.begin(), text.end(), field);
+}
+
+struct flock whole_file_lock() {
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  return lock;
+}
+
+// What a dead server left goes; a live one's and what is no file of ours stays.
+Status clear_path(const std::string& path) {
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) != 0) {
+    return errno == ENOENT ? Status() : file_error("look at", path, errno);
+  }
+  if (!S_ISREG(info.st_mode) || info.st_uid != ::geteuid()) {
+    return {StatusCode::kInvalidInput,
+            fmt::format("{} is in the way: it is not a file of ours; remove it", path)};
+  }
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (fd.valid() && counters_file_is_locked(fd.get())) {
+    return {StatusCode::kInUse, fmt::format("{} belongs to another live server", path)};
+  }
+  return ::unlink(path.c_str()) == 0 || errno == ENOENT ? Status()
+                                                        : file_error("remove", path, errno);
+}
+
+// Every page on the disk now: a full disk is an error here and never SIGBUS later.
+Status reserve(int fd, const std::string& path, std::size_t bytes) {
+  if (::fchmod(fd, 0600) != 0) return file_error("set the mode of", path, errno);
+  struct flock lock = whole_file_lock();
+  if (::fcntl(fd, F_OFD_SETLK, &lock) != 0) return file_error("lock", path, errno);
+  int error = 0;
+  do {
+    error = ::posix_fallocate(fd, 0, static_cast<off_t>(bytes));
+  } while (error == EINTR);
+  return error == 0 ? Status() : file_error("reserve room for", path, error);
+}
+
+}  // namespace
+
+bool counters_file_is_locked(int fd) {
+  struct flock lock = whole_file_lock();
+  return ::fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+SideReport describe_server(const ServerInfo& info) {
+  SideReport report;
+  report.side = "gpu_server";
+  report.host = info.host;
+  report.config = {{"model", info.model},
+                   {"endpoint", info.endpoint},
+                   {"ring", info.ring_on ? "on" : "off"},
+                   {"ring_slots", std::to_string(info.slot_count)},
+                   {"ring_slot_bytes", std::to_string(info.slot_bytes)},
+                   {"threads", std::to_string(info.threads)},
+                   {"digest", info.digest}};
+  return report;
+}
+
+/// The generation is odd while one lives.
+class CountersFile::Change {
+ public:
+  explicit Change(counters_layout::Live& live) : generation_(live.generation) {
+    generation_.store(generation_.load(kRelaxed) + 1, kRelaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // before any change
+  }
+  ~Change() { generation_.store(generation_.load(kRelaxed) + 1, std::memory_order_release); }
+  Change(const Change&) = delete;
+  Change& operator=(const Change&) = delete;
+
+ private:
+  std::atomic<std::uint64_t>& generation_;
+};
+
+Result<std::unique_ptr<CountersFile>> CountersFile::create(const std::string& path,
+                                                           const ServerInfo& info,
+                                                           std::size_t block_count) {
+  RETURN_IF_ERROR(clear_path(path));
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  if (!fd.valid()) return file_error("create", path, errno);
+  if (Status status = reserve(fd.get(), path, file_bytes(block_count)); !status.ok()) {
+    ::unlink(path.c_str());
+    return status;
+  }
+  auto made = map(std::move(fd), path, info, block_count);
+  if (!made.ok()) ::unlink(path.c_str());
+  return made;
+}
+
+Result<std::unique_ptr<CountersFile>> CountersFile::in_memory(const ServerInfo& info,
+                                                              std::size_t block_count) {
+  return map(UniqueFd(), "private memory", info, block_count);
+}
+
+Result<std::unique_ptr<CountersFile>> CountersFile::map(UniqueFd fd, const std::string& path,
+                                                        const ServerInfo& info,
+                                                        std::size_t block_count) {
+  const int flags = fd.valid() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  void* memory =
+      ::mmap(nullptr, file_bytes(block_count), PROT_READ | PROT_WRITE, flags, fd.get(), 0);
+  if (memory == MAP_FAILED) return file_error("map", path, errno);
+  std::unique_ptr<CountersFile> made(new CountersFile(std::move(fd), path, memory, block_count));
+  made->introduce(info);
+  return made;
+}
+
+CountersFile::CountersFile(UniqueFd fd, std::string path, void* memory, std::size_t block_count)
+    : fd_(std::move(fd)), path_(std::move(path)), header_(new (memory) Header{}) {
+  auto* first = reinterpret_cast<SessionBlock*>(static_cast<std::byte*>(memory) + sizeof(Header));
+  std::uninitialized_value_construct_n(first, block_count);
+  blocks_ = {first, block_count};
+}
+
+void CountersFile::introduce(const ServerInfo& info) {
+  Identity& to = header_->identity;
+  to.version = counters_layout::kVersion;
+  to.header_bytes = sizeof(Header);
+  to.block_bytes = sizeof(SessionBlock);
+  to.block_count = static_cast<std::uint32_t>(blocks_.size());
+  to.op_count = kOpCount;
+  to.path_count = kPathCount;
+  to.bucket_count = kHistogramBucketCount;
+  to.total_bytes = file_bytes(blocks_.size());
+  to.pid = static_cast<std::uint64_t>(::getpid());
+  to.start_ns = info.start_ns;
+  to.start_unix_ns = info.start_unix_ns;
+  to.host_cores = info.host.cores;
+  to.threads = info.threads;
+  to.slot_count = info.slot_count;
+  to.slot_bytes = info.slot_bytes;
+  to.max_clients = info.max_clients;
+  to.ring_on = info.ring_on ? 1 : 0;
+  set_text(to.endpoint, info.endpoint);
+  set_text(to.model, info.model);
+  set_text(to.digest, info.digest);
+  set_text(to.dtype, info.dtype);
+  set_text(to.device, info.host.device);
+  set_text(to.host_name, info.host.name);
+  set_text(to.host_cpu, info.host.cpu);
+  header_->live.heartbeat_ns.store(info.start_ns, kRelaxed);
+  to.magic.store(counters_layout::kMagic, std::memory_order_release);  // the rest is complete
+}
+
+CountersFile::~CountersFile() {
+  remove();
+  ::munmap(header_, file_bytes(blocks_.size()));
+}
+
+CountersFile::SessionBlock* CountersFile::open_session(std::uint64_t epoch, std::string_view client,
+                                                       std::uint64_t now) {
+  const auto found = std::ranges::find_if(blocks_, [](const SessionBlock& block) {
+    return block.state.load(kRelaxed) == static_cast<std::uint64_t>(BlockState::kFree);
+  });
+  if (found == blocks_.end()) return nullptr;
+  const Change change(header_->live);
+  SessionBlock& block = *new (&*found) SessionBlock{};
+  block.epoch = epoch;
+  block.start_ns = now;
+  block.sessions = 1;
+  set_text(block.client, client);
+  block.state.store(static_cast<std::uint64_t>(BlockState::kActive), kRelaxed);
+  return &block;
+}
+
+void CountersFile::close_session(SessionBlock& block) {
+  const Change change(header_->live);
+  SessionBlock& ended = header_->ended;
+  ended.epoch = block.epoch;
+  ended.start_ns = block.start_ns;
+  ended.sessions += 1;
+  set_text(ended.client, block.client);
+  ended.transport.merge(block.transport.snapshot());
+  ended.ops.merge(block.ops.snapshot());
+  ended.state.store(static_cast<std::uint64_t>(BlockState::kActive), kRelaxed);
+  block.state.store(static_cast<std::uint64_t>(BlockState::kFree), kRelaxed);
+}
+
+void CountersFile::drop_session(SessionBlock& block) {
+  const Change change(header_->live);
+  block.state.store(static_cast<std::uint64_t>(BlockState::kFree), kRelaxed);
+}
+
+void CountersFile::remove() {
+  if (!fd_.valid()) return;
+  struct stat held {};
+  struct stat named {};
+  if (::fstat(fd_.get(), &held) == 0 && ::lstat(path_.c_str(), &named) == 0 &&
+      held.st_ino == named.st_ino && held.st_dev == named.st_dev) {
+    ::unlink(path_.c_str());
+  }
+  fd_.reset();
+}
+
+}  // namespace airlock

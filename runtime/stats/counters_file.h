@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "base/unique_fd.h"
+#include "runtime/stats/counters_layout.h"
+#include "runtime/stats/report.h"
+
+namespace airlock {
+
+/// What a server says of itself in its statistics: the same in its own report and in the file.
+struct ServerInfo {
+  std::string model;  // directory or config
+  std::string endpoint;
+  std::string digest;
+  std::string dtype;
+  HostReport host;
+  std::uint64_t threads = 0;
+  std::uint64_t slot_count = 0;
+  std::uint64_t slot_bytes = 0;
+  std::uint64_t max_clients = 0;
+  bool ring_on = false;
+  std::uint64_t start_ns = 0;       // steady clock
+  std::uint64_t start_unix_ns = 0;  // since 1970
+};
+/// A report of this server without any counters; wall_ns is left 0.
+SideReport describe_server(const ServerInfo& info);
+
+/// The memory in which a server counts: a mapped file that others read while it runs
+/// (runtime/stats/counters_reader.h), or private memory where there can be no file. The file is
+/// locked (an open file description lock) while its server lives, removed at the end, and left
+/// behind by one that is killed. Calls are serialised by the owner; the counters themselves are
+/// atomics.
+class CountersFile {
+ public:
+  using SessionBlock = counters_layout::SessionBlock;
+
+  /// Makes the file at `path`, mode 0600, all of it reserved on the disk, in place of what a dead
+  /// server left. kInUse: a live server's lies there. kResourceExhausted: the disk is full.
+  /// kInvalidInput: anything else that is wrong with the path.
+  static Result<std::unique_ptr<CountersFile>> create(const std::string& path,
+                                                      const ServerInfo& info,
+                                                      std::size_t block_count);
+  /// The same in memory that nobody else sees. kResourceExhausted where there is none.
+  static Result<std::unique_ptr<CountersFile>> in_memory(const ServerInfo& info,
+                                                         std::size_t block_count);
+  ~CountersFile();  // removes the file
+  CountersFile(const CountersFile&) = delete;
+  CountersFile& operator=(const CountersFile&) = delete;
+
+  counters_layout::Live& live() { return header_->live; }
+  const counters_layout::Live& live() const { return header_->live; }
+  /// A zeroed block for a session; nullptr where none is free.
+  SessionBlock* open_session(std::uint64_t epoch, std::string_view client, std::uint64_t now);
+  /// The session is over: its counters go into `ended`, its block is free.
+  void close_session(SessionBlock& block);
+  /// There was no session after all: its block is free.
+  void drop_session(SessionBlock& block);
+  /// Unlinks the file if it is still ours; the memory stays. Again: nothing happens.
+  void remove();
+
+ private:
+  class Change;
+  CountersFile(UniqueFd fd, std::string path, void* memory, std::size_t block_count);
+  static Result<std::unique_ptr<CountersFile>> map(UniqueFd fd, const std::string& path,
+                                                   const ServerInfo& info, std::size_t block_count);
+  void introduce(const ServerInfo& info);
+
+  UniqueFd fd_;  // invalid: private memory
+  std::string path_;
+  counters_layout::Header* header_;
+  std::span<SessionBlock> blocks_;
+};
+
+/// Whether a live process holds the lock of the counters file open at `fd`.
+bool counters_file_is_locked(int fd);
+
+}  // namespace airlock

@@ -1,0 +1,277 @@
+#include "runtime/stats/counters_reader.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+#include <memory>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "base/deadline.h"
+#include "base/unique_fd.h"
+#include "proto/limits.h"
+#include "runtime/stats/counters_file.h"
+#include "runtime/stats/counters_layout.h"
+
+namespace airlock {
+
+using counters_layout::BlockState;
+using counters_layout::file_bytes;
+using counters_layout::Header;
+using counters_layout::Identity;
+using counters_layout::SessionBlock;
+
+namespace {
+
+constexpr std::chrono::milliseconds kSettleTime{200};  // a change takes microseconds
+constexpr std::chrono::milliseconds kSettlePause{1};
+// No server counts so far; sums of all blocks then stay below 2^64.
+constexpr std::uint64_t kMaxEvents = std::uint64_t{1} << 46;
+constexpr std::uint64_t kMaxAmount = std::uint64_t{1} << 56;  // bytes, nanoseconds
+constexpr std::uint64_t kMaxBlocks = 2 * limits::kMaxClients;
+
+class Reader {
+ public:
+  explicit Reader(std::string path) : path_(std::move(path)) {}
+
+  Result<CountersSnapshot> read() {
+    RETURN_IF_ERROR(open());
+    RETURN_IF_ERROR(check_identity());
+    CountersSnapshot snapshot;
+    ASSIGN_OR_RETURN(snapshot.settled, read_settled());
+    // Last: a server that ended meanwhile had written all that was read.
+    snapshot.alive = counters_file_is_locked(fd_.get());
+    RETURN_IF_ERROR(fill(snapshot));
+    return snapshot;
+  }
+
+ private:
+  Status bad(std::string_view why) const {
+    return {StatusCode::kInvalidInput, fmt::format("counters file {}: {}", path_, why)};
+  }
+
+  Status open() {
+    fd_ =
+        UniqueFd(::open(path_.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
+    if (!fd_.valid() && errno == ENOENT) {
+      return {StatusCode::kUnavailable, fmt::format("there is no counters file {}", path_)};
+    }
+    if (!fd_.valid() && errno == ELOOP) return bad("it is a link");
+    if (!fd_.valid()) return bad(std::generic_category().message(errno));
+    struct stat info {};
+    if (::fstat(fd_.get(), &info) != 0) return bad(std::generic_category().message(errno));
+    if (!S_ISREG(info.st_mode)) return bad("it is not a regular file");
+    if (info.st_uid != ::geteuid())
+      return bad(fmt::format("it belongs to user {}, not to {}", info.st_uid, ::geteuid()));
+    if ((info.st_mode & 0777) != 0600)
+      return bad(fmt::format("it has mode {:04o}, not 0600", info.st_mode & 07777));
+    file_bytes_ = static_cast<std::uint64_t>(std::max<off_t>(info.st_size, 0));
+    return {};
+  }
+
+  // Into an object of fixed-width fields, for which every pattern of bits is a value.
+  Status read_at(void* into, std::size_t bytes, std::size_t offset) const {
+    auto* to = static_cast<std::byte*>(into);
+    while (bytes > 0) {
+      const ssize_t got = ::pread(fd_.get(), to, bytes, static_cast<off_t>(offset));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return bad(std::generic_category().message(errno));
+      if (got == 0) return bad("it is cut off");
+      to += got;
+      offset += static_cast<std::size_t>(got);
+      bytes -= static_cast<std::size_t>(got);
+    }
+    return {};
+  }
+
+  Status check_identity() {
+    if (file_bytes_ < sizeof(Header)) {
+      return {StatusCode::kUnavailable,
+              fmt::format("counters file {} is cut off, or its server is just starting", path_)};
+    }
+    Identity& identity = header_->identity;
+    RETURN_IF_ERROR(read_at(&identity, sizeof(Identity), 0));
+    const std::uint64_t magic = identity.magic.load(std::memory_order_acquire);
+    if (magic == 0) {
+      return {StatusCode::kUnavailable, fmt::format("counters file {} is being made", path_)};
+    }
+    if (magic != counters_layout::kMagic) return bad("it is no counters file of Airlock");
+    if (identity.version != counters_layout::kVersion) {
+      return {StatusCode::kVersionMismatch,
+              fmt::format("counters file {} has version {}, this program reads version {}: use the "
+                          "airlock_stat that came with the server",
+                          path_, identity.version, counters_layout::kVersion)};
+    }
+    if (identity.header_bytes != sizeof(Header) || identity.block_bytes != sizeof(SessionBlock) ||
+        identity.op_count != kOpCount || identity.path_count != kPathCount ||
+        identity.bucket_count != kHistogramBucketCount) {
+      return bad("its sizes are not those of its version");
+    }
+    if (identity.block_count == 0 || identity.block_count > kMaxBlocks)
+      return bad(fmt::format("it names {} sessions", identity.block_count));
+    if (identity.total_bytes != file_bytes(identity.block_count) ||
+        identity.total_bytes != file_bytes_) {
+      return bad(fmt::format("it has {} bytes and should have {}", file_bytes_,
+                             file_bytes(identity.block_count)));
+    }
+    if (identity.pid == 0 || identity.pid > std::numeric_limits<int>::max())
+      return bad(fmt::format("it names process {}", identity.pid));
+    blocks_ = std::vector<SessionBlock>(identity.block_count);
+    return {};
+  }
+
+  Result<std::uint64_t> generation() const {
+    std::uint64_t generation = 0;
+    constexpr std::size_t kOffset =
+        offsetof(Header, live) + offsetof(counters_layout::Live, generation);
+    RETURN_IF_ERROR(read_at(&generation, sizeof(generation), kOffset));
+    return generation;
+  }
+
+  /// Whether no session came or went while all was read.
+  Result<bool> read_settled() {
+    const Deadline deadline = Deadline::after(kSettleTime);
+    for (;;) {
+      ASSIGN_OR_RETURN(const std::uint64_t before, generation());
+      RETURN_IF_ERROR(
+          read_at(&header_->live, sizeof(Header) - sizeof(Identity), offsetof(Header, live)));
+      RETURN_IF_ERROR(
+          read_at(blocks_.data(), blocks_.size() * sizeof(SessionBlock), sizeof(Header)));
+      ASSIGN_OR_RETURN(const std::uint64_t after, generation());
+      if (before == after && before % 2 == 0) return true;
+      if (deadline.expired()) return false;
+      std::this_thread::sleep_for(kSettlePause);
+    }
+  }
+
+  /// Printed on terminals: control characters are replaced.
+  template <std::size_t kSize>
+  Result<std::string> text(const char (&field)[kSize], std::string_view name) const {
+    const auto* end = std::find(std::begin(field), std::end(field), '\0');
+    if (end == std::end(field)) return bad(fmt::format("its {} has no end", name));
+    std::string made(std::begin(field), end);
+    for (std::size_t i = 0; i < made.size(); ++i) {
+      const auto byte = static_cast<unsigned char>(made[i]);
+      const bool c1 =
+          byte == 0xC2 && i + 1 < made.size() && static_cast<unsigned char>(made[i + 1]) < 0xA0;
+      if (byte < 0x20 || byte == 0x7F || c1) made[i] = '?';
+    }
+    return made;
+  }
+
+  Status check(const HistogramSnapshot& histogram) const {
+    const bool sane =
+        histogram.max <= kMaxAmount &&
+        std::ranges::all_of(histogram.counts, [](auto count) { return count <= kMaxEvents; });
+    return sane ? Status() : bad("a histogram holds an absurd count");
+  }
+
+  Status check(const SessionReport& session) const {
+    bool sane = session.sessions <= kMaxEvents;
+    for (const PathSnapshot& path : session.transport.paths) {
+      for (const DirectionSnapshot& direction : {path.sent, path.received}) {
+        sane = sane && direction.messages <= kMaxEvents && direction.tensors <= kMaxEvents &&
+               direction.bytes <= kMaxAmount;
+      }
+      sane = sane && path.errors <= kMaxEvents && path.slot_waits <= kMaxEvents &&
+             path.spins <= kMaxEvents && path.parks <= kMaxEvents;
+      RETURN_IF_ERROR(check(path.latency_ns));
+    }
+    for (const OpSnapshot& op : session.ops.ops) {
+      sane = sane && op.calls <= kMaxEvents && op.total_ns <= kMaxAmount &&
+             op.tee_ns <= kMaxAmount && op.wire_ns <= kMaxAmount && op.queue_ns <= kMaxAmount &&
+             op.server_ns <= kMaxAmount;
+    }
+    return sane ? Status() : bad(fmt::format("session {} holds an absurd count", session.id));
+  }
+
+  Result<SessionReport> session(const SessionBlock& block) const {
+    SessionReport session;
+    session.id = fmt::format("{:016x}", block.epoch);
+    ASSIGN_OR_RETURN(session.client, text(block.client, "client's name"));
+    session.sessions = block.sessions;
+    session.transport = block.transport.snapshot();
+    session.ops = block.ops.snapshot();
+    RETURN_IF_ERROR(check(session));
+    return session;
+  }
+
+  Status fill(CountersSnapshot& snapshot) const {
+    RETURN_IF_ERROR(fill_server(snapshot));
+    snapshot.service_ns = snapshot_of(header_->live.service_ns);
+    for (const HistogramSnapshot& histogram : snapshot.service_ns)
+      RETURN_IF_ERROR(check(histogram));
+    const auto add = [&](const SessionBlock& block) -> Status {
+      ASSIGN_OR_RETURN(SessionReport made, session(block));
+      snapshot.report.merge(made);
+      snapshot.report.sessions.push_back(std::move(made));
+      return {};
+    };
+    if (header_->ended.sessions > 0) RETURN_IF_ERROR(add(header_->ended));
+    for (const SessionBlock& block : blocks_) {
+      const std::uint64_t state = block.state.load(std::memory_order_relaxed);
+      if (state > static_cast<std::uint64_t>(BlockState::kActive))
+        return bad(fmt::format("a session has state {}", state));
+      if (state == static_cast<std::uint64_t>(BlockState::kFree)) continue;
+      RETURN_IF_ERROR(add(block));
+      snapshot.sessions_active += 1;
+    }
+    return {};
+  }
+
+  Status fill_server(CountersSnapshot& snapshot) const {
+    const Identity& identity = header_->identity;
+    ServerInfo info;
+    ASSIGN_OR_RETURN(info.endpoint, text(identity.endpoint, "endpoint"));
+    ASSIGN_OR_RETURN(info.model, text(identity.model, "model"));
+    ASSIGN_OR_RETURN(info.digest, text(identity.digest, "digest"));
+    ASSIGN_OR_RETURN(info.dtype, text(identity.dtype, "dtype"));
+    ASSIGN_OR_RETURN(info.host.device, text(identity.device, "device"));
+    ASSIGN_OR_RETURN(info.host.name, text(identity.host_name, "host's name"));
+    ASSIGN_OR_RETURN(info.host.cpu, text(identity.host_cpu, "host's CPU"));
+    info.host.cores = identity.host_cores;
+    info.threads = identity.threads;
+    info.slot_count = identity.slot_count;
+    info.slot_bytes = identity.slot_bytes;
+    info.ring_on = identity.ring_on != 0;
+    snapshot.report = describe_server(info);
+    snapshot.endpoint = info.endpoint;
+    snapshot.dtype = info.dtype;
+    snapshot.pid = identity.pid;
+    snapshot.start_unix_ns = identity.start_unix_ns;
+    snapshot.max_clients = identity.max_clients;
+    const counters_layout::Live& live = header_->live;
+    snapshot.sessions_started = live.sessions_started.load(std::memory_order_relaxed);
+    snapshot.sessions_refused = live.sessions_refused.load(std::memory_order_relaxed);
+    if (snapshot.max_clients > limits::kMaxClients || snapshot.sessions_started > kMaxEvents ||
+        snapshot.sessions_refused > kMaxEvents) {
+      return bad("it holds an absurd count of sessions");
+    }
+    const auto since = [](std::uint64_t then, std::uint64_t now) {
+      return now > then ? now - then : 0;
+    };
+    const std::uint64_t now = now_ns();
+    const std::uint64_t sign_ns = live.heartbeat_ns.load(std::memory_order_relaxed);
+    snapshot.heartbeat_age_ns = since(sign_ns, now);
+    snapshot.report.wall_ns = since(identity.start_ns, snapshot.alive ? now : sign_ns);
+    return {};
+  }
+
+  const std::string path_;
+  UniqueFd fd_;
+  std::uint64_t file_bytes_ = 0;
+  std::unique_ptr<Header> header_ = std::make_unique<Header>();
+  std::vector<SessionBlock> blocks_;
+};
+
+}  // namespace
+
+Result<CountersSnapshot> read_counters_file(const std::string& path) { return Reader(path).read(); }
+
+}  // namespace airlock

@@ -1,0 +1,374 @@
+// The counters file: what a server writes, a reader finds; what is no such file, it refuses.
+
+#include "runtime/stats/counters_file.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include "base/deadline.h"
+#include "runtime/stats/counters_reader.h"
+
+namespace airlock {
+namespace {
+
+using counters_layout::Header;
+using counters_layout::SessionBlock;
+using ::testing::HasSubstr;
+
+constexpr std::size_t kBlocks = 4;
+
+class CountersFileTest : public ::testing::Test {
+ protected:
+  CountersFileTest() {
+    std::string name = "/tmp/airlock-counters-XXXXXX";
+    directory_ = ::mkdtemp(name.data());
+    path_ = directory_ + "/ctl.stats";
+    info_.model = "tiny.json";
+    info_.endpoint = "ipc:///tmp/x/ctl";
+    info_.digest = "abc";
+    info_.dtype = "fp32";
+    info_.host = {"machine", "a CPU", 2, "cpu"};
+    info_.threads = 3;
+    info_.slot_count = 8;
+    info_.slot_bytes = 4096;
+    info_.max_clients = 2;
+    info_.ring_on = true;
+    info_.start_ns = now_ns();
+    info_.start_unix_ns = 7;
+  }
+  ~CountersFileTest() override { std::filesystem::remove_all(directory_); }
+
+  std::unique_ptr<CountersFile> create() {
+    auto made = CountersFile::create(path_, info_, kBlocks);
+    EXPECT_TRUE(made.ok()) << made.status().to_string();
+    return made.ok() ? std::move(made).value() : nullptr;
+  }
+  /// A file as a server left it, with `bytes` at `offset` replaced.
+  template <typename T>
+  Status read_spoiled(std::size_t offset, T value) {
+    auto file = create();
+    const int fd = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    EXPECT_EQ(::pwrite(fd, &value, sizeof(value), static_cast<off_t>(offset)),
+              static_cast<ssize_t>(sizeof(value)));
+    ::close(fd);
+    return read_counters_file(path_).status();
+  }
+  void expect_spoiled(std::size_t offset, std::uint64_t value, const std::string& word) {
+    const Status status = read_spoiled(offset, value);
+    EXPECT_EQ(status.code(), StatusCode::kInvalidInput) << status.to_string();
+    EXPECT_THAT(status.message(), HasSubstr(word));
+  }
+  static void count_something(SessionBlock& block) {
+    constexpr std::array<Path, 2> kPaths = {Path::kRing, Path::kZmq};
+    constexpr std::array<std::size_t, 2> kBytes = {10, 1000};
+    block.transport.book_sent(Path::kRing, kPaths, kBytes);
+    block.transport.path(Path::kZmq).parks.fetch_add(5);
+    block.ops.of(Op::kMatmul).calls.fetch_add(1);
+    block.ops.of(Op::kMatmul).total_ns.fetch_add(99);
+  }
+
+  std::string directory_;
+  std::string path_;
+  ServerInfo info_;
+};
+
+TEST_F(CountersFileTest, tells_a_reader_what_the_server_is) {
+  auto file = create();
+  file->live().heartbeat_ns.store(now_ns());
+  file->live().sessions_started.store(5);
+  file->live().sessions_refused.store(6);
+  const auto read = read_counters_file(path_);
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  EXPECT_TRUE(read->alive);
+  EXPECT_TRUE(read->settled);
+  EXPECT_EQ(read->pid, static_cast<std::uint64_t>(::getpid()));
+  EXPECT_EQ(read->endpoint, info_.endpoint);
+  EXPECT_EQ(read->dtype, "fp32");
+  EXPECT_EQ(read->start_unix_ns, 7U);
+  EXPECT_EQ(read->max_clients, 2U);
+  EXPECT_EQ(read->sessions_started, 5U);
+  EXPECT_EQ(read->sessions_refused, 6U);
+  EXPECT_EQ(read->report.host.cpu, "a CPU");
+  EXPECT_EQ(read->report.host.cores, 2U);
+  EXPECT_EQ(read->report.config, describe_server(info_).config);
+}
+
+TEST_F(CountersFileTest, shows_what_a_session_counts_while_it_counts) {
+  auto file = create();
+  SessionBlock* block = file->open_session(0xabc, "a client", now_ns());
+  ASSERT_NE(block, nullptr);
+  count_something(*block);
+  file->live().service_ns[2].record(1000);
+  const auto read = read_counters_file(path_);
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  ASSERT_EQ(read->report.sessions.size(), 1U);
+  EXPECT_EQ(read->sessions_active, 1U);
+  EXPECT_EQ(read->report.sessions[0].id, "0000000000000abc");
+  EXPECT_EQ(read->report.sessions[0].client, "a client");
+  EXPECT_EQ(read->report.transport, block->transport.snapshot());
+  EXPECT_EQ(read->report.ops, block->ops.snapshot());
+  EXPECT_EQ(read->service_ns[2].count(), 1U);
+}
+
+TEST_F(CountersFileTest, keeps_the_sums_of_sessions_that_ended) {
+  auto file = create();
+  for (std::uint64_t epoch = 1; epoch <= 3; ++epoch) {
+    SessionBlock* block = file->open_session(epoch, "client", now_ns());
+    ASSERT_NE(block, nullptr);
+    count_something(*block);
+    if (epoch < 3) file->close_session(*block);
+  }
+  const auto read = read_counters_file(path_);
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  ASSERT_EQ(read->report.sessions.size(), 2U);
+  EXPECT_EQ(read->report.sessions[0].sessions, 2U);
+  EXPECT_EQ(read->report.sessions[0].id, "0000000000000002");
+  EXPECT_EQ(read->report.transport.path(Path::kRing).sent, (DirectionSnapshot{3, 3, 30}));
+  EXPECT_EQ(read->report.transport.path(Path::kZmq).parks, 15U);
+  EXPECT_EQ(read->report.ops.of(Op::kMatmul).total_ns, 297U);
+}
+
+TEST_F(CountersFileTest, gives_each_session_a_zeroed_block_of_its_own) {
+  auto file = create();
+  SessionBlock* first = file->open_session(1, "", 0);
+  count_something(*first);
+  file->close_session(*first);
+  std::vector<SessionBlock*> blocks;
+  for (std::size_t i = 0; i < kBlocks; ++i) {
+    blocks.push_back(file->open_session(i, "", 0));
+    ASSERT_NE(blocks.back(), nullptr);
+    EXPECT_EQ(blocks.back()->transport.snapshot(), TransportSnapshot{});
+    EXPECT_EQ(std::count(blocks.begin(), blocks.end(), blocks.back()), 1);
+  }
+  EXPECT_EQ(file->open_session(9, "", 0), nullptr);
+  file->drop_session(*blocks[1]);
+  EXPECT_EQ(file->open_session(9, "", 0), blocks[1]);
+}
+
+TEST_F(CountersFileTest, a_reader_sees_each_session_once_while_sessions_come_and_go) {
+  auto file = create();
+  std::atomic<bool> done{false};
+  std::thread server([&] {
+    for (std::uint64_t i = 0; i < 3000; ++i) {
+      SessionBlock* block = file->open_session(i, "", 0);
+      block->ops.of(Op::kPing).calls.store(1);
+      file->live().sessions_started.fetch_add(1);
+      file->close_session(*block);
+    }
+    done.store(true);
+  });
+  std::uint64_t last = 0;
+  while (!done.load()) {
+    const auto read = read_counters_file(path_);
+    ASSERT_TRUE(read.ok()) << read.status().to_string();
+    if (!read->settled) continue;
+    const std::uint64_t calls = read->report.ops.of(Op::kPing).calls;
+    EXPECT_GE(calls, last);
+    EXPECT_LE(calls, read->sessions_started + 1);
+    EXPECT_GE(calls + 1, read->sessions_started);
+    last = calls;
+  }
+  server.join();
+  EXPECT_EQ(read_counters_file(path_)->report.ops.of(Op::kPing).calls, 3000U);
+}
+
+TEST_F(CountersFileTest, answers_when_the_server_stands_still_between_two_sessions) {
+  auto file = create();
+  file->live().generation.store(1);
+  const auto read = read_counters_file(path_);
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  EXPECT_FALSE(read->settled);
+}
+
+TEST_F(CountersFileTest, is_private_and_gone_at_the_end) {
+  auto file = create();
+  struct stat info {};
+  ASSERT_EQ(::stat(path_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600U);
+  EXPECT_GE(static_cast<std::size_t>(info.st_blocks) * 512, counters_layout::file_bytes(kBlocks));
+  file.reset();
+  EXPECT_NE(::stat(path_.c_str(), &info), 0);
+  EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kUnavailable);
+}
+
+TEST_F(CountersFileTest, counts_on_after_its_file_was_removed) {
+  auto file = create();
+  file->remove();
+  count_something(*file->open_session(1, "", 0));
+  std::ofstream(path_) << "another server's";
+  file.reset();
+  EXPECT_TRUE(std::filesystem::exists(path_));
+}
+
+TEST_F(CountersFileTest, counts_in_private_memory_where_there_is_no_file) {
+  auto memory = CountersFile::in_memory(info_, kBlocks);
+  ASSERT_TRUE(memory.ok());
+  count_something(*(*memory)->open_session(1, "", 0));
+}
+
+TEST_F(CountersFileTest, replaces_what_a_dead_server_left) {
+  std::ofstream(path_) << "old";
+  EXPECT_NE(create(), nullptr);
+}
+
+TEST_F(CountersFileTest, leaves_the_file_of_a_live_server) {
+  auto file = create();
+  const auto second = CountersFile::create(path_, info_, kBlocks);
+  EXPECT_EQ(second.status().code(), StatusCode::kInUse);
+  EXPECT_TRUE(read_counters_file(path_).ok());
+}
+
+TEST_F(CountersFileTest, leaves_what_is_no_file) {
+  ASSERT_EQ(::mkdir(path_.c_str(), 0700), 0);
+  EXPECT_EQ(CountersFile::create(path_, info_, kBlocks).status().code(), StatusCode::kInvalidInput);
+  ASSERT_EQ(::rmdir(path_.c_str()), 0);
+  ASSERT_EQ(::symlink("/etc/passwd", path_.c_str()), 0);
+  EXPECT_EQ(CountersFile::create(path_, info_, kBlocks).status().code(), StatusCode::kInvalidInput);
+}
+
+TEST_F(CountersFileTest, a_disk_without_room_is_found_at_once_and_leaves_nothing) {
+  ::signal(SIGXFSZ, SIG_IGN);
+  rlimit old{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
+  rlimit small = old;
+  small.rlim_cur = 8192;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const auto made = CountersFile::create(path_, info_, kBlocks);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &old), 0);
+  EXPECT_EQ(made.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_FALSE(std::filesystem::exists(path_));
+}
+
+TEST_F(CountersFileTest, reader_knows_that_the_server_is_dead) {
+  std::string bytes;
+  {
+    auto file = create();
+    count_something(*file->open_session(1, "c", 0));
+    std::ifstream in(path_, std::ios::binary);
+    bytes.assign(std::istreambuf_iterator<char>(in), {});
+  }
+  std::ofstream(path_, std::ios::binary) << bytes;  // as a kill leaves it: nobody holds the lock
+  ::chmod(path_.c_str(), 0600);
+  const auto read = read_counters_file(path_);
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  EXPECT_FALSE(read->alive);
+  EXPECT_EQ(read->report.ops.of(Op::kMatmul).calls, 1U);
+}
+
+TEST_F(CountersFileTest, refuses_what_is_no_file_of_ours) {
+  const auto code = [this] { return read_counters_file(path_).status(); };
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  EXPECT_THAT(code().message(), HasSubstr("not a regular file"));
+  ASSERT_EQ(::unlink(path_.c_str()), 0);
+  ASSERT_EQ(::mkdir(path_.c_str(), 0700), 0);
+  EXPECT_THAT(code().message(), HasSubstr("not a regular file"));
+  ASSERT_EQ(::rmdir(path_.c_str()), 0);
+  {
+    auto file = create();
+    ASSERT_EQ(::symlink(path_.c_str(), (path_ + "2").c_str()), 0);
+    EXPECT_THAT(read_counters_file(path_ + "2").status().message(), HasSubstr("link"));
+    ASSERT_EQ(::chmod(path_.c_str(), 0644), 0);
+    EXPECT_THAT(code().message(), HasSubstr("mode 0644"));
+  }
+}
+
+TEST_F(CountersFileTest, refuses_other_versions_and_formats) {
+  EXPECT_EQ(read_spoiled(8, std::uint32_t{2}).code(), StatusCode::kVersionMismatch);
+  expect_spoiled(0, 1, "no counters file");
+  EXPECT_EQ(read_spoiled(0, std::uint64_t{0}).code(), StatusCode::kUnavailable);  // being made
+  expect_spoiled(12, ~std::uint64_t{0}, "sizes");
+}
+
+TEST_F(CountersFileTest, refuses_sizes_that_do_not_fit) {
+  EXPECT_THAT(read_spoiled(20, std::uint32_t{0}).message(), HasSubstr("names 0 sessions"));
+  EXPECT_THAT(read_spoiled(20, ~std::uint32_t{0}).message(), HasSubstr("sessions"));
+  EXPECT_THAT(read_spoiled(20, std::uint32_t{5}).message(), HasSubstr("should have"));
+  expect_spoiled(40, 1, "should have");
+  auto file = create();
+  ASSERT_EQ(::truncate(path_.c_str(), off_t{1} << 40), 0);
+  EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kInvalidInput);
+  ASSERT_EQ(::truncate(path_.c_str(), 40000), 0);
+  EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kInvalidInput);
+  ASSERT_EQ(::truncate(path_.c_str(), 100), 0);
+  EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kUnavailable);
+  ASSERT_EQ(::truncate(path_.c_str(), 0), 0);
+  EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kUnavailable);
+  // The counters lie in it: to be the last to touch them, it must be whole again.
+  ASSERT_EQ(::truncate(path_.c_str(), static_cast<off_t>(counters_layout::file_bytes(kBlocks))), 0);
+}
+
+TEST_F(CountersFileTest, refuses_absurd_counts) {
+  const std::uint64_t absurd = ~std::uint64_t{0};
+  constexpr std::size_t kLive = offsetof(Header, live);
+  constexpr std::size_t kEnded = offsetof(Header, ended);
+  expect_spoiled(48, 0, "process 0");
+  expect_spoiled(48, absurd, "process");
+  expect_spoiled(104, absurd, "count of sessions");  // max_clients
+  expect_spoiled(kLive + 16, absurd, "count of sessions");
+  expect_spoiled(kLive + 24, absurd, "count of sessions");
+  expect_spoiled(kLive + 128 + 64, absurd, "histogram");
+  expect_spoiled(kEnded + 24, absurd, "absurd count");
+  expect_spoiled(sizeof(Header), 2, "state 2");
+}
+
+TEST_F(CountersFileTest, refuses_absurd_counts_of_a_session) {
+  for (const std::size_t offset : {0, 16, 48, 56, 64, 72, 80, 8112, 8152}) {
+    auto file = create();
+    SessionBlock* block = file->open_session(1, "", 0);
+    const std::uint64_t absurd = std::uint64_t{1} << 62;
+    std::memcpy(reinterpret_cast<std::byte*>(&block->transport) + offset, &absurd, sizeof(absurd));
+    EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kInvalidInput) << offset;
+  }
+}
+
+TEST_F(CountersFileTest, refuses_texts_without_an_end) {
+  struct Field {
+    std::size_t offset;
+    std::size_t bytes;
+  };
+  for (const Field& field : {Field{128, 264}, Field{392, 1024}, Field{1416, 72}, Field{1488, 8},
+                             Field{1496, 264}, Field{1760, 72}, Field{1832, 136}}) {
+    auto file = create();
+    const std::string filling(field.bytes, 'x');
+    const int fd = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    EXPECT_EQ(::pwrite(fd, filling.data(), filling.size(), static_cast<off_t>(field.offset)),
+              static_cast<ssize_t>(filling.size()));
+    ::close(fd);
+    const Status status = read_counters_file(path_).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidInput) << field.offset;
+    EXPECT_THAT(status.message(), HasSubstr("has no end"));
+  }
+}
+
+TEST_F(CountersFileTest, shows_no_control_characters_of_a_client) {
+  auto file = create();
+  file->open_session(1, "a\x1b[2Jb\x7f\xc2\x9b\xc3\xa9", 0);
+  const auto read = read_counters_file(path_);
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  EXPECT_EQ(read->report.sessions[0].client, "a?[2Jb??\x9b\xc3\xa9");
+}
+
+TEST_F(CountersFileTest, cuts_texts_that_are_too_long) {
+  info_.model = std::string(5000, 'm');
+  auto file = create();
+  file->open_session(1, std::string(500, 'c'), 0);
+  const auto read = read_counters_file(path_);
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  EXPECT_EQ(read->report.config[0].second, std::string(1023, 'm'));
+  EXPECT_EQ(read->report.sessions[0].client, std::string(71, 'c'));
+}
+
+}  // namespace
+}  // namespace airlock

@@ -1,0 +1,88 @@
+#include "tools/airlock_stat/run.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+
+#include "base/deadline.h"
+#include "base/log.h"
+#include "base/unique_fd.h"
+#include "tools/airlock_stat/show.h"
+#include "tools/airlock_stat/source.h"
+
+namespace airlock {
+namespace {
+
+constexpr std::string_view kClearScreen = "\x1b[H\x1b[2J\x1b[3J";
+
+UniqueFd take_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (int number : {SIGINT, SIGTERM}) sigaddset(&signals, number);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+/// Whether a signal came before `deadline`.
+bool signalled(int signal_fd, Deadline deadline) {
+  do {
+    const auto left_ms = std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining()).count();
+    pollfd waiting{signal_fd, POLLIN, 0};
+    if (::poll(&waiting, 1, static_cast<int>(std::min<std::int64_t>(left_ms, 60'000))) > 0)
+      return true;
+  } while (!deadline.expired());
+  return false;
+}
+
+void print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+  std::fflush(stdout);
+}
+
+Status killed(const CountersSnapshot& snapshot) {
+  return {StatusCode::kUnavailable,
+          fmt::format("the server (pid {}) ended without cleaning up: these are its last figures",
+                      snapshot.pid)};
+}
+
+/// `snapshot` is what was printed last. Ok at a signal and at the server's clean end.
+Status watch(const StatOptions& options, StatSource& source, CountersSnapshot snapshot) {
+  const UniqueFd signals = take_signals();
+  const bool terminal = ::isatty(STDOUT_FILENO) == 1;
+  for (;;) {
+    if (signalled(signals.get(), Deadline::after(*options.watch))) return {};
+    auto next = source.look();
+    if (!next.ok() && next.status().code() == StatusCode::kUnavailable) {
+      if (source.scope() == StatSource::Scope::kOwnSession) return next.status();
+      log_info(fmt::format("the server (pid {}) has ended", snapshot.pid));
+      return {};
+    }
+    if (!next.ok()) return next.status();
+    const bool changed = next->pid != snapshot.pid;
+    snapshot = std::move(next).value();
+    const bool table = options.format == StatFormat::kTable;
+    if (table) print(terminal ? std::string(kClearScreen) : "\n");
+    print(show(snapshot, source.scope(), options.format));
+    if (changed) log_info(fmt::format("another server serves here now (pid {})", snapshot.pid));
+    if (!snapshot.alive) return killed(snapshot);
+  }
+}
+
+}  // namespace
+
+Status run_stat(const StatOptions& options) {
+  ASSIGN_OR_RETURN(std::unique_ptr<StatSource> source, StatSource::open(options));
+  ASSIGN_OR_RETURN(CountersSnapshot snapshot, source->look());
+  print(show(snapshot, source->scope(), options.format));
+  if (!snapshot.alive) return killed(snapshot);
+  if (!options.watch) return {};
+  return watch(options, *source, std::move(snapshot));
+}
+
+}  // namespace airlock

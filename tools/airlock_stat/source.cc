@@ -1,0 +1,115 @@
+#include "tools/airlock_stat/source.h"
+
+#include <fmt/format.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "base/log.h"
+#include "base/unique_fd.h"
+#include "runtime/rpc/client.h"
+#include "runtime/rpc/endpoint.h"
+#include "tools/airlock_stat/own_session.h"
+
+namespace airlock {
+namespace {
+
+class FileSource : public StatSource {
+ public:
+  explicit FileSource(std::string path) : path_(std::move(path)) {}
+  Scope scope() const override { return Scope::kWholeServer; }
+  Result<CountersSnapshot> look() override { return read_counters_file(path_); }
+
+ private:
+  const std::string path_;
+};
+
+class SessionSource : public StatSource {
+ public:
+  SessionSource(std::unique_ptr<ClientSession> session, std::chrono::milliseconds timeout)
+      : session_(std::move(session)), timeout_(timeout) {}
+  ~SessionSource() override { session_->close(); }
+  Scope scope() const override { return Scope::kOwnSession; }
+  Result<CountersSnapshot> look() override {
+    ASSIGN_OR_RETURN(const std::string json,
+                     session_->backend().session_stats(Deadline::after(timeout_)));
+    CountersSnapshot snapshot;
+    ASSIGN_OR_RETURN(snapshot.report, parse_own_session(json));
+    snapshot.alive = true;
+    return snapshot;
+  }
+
+ private:
+  const std::unique_ptr<ClientSession> session_;
+  const std::chrono::milliseconds timeout_;
+};
+
+/// Whether a socket can be bound to `host`: only addresses of this machine can.
+bool is_this_machine(std::string host) {
+  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_DGRAM;
+  addrinfo* found = nullptr;
+  if (::getaddrinfo(host.c_str(), "0", &hints, &found) != 0) return false;
+  const UniqueFd fd(::socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const bool ours = fd.valid() && ::bind(fd.get(), found->ai_addr, found->ai_addrlen) == 0;
+  ::freeaddrinfo(found);
+  return ours;
+}
+
+/// Whether the server that wrote `endpoint` is the one at `wanted`, of the same port.
+bool is_same_server(const std::string& endpoint, const Endpoint& wanted) {
+  if (wanted.kind == Endpoint::Kind::kIpc) return true;  // by the file's own path
+  auto served = parse_endpoint(endpoint);
+  if (!served.ok() || served->kind != Endpoint::Kind::kTcp || served->port != wanted.port)
+    return false;
+  const std::string& host = served->host;
+  const std::string asked = wanted.host == "localhost" ? "127.0.0.1" : wanted.host;
+  return host == asked || host == "*" || host == "0.0.0.0" || host == "[::]";
+}
+
+Status no_server(const Endpoint& endpoint, std::string_view why) {
+  return {StatusCode::kUnavailable,
+          fmt::format("no server at {}: {}. Start gpu_server there, or give its --endpoint",
+                      endpoint.text(), why)};
+}
+
+Result<std::unique_ptr<StatSource>> connect(const StatOptions& options, const Endpoint& endpoint) {
+  ConnectOptions connect;
+  connect.endpoint = endpoint.text();
+  connect.ring = RingChoice::kOff;
+  connect.timeout = options.timeout;
+  auto session = ClientSession::connect(connect);
+  if (!session.ok()) return session.status();
+  return std::unique_ptr<StatSource>(
+      std::make_unique<SessionSource>(std::move(session).value(), options.timeout));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<StatSource>> StatSource::open(const StatOptions& options) {
+  ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
+  const bool ipc = endpoint.kind == Endpoint::Kind::kIpc;
+  if (!ipc && !is_this_machine(endpoint.host)) return connect(options, endpoint);
+  const std::string path = counters_path(endpoint);
+  const std::string directory = path.substr(0, path.rfind('/'));
+  Status status = check_endpoint_directory(directory, IfMissing::kRefuse);
+  if (status.ok()) {
+    const auto snapshot = read_counters_file(path);
+    if (snapshot.ok() && is_same_server(snapshot->endpoint, endpoint))
+      return std::unique_ptr<StatSource>(std::make_unique<FileSource>(path));
+    status = snapshot.status();
+  }
+  if (status.code() != StatusCode::kUnavailable && ipc) return status;
+  if (!status.ok() && status.code() != StatusCode::kUnavailable) log_warning(status.message());
+  if (ipc && ::access(endpoint.path.c_str(), F_OK) != 0) {
+    const bool loading = ::access((endpoint.path + ".lock").c_str(), F_OK) == 0;
+    return no_server(endpoint,
+                     loading ? "one may still be loading its model" : "there is no socket");
+  }
+  return connect(options, endpoint);
+}
+
+}  // namespace airlock

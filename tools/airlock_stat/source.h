@@ -1,0 +1,27 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/status.h"
+#include "runtime/stats/counters_reader.h"
+#include "tools/airlock_stat/options.h"
+
+namespace airlock {
+
+/// Where the figures of a server come from: its counters file, or the server itself. One thread.
+class StatSource {
+ public:
+  enum class Scope : std::uint8_t { kWholeServer, kOwnSession };
+
+  /// The file, where there is one on this machine; else a session with the server. kUnavailable:
+  /// no server, with advice.
+  static Result<std::unique_ptr<StatSource>> open(const StatOptions& options);
+  virtual ~StatSource() = default;
+  virtual Scope scope() const = 0;
+  /// The figures now. Of an own session only `report` and `alive` are set. kUnavailable: the
+  /// server is gone.
+  virtual Result<CountersSnapshot> look() = 0;
+};
+
+}  // namespace airlock
