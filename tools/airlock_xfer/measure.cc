@@ -100,6 +100,11 @@ Result<Row> Meter::measure(PathAsked path, std::size_t bytes) {
   return row;
 }
 
+void Meter::Pass::note_reply(std::uint32_t peer_cpu) {
+  ++replies;
+  if (peer_cpu == current_cpu()) ++replies_on_same_cpu;
+}
+
 Result<Meter::Pass> Meter::begin_pass(ChannelKind kind, bool peer_check) {
   ControlPacket order;
   order.kind = ControlKind::kPass;
@@ -116,7 +121,7 @@ Result<std::uint64_t> Meter::end_pass(Pass& pass) {
   const Deadline deadline = Deadline::after(options_.timeout);
   auto last = pass.channel.prepare({}, deadline);
   if (!last.ok()) return as_stall(last.status(), deadline);
-  const auto head = encode_head({kLastMessage, 0, 0});
+  const auto head = encode_head({kLastMessage, current_cpu(), 0});
   if (const Status sent = pass.channel.send(**last, head, deadline); !sent.ok()) {
     return as_stall(sent, deadline);
   }
@@ -132,7 +137,7 @@ Result<std::uint64_t> Meter::echo_once(Pass& pass, std::uint64_t& wrong_bytes) {
   if (options_.check) fill_pattern(source_.bytes(), seed);
   const std::size_t sizes[] = {pass.bytes};
   const Accept accept = accept_exactly(pass.bytes);
-  const auto head = encode_head({kDataMessage, 0, number});
+  const auto head = encode_head({kDataMessage, current_cpu(), number});
   const Deadline deadline = message_deadline(options_.timeout, pass.bytes);
 
   const std::uint64_t start = now_ns();
@@ -149,6 +154,7 @@ Result<std::uint64_t> Meter::echo_once(Pass& pass, std::uint64_t& wrong_bytes) {
   if (reply->tensor_count() != 1 || echoed.message != number) {
     return Status(StatusCode::kProtocolError, "the peer's reply is not to this message");
   }
+  pass.note_reply(echoed.cpu);
   if (options_.check) wrong_bytes += count_wrong(reply->tensor(0), seed);
   return round_trip_ns;
 }
@@ -172,6 +178,7 @@ Result<Measured> Meter::measure_echo(ChannelKind kind) {
   }
   ASSIGN_OR_RETURN([[maybe_unused]] const std::uint64_t none, end_pass(pass));
   Measured measured = summarize(std::move(half_ns), 0);
+  measured.same_cpu_share = pass.same_cpu_share();
   measured.wrong_bytes = wrong_bytes;
   return measured;
 }
@@ -183,6 +190,7 @@ Status Meter::take_reply(Pass& pass, std::deque<std::uint64_t>& started_ns, Time
   if (head.message + started_ns.size() != pass.next_message) {
     return {StatusCode::kProtocolError, "the peer's reply is not to the oldest message"};
   }
+  pass.note_reply(head.cpu);
   times.each_ns.push_back(static_cast<double>(now_ns() - started_ns.front()));
   started_ns.pop_front();
   return {};
@@ -193,7 +201,7 @@ Status Meter::take_reply(Pass& pass, std::deque<std::uint64_t>& started_ns, Time
 Status Meter::post(Pass& pass, Message& message, std::deque<std::uint64_t>& started_ns,
                    Times& times) {
   constexpr std::chrono::milliseconds kRetry{1};
-  const auto head = encode_head({kDataMessage, 0, pass.next_message});
+  const auto head = encode_head({kDataMessage, current_cpu(), pass.next_message});
   const Deadline deadline = message_deadline(options_.timeout, pass.bytes);
   for (;;) {
     const Status sent = pass.channel.send(message, head, deadline.slice(kRetry));
@@ -253,6 +261,7 @@ Result<Measured> Meter::measure_stream(ChannelKind kind) {
   ASSIGN_OR_RETURN([[maybe_unused]] const std::uint64_t none, end_pass(pass));
   const double each_ns = times.total_ns / static_cast<double>(times.each_ns.size());
   Measured measured = summarize(std::move(times.each_ns), each_ns);
+  measured.same_cpu_share = pass.same_cpu_share();
   if (!options_.check) return measured;
   ASSIGN_OR_RETURN(Pass checked, begin_pass(kind, true));
   ASSIGN_OR_RETURN([[maybe_unused]] const Times untimed,

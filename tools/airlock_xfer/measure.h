@@ -31,6 +31,13 @@ class Meter {
     ControlPacket order;
     std::size_t bytes;
     std::uint64_t next_message = 0;
+    std::uint64_t replies = 0;
+    std::uint64_t replies_on_same_cpu = 0;
+
+    void note_reply(std::uint32_t peer_cpu);
+    double same_cpu_share() const {
+      return static_cast<double>(replies_on_same_cpu) / static_cast<double>(replies);
+    }
   };
   struct Times {
     std::vector<double> each_ns;

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <iostream>
 #include <sstream>
@@ -23,6 +24,7 @@ struct Raw {
   std::string max_bytes = "128M";
   std::string step_bytes;
   std::string slot_bytes;
+  std::string cpus;
   double factor = 2;
   int check = 1;
   std::string mode = "echo";
@@ -68,6 +70,9 @@ void declare(CLI::App& app, Options& options, Raw& raw) {
                  "payload bytes of a slot, also the path limit (10485760; suffixes as for -b)");
   app.add_option("--zmq", raw.zmq, "data sockets over ipc (Unix sockets) or tcp (loopback) (ipc)")
       ->check(CLI::IsMember({"ipc", "tcp"}));
+  app.add_option("--cpus", raw.cpus,
+                 "A,B: keep this process's main thread on CPU A and the peer's on CPU B (else the "
+                 "system may put both on one; the summary says where it did)");
   app.add_option("--max-seconds", options.max_seconds,
                  "a row ends after this time, though not before 3 iterations (2)")
       ->check(check_seconds);
@@ -137,10 +142,34 @@ Status parse_sizes(const Raw& raw, Options& options) {
   return {};
 }
 
+Status parse_cpus(const std::string& text, Options& options) {
+  if (text.empty()) return {};
+  CpuPair cpus{};
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  bool is_pair = true;
+  for (std::size_t i = 0; i < cpus.size() && is_pair; ++i) {
+    if (i > 0) is_pair = at != end && *at++ == ',';
+    const auto [stop, error] = std::from_chars(at, end, cpus[i]);
+    is_pair = is_pair && error == std::errc();
+    at = stop;
+  }
+  if (!is_pair || at != end) {
+    return {StatusCode::kUsage, fmt::format("--cpus '{}' are not two CPU numbers, as 0,1", text)};
+  }
+  for (const int cpu : cpus) {
+    if (may_use_cpu(cpu)) continue;
+    return {StatusCode::kUsage, fmt::format("--cpus: this process may not use CPU {}", cpu)};
+  }
+  options.cpus = cpus;
+  return {};
+}
+
 Status finish(const Raw& raw, Options& options) {
   RETURN_IF_ERROR(parse_paths(raw.paths, options.paths));
   RETURN_IF_ERROR(parse_slot_bytes(raw.slot_bytes, options));
   RETURN_IF_ERROR(parse_sizes(raw, options));
+  RETURN_IF_ERROR(parse_cpus(raw.cpus, options));
   options.check = raw.check != 0;
   if (raw.mode == "stream") options.mode = Mode::kStream;
   if (raw.zmq == "tcp") options.zmq = ZmqTransport::kTcp;

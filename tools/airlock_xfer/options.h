@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "proto/handshake.h"
 #include "proto/limits.h"
+#include "tools/airlock_xfer/cpu_pin.h"
 
 namespace airlock::xfer {
 
@@ -36,6 +37,7 @@ struct Options {
   std::size_t inflight = 4;
   RingGeometry geometry{limits::kDefaultSlotCount, limits::kDefaultSlotBytes};
   ZmqTransport zmq = ZmqTransport::kIpc;
+  std::optional<CpuPair> cpus;  // nullopt: wherever the system puts them
   double max_seconds = 2;
   std::chrono::milliseconds timeout{10000};
   Format format = Format::kMd;

@@ -86,11 +86,12 @@ Result<std::unique_ptr<Pair>> Pair::start(const Options& options, Hooks hooks, i
   std::unique_ptr<Pair> pair(new Pair());
   PairSetup& setup = pair->setup_;
   setup.timeout = options.timeout;
+  setup.cpus = options.cpus;
   setup.hooks = std::move(hooks);
   for (const PathAsked path : options.paths) {
     const auto kind = path == PathAsked::kZmq ? ChannelKind::kZmq : ChannelKind::kLocal;
     const auto index = static_cast<std::size_t>(kind);
-    setup.wanted[index] = true;
+    if (std::exchange(setup.wanted[index], true)) continue;
     ASSIGN_OR_RETURN(setup.welcome[index], make_welcome(kind, options.geometry));
   }
   if (setup.wanted[static_cast<std::size_t>(ChannelKind::kLocal)]) {
@@ -108,6 +109,10 @@ Result<std::unique_ptr<Pair>> Pair::start(const Options& options, Hooks hooks, i
     }
   }
   remove_files(setup);
+  if (options.cpus.has_value()) {
+    ASSIGN_OR_RETURN(CpuPin pinned, CpuPin::pin((*options.cpus)[0]));
+    pair->pin_.emplace(std::move(pinned));
+  }
   return pair;
 }
 
@@ -166,6 +171,7 @@ Status Pair::explain(Status status) {
   const Status life_status = life().check();
   if (life_status.code() == StatusCode::kCancelled) return life_status;
   if (status.code() == StatusCode::kDeadlineExceeded && !reap(Deadline::now())) {
+    stalled_ = true;
     return {StatusCode::kDeadlineExceeded,
             fmt::format("the peer (pid {}) stalled: {}; --timeout-ms is the longest wait", peer_,
                         status.message())};
@@ -186,8 +192,8 @@ Pair::~Pair() {
     watch_.reset();
     for (auto& session : sessions_) session.reset();
     control_.close();
-    if (!reap(Deadline::after(kEndPatience))) {
-      ::kill(peer_, SIGKILL);
+    if (stalled_ || !reap(Deadline::after(kEndPatience))) {
+      if (!reaped_) ::kill(peer_, SIGKILL);
       (void)reap(Deadline::after(kEndPatience));
     }
   }

@@ -4,9 +4,11 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 
 #include "runtime/rpc/session_channel.h"
 #include "tools/airlock_xfer/control.h"
+#include "tools/airlock_xfer/cpu_pin.h"
 #include "tools/airlock_xfer/life_watch.h"
 #include "tools/airlock_xfer/options.h"
 #include "tools/airlock_xfer/peer.h"
@@ -46,7 +48,9 @@ class Pair {
   pid_t peer_ = -1;
   bool reaped_ = false;
   int wait_status_ = 0;
+  bool stalled_ = false;  // it will not hear that it should end
   std::unique_ptr<LifeWatch> watch_;
+  std::optional<CpuPin> pin_;
   std::unique_ptr<ZmqContext> context_;
   std::array<std::unique_ptr<SessionChannel>, kChannelKinds> sessions_;
 };

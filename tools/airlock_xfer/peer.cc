@@ -4,6 +4,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
@@ -55,6 +56,11 @@ class Peer {
   }
 
   Status serve() {
+    std::optional<CpuPin> pin;
+    if (setup_.cpus.has_value()) {
+      ASSIGN_OR_RETURN(CpuPin pinned, CpuPin::pin((*setup_.cpus)[1]));
+      pin.emplace(std::move(pinned));
+    }
     for (;;) {
       ASSIGN_OR_RETURN(const ControlPacket order, control_.receive_any(patience(), watch_.life()));
       if (order.kind == ControlKind::kBye) return {};
@@ -117,7 +123,7 @@ class Peer {
       if (setup_.hooks.on_write) setup_.hooks.on_write(written_, place);
       ++written_;
     }
-    return channel.send(*message, encode_head(head), deadline);
+    return channel.send(*message, encode_head({head.kind, current_cpu(), head.message}), deadline);
   }
 
   ControlSocket control_;
@@ -162,6 +168,8 @@ Accept accept_exactly(std::size_t tensor_bytes) {
                               sizes[0], tensor_bytes));
   };
 }
+
+std::uint32_t current_cpu() { return static_cast<std::uint32_t>(std::max(::sched_getcpu(), 0)); }
 
 Deadline message_deadline(std::chrono::milliseconds timeout, std::size_t bytes) {
   return Deadline::after(timeout + std::chrono::seconds(bytes / kBytesASecond));

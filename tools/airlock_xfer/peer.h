@@ -5,12 +5,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "proto/handshake.h"
 #include "runtime/channel/channel.h"
 #include "tools/airlock_xfer/control.h"
+#include "tools/airlock_xfer/cpu_pin.h"
 
 namespace airlock::xfer {
 
@@ -27,13 +29,14 @@ struct PairSetup {
   std::array<Welcome, kChannelKinds> welcome{};  // epoch, token, ring and geometry are set
   std::string directory;                         // private; of the sockets
   std::chrono::milliseconds timeout{10000};
+  std::optional<CpuPair> cpus;
   Hooks hooks;
 };
 
 /// The first bytes of each message's header.
 struct MessageHead {
   std::uint32_t kind = 0;
-  std::uint32_t unused = 0;
+  std::uint32_t cpu = 0;      // where the sender runs
   std::uint64_t message = 0;  // its number in the pass
 };
 inline constexpr std::uint32_t kDataMessage = 1;
@@ -44,6 +47,9 @@ std::array<std::byte, sizeof(MessageHead)> encode_head(const MessageHead& head);
 Accept accept_exactly(std::size_t tensor_bytes);
 /// kProtocolError for a header of another size.
 Result<MessageHead> decode_head(std::span<const std::byte> header);
+
+/// The CPU that the calling thread runs on now.
+std::uint32_t current_cpu();
 
 /// How long a wait for a message of `bytes` may take.
 Deadline message_deadline(std::chrono::milliseconds timeout, std::size_t bytes);

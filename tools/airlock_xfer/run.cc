@@ -64,6 +64,9 @@ Facts describe(const Options& options) {
                    : fmt::format("stream, {} under way: latency is from send to reply, GB/s "
                                  "(10^9 bytes) over the whole time",
                                  options.inflight)},
+          {"cpus", options.cpus.has_value() ? fmt::format("this process on {}, its peer on {}",
+                                                          (*options.cpus)[0], (*options.cpus)[1])
+                                            : std::string("wherever the system puts them")},
           {"x memcpy", "time of one way over that of one memcpy of the size in this process"}};
 }
 

@@ -100,6 +100,18 @@ std::uint64_t all_wrong(const std::vector<Row>& rows) {
   return wrong;
 }
 
+/// (rows where both processes were on one CPU at most of the replies, rows that were measured)
+std::pair<std::size_t, std::size_t> rows_on_one_cpu(const std::vector<Row>& rows) {
+  std::size_t shared = 0;
+  std::size_t measured = 0;
+  for (const Row& row : rows) {
+    if (!row.measured.has_value()) continue;
+    ++measured;
+    if (row.measured->same_cpu_share > 0.5) ++shared;
+  }
+  return {shared, measured};
+}
+
 Json row_json(const Row& row) {
   Json json{
       {"bytes", row.bytes}, {"path", path_name(row.asked)}, {"carried", row.measured.has_value()}};
@@ -113,6 +125,7 @@ Json row_json(const Row& row) {
   json["memcpy_ns"] = m.memcpy_ns;
   json["memcpy_ratio"] = m.memcpy_ratio();
   json["wrong_bytes"] = m.wrong_bytes;
+  json["same_cpu_share"] = m.same_cpu_share;
   return json;
 }
 
@@ -162,6 +175,13 @@ void Table::summarize(const Status& end) {
   if (format_ == Format::kMd) sink_("\n");
   sink_(fmt::format("# peak: {}\n", text.empty() ? "nothing was measured" : text));
   sink_(fmt::format("# wrong bytes: {}\n", all_wrong(rows_)));
+  const auto [shared, measured] = rows_on_one_cpu(rows_);
+  if (shared > 0) {
+    sink_(fmt::format(
+        "# one CPU: in {} of {} rows both processes ran mostly on the same CPU, where each "
+        "waits for the other to leave it; --cpus keeps them apart\n",
+        shared, measured));
+  }
   if (!end.ok()) sink_(fmt::format("# ended early or failed: {}\n", end.message()));
 }
 

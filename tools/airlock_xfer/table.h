@@ -25,6 +25,7 @@ struct Measured {
   double one_way_ns = 0;  // a message's share of the time: what GB/s and the ratio come from
   double memcpy_ns = 0;   // one copy of the same size in the same run, the median
   std::uint64_t wrong_bytes = 0;
+  double same_cpu_share = 0;  // of the replies, where both processes were on one CPU
 
   double memcpy_ratio() const { return one_way_ns / memcpy_ns; }
 };

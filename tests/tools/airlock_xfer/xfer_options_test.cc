@@ -80,6 +80,11 @@ TEST(Options, are_refused_with_the_value_named) {
   EXPECT_THAT(refusal({"--timeout-ms", "0"}), HasSubstr("--timeout-ms"));
   EXPECT_THAT(refusal({"--mode", "fast"}), HasSubstr("--mode"));
   EXPECT_THAT(refusal({"-o", "xml"}), HasSubstr("--output"));
+  EXPECT_THAT(refusal({"--cpus", "0"}), HasSubstr("two CPU numbers"));
+  EXPECT_THAT(refusal({"--cpus", "0,0,0"}), HasSubstr("two CPU numbers"));
+  EXPECT_THAT(refusal({"--cpus", "a,b"}), HasSubstr("two CPU numbers"));
+  EXPECT_THAT(refusal({"--cpus", "-1,-1"}), HasSubstr("CPU -1"));
+  EXPECT_THAT(refusal({"--cpus", "100000,0"}), HasSubstr("CPU 100000"));
   EXPECT_THAT(refusal({"more"}), HasSubstr("more"));
 }
 

@@ -1,6 +1,7 @@
 // Forks real peers: the program runs single-threaded between the runs.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -109,6 +110,27 @@ TEST_F(Run, goes_over_tcp) {
   const Outcome outcome = run(options);
   EXPECT_TRUE(outcome.status.ok()) << outcome.status.message();
   EXPECT_EQ(outcome.rows.size(), 18U);
+}
+
+TEST_F(Run, sees_that_both_processes_are_on_one_cpu) {
+  Options options = small_run();
+  const int cpu = ::sched_getcpu();
+  options.cpus = CpuPair{cpu, cpu};
+  const Outcome outcome = run(options);
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status.message();
+  EXPECT_EQ(outcome.rows[0].measured->same_cpu_share, 1.0);
+  EXPECT_THAT(text_, HasSubstr("# one CPU: in 15 of 15 rows"));
+}
+
+TEST_F(Run, gives_its_cpus_back) {
+  cpu_set_t before;
+  cpu_set_t after;
+  ASSERT_EQ(::sched_getaffinity(0, sizeof(before), &before), 0);
+  Options options = small_run();
+  options.cpus = CpuPair{::sched_getcpu(), ::sched_getcpu()};
+  EXPECT_TRUE(run(options).status.ok());
+  ASSERT_EQ(::sched_getaffinity(0, sizeof(after), &after), 0);
+  EXPECT_TRUE(CPU_EQUAL(&before, &after));
 }
 
 TEST_F(Run, makes_three_iterations_whatever_the_time) {

@@ -135,5 +135,17 @@ TEST(Table, shows_bytes_that_were_wrong) {
   EXPECT_THAT(text, HasSubstr("# wrong bytes: 17\n"));
 }
 
+TEST(Table, says_where_both_processes_shared_a_cpu) {
+  std::string text;
+  Table table(Format::kMd, [&text](std::string_view part) { text += part; });
+  Row row = three_rows()[0];
+  row.measured->same_cpu_share = 0.9;
+  table.begin({});
+  table.add(row);
+  table.add(three_rows()[1]);
+  table.finish({});
+  EXPECT_THAT(text, HasSubstr("# one CPU: in 1 of 2 rows"));
+}
+
 }  // namespace
 }  // namespace airlock::xfer
