@@ -15,6 +15,7 @@
 #include "tee_runner/measured_backend.h"
 #include "tee_runner/npy.h"
 #include "tee_runner/options.h"
+#include "tee_runner/recording.h"
 #include "tee_runner/run_prefill.h"
 #include "tee_runner/stats_reporter.h"
 
@@ -50,11 +51,16 @@ struct Prompt {
 };
 
 Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Backend& backend,
-                              TeeStatsTable& tee) {
+                              TeeStatsTable& tee, Recording& recording,
+                              const std::optional<PathPolicy>& policy = {}) {
+  ASSIGN_OR_RETURN(Backend* const asked,
+                   recording.start(backend, {policy, prompt.wire, prompt.tokens.size()}));
   ASSIGN_OR_RETURN(auto driver,
                    LlamaDriver::create(prompt.config, std::move(prompt.norms),
-                                       driver_options(options, prompt.wire), backend, tee));
-  return run_prefill(*driver, prompt.tokens, options.repeat);
+                                       driver_options(options, prompt.wire), *asked, tee));
+  auto result = run_prefill(*driver, prompt.tokens, options.repeat, [&] { recording.begin_run(); });
+  recording.finish(result);
+  return result;
 }
 
 Result<Prompt> own_prompt(const PrefillOptions& options, const ModelSource& source) {
@@ -72,8 +78,8 @@ struct LocalCompute {
 };
 
 Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource& source,
-                                const LocalCompute& compute, OpStatsTable& ops,
-                                TeeStatsTable& tee) {
+                                const LocalCompute& compute, OpStatsTable& ops, TeeStatsTable& tee,
+                                Recording& recording) {
   ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, source));
   log_info(
       fmt::format("loading weights as {}, {} threads", dtype_name(compute.dtype), compute.threads));
@@ -83,7 +89,7 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource
   ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu));
   const std::unique_ptr<Backend> backend = model->make_backend();
   const std::unique_ptr<MeasuredBackend> measured = MeasuredBackend::create(*backend, ops);
-  return prefill(options, std::move(prompt), *measured, tee);
+  return prefill(options, std::move(prompt), *measured, tee, recording);
 }
 
 /// The one place where the runner reaches out of its process.
@@ -122,7 +128,7 @@ struct Outcome {
 };
 
 Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* source,
-                           StatsReporter& reporter) {
+                           StatsReporter& reporter, Recording& recording) {
   std::optional<Prompt> own;  // before connecting: a bad prompt needs no server
   if (source != nullptr) {
     ASSIGN_OR_RETURN(own, own_prompt(options, *source));
@@ -144,26 +150,28 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
   const DType wire = own->wire;
   reporter.add_config("wire", std::string(dtype_name(wire)));
   Outcome outcome;
-  ASSIGN_OR_RETURN(outcome.result,
-                   prefill(options, std::move(*own), session->backend(), reporter.tee()));
+  ASSIGN_OR_RETURN(outcome.result, prefill(options, std::move(*own), session->backend(),
+                                           reporter.tee(), recording, session->policy()));
   const OpSnapshotTable ops = session->op_stats().snapshot();
   attachment.say_goodbye();
   if (options.compare_local) {
     OpStatsTable local_ops;
     TeeStatsTable local_tee;  // not the pair's
+    const PrefillOptions unrecorded;
+    Recording no_recording(unrecorded);
     // The server's own thread count where it is a CPU: the comparison is of the airlock, not of
     // cores.
     const LocalCompute compute{info.dtype,
                                info.device.starts_with("cpu") ? info.threads : options.threads};
     ASSIGN_OR_RETURN(const PrefillResult local,
-                     run_local(options, *source, compute, local_ops, local_tee));
+                     run_local(options, *source, compute, local_ops, local_tee, no_recording));
     outcome.comparison = compare(outcome.result, ops, info, wire, local, local_ops.snapshot());
   }
   return outcome;
 }
 
 Result<Outcome> run_alone(const PrefillOptions& options, const ModelSource& source,
-                          StatsReporter& reporter) {
+                          StatsReporter& reporter, Recording& recording) {
   const StatsAttachment attachment(reporter, nullptr, &reporter.local_ops());
   const LocalCompute compute{options.dtype.value_or(source.stored_dtype()), options.threads};
   reporter.set_device("cpu");
@@ -171,8 +179,8 @@ Result<Outcome> run_alone(const PrefillOptions& options, const ModelSource& sour
   reporter.add_config("wire",
                       std::string(dtype_name(options.wire.value_or(source.stored_dtype()))));
   Outcome outcome;
-  ASSIGN_OR_RETURN(outcome.result,
-                   run_local(options, source, compute, reporter.local_ops(), reporter.tee()));
+  ASSIGN_OR_RETURN(outcome.result, run_local(options, source, compute, reporter.local_ops(),
+                                             reporter.tee(), recording));
   return outcome;
 }
 
@@ -189,9 +197,16 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   reporter.add_config("attention", options.attention == Attention::kTee ? "tee" : "offload");
   reporter.add_config("threads", std::to_string(options.threads));
   reporter.add_config("repeat", std::to_string(options.repeat));
+  Recording recording(options);
+  RETURN_IF_ERROR(recording.check());
   ASSIGN_OR_RETURN(const Source source, open_model(options));
-  ASSIGN_OR_RETURN(const Outcome outcome, local ? run_alone(options, *source, reporter)
-                                                : run_remote(options, source.get(), reporter));
+  const auto done = local ? run_alone(options, *source, reporter, recording)
+                          : run_remote(options, source.get(), reporter, recording);
+  if (const auto cost_ns = recording.cost_ns()) {
+    reporter.add_config("record_cost_ns", std::to_string(*cost_ns));
+  }
+  if (!done.ok()) return done.status();
+  const Outcome& outcome = *done;
   if (!options.logits_out.empty()) {
     RETURN_IF_ERROR(write_npy(options.logits_out, logits_to_write(options, outcome.result.logits)));
   }
@@ -199,7 +214,10 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
     return {StatusCode::kInvalidInput, "the result could not be written to stdout"};
   }
-  return outcome.comparison ? check_comparison(*outcome.comparison) : Status();
+  const Status compared = outcome.comparison ? check_comparison(*outcome.comparison) : Status();
+  if (compared.ok()) return recording.status();
+  if (!recording.status().ok()) log_error(recording.status().message());
+  return compared;
 }
 
 Status run_and_report(const PrefillOptions& options) {

@@ -77,6 +77,23 @@ void declare_output(CLI::App& app, PrefillOptions& options, Words& words) {
       ->check(CLI::IsMember({"md", "json", "csv"}));
 }
 
+void declare_recording(CLI::App& app, PrefillOptions& options) {
+  auto* record = app.add_option("--record", options.record,
+                                "write a trace of every op to this file: shapes, paths, bytes, "
+                                "times, no contents (mode 0600, docs/TRACE_FORMAT.md)")
+                     ->check([](const std::string& path) {
+                       return std::string(path.empty() ? "the file's name is empty" : "");
+                     });
+  app.add_flag("--record-digest", options.record_digest,
+               "also the SHA-256 of every tensor; slows the run, and reveals what a TEE hides: a "
+               "digest of token ids can be searched for")
+      ->needs(record);
+  app.add_flag("--record-payload", options.record_payload,
+               "also every tensor, in FILE.safetensors, with digests; slows the run, and reveals "
+               "what a TEE hides: the prompt and every activation")
+      ->needs(record);
+}
+
 Status apply(const Words& words, PrefillOptions& options) {
   options.backend = words.backend == "local" ? BackendChoice::kLocal : BackendChoice::kRemote;
   options.wire = parse_dtype(words.wire);
@@ -116,6 +133,7 @@ Result<std::optional<PrefillOptions>> parse_runner_options(int argc, const char*
   declare_computation(*prefill, options, words);
   declare_connection(*prefill, options, words.connection);
   declare_output(*prefill, options, words);
+  declare_recording(*prefill, options);
   app.add_subcommand("replay", "play a trace against a server (tee_runner replay --help)");
   try {
     app.parse(argc, argv);

@@ -36,6 +36,9 @@ struct PrefillOptions : ConnectionOptions {
   bool all_logits = false;
   std::string stats_json;
   bool compare_local = false;
+  std::string record;          // a trace file; empty: nothing is recorded
+  bool record_digest = false;  // both need `record`
+  bool record_payload = false;
   Output output = Output::kMarkdown;
 };
 

@@ -137,11 +137,12 @@ double PrefillResult::tokens_per_s() const {
 }
 
 Result<PrefillResult> run_prefill(LlamaDriver& driver, std::span<const std::int32_t> tokens,
-                                  std::size_t repeat) {
+                                  std::size_t repeat, const std::function<void()>& before_run) {
   PrefillResult result;
   result.tokens = tokens.size();
   for (std::size_t run = 0; run < repeat; ++run) {
     const std::uint64_t start_ns = now_ns();
+    if (before_run) before_run();
     ASSIGN_OR_RETURN(result.logits, driver.prefill(tokens));
     result.runs_ns.push_back(now_ns() - start_ns);
   }

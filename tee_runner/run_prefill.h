@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -33,8 +34,9 @@ struct PrefillResult {
   std::uint64_t wall_ns() const;
   double tokens_per_s() const;
 };
+/// `before_run`, where given, is called as each prefill begins.
 Result<PrefillResult> run_prefill(LlamaDriver& driver, std::span<const std::int32_t> tokens,
-                                  std::size_t repeat);
+                                  std::size_t repeat, const std::function<void()>& before_run = {});
 
 /// How far results may be apart, relative to the largest of their tensor: what one rounding of each
 /// operand and result to `dtype` may move them (golden models' README).

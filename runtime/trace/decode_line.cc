@@ -293,6 +293,7 @@ Result<TraceHeader> decode_trace_header(std::string_view line, std::string_view 
   header.wire = fields.dtype("wire");
   header.dtype = fields.dtype("dtype");
   if (!is_float(header.wire)) fields.refuse("wire", "is no float type");
+  if (!is_float(header.dtype)) fields.refuse("dtype", "is no float type");
   header.attention = one_of(fields, "attention", {"offload", "tee"});
   header.backend = one_of(fields, "backend", {"remote", "local"});
   header.path_limit_bytes = fields.number("path_limit_bytes", limits::kMaxSlotBytes);

@@ -37,7 +37,7 @@ struct TraceTensor {
 
 /// One op. Its inputs and outputs are what op_results() says of its spec and the trace's dims.
 struct TraceRecord {
-  std::uint64_t seq = 0;                   // from 0, without a gap
+  std::uint64_t seq = 0;                   // from 0; a gap is an op that failed or was dropped
   std::uint64_t run = 0;                   // which prefill of --repeat
   Op op = Op::kEmbedding;                  // embedding, batch_linear, matmul or lm_head
   std::optional<std::uint16_t> layer;      // the weights', else that of the last op that had some
@@ -82,7 +82,7 @@ struct TraceHeader {
   std::string payload;               // file name of the payloads, beside the trace; empty: none
   std::vector<std::string> assumed;  // names of fields that an import had to guess
   // Known at the end only; nullopt in a trace that was cut off.
-  std::optional<std::uint64_t> wall_ns;  // of all runs, first to last op and the TEE between them
+  std::optional<std::uint64_t> wall_ns;  // of all runs: ops, and the TEE between them
   std::optional<std::uint64_t> records;
   std::uint64_t dropped = 0;  // ops that are missing because the disk was too slow
 };

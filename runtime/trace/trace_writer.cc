@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <condition_variable>
 #include <mutex>
@@ -13,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/deadline.h"
 #include "base/unique_fd.h"
 #include "runtime/trace/trace_line.h"
 
@@ -24,9 +27,12 @@ constexpr std::size_t kMaxQueuedRecords = std::size_t{1} << 16;
 constexpr std::size_t kFlushBytes = std::size_t{256} << 10;
 /// For wall_ns, records and dropped, which are null and 0 in the header that is written first.
 constexpr std::size_t kHeaderRoomBytes = 96;
+/// How long close() waits for a pipe's reader that takes nothing, and how often that is looked at.
+constexpr std::uint64_t kPatienceNs = 5'000'000'000;
+constexpr int kLookMs = 50;
 
 Status file_error(std::string_view what, const std::string& path, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT;
+  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
   return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
           fmt::format("cannot {} the trace {}: {}", what, path,
                       std::generic_category().message(error))};
@@ -47,7 +53,17 @@ class Writer final : public TraceWriter {
     buffer_.append(kHeaderRoomBytes, ' ');
     header_bytes_ = buffer_.size();
     buffer_ += '\n';
+  }
+  /// Writes the header, so that a full disk shows before the run, and starts the thread.
+  Status start() {
+    ssize_t count = -1;
+    do {
+      count = ::write(fd_.get(), buffer_.data(), buffer_.size());
+    } while (count < 0 && errno == EINTR);
+    if (count < 0 && errno != EAGAIN) return file_error("write", path_, errno);
+    buffer_.erase(0, static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
     thread_ = std::thread([this] { write_queue(); });
+    return {};
   }
   ~Writer() override { stop(); }
 
@@ -76,10 +92,9 @@ class Writer final : public TraceWriter {
     std::string line = encode_trace_line(header_);
     if (line.size() > header_bytes_) return {};  // then they stay unknown
     line.resize(header_bytes_, ' ');
-    if (::pwrite(fd_.get(), line.data(), line.size(), 0) != static_cast<ssize_t>(line.size())) {
-      return file_error("write", path_, errno);
-    }
-    return {};
+    const ssize_t count = ::pwrite(fd_.get(), line.data(), line.size(), 0);
+    if (count == static_cast<ssize_t>(line.size())) return {};
+    return file_error("write", path_, count < 0 ? errno : ENOSPC);
   }
 
   std::uint64_t dropped() const override {
@@ -122,19 +137,33 @@ class Writer final : public TraceWriter {
 
   void flush() {
     std::string_view left = buffer_;
+    std::uint64_t patience_end_ns = 0;  // once the run is over
     while (status_.ok() && !left.empty()) {
       const ssize_t count = ::write(fd_.get(), left.data(), left.size());
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0) {
-        status_ = file_error("write", path_, errno);
-        const std::lock_guard lock(mutex_);
-        failed_ = true;
-        room_.notify_one();
-        break;
+      if (count >= 0) {
+        left.remove_prefix(static_cast<std::size_t>(count));
+        patience_end_ns = 0;
+      } else if (errno == EAGAIN) {
+        if (patience_end_ns == 0 && stopping()) patience_end_ns = now_ns() + kPatienceNs;
+        if (patience_end_ns != 0 && now_ns() > patience_end_ns) fail(ETIMEDOUT);
+        pollfd room{fd_.get(), POLLOUT, 0};
+        ::poll(&room, 1, kLookMs);
+      } else if (errno != EINTR) {
+        fail(errno);
       }
-      left.remove_prefix(static_cast<std::size_t>(count));
     }
     buffer_.clear();
+  }
+
+  bool stopping() const {
+    const std::lock_guard lock(mutex_);
+    return stopping_;
+  }
+  void fail(int error) {
+    status_ = file_error("write", path_, error);
+    const std::lock_guard lock(mutex_);
+    failed_ = true;
+    room_.notify_one();
   }
 
   const std::string path_;
@@ -165,17 +194,16 @@ Result<std::unique_ptr<TraceWriter>> TraceWriter::create(const std::string& path
                                                          TraceHeader header, WhenFull when_full) {
   struct stat info {};
   const bool special = ::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode);
+  // A pipe or a terminal is never waited for here; its slow reader is, by the writer's thread.
   const int flags = special ? O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
                             : O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC;
   UniqueFd fd(::open(path.c_str(), flags, 0600));
   if (!fd.valid()) return file_error("create", path, errno);
-  if (special) {  // a pipe or a terminal: a slow reader is waited for, by the writer's thread
-    ::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) & ~O_NONBLOCK);
-  } else if (::fchmod(fd.get(), 0600) != 0) {
-    return file_error("protect", path, errno);
-  }
-  return std::unique_ptr<TraceWriter>(
-      std::make_unique<Writer>(path, std::move(fd), std::move(header), when_full, !special));
+  if (!special && ::fchmod(fd.get(), 0600) != 0) return file_error("protect", path, errno);
+  auto writer =
+      std::make_unique<Writer>(path, std::move(fd), std::move(header), when_full, !special);
+  RETURN_IF_ERROR(writer->start());
+  return std::unique_ptr<TraceWriter>(std::move(writer));
 }
 
 }  // namespace airlock

@@ -18,7 +18,7 @@ class TraceWriter {
   enum class WhenFull : std::uint8_t { kDrop, kWait };
 
   /// The header's wall_ns, records and dropped are written by close(). kInvalidInput where the file
-  /// cannot be made.
+  /// cannot be made, kResourceExhausted where the disk is full already.
   static Result<std::unique_ptr<TraceWriter>> create(const std::string& path, TraceHeader header,
                                                      WhenFull when_full);
   /// Without a close() the trace stays as one that was cut off.
@@ -27,7 +27,8 @@ class TraceWriter {
   /// Takes a record; kDrop never waits. After a failed write records are dropped.
   virtual void add(TraceRecord record) = 0;
   /// Writes what is left, then the header's last fields. kInvalidInput, or kResourceExhausted where
-  /// the disk is full: with the first failure of any write. Nothing is added afterwards.
+  /// the disk is full: with the first failure of any write. A pipe's reader that takes nothing is
+  /// waited for 5 s. Nothing is added afterwards.
   virtual Status close(std::optional<std::uint64_t> wall_ns) = 0;
   /// Records that did not get into the file so far.
   virtual std::uint64_t dropped() const = 0;

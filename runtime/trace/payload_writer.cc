@@ -1,0 +1,211 @@
+#include "runtime/trace/payload_writer.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+#include <system_error>
+#include <utility>
+
+#include "proto/limits.h"
+#include "runtime/model/digest.h"
+#include "runtime/model/json.h"
+#include "runtime/trace/trace.h"
+
+namespace airlock {
+namespace {
+
+constexpr std::uint64_t kLengthBytes = 8;
+constexpr std::uint64_t kDataAlignment = 64;
+constexpr std::size_t kCopyBytes = std::size_t{1} << 20;
+constexpr std::string_view kEmptyHeader = R"({"__metadata__":{"made_by":"airlock"}})";
+
+Status file_error(std::string_view what, const std::string& path, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
+  return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
+          fmt::format("cannot {} the payload file {}: {}", what, path,
+                      std::generic_category().message(error))};
+}
+
+std::string_view safetensors_dtype(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "F32";
+    case DType::kF16:
+      return "F16";
+    case DType::kBF16:
+      return "BF16";
+    case DType::kI32:
+      return "I32";
+    case DType::kU8:
+      return "U8";
+  }
+  return "U8";
+}
+
+/// With the comma before it.
+std::string entry_json(std::string_view name, const TensorDesc& desc, std::uint64_t begin) {
+  return fmt::format(R"(,"{}":{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", name,
+                     safetensors_dtype(desc.dtype), fmt::join(desc.shape.extents(), ","), begin,
+                     begin + desc.bytes());
+}
+
+std::uint64_t times(std::uint64_t a, std::uint64_t b) {
+  std::uint64_t product = 0;
+  return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<std::uint64_t>::max()
+                                                : product;
+}
+std::uint64_t plus(std::uint64_t a, std::uint64_t b) {
+  std::uint64_t sum = 0;
+  return __builtin_add_overflow(a, b, &sum) ? std::numeric_limits<std::uint64_t>::max() : sum;
+}
+
+Status check_need(const std::string& path, const PayloadNeed& need) {
+  if (need.header_bytes > limits::kMaxSafetensorsHeaderBytes || need.json_values > kMaxJsonValues) {
+    return {StatusCode::kUsage,
+            fmt::format("the tensors of this run need a safetensors header of {} bytes and {} "
+                        "values, at most {} and {} can be read: record fewer runs (--repeat) or "
+                        "without payloads",
+                        need.header_bytes, need.json_values, limits::kMaxSafetensorsHeaderBytes,
+                        kMaxJsonValues)};
+  }
+  const std::size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  struct statvfs disk {};
+  if (::statvfs(folder.c_str(), &disk) != 0) return file_error("create", path, errno);
+  const std::uint64_t have = times(disk.f_bavail, disk.f_frsize);
+  const std::uint64_t bytes = plus(need.data_bytes, need.header_bytes);
+  if (bytes > have) {
+    return {StatusCode::kResourceExhausted,
+            fmt::format("the payload file {} needs {} bytes, the disk has {}: record fewer tokens "
+                        "or runs, or elsewhere",
+                        path, bytes, have)};
+  }
+  return {};
+}
+
+}  // namespace
+
+PayloadNeed payload_need(const ModelDims& dims, std::span<const PlannedOp> plan,
+                         std::uint64_t runs) {
+  PayloadNeed one;
+  std::uint64_t tensors = 0;
+  std::uint64_t name_bytes = 0;
+  const std::uint64_t last_seq = times(plan.size(), runs);
+  const auto count = [&](std::span<const TensorDesc> descs, TraceSide side) {
+    for (std::size_t i = 0; i < descs.size(); ++i) {
+      ++tensors;
+      one.data_bytes += descs[i].bytes();
+      // With offsets of one digit, which are replaced below by the longest.
+      name_bytes += payload_tensor_name(last_seq, side, i).size();
+      one.header_bytes +=
+          fmt::format(R"(,"":{{"dtype":"{}","shape":[{}],"data_offsets":[,]}})",
+                      safetensors_dtype(descs[i].dtype), fmt::join(descs[i].shape.extents(), ","))
+              .size();
+      one.json_values += 6 + descs[i].shape.rank();
+    }
+  };
+  for (const PlannedOp& op : plan) {
+    const auto results = op_results(op.spec, dims);
+    CHECK(results.ok());
+    count(op.spec.inputs, TraceSide::kInput);
+    count(*results, TraceSide::kOutput);
+  }
+  PayloadNeed all;
+  all.data_bytes = times(one.data_bytes, runs);
+  const std::uint64_t offset_bytes = 2 * fmt::format("{}", all.data_bytes).size();
+  const std::uint64_t run_bytes = one.header_bytes + name_bytes + tensors * offset_bytes;
+  all.header_bytes = plus(times(run_bytes, runs), kEmptyHeader.size() + kDataAlignment);
+  all.json_values = plus(times(one.json_values, runs), 3);
+  return all;
+}
+
+PayloadWriter::PayloadWriter(std::string path, UniqueFd fd, std::uint64_t room_bytes)
+    : path_(std::move(path)), fd_(std::move(fd)), room_bytes_(room_bytes), copy_(kCopyBytes) {}
+
+Result<std::unique_ptr<PayloadWriter>> PayloadWriter::create(const std::string& path,
+                                                             const PayloadNeed& need) {
+  RETURN_IF_ERROR(check_need(path, need));
+  // A new file: nobody has the old one open with its old mode.
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return file_error("replace", path, errno);
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!fd.valid()) return file_error("create", path, errno);
+  const std::uint64_t start =
+      (kLengthBytes + std::max<std::uint64_t>(need.header_bytes, kEmptyHeader.size()) +
+       kDataAlignment - 1) /
+      kDataAlignment * kDataAlignment;
+  std::unique_ptr<PayloadWriter> writer(
+      new PayloadWriter(path, std::move(fd), start - kLengthBytes));
+  std::string header;
+  for (std::size_t i = 0; i < kLengthBytes; ++i)
+    header += static_cast<char>((writer->room_bytes_ >> (8 * i)) & 0xff);
+  header += kEmptyHeader;
+  header.resize(start, ' ');
+  writer->json_bytes_ = kEmptyHeader.size();
+  RETURN_IF_ERROR(writer->write_at(0, header));
+  return writer;
+}
+
+Status PayloadWriter::write_at(std::uint64_t offset, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count =
+        ::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return file_error("write", path_, count < 0 ? errno : ENOSPC);
+    bytes.remove_prefix(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
+  }
+  return {};
+}
+
+Result<std::string> PayloadWriter::append(std::string_view name, TensorView tensor) {
+  const std::uint64_t bytes = tensor.desc.bytes();
+  const std::string entry = entry_json(name, tensor.desc, data_bytes_) + "}";
+  if (json_bytes_ - 1 + entry.size() > room_bytes_) {
+    return Status(StatusCode::kInternal,
+                  fmt::format("the payload file {} has no room for the entry of {}: the run is not "
+                              "as planned",
+                              path_, name));
+  }
+  const std::uint64_t place = kLengthBytes + room_bytes_ + data_bytes_;
+  if (::ftruncate(fd_.get(), static_cast<off_t>(place + bytes)) != 0) {
+    return file_error("write", path_, errno);
+  }
+  RETURN_IF_ERROR(write_at(kLengthBytes + json_bytes_ - 1, entry));
+  Sha256 digest;
+  for (std::uint64_t done = 0; done < bytes;) {
+    const std::size_t step = std::min<std::uint64_t>(copy_.size(), bytes - done);
+    std::memcpy(copy_.data(), tensor.data + done, step);
+    digest.add(std::span<const std::byte>(copy_.data(), step));
+    RETURN_IF_ERROR(write_at(place + done, {reinterpret_cast<const char*>(copy_.data()), step}));
+    done += step;
+  }
+  json_bytes_ += entry.size() - 1;
+  data_bytes_ += bytes;
+  return digest.finish();
+}
+
+Result<std::string> PayloadWriter::add(std::string_view name, TensorView tensor) {
+  RETURN_IF_ERROR(failure_);
+  auto digest = append(name, tensor);
+  if (!digest.ok()) {
+    failure_ = digest.status();
+    // Back to what it was; on a full disk this needs no new block.
+    std::string rest(1 + room_bytes_ - json_bytes_, ' ');
+    rest[0] = '}';
+    (void)write_at(kLengthBytes + json_bytes_ - 1, rest);
+    if (::ftruncate(fd_.get(), static_cast<off_t>(kLengthBytes + room_bytes_ + data_bytes_)) != 0) {
+      failure_ = failure_.with_context("and it cannot be cut back");
+    }
+  }
+  return digest;
+}
+
+}  // namespace airlock

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "base/tensor.h"
+#include "base/unique_fd.h"
+#include "runtime/model/prefill_plan.h"
+
+namespace airlock {
+
+/// What the tensors of a run take in a payload file. Sums stop at the largest number instead of
+/// overflowing.
+struct PayloadNeed {
+  std::uint64_t header_bytes = 0;  // room for every entry
+  std::uint64_t data_bytes = 0;
+  std::uint64_t json_values = 0;  // of the header, which our own reader bounds
+};
+/// `runs` times the tensors of `plan`, which fits `dims` (CHECKed).
+PayloadNeed payload_need(const ModelDims& dims, std::span<const PlannedOp> plan,
+                         std::uint64_t runs);
+
+/// Writes a safetensors file tensor by tensor. Its header has room for all of them from the start,
+/// so that the file can be read after each tensor and after a kill: a tensor's entry comes first,
+/// then its bytes. One thread.
+class PayloadWriter {
+ public:
+  /// A new file of mode 0600 in the place of what was there. kUsage: more tensors than a header
+  /// holds. kResourceExhausted, with need and have: the disk has less room. kInvalidInput: the file
+  /// cannot be made.
+  static Result<std::unique_ptr<PayloadWriter>> create(const std::string& path,
+                                                       const PayloadNeed& need);
+
+  /// Appends the tensor and gives the SHA-256 of the bytes as they were written: each byte of
+  /// `tensor` is read once, for it may lie where a peer can change it. After a failure
+  /// (kResourceExhausted: the disk is full) the file holds what was added before, and nothing more
+  /// can be added.
+  Result<std::string> add(std::string_view name, TensorView tensor);
+
+ private:
+  PayloadWriter(std::string path, UniqueFd fd, std::uint64_t room_bytes);
+  Status write_at(std::uint64_t offset, std::string_view bytes);
+  Result<std::string> append(std::string_view name, TensorView tensor);
+
+  std::string path_;
+  UniqueFd fd_;
+  std::uint64_t room_bytes_;      // of the JSON
+  std::uint64_t json_bytes_ = 0;  // in use, the closing brace among them
+  std::uint64_t data_bytes_ = 0;
+  Status failure_;  // the first one
+  std::vector<std::byte> copy_;
+};
+
+}  // namespace airlock

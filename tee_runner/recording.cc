@@ -1,0 +1,150 @@
+#include "tee_runner/recording.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <numeric>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+#include "runtime/model/prefill_plan.h"
+#include "runtime/stats/report.h"
+#include "runtime/trace/trace_line.h"
+
+namespace airlock {
+namespace {
+
+std::string base_name(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
+}
+
+std::string payload_path(const PrefillOptions& options) { return options.record + ".safetensors"; }
+
+Status no_place(const std::string& path, int error) {
+  return {StatusCode::kInvalidInput, fmt::format("cannot write the trace {}: {}", path,
+                                                 std::generic_category().message(error))};
+}
+
+}  // namespace
+
+Status Recording::check() const {
+  if (options_.record.empty()) return {};
+  const std::string& path = options_.record;
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0) {
+    if (S_ISDIR(info.st_mode)) return no_place(path, EISDIR);
+    if (::access(path.c_str(), W_OK) != 0) return no_place(path, errno);
+  } else {
+    const std::size_t slash = path.rfind('/');
+    const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    if (::access(folder.c_str(), W_OK | X_OK) != 0) return no_place(path, errno);
+  }
+  if (!options_.record_payload) return {};
+  // A reader finds the payload by the name in the header, so that name must survive the way there.
+  TraceHeader header;
+  header.dims = {1, 1, 1, 1, 1, 1, 1};
+  header.attention = "offload";
+  header.backend = "local";
+  header.payload = base_name(payload_path(options_));
+  const auto read = decode_trace_header(encode_trace_line(header), "--record");
+  if (!read.ok() && read.status().message().find("'payload'") == std::string::npos) return {};
+  if (read.ok() && read->payload == header.payload) return {};
+  return {StatusCode::kUsage,
+          fmt::format("--record-payload: a file beside the trace cannot be called {}: choose "
+                      "another name for --record, one without a dot at its beginning",
+                      header.payload)};
+}
+
+TraceHeader Recording::header(const BackendInfo& info, const Session& session) const {
+  TraceHeader header;
+  header.source = TraceSource::kRecorded;
+  header.build = build_name();
+  header.host = describe_host(info.device);
+  header.started_at = utc_now();
+  header.model = base_name(options_.model.empty() ? options_.synthetic : options_.model);
+  header.dims = info.dims;
+  header.digest = info.digest;
+  header.tokens = static_cast<std::int64_t>(session.tokens);
+  header.runs = options_.repeat;
+  header.wire = session.wire;
+  header.dtype = info.dtype;
+  header.attention = options_.attention == Attention::kTee ? "tee" : "offload";
+  header.backend = session.policy ? "remote" : "local";
+  if (session.policy && session.policy->has_ring) {
+    header.path_limit_bytes = session.policy->limit_bytes;
+    header.ring_slots = static_cast<std::uint32_t>(session.policy->slot_count);
+  }
+  header.digests = digests();
+  if (options_.record_payload) header.payload = base_name(payload_path(options_));
+  return header;
+}
+
+Result<Backend*> Recording::start(Backend& inner, const Session& session) {
+  if (options_.record.empty()) return &inner;
+  const BackendInfo& info = inner.info();
+  const std::string& path = options_.record;
+  if (options_.record_payload) {
+    const PrefillShape shape{static_cast<std::int64_t>(session.tokens), session.wire,
+                             options_.attention,
+                             options_.all_logits ? Logits::kAll : Logits::kLast};
+    const std::vector<PlannedOp> plan = plan_prefill(info.dims, shape);
+    const PayloadNeed need = payload_need(info.dims, plan, options_.repeat);
+    ASSIGN_OR_RETURN(payload_, PayloadWriter::create(payload_path(options_), need));
+    log_info(
+        fmt::format("recording a trace to {} and every tensor, {:.1f} MB, to {}: the prompt "
+                    "and all activations can be read there",
+                    path, static_cast<double>(need.data_bytes) / 1e6, payload_path(options_)));
+  } else {
+    log_info(fmt::format("recording a trace to {}{}", path,
+                         digests() ? " with a digest of every tensor: what was hidden can be "
+                                     "searched for"
+                                   : ""));
+  }
+  // What was asked for whole is waited for.
+  ASSIGN_OR_RETURN(writer_, TraceWriter::create(path, header(info, session),
+                                                digests() ? TraceWriter::WhenFull::kWait
+                                                          : TraceWriter::WhenFull::kDrop));
+  const RecordingOptions recording{session.policy, digests(), payload_.get()};
+  backend_ = RecordingBackend::create(
+      inner, recording, [this](TraceRecord record) { writer_->add(std::move(record)); });
+  return backend_.get();
+}
+
+void Recording::begin_run() {
+  if (backend_) backend_->begin_run();
+}
+
+void Recording::say_cost(std::uint64_t runs_ns) const {
+  if (!digests()) return;
+  log_info(fmt::format("recording cost {:.2f} s of {:.2f} s: {}",
+                       static_cast<double>(*cost_ns_) / 1e9, static_cast<double>(runs_ns) / 1e9,
+                       options_.record_payload ? "digests and payloads" : "digests"));
+}
+
+void Recording::finish(const Result<PrefillResult>& result) {
+  if (!backend_) return;
+  cost_ns_ = backend_->cost_ns();
+  status_ = backend_->status();
+  backend_.reset();
+  if (result.ok()) {
+    const std::uint64_t runs_ns =
+        std::accumulate(result->runs_ns.begin(), result->runs_ns.end(), std::uint64_t{0});
+    say_cost(runs_ns);
+    if (status_.ok()) status_ = writer_->close(runs_ns - std::min(runs_ns, *cost_ns_));
+    if (const std::uint64_t dropped = writer_->dropped(); status_.ok() && dropped > 0) {
+      log_warning(fmt::format("{} ops are missing from {}: the disk was too slow", dropped,
+                              options_.record));
+    }
+  }
+  writer_.reset();  // of a run that failed: it stays as one that was cut off
+  payload_.reset();
+}
+
+}  // namespace airlock
