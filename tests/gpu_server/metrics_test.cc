@@ -1,0 +1,126 @@
+#include "gpu_server/metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <string>
+
+#include "gpu_server/metric_families.h"
+#include "tests/gpu_server/server_rig.h"
+
+namespace airlock::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+/// What one GET of `url` gives, header and body.
+std::string get(const std::string& url, const std::string& path) {
+  const std::string rest = url.substr(std::string("http://127.0.0.1:").size());
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<std::uint16_t>(std::stoi(rest)));
+  const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  const std::string request = "GET " + path + " HTTP/1.0\r\n\r\n";
+  EXPECT_EQ(::write(fd.get(), request.data(), request.size()),
+            static_cast<ssize_t>(request.size()));
+  std::string answer;
+  char piece[4096];
+  for (ssize_t got = 0; (got = ::read(fd.get(), piece, sizeof(piece))) > 0;)
+    answer.append(piece, static_cast<std::size_t>(got));
+  return answer;
+}
+
+MetricsSnapshot counted() {
+  MetricsSnapshot snapshot;
+  snapshot.transport.path(Path::kRing).sent = {1, 2, 3000};
+  snapshot.transport.path(Path::kZmq).errors = 4;
+  Histogram histogram;
+  for (const std::uint64_t ns :
+       {std::uint64_t{1}, (std::uint64_t{1} << 13) - 1, std::uint64_t{1} << 13, ~std::uint64_t{0}})
+    histogram.record(ns);
+  snapshot.service_ns[2] = histogram.snapshot();
+  snapshot.ops.ops[2] = {4, 6'000'000'000, 0, 1'000'000'000, 2'000'000'000, 3'000'000'000};
+  snapshot.device = "a \"device\"";
+  return snapshot;
+}
+
+TEST(Metrics, address_is_numeric_host_and_port) {
+  for (const char* good : {"127.0.0.1:9464", "127.0.0.1:0", "localhost:9464", "[::1]:9464"})
+    EXPECT_TRUE(check_metrics_address(good, false).ok()) << good;
+  for (const char* bad : {"", "9464", ":9464", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x",
+                          "127.0.0.1:65536", "127.0.0.1:*", "a.b:1", "127.0.0.1,8080:1",
+                          "127.1:9464", "+1:2", "[::1:9464", "127.0.0.1:9464s"})
+    EXPECT_EQ(check_metrics_address(bad, true).code(), StatusCode::kUsage) << bad;
+}
+
+TEST(Metrics, stay_on_loopback_unless_told_otherwise) {
+  for (const char* open : {"0.0.0.0:9464", "[::]:9464", "10.0.0.1:9464"}) {
+    const Status status = check_metrics_address(open, false);
+    EXPECT_EQ(status.code(), StatusCode::kUsage) << open;
+    EXPECT_THAT(status.message(), HasSubstr("--insecure-tcp"));
+    EXPECT_TRUE(check_metrics_address(open, true).ok()) << open;
+  }
+}
+
+TEST(Metrics, are_served_nowhere_but_at_metrics) {
+  std::atomic<int> collected{0};
+  auto endpoint = MetricsEndpoint::start("127.0.0.1:0", false, [&] {
+    ++collected;
+    return counted();
+  });
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status().to_string();
+  const std::string url = (*endpoint)->url();
+  EXPECT_THAT(url, ::testing::MatchesRegex("http://127.0.0.1:[1-9][0-9]*/metrics"));
+  const std::string answer = get(url, "/metrics");
+  EXPECT_THAT(answer, HasSubstr("200 OK"));
+  EXPECT_THAT(answer,
+              HasSubstr("airlock_transport_bytes_total{path=\"ring\",direction=\"sent\"} 3000\n"));
+  EXPECT_THAT(answer, HasSubstr("device=\"a \\\"device\\\"\""));
+  EXPECT_EQ(collected.load(), 1);
+  for (const char* path : {"/", "/etc/passwd", "/other"})
+    EXPECT_EQ(get(url, path).find("airlock_"), std::string::npos) << path;
+}
+
+TEST(Metrics, a_port_in_use_is_said) {
+  auto first = MetricsEndpoint::start("127.0.0.1:0", false, counted);
+  ASSERT_TRUE(first.ok());
+  std::string address = (*first)->url().substr(7);
+  address.resize(address.find('/'));
+  const auto second = MetricsEndpoint::start(address, false, counted);
+  EXPECT_EQ(second.status().code(), StatusCode::kInUse);
+  EXPECT_THAT(second.status().message(), HasSubstr(address));
+}
+
+TEST(Metrics, histogram_counts_exactly_at_its_edges) {
+  for (const auto& family : metric_families(counted())) {
+    if (family.name != "airlock_op_service_seconds") continue;
+    const auto& histogram = family.metric.at(2).histogram;
+    EXPECT_EQ(histogram.sample_count, 4U);
+    EXPECT_DOUBLE_EQ(histogram.sample_sum, 6.0);
+    ASSERT_EQ(histogram.bucket.size(), 22U);
+    EXPECT_DOUBLE_EQ(histogram.bucket.front().upper_bound, 8191e-9);
+    EXPECT_EQ(histogram.bucket.at(0).cumulative_count, 2U);
+    EXPECT_EQ(histogram.bucket.at(1).cumulative_count, 3U);
+    EXPECT_EQ(histogram.bucket.back().cumulative_count, 3U);
+    return;
+  }
+  FAIL() << "no histogram";
+}
+
+TEST(Metrics, op_time_is_split_into_parts) {
+  for (const auto& family : metric_families(counted())) {
+    if (family.name != "airlock_op_seconds_total") continue;
+    ASSERT_EQ(family.metric.size(), 3 * kOpCount);
+    EXPECT_DOUBLE_EQ(family.metric.at(6).counter.value, 2.0);  // queue
+    EXPECT_DOUBLE_EQ(family.metric.at(7).counter.value, 3.0);  // compute
+    EXPECT_DOUBLE_EQ(family.metric.at(8).counter.value, 1.0);  // wire
+    return;
+  }
+  FAIL() << "no op times";
+}
+
+}  // namespace
+}  // namespace airlock::testing

@@ -1,0 +1,61 @@
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tools/airlock_stat/own_session.h"
+
+namespace airlock {
+namespace {
+
+SideReport counted() {
+  SideReport report;
+  report.side = "gpu_server";
+  report.host = {"machine", "a CPU", 4, "cpu"};
+  report.wall_ns = 5;
+  report.transport.path(Path::kZmq).sent = {1, 2, 3};
+  report.transport.path(Path::kRing).parks = 4;
+  report.ops.of(Op::kPing) = {1, 10, 0, 2, 3, 5};
+  return report;
+}
+
+TEST(OwnSession, reads_what_a_server_reports) {
+  const SideReport report = counted();
+  const auto parsed = parse_own_session(report_json(report));
+  ASSERT_TRUE(parsed.ok()) << parsed.status().to_string();
+  EXPECT_EQ(parsed->transport, report.transport);
+  EXPECT_EQ(parsed->ops, report.ops);
+  EXPECT_EQ(parsed->host.cpu, "a CPU");
+  EXPECT_EQ(parsed->host.cores, 4U);
+  EXPECT_EQ(parsed->wall_ns, 5U);
+}
+
+TEST(OwnSession, refuses_what_is_no_report) {
+  const std::string good = report_json(counted());
+  for (const char* text : {"", "[]", "{}", "nonsense", "{\"host\":5}"}) {
+    EXPECT_EQ(parse_own_session(text).status().code(), StatusCode::kProtocolError) << text;
+  }
+  EXPECT_EQ(parse_own_session(good.substr(0, good.size() / 2)).status().code(),
+            StatusCode::kProtocolError);
+}
+
+TEST(OwnSession, refuses_a_count_that_is_none) {
+  const std::string good = report_json(counted());
+  for (const char* value : {"-4", "4.5", "\"4\"", "null", "{}"}) {
+    std::string bad = good;
+    const std::size_t at = bad.find("\"parks\":4");
+    ASSERT_NE(at, std::string::npos);
+    bad.replace(at, 9, std::string("\"parks\":") + value);
+    EXPECT_EQ(parse_own_session(bad).status().code(), StatusCode::kProtocolError) << value;
+  }
+}
+
+TEST(OwnSession, keeps_control_characters_from_the_terminal) {
+  SideReport report = counted();
+  report.host.name = "a\x1b[2Jb";
+  const auto parsed = parse_own_session(report_json(report));
+  ASSERT_TRUE(parsed.ok());
+  EXPECT_EQ(parsed->host.name.find('\x1b'), std::string::npos);
+}
+
+}  // namespace
+}  // namespace airlock
