@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "proto/limits.h"
+#include "runtime/channel/path_policy.h"
+#include "runtime/model/prefill_plan.h"
+
+namespace airlock::trace {
+
+enum class Command : std::uint8_t { kSynth, kImport, kShow, kDiff, kExport };
+enum class Form : std::uint8_t { kMd, kJson, kCsv };               // of show and diff
+enum class ExportFormat : std::uint8_t { kChrome, kCsv, kJsonl };  // of export
+
+inline constexpr std::uint64_t kMaxRuns = 1'000'000;
+inline constexpr std::uint64_t kLastRun = 0;  // runs of a log are counted from 1
+
+/// The command line of airlock_trace, checked. docs/INTERFACE.md says what each option means.
+struct Options {
+  Command command = Command::kShow;
+  std::vector<std::string> inputs;  // LOG; FILE...; A B; FILE
+  std::string output;               // synth, import, export; "-" is stdout
+  std::string config;               // empty: the built-in shape (import)
+  std::optional<std::int64_t> tokens;
+  std::optional<Attention> attention;
+  std::optional<DType> wire;
+  Logits logits = Logits::kLast;
+  std::uint64_t runs = 1;            // synth: how many
+  std::optional<std::uint64_t> run;  // import: which one, or kLastRun; nullopt: all
+  PathPolicy policy{true, limits::kDefaultSlotBytes, limits::kDefaultSlotCount};
+  Form form = Form::kMd;
+  ExportFormat format = ExportFormat::kChrome;
+};
+
+/// nullopt: --help or --version was asked for and printed. kUsage says what is wrong with which
+/// value.
+Result<std::optional<Options>> parse_options(int argc, const char* const* argv);
+
+}  // namespace airlock::trace

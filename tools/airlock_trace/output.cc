@@ -1,0 +1,97 @@
+#include "tools/airlock_trace/output.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <system_error>
+
+namespace airlock::trace {
+namespace {
+
+constexpr std::size_t kFlushBytes = std::size_t{256} << 10;
+
+Status file_error(std::string_view what, const std::string& path, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT;
+  return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
+          fmt::format("cannot {} {}: {}", what, path, std::generic_category().message(error))};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Output>> Output::create(const std::string& path) {
+  if (path == "-") return std::unique_ptr<Output>(new Output("stdout", STDOUT_FILENO));
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+    UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
+    if (!fd.valid()) return file_error("open", path, errno);
+    std::unique_ptr<Output> output(new Output(path, fd.get()));
+    output->own_ = std::move(fd);
+    return output;
+  }
+  std::string temporary = path + ".XXXXXX";
+  UniqueFd fd(::mkostemp(temporary.data(), O_CLOEXEC));  // mode 0600
+  if (!fd.valid()) return file_error("create", path, errno);
+  std::unique_ptr<Output> output(new Output(path, fd.get()));
+  output->temporary_ = std::move(temporary);
+  output->own_ = std::move(fd);
+  return output;
+}
+
+Output::~Output() {
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void Output::add(std::string_view text) {
+  buffer_ += text;
+  if (buffer_.size() >= kFlushBytes) flush();
+}
+
+void Output::fail(std::string_view what, int error) {
+  if (status_.ok()) status_ = file_error(what, path_, error);
+}
+
+void Output::flush() {
+  std::string_view left = buffer_;
+  while (status_.ok() && !left.empty()) {
+    const ssize_t count = ::write(fd_, left.data(), left.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) {
+      fail("write", errno);
+      break;
+    }
+    left.remove_prefix(static_cast<std::size_t>(count));
+  }
+  buffer_.clear();
+}
+
+Status Output::close() {
+  flush();
+  // A full disk may be told of only here.
+  if (status_.ok() && !temporary_.empty() && ::fsync(fd_) != 0) fail("write", errno);
+  if (status_.ok() && !temporary_.empty()) {
+    if (::rename(temporary_.c_str(), path_.c_str()) == 0) {
+      temporary_.clear();
+    } else {
+      fail("replace", errno);
+    }
+  }
+  return status_;
+}
+
+Status check_not_an_input(const std::string& output, const std::vector<std::string>& inputs) {
+  struct stat out {};
+  if (output == "-" || ::stat(output.c_str(), &out) != 0) return {};
+  for (const std::string& input : inputs) {
+    struct stat in {};
+    if (::stat(input.c_str(), &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino) {
+      return {StatusCode::kUsage, fmt::format("-o {} is the file that is read", output)};
+    }
+  }
+  return {};
+}
+
+}  // namespace airlock::trace

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "base/unique_fd.h"
+
+namespace airlock::trace {
+
+/// Where a program's result goes, in order and buffered. A regular file is made beside its name,
+/// mode 0600, and takes the name in close(): a reader sees the old file or the whole new one. "-"
+/// is stdout; a pipe or a device is written to as it is. One thread.
+class Output {
+ public:
+  /// kInvalidInput, naming the path, where it cannot be made.
+  static Result<std::unique_ptr<Output>> create(const std::string& path);
+  /// What was not closed is removed.
+  ~Output();
+  Output(const Output&) = delete;
+  Output& operator=(const Output&) = delete;
+
+  /// Failures are kept for close(); what is added after one is lost.
+  void add(std::string_view text);
+  bool failed() const { return !status_.ok(); }
+  /// The first failure: kResourceExhausted where the disk is full, else kInvalidInput.
+  Status close();
+
+ private:
+  Output(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+  void flush();
+  void fail(std::string_view what, int error);
+
+  std::string path_;
+  std::string temporary_;  // empty: written in place
+  UniqueFd own_;           // invalid for stdout
+  int fd_;
+  std::string buffer_;
+  Status status_;
+};
+
+/// kUsage where `output` is one of the files that are read.
+Status check_not_an_input(const std::string& output, const std::vector<std::string>& inputs);
+
+}  // namespace airlock::trace

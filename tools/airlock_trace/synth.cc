@@ -1,0 +1,109 @@
+#include "tools/airlock_trace/synth.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <utility>
+
+#include "base/log.h"
+#include "runtime/model/config.h"
+#include "runtime/trace/synthesise.h"
+#include "runtime/trace/trace_line.h"
+#include "runtime/trace/trace_writer.h"
+#include "tools/airlock_trace/output.h"
+
+namespace airlock::trace {
+namespace {
+
+TraceHeader make_header(const Options& options, const LlamaConfig& config,
+                        const PrefillShape& shape) {
+  TraceHeader header;
+  header.source = TraceSource::kSynthesised;
+  header.build = build_name();
+  header.started_at = utc_now();
+  header.model = std::filesystem::path(options.config).filename().string();
+  header.dims = config.dims;
+  header.tokens = shape.tokens;
+  header.runs = options.runs;
+  header.wire = shape.wire;
+  header.dtype = config.dtype;
+  header.attention = shape.attention == Attention::kTee ? "tee" : "offload";
+  header.backend = "remote";
+  header.path_limit_bytes = options.policy.limit_bytes;
+  header.ring_slots = static_cast<std::uint32_t>(options.policy.slot_count);
+  header.wall_ns = 0;
+  return header;
+}
+
+}  // namespace
+
+Result<std::vector<PlannedOp>> checked_plan(const ModelDims& dims, const PrefillShape& shape) {
+  std::uint64_t per_layer = 2;
+  if (shape.attention == Attention::kOffload) {
+    per_layer += 2 * plan_attention(dims, shape.tokens, shape.wire).size();
+  }
+  const std::int64_t step = rows_per_op(
+      shape.tokens, dims.intermediate * static_cast<std::int64_t>(dtype_bytes(shape.wire)));
+  per_layer += 2 * static_cast<std::uint64_t>((shape.tokens + step - 1) / step);
+  const std::uint64_t ops = per_layer * static_cast<std::uint64_t>(dims.layers);
+  if (ops > kMaxPlannedOps) {
+    return Status(StatusCode::kResourceExhausted,
+                  fmt::format("a prefill of {} tokens takes more than {} ops with this config",
+                              shape.tokens, kMaxPlannedOps));
+  }
+  std::vector<PlannedOp> plan = plan_prefill(dims, shape);
+  for (std::size_t i = 0; i < plan.size(); ++i) {
+    if (const auto results = op_results(plan[i].spec, dims); !results.ok()) {
+      return results.status().with_context(fmt::format("{} tokens: op {} of the prefill, {}",
+                                                       shape.tokens, i, op_name(plan[i].spec.op)));
+    }
+  }
+  return plan;
+}
+
+Status write_trace(const std::string& path, const TraceHeader& header, const RecordSource& next) {
+  if (path == "-") {
+    ASSIGN_OR_RETURN(const auto output, Output::create(path));
+    output->add(encode_trace_line(header) + '\n');
+    while (auto record = next()) {
+      output->add(encode_trace_line(*record) + '\n');
+      if (output->failed()) break;
+    }
+    return output->close();
+  }
+  ASSIGN_OR_RETURN(const auto writer,
+                   TraceWriter::create(path, header, TraceWriter::WhenFull::kWait));
+  while (auto record = next()) {
+    writer->add(std::move(*record));
+    if (writer->dropped() != 0) break;  // a write failed: close() says how
+  }
+  return writer->close(header.wall_ns);
+}
+
+Status synthesise(const Options& options) {
+  ASSIGN_OR_RETURN(const LlamaConfig config, load_config(options.config));
+  const PrefillShape shape{*options.tokens, options.wire.value_or(config.dtype),
+                           options.attention.value_or(Attention::kOffload), options.logits};
+  ASSIGN_OR_RETURN(const auto plan, checked_plan(config.dims, shape));
+  if (shape.tokens > config.max_position_embeddings) {
+    log_warning(fmt::format("{} tokens are more than the model's max_position_embeddings, {}",
+                            shape.tokens, config.max_position_embeddings));
+  }
+  TraceHeader header = make_header(options, config, shape);
+  header.records = plan.size() * options.runs;
+  std::uint64_t seq = 0;
+  RETURN_IF_ERROR(write_trace(options.output, header, [&]() -> std::optional<TraceRecord> {
+    if (seq == *header.records) return std::nullopt;
+    const PlannedOp& op = plan[seq % plan.size()];
+    TraceRecord record = make_record(op.spec, op.layer, config.dims, options.policy);
+    record.seq = seq;
+    record.run = seq / plan.size();
+    ++seq;
+    return record;
+  }));
+  log_info(fmt::format("{} ops, {} prefill{} of {} tokens", seq, options.runs,
+                       options.runs == 1 ? "" : "s", shape.tokens));
+  return {};
+}
+
+}  // namespace airlock::trace
