@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace airlock::report {
+
+/// What went on in one interval.
+struct Bin {
+  std::uint64_t ring_bytes = 0;
+  std::uint64_t zmq_bytes = 0;
+  std::uint64_t ops = 0;         // submitted
+  std::uint64_t slots_most = 0;  // in use at any of these submits
+  void merge(const Bin& other);
+  bool operator==(const Bin&) const = default;
+};
+
+/// Equal intervals from 0 on, as many as are needed and never more than `most`: where a position
+/// lies beyond, neighbours are merged and the width doubles. So a stream of any length fits,
+/// whatever its end. One thread.
+class Bins {
+ public:
+  /// `most` is at least 1.
+  explicit Bins(std::size_t most);
+  /// The interval that holds `position`. The reference lives until the next call.
+  Bin& at(std::uint64_t position);
+
+  /// Of one interval: a power of two.
+  std::uint64_t width() const { return std::uint64_t{1} << width_log2_; }
+  const std::vector<Bin>& bins() const { return bins_; }
+
+ private:
+  std::size_t most_;
+  unsigned width_log2_ = 0;
+  std::vector<Bin> bins_;
+};
+
+/// a + b, or the greatest value: sums of numbers from a file.
+constexpr std::uint64_t add_saturating(std::uint64_t a, std::uint64_t b) {
+  return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
+
+}  // namespace airlock::report

@@ -1,0 +1,15 @@
+#include "base/log.h"
+#include "tools/airlock_report/options.h"
+#include "tools/airlock_report/run.h"
+
+int main(int argc, char** argv) {
+  airlock::set_log_name("airlock_report");
+  const auto options = airlock::report::parse_options(argc, argv);
+  airlock::Status status = options.status();
+  if (options.ok()) {
+    if (!options->has_value()) return 0;
+    status = airlock::report::run(**options);
+  }
+  if (!status.ok()) airlock::log_error(status.message());
+  return airlock::exit_code(status.code());
+}

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tools/airlock_report/chart.h"
+#include "tools/airlock_report/input.h"
+
+namespace airlock::report {
+
+/// The parts of the page, each HTML. A part that the inputs have nothing for is empty.
+
+/// A card for each input: whose it is, and what is missing or guessed.
+std::string inputs_section(const std::vector<Input>& inputs);
+/// By side and by op.
+std::string time_section(const std::vector<Input>& inputs, ChartIds& ids);
+/// Distribution per path, merged over the files of one side; percentiles of each file beside it.
+std::string latency_section(const std::vector<Input>& inputs, ChartIds& ids);
+/// What went by each path, as counted.
+std::string paths_section(const std::vector<Input>& inputs, ChartIds& ids);
+/// Bytes per path and the ring's fill over time, of each trace.
+std::string timeline_section(const std::vector<Input>& inputs, ChartIds& ids);
+/// Of each trace, by bytes and by time.
+std::string biggest_section(const std::vector<Input>& inputs);
+/// What a runner sent against what its server received, session by session.
+std::string reconcile_section(const std::vector<Input>& inputs);
+
+/// "inputs.3."
+std::string key_of(std::size_t input);
+/// <h3> with the input's number and name.
+std::string input_heading(std::size_t index, const Input& input);
+/// <section> with an id and a heading; empty where `body` is.
+std::string section(std::string_view id, std::string_view heading, const std::string& body);
+
+}  // namespace airlock::report
