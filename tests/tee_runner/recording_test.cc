@@ -1,0 +1,504 @@
+#include "tee_runner/recording.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <openssl/evp.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "runtime/model/safetensors.h"
+#include "runtime/trace/synthesise.h"
+#include "runtime/trace/trace_reader.h"
+#include "tee_runner/llama.h"
+#include "tee_runner/recording_backend.h"
+#include "tests/tee_runner/naive_backend.h"
+#include "tests/trace/temp_dir.h"
+
+namespace airlock {
+namespace {
+
+constexpr ModelDims kTiny{.hidden = 32,
+                          .intermediate = 48,
+                          .layers = 2,
+                          .heads = 4,
+                          .kv_heads = 2,
+                          .head_dim = 10,
+                          .vocab = 50};
+
+LlamaConfig config_of(const ModelDims& dims) {
+  LlamaConfig config;
+  config.dims = dims;
+  config.rms_norm_eps = 1e-5;
+  return config;
+}
+
+Tensor ones(const ModelDims& dims) {
+  Tensor norms({DType::kF32, {2 * dims.layers + 1, dims.hidden}});
+  for (float& value : norms.as<float>()) value = 1;
+  return norms;
+}
+
+std::vector<std::int32_t> tokens_of(std::int64_t count, std::int64_t vocab) {
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t i = 0; i < count; ++i)
+    tokens.push_back(static_cast<std::int32_t>((i * 17 + 3) % vocab));
+  return tokens;
+}
+
+/// Every result is zero; nothing is computed, and pages that nobody writes take no memory.
+class ZeroBackend : public Backend {
+ public:
+  explicit ZeroBackend(const ModelDims& dims) { info_.dims = dims; }
+  const BackendInfo& info() const override { return info_; }
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands&, Deadline) override {
+    ASSIGN_OR_RETURN(auto results, op_results(spec, info_.dims));
+    return std::unique_ptr<Pending>(std::make_unique<Zero>(spec.inputs, results, timing));
+  }
+  OpTiming timing;
+
+ private:
+  struct Zeros {
+    explicit Zeros(const TensorDesc& tensor)
+        : desc(tensor), data(static_cast<std::byte*>(std::calloc(1, tensor.bytes())), &std::free) {}
+    TensorDesc desc;
+    std::unique_ptr<std::byte, void (*)(void*)> data;
+  };
+  class Zero : public Pending {
+   public:
+    Zero(const std::vector<TensorDesc>& inputs, const std::vector<TensorDesc>& results,
+         const OpTiming& timing)
+        : timing_(timing) {
+      for (const TensorDesc& desc : inputs) inputs_.emplace_back(desc);
+      for (const TensorDesc& desc : results) results_.emplace_back(desc);
+    }
+    MutableTensorView input(std::size_t index) override {
+      return {inputs_[index].data.get(), inputs_[index].desc};
+    }
+    Status submit() override { return {}; }
+    Status wait() override { return {}; }
+    TensorView result(std::size_t index) const override {
+      return {results_[index].data.get(), results_[index].desc};
+    }
+    OpTiming timing() const override { return timing_; }
+
+   private:
+    std::vector<Zeros> inputs_;
+    std::vector<Zeros> results_;
+    OpTiming timing_;
+  };
+  BackendInfo info_;
+};
+
+using Bytes = std::vector<std::byte>;
+
+/// Between the recorder and a backend: keeps copies of all that goes through, by payload name.
+/// Op number `fail_at` fails in wait().
+class Watcher : public Backend {
+ public:
+  explicit Watcher(Backend& inner) : inner_(inner) {}
+  const BackendInfo& info() const override { return inner_.info(); }
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
+                                           Deadline deadline) override {
+    ASSIGN_OR_RETURN(auto pending, inner_.prepare(spec, operands, deadline));
+    ASSIGN_OR_RETURN(const auto results, op_results(spec, info().dims));
+    return std::unique_ptr<Pending>(
+        std::make_unique<Watched>(*this, std::move(pending), spec.inputs.size(), results.size()));
+  }
+  std::map<std::string, Bytes> seen;
+  std::uint64_t fail_at = ~std::uint64_t{0};
+
+ private:
+  class Watched : public Pending {
+   public:
+    Watched(Watcher& owner, std::unique_ptr<Pending> inner, std::size_t inputs, std::size_t results)
+        : owner_(owner), inner_(std::move(inner)), inputs_(inputs), results_(results) {}
+    MutableTensorView input(std::size_t index) override { return inner_->input(index); }
+    Status submit() override {
+      seq_ = owner_.submits_++;
+      for (std::size_t i = 0; i < inputs_; ++i)
+        keep(TraceSide::kInput, i, TensorView(inner_->input(i)));
+      return inner_->submit();
+    }
+    Status wait() override {
+      if (seq_ == owner_.fail_at) return {StatusCode::kUnavailable, "the server died"};
+      RETURN_IF_ERROR(inner_->wait());
+      for (std::size_t i = 0; i < results_; ++i) keep(TraceSide::kOutput, i, inner_->result(i));
+      return {};
+    }
+    TensorView result(std::size_t index) const override { return inner_->result(index); }
+    OpTiming timing() const override { return inner_->timing(); }
+
+   private:
+    void keep(TraceSide side, std::size_t index, TensorView tensor) {
+      const auto bytes = tensor.bytes();
+      owner_.seen[payload_tensor_name(seq_, side, index)] = Bytes(bytes.begin(), bytes.end());
+    }
+    Watcher& owner_;
+    std::unique_ptr<Pending> inner_;
+    std::size_t inputs_;
+    std::size_t results_;
+    std::uint64_t seq_ = 0;
+  };
+  Backend& inner_;
+  std::uint64_t submits_ = 0;
+};
+
+std::string openssl_sha256(const Bytes& bytes) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned length = 0;
+  EXPECT_EQ(EVP_Digest(bytes.data(), bytes.size(), digest, &length, EVP_sha256(), nullptr), 1);
+  std::string hex;
+  for (unsigned i = 0; i < length; ++i) {
+    hex += "0123456789abcdef"[digest[i] >> 4];
+    hex += "0123456789abcdef"[digest[i] & 15];
+  }
+  return hex;
+}
+
+/// What the driver asked a recording backend around `inner` for.
+std::vector<TraceRecord> record_runs(Backend& inner, const PrefillShape& shape,
+                                     const RecordingOptions& options, int runs) {
+  std::vector<TraceRecord> records;
+  const auto backend = RecordingBackend::create(
+      inner, options, [&](TraceRecord record) { records.push_back(std::move(record)); });
+  const ModelDims& dims = inner.info().dims;
+  TeeStatsTable stats;
+  LlamaOptions llama;
+  llama.wire = shape.wire;
+  llama.attention = shape.attention;
+  llama.logits = shape.logits;
+  auto driver = LlamaDriver::create(config_of(dims), ones(dims), llama, *backend, stats);
+  EXPECT_TRUE(driver.ok());
+  for (int run = 0; run < runs; ++run) {
+    backend->begin_run();
+    const auto logits = (*driver)->prefill(tokens_of(shape.tokens, dims.vocab));
+    EXPECT_TRUE(logits.ok()) << logits.status().to_string();
+  }
+  return records;
+}
+
+void expect_planned(const ModelDims& dims, const PrefillShape& shape,
+                    const std::optional<PathPolicy>& policy, int runs = 1) {
+  ZeroBackend backend(dims);
+  std::vector<TraceRecord> records = record_runs(backend, shape, {policy, false, nullptr}, runs);
+  const std::vector<PlannedOp> plan = plan_prefill(dims, shape);
+  ASSERT_EQ(records.size(), plan.size() * static_cast<std::size_t>(runs));
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const PlannedOp& op = plan[i % plan.size()];
+    EXPECT_EQ(records[i].total_ns,
+              records[i].tee_ns + records[i].wire_ns + records[i].queue_ns + records[i].server_ns);
+    if (i > 0) {
+      EXPECT_GE(records[i].start_ns, records[i - 1].start_ns);
+    }
+    TraceRecord expected = make_record(op.spec, op.layer, dims, policy);
+    expected.seq = i;
+    expected.run = i / plan.size();
+    TraceRecord untimed = records[i];
+    untimed.start_ns = untimed.total_ns = untimed.wire_ns = 0;
+    EXPECT_TRUE(untimed == expected) << "op " << i;
+  }
+}
+
+TEST(RecordingBackend, records_exactly_the_plan_of_a_prefill) {
+  for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
+    for (const std::int64_t tokens : {1, 2, 37, 130}) {
+      for (const Logits logits : {Logits::kLast, Logits::kAll}) {
+        for (const DType wire : {DType::kF32, DType::kBF16}) {
+          expect_planned(kTiny, {tokens, wire, attention, logits}, PathPolicy{true, 4096, 8});
+        }
+      }
+    }
+  }
+}
+
+TEST(RecordingBackend, records_exactly_the_plan_of_several_runs_without_paths) {
+  expect_planned(kTiny, {9, DType::kF16, Attention::kOffload, Logits::kLast}, std::nullopt, 3);
+}
+
+TEST(RecordingBackend, records_exactly_the_plan_of_attention_in_tiles) {
+  ModelDims by_groups = kTiny;
+  by_groups.layers = 1;
+  by_groups.head_dim = 2;
+  const PrefillShape many{4200, DType::kF32, Attention::kOffload, Logits::kLast};
+  ASSERT_EQ(plan_attention(by_groups, many.tokens, many.wire).size(), 2U);
+  expect_planned(by_groups, many, PathPolicy{true, 10485760, 8});
+  ModelDims by_rows = by_groups;
+  by_rows.heads = 256;
+  by_rows.kv_heads = 1;
+  const PrefillShape few{600, DType::kF32, Attention::kOffload, Logits::kLast};
+  const auto tiles = plan_attention(by_rows, few.tokens, few.wire);
+  ASSERT_EQ(tiles.size(), 2U);
+  ASSERT_GT(tiles[1].first_row, 0);
+  expect_planned(by_rows, few, PathPolicy{true, 10485760, 8});
+}
+
+TEST(RecordingBackend, records_exactly_the_plan_of_a_feed_forward_and_logits_in_steps) {
+  ModelDims dims = kTiny;
+  dims.layers = 1;
+  dims.intermediate = 1 << 18;
+  dims.vocab = 4 << 20;
+  const PrefillShape shape{300, DType::kF32, Attention::kTee, Logits::kLast};
+  ASSERT_EQ(plan_prefill(dims, shape).size(), 1U + 2 + 2 * 2 + 1);
+  expect_planned(dims, shape, PathPolicy{});
+  dims.intermediate = 48;
+  const PrefillShape all{20, DType::kF32, Attention::kTee, Logits::kAll};
+  ASSERT_EQ(plan_prefill(dims, all).size(), 1U + 4 + 2);
+  expect_planned(dims, all, PathPolicy{});
+}
+
+TEST(RecordingBackend, an_op_without_weights_carries_the_layer_of_the_last_that_had_some) {
+  ZeroBackend backend(kTiny);
+  const auto records = record_runs(backend, {5, DType::kF32}, {}, 1);
+  int matmuls = 0;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const bool outer = records[i].op == Op::kEmbedding || records[i].op == Op::kLmHead;
+    ASSERT_EQ(records[i].layer.has_value(), !outer);
+    if (records[i].op == Op::kMatmul) {
+      EXPECT_EQ(records[i].layer, matmuls++ / 2);
+    }
+  }
+  EXPECT_EQ(matmuls, 4);
+}
+
+TEST(RecordingBackend, takes_a_backends_own_times_where_it_tells_them) {
+  ZeroBackend backend(kTiny);
+  backend.timing = {7, 100, 3, 890, 1000, 2};
+  for (const TraceRecord& record : record_runs(backend, {5, DType::kF32}, {}, 1)) {
+    EXPECT_EQ(record.total_ns, 1000U);
+    EXPECT_EQ(record.tee_ns, 3U);
+    EXPECT_EQ(record.queue_ns, 7U);
+    EXPECT_EQ(record.server_ns, 100U);
+    EXPECT_EQ(record.wire_ns, 890U);
+    EXPECT_EQ(record.slots_in_use, 2U);
+  }
+}
+
+TEST(RecordingBackend, parts_make_the_total_whatever_a_backend_claims) {
+  ZeroBackend backend(kTiny);
+  backend.timing = {1'000'000'000'000, 5, 3, 0, 10, 2};
+  for (const TraceRecord& record : record_runs(backend, {5, DType::kF32}, {}, 1)) {
+    EXPECT_EQ(record.total_ns, record.tee_ns + record.wire_ns + record.queue_ns + record.server_ns);
+  }
+}
+
+TEST(RecordingBackend, digests_are_those_of_the_bytes_that_went_through) {
+  const RandomModel model(config_of(kTiny));
+  NaiveBackend naive(model);
+  Watcher watcher(naive);
+  const auto records =
+      record_runs(watcher, {6, DType::kBF16}, {PathPolicy{true, 4096, 8}, true, nullptr}, 2);
+  std::size_t tensors = 0;
+  for (const TraceRecord& record : records) {
+    for (const TraceSide side : {TraceSide::kInput, TraceSide::kOutput}) {
+      const auto& list = side == TraceSide::kInput ? record.inputs : record.outputs;
+      for (std::size_t i = 0; i < list.size(); ++i) {
+        const auto seen = watcher.seen.find(payload_tensor_name(record.seq, side, i));
+        ASSERT_NE(seen, watcher.seen.end());
+        EXPECT_EQ(list[i].sha256, openssl_sha256(seen->second));
+        ++tensors;
+      }
+    }
+  }
+  EXPECT_EQ(tensors, watcher.seen.size());
+}
+
+TEST(RecordingBackend, hashes_operands_of_the_callers_own) {
+  ZeroBackend backend(kTiny);
+  std::vector<TraceRecord> records;
+  const auto recording =
+      RecordingBackend::create(backend, {std::nullopt, true, nullptr},
+                               [&](TraceRecord record) { records.push_back(std::move(record)); });
+  Tensor ids({DType::kI32, {2}});
+  ids.as<std::int32_t>()[0] = 9;
+  const TensorView inputs[] = {ids.view()};
+  Operands operands;
+  operands.inputs = inputs;
+  auto pending = recording->prepare(embedding_spec(2, DType::kF32), operands,
+                                    Deadline::after(std::chrono::seconds(9)));
+  ASSERT_TRUE(pending.ok());
+  ASSERT_TRUE((*pending)->submit().ok() && (*pending)->wait().ok() && (*pending)->wait().ok());
+  ASSERT_EQ(records.size(), 1U) << "once, however often it is waited for";
+  EXPECT_EQ(records[0].inputs[0].sha256,
+            openssl_sha256(Bytes(ids.view().bytes().begin(), ids.view().bytes().end())));
+}
+
+TEST(RecordingBackend, an_op_that_nobody_waited_for_is_not_recorded) {
+  ZeroBackend backend(kTiny);
+  std::vector<TraceRecord> records;
+  const auto recording = RecordingBackend::create(
+      backend, {}, [&](TraceRecord record) { records.push_back(std::move(record)); });
+  for (int i = 0; i < 2; ++i) {
+    auto pending = recording->prepare(embedding_spec(2, DType::kF32), {},
+                                      Deadline::after(std::chrono::seconds(9)));
+    ASSERT_TRUE(pending.ok() && (*pending)->submit().ok());
+    if (i == 1) {
+      ASSERT_TRUE((*pending)->wait().ok());
+    }
+  }
+  ASSERT_EQ(records.size(), 1U);
+  EXPECT_EQ(records[0].seq, 1U);
+}
+
+/// `tee_runner prefill --record` without the program around it.
+struct RecordedRun {
+  explicit RecordedRun(const std::string& path)
+      : model(config_of(kTiny)), naive(model), watcher(naive) {
+    options.record = path;
+    options.synthetic = "/configs/tiny.json";
+    options.repeat = 2;
+  }
+  Result<PrefillResult> run() {
+    Recording recording(options);
+    RETURN_IF_ERROR(recording.check());
+    ASSIGN_OR_RETURN(Backend* const backend,
+                     recording.start(watcher, {PathPolicy{true, 4096, 8}, DType::kF32, 5}));
+    TeeStatsTable stats;
+    ASSIGN_OR_RETURN(auto driver,
+                     LlamaDriver::create(model.config, ones(kTiny), {}, *backend, stats));
+    if (started) started();
+    auto result = run_prefill(*driver, tokens_of(5, kTiny.vocab), options.repeat,
+                              [&] { recording.begin_run(); });
+    recording.finish(result);
+    recorded = recording.status();
+    cost_ns = recording.cost_ns();
+    return result;
+  }
+  RandomModel model;
+  NaiveBackend naive;
+  Watcher watcher;
+  PrefillOptions options;
+  std::function<void()> started;
+  Status recorded;
+  std::optional<std::uint64_t> cost_ns;
+};
+
+TEST(Recording, without_the_option_is_nothing) {
+  RecordedRun run("");
+  ASSERT_TRUE(run.run().ok());
+  EXPECT_FALSE(run.cost_ns.has_value());
+}
+
+TEST(Recording, writes_a_whole_trace_with_what_is_known_of_the_run) {
+  const TempDir dir;
+  RecordedRun run(dir.file("t.jsonl"));
+  const auto result = run.run();
+  ASSERT_TRUE(result.ok() && run.recorded.ok());
+  ASSERT_TRUE(run.cost_ns.has_value());
+  const auto trace = read_trace(dir.file("t.jsonl"));
+  ASSERT_TRUE(trace.ok()) << trace.status().to_string();
+  EXPECT_EQ(trace->cut, "");
+  const TraceHeader& header = trace->header;
+  EXPECT_EQ(header.model, "tiny.json");
+  EXPECT_EQ(header.tokens, 5);
+  EXPECT_EQ(header.runs, 2U);
+  EXPECT_EQ(header.backend, "remote");
+  EXPECT_EQ(header.path_limit_bytes, 4096U);
+  EXPECT_EQ(header.ring_slots, 8U);
+  EXPECT_EQ(header.host.device, "naive");
+  EXPECT_FALSE(header.digests);
+  EXPECT_EQ(header.wall_ns, result->runs_ns[0] + result->runs_ns[1] - *run.cost_ns);
+  EXPECT_EQ(trace->records.size(), 2 * plan_prefill(kTiny, {5, DType::kF32}).size());
+  EXPECT_EQ(trace->records.back().run, 1U);
+}
+
+TEST(Recording, payloads_are_the_bytes_that_went_through) {
+  const TempDir dir;
+  RecordedRun run(dir.file("t.jsonl"));
+  run.options.record_payload = true;
+  ASSERT_TRUE(run.run().ok() && run.recorded.ok());
+  const auto trace = read_trace(dir.file("t.jsonl"));
+  ASSERT_TRUE(trace.ok()) << trace.status().to_string();
+  EXPECT_TRUE(trace->header.digests);
+  EXPECT_EQ(trace->header.payload, "t.jsonl.safetensors");
+  const auto file = SafetensorsFile::open(dir.file(trace->header.payload));
+  ASSERT_TRUE(file.ok()) << file.status().to_string();
+  EXPECT_EQ((*file)->entries().size(), run.watcher.seen.size());
+  for (const auto& [name, bytes] : run.watcher.seen) {
+    const SafetensorsEntry* entry = (*file)->find(name);
+    ASSERT_NE(entry, nullptr) << name;
+    const auto mapped = (*file)->mapped(*entry);
+    EXPECT_EQ(Bytes(mapped.begin(), mapped.end()), bytes) << name;
+  }
+  const TraceRecord& last = trace->records.back();
+  EXPECT_EQ(last.outputs[0].sha256,
+            openssl_sha256(run.watcher.seen[payload_tensor_name(last.seq, TraceSide::kOutput, 0)]));
+}
+
+TEST(Recording, of_a_run_that_fails_is_a_trace_that_was_cut_off) {
+  const TempDir dir;
+  RecordedRun run(dir.file("t.jsonl"));
+  run.options.record_payload = true;
+  run.watcher.fail_at = 4;
+  const auto result = run.run();
+  EXPECT_EQ(result.status().code(), StatusCode::kUnavailable);
+  const auto trace = read_trace(dir.file("t.jsonl"));
+  ASSERT_TRUE(trace.ok()) << trace.status().to_string();
+  EXPECT_EQ(trace->records.size(), 4U);
+  EXPECT_THAT(trace->cut, testing::HasSubstr("was cut off"));
+  EXPECT_TRUE(SafetensorsFile::open(dir.file("t.jsonl.safetensors")).ok());
+}
+
+TEST(Recording, that_cannot_be_written_any_more_does_not_end_the_run) {
+  ::signal(SIGPIPE, SIG_IGN);
+  const TempDir dir;
+  const std::string pipe = dir.file("pipe");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  UniqueFd reader(::open(pipe.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  RecordedRun run(pipe);
+  run.started = [&] { reader.reset(); };
+  const auto result = run.run();
+  EXPECT_TRUE(result.ok()) << result.status().to_string();
+  EXPECT_EQ(run.recorded.code(), StatusCode::kInvalidInput);
+  EXPECT_THAT(run.recorded.message(), testing::HasSubstr(pipe));
+}
+
+TEST(Recording, on_a_full_disk_is_refused_before_the_run) {
+  RecordedRun run("/dev/full");
+  const auto result = run.run();
+  EXPECT_EQ(result.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_TRUE(run.watcher.seen.empty());
+}
+
+TEST(Recording, where_no_file_can_be_is_refused_before_anything_else) {
+  const TempDir dir;
+  for (const std::string& path : {dir.path().string(), dir.file("no/such")}) {
+    RecordedRun run(path);
+    const Status status = Recording(run.options).check();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
+    EXPECT_THAT(status.message(), testing::HasSubstr(path));
+  }
+}
+
+TEST(Recording, a_payload_that_a_trace_could_not_name_is_refused) {
+  const TempDir dir;
+  for (const char* name : {".hidden", "bad\xffname"}) {
+    RecordedRun run(dir.file(name));
+    EXPECT_TRUE(Recording(run.options).check().ok());
+    run.options.record_payload = true;
+    EXPECT_EQ(Recording(run.options).check().code(), StatusCode::kUsage) << name;
+  }
+  RecordedRun good(dir.file("t.jsonl"));
+  good.options.record_payload = true;
+  EXPECT_TRUE(Recording(good.options).check().ok());
+}
+
+TEST(Recording, payloads_of_too_many_runs_are_refused_before_the_run) {
+  const TempDir dir;
+  RecordedRun run(dir.file("t.jsonl"));
+  run.options.record_payload = true;
+  run.options.repeat = 1'000'000;
+  const auto result = run.run();
+  EXPECT_EQ(result.status().code(), StatusCode::kUsage);
+  EXPECT_FALSE(std::filesystem::exists(dir.file("t.jsonl")));
+}
+
+}  // namespace
+}  // namespace airlock

@@ -1,0 +1,161 @@
+#include "runtime/trace/trace_reader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <fstream>
+#include <string>
+
+#include "runtime/trace/trace_line.h"
+#include "tests/trace/golden_trace.h"
+#include "tests/trace/temp_dir.h"
+
+namespace airlock {
+namespace {
+
+using testing::HasSubstr;
+
+std::string golden_text() {
+  std::string text = encode_trace_line(golden_header()) + "\n";
+  for (const TraceRecord& record : golden_records()) text += encode_trace_line(record) + "\n";
+  return text;
+}
+
+void expect_refused(const std::string& path, const std::string& message) {
+  const auto trace = read_trace(path);
+  ASSERT_FALSE(trace.ok()) << path;
+  EXPECT_EQ(trace.status().code(), StatusCode::kInvalidInput);
+  EXPECT_THAT(trace.status().message(), HasSubstr(path));
+  EXPECT_THAT(trace.status().message(), HasSubstr(message));
+}
+
+TEST(TraceReader, a_trace_cut_at_any_byte_gives_the_whole_ops_before_the_cut) {
+  const TempDir dir;
+  const std::string text = golden_text();
+  const std::size_t header_bytes = text.find('\n');
+  for (std::size_t bytes = 1; bytes < text.size(); ++bytes) {
+    const auto trace = read_trace(write_all(dir.file("t"), text.substr(0, bytes)));
+    if (bytes < header_bytes) {
+      EXPECT_FALSE(trace.ok()) << bytes;
+      continue;
+    }
+    ASSERT_TRUE(trace.ok()) << bytes << ": " << trace.status().to_string();
+    const auto all = golden_records();
+    std::size_t whole = 0;  // a line without its newline is whole where all of it is there
+    for (std::size_t at = header_bytes + 1; whole < all.size(); ++whole) {
+      at += encode_trace_line(all[whole]).size() + 1;
+      if (at > bytes + 1) break;
+    }
+    EXPECT_EQ(trace->records.size(), whole) << bytes;
+    EXPECT_EQ(trace->cut.empty(), whole == all.size()) << bytes << trace->cut;
+    for (std::size_t i = 0; i < trace->records.size(); ++i)
+      EXPECT_TRUE(trace->records[i] == all[i]);
+  }
+}
+
+TEST(TraceReader, a_bad_line_in_the_middle_is_refused_with_its_number) {
+  const TempDir dir;
+  std::string text = golden_text();
+  text.insert(text.find('\n', text.find('\n') + 1) + 1, "{\"seq\":1}\n");
+  expect_refused(write_all(dir.file("t"), text), "t:3: ");
+}
+
+TEST(TraceReader, a_bad_last_line_with_its_end_is_refused) {
+  const TempDir dir;
+  expect_refused(write_all(dir.file("t"), golden_text() + "{}\n"), "t:8: ");
+  expect_refused(write_all(dir.file("t"), golden_text() + "\n"), "t:8: ");
+}
+
+TEST(TraceReader, an_overlong_line_is_refused_wherever_it_stands) {
+  const TempDir dir;
+  const std::string blanks(kMaxTraceLineBytes + 1, ' ');
+  expect_refused(write_all(dir.file("t"), blanks + golden_text()), "t:1: a line over 65536 bytes");
+  expect_refused(write_all(dir.file("t"), golden_text() + blanks + "{}\n"), "t:8: a line over");
+  expect_refused(write_all(dir.file("t"), golden_text() + blanks), "t:8: a line over");
+  expect_refused(write_all(dir.file("t"), std::string(std::size_t{8} << 20, 'x')), "t:1: a line");
+}
+
+TEST(TraceReader, the_longest_line_is_read) {
+  const TempDir dir;
+  std::string line = encode_trace_line(golden_header());
+  line.resize(kMaxTraceLineBytes, ' ');
+  EXPECT_TRUE(read_trace(write_all(dir.file("t"), line + "\n")).ok());
+}
+
+TEST(TraceReader, what_is_no_trace_is_refused) {
+  const TempDir dir;
+  expect_refused(write_all(dir.file("empty"), ""), "it is empty");
+  expect_refused(write_all(dir.file("text"), "hello\n"), "text:1: ");
+  expect_refused(write_all(dir.file("zeros"), std::string(100, '\0')), "zeros:1: ");
+  expect_refused(dir.file("missing"), "No such file");
+  expect_refused(dir.path().string(), "is no regular file");
+  const std::string pipe = dir.file("pipe");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  expect_refused(pipe, "is no regular file");
+  expect_refused("/dev/zero", "is no regular file");
+}
+
+TEST(TraceReader, reads_again_after_rewind) {
+  const TempDir dir;
+  auto reader = TraceReader::open(write_all(dir.file("t"), golden_text()));
+  ASSERT_TRUE(reader.ok());
+  for (int round = 0; round < 2; ++round) {
+    for (const TraceRecord& expected : golden_records()) {
+      const auto record = reader->next();
+      ASSERT_TRUE(record.ok() && record->has_value());
+      EXPECT_TRUE(**record == expected);
+    }
+    EXPECT_FALSE(reader->next()->has_value());
+    EXPECT_EQ(reader->records_read(), 6U);
+    ASSERT_TRUE(reader->rewind().ok());
+  }
+}
+
+TEST(TraceReader, more_ops_than_fit_in_memory_are_refused) {
+  const TempDir dir;
+  const std::string path = write_all(dir.file("t"), golden_text());
+  EXPECT_TRUE(read_trace(path, 6).ok());
+  EXPECT_EQ(read_trace(path, 5).status().code(), StatusCode::kResourceExhausted);
+}
+
+TEST(TraceReader, a_million_ops_stream_in_bounded_memory) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  constexpr std::size_t kOps = 50'000;  // slow there, and their memory is not the program's
+#else
+  constexpr std::size_t kOps = 1'000'000;
+#endif
+  const TempDir dir;
+  const std::string path = dir.file("large");
+  {
+    TraceHeader header = golden_cut_header();
+    header.records = kOps;
+    header.wall_ns = 1;
+    std::ofstream file(path, std::ios::binary);
+    file << encode_trace_line(header) << '\n';
+    std::string line = encode_trace_line(golden_cut_records()[0]) + '\n';
+    line.erase(0, line.find(','));  // without {"seq":0
+    for (std::size_t i = 0; i < kOps; ++i) file << "{\"seq\":" << i << line;
+    ASSERT_TRUE(file.good());
+  }
+  rusage before{};
+  ::getrusage(RUSAGE_SELF, &before);
+  auto reader = TraceReader::open(path);
+  ASSERT_TRUE(reader.ok()) << reader.status().to_string();
+  std::uint64_t next_seq = 0;
+  for (;;) {
+    const auto record = reader->next();
+    ASSERT_TRUE(record.ok()) << record.status().to_string();
+    if (!record->has_value()) break;
+    ASSERT_EQ((*record)->seq, next_seq++);
+  }
+  EXPECT_EQ(next_seq, kOps);
+  EXPECT_EQ(reader->cut(), "");
+  rusage after{};
+  ::getrusage(RUSAGE_SELF, &after);
+  EXPECT_LT(after.ru_maxrss - before.ru_maxrss, 64 * 1024);  // KiB
+}
+
+}  // namespace
+}  // namespace airlock
