@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include "base/log.h"
@@ -16,6 +17,7 @@
 #include "tee_runner/npy.h"
 #include "tee_runner/options.h"
 #include "tee_runner/recording.h"
+#include "tee_runner/replay_command.h"
 #include "tee_runner/run_prefill.h"
 #include "tee_runner/stats_reporter.h"
 
@@ -229,17 +231,19 @@ Status run_and_report(const PrefillOptions& options) {
   return status;
 }
 
+Status run_prefill_command(int argc, const char* const* argv) {
+  ASSIGN_OR_RETURN(const std::optional<PrefillOptions> options, parse_runner_options(argc, argv));
+  return options ? run_and_report(*options) : Status();
+}
+
 }  // namespace
 }  // namespace airlock
 
 int main(int argc, char** argv) {
   airlock::set_log_name("tee_runner");
-  auto options = airlock::parse_runner_options(argc, argv);
-  airlock::Status status = options.status();
-  if (options.ok()) {
-    if (!options->has_value()) return 0;
-    status = airlock::run_and_report(**options);
-  }
+  airlock::Status status = argc > 1 && std::string_view(argv[1]) == "replay"
+                               ? airlock::run_replay_command(argc, argv)
+                               : airlock::run_prefill_command(argc, argv);
   if (!status.ok()) airlock::log_error(status.message());
   return airlock::exit_code(status.code());
 }

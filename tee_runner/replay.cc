@@ -1,0 +1,114 @@
+#include "tee_runner/replay.h"
+
+#include <fmt/format.h>
+
+#include <thread>
+#include <utility>
+
+namespace airlock {
+namespace {
+
+class SteadyClock final : public ReplayClock {
+ public:
+  std::uint64_t now_ns() override { return airlock::now_ns(); }
+  void sleep_until(std::uint64_t at_ns) override {
+    const std::uint64_t now = now_ns();
+    if (at_ns > now) std::this_thread::sleep_for(std::chrono::nanoseconds(at_ns - now));
+  }
+};
+
+std::string op_text(const TraceRecord& record) {
+  return fmt::format("op {} ({})", record.seq, op_name(record.op));
+}
+
+}  // namespace
+
+std::unique_ptr<ReplayClock> make_steady_clock() { return std::make_unique<SteadyClock>(); }
+
+Status Replay::run() {
+  parts_.tally.begin(parts_.clock.now_ns());
+  Status status;
+  for (std::size_t pass = 0; pass < settings_.repeat && status.ok(); ++pass) {
+    if (pass > 0) RETURN_IF_ERROR(parts_.records.rewind());
+    status = replay_once();
+  }
+  under_way_.clear();
+  return status;
+}
+
+Status Replay::replay_once() {
+  pass_start_ns_ = parts_.clock.now_ns();
+  first_start_ns_.reset();
+  for (;;) {
+    auto next = parts_.records.next();
+    if (!next.ok()) {
+      RETURN_IF_ERROR(drain());  // what came before the bad line counts
+      return next.status();
+    }
+    const TraceRecord* record = *next;
+    if (record == nullptr) break;
+    RETURN_IF_ERROR(submit(*record));
+  }
+  RETURN_IF_ERROR(drain());
+  parts_.tally.end_pass();
+  return {};
+}
+
+Status Replay::submit(const TraceRecord& record) {
+  while (under_way_.size() >= settings_.inflight) RETURN_IF_ERROR(complete_oldest());
+  if (settings_.speed == ReplaySpeed::kRecorded) RETURN_IF_ERROR(await_start(record));
+  auto pending = parts_.backend.prepare(record.spec(), {}, Deadline::after(settings_.op_timeout));
+  if (!pending.ok()) return pending.status().with_context(op_text(record));
+  for (std::size_t i = 0; i < record.inputs.size(); ++i) {
+    if (Status filled = parts_.inputs.fill(record, i, (*pending)->input(i)); !filled.ok()) {
+      return filled.with_context(op_text(record));
+    }
+  }
+  const std::uint64_t submit_ns = parts_.clock.now_ns();
+  if (Status status = (*pending)->submit(); !status.ok()) {
+    return status.with_context(op_text(record));
+  }
+  under_way_.push_back({record, submit_ns, std::move(*pending)});
+  return {};
+}
+
+/// Replies are taken while there is time: a reply that lies there unread would look slow.
+Status Replay::await_start(const TraceRecord& record) {
+  if (!first_start_ns_) first_start_ns_ = record.start_ns;
+  if (record.start_ns <= *first_start_ns_) return {};
+  const std::uint64_t due_ns = pass_start_ns_ + (record.start_ns - *first_start_ns_);
+  while (!under_way_.empty() && parts_.clock.now_ns() < due_ns) RETURN_IF_ERROR(complete_oldest());
+  const std::uint64_t now = parts_.clock.now_ns();
+  if (now >= due_ns) return {};
+  parts_.clock.sleep_until(due_ns);
+  parts_.tally.book_idle(parts_.clock.now_ns() - now);
+  return {};
+}
+
+Status Replay::complete_oldest() {
+  const UnderWay op = std::move(under_way_.front());
+  under_way_.pop_front();
+  if (Status status = op.pending->wait(); !status.ok()) {
+    return status.with_context(op_text(op.record));
+  }
+  parts_.tally.book(op.record, op.pending->timing(), op.submit_ns);
+  return parts_.verifier == nullptr ? Status() : verify(op);
+}
+
+Status Replay::drain() {
+  while (!under_way_.empty()) RETURN_IF_ERROR(complete_oldest());
+  return {};
+}
+
+Status Replay::verify(const UnderWay& op) {
+  for (std::size_t i = 0; i < op.record.outputs.size(); ++i) {
+    auto difference = parts_.verifier->check(op.record, i, op.pending->result(i));
+    if (!difference.ok()) return difference.status().with_context(op_text(op.record));
+    parts_.tally.book_check(
+        *difference ? fmt::format("{}, output {}: {}", op_text(op.record), i, **difference)
+                    : std::string());
+  }
+  return {};
+}
+
+}  // namespace airlock

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+
+#include "base/status.h"
+#include "runtime/backend.h"
+#include "tee_runner/replay_counts.h"
+#include "tee_runner/replay_inputs.h"
+#include "tee_runner/replay_options.h"
+#include "tee_runner/replay_trace.h"
+#include "tee_runner/replay_verify.h"
+
+namespace airlock {
+
+/// Tells the time to a replay and waits for it.
+class ReplayClock {
+ public:
+  virtual ~ReplayClock() = default;
+  virtual std::uint64_t now_ns() = 0;
+  virtual void sleep_until(std::uint64_t at_ns) = 0;
+};
+std::unique_ptr<ReplayClock> make_steady_clock();
+
+/// What a replay stands on; all of it outlives the replay.
+struct ReplayParts {
+  Backend& backend;
+  RecordSource& records;
+  const ReplayInputs& inputs;
+  const ReplayVerifier* verifier;  // null: outputs are not compared
+  ReplayClock& clock;
+  ReplayTally& tally;
+};
+
+struct ReplaySettings {
+  ReplaySpeed speed = ReplaySpeed::kMax;
+  std::size_t repeat = 1;
+  std::size_t inflight = 1;
+  std::chrono::milliseconds op_timeout{300000};
+};
+
+/// One client's replay: asks a backend for the ops of a trace, in their order. At most `inflight`
+/// are under way; the oldest is waited for first. An op never waits for another's result, as it did
+/// when it was recorded. One thread.
+class Replay {
+ public:
+  Replay(const ReplayParts& parts, const ReplaySettings& settings)
+      : parts_(parts), settings_(settings) {}
+
+  /// Until the last repetition ends or something fails; names the op that did. Outputs that differ
+  /// are counted and no failure.
+  Status run();
+
+ private:
+  struct UnderWay {
+    TraceRecord record;
+    std::uint64_t submit_ns = 0;
+    std::unique_ptr<Pending> pending;
+  };
+  Status replay_once();
+  Status submit(const TraceRecord& record);
+  Status await_start(const TraceRecord& record);
+  Status complete_oldest();
+  Status drain();
+  Status verify(const UnderWay& op);
+
+  ReplayParts parts_;
+  ReplaySettings settings_;
+  std::deque<UnderWay> under_way_;
+  std::uint64_t pass_start_ns_ = 0;
+  std::optional<std::uint64_t> first_start_ns_;  // recorded, of this pass
+};
+
+}  // namespace airlock

@@ -1,0 +1,237 @@
+#include "tee_runner/replay_command.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+#include "runtime/rpc/client.h"
+#include "tee_runner/connect_options.h"
+#include "tee_runner/replay.h"
+#include "tee_runner/replay_options.h"
+#include "tee_runner/replay_report.h"
+#include "tee_runner/run_prefill.h"
+#include "tee_runner/stats_reporter.h"
+
+namespace airlock {
+namespace {
+
+/// What all clients read.
+struct Material {
+  std::unique_ptr<ReplayTrace> trace;
+  std::unique_ptr<ReplayPayload> payload;  // null: there is none
+  std::unique_ptr<ReplayInputs> inputs;
+};
+
+/// One session and its thread. What its thread writes is read after the join.
+struct Client {
+  explicit Client(const TraceHeader& header) : tally(header) {}
+  std::unique_ptr<RecordSource> records;
+  std::unique_ptr<ClientSession> session;
+  std::unique_ptr<StatsAttachment> attachment;
+  ReplayTally tally;
+  Status status;
+  std::thread thread;
+};
+using Clients = std::vector<std::unique_ptr<Client>>;
+
+Status with_client(const Status& status, std::size_t index, std::size_t count) {
+  return count == 1 ? status
+                    : status.with_context(fmt::format("client {} of {}", index + 1, count));
+}
+
+Result<Material> read_material(const ReplayOptions& options) {
+  Material material;
+  ASSIGN_OR_RETURN(material.trace, ReplayTrace::open(options.file));
+  const TraceHeader& header = material.trace->header();
+  RETURN_IF_ERROR(check_can_verify(header, options.verify));
+  if (header.dropped > 0) {
+    log_warning(fmt::format("{} lacks {} ops that the disk was too slow for", options.file,
+                            header.dropped));
+  }
+  if (options.speed == ReplaySpeed::kRecorded && header.source == TraceSource::kSynthesised) {
+    log_warning("--speed recorded: a synthesised trace has no times; it is replayed at max");
+  }
+  const std::string payload = payload_path(options.file, header);
+  std::error_code ignored;
+  if (!payload.empty() && options.verify == ReplayVerify::kNone &&
+      !std::filesystem::exists(payload, ignored)) {
+    log_warning(fmt::format("the payload {} is not there: inputs are made by --seed", payload));
+  } else if (!payload.empty()) {
+    ASSIGN_OR_RETURN(material.payload, ReplayPayload::open(payload));
+  }
+  material.inputs = material.payload != nullptr ? recorded_inputs(*material.payload)
+                                                : seeded_inputs(options.seed, header.dims.vocab);
+  return material;
+}
+
+Status connect_client(Client& client, const ReplayOptions& options, const Material& material,
+                      StatsReporter& reporter) {
+  ASSIGN_OR_RETURN(client.records, material.trace->make_source());
+  ASSIGN_OR_RETURN(client.session, ClientSession::connect(connect_options(options)));
+  ClientSession& session = *client.session;
+  client.attachment =
+      std::make_unique<StatsAttachment>(reporter, &session.transport_stats(), &session.op_stats());
+  client.attachment->set_goodbye([&session] { session.close(); });
+  return {};
+}
+
+/// All of them, or none replays: a result of fewer clients would answer another question.
+Result<Clients> connect_clients(const ReplayOptions& options, const Material& material,
+                                StatsReporter& reporter) {
+  Clients clients;
+  for (std::size_t i = 0; i < options.clients; ++i) {
+    clients.push_back(std::make_unique<Client>(material.trace->header()));
+    if (Status status = connect_client(*clients.back(), options, material, reporter);
+        !status.ok()) {
+      return with_client(status, i, options.clients);
+    }
+    if (i > 0) continue;  // the first speaks for all: it is one server
+    RETURN_IF_ERROR(check_replay_model(material.trace->header(),
+                                       clients.back()->session->backend().info(), options.verify));
+  }
+  return clients;
+}
+
+bool has_recorded_paths(const TraceHeader& header, const PathPolicy& policy) {
+  const bool had_ring = header.path_limit_bytes > 0 && header.ring_slots > 0;
+  if (header.backend != "remote" || had_ring != policy.has_ring) return false;
+  return !had_ring ||
+         (header.path_limit_bytes == policy.limit_bytes && header.ring_slots == policy.slot_count);
+}
+
+/// What does not change while the clients replay.
+ReplayResult describe(const ReplayOptions& options, const Material& material,
+                      ClientSession& session) {
+  ReplayResult result;
+  result.options = options;
+  result.trace = material.trace->header();
+  result.server = session.backend().info();
+  result.recorded_inputs = material.payload != nullptr;
+  result.same_paths = has_recorded_paths(result.trace, session.policy());
+  if (!result.same_paths && result.trace.backend == "remote") {
+    log_warning(
+        fmt::format("the session's ring has {} slots of {} bytes, the recorded one {} of "
+                    "{}: tensors may take other paths",
+                    session.policy().slot_count, session.policy().limit_bytes,
+                    result.trace.ring_slots, result.trace.path_limit_bytes));
+  }
+  return result;
+}
+
+void replay_in_thread(Client& client, const ReplayOptions& options, const Material& material,
+                      const ReplayVerifier* verifier) {
+  const std::unique_ptr<ReplayClock> clock = make_steady_clock();
+  ReplaySettings settings;
+  settings.speed = material.trace->header().source == TraceSource::kSynthesised ? ReplaySpeed::kMax
+                                                                                : options.speed;
+  settings.repeat = options.repeat;
+  settings.inflight = options.inflight;
+  settings.op_timeout = options.op_timeout;
+  Replay replay({client.session->backend(), *client.records, *material.inputs, verifier, *clock,
+                 client.tally},
+                settings);
+  client.status = replay.run();
+  client.attachment->say_goodbye();  // its place at the server is another's to have
+}
+
+/// The first failure, which decides the exit code; the others are logged.
+Status judge(const Clients& clients, const ReplayCounts& sum) {
+  Status first;
+  for (std::size_t i = 0; i < clients.size(); ++i) {
+    if (clients[i]->status.ok()) continue;
+    Status status = with_client(clients[i]->status, i, clients.size());
+    if (first.ok()) {
+      first = std::move(status);
+    } else {
+      log_error(status.message());
+    }
+  }
+  if (sum.tensors_differing == 0) return first;
+  Status mismatch(StatusCode::kMismatch,
+                  fmt::format("{} of {} compared tensors are not as recorded; the first: {}",
+                              sum.tensors_differing, sum.tensors_checked, sum.first_difference));
+  if (first.ok()) return mismatch;
+  log_error(mismatch.message());
+  return first;
+}
+
+Status print(const std::string& text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    return {StatusCode::kInvalidInput, "the result could not be written to stdout"};
+  }
+  return {};
+}
+
+void read_tallies(const Clients& clients, ReplayResult& result) {
+  result.clients.clear();
+  for (const auto& client : clients) result.clients.push_back({client->tally.counts(), {}});
+}
+
+Status replay(const ReplayOptions& options, StatsReporter& reporter) {
+  ASSIGN_OR_RETURN(const Material material, read_material(options));
+  ASSIGN_OR_RETURN(const Clients clients, connect_clients(options, material, reporter));
+  ReplayResult result = describe(options, material, *clients[0]->session);
+  reporter.set_device(result.server.device);
+  reporter.add_config("dtype", std::string(dtype_name(result.server.dtype)));
+  const ReplayVerifier verifier(
+      options.verify, material.payload.get(),
+      std::max(tolerance_of(result.trace.wire), tolerance_of(result.server.dtype)));
+  reporter.set_last_words([&clients, partial = result](const SideReport& report) mutable {
+    read_tallies(clients, partial);
+    partial.transport = report.transport;
+    if (const Status printed = print(format_replay(partial)); !printed.ok()) {
+      log_error(printed.message());
+    }
+  });
+  for (const auto& client : clients) {
+    client->thread = std::thread([&client = *client, &options, &material, &verifier] {
+      replay_in_thread(client, options, material,
+                       options.verify == ReplayVerify::kNone ? nullptr : &verifier);
+    });
+  }
+  for (const auto& client : clients) client->thread.join();
+  reporter.set_last_words(nullptr);
+
+  read_tallies(clients, result);
+  result.complete = true;
+  for (std::size_t i = 0; i < clients.size(); ++i) {
+    result.clients[i].error = clients[i]->status.message();
+    result.complete = result.complete && clients[i]->status.ok();
+    if (result.cut.empty()) result.cut = clients[i]->records->cut();
+  }
+  if (!result.cut.empty()) log_warning(result.cut);
+  result.transport = reporter.report().transport;
+  const Status printed = print(format_replay(result));
+  Status status = judge(clients, result.sum());
+  return status.ok() ? printed : status;
+}
+
+}  // namespace
+
+Status run_replay_command(int argc, const char* const* argv) {
+  ASSIGN_OR_RETURN(const std::optional<ReplayOptions> options, parse_replay_options(argc, argv));
+  if (!options) return {};
+  StatsReporter reporter(options->stats_json);
+  reporter.add_config("replay", options->file);
+  reporter.add_config("speed", replay_speed_name(options->speed));
+  reporter.add_config("repeat", std::to_string(options->repeat));
+  reporter.add_config("clients", std::to_string(options->clients));
+  reporter.add_config("inflight", std::to_string(options->inflight));
+  reporter.add_config("verify", replay_verify_name(options->verify));
+  Status status = replay(*options, reporter);
+  const Status written = reporter.write();
+  if (status.ok()) return written;
+  if (!written.ok()) log_error(written.message());
+  return status;
+}
+
+}  // namespace airlock

@@ -1,0 +1,143 @@
+#include "tee_runner/replay_counts.h"
+
+#include <algorithm>
+
+namespace airlock {
+namespace {
+
+void add(DirectionSnapshot& sum, const DirectionSnapshot& other) {
+  sum.messages += other.messages;
+  sum.tensors += other.tensors;
+  sum.bytes += other.bytes;
+}
+
+void add(ReplaySide& sum, const ReplaySide& other) {
+  sum.ops.merge(other.ops);
+  sum.wall_ns += other.wall_ns;
+  sum.between_ns += other.between_ns;
+  sum.idle_ns += other.idle_ns;
+}
+
+void add(ReplaySide& side, const BusyTime& time) {
+  side.wall_ns += time.wall_ns();
+  side.between_ns += time.wall_ns() - time.busy_ns();
+}
+
+}  // namespace
+
+OpSnapshot ReplaySide::sum() const {
+  OpSnapshot sum;
+  for (const OpSnapshot& op : ops.ops) sum.merge(op);
+  return sum;
+}
+
+void ReplayCounts::merge(const ReplayCounts& other) {
+  ops += other.ops;
+  bytes += other.bytes;
+  add(recorded, other.recorded);
+  add(replayed, other.replayed);
+  for (std::size_t i = 0; i < total_ns.size(); ++i) total_ns[i].merge(other.total_ns[i]);
+  for (std::size_t i = 0; i < recorded_paths.size(); ++i) {
+    add(recorded_paths[i].sent, other.recorded_paths[i].sent);
+    add(recorded_paths[i].received, other.recorded_paths[i].received);
+  }
+  tensors_checked += other.tensors_checked;
+  tensors_differing += other.tensors_differing;
+  if (first_difference.empty()) first_difference = other.first_difference;
+  if (other.start_ns != 0) {
+    start_ns = start_ns == 0 ? other.start_ns : std::min(start_ns, other.start_ns);
+  }
+  end_ns = std::max(end_ns, other.end_ns);
+}
+
+void BusyTime::begin(std::uint64_t at_ns) {
+  begun_ = true;
+  first_ns_ = last_ns_ = at_ns;
+}
+
+void BusyTime::add(std::uint64_t start_ns, std::uint64_t end_ns) {
+  if (!begun_) begin(start_ns);
+  const std::uint64_t from = std::max(start_ns, last_ns_);
+  if (end_ns > from) busy_ns_ += end_ns - from;
+  last_ns_ = std::max(last_ns_, end_ns);
+}
+
+ReplayTally::ReplayTally(const TraceHeader& header)
+    : crosses_(header.backend == "remote"),
+      header_path_(header.path_limit_bytes > 0 && header.ring_slots > 0 ? Path::kRing : Path::kZmq),
+      recorded_wall_ns_(header.source == TraceSource::kSynthesised ? std::nullopt
+                                                                   : header.wall_ns) {}
+
+void ReplayTally::begin(std::uint64_t now_ns) {
+  const std::lock_guard lock(mutex_);
+  counts_.start_ns = counts_.end_ns = now_ns;
+  replayed_.begin(now_ns);
+}
+
+void ReplayTally::book(const TraceRecord& record, const OpTiming& timing, std::uint64_t submit_ns) {
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t end_ns = submit_ns + timing.total_ns;
+  ++counts_.ops;
+  counts_.bytes += record.input_bytes() + record.output_bytes();
+  counts_.replayed.ops.of(record.op).merge(
+      {1, timing.total_ns, timing.tee_ns, timing.wire_ns, timing.queue_ns, timing.server_ns});
+  histograms_[static_cast<std::size_t>(record.op) - 1].record(timing.total_ns);
+  replayed_.add(submit_ns, end_ns);
+  counts_.end_ns = std::max(counts_.end_ns, end_ns);
+  book_recorded(record);
+}
+
+void ReplayTally::book_recorded(const TraceRecord& record) {
+  counts_.recorded.ops.of(record.op).merge(
+      {1, record.total_ns, record.tee_ns, record.wire_ns, record.queue_ns, record.server_ns});
+  recorded_.add(record.start_ns, record.start_ns + record.total_ns);
+  if (!crosses_) return;
+  PathFlow& header = counts_.recorded_paths[static_cast<std::size_t>(header_path_)];
+  ++header.sent.messages;
+  ++header.received.messages;
+  const auto book_tensors = [this](const std::vector<TraceTensor>& tensors,
+                                   DirectionSnapshot PathFlow::*direction) {
+    for (const TraceTensor& tensor : tensors) {
+      if (!tensor.path) continue;
+      DirectionSnapshot& flow =
+          counts_.recorded_paths[static_cast<std::size_t>(*tensor.path)].*direction;
+      ++flow.tensors;
+      flow.bytes += tensor.desc.bytes();
+    }
+  };
+  book_tensors(record.inputs, &PathFlow::sent);
+  book_tensors(record.outputs, &PathFlow::received);
+}
+
+void ReplayTally::book_idle(std::uint64_t idle_ns) {
+  const std::lock_guard lock(mutex_);
+  counts_.replayed.idle_ns += idle_ns;
+}
+
+void ReplayTally::book_check(const std::string& difference) {
+  const std::lock_guard lock(mutex_);
+  ++counts_.tensors_checked;
+  if (difference.empty()) return;
+  if (counts_.tensors_differing++ == 0) counts_.first_difference = difference;
+}
+
+void ReplayTally::end_pass() {
+  const std::lock_guard lock(mutex_);
+  // The header's wall also holds the TEE's work after the last op.
+  const std::uint64_t wall_ns = std::max(recorded_wall_ns_.value_or(0), recorded_.wall_ns());
+  counts_.recorded.wall_ns += wall_ns;
+  counts_.recorded.between_ns += wall_ns - recorded_.busy_ns();
+  recorded_ = BusyTime();
+}
+
+ReplayCounts ReplayTally::counts() const {
+  const std::lock_guard lock(mutex_);
+  ReplayCounts counts = counts_;
+  add(counts.recorded, recorded_);
+  add(counts.replayed, replayed_);
+  counts.replayed.between_ns -= std::min(counts.replayed.idle_ns, counts.replayed.between_ns);
+  counts.total_ns = snapshot_of(histograms_);
+  return counts;
+}
+
+}  // namespace airlock

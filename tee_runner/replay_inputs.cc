@@ -1,0 +1,140 @@
+#include "tee_runner/replay_inputs.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+#include <utility>
+
+#include "base/convert.h"
+
+namespace airlock {
+namespace {
+
+// A prime, so that rows of any power of two differ from each other.
+constexpr std::size_t kCycleLength = 65521;
+
+std::string_view safetensors_name(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "F32";
+    case DType::kF16:
+      return "F16";
+    case DType::kBF16:
+      return "BF16";
+    case DType::kI32:
+      return "I32";
+    case DType::kU8:
+      return "U8";
+  }
+  return "";
+}
+
+/// splitmix64's last step: neighbours end far apart.
+std::uint64_t scramble(std::uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+  return x ^ (x >> 31);
+}
+
+class SeededInputs final : public ReplayInputs {
+ public:
+  SeededInputs(std::uint64_t seed, std::int64_t vocab) : seed_(seed) {
+    std::mt19937_64 random(seed);
+    std::vector<float> floats(kCycleLength);
+    std::vector<std::int32_t> ids(kCycleLength);
+    for (std::size_t i = 0; i < kCycleLength; ++i) {
+      const std::uint64_t bits = random();
+      floats[i] = static_cast<float>(static_cast<std::int64_t>(bits >> 40) - (1 << 23)) /
+                  static_cast<float>(1 << 23);
+      ids[i] = static_cast<std::int32_t>((bits & 0xffffffffU) % static_cast<std::uint64_t>(vocab));
+    }
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      std::vector<std::byte>& cycle = cycle_of(dtype);
+      cycle.resize(kCycleLength * dtype_bytes(dtype));
+      store_f32(dtype, floats.data(), cycle.data(), kCycleLength);
+    }
+    const std::span<const std::byte> id_bytes = std::as_bytes(std::span(ids));
+    cycle_of(DType::kI32).assign(id_bytes.begin(), id_bytes.end());
+  }
+
+  Status fill(const TraceRecord& record, std::size_t index,
+              MutableTensorView place) const override {
+    const std::vector<std::byte>& cycle = cycles_[static_cast<std::size_t>(place.desc.dtype)];
+    if (cycle.empty()) {
+      return {StatusCode::kInternal,
+              fmt::format("no op has inputs of {}", dtype_name(place.desc.dtype))};
+    }
+    const std::uint64_t first =
+        scramble(scramble(seed_ + record.seq) + index) % std::uint64_t{kCycleLength};
+    std::size_t from = static_cast<std::size_t>(first) * dtype_bytes(place.desc.dtype);
+    for (std::span<std::byte> left = place.bytes(); !left.empty(); from = 0) {
+      const std::size_t count = std::min(left.size(), cycle.size() - from);
+      std::memcpy(left.data(), cycle.data() + from, count);
+      left = left.subspan(count);
+    }
+    return {};
+  }
+
+ private:
+  std::vector<std::byte>& cycle_of(DType dtype) { return cycles_[static_cast<std::size_t>(dtype)]; }
+
+  const std::uint64_t seed_;
+  std::array<std::vector<std::byte>, static_cast<std::size_t>(DType::kU8) + 1> cycles_;
+};
+
+class RecordedInputs final : public ReplayInputs {
+ public:
+  explicit RecordedInputs(const ReplayPayload& payload) : payload_(payload) {}
+  Status fill(const TraceRecord& record, std::size_t index,
+              MutableTensorView place) const override {
+    return payload_.read(record, TraceSide::kInput, index, 0, place.bytes());
+  }
+
+ private:
+  const ReplayPayload& payload_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<ReplayPayload>> ReplayPayload::open(const std::string& path) {
+  ASSIGN_OR_RETURN(auto file, SafetensorsFile::open(path));
+  return std::unique_ptr<ReplayPayload>(new ReplayPayload(std::move(file)));
+}
+
+Status ReplayPayload::read(const TraceRecord& record, TraceSide side, std::size_t index,
+                           std::uint64_t offset, std::span<std::byte> out) const {
+  const auto& tensors = side == TraceSide::kInput ? record.inputs : record.outputs;
+  const TensorDesc& desc = tensors[index].desc;
+  const std::string name = payload_tensor_name(record.seq, side, index);
+  const auto refuse = [&](std::string_view what) {
+    return Status(StatusCode::kInvalidInput,
+                  fmt::format("{}: tensor '{}' {}", file_->file().path(), name, what));
+  };
+  const SafetensorsEntry* entry = file_->find(name);
+  if (entry == nullptr) return refuse("is missing");
+  if (entry->dtype_text != safetensors_name(desc.dtype) ||
+      !std::ranges::equal(entry->shape, desc.shape.extents()) || entry->bytes != desc.bytes()) {
+    return refuse(fmt::format("is not {} {}, as the trace has it", dtype_name(desc.dtype),
+                              desc.shape.to_string()));
+  }
+  return file_->read(*entry, offset, out);
+}
+
+std::string payload_path(const std::string& trace_path, const TraceHeader& header) {
+  if (header.payload.empty()) return {};
+  const std::size_t slash = trace_path.rfind('/');
+  return slash == std::string::npos ? header.payload
+                                    : trace_path.substr(0, slash + 1) + header.payload;
+}
+
+std::unique_ptr<ReplayInputs> seeded_inputs(std::uint64_t seed, std::int64_t vocab) {
+  return std::make_unique<SeededInputs>(seed, vocab);
+}
+
+std::unique_ptr<ReplayInputs> recorded_inputs(const ReplayPayload& payload) {
+  return std::make_unique<RecordedInputs>(payload);
+}
+
+}  // namespace airlock

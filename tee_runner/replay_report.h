@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "runtime/backend.h"
+#include "runtime/stats/transport_stats.h"
+#include "runtime/trace/trace.h"
+#include "tee_runner/replay_counts.h"
+#include "tee_runner/replay_options.h"
+
+namespace airlock {
+
+struct ReplayClientResult {
+  ReplayCounts counts;
+  std::string error;  // empty: it replayed everything, or was interrupted
+};
+
+/// What a replay gave, whole or in part. A plain value.
+struct ReplayResult {
+  ReplayOptions options;
+  TraceHeader trace;
+  std::string cut;  // what the trace lacks
+  BackendInfo server;
+  bool recorded_inputs = false;  // from the payload; else by seed
+  bool same_paths = true;        // the session decides paths as the recorded one did
+  bool complete = false;         // every client replayed everything
+  std::vector<ReplayClientResult> clients;
+  TransportSnapshot transport;  // of all sessions
+
+  /// All clients in one.
+  ReplayCounts sum() const;
+};
+
+/// The result in the form that options.output names, with a newline at its end.
+std::string format_replay(const ReplayResult& result);
+
+}  // namespace airlock

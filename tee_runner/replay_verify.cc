@@ -1,0 +1,119 @@
+#include "tee_runner/replay_verify.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "base/convert.h"
+#include "base/log.h"
+#include "runtime/model/digest.h"
+
+namespace airlock {
+namespace {
+
+constexpr std::size_t kChunkCount = 4096;  // elements compared at a time
+
+std::string dims_text(const ModelDims& dims) {
+  return fmt::format("hidden {}, intermediate {}, layers {}, heads {}/{} of {}, vocab {}",
+                     dims.hidden, dims.intermediate, dims.layers, dims.heads, dims.kv_heads,
+                     dims.head_dim, dims.vocab);
+}
+
+double error_of(float got, float expected) {
+  if (got == expected || (std::isnan(got) && std::isnan(expected))) return 0;
+  const double error = std::abs(static_cast<double>(got) - static_cast<double>(expected));
+  return std::isfinite(error) ? error : std::numeric_limits<double>::infinity();
+}
+
+}  // namespace
+
+Result<std::optional<std::string>> ReplayVerifier::check(const TraceRecord& record,
+                                                         std::size_t index, TensorView got) const {
+  if (mode_ == ReplayVerify::kTolerance) return check_values(record, index, got);
+  std::optional<std::string> difference;
+  if (mode_ == ReplayVerify::kNone) return difference;
+  Sha256 sha256;
+  sha256.add(got.bytes());
+  const std::string digest = sha256.finish();
+  if (digest != record.outputs[index].sha256) {
+    difference = fmt::format("SHA-256 {}, recorded {}", digest, record.outputs[index].sha256);
+  }
+  return difference;
+}
+
+Result<std::optional<std::string>> ReplayVerifier::check_values(const TraceRecord& record,
+                                                                std::size_t index,
+                                                                TensorView got) const {
+  const DType dtype = got.desc.dtype;  // of a result: always a float type
+  const std::size_t element_bytes = dtype_bytes(dtype);
+  std::array<std::byte, kChunkCount * sizeof(float)> raw;
+  std::array<float, kChunkCount> expected;
+  std::array<float, kChunkCount> values;
+  double worst = 0;
+  double largest = 0;
+  const std::size_t count = got.desc.elements();
+  for (std::size_t first = 0; first < count; first += kChunkCount) {
+    const std::size_t chunk = std::min(kChunkCount, count - first);
+    RETURN_IF_ERROR(payload_->read(record, TraceSide::kOutput, index, first * element_bytes,
+                                   std::span(raw).first(chunk * element_bytes)));
+    load_f32(dtype, raw.data(), expected.data(), chunk);
+    load_f32(dtype, got.data + first * element_bytes, values.data(), chunk);
+    for (std::size_t i = 0; i < chunk; ++i) {
+      worst = std::max(worst, error_of(values[i], expected[i]));
+      if (std::isfinite(expected[i])) {
+        largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
+      }
+    }
+  }
+  std::optional<std::string> difference;
+  if (worst > tolerance_ * largest) {
+    difference = fmt::format("an error of {:.3g} of the largest recorded, the tolerance is {:g}",
+                             worst / std::max(largest, 1e-300), tolerance_);
+  }
+  return difference;
+}
+
+Status check_can_verify(const TraceHeader& header, ReplayVerify verify) {
+  if (verify == ReplayVerify::kNone) return {};
+  const auto refuse = [&](const char* what) {
+    return Status(StatusCode::kUsage,
+                  fmt::format("--verify {} needs a trace with {}: record it with "
+                              "tee_runner prefill --record FILE --record-payload",
+                              replay_verify_name(verify), what));
+  };
+  if (header.payload.empty()) return refuse("a payload, as the inputs must be the recorded ones");
+  if (verify == ReplayVerify::kDigest && !header.digests) return refuse("digests");
+  return {};
+}
+
+Status check_replay_model(const TraceHeader& header, const BackendInfo& server,
+                          ReplayVerify verify) {
+  if (!(header.dims == server.dims)) {
+    return {StatusCode::kMismatch,
+            fmt::format("the server's model has another shape than the trace's: {} against {}",
+                        dims_text(server.dims), dims_text(header.dims))};
+  }
+  const bool known = !header.digest.empty() && !server.digest.empty();
+  if (known && header.digest != server.digest) {
+    const std::string text = fmt::format(
+        "the server's model is another than the trace's: digest "
+        "{}, recorded {}",
+        server.digest, header.digest);
+    if (verify != ReplayVerify::kNone) return {StatusCode::kMismatch, text};
+    log_warning(text + "; the shapes are the same");
+  }
+  if (verify == ReplayVerify::kNone) return {};
+  if (!known) log_warning("the trace does not say which model it is of: outputs may differ");
+  if (header.dtype != server.dtype) {
+    log_warning(
+        fmt::format("the server computes in {}, the trace was recorded with {}: outputs "
+                    "may differ",
+                    dtype_name(server.dtype), dtype_name(header.dtype)));
+  }
+  return {};
+}
+
+}  // namespace airlock

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+
+#include "base/status.h"
+#include "base/tensor.h"
+#include "runtime/backend.h"
+#include "runtime/trace/trace.h"
+#include "tee_runner/replay_inputs.h"
+#include "tee_runner/replay_options.h"
+
+namespace airlock {
+
+/// Compares outputs with the recorded ones. Thread-safe.
+class ReplayVerifier {
+ public:
+  /// `payload` outlives it; kDigest does not read it. `tolerance` is relative to the largest of the
+  /// recorded tensor.
+  ReplayVerifier(ReplayVerify mode, const ReplayPayload* payload, double tolerance)
+      : mode_(mode), payload_(payload), tolerance_(tolerance) {}
+
+  /// nullopt: as recorded; else what is not. Reads each byte of `got` once. kInvalidInput where the
+  /// payload does not fit the trace.
+  Result<std::optional<std::string>> check(const TraceRecord& record, std::size_t index,
+                                           TensorView got) const;
+
+ private:
+  Result<std::optional<std::string>> check_values(const TraceRecord& record, std::size_t index,
+                                                  TensorView got) const;
+  ReplayVerify mode_;
+  const ReplayPayload* payload_;
+  double tolerance_;
+};
+
+/// Whether the trace holds what `verify` needs; kUsage with advice where not.
+Status check_can_verify(const TraceHeader& header, ReplayVerify verify);
+/// Whether the server computes the trace's ops: kMismatch naming both shapes where its model's is
+/// another, or where `verify` is asked for and its digest is another. A digest that differs
+/// otherwise is a warning.
+Status check_replay_model(const TraceHeader& header, const BackendInfo& server,
+                          ReplayVerify verify);
+
+}  // namespace airlock
