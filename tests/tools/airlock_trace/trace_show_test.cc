@@ -1,0 +1,203 @@
+// Summaries and comparisons of traces whose figures are known.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "tests/model/temp_model.h"
+#include "tests/tools/airlock_trace/trace_rig.h"
+#include "tools/airlock_trace/diff.h"
+#include "tools/airlock_trace/show.h"
+
+namespace airlock::trace {
+namespace {
+
+using airlock::test::read_file;
+using airlock::test::TempFolder;
+using airlock::test::write_file;
+using test::timed_trace;
+using testing::HasSubstr;
+using testing::Not;
+
+TEST(Summary, adds_up_ops_and_paths) {
+  const TempFolder folder;
+  const Trace trace = timed_trace(64, 2);
+  test::write(trace, folder.path("t"));
+  const auto summary = summarise(folder.path("t"));
+  ASSERT_TRUE(summary.ok()) << summary.status().message();
+  OpTotals all;
+  std::uint64_t bytes = 0, calls = 0;
+  for (const TraceRecord& record : trace.records) all.add(record);
+  for (const OpTotals& op : summary->ops) calls += op.calls;
+  for (const PathTotals& path : summary->paths) bytes += path.bytes();
+  EXPECT_EQ(calls, trace.records.size());
+  EXPECT_EQ(summary->all.total_ns, all.total_ns);
+  EXPECT_EQ(
+      summary->all.tee_ns + summary->all.wire_ns + summary->all.queue_ns + summary->all.server_ns,
+      all.total_ns);
+  EXPECT_EQ(bytes, all.input_bytes + all.output_bytes);
+  EXPECT_GT(summary->paths[path_row(Path::kZmq)].bytes(), 0U);
+  EXPECT_EQ(summary->under_way_ns, all.total_ns);  // none overlap
+  EXPECT_EQ(summary->between_ns(), *trace.header.wall_ns - all.total_ns);
+}
+
+TEST(Summary, counts_time_once_where_ops_overlap) {
+  const TempFolder folder;
+  const Trace trace = timed_trace(64, 1, 4000);  // each begins before the last has ended
+  test::write(trace, folder.path("t"));
+  const auto summary = summarise(folder.path("t"));
+  ASSERT_TRUE(summary.ok());
+  const TraceRecord& last = trace.records.back();
+  EXPECT_EQ(summary->under_way_ns, last.start_ns + last.total_ns - trace.records.front().start_ns);
+  EXPECT_LT(summary->under_way_ns, summary->all.total_ns);
+}
+
+TEST(Summary, keeps_the_ops_that_took_longest) {
+  const TempFolder folder;
+  Trace trace = timed_trace(64);
+  trace.records[7].wire_ns += 1'000'000;
+  trace.records[7].total_ns += 1'000'000;
+  test::write(trace, folder.path("t"));
+  const auto summary = summarise(folder.path("t"));
+  ASSERT_TRUE(summary.ok());
+  ASSERT_EQ(summary->biggest.size(), kBigOps);
+  EXPECT_EQ(summary->biggest[0].seq, 7U);
+  for (std::size_t i = 1; i < kBigOps; ++i) {
+    EXPECT_GE(summary->biggest[i - 1].total_ns, summary->biggest[i].total_ns);
+  }
+}
+
+TEST(Summary, survives_times_whose_sum_wraps) {
+  const TempFolder folder;
+  Trace trace = timed_trace(64, 40);
+  const std::uint64_t year = 366ULL * 24 * 3600 * 1'000'000'000;
+  for (TraceRecord& record : trace.records) {
+    record.start_ns = 0;
+    record.total_ns = record.server_ns = year;
+    record.tee_ns = record.wire_ns = record.queue_ns = 0;
+  }
+  test::write(trace, folder.path("t"));
+  const auto summary = summarise(folder.path("t"));
+  ASSERT_TRUE(summary.ok());
+  EXPECT_EQ(summary->all.server_ns, std::numeric_limits<std::uint64_t>::max());
+  EXPECT_EQ(summary->under_way_ns, year);
+}
+
+TEST(Show, says_the_same_in_each_form) {
+  const TempFolder folder;
+  const Trace trace = timed_trace(64);
+  test::write(trace, folder.path("t"));
+  const std::string file = folder.path("t");
+  const auto md = show({file}, Form::kMd);
+  const auto csv = show({file, file}, Form::kCsv);
+  const auto text = show({file, file}, Form::kJson);
+  ASSERT_TRUE(md.ok() && csv.ok() && text.ok());
+  EXPECT_THAT(*md, HasSubstr("| matmul "));
+  EXPECT_THAT(*md, HasSubstr("TEE between ops"));
+  EXPECT_EQ(test::lines_of(*csv).size(), 1U + 2 * 5);  // four ops and all, of each file
+  const auto json = nlohmann::json::parse(*text);
+  ASSERT_EQ(json["traces"].size(), 2U);
+  const auto& first = json["traces"][0];
+  EXPECT_EQ(first["records"], trace.records.size());
+  EXPECT_EQ(first["wall_ns"], *trace.header.wall_ns);
+  EXPECT_EQ(first["ops"]["batch_linear"]["calls"], 12);
+  EXPECT_TRUE(first["cut"].is_null());
+  double shares = 0;
+  for (const char* part : {"tee_between", "tee_in_ops", "wire", "queue", "server"}) {
+    shares += first["shares"][part].get<double>();
+  }
+  EXPECT_NEAR(shares, 1, 1e-9);
+}
+
+TEST(Show, does_not_pass_control_characters_on) {
+  const TempFolder folder;
+  Trace trace = timed_trace(8);
+  trace.header.model = "evil\x1b[2J\n\"";
+  trace.header.build = "\xff";
+  test::write(trace, folder.path("t"));
+  const auto md = show({folder.path("t")}, Form::kMd);
+  const auto json = show({folder.path("t")}, Form::kJson);
+  ASSERT_TRUE(md.ok() && json.ok());
+  EXPECT_THAT(*md, Not(HasSubstr("\x1b")));
+  EXPECT_TRUE(nlohmann::json::accept(*json));
+}
+
+TEST(Show, says_what_is_cut) {
+  const TempFolder folder;
+  test::write(timed_trace(64), folder.path("t"));
+  const std::string whole = read_file(folder.path("t"));
+  write_file(folder.path("cut"), whole.substr(0, whole.size() * 2 / 3));
+  const auto summary = summarise(folder.path("cut"));
+  ASSERT_TRUE(summary.ok()) << summary.status().message();
+  EXPECT_LT(summary->all.calls, 20U);
+  EXPECT_GT(summary->all.calls, 0U);
+  EXPECT_THAT(show_markdown(*summary), HasSubstr("was cut off"));
+}
+
+TEST(Diff, finds_equal_traces_equal) {
+  const TempFolder folder;
+  test::write(timed_trace(64), folder.path("a"));
+  const auto compared = compare(folder.path("a"), folder.path("a"));
+  ASSERT_TRUE(compared.ok());
+  EXPECT_EQ(compared->compared, 20U);
+  EXPECT_EQ(compared->differing, 0U);
+  EXPECT_FALSE(compared->first.has_value());
+  const auto text = diff(folder.path("a"), folder.path("a"), Form::kJson);
+  ASSERT_TRUE(text.ok());
+  const auto json = nlohmann::json::parse(*text);
+  EXPECT_EQ(json["shapes"]["same"], true);
+  for (const auto& figure : json["figures"]) {
+    EXPECT_EQ(figure["a"], figure["b"]);
+    if (figure["a"] != 0) {
+      EXPECT_EQ(figure["ratio"], 1.0) << figure;
+    }
+  }
+  EXPECT_THAT(*diff(folder.path("a"), folder.path("a"), Form::kMd),
+              HasSubstr("The 20 ops have the same shapes and paths."));
+}
+
+TEST(Diff, names_the_first_op_with_another_shape) {
+  const TempFolder folder;
+  test::write(timed_trace(64), folder.path("a"));
+  test::write(timed_trace(32), folder.path("b"));
+  const auto compared = compare(folder.path("a"), folder.path("b"));
+  ASSERT_TRUE(compared.ok());
+  EXPECT_EQ(compared->first, 0U);
+  EXPECT_EQ(compared->differing, 19U);  // the logits of the last token are the same
+  EXPECT_EQ(compared->first_a, "embedding int32[64] -> fp32[64x128]");
+  for (const Form form : {Form::kMd, Form::kJson, Form::kCsv}) {
+    const auto text = diff(folder.path("a"), folder.path("b"), form);
+    ASSERT_TRUE(text.ok());
+    if (form == Form::kJson) {
+      EXPECT_EQ(nlohmann::json::parse(*text)["shapes"]["first_difference"]["position"], 0);
+    }
+  }
+}
+
+TEST(Diff, names_the_end_of_the_shorter_one) {
+  const TempFolder folder;
+  test::write(timed_trace(64), folder.path("a"));
+  test::write(timed_trace(64, 2), folder.path("b"));
+  const auto compared = compare(folder.path("a"), folder.path("b"));
+  ASSERT_TRUE(compared.ok());
+  EXPECT_EQ(compared->compared, 20U);
+  EXPECT_EQ(compared->differing, 0U);
+  EXPECT_EQ(compared->first, 20U);
+  EXPECT_EQ(compared->first_a, "nothing");
+}
+
+TEST(Diff, counts_other_paths_where_shapes_are_the_same) {
+  const TempFolder folder;
+  Trace trace = timed_trace(64);
+  test::write(trace, folder.path("a"));
+  trace.records[4].inputs[0].path = Path::kZmq;
+  test::write(trace, folder.path("b"));
+  const auto compared = compare(folder.path("a"), folder.path("b"));
+  ASSERT_TRUE(compared.ok());
+  EXPECT_FALSE(compared->first.has_value());
+  EXPECT_EQ(compared->other_paths, 1U);
+}
+
+}  // namespace
+}  // namespace airlock::trace
