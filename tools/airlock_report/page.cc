@@ -59,7 +59,7 @@ std::string render_page(const std::vector<Input>& inputs, const PageOrigin& orig
       "<title>Airlock report</title>\n<style>{}</style>\n</head>\n<body>\n{}"
       "<header><h1>Airlock report</h1>\n<p class=\"soft\">{} {}, made {} by {}.</p>\n"
       "<nav aria-label=\"Sections\"><ul>{}</ul></nav></header>\n<main>\n{}</main>\n"
-      "<footer>Times are wall time of one thread, sizes are payload bytes without headers; "
+      "<footer>Times are wall time, sizes are payload bytes without headers; "
       "docs/STATS.md and docs/TRACE_FORMAT.md define each number. Queue and server times are the "
       "server's word.</footer>\n</body>\n</html>\n",
       kPolicy, style_sheet(), pattern_definitions(), inputs.size(),

@@ -29,7 +29,7 @@ background:var(--ink);color:var(--ground);text-align:center;font-size:.85em}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:16px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.8rem 1rem}
 .card h3{margin:0 0 .4rem}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem .9rem;margin:.3rem 0}
+dl{display:grid;grid-template-columns:fit-content(45%) minmax(0,1fr);gap:.1rem .9rem;margin:.3rem 0}
 dt{color:var(--soft)}
 dd{margin:0;min-width:0}
 .notes{color:var(--note)}
@@ -84,13 +84,13 @@ background:var(--ground);color:var(--note);border-radius:3px}
 .no{color:var(--zmq);font-weight:700}
 footer{margin:3rem auto 1.5rem}
 @media (max-width:600px){body{font-size:15px}main,header,footer{padding:0 12px}.plot{--left:4rem;--right:1.1rem}
-dl{grid-template-columns:1fr}dd{margin-bottom:.3rem}.bars .labels{max-width:8em}}
+.bars .labels{max-width:8em}}
 @media print{:root{color-scheme:light;--ground:#fff;--ink:#000;--soft:#444;--line:#bbb;--card:#fff;--note:#7a3b00;
 --link:#000;--hatch:rgba(255,255,255,.72);--tee:#009e73;--wire:#d98c00;--queue:#cc79a7;--server:#0072b2;
 --kernel:#56b4e9;--between:#8a8a8a;--ring:#0072b2;--zmq:#d55e00}
 @page{margin:14mm}
 body{font-size:10.5pt}main,header,footer{max-width:none;padding:0}nav,details:not([open]){display:none}
-.card,tr,.legend{break-inside:avoid}h2,h3,figcaption,caption{break-after:avoid}
+.card,tr,.legend,.scroll{break-inside:avoid}.number{background:none;color:#000;border:1px solid #000}h2,h3,figcaption,caption{break-after:avoid}
 .scroll{overflow:visible;border:0}table{font-size:7.5pt}th,td{padding:.15rem .3rem;white-space:normal}}
 )css";
 

@@ -1,0 +1,123 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tests/tools/airlock_report/samples.h"
+#include "tools/airlock_report/page.h"
+
+namespace airlock::report {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr std::string_view kScript = "<script>alert(1)</script>";
+
+TraceSummary sample_trace(TraceHeader header = sample_header(), std::string cut = {}) {
+  TraceSummarizer summarizer(header, {});
+  summarizer.add(sample_record(0, 0, 1000));
+  summarizer.add(sample_record(1, 5000, 2000, Path::kZmq));
+  return summarizer.finish(std::move(cut));
+}
+
+std::string page_of(const std::vector<Input>& inputs) {
+  return render_page(inputs, {"airlock 0.1.0", "2026-11-21T16:40:00Z"});
+}
+
+std::string cell(std::string_view key, std::uint64_t value) {
+  return "data-key=\"" + std::string(key) + "\" data-value=\"" + std::to_string(value) + "\"";
+}
+
+TEST(ReportPage, holds_the_exact_numbers_of_its_inputs) {
+  const std::string page = page_of({{"r.json", sample_runner()}, {"t.jsonl", sample_trace()}});
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.ops.matmul.wire_ns", 16'303'145)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.tee.rmsnorm.total_ns", 798'478)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.paths.zmq.sent.bytes", 23'328'000)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.paths.ring.latency_ns.p50", 61'439)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.wall_ns", 66'112'807)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.1.records", 2)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.1.by_time.1.total_ns", 2000)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.1.sides.between_ns", 4000)));
+}
+
+TEST(ReportPage, escapes_every_text_of_its_inputs) {
+  const std::string bad(kScript);
+  SideReport runner = sample_runner();
+  runner.host = {bad, bad, 2, bad};
+  runner.config = {{bad, bad}, {"model", bad}, {"epoch", bad}};
+  SideReport server = sample_server();
+  server.sessions[0].id = bad;
+  server.sessions[0].client = bad;
+  TraceHeader header = sample_header();
+  header.model = header.build = header.started_at = header.digest = header.payload = bad;
+  header.host = {bad, bad, 2, bad};
+  header.assumed = {bad};
+  const std::string page =
+      page_of({{bad, runner}, {bad, server}, {bad, sample_trace(header, bad)}});
+  EXPECT_THAT(page, Not(HasSubstr("<script")));
+  EXPECT_THAT(page, HasSubstr("&lt;script&gt;alert(1)&lt;/script&gt;"));
+}
+
+TEST(ReportPage, forbids_everything_but_its_own_style) {
+  const std::string page = page_of({{"r.json", sample_runner()}});
+  EXPECT_THAT(page,
+              HasSubstr("http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
+                        "style-src 'unsafe-inline';"));
+  for (const char* outside : {"http://", "https://", "src=", "@import", "<link", "<script"})
+    EXPECT_THAT(page, Not(HasSubstr(outside))) << outside;
+}
+
+TEST(ReportPage, merges_histograms_of_one_side_and_averages_nothing) {
+  SideReport other = sample_runner();
+  HistogramSnapshot& ring = other.transport.path(Path::kRing).latency_ns;
+  ring = histogram_of({1'000'000, 1'000'000, 1'000'000, 1'000'000, 1'000'000, 1'000'000});
+  HistogramSnapshot merged = sample_runner().transport.path(Path::kRing).latency_ns;
+  merged.merge(ring);
+  const std::string page = page_of({{"a.json", sample_runner()}, {"b.json", other}});
+  const std::string prefix = "merged.tee_runner.paths.ring.latency_ns.";
+  EXPECT_THAT(page, HasSubstr(cell(prefix + "count", 10)));
+  EXPECT_THAT(page, HasSubstr(cell(prefix + "p50", merged.percentile(0.5))));
+  EXPECT_THAT(page, HasSubstr(cell(prefix + "p99", 1'000'000)));
+}
+
+TEST(ReportPage, says_whether_both_sides_agree) {
+  EXPECT_THAT(page_of({{"r", sample_runner()}, {"s", sample_server()}}),
+              HasSubstr(cell("inputs.0.agree", 1)));
+  SideReport lossy = sample_server();
+  lossy.sessions[0].transport.path(Path::kZmq).received.bytes -= 1;
+  const std::string page = page_of({{"r", sample_runner()}, {"s", lossy}});
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.agree", 0)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.reconcile.zmq.requests", 0)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.reconcile.ring.requests", 1)));
+}
+
+TEST(ReportPage, does_not_compare_a_runner_with_the_session_of_another) {
+  SideReport server = sample_server();
+  server.sessions[0].id = "another";
+  EXPECT_THAT(page_of({{"r", sample_runner()}, {"s", server}}),
+              HasSubstr("has no session of this runner"));
+}
+
+TEST(ReportPage, says_what_a_trace_lacks) {
+  TraceHeader header = sample_header();
+  header.dropped = 3;
+  header.assumed = {"tokens"};
+  const std::string page =
+      page_of({{"t", sample_trace(header, "t was cut off: it ends after 2 ops")}});
+  EXPECT_THAT(page, HasSubstr("t was cut off: it ends after 2 ops"));
+  EXPECT_THAT(page, HasSubstr("3 ops are missing"));
+  EXPECT_THAT(page, HasSubstr("assumed by the import: tokens"));
+}
+
+TEST(ReportPage, of_an_empty_trace_and_empty_statistics_is_whole) {
+  SideReport nothing;
+  nothing.side = "tee_runner";
+  TraceSummarizer summarizer(sample_header(), {});
+  const std::string page = page_of({{"r", nothing}, {"t", summarizer.finish({})}});
+  EXPECT_TRUE(page.ends_with("</html>\n"));
+  EXPECT_THAT(page, HasSubstr("This trace has no times"));
+}
+
+}  // namespace
+}  // namespace airlock::report
