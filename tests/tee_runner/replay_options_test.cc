@@ -1,0 +1,86 @@
+#include "tee_runner/replay_options.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace airlock {
+namespace {
+
+Result<std::optional<ReplayOptions>> parse(std::vector<const char*> args) {
+  args.insert(args.begin(), {"tee_runner", "replay"});
+  return parse_replay_options(static_cast<int>(args.size()), args.data());
+}
+
+TEST(ReplayOptions, have_defaults) {
+  const auto options = parse({"t.jsonl"});
+  ASSERT_TRUE(options.ok() && options->has_value());
+  EXPECT_EQ((*options)->file, "t.jsonl");
+  EXPECT_EQ((*options)->speed, ReplaySpeed::kMax);
+  EXPECT_EQ((*options)->verify, ReplayVerify::kNone);
+  EXPECT_EQ((*options)->repeat, 1U);
+  EXPECT_EQ((*options)->clients, 1U);
+  EXPECT_EQ((*options)->inflight, 1U);
+  EXPECT_EQ((*options)->timeout, std::chrono::milliseconds(5000));
+  EXPECT_EQ((*options)->op_timeout, std::chrono::milliseconds(300000));
+}
+
+TEST(ReplayOptions, are_taken_as_given) {
+  const auto options = parse({"t.jsonl",
+                              "--endpoint",
+                              "tcp://127.0.0.1:1",
+                              "--speed",
+                              "recorded",
+                              "--repeat",
+                              "3",
+                              "--clients",
+                              "4",
+                              "--inflight",
+                              "5",
+                              "--verify",
+                              "tolerance",
+                              "--timeout-ms",
+                              "700",
+                              "--op-timeout-ms",
+                              "900",
+                              "--ring",
+                              "off",
+                              "--stats-json",
+                              "s.json",
+                              "-o",
+                              "csv"});
+  ASSERT_TRUE(options.ok() && options->has_value());
+  EXPECT_EQ((*options)->endpoint, "tcp://127.0.0.1:1");
+  EXPECT_EQ((*options)->speed, ReplaySpeed::kRecorded);
+  EXPECT_EQ((*options)->repeat, 3U);
+  EXPECT_EQ((*options)->clients, 4U);
+  EXPECT_EQ((*options)->inflight, 5U);
+  EXPECT_EQ((*options)->verify, ReplayVerify::kTolerance);
+  EXPECT_EQ((*options)->timeout, std::chrono::milliseconds(700));
+  EXPECT_EQ((*options)->op_timeout, std::chrono::milliseconds(900));
+  EXPECT_EQ((*options)->ring, RunnerRing::kOff);
+  EXPECT_EQ((*options)->stats_json, "s.json");
+  EXPECT_EQ((*options)->output, Output::kCsv);
+}
+
+TEST(ReplayOptions, that_make_no_sense_are_refused) {
+  for (const std::vector<const char*>& args :
+       std::vector<std::vector<const char*>>{{},
+                                             {"t", "--speed", "slow"},
+                                             {"t", "--verify", "yes"},
+                                             {"t", "--clients", "0"},
+                                             {"t", "--clients", "65"},
+                                             {"t", "--inflight", "0"},
+                                             {"t", "--inflight", "65"},
+                                             {"t", "--repeat", "0"},
+                                             {"t", "--repeat", "many"},
+                                             {"t", "--timeout-ms", "0"},
+                                             {"t", "-o", "xml"},
+                                             {"t", "--model", "m"},
+                                             {"t", "u"}}) {
+    EXPECT_EQ(parse(args).status().code(), StatusCode::kUsage);
+  }
+}
+
+}  // namespace
+}  // namespace airlock

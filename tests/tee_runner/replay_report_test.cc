@@ -1,0 +1,191 @@
+#include "tee_runner/replay_report.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/tee_runner/replay_rig.h"
+
+namespace airlock {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::kReplayDims;
+using ::testing::Not;
+using testing::replay_header;
+using testing::replay_records;
+using Json = nlohmann::json;
+
+constexpr OpTiming kTiming{.queue_ns = 10,
+                           .server_ns = 200,
+                           .tee_ns = 30,
+                           .wire_ns = 60,
+                           .total_ns = 300,
+                           .slots_in_use = 1};
+
+/// Replays every op once, each 300 ns long, 100 ns after the one before.
+ReplayCounts replay_all(const TraceHeader& header, const std::vector<TraceRecord>& records) {
+  ReplayTally tally(header);
+  std::uint64_t now = 5000;
+  tally.begin(now);
+  for (const TraceRecord& record : records) {
+    now += 100;
+    tally.book(record, kTiming, now);
+    now += 300;
+  }
+  tally.end_pass();
+  return tally.counts();
+}
+
+ReplayResult result_of(std::size_t clients) {
+  ReplayResult result;
+  result.options.file = "t.jsonl";
+  result.options.clients = clients;
+  result.trace = replay_header();
+  result.complete = true;
+  for (std::size_t i = 0; i < clients; ++i) {
+    result.clients.push_back({replay_all(result.trace, replay_records()), {}});
+  }
+  return result;
+}
+
+TEST(BusyTime, counts_overlapping_spans_once) {
+  BusyTime time;
+  time.begin(100);
+  time.add(150, 250);
+  time.add(200, 300);
+  time.add(210, 220);
+  time.add(400, 500);
+  EXPECT_EQ(time.wall_ns(), 400U);
+  EXPECT_EQ(time.busy_ns(), 250U);
+}
+
+TEST(BusyTime, is_sane_where_a_trace_lies_about_the_order) {
+  BusyTime time;
+  time.add(1000, 2000);
+  time.add(10, 20);
+  time.add(0, 3000);
+  EXPECT_EQ(time.wall_ns(), 2000U);
+  EXPECT_EQ(time.busy_ns(), 2000U);
+}
+
+TEST(ReplayCounts, hold_time_between_ops_on_both_sides) {
+  const auto records = replay_records();
+  TraceHeader header = replay_header();
+  header.wall_ns = 1000 * records.size() + 77;  // the TEE's work after the last op
+  const ReplayCounts counts = replay_all(header, records);
+  EXPECT_EQ(counts.recorded.wall_ns, *header.wall_ns);
+  EXPECT_EQ(counts.recorded.between_ns, *header.wall_ns - 600 * records.size());
+  EXPECT_EQ(counts.replayed.wall_ns, 400 * records.size());
+  EXPECT_EQ(counts.replayed.between_ns, 100 * records.size());
+  EXPECT_EQ(counts.replayed.sum().server_ns, 200 * records.size());
+}
+
+TEST(ReplayCounts, hold_the_recorded_paths) {
+  const auto records = replay_records();
+  const ReplayCounts counts = replay_all(replay_header(), records);
+  const PathFlow& ring = counts.recorded_paths[0];
+  const PathFlow& zmq = counts.recorded_paths[1];
+  EXPECT_EQ(ring.sent.messages, records.size());
+  EXPECT_EQ(ring.received.messages, records.size());
+  EXPECT_EQ(zmq.sent.messages, 0U);
+  EXPECT_EQ(ring.sent.bytes + ring.received.bytes + zmq.sent.bytes + zmq.received.bytes,
+            counts.bytes);
+}
+
+TEST(ReplayCounts, of_a_trace_recorded_without_a_server_have_no_paths) {
+  TraceHeader header = replay_header();
+  header.backend = "local";
+  const ReplayCounts counts = replay_all(header, replay_records());
+  EXPECT_EQ(counts.recorded_paths[0].sent.messages, 0U);
+  EXPECT_EQ(counts.recorded_paths[1].sent.messages, 0U);
+}
+
+TEST(ReplayReport, json_holds_exact_sums_over_clients) {
+  ReplayResult result = result_of(2);
+  result.options.output = Output::kJson;
+  const std::size_t ops = replay_records().size();
+  const Json json = Json::parse(format_replay(result));
+  EXPECT_EQ(json["op_count"], 2 * ops);
+  EXPECT_EQ(json["wall_ns"], 400 * ops);  // the clients ran at once
+  EXPECT_EQ(json["time"]["replayed"]["wall_ns"], 2 * 400 * ops);
+  EXPECT_EQ(json["time"]["replayed"]["server_ns"], 2 * 200 * ops);
+  EXPECT_EQ(json["time"]["replayed"]["tee_ns"], 2 * (100 + 30) * ops);
+  EXPECT_DOUBLE_EQ(json["time"]["replayed"]["share"]["server"], 0.5);
+  EXPECT_DOUBLE_EQ(json["ops"]["matmul"]["ratio"], 0.5);
+  std::uint64_t calls = 0;
+  for (const auto& op : json["ops"]) {
+    calls += op["calls"].get<std::uint64_t>();
+    EXPECT_EQ(op["latency_ns"]["p99"], 300);
+    EXPECT_EQ(op["replayed"]["total_ns"], 300 * op["calls"].get<std::uint64_t>());
+  }
+  EXPECT_EQ(calls, 2 * ops);
+  EXPECT_EQ(json["clients"].size(), 2U);
+  EXPECT_TRUE(json["complete"]);
+}
+
+TEST(ReplayReport, has_no_ratio_where_nothing_was_timed) {
+  ReplayResult result = result_of(1);
+  auto records = replay_records();
+  for (TraceRecord& record : records) {
+    record.start_ns = record.total_ns = record.tee_ns = record.wire_ns = record.server_ns = 0;
+  }
+  result.trace.source = TraceSource::kSynthesised;
+  result.clients = {{replay_all(result.trace, records), {}}};
+  EXPECT_THAT(format_replay(result), HasSubstr("| recorded | - | - | - | - | - | - |"));
+  result.options.output = Output::kJson;
+  EXPECT_TRUE(Json::parse(format_replay(result))["ops"]["matmul"]["ratio"].is_null());
+  result.options.output = Output::kCsv;
+  EXPECT_THAT(format_replay(result), Not(HasSubstr("ratio")));
+}
+
+TEST(ReplayReport, csv_has_five_columns_and_the_numbers_of_the_json) {
+  ReplayResult result = result_of(1);
+  result.options.output = Output::kJson;
+  const Json json = Json::parse(format_replay(result));
+  result.options.output = Output::kCsv;
+  const std::string csv = format_replay(result);
+  std::size_t begin = 0;
+  for (std::size_t end = 0; (end = csv.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    const std::string line = csv.substr(begin, end - begin);
+    EXPECT_EQ(std::count(line.begin(), line.end(), ','), 4) << line;
+  }
+  const auto& linear = json["ops"]["batch_linear"];
+  EXPECT_THAT(csv, HasSubstr("op,batch_linear,total_ns," + linear["recorded"]["total_ns"].dump() +
+                             "," + linear["replayed"]["total_ns"].dump() + "\n"));
+  EXPECT_THAT(csv, HasSubstr("time,tee,ns," + json["time"]["recorded"]["tee_ns"].dump() + "," +
+                             json["time"]["replayed"]["tee_ns"].dump() + "\n"));
+}
+
+TEST(ReplayReport, names_each_client_that_failed) {
+  ReplayResult result = result_of(3);
+  result.complete = false;
+  result.clients[1].error = "the server is gone";
+  result.clients[2].error = "op 3 (matmul): no room";
+  const std::string text = format_replay(result);
+  EXPECT_THAT(text, HasSubstr("Partial"));
+  EXPECT_THAT(text, HasSubstr("- client 2, after "));
+  EXPECT_THAT(text, HasSubstr("- client 3, after "));
+  EXPECT_THAT(text, Not(HasSubstr("- client 1")));
+}
+
+TEST(ReplayReport, of_a_replay_that_did_not_begin_divides_by_nothing) {
+  ReplayResult result;
+  result.trace = replay_header();
+  result.clients = {{}};
+  for (const Output output : {Output::kMarkdown, Output::kJson, Output::kCsv}) {
+    result.options.output = output;
+    EXPECT_THAT(format_replay(result), Not(HasSubstr("nan")));
+  }
+}
+
+TEST(ReplayReport, says_that_the_ring_is_another) {
+  ReplayResult result = result_of(1);
+  EXPECT_THAT(format_replay(result), Not(HasSubstr("not the recorded one")));
+  result.same_paths = false;
+  EXPECT_THAT(format_replay(result), HasSubstr("not the recorded one"));
+}
+
+}  // namespace
+}  // namespace airlock
