@@ -14,7 +14,8 @@ namespace {
 
 constexpr std::size_t kMaxTextBytes = 1024;
 constexpr std::size_t kMaxAssumed = 32;
-/// Times are only shown and added up: a year, so that no sum of a million of them overflows.
+/// Times are only shown and added up. A year: the parts of one op cannot wrap; who adds up ops has
+/// to stop at the largest number.
 constexpr std::uint64_t kMaxTimeNs = 366ULL * 24 * 3600 * 1'000'000'000;
 constexpr std::uint64_t kMaxCount = std::uint64_t{1} << 40;
 
