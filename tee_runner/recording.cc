@@ -97,24 +97,27 @@ Result<Backend*> Recording::start(Backend& inner, const Session& session) {
     const std::vector<PlannedOp> plan = plan_prefill(info.dims, shape);
     const PayloadNeed need = payload_need(info.dims, plan, options_.repeat);
     ASSIGN_OR_RETURN(payload_, PayloadWriter::create(payload_path(options_), need));
-    log_info(
-        fmt::format("recording a trace to {} and every tensor, {:.1f} MB, to {}: the prompt "
-                    "and all activations can be read there",
-                    path, static_cast<double>(need.data_bytes) / 1e6, payload_path(options_)));
-  } else {
-    log_info(fmt::format("recording a trace to {}{}", path,
-                         digests() ? " with a digest of every tensor: what was hidden can be "
-                                     "searched for"
-                                   : ""));
   }
   // What was asked for whole is waited for.
   ASSIGN_OR_RETURN(writer_, TraceWriter::create(path, header(info, session),
                                                 digests() ? TraceWriter::WhenFull::kWait
                                                           : TraceWriter::WhenFull::kDrop));
+  say_start();
   const RecordingOptions recording{session.policy, digests(), payload_.get()};
   backend_ = RecordingBackend::create(
       inner, recording, [this](TraceRecord record) { writer_->add(std::move(record)); });
   return backend_.get();
+}
+
+void Recording::say_start() const {
+  std::string what;
+  if (options_.record_payload) {
+    what = fmt::format(" and every tensor to {}: the prompt and all activations can be read there",
+                       payload_path(options_));
+  } else if (options_.record_digest) {
+    what = " with a digest of every tensor: what a TEE hides can be searched for";
+  }
+  log_info(fmt::format("recording a trace to {}{}", options_.record, what));
 }
 
 void Recording::begin_run() {

@@ -49,6 +49,7 @@ class Recording {
  private:
   bool digests() const { return options_.record_digest || options_.record_payload; }
   TraceHeader header(const BackendInfo& info, const Session& session) const;
+  void say_start() const;
   void say_cost(std::uint64_t runs_ns) const;
 
   const PrefillOptions& options_;

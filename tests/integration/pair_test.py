@@ -12,9 +12,12 @@ import traceback
 import fault_scenarios
 import input_scenarios
 import prefill_scenarios
+import record_scenarios
+import replay_scenarios
 from pair import Pair
 
-SCENARIOS = {s.__name__: s for module in (prefill_scenarios, fault_scenarios, input_scenarios)
+SCENARIOS = {s.__name__: s for module in (prefill_scenarios, fault_scenarios, input_scenarios, record_scenarios,
+                                            replay_scenarios)
              for s in module.SCENARIOS}
 SKIPPED = 77
 
