@@ -88,9 +88,9 @@ class [[nodiscard]] Result {
 
 #define AIRLOCK_CONCAT_INNER(a, b) a##b
 #define AIRLOCK_CONCAT(a, b) AIRLOCK_CONCAT_INNER(a, b)
-#define RETURN_IF_ERROR(expression)                                              \
-  do {                                                                           \
-    if (::airlock::Status status_ = (expression); !status_.ok()) return status_; \
+#define RETURN_IF_ERROR(expression)                                                 \
+  do {                                                                              \
+    if (::airlock::Status returned = (expression); !returned.ok()) return returned; \
   } while (false)
 /// ASSIGN_OR_RETURN(auto x, f()): x is the value, or the enclosing function returns the Status.
 #define ASSIGN_OR_RETURN(declaration, expression) \

@@ -2,6 +2,7 @@
 add_library(airlock_options INTERFACE)
 target_compile_features(airlock_options INTERFACE cxx_std_20)
 target_include_directories(airlock_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_definitions(airlock_options INTERFACE AIRLOCK_VERSION="${PROJECT_VERSION}")
 target_compile_options(airlock_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
   -Wold-style-cast -Wcast-align -Woverloaded-virtual -Werror -fno-math-errno -fno-trapping-math -ftree-vectorize)
 set(CMAKE_CXX_EXTENSIONS OFF)

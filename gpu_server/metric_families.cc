@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "base/version.h"
 #include "proto/handshake.h"
 
 namespace airlock {
@@ -128,7 +129,7 @@ MetricFamily build_info(const MetricsSnapshot& snapshot) {
       family("airlock_build_info",
              "Always 1; device and dtype are empty while the model is loading.", MetricType::Gauge);
   add(made,
-      {{"version", AIRLOCK_VERSION},
+      {{"version", kVersion},
        {"protocol", fmt::format("{}.{}", kProtocolMajor, kProtocolMinor)},
        {"device", snapshot.device},
        {"dtype", snapshot.dtype}},

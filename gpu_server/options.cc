@@ -8,6 +8,7 @@
 #include <iostream>
 #include <thread>
 
+#include "base/version.h"
 #include "gpu_server/metrics.h"
 #include "proto/handshake.h"
 
@@ -76,7 +77,7 @@ void declare(CLI::App& app, ServerOptions& options, std::string& dtype, std::str
   app.add_option("--stats-interval", options.stats_interval_s,
                  "print the statistics every so many seconds")
       ->check(check_interval);
-  app.set_version_flag("--version", fmt::format("gpu_server {}, protocol {}.{}", AIRLOCK_VERSION,
+  app.set_version_flag("--version", fmt::format("gpu_server {}, protocol {}.{}", kVersion,
                                                 kProtocolMajor, kProtocolMinor));
 }
 

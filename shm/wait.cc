@@ -1,6 +1,7 @@
 #include "shm/wait.h"
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,6 +23,9 @@ constexpr std::uint64_t kFirstSleepNs = 20'000;
 constexpr std::uint64_t kMaxSleepNs = 4'000'000;
 constexpr int kMissedWakesBeforeSleep = 3;
 constexpr int kPausesPerLook = 16;
+/// From here on a spin yields: the peer may wait for this very CPU, and would get it only when the
+/// spin gives up.
+constexpr std::uint64_t kYieldAfterNs = 3'000;
 
 static_assert(std::atomic_ref<std::uint32_t>::is_always_lock_free);
 
@@ -98,11 +102,13 @@ bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, 
   const auto budget_ns =
       std::min(spin_ns_, static_cast<std::uint64_t>(deadline.remaining().count()));
   if (budget_ns == 0) return false;
-  const std::uint64_t end_ns = now_ns() + budget_ns;
+  const std::uint64_t start_ns = now_ns();
   std::atomic_ref bell(*doorbell.bell);
   std::uint32_t seen = bell.load(std::memory_order_acquire);
   if (ready()) return true;
+  std::uint64_t spent_ns = 0;
   do {
+    if (spent_ns >= kYieldAfterNs) ::sched_yield();
     for (int i = 0; i < kPausesPerLook; ++i) {
       const std::uint32_t now =
           bell.load(std::memory_order_acquire);  // pairs with the add in ring()
@@ -113,7 +119,8 @@ bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, 
       }
       pause_cpu();
     }
-  } while (now_ns() < end_ns);
+    spent_ns = now_ns() - start_ns;
+  } while (spent_ns < budget_ns);
   return false;
 }
 

@@ -11,6 +11,7 @@
 #include "runtime/cpu/cpu_backend.h"
 #include "runtime/model/model_source.h"
 #include "runtime/rpc/client.h"
+#include "runtime/trace/trace.h"
 #include "tee_runner/connect_options.h"
 #include "tee_runner/llama.h"
 #include "tee_runner/measured_backend.h"
@@ -195,6 +196,8 @@ TensorView logits_to_write(const PrefillOptions& options, const Tensor& logits) 
 
 Status run(const PrefillOptions& options, StatsReporter& reporter) {
   const bool local = options.backend == BackendChoice::kLocal;
+  reporter.add_config("build", build_name());
+  reporter.add_config("model", options.model.empty() ? options.synthetic : options.model);
   reporter.add_config("backend", local ? "local" : "remote");
   reporter.add_config("attention", options.attention == Attention::kTee ? "tee" : "offload");
   reporter.add_config("threads", std::to_string(options.threads));
@@ -209,6 +212,7 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   }
   if (!done.ok()) return done.status();
   const Outcome& outcome = *done;
+  reporter.add_config("tokens", std::to_string(outcome.result.tokens));
   if (!options.logits_out.empty()) {
     RETURN_IF_ERROR(write_npy(options.logits_out, logits_to_write(options, outcome.result.logits)));
   }

@@ -8,6 +8,8 @@
 #include <map>
 #include <thread>
 
+#include "base/version.h"
+#include "proto/handshake.h"
 #include "proto/limits.h"
 
 namespace airlock {
@@ -126,7 +128,8 @@ Result<std::optional<PrefillOptions>> parse_runner_options(int argc, const char*
   CLI::App app{
       "The trusted side of Airlock: runs LLaMA and asks a gpu_server for the large products.\n"
       "In this mode the server sees token ids and every activation (docs/THREAT_MODEL.md)."};
-  app.set_version_flag("--version", "tee_runner 0.1.0, protocol 1.0");
+  app.set_version_flag("--version", fmt::format("tee_runner {}, protocol {}.{}", kVersion,
+                                                kProtocolMajor, kProtocolMinor));
   app.require_subcommand(1);
   CLI::App* prefill = app.add_subcommand("prefill", "compute a prompt's logits");
   declare_model(*prefill, options);

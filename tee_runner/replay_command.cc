@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "runtime/rpc/client.h"
+#include "runtime/trace/trace.h"
 #include "tee_runner/connect_options.h"
 #include "tee_runner/replay.h"
 #include "tee_runner/replay_options.h"
@@ -221,6 +222,7 @@ Status run_replay_command(int argc, const char* const* argv) {
   ASSIGN_OR_RETURN(const std::optional<ReplayOptions> options, parse_replay_options(argc, argv));
   if (!options) return {};
   StatsReporter reporter(options->stats_json);
+  reporter.add_config("build", build_name());
   reporter.add_config("replay", options->file);
   reporter.add_config("speed", replay_speed_name(options->speed));
   reporter.add_config("repeat", std::to_string(options->repeat));

@@ -6,6 +6,8 @@
 #include <ctime>
 #include <tuple>
 
+#include "base/version.h"
+
 namespace airlock {
 
 std::string_view trace_source_name(TraceSource source) {
@@ -68,7 +70,7 @@ std::string payload_tensor_name(std::uint64_t seq, TraceSide side, std::size_t i
   return fmt::format("{:06}.{}.{}", seq, side == TraceSide::kInput ? "in" : "out", index);
 }
 
-std::string build_name() { return "airlock " AIRLOCK_VERSION; }
+std::string build_name() { return fmt::format("airlock {}", kVersion); }
 
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);

@@ -6,11 +6,14 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <variant>
 #include <vector>
 
 #include "proto/handshake.h"
 #include "runtime/channel/zmq_socket.h"
+#include "shm/segment.h"
 #include "tests/gpu_server/server_rig.h"
 #include "tests/support/reference_ops.h"
 
@@ -19,11 +22,12 @@ namespace {
 
 Deadline soon() { return Deadline::after(std::chrono::seconds(60)); }
 
-std::size_t segment_count() {
+/// Segments of this session that still have a name.
+std::size_t segment_count(std::uint64_t epoch) {
   std::size_t count = 0;
-  const std::string mine = "airlock-" + std::to_string(::geteuid()) + "-";
-  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
-    count += entry.path().filename().string().starts_with(mine) ? 1 : 0;
+  for (const SegmentDirection direction : {SegmentDirection::kRequest, SegmentDirection::kReply}) {
+    const std::string name = make_segment_name(::geteuid(), epoch, direction);
+    count += std::filesystem::exists("/dev/shm/" + name) ? 1 : 0;
   }
   return count;
 }
@@ -179,11 +183,10 @@ TEST_F(SessionTest, gives_config_and_norms_to_a_client_without_a_model) {
 
 TEST_F(SessionTest, leaves_no_file_of_a_session_that_is_attached) {
   start();
-  const std::size_t before = segment_count();
   auto session = connect();
   ASSERT_NE(session, nullptr);
   ASSERT_TRUE(session->backend().ping(soon()).ok());
-  EXPECT_LE(segment_count(), before);
+  EXPECT_EQ(segment_count(session->epoch()), 0U);
   EXPECT_EQ(directory_.file_count(), 3U);  // the control socket, its lock and the counters file
 }
 
@@ -309,11 +312,16 @@ TEST_F(SessionTest, ends_a_session_at_a_second_hello) {
 TEST_F(SessionTest, forgets_a_client_that_never_attaches) {
   options_.max_clients = 1;
   start();
-  const std::size_t before = segment_count();
+  std::uint64_t epoch = 0;
   {
     ZmqSocket socket = raw_dealer();
     raw_send(socket, {encode_control(Hello{"lazy", RingMode::kOn, 0, 0, "", 0})});
-    ASSERT_TRUE(socket.receive(soon()).ok());
+    const auto parts = socket.receive(soon());
+    ASSERT_TRUE(parts.ok());
+    const auto answer = decode_control((*parts)[0]);
+    ASSERT_TRUE(answer.ok() && std::holds_alternative<Welcome>(*answer));
+    epoch = std::get<Welcome>(*answer).epoch;
+    EXPECT_EQ(segment_count(epoch), 2U);
   }
   const Deadline give_up = soon();
   for (;;) {
@@ -324,7 +332,7 @@ TEST_F(SessionTest, forgets_a_client_that_never_attaches) {
     ASSERT_FALSE(give_up.expired());
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
-  EXPECT_LE(segment_count(), before + 2);  // the new one's own, at most
+  EXPECT_EQ(segment_count(epoch), 0U);
 }
 
 TEST_F(SessionTest, serves_two_clients_at_once) {

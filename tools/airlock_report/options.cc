@@ -5,7 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 
-#include "runtime/trace/trace.h"
+#include "base/version.h"
 #include "tools/airlock_report/input.h"
 
 namespace airlock::report {
@@ -28,7 +28,7 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
                  "the page, replaced atomically, mode 0600; - is stdout")
       ->required()
       ->type_name("FILE");
-  app.set_version_flag("--version", "airlock_report, " + build_name());
+  app.set_version_flag("--version", fmt::format("airlock_report {}", kVersion));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

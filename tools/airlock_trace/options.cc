@@ -6,6 +6,8 @@
 #include <charconv>
 #include <iostream>
 
+#include "base/version.h"
+
 namespace airlock::trace {
 namespace {
 
@@ -138,7 +140,7 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
       "Makes, imports, shows, compares and exports traces of prefills (docs/TRACE_FORMAT.md).\n"
       "Exit codes: 0 done, 1 a bad file, 2 usage, 5 the disk is full."};
   app.require_subcommand(1);
-  app.set_version_flag("--version", "airlock_trace 0.1.0");
+  app.set_version_flag("--version", fmt::format("airlock_trace {}", kVersion));
   declare_synth(app, options, raw);
   declare_import(app, options, raw);
   declare_readers(app, options, raw);

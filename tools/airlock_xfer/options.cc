@@ -9,6 +9,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "base/version.h"
 #include "tools/airlock_xfer/plan.h"
 
 namespace airlock::xfer {
@@ -82,7 +83,7 @@ void declare(CLI::App& app, Options& options, Raw& raw) {
   auto* format = app.add_option("-o,--output", raw.format, "md, csv or json (md)")
                      ->check(CLI::IsMember({"md", "csv", "json"}));
   app.add_flag("--json", raw.json, "the same as -o json")->excludes(format);
-  app.set_version_flag("--version", "airlock_xfer 0.1.0");
+  app.set_version_flag("--version", fmt::format("airlock_xfer {}", kVersion));
 }
 
 Status parse_paths(const std::string& text, std::vector<PathAsked>& paths) {
