@@ -169,6 +169,7 @@ class ClientSessionImpl : public ClientSession {
   const PathPolicy& policy() const override { return channel_->channel().policy(); }
   TransportStats& transport_stats() override { return channel_->channel().stats(); }
   OpStatsTable& op_stats() override { return op_stats_; }
+  Status check() const override { return life_.check(); }
 
   void close() override {
     if (!control_thread_.joinable()) return;

@@ -42,6 +42,8 @@ class ClientSession {
   virtual const PathPolicy& policy() const = 0;
   virtual TransportStats& transport_stats() = 0;
   virtual OpStatsTable& op_stats() = 0;
+  /// Whether the server is there; else the reason why it is not. Thread-safe.
+  virtual Status check() const = 0;
   /// Says goodbye, so that the server ends the session at once.
   virtual void close() = 0;
 };
