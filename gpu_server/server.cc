@@ -83,6 +83,7 @@ class ServerImpl : public Server {
   using Identity = std::string;
   Status open_control();
   Status open_counters();
+  void check_counters();
   void stop_control();
   void release_endpoint();
   void control_loop();
@@ -109,6 +110,7 @@ class ServerImpl : public Server {
   ServerInfo info_;  // of the model only once it is loaded; changed under mutex_
   std::unique_ptr<CountersFile>
       counters_;                        // before the sessions that count there; set under mutex_
+  bool counters_lost_ = false;          // the control thread's
   std::unique_ptr<ServedModel> model_;  // before the sessions that use it
   WakeEvent wake_;  // ends the control thread's wait: a session changed, or the server stops
   std::unique_ptr<ZmqContext> context_;
@@ -137,12 +139,16 @@ Status ServerImpl::take_endpoint() {
     RETURN_IF_ERROR(check_endpoint_directory(endpoint_.directory(), IfMissing::kCreate));
     ASSIGN_OR_RETURN(lock_, EndpointLock::acquire(endpoint_.path));
     sweep_session_sockets(endpoint_.path);
+    // At once and not at `ready`: until then airlock_stat would show the dead server's figures.
+    // What else lies there open_counters() reports.
+    (void)remove_dead_counters_file(counters_path(endpoint_));
   }
   if (endpoint_.host == "localhost") endpoint_.host = "127.0.0.1";  // libzmq binds to no names
   ring_on_ = options_.ring == ServerRing::kOn || (options_.ring == ServerRing::kAuto && ipc);
   geometry_ = {static_cast<std::uint32_t>(options_.slot_count),
                static_cast<std::uint32_t>(options_.slot_bytes)};
   sweep_stale_segments();
+  sweep_tcp_counters_files(default_endpoint().directory());
   return ring_on_ ? check_shm_room(geometry_) : Status();
 }
 
@@ -206,6 +212,17 @@ Status ServerImpl::open_counters() {
   return {};
 }
 
+// The file was cut short: the counts go on, from zero or less, where nobody else sees them.
+void ServerImpl::check_counters() {
+  if (counters_lost_ || !counters_->damaged()) return;
+  counters_lost_ = true;
+  log_warning(
+      "the counters file was cut short by somebody: what was counted so far may be lost, and "
+      "airlock_stat cannot look at this server any more");
+  const std::lock_guard lock(mutex_);
+  counters_->remove();
+}
+
 // While the lock is still held: after it another server's socket may lie there.
 void ServerImpl::release_endpoint() {
   if (counters_) counters_->remove();
@@ -227,6 +244,8 @@ void ServerImpl::handle(const Identity& identity, std::span<const std::byte> fra
   if (!message.ok()) {
     if (known != sessions_.end()) return known->second->end(message.status());
     log_warning("control socket: " + message.status().message());
+    if (message.status().code() == StatusCode::kVersionMismatch)
+      counters_->live().sessions_refused.fetch_add(1, std::memory_order_relaxed);
     return (void)send(identity, Refusal{message.status().code(), message.status().message()});
   }
   if (const auto* hello = std::get_if<Hello>(&*message)) {
@@ -391,6 +410,7 @@ void ServerImpl::control_loop() {
     const bool stopping = stopping_.load(std::memory_order_acquire);
     const bool sign_due = next_sign.expired();
     if (sign_due) next_sign = Deadline::after(kSignInterval);
+    check_counters();
     for (auto& [identity, session] : sessions_) {
       if (stopping && !told) {
         (void)send(identity, Goodbye{"it is shutting down"});
@@ -448,9 +468,6 @@ SideReport ServerImpl::report() const {
 // Any thread; also while the model is loading.
 MetricsSnapshot ServerImpl::metrics() const {
   MetricsSnapshot metrics;
-  const SideReport sums = report();
-  metrics.transport = sums.transport;
-  metrics.ops = sums.ops;
   const std::lock_guard lock(mutex_);
   metrics.device = info_.host.device;
   metrics.dtype = info_.dtype;
@@ -459,6 +476,9 @@ MetricsSnapshot ServerImpl::metrics() const {
   metrics.sessions_active = static_cast<std::uint64_t>(
       std::ranges::count_if(sessions_, [](const auto& entry) { return !entry.second->ending(); }));
   if (!counters_) return metrics;
+  const CounterSums sums = counters_->sums();
+  metrics.transport = sums.transport;
+  metrics.ops = sums.ops;
   const counters_layout::Live& live = counters_->live();
   metrics.sessions_started = live.sessions_started.load(std::memory_order_relaxed);
   metrics.sessions_refused = live.sessions_refused.load(std::memory_order_relaxed);

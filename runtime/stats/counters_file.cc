@@ -1,5 +1,6 @@
 #include "runtime/stats/counters_file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -12,6 +13,8 @@
 #include <new>
 #include <system_error>
 #include <utility>
+
+#include "base/deadline.h"
 
 namespace airlock {
 
@@ -45,22 +48,26 @@ struct flock whole_file_lock() {
   return lock;
 }
 
-// What a dead server left goes; a live one's and what is no file of ours stays.
-Status clear_path(const std::string& path) {
-  struct stat info {};
-  if (::lstat(path.c_str(), &info) != 0) {
-    return errno == ENOENT ? Status() : file_error("look at", path, errno);
-  }
-  if (!S_ISREG(info.st_mode) || info.st_uid != ::geteuid()) {
-    return {StatusCode::kInvalidInput,
-            fmt::format("{} is in the way: it is not a file of ours; remove it", path)};
-  }
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-  if (fd.valid() && counters_file_is_locked(fd.get())) {
-    return {StatusCode::kInUse, fmt::format("{} belongs to another live server", path)};
-  }
-  return ::unlink(path.c_str()) == 0 || errno == ENOENT ? Status()
-                                                        : file_error("remove", path, errno);
+Status in_the_way(const std::string& path, std::string_view why) {
+  return {StatusCode::kInvalidInput, fmt::format("{} is in the way: {}; remove it", path, why)};
+}
+
+enum class Content : std::uint8_t { kFinished, kBeingMade, kForeign };
+
+// By its first bytes: the magic is written last, and a file without it is empty or zeroed.
+Content content_of(int fd) {
+  std::uint64_t magic = 0;
+  const ssize_t got = ::pread(fd, &magic, sizeof(magic), 0);
+  if (got == sizeof(magic) && magic == counters_layout::kMagic) return Content::kFinished;
+  return magic == 0 && (got == 0 || got == sizeof(magic)) ? Content::kBeingMade : Content::kForeign;
+}
+
+UniqueFd open_to_look(const std::string& path) {
+  return UniqueFd(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
+}
+
+bool is_our_file(const struct stat& info) {
+  return S_ISREG(info.st_mode) && info.st_uid == ::geteuid();
 }
 
 // Every page on the disk now: a full disk is an error here and never SIGBUS later.
@@ -80,6 +87,42 @@ Status reserve(int fd, const std::string& path, std::size_t bytes) {
 bool counters_file_is_locked(int fd) {
   struct flock lock = whole_file_lock();
   return ::fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+Status remove_dead_counters_file(const std::string& path) {
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) != 0) {
+    return errno == ENOENT ? Status() : file_error("look at", path, errno);
+  }
+  if (!is_our_file(info)) return in_the_way(path, "it is not a file of ours");
+  const UniqueFd fd = open_to_look(path);
+  if (!fd.valid()) return in_the_way(path, std::generic_category().message(errno));
+  if (counters_file_is_locked(fd.get())) {
+    return {StatusCode::kInUse, fmt::format("{} belongs to another live server", path)};
+  }
+  if (content_of(fd.get()) == Content::kForeign) return in_the_way(path, "it is no counters file");
+  return ::unlink(path.c_str()) == 0 || errno == ENOENT ? Status()
+                                                        : file_error("remove", path, errno);
+}
+
+void sweep_tcp_counters_files(const std::string& directory) {
+  DIR* entries = ::opendir(directory.c_str());
+  if (entries == nullptr) return;
+  std::vector<std::string> dead;
+  while (const dirent* entry = ::readdir(entries)) {
+    const std::string_view name = entry->d_name;
+    if (!name.starts_with("tcp-") || !name.ends_with(".stats")) continue;
+    std::string path = fmt::format("{}/{}", directory, name);
+    const UniqueFd fd = open_to_look(path);
+    struct stat info {};
+    // Finished only: one that is being made is not locked yet.
+    if (fd.valid() && ::fstat(fd.get(), &info) == 0 && is_our_file(info) &&
+        content_of(fd.get()) == Content::kFinished && !counters_file_is_locked(fd.get())) {
+      dead.push_back(std::move(path));
+    }
+  }
+  ::closedir(entries);
+  for (const std::string& path : dead) ::unlink(path.c_str());
 }
 
 SideReport describe_server(const ServerInfo& info) {
@@ -116,7 +159,7 @@ class CountersFile::Change {
 Result<std::unique_ptr<CountersFile>> CountersFile::create(const std::string& path,
                                                            const ServerInfo& info,
                                                            std::size_t block_count) {
-  RETURN_IF_ERROR(clear_path(path));
+  RETURN_IF_ERROR(remove_dead_counters_file(path));
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!fd.valid()) return file_error("create", path, errno);
   if (Status status = reserve(fd.get(), path, file_bytes(block_count)); !status.ok()) {
@@ -140,13 +183,28 @@ Result<std::unique_ptr<CountersFile>> CountersFile::map(UniqueFd fd, const std::
   void* memory =
       ::mmap(nullptr, file_bytes(block_count), PROT_READ | PROT_WRITE, flags, fd.get(), 0);
   if (memory == MAP_FAILED) return file_error("map", path, errno);
-  std::unique_ptr<CountersFile> made(new CountersFile(std::move(fd), path, memory, block_count));
+  std::optional<SegmentGuard> guard;
+  if (fd.valid()) {  // somebody may cut the file short
+    auto guarded = SegmentGuard::create(memory, file_bytes(block_count));
+    if (!guarded.ok()) {
+      ::munmap(memory, file_bytes(block_count));
+      return guarded.status();
+    }
+    guard.emplace(std::move(guarded).value());
+  }
+  std::unique_ptr<CountersFile> made(
+      new CountersFile(std::move(fd), path, memory, std::move(guard), block_count));
   made->introduce(info);
   return made;
 }
 
-CountersFile::CountersFile(UniqueFd fd, std::string path, void* memory, std::size_t block_count)
-    : fd_(std::move(fd)), path_(std::move(path)), header_(new (memory) Header{}) {
+CountersFile::CountersFile(UniqueFd fd, std::string path, void* memory,
+                           std::optional<SegmentGuard> guard, std::size_t block_count)
+    : fd_(std::move(fd)),
+      path_(std::move(path)),
+      guard_(std::move(guard)),
+      header_(new (memory) Header{}),
+      used_(block_count) {
   auto* first = reinterpret_cast<SessionBlock*>(static_cast<std::byte*>(memory) + sizeof(Header));
   std::uninitialized_value_construct_n(first, block_count);
   blocks_ = {first, block_count};
@@ -178,23 +236,24 @@ void CountersFile::introduce(const ServerInfo& info) {
   set_text(to.device, info.host.device);
   set_text(to.host_name, info.host.name);
   set_text(to.host_cpu, info.host.cpu);
-  header_->live.heartbeat_ns.store(info.start_ns, kRelaxed);
+  header_->live.heartbeat_ns.store(now_ns(), kRelaxed);
   to.magic.store(counters_layout::kMagic, std::memory_order_release);  // the rest is complete
 }
 
 CountersFile::~CountersFile() {
   remove();
+  guard_.reset();
   ::munmap(header_, file_bytes(blocks_.size()));
 }
 
 CountersFile::SessionBlock* CountersFile::open_session(std::uint64_t epoch, std::string_view client,
                                                        std::uint64_t now) {
-  const auto found = std::ranges::find_if(blocks_, [](const SessionBlock& block) {
-    return block.state.load(kRelaxed) == static_cast<std::uint64_t>(BlockState::kFree);
-  });
-  if (found == blocks_.end()) return nullptr;
+  const auto found = std::ranges::find(used_, false);
+  if (found == used_.end()) return nullptr;
+  *found = true;
   const Change change(header_->live);
-  SessionBlock& block = *new (&*found) SessionBlock{};
+  SessionBlock& block =
+      *new (&blocks_[static_cast<std::size_t>(found - used_.begin())]) SessionBlock{};
   block.epoch = epoch;
   block.start_ns = now;
   block.sessions = 1;
@@ -213,12 +272,27 @@ void CountersFile::close_session(SessionBlock& block) {
   ended.transport.merge(block.transport.snapshot());
   ended.ops.merge(block.ops.snapshot());
   ended.state.store(static_cast<std::uint64_t>(BlockState::kActive), kRelaxed);
-  block.state.store(static_cast<std::uint64_t>(BlockState::kFree), kRelaxed);
+  free_block(block);
 }
 
 void CountersFile::drop_session(SessionBlock& block) {
   const Change change(header_->live);
+  free_block(block);
+}
+
+void CountersFile::free_block(SessionBlock& block) {
   block.state.store(static_cast<std::uint64_t>(BlockState::kFree), kRelaxed);
+  used_[static_cast<std::size_t>(&block - blocks_.data())] = false;
+}
+
+CounterSums CountersFile::sums() const {
+  CounterSums sums{header_->ended.transport.snapshot(), header_->ended.ops.snapshot()};
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    if (!used_[i]) continue;
+    sums.transport.merge(blocks_[i].transport.snapshot());
+    sums.ops.merge(blocks_[i].ops.snapshot());
+  }
+  return sums;
 }
 
 void CountersFile::remove() {

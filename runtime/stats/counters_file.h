@@ -3,14 +3,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/status.h"
 #include "base/unique_fd.h"
 #include "runtime/stats/counters_layout.h"
 #include "runtime/stats/report.h"
+#include "shm/segment_guard.h"
 
 namespace airlock {
 
@@ -32,11 +35,17 @@ struct ServerInfo {
 /// A report of this server without any counters; wall_ns is left 0.
 SideReport describe_server(const ServerInfo& info);
 
+/// What all sessions counted, those that ended and those under way. A plain value.
+struct CounterSums {
+  TransportSnapshot transport;
+  OpSnapshotTable ops;
+};
+
 /// The memory in which a server counts: a mapped file that others read while it runs
 /// (runtime/stats/counters_reader.h), or private memory where there can be no file. The file is
 /// locked (an open file description lock) while its server lives, removed at the end, and left
-/// behind by one that is killed. Calls are serialised by the owner; the counters themselves are
-/// atomics.
+/// behind by one that is killed. One that somebody cuts short meanwhile costs the counts so far and
+/// no more. Calls are serialised by the owner; the counters themselves are atomics.
 class CountersFile {
  public:
   using SessionBlock = counters_layout::SessionBlock;
@@ -62,23 +71,40 @@ class CountersFile {
   void close_session(SessionBlock& block);
   /// There was no session after all: its block is free.
   void drop_session(SessionBlock& block);
+  CounterSums sums() const;
+  /// The file was cut short: what was counted before may be lost, and nobody sees what is counted
+  /// now. Any thread.
+  bool damaged() const { return guard_ && guard_->faulted(); }
   /// Unlinks the file if it is still ours; the memory stays. Again: nothing happens.
   void remove();
 
  private:
   class Change;
-  CountersFile(UniqueFd fd, std::string path, void* memory, std::size_t block_count);
+  CountersFile(UniqueFd fd, std::string path, void* memory, std::optional<SegmentGuard> guard,
+               std::size_t block_count);
   static Result<std::unique_ptr<CountersFile>> map(UniqueFd fd, const std::string& path,
                                                    const ServerInfo& info, std::size_t block_count);
   void introduce(const ServerInfo& info);
+  void free_block(SessionBlock& block);
 
   UniqueFd fd_;  // invalid: private memory
   std::string path_;
+  std::optional<SegmentGuard> guard_;  // of the mapped file
   counters_layout::Header* header_;
   std::span<SessionBlock> blocks_;
+  std::vector<bool> used_;  // blocks_[i] is a session's; the file may be written by others
 };
 
 /// Whether a live process holds the lock of the counters file open at `fd`.
 bool counters_file_is_locked(int fd);
+
+/// Ok: there is nothing at `path` any more. What goes is a counters file of a server that is dead,
+/// finished or not; never another's file. kInUse: a live server's lies there. kInvalidInput:
+/// something that is no counters file of ours.
+Status remove_dead_counters_file(const std::string& path);
+
+/// Removes what dead servers left on tcp ports, which the next server there need not find: finished
+/// counters files called "tcp-*.stats" in `directory` that nobody holds.
+void sweep_tcp_counters_files(const std::string& directory);
 
 }  // namespace airlock

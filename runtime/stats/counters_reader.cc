@@ -33,8 +33,31 @@ constexpr std::chrono::milliseconds kSettleTime{200};  // a change takes microse
 constexpr std::chrono::milliseconds kSettlePause{1};
 // No server counts so far; sums of all blocks then stay below 2^64.
 constexpr std::uint64_t kMaxEvents = std::uint64_t{1} << 46;
-constexpr std::uint64_t kMaxAmount = std::uint64_t{1} << 56;  // bytes, nanoseconds
+constexpr std::uint64_t kMaxAmount = std::uint64_t{1} << 56;       // bytes, nanoseconds
+constexpr std::uint64_t kMaxEndedAmount = std::uint64_t{1} << 62;  // any number of sessions
 constexpr std::uint64_t kMaxBlocks = 2 * limits::kMaxClients;
+static_assert(kMaxBlocks * kMaxAmount <= ~std::uint64_t{0} - kMaxEndedAmount);
+
+/// Printed on terminals: control characters, also those of eight bits, and what is not UTF-8 become
+/// '?', a byte each.
+std::string without_controls(std::string text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[i]);
+    const std::size_t bytes = lead < 0x80                    ? 1
+                              : lead >= 0xC2 && lead <= 0xDF ? 2
+                              : lead >= 0xE0 && lead <= 0xEF ? 3
+                              : lead >= 0xF0 && lead <= 0xF4 ? 4
+                                                             : 0;
+    bool good = bytes > 0 && lead >= 0x20 && lead != 0x7F && i + bytes <= text.size();
+    for (std::size_t k = 1; good && k < bytes; ++k)
+      good = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
+    const bool c1 = good && lead == 0xC2 && static_cast<unsigned char>(text[i + 1]) < 0xA0;
+    if (c1) text[i + 1] = '?';
+    if (!good || c1) text[i] = '?';
+    i += good ? bytes : 1;
+  }
+  return text;
+}
 
 class Reader {
  public:
@@ -47,6 +70,10 @@ class Reader {
     ASSIGN_OR_RETURN(snapshot.settled, read_settled());
     // Last: a server that ended meanwhile had written all that was read.
     snapshot.alive = counters_file_is_locked(fd_.get());
+    struct stat info {};
+    if (!snapshot.alive && ::fstat(fd_.get(), &info) == 0 && info.st_nlink == 0) {
+      return Status(StatusCode::kUnavailable, "the server has ended");  // and removed its file
+    }
     RETURN_IF_ERROR(fill(snapshot));
     return snapshot;
   }
@@ -92,6 +119,7 @@ class Reader {
 
   Status check_identity() {
     if (file_bytes_ < sizeof(Header)) {
+      if (file_bytes_ > 0 && !counters_file_is_locked(fd_.get())) return bad("it is cut off");
       return {StatusCode::kUnavailable,
               fmt::format("counters file {} is cut off, or its server is just starting", path_)};
     }
@@ -150,19 +178,11 @@ class Reader {
     }
   }
 
-  /// Printed on terminals: control characters are replaced.
   template <std::size_t kSize>
   Result<std::string> text(const char (&field)[kSize], std::string_view name) const {
     const auto* end = std::find(std::begin(field), std::end(field), '\0');
     if (end == std::end(field)) return bad(fmt::format("its {} has no end", name));
-    std::string made(std::begin(field), end);
-    for (std::size_t i = 0; i < made.size(); ++i) {
-      const auto byte = static_cast<unsigned char>(made[i]);
-      const bool c1 =
-          byte == 0xC2 && i + 1 < made.size() && static_cast<unsigned char>(made[i + 1]) < 0xA0;
-      if (byte < 0x20 || byte == 0x7F || c1) made[i] = '?';
-    }
-    return made;
+    return without_controls({std::begin(field), end});
   }
 
   Status check(const HistogramSnapshot& histogram) const {
@@ -172,21 +192,21 @@ class Reader {
     return sane ? Status() : bad("a histogram holds an absurd count");
   }
 
-  Status check(const SessionReport& session) const {
+  Status check(const SessionReport& session, std::uint64_t max_amount) const {
     bool sane = session.sessions <= kMaxEvents;
     for (const PathSnapshot& path : session.transport.paths) {
       for (const DirectionSnapshot& direction : {path.sent, path.received}) {
         sane = sane && direction.messages <= kMaxEvents && direction.tensors <= kMaxEvents &&
-               direction.bytes <= kMaxAmount;
+               direction.bytes <= max_amount;
       }
       sane = sane && path.errors <= kMaxEvents && path.slot_waits <= kMaxEvents &&
              path.spins <= kMaxEvents && path.parks <= kMaxEvents;
       RETURN_IF_ERROR(check(path.latency_ns));
     }
     for (const OpSnapshot& op : session.ops.ops) {
-      sane = sane && op.calls <= kMaxEvents && op.total_ns <= kMaxAmount &&
-             op.tee_ns <= kMaxAmount && op.wire_ns <= kMaxAmount && op.queue_ns <= kMaxAmount &&
-             op.server_ns <= kMaxAmount;
+      sane = sane && op.calls <= kMaxEvents && op.total_ns <= max_amount &&
+             op.tee_ns <= max_amount && op.wire_ns <= max_amount && op.queue_ns <= max_amount &&
+             op.server_ns <= max_amount;
     }
     return sane ? Status() : bad(fmt::format("session {} holds an absurd count", session.id));
   }
@@ -198,7 +218,7 @@ class Reader {
     session.sessions = block.sessions;
     session.transport = block.transport.snapshot();
     session.ops = block.ops.snapshot();
-    RETURN_IF_ERROR(check(session));
+    RETURN_IF_ERROR(check(session, &block == &header_->ended ? kMaxEndedAmount : kMaxAmount));
     return session;
   }
 

@@ -25,8 +25,8 @@ struct HistogramSnapshot {
 };
 
 /// Counts of durations in log-linear buckets (eight a power of two: error at most 12.5 %).
-/// Histograms merge by adding counts; percentiles are never averaged. One thread records, any
-/// thread reads.
+/// Histograms merge by adding counts; percentiles are never averaged. Any
+/// thread records, any thread reads.
 class Histogram {
  public:
   static constexpr std::size_t kBucketCount = kHistogramBucketCount;

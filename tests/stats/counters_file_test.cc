@@ -219,8 +219,81 @@ TEST_F(CountersFileTest, counts_in_private_memory_where_there_is_no_file) {
 }
 
 TEST_F(CountersFileTest, replaces_what_a_dead_server_left) {
-  std::ofstream(path_) << "old";
+  std::ofstream(path_).flush();  // killed before it had written anything
   EXPECT_NE(create(), nullptr);
+  std::ofstream(path_) << std::string(100, '\0');  // killed before the magic
+  EXPECT_NE(create(), nullptr);
+  std::ofstream(path_) << "ARLKSTAT and more";
+  EXPECT_NE(create(), nullptr);
+}
+
+TEST_F(CountersFileTest, leaves_a_file_that_is_no_counters_file) {
+  for (const std::string text : {"my notes", "x", "a file of one's own"}) {
+    std::ofstream(path_) << text;
+    const Status status = CountersFile::create(path_, info_, kBlocks).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidInput) << text;
+    EXPECT_THAT(status.message(), HasSubstr("in the way"));
+    std::string left;
+    std::getline(std::ifstream(path_), left);
+    EXPECT_EQ(left, text);
+  }
+}
+
+TEST_F(CountersFileTest, leaves_a_file_that_cannot_be_looked_at) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root may open everything";
+  std::ofstream(path_) << std::string(8, '\0');
+  ASSERT_EQ(::chmod(path_.c_str(), 0), 0);
+  EXPECT_EQ(CountersFile::create(path_, info_, kBlocks).status().code(), StatusCode::kInvalidInput);
+  EXPECT_TRUE(std::filesystem::exists(path_));
+}
+
+TEST_F(CountersFileTest, sweeps_what_dead_servers_left_on_tcp_ports) {
+  const auto path = [this](std::string_view name) { return directory_ + "/" + std::string(name); };
+  for (const char* name : {"tcp-1.stats", "tcp-1.other", "ctl.stats"})
+    std::ofstream(path(name)) << "ARLKSTAT";
+  std::ofstream(path("tcp-2.stats")) << "my notes";
+  std::ofstream(path("tcp-3.stats")).flush();  // being made
+  auto live = CountersFile::create(path("tcp-4.stats"), info_, kBlocks);
+  ASSERT_TRUE(live.ok());
+  sweep_tcp_counters_files(directory_);
+  EXPECT_FALSE(std::filesystem::exists(path("tcp-1.stats")));
+  for (const char* name : {"tcp-1.other", "ctl.stats", "tcp-2.stats", "tcp-3.stats", "tcp-4.stats"})
+    EXPECT_TRUE(std::filesystem::exists(path(name))) << name;
+}
+
+TEST_F(CountersFileTest, counts_on_after_somebody_cut_its_file_short) {
+  auto file = create();
+  SessionBlock* first = file->open_session(1, "", 0);
+  EXPECT_FALSE(file->damaged());
+  ASSERT_EQ(::truncate(path_.c_str(), 0), 0);
+  count_something(*first);
+  EXPECT_TRUE(file->damaged());
+  SessionBlock* second = file->open_session(2, "", 0);
+  EXPECT_NE(second, first);  // whose session still counts there
+  count_something(*second);
+  file->close_session(*first);
+  EXPECT_EQ(file->sums().ops.of(Op::kMatmul).total_ns, 198U);
+  file.reset();
+  EXPECT_FALSE(std::filesystem::exists(path_));
+}
+
+TEST_F(CountersFileTest, sums_all_sessions_once) {
+  auto file = create();
+  for (std::uint64_t epoch = 1; epoch <= 4; ++epoch) {
+    SessionBlock* block = file->open_session(epoch, "", 0);
+    count_something(*block);
+    if (epoch < 3) file->close_session(*block);
+    if (epoch == 3) file->drop_session(*block);
+  }
+  const CounterSums sums = file->sums();
+  EXPECT_EQ(sums.ops.of(Op::kMatmul).total_ns, 297U);
+  EXPECT_EQ(sums.transport.path(Path::kZmq).parks, 15U);
+}
+
+TEST_F(CountersFileTest, gives_a_sign_of_life_from_the_start) {
+  info_.start_ns = now_ns() - 3'600'000'000'000;  // the model took an hour to load
+  auto file = create();
+  EXPECT_LT(read_counters_file(path_)->heartbeat_age_ns, 3'000'000'000'000U);
 }
 
 TEST_F(CountersFileTest, leaves_the_file_of_a_live_server) {
@@ -305,8 +378,23 @@ TEST_F(CountersFileTest, refuses_sizes_that_do_not_fit) {
   EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kUnavailable);
   ASSERT_EQ(::truncate(path_.c_str(), 0), 0);
   EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kUnavailable);
-  // The counters lie in it: to be the last to touch them, it must be whole again.
-  ASSERT_EQ(::truncate(path_.c_str(), static_cast<off_t>(counters_layout::file_bytes(kBlocks))), 0);
+}
+
+TEST_F(CountersFileTest, a_file_cut_off_that_no_server_holds_is_damaged) {
+  std::ofstream(path_) << "ARLKSTAT";
+  ::chmod(path_.c_str(), 0600);
+  EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kInvalidInput);
+}
+
+TEST_F(CountersFileTest, sums_of_ended_sessions_may_exceed_one_sessions) {
+  auto file = create();
+  SessionBlock* block = file->open_session(1, "", 0);
+  block->ops.of(Op::kMatmul).total_ns.store(std::uint64_t{1} << 61);
+  EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kInvalidInput);
+  file->close_session(*block);
+  const auto read = read_counters_file(path_);
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  EXPECT_EQ(read->report.ops.of(Op::kMatmul).total_ns, std::uint64_t{1} << 61);
 }
 
 TEST_F(CountersFileTest, refuses_absurd_counts) {
@@ -354,10 +442,10 @@ TEST_F(CountersFileTest, refuses_texts_without_an_end) {
 
 TEST_F(CountersFileTest, shows_no_control_characters_of_a_client) {
   auto file = create();
-  file->open_session(1, "a\x1b[2Jb\x7f\xc2\x9b\xc3\xa9", 0);
+  file->open_session(1, "a\x1b[2Jb\x7f\xc2\x9b\x9b\xc3\xa9\xe2\x82\xac\xe2", 0);
   const auto read = read_counters_file(path_);
   ASSERT_TRUE(read.ok()) << read.status().to_string();
-  EXPECT_EQ(read->report.sessions[0].client, "a?[2Jb??\x9b\xc3\xa9");
+  EXPECT_EQ(read->report.sessions[0].client, "a?[2Jb????\xc3\xa9\xe2\x82\xac?");
 }
 
 TEST_F(CountersFileTest, cuts_texts_that_are_too_long) {
