@@ -94,7 +94,8 @@ Result<Backend*> Recording::start(Backend& inner, const Session& session) {
     const PrefillShape shape{static_cast<std::int64_t>(session.tokens), session.wire,
                              options_.attention,
                              options_.all_logits ? Logits::kAll : Logits::kLast};
-    const std::vector<PlannedOp> plan = plan_prefill(info.dims, shape);
+    // The dims may be the server's word.
+    ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, checked_plan(info.dims, shape));
     const PayloadNeed need = payload_need(info.dims, plan, options_.repeat);
     ASSIGN_OR_RETURN(payload_, PayloadWriter::create(payload_path(options_), need));
   }

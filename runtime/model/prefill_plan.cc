@@ -1,11 +1,31 @@
 #include "runtime/model/prefill_plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace airlock {
 
 namespace {
 constexpr std::int64_t kMaxResultBytes = std::int64_t{256} << 20;
+
+/// How many ops rows_per_op() makes of `rows` rows.
+std::uint64_t ops_of_rows(std::int64_t rows, std::int64_t row_bytes) {
+  const std::int64_t step = rows_per_op(rows, row_bytes);
+  return static_cast<std::uint64_t>((rows + step - 1) / step);
+}
+
+/// The length of plan_prefill(), without making it.
+std::uint64_t count_ops(const ModelDims& dims, const PrefillShape& shape) {
+  const auto wire_bytes = static_cast<std::int64_t>(dtype_bytes(shape.wire));
+  std::uint64_t per_layer = 2 + 2 * ops_of_rows(shape.tokens, dims.intermediate * wire_bytes);
+  if (shape.attention == Attention::kOffload) {
+    per_layer += 2 * plan_attention(dims, shape.tokens, shape.wire).size();
+  }
+  const std::int64_t rows = shape.logits == Logits::kAll ? shape.tokens : 1;
+  return 1 + per_layer * static_cast<std::uint64_t>(dims.layers) +
+         ops_of_rows(rows, dims.vocab * std::int64_t{sizeof(float)});
+}
 }  // namespace
 
 std::vector<AttentionTile> plan_attention(const ModelDims& dims, std::int64_t tokens, DType wire,
@@ -80,6 +100,22 @@ std::vector<PlannedOp> plan_prefill(const ModelDims& dims, const PrefillShape& s
     ops.push_back({lm_head_spec(input(std::min(step, rows - first), dims.hidden)), std::nullopt});
   }
   return ops;
+}
+
+Result<std::vector<PlannedOp>> checked_plan(const ModelDims& dims, const PrefillShape& shape) {
+  if (count_ops(dims, shape) > kMaxPlannedOps) {
+    return Status(StatusCode::kResourceExhausted,
+                  fmt::format("a prefill of {} tokens takes more than {} ops with this config",
+                              shape.tokens, kMaxPlannedOps));
+  }
+  std::vector<PlannedOp> plan = plan_prefill(dims, shape);
+  for (std::size_t i = 0; i < plan.size(); ++i) {
+    if (const auto results = op_results(plan[i].spec, dims); !results.ok()) {
+      return results.status().with_context(fmt::format("{} tokens: op {} of the prefill, {}",
+                                                       shape.tokens, i, op_name(plan[i].spec.op)));
+    }
+  }
+  return plan;
 }
 
 }  // namespace airlock

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/status.h"
 #include "proto/op.h"
 
 namespace airlock {
@@ -55,5 +56,12 @@ struct PlannedOp {
 /// The ops that LlamaDriver asks a backend for, in order (tests/tee_runner proves it). `dims`
 /// passed check(); tokens from 1 to limits::kMaxTokens.
 std::vector<PlannedOp> plan_prefill(const ModelDims& dims, const PrefillShape& shape);
+
+inline constexpr std::uint64_t kMaxPlannedOps = std::uint64_t{1} << 20;
+
+/// plan_prefill() for dims that nobody vouches for, a config's or a server's: kInvalidInput, naming
+/// the op, where an op is over the limits of the wire, kResourceExhausted where there are more than
+/// kMaxPlannedOps.
+Result<std::vector<PlannedOp>> checked_plan(const ModelDims& dims, const PrefillShape& shape);
 
 }  // namespace airlock

@@ -64,7 +64,7 @@ struct TraceRecord {
 
 struct TraceHeader {
   TraceSource source = TraceSource::kRecorded;
-  std::string build;       // "airlock 0.1.0 (commit)"
+  std::string build;       // "airlock 0.1.0"
   HostReport host;         // of the runner; its device is the backend's
   std::string started_at;  // UTC, "2026-11-21T16:40:00Z"
   std::string model;       // what the user called it, for readers; never used as a path

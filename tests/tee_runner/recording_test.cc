@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "proto/limits.h"
 #include "runtime/model/safetensors.h"
 #include "runtime/trace/synthesise.h"
 #include "runtime/trace/trace_reader.h"
@@ -488,6 +489,35 @@ TEST(Recording, a_payload_that_a_trace_could_not_name_is_refused) {
   RecordedRun good(dir.file("t.jsonl"));
   good.options.record_payload = true;
   EXPECT_TRUE(Recording(good.options).check().ok());
+}
+
+TEST(Recording, payloads_of_a_servers_dims_over_the_limits_are_refused) {
+  struct Case {
+    ModelDims dims;
+    std::size_t tokens;
+    StatusCode code;
+  };
+  ModelDims wide = kTiny;  // o_proj's input has more than 4 GiB
+  wide.heads = wide.kv_heads = 1024;
+  wide.head_dim = 1024;
+  ModelDims deep = kTiny;  // 268 million ops
+  deep.heads = deep.kv_heads = 1024;
+  deep.layers = 512;
+  for (const Case& c :
+       {Case{wide, 1025, StatusCode::kInvalidInput},
+        Case{deep, static_cast<std::size_t>(limits::kMaxTokens), StatusCode::kResourceExhausted}}) {
+    ASSERT_TRUE(c.dims.check().ok());
+    const TempDir dir;
+    ZeroBackend backend(c.dims);
+    PrefillOptions options;
+    options.record = dir.file("t.jsonl");
+    options.record_payload = true;
+    Recording recording(options);
+    ASSERT_TRUE(recording.check().ok());
+    const auto started = recording.start(backend, {std::nullopt, DType::kF32, c.tokens});
+    EXPECT_EQ(started.status().code(), c.code) << started.status().to_string();
+    EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
+  }
 }
 
 TEST(Recording, payloads_of_too_many_runs_are_refused_before_the_run) {

@@ -15,7 +15,7 @@ namespace {
 constexpr std::size_t kFlushBytes = std::size_t{256} << 10;
 
 Status file_error(std::string_view what, const std::string& path, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT;
+  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
   return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
           fmt::format("cannot {} {}: {}", what, path, std::generic_category().message(error))};
 }

@@ -3,13 +3,11 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <utility>
 
 #include "base/log.h"
 #include "runtime/model/config.h"
 #include "runtime/trace/synthesise.h"
 #include "runtime/trace/trace_line.h"
-#include "runtime/trace/trace_writer.h"
 #include "tools/airlock_trace/output.h"
 
 namespace airlock::trace {
@@ -37,47 +35,15 @@ TraceHeader make_header(const Options& options, const LlamaConfig& config,
 
 }  // namespace
 
-Result<std::vector<PlannedOp>> checked_plan(const ModelDims& dims, const PrefillShape& shape) {
-  std::uint64_t per_layer = 2;
-  if (shape.attention == Attention::kOffload) {
-    per_layer += 2 * plan_attention(dims, shape.tokens, shape.wire).size();
-  }
-  const std::int64_t step = rows_per_op(
-      shape.tokens, dims.intermediate * static_cast<std::int64_t>(dtype_bytes(shape.wire)));
-  per_layer += 2 * static_cast<std::uint64_t>((shape.tokens + step - 1) / step);
-  const std::uint64_t ops = per_layer * static_cast<std::uint64_t>(dims.layers);
-  if (ops > kMaxPlannedOps) {
-    return Status(StatusCode::kResourceExhausted,
-                  fmt::format("a prefill of {} tokens takes more than {} ops with this config",
-                              shape.tokens, kMaxPlannedOps));
-  }
-  std::vector<PlannedOp> plan = plan_prefill(dims, shape);
-  for (std::size_t i = 0; i < plan.size(); ++i) {
-    if (const auto results = op_results(plan[i].spec, dims); !results.ok()) {
-      return results.status().with_context(fmt::format("{} tokens: op {} of the prefill, {}",
-                                                       shape.tokens, i, op_name(plan[i].spec.op)));
-    }
-  }
-  return plan;
-}
-
 Status write_trace(const std::string& path, const TraceHeader& header, const RecordSource& next) {
-  if (path == "-") {
-    ASSIGN_OR_RETURN(const auto output, Output::create(path));
-    output->add(encode_trace_line(header) + '\n');
-    while (auto record = next()) {
-      output->add(encode_trace_line(*record) + '\n');
-      if (output->failed()) break;
-    }
-    return output->close();
+  ASSIGN_OR_RETURN(const auto output, Output::create(path));
+  output->add(encode_trace_line(header) + '\n');
+  while (!output->failed()) {
+    const std::optional<TraceRecord> record = next();
+    if (!record) break;
+    output->add(encode_trace_line(*record) + '\n');
   }
-  ASSIGN_OR_RETURN(const auto writer,
-                   TraceWriter::create(path, header, TraceWriter::WhenFull::kWait));
-  while (auto record = next()) {
-    writer->add(std::move(*record));
-    if (writer->dropped() != 0) break;  // a write failed: close() says how
-  }
-  return writer->close(header.wall_ns);
+  return output->close();
 }
 
 Status synthesise(const Options& options) {

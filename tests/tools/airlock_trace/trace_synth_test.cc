@@ -1,6 +1,9 @@
 // Traces from a shape alone: op counts and bytes against figures worked out by hand.
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
 
+#include "runtime/model/prefill_plan.h"
 #include "tests/model/temp_model.h"
 #include "tests/tools/airlock_trace/trace_rig.h"
 #include "tools/airlock_trace/run.h"
@@ -117,6 +120,26 @@ TEST(Synth, asks_for_the_logits_of_every_token_where_they_are_wanted) {
   EXPECT_EQ(synthesised(options).records.back().outputs[0].desc.shape, (Shape{1, 512}));
   options.logits = Logits::kAll;
   EXPECT_EQ(synthesised(options).records.back().outputs[0].desc.shape, (Shape{16, 512}));
+}
+
+TEST(Synth, that_fails_leaves_the_file_that_was_there) {
+  ::signal(SIGXFSZ, SIG_IGN);
+  const TempFolder folder;
+  const Options options = synth_options("llama-3.2-1b.json", 128, folder.path("t.jsonl"));
+  const Trace before = synthesised(options);
+  rlimit unlimited{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &unlimited), 0);
+  rlimit small = unlimited;
+  small.rlim_cur = 4096;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  Options longer = options;
+  longer.runs = 2;
+  const Status status = run(longer);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &unlimited), 0);
+  EXPECT_EQ(status.code(), StatusCode::kResourceExhausted) << status.message();
+  const auto after = read_trace(options.output);
+  ASSERT_TRUE(after.ok());
+  EXPECT_TRUE(after->header == before.header && after->records == before.records);
 }
 
 TEST(Synth, refuses_a_config_whose_ops_are_over_the_limits) {
