@@ -126,6 +126,7 @@ class ServerImpl : public Server {
 };
 
 Status ServerImpl::take_endpoint() {
+  RETURN_IF_ERROR(wake_.check());
   const bool ipc = endpoint_.kind == Endpoint::Kind::kIpc;
   if (!endpoint_.is_loopback() && !options_.insecure_tcp) {
     return {

@@ -1,6 +1,8 @@
 #include "runtime/rpc/client.h"
 
 #include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -137,6 +139,25 @@ Result<std::string> data_endpoint(const Endpoint& control, const std::string& cl
   return parsed->text();
 }
 
+/// A thread that starts while this lives takes no signals: they are for the program's own threads,
+/// which may want them blocked. Faults stay theirs.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t signals;
+    sigfillset(&signals);
+    for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT})
+      sigdelset(&signals, fault);
+    pthread_sigmask(SIG_BLOCK, &signals, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
 class ClientSessionImpl : public ClientSession {
  public:
   ~ClientSessionImpl() override { close(); }
@@ -153,6 +174,7 @@ class ClientSessionImpl : public ClientSession {
     backend_ = RemoteBackend::create(info, channel_->channel(), op_stats_);
     config_bytes_ = welcome.config_bytes;
     epoch_ = welcome.epoch;
+    const SignalsBlocked blocked;
     control_thread_ = std::thread(
         [this, timeout = options.timeout, socket = std::move(greeting.socket)]() mutable {
           watch_server(std::move(socket), timeout);
@@ -161,7 +183,7 @@ class ClientSessionImpl : public ClientSession {
   }
 
   void keep(std::unique_ptr<ZmqContext> context) { context_ = std::move(context); }
-  int wake_fd() const { return wake_.fd(); }
+  const WakeEvent& wake() const { return wake_; }
 
   RemoteBackend& backend() override { return *backend_; }
   std::size_t config_bytes() const override { return config_bytes_; }
@@ -236,7 +258,7 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   const bool want_ring =
       options.ring == RingChoice::kOn || (options.ring == RingChoice::kAuto && ipc);
   Hello hello;
-  hello.client = fmt::format("tee_runner pid {}", ::getpid());
+  hello.client = fmt::format("{} pid {}", options.client, ::getpid());
   hello.ring = want_ring ? RingMode::kOn : RingMode::kOff;
   hello.want_slot_count = options.want_slot_count;
   hello.want_slot_bytes = options.want_slot_bytes;
@@ -245,7 +267,8 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   const Deadline deadline = Deadline::after(options.timeout);
   for (;;) {
     auto session = std::make_unique<ClientSessionImpl>();
-    auto greeting = greet(*context, options, hello, session->wake_fd(), deadline);
+    RETURN_IF_ERROR(session->wake().check());
+    auto greeting = greet(*context, options, hello, session->wake().fd(), deadline);
     if (greeting.ok()) {
       Status status = check_welcome(greeting->welcome, options, want_ring);
       if (status.ok()) status = session->open(*context, options, endpoint, *greeting);

@@ -20,6 +20,7 @@ struct ConnectOptions {
   RingChoice ring = RingChoice::kAuto;
   std::uint32_t want_slot_count = 0;  // 0: the server's choice; else demanded
   std::uint32_t want_slot_bytes = 0;
+  std::string client = "tee_runner";        // the program, for the server's log and statistics
   std::chrono::milliseconds timeout{5000};  // longest time without a connection or a sign of life
   std::string digest;             // of the runner's own model; empty: it has none and calls init()
   std::optional<ModelDims> dims;  // of the runner's own model; must equal the server's
@@ -30,8 +31,8 @@ struct ConnectOptions {
 class ClientSession {
  public:
   /// kUnavailable: no server within the timeout; kVersionMismatch, kMismatch (another model's
-  /// digest), kResourceExhausted (server full, /dev/shm), kProtocolError (it spoke wrongly, or
-  /// geometry was not as demanded).
+  /// digest), kResourceExhausted (server full, /dev/shm, no descriptor), kProtocolError (it spoke
+  /// wrongly, or geometry was not as demanded).
   static Result<std::unique_ptr<ClientSession>> connect(const ConnectOptions& options);
   virtual ~ClientSession() = default;  // closes, if close() was not called
 

@@ -2,6 +2,7 @@
 // of life.
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <array>
 #include <atomic>
@@ -13,6 +14,7 @@
 
 #include "proto/handshake.h"
 #include "runtime/channel/zmq_socket.h"
+#include "runtime/stats/counters_reader.h"
 #include "shm/segment.h"
 #include "tests/gpu_server/server_rig.h"
 #include "tests/support/reference_ops.h"
@@ -259,6 +261,45 @@ TEST_F(SessionTest, refuses_another_major_version_and_names_both) {
   EXPECT_NE(
       refusal->message.find(std::to_string(kProtocolMajor) + "." + std::to_string(kProtocolMinor)),
       std::string::npos);
+}
+
+TEST_F(SessionTest, counts_a_client_of_another_version_as_refused) {
+  start();
+  ZmqSocket socket = raw_dealer();
+  std::vector<std::byte> hello = encode_control(Hello{"old", RingMode::kOff, 0, 0, "", 0});
+  hello[8] = std::byte{99};
+  raw_send(socket, {hello});
+  ASSERT_TRUE(socket.receive(soon()).ok());
+  const auto counters = read_counters_file(directory_.file("ctl.stats"));
+  ASSERT_TRUE(counters.ok()) << counters.status().to_string();
+  EXPECT_EQ(counters->sessions_refused, 1U);
+}
+
+TEST_F(SessionTest, names_the_clients_program) {
+  start();
+  ConnectOptions options = client_options();
+  options.client = "a tool";
+  const auto session = connect(options);
+  const auto counters = read_counters_file(directory_.file("ctl.stats"));
+  ASSERT_TRUE(counters.ok()) << counters.status().to_string();
+  ASSERT_EQ(counters->report.sessions.size(), 1U);
+  EXPECT_EQ(counters->report.sessions[0].client, "a tool pid " + std::to_string(::getpid()));
+}
+
+TEST_F(SessionTest, says_that_no_descriptor_is_left) {
+  start();
+  rlimit old{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &old), 0);
+  ServerOptions second = options_;
+  second.endpoint = "ipc://" + directory_.file("second");
+  rlimit none = old;
+  none.rlim_cur = 0;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto session = ClientSession::connect(client_options());
+  const auto server = Server::bind(second);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &old), 0);
+  EXPECT_EQ(session.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(server.status().code(), StatusCode::kResourceExhausted);
 }
 
 TEST_F(SessionTest, serves_on_through_junk_on_the_control_socket) {

@@ -184,6 +184,23 @@ TEST_F(CountersFileTest, a_reader_sees_each_session_once_while_sessions_come_and
   EXPECT_EQ(read_counters_file(path_)->report.ops.of(Op::kPing).calls, 3000U);
 }
 
+TEST_F(CountersFileTest, a_server_that_ends_while_it_is_read_was_not_killed) {
+  std::atomic<bool> done{false};
+  std::thread server([&] {
+    for (int i = 0; i < 500; ++i) create().reset();
+    done.store(true);
+  });
+  while (!done.load()) {
+    const auto read = read_counters_file(path_);
+    if (read.ok()) {
+      EXPECT_TRUE(read->alive);
+    } else {
+      EXPECT_EQ(read.status().code(), StatusCode::kUnavailable) << read.status().to_string();
+    }
+  }
+  server.join();
+}
+
 TEST_F(CountersFileTest, answers_when_the_server_stands_still_between_two_sessions) {
   auto file = create();
   file->live().generation.store(1);

@@ -21,6 +21,8 @@ namespace {
 
 constexpr std::string_view kClearScreen = "\x1b[H\x1b[2J\x1b[3J";
 
+/// Of this thread, the only one that has them unblocked: those of a session start without
+/// (runtime/rpc/client.cc), as do libzmq's.
 UniqueFd take_signals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -52,11 +54,11 @@ Status killed(const CountersSnapshot& snapshot) {
 }
 
 /// `snapshot` is what was printed last. Ok at a signal and at the server's clean end.
-Status watch(const StatOptions& options, StatSource& source, CountersSnapshot snapshot) {
-  const UniqueFd signals = take_signals();
+Status watch(const StatOptions& options, StatSource& source, CountersSnapshot snapshot,
+             int signal_fd) {
   const bool terminal = ::isatty(STDOUT_FILENO) == 1;
   for (;;) {
-    if (signalled(signals.get(), Deadline::after(*options.watch))) return {};
+    if (signalled(signal_fd, Deadline::after(*options.watch))) return {};
     auto next = source.look();
     if (!next.ok() && next.status().code() == StatusCode::kUnavailable) {
       if (source.scope() == StatSource::Scope::kOwnSession) return next.status();
@@ -78,11 +80,13 @@ Status watch(const StatOptions& options, StatSource& source, CountersSnapshot sn
 
 Status run_stat(const StatOptions& options) {
   ASSIGN_OR_RETURN(std::unique_ptr<StatSource> source, StatSource::open(options));
+  // Not before: until then a signal ends the program, however long the server takes to answer.
+  const UniqueFd signals = options.watch ? take_signals() : UniqueFd();
   ASSIGN_OR_RETURN(CountersSnapshot snapshot, source->look());
   print(show(snapshot, source->scope(), options.format));
   if (!snapshot.alive) return killed(snapshot);
   if (!options.watch) return {};
-  return watch(options, *source, std::move(snapshot));
+  return watch(options, *source, std::move(snapshot), signals.get());
 }
 
 }  // namespace airlock

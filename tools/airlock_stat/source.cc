@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/log.h"
@@ -15,6 +16,9 @@
 
 namespace airlock {
 namespace {
+
+/// For a server of this machine that is probably not there.
+constexpr std::chrono::milliseconds kLocalPatience{1000};
 
 class FileSource : public StatSource {
  public:
@@ -78,6 +82,7 @@ Status no_server(const Endpoint& endpoint, std::string_view why) {
 
 Result<std::unique_ptr<StatSource>> connect(const StatOptions& options, const Endpoint& endpoint) {
   ConnectOptions connect;
+  connect.client = "airlock_stat";
   connect.endpoint = endpoint.text();
   connect.ring = RingChoice::kOff;
   connect.timeout = options.timeout;
@@ -98,8 +103,15 @@ Result<std::unique_ptr<StatSource>> StatSource::open(const StatOptions& options)
   Status status = check_endpoint_directory(directory, IfMissing::kRefuse);
   if (status.ok()) {
     const auto snapshot = read_counters_file(path);
-    if (snapshot.ok() && is_same_server(snapshot->endpoint, endpoint))
+    if (snapshot.ok() && is_same_server(snapshot->endpoint, endpoint)) {
+      // Where no lock keeps an endpoint to one server, another may serve there without a file.
+      if (!ipc && !snapshot->alive) {
+        StatOptions brief = options;
+        brief.timeout = std::min(options.timeout, kLocalPatience);
+        if (auto asked = connect(brief, endpoint); asked.ok()) return asked;
+      }
       return std::unique_ptr<StatSource>(std::make_unique<FileSource>(path));
+    }
     status = snapshot.status();
   }
   if (status.code() != StatusCode::kUnavailable && ipc) return status;

@@ -7,15 +7,21 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <utility>
 
 namespace airlock::xfer {
 
-LifeWatch::LifeWatch(int control_fd, int signal_fd)
-    : thread_([this, control_fd, signal_fd] { watch(control_fd, signal_fd); }) {}
+LifeWatch::LifeWatch(int control_fd, int signal_fd) {
+  if (Status status = stop_.check(); !status.ok()) {
+    life_.end(std::move(status));  // nothing could end the thread
+    return;
+  }
+  thread_ = std::thread([this, control_fd, signal_fd] { watch(control_fd, signal_fd); });
+}
 
 LifeWatch::~LifeWatch() {
   stop_.set();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void LifeWatch::watch(int control_fd, int signal_fd) {

@@ -12,7 +12,7 @@ namespace airlock::xfer {
 class LifeWatch {
  public:
   /// `signal_fd` is a signalfd, or -1. Neither descriptor is read for anything else but signals;
-  /// both outlive this.
+  /// both outlive this. Where it cannot watch, the life is over from the start.
   LifeWatch(int control_fd, int signal_fd);
   ~LifeWatch();
   LifeWatch(const LifeWatch&) = delete;

@@ -35,7 +35,13 @@ Result<std::string> make_directory() {
   std::string path = wish != nullptr && *wish == '/' ? wish : "/tmp";
   path += "/airlock-xfer-XXXXXX";
   if (path.size() > kMaxDirectoryBytes) path = "/tmp/airlock-xfer-XXXXXX";
-  if (::mkdtemp(path.data()) == nullptr) return system_error("cannot make the directory " + path);
+  if (::mkdtemp(path.data()) == nullptr) {
+    return Status(
+        StatusCode::kInvalidInput,
+        fmt::format("cannot make the directory {}: {}; set TMPDIR to a directory that you "
+                    "may write to",
+                    path, std::strerror(errno)));
+  }
   return path;
 }
 
@@ -189,8 +195,8 @@ Status Pair::explain(Status status) {
 Pair::~Pair() {
   if (peer_ > 0) {
     (void)control_.send({});  // kBye; it may be gone already
-    watch_.reset();
     for (auto& session : sessions_) session.reset();
+    watch_.reset();  // whose life their channels ask
     control_.close();
     if (stalled_ || !reap(Deadline::after(kEndPatience))) {
       if (!reaped_) ::kill(peer_, SIGKILL);

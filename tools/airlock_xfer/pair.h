@@ -20,7 +20,8 @@ namespace airlock::xfer {
 /// ZeroMQ context or segment of this process; when start() returns, no file is left. One thread.
 class Pair {
  public:
-  /// kResourceExhausted where /dev/shm lacks room (with need and have). `signal_fd`: a signalfd
+  /// kResourceExhausted where /dev/shm lacks room; kInvalidInput where no directory can be made for
+  /// the sockets. `signal_fd`: a signalfd
   /// that ends all waits, or -1. Call it while the process has one thread.
   static Result<std::unique_ptr<Pair>> start(const Options& options, Hooks hooks, int signal_fd);
   ~Pair();  // tells the peer to end, waits for it, and kills it where it does not

@@ -55,14 +55,19 @@ class Peer {
     return !word.ok() && word.status().code() == StatusCode::kUnavailable;
   }
 
-  Status serve() {
+  /// Until the parent ends or says bye; from its first order on this process dies with it.
+  Status serve(int parent_pid) {
     std::optional<CpuPin> pin;
     if (setup_.cpus.has_value()) {
       ASSIGN_OR_RETURN(CpuPin pinned, CpuPin::pin((*setup_.cpus)[1]));
       pin.emplace(std::move(pinned));
     }
-    for (;;) {
+    for (bool first = true;; first = false) {
       ASSIGN_OR_RETURN(const ControlPacket order, control_.receive_any(patience(), watch_.life()));
+      if (first) {  // the parent has removed the files before it orders anything
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (::getppid() != parent_pid) return {StatusCode::kUnavailable, "the parent ended"};
+      }
       if (order.kind == ControlKind::kBye) return {};
       const auto kind = static_cast<std::size_t>(order.channel);
       if (order.kind != ControlKind::kPass || kind >= kChannelKinds || sessions_[kind] == nullptr) {
@@ -194,16 +199,11 @@ int run_peer(ControlSocket control, const PairSetup& setup, int parent_pid) {
     return exit_code(status.code());
   };
   Peer peer(std::move(control), setup);
-  if (const Status status = peer.attach(); !status.ok()) {
-    if (!peer.parent_ended()) return finish(status);
-    remove_files(setup);  // the parent was killed before it could
-    return 0;
-  }
-  // From here on there are no files, and nothing is lost with this process.
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() != parent_pid) return 0;
-  const Status status = peer.serve();
-  return status.ok() || peer.parent_ended() ? 0 : finish(status);
+  Status status = peer.attach();
+  if (status.ok()) status = peer.serve(parent_pid);
+  if (!status.ok() && !peer.parent_ended()) return finish(status);
+  remove_files(setup);  // the parent may have been killed before it could
+  return 0;
 }
 
 }  // namespace airlock::xfer

@@ -178,8 +178,8 @@ void Table::summarize(const Status& end) {
   const auto [shared, measured] = rows_on_one_cpu(rows_);
   if (shared > 0) {
     sink_(fmt::format(
-        "# one CPU: in {} of {} rows both processes ran mostly on the same CPU, where each "
-        "waits for the other to leave it; --cpus keeps them apart\n",
+        "# one CPU: in {} of {} rows both processes ran mostly on the same CPU, where they take "
+        "turns; --cpus keeps them apart\n",
         shared, measured));
   }
   if (!end.ok()) sink_(fmt::format("# ended early or failed: {}\n", end.message()));

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -170,6 +171,88 @@ def server_that_cannot_make_its_file_serves_on(pair):
     assert server.stats()["ops"]["lm_head"]["calls"] == 1
 
 
+def file_of_a_user_stays(pair):
+    path = os.path.join(pair.run_dir, "ctl.stats")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("my notes")
+    server = pair.server()
+    assert server.stderr().count("in the way") == 1, server.stderr()
+    pair.runner().expect_exit(0)
+    pair.stop(server)
+    assert server.stats()["ops"]["lm_head"]["calls"] == 1
+    with open(path, encoding="utf-8") as file:
+        assert file.read() == "my notes"
+
+
+def file_cut_short_costs_the_figures_only(pair):
+    server = pair.server()
+    path = os.path.join(pair.run_dir, "ctl.stats")
+    os.truncate(path, 0)
+    wait_until(lambda: "cut short" in server.stderr() or not server.running(), "the warning")
+    for _ in range(2):
+        pair.runner().expect_exit(0)
+    pair.stop(server)
+    assert server.stderr().count("cut short") == 1, server.stderr()
+    assert not os.path.exists(path)
+
+
+def file_size_limit_is_no_signal(pair):
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, old[1]))
+    try:
+        server = pair.server()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert "no counters file" in server.stderr(), server.stderr()
+    server.signal(signal.SIGTERM)
+    assert server.exit_code() >= 0
+
+
+def next_server_removes_a_dead_ones_figures_at_once(pair):
+    server = pair.server()
+    server.signal(signal.SIGKILL)
+    server.exit_code()
+    path = os.path.join(pair.run_dir, "ctl.stats")
+    assert os.path.exists(path)
+    pair.start("gpu_server", "--model", pair.path("none"), "--endpoint", pair.endpoint).expect_exit(1)
+    assert not os.path.exists(path)
+
+
+def dead_tcp_server_shadows_no_other(pair):
+    pair.env["XDG_RUNTIME_DIR"] = pair.run_dir
+    first = pair.server(endpoint="tcp://127.0.0.1:0")
+    port = first.endpoint.rpartition(":")[2]
+    path = os.path.join(pair.run_dir, "airlock", f"tcp-{port}.stats")
+    first.signal(signal.SIGKILL)
+    first.exit_code()
+    assert stat_json(pair, first.endpoint, code=NO_SERVER)["live"]["state"] == "ended"
+    elsewhere = pair.path("elsewhere")
+    os.mkdir(elsewhere, 0o700)
+    pair.env["XDG_RUNTIME_DIR"] = elsewhere  # its file lies where airlock_stat does not look
+    second = pair.server(endpoint=first.endpoint)
+    pair.env["XDG_RUNTIME_DIR"] = pair.run_dir
+    assert stat_json(pair, first.endpoint)["live"] == {"scope": "own session"}
+    pair.stop(second)
+    third = pair.server()  # any server sweeps
+    assert not os.path.exists(path)
+    pair.stop(third)
+
+
+def watch_over_its_own_session_ends_at_a_signal(pair):
+    pair.env["XDG_RUNTIME_DIR"] = pair.run_dir
+    server = pair.server(endpoint="tcp://127.0.0.1:0")
+    port = server.endpoint.rpartition(":")[2]
+    os.unlink(os.path.join(pair.run_dir, "airlock", f"tcp-{port}.stats"))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        watch = pair.start("airlock_stat", "--endpoint", server.endpoint, "--watch", "0.02", "-o", "json")
+        wait_until(lambda w=watch: w.stdout().count("\n") >= 2, "two lines")
+        watch.signal(number)
+        watch.expect_exit(ENDED)
+    pair.stop(server)
+    clients = [session["client"] for session in server.stats()["sessions"]]
+    assert all(client.startswith("airlock_stat pid ") for client in clients), clients
+
+
 def tcp_server_is_read_and_asked(pair):
     pair.env["XDG_RUNTIME_DIR"] = pair.run_dir
     server = pair.server(endpoint="tcp://127.0.0.1:0")
@@ -296,7 +379,9 @@ def dashboard_names_only_what_is_served(pair):
 SCENARIOS = {s.__name__: s for s in (
     figures_are_the_servers_own, one_session_is_the_servers_whole_report, sessions_under_way_are_seen,
     stopped_server_is_explained, killed_server_is_explained_and_replaced, file_is_gone_after_the_server,
-    server_that_cannot_make_its_file_serves_on, tcp_server_is_read_and_asked,
+    server_that_cannot_make_its_file_serves_on, file_of_a_user_stays, file_cut_short_costs_the_figures_only,
+    file_size_limit_is_no_signal, next_server_removes_a_dead_ones_figures_at_once, dead_tcp_server_shadows_no_other,
+    watch_over_its_own_session_ends_at_a_signal, tcp_server_is_read_and_asked,
     watch_ends_at_a_signal_and_with_the_server, metrics_are_the_statistics, metrics_address_is_checked,
     dashboard_names_only_what_is_served)}
 
