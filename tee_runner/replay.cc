@@ -2,11 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <thread>
 #include <utility>
 
 namespace airlock {
 namespace {
+
+// A recorded gap may be as long as a file says: in between, a look at the server.
+constexpr std::uint64_t kLongestSleepNs = 100'000'000;
 
 class SteadyClock final : public ReplayClock {
  public:
@@ -56,12 +60,27 @@ Status Replay::replay_once() {
 
 Status Replay::submit(const TraceRecord& record) {
   while (under_way_.size() >= settings_.inflight) RETURN_IF_ERROR(complete_oldest());
-  if (settings_.speed == ReplaySpeed::kRecorded) RETURN_IF_ERROR(await_start(record));
+  if (settings_.speed == ReplaySpeed::kRecorded) {
+    if (Status status = await_start(record); !status.ok()) {
+      return status.with_context(fmt::format("waiting for the start of {}", op_text(record)));
+    }
+  }
+  Status started = start(record);
+  if (!started.ok()) (void)drain();  // what was asked before counts; this failure is the first
+  return started;
+}
+
+Status Replay::start(const TraceRecord& record) {
   auto pending = parts_.backend.prepare(record.spec(), {}, Deadline::after(settings_.op_timeout));
   if (!pending.ok()) return pending.status().with_context(op_text(record));
   for (std::size_t i = 0; i < record.inputs.size(); ++i) {
     if (Status filled = parts_.inputs.fill(record, i, (*pending)->input(i)); !filled.ok()) {
       return filled.with_context(op_text(record));
+    }
+    if (parts_.verifier == nullptr) continue;
+    const TensorView filled = (*pending)->input(i);
+    if (Status right = parts_.verifier->check_input(record, i, filled); !right.ok()) {
+      return right.with_context(op_text(record));
     }
   }
   const std::uint64_t submit_ns = parts_.clock.now_ns();
@@ -78,10 +97,16 @@ Status Replay::await_start(const TraceRecord& record) {
   if (record.start_ns <= *first_start_ns_) return {};
   const std::uint64_t due_ns = pass_start_ns_ + (record.start_ns - *first_start_ns_);
   while (!under_way_.empty() && parts_.clock.now_ns() < due_ns) RETURN_IF_ERROR(complete_oldest());
-  const std::uint64_t now = parts_.clock.now_ns();
-  if (now >= due_ns) return {};
-  parts_.clock.sleep_until(due_ns);
-  parts_.tally.book_idle(parts_.clock.now_ns() - now);
+  return sleep_until(due_ns);
+}
+
+Status Replay::sleep_until(std::uint64_t due_ns) {
+  for (std::uint64_t now = parts_.clock.now_ns(); now < due_ns;) {
+    if (parts_.check_server) RETURN_IF_ERROR(parts_.check_server());
+    parts_.clock.sleep_until(std::min(due_ns, now + kLongestSleepNs));
+    const std::uint64_t begun = std::exchange(now, parts_.clock.now_ns());
+    parts_.tally.book_idle(now - begun);
+  }
   return {};
 }
 
@@ -92,7 +117,19 @@ Status Replay::complete_oldest() {
     return status.with_context(op_text(op.record));
   }
   parts_.tally.book(op.record, op.pending->timing(), op.submit_ns);
-  return parts_.verifier == nullptr ? Status() : verify(op);
+  if (parts_.verifier == nullptr) return {};
+  Status verified = verify(op);
+  if (!verified.ok()) book_rest();
+  return verified;
+}
+
+/// After a failure of our own: the server did its part, and that counts.
+void Replay::book_rest() {
+  for (; !under_way_.empty(); under_way_.pop_front()) {
+    const UnderWay& op = under_way_.front();
+    if (!op.pending->wait().ok()) return;
+    parts_.tally.book(op.record, op.pending->timing(), op.submit_ns);
+  }
 }
 
 Status Replay::drain() {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -34,6 +35,8 @@ struct ReplayParts {
   const ReplayVerifier* verifier;  // null: outputs are not compared
   ReplayClock& clock;
   ReplayTally& tally;
+  /// Whether the server is there: asked while nothing is waited for but a recorded start.
+  std::function<Status()> check_server;
 };
 
 struct ReplaySettings {
@@ -63,9 +66,12 @@ class Replay {
   };
   Status replay_once();
   Status submit(const TraceRecord& record);
+  Status start(const TraceRecord& record);
   Status await_start(const TraceRecord& record);
+  Status sleep_until(std::uint64_t due_ns);
   Status complete_oldest();
   Status drain();
+  void book_rest();
   Status verify(const UnderWay& op);
 
   ReplayParts parts_;

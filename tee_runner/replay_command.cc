@@ -138,14 +138,22 @@ void replay_in_thread(Client& client, const ReplayOptions& options, const Materi
   settings.inflight = options.inflight;
   settings.op_timeout = options.op_timeout;
   Replay replay({client.session->backend(), *client.records, *material.inputs, verifier, *clock,
-                 client.tally},
+                 client.tally, [&session = *client.session] { return session.check(); }},
                 settings);
   client.status = replay.run();
   client.attachment->say_goodbye();  // its place at the server is another's to have
 }
 
+/// What --verify says of outputs that were all as recorded, where no client failed.
+Status judge_verified(const ReplayResult& result, const ReplayCounts& sum) {
+  if (result.options.verify == ReplayVerify::kNone) return {};
+  const std::uint64_t replays = result.options.clients * result.options.repeat;
+  return check_verified_all(result.trace, result.cut, {sum.ops / replays, sum.tensors_checked});
+}
+
 /// The first failure, which decides the exit code; the others are logged.
-Status judge(const Clients& clients, const ReplayCounts& sum) {
+Status judge(const Clients& clients, const ReplayResult& result) {
+  const ReplayCounts sum = result.sum();
   Status first;
   for (std::size_t i = 0; i < clients.size(); ++i) {
     if (clients[i]->status.ok()) continue;
@@ -156,7 +164,7 @@ Status judge(const Clients& clients, const ReplayCounts& sum) {
       log_error(status.message());
     }
   }
-  if (sum.tensors_differing == 0) return first;
+  if (sum.tensors_differing == 0) return first.ok() ? judge_verified(result, sum) : first;
   Status mismatch(StatusCode::kMismatch,
                   fmt::format("{} of {} compared tensors are not as recorded; the first: {}",
                               sum.tensors_differing, sum.tensors_checked, sum.first_difference));
@@ -183,6 +191,9 @@ Status replay(const ReplayOptions& options, StatsReporter& reporter) {
   ReplayResult result = describe(options, material, *clients[0]->session);
   reporter.set_device(result.server.device);
   reporter.add_config("dtype", std::string(dtype_name(result.server.dtype)));
+  if (clients.size() == 1) {  // of several sessions, the sums belong to none
+    reporter.add_config("epoch", fmt::format("{:016x}", clients[0]->session->epoch()));
+  }
   const ReplayVerifier verifier(
       options.verify, material.payload.get(),
       std::max(tolerance_of(result.trace.wire), tolerance_of(result.server.dtype)));
@@ -212,7 +223,7 @@ Status replay(const ReplayOptions& options, StatsReporter& reporter) {
   if (!result.cut.empty()) log_warning(result.cut);
   result.transport = reporter.report().transport;
   const Status printed = print(format_replay(result));
-  Status status = judge(clients, result.sum());
+  Status status = judge(clients, result);
   return status.ok() ? printed : status;
 }
 

@@ -2,25 +2,29 @@
 
 #include <algorithm>
 
+#include "base/saturating.h"
+
 namespace airlock {
 namespace {
 
+void add(std::uint64_t& sum, std::uint64_t value) { sum = add_saturating(sum, value); }
+
+/// What is not known makes the sum unknown.
+void add(std::optional<std::uint64_t>& sum, const std::optional<std::uint64_t>& value) {
+  sum = sum && value ? std::optional(add_saturating(*sum, *value)) : std::nullopt;
+}
+
 void add(DirectionSnapshot& sum, const DirectionSnapshot& other) {
-  sum.messages += other.messages;
-  sum.tensors += other.tensors;
-  sum.bytes += other.bytes;
+  add(sum.messages, other.messages);
+  add(sum.tensors, other.tensors);
+  add(sum.bytes, other.bytes);
 }
 
 void add(ReplaySide& sum, const ReplaySide& other) {
   sum.ops.merge(other.ops);
-  sum.wall_ns += other.wall_ns;
-  sum.between_ns += other.between_ns;
-  sum.idle_ns += other.idle_ns;
-}
-
-void add(ReplaySide& side, const BusyTime& time) {
-  side.wall_ns += time.wall_ns();
-  side.between_ns += time.wall_ns() - time.busy_ns();
+  add(sum.wall_ns, other.wall_ns);
+  add(sum.between_ns, other.between_ns);
+  add(sum.idle_ns, other.idle_ns);
 }
 
 }  // namespace
@@ -32,8 +36,8 @@ OpSnapshot ReplaySide::sum() const {
 }
 
 void ReplayCounts::merge(const ReplayCounts& other) {
-  ops += other.ops;
-  bytes += other.bytes;
+  add(ops, other.ops);
+  add(bytes, other.bytes);
   add(recorded, other.recorded);
   add(replayed, other.replayed);
   for (std::size_t i = 0; i < total_ns.size(); ++i) total_ns[i].merge(other.total_ns[i]);
@@ -41,8 +45,8 @@ void ReplayCounts::merge(const ReplayCounts& other) {
     add(recorded_paths[i].sent, other.recorded_paths[i].sent);
     add(recorded_paths[i].received, other.recorded_paths[i].received);
   }
-  tensors_checked += other.tensors_checked;
-  tensors_differing += other.tensors_differing;
+  add(tensors_checked, other.tensors_checked);
+  add(tensors_differing, other.tensors_differing);
   if (first_difference.empty()) first_difference = other.first_difference;
   if (other.start_ns != 0) {
     start_ns = start_ns == 0 ? other.start_ns : std::min(start_ns, other.start_ns);
@@ -50,21 +54,10 @@ void ReplayCounts::merge(const ReplayCounts& other) {
   end_ns = std::max(end_ns, other.end_ns);
 }
 
-void BusyTime::begin(std::uint64_t at_ns) {
-  begun_ = true;
-  first_ns_ = last_ns_ = at_ns;
-}
-
-void BusyTime::add(std::uint64_t start_ns, std::uint64_t end_ns) {
-  if (!begun_) begin(start_ns);
-  const std::uint64_t from = std::max(start_ns, last_ns_);
-  if (end_ns > from) busy_ns_ += end_ns - from;
-  last_ns_ = std::max(last_ns_, end_ns);
-}
-
 ReplayTally::ReplayTally(const TraceHeader& header)
     : crosses_(header.backend == "remote"),
       header_path_(header.path_limit_bytes > 0 && header.ring_slots > 0 ? Path::kRing : Path::kZmq),
+      source_(header.source),
       recorded_wall_ns_(header.source == TraceSource::kSynthesised ? std::nullopt
                                                                    : header.wall_ns) {}
 
@@ -78,7 +71,8 @@ void ReplayTally::book(const TraceRecord& record, const OpTiming& timing, std::u
   const std::lock_guard lock(mutex_);
   const std::uint64_t end_ns = submit_ns + timing.total_ns;
   ++counts_.ops;
-  counts_.bytes += record.input_bytes() + record.output_bytes();
+  add(counts_.bytes, record.input_bytes());
+  add(counts_.bytes, record.output_bytes());
   counts_.replayed.ops.of(record.op).merge(
       {1, timing.total_ns, timing.tee_ns, timing.wire_ns, timing.queue_ns, timing.server_ns});
   histograms_[static_cast<std::size_t>(record.op) - 1].record(timing.total_ns);
@@ -102,7 +96,7 @@ void ReplayTally::book_recorded(const TraceRecord& record) {
       DirectionSnapshot& flow =
           counts_.recorded_paths[static_cast<std::size_t>(*tensor.path)].*direction;
       ++flow.tensors;
-      flow.bytes += tensor.desc.bytes();
+      add(flow.bytes, tensor.desc.bytes());
     }
   };
   book_tensors(record.inputs, &PathFlow::sent);
@@ -125,17 +119,21 @@ void ReplayTally::end_pass() {
   const std::lock_guard lock(mutex_);
   // The header's wall also holds the TEE's work after the last op.
   const std::uint64_t wall_ns = std::max(recorded_wall_ns_.value_or(0), recorded_.wall_ns());
-  counts_.recorded.wall_ns += wall_ns;
-  counts_.recorded.between_ns += wall_ns - recorded_.busy_ns();
+  add(counts_.recorded.wall_ns, wall_ns);
+  add(counts_.recorded.between_ns, between_ops_ns(source_, recorded_, recorded_wall_ns_));
   recorded_ = BusyTime();
 }
 
 ReplayCounts ReplayTally::counts() const {
   const std::lock_guard lock(mutex_);
   ReplayCounts counts = counts_;
-  add(counts.recorded, recorded_);
-  add(counts.replayed, replayed_);
-  counts.replayed.between_ns -= std::min(counts.replayed.idle_ns, counts.replayed.between_ns);
+  if (recorded_.begun()) {  // the pass that is under way
+    add(counts.recorded.wall_ns, recorded_.wall_ns());
+    add(counts.recorded.between_ns, between_ops_ns(source_, recorded_, std::nullopt));
+  }
+  const std::uint64_t not_busy_ns = replayed_.wall_ns() - replayed_.busy_ns();
+  counts.replayed.wall_ns = replayed_.wall_ns();
+  counts.replayed.between_ns = not_busy_ns - std::min(counts.replayed.idle_ns, not_busy_ns);
   counts.total_ns = snapshot_of(histograms_);
   return counts;
 }

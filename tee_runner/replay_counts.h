@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "runtime/backend.h"
 #include "runtime/stats/op_stats.h"
 #include "runtime/stats/transport_stats.h"
+#include "runtime/trace/between.h"
 #include "runtime/trace/trace.h"
 
 namespace airlock {
@@ -19,12 +21,14 @@ struct PathFlow {
   DirectionSnapshot received;
 };
 
-/// Time of one side, recorded or replayed, added up over clients.
+/// Time of one side, recorded or replayed, added up over clients. Sums saturate: a trace's times
+/// may be anything.
 struct ReplaySide {
   OpSnapshotTable ops;
-  std::uint64_t wall_ns = 0;     // first op's start to last reply, added up over passes and clients
-  std::uint64_t between_ns = 0;  // of that, no op was under way, and it was not waited for a start
-  std::uint64_t idle_ns = 0;     // of that, waited for a recorded start (--speed recorded)
+  std::uint64_t wall_ns = 0;  // first op's start to last reply, added up over passes and clients
+  /// Of that, no op was under way, and it was not waited for a start; nullopt: not known.
+  std::optional<std::uint64_t> between_ns = 0;
+  std::uint64_t idle_ns = 0;  // of that, waited for a recorded start (--speed recorded)
   OpSnapshot sum() const;
 };
 
@@ -42,22 +46,6 @@ struct ReplayCounts {
   std::uint64_t start_ns = 0;  // steady clock; 0: not begun
   std::uint64_t end_ns = 0;    // the last reply
   void merge(const ReplayCounts& other);
-};
-
-/// The union of spans of time that come in order of their starts.
-class BusyTime {
- public:
-  void begin(std::uint64_t at_ns);  // once, before the first add()
-  void add(std::uint64_t start_ns, std::uint64_t end_ns);
-  bool begun() const { return begun_; }
-  std::uint64_t wall_ns() const { return last_ns_ - first_ns_; }
-  std::uint64_t busy_ns() const { return busy_ns_; }
-
- private:
-  bool begun_ = false;
-  std::uint64_t first_ns_ = 0;
-  std::uint64_t last_ns_ = 0;
-  std::uint64_t busy_ns_ = 0;
 };
 
 /// Counts one client's replay. One thread books, any thread reads.
@@ -79,6 +67,7 @@ class ReplayTally {
 
   const bool crosses_;      // the recorded ops crossed something
   const Path header_path_;  // of the recorded messages' headers
+  const TraceSource source_;
   const std::optional<std::uint64_t> recorded_wall_ns_;
   mutable std::mutex mutex_;
   ReplayCounts counts_;  // guarded, as are the next two; without what they and histograms_ hold

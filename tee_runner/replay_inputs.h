@@ -20,6 +20,7 @@ namespace airlock {
 class ReplayPayload {
  public:
   static Result<std::unique_ptr<ReplayPayload>> open(const std::string& path);
+  const std::string& path() const { return file_->file().path(); }
   /// Copies bytes [offset, offset + out.size()) of a tensor of `record`. kInvalidInput where it is
   /// missing, or of another type or shape than the record says.
   Status read(const TraceRecord& record, TraceSide side, std::size_t index, std::uint64_t offset,

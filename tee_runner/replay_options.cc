@@ -1,7 +1,9 @@
 #include "tee_runner/replay_options.h"
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <iostream>
+#include <system_error>
 
 #include "proto/limits.h"
 
@@ -14,6 +16,12 @@ struct Words {
   std::string output = "md";
   ConnectionWords connection;
 };
+
+/// By path or by inode: what is written at the end must not be what is read.
+bool is_same_file(const std::string& a, const std::string& b) {
+  std::error_code ignored;
+  return a == b || std::filesystem::equivalent(a, b, ignored);
+}
 
 void declare(CLI::App& app, ReplayOptions& options, Words& words) {
   app.add_option("FILE", options.file, "a trace: of prefill --record, or of airlock_trace")
@@ -71,6 +79,10 @@ Result<std::optional<ReplayOptions>> parse_replay_options(int argc, const char* 
   if (words.verify == "tolerance") options.verify = ReplayVerify::kTolerance;
   options.output = output_of(words.output);
   apply_connection(words.connection, options);
+  if (is_same_file(options.stats_json, options.file)) {
+    return Status(StatusCode::kUsage,
+                  "--stats-json " + options.stats_json + " is the trace that is replayed" + hint);
+  }
   return std::optional<ReplayOptions>(options);
 }
 

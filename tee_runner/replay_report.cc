@@ -7,6 +7,8 @@
 #include <optional>
 #include <utility>
 
+#include "base/saturating.h"
+
 namespace airlock {
 namespace {
 
@@ -19,21 +21,28 @@ const char* path_text(Path path) { return path == Path::kRing ? "ring" : "zmq"; 
 double ms(std::uint64_t ns) { return static_cast<double>(ns) / 1e6; }
 
 /// The sides' time in the end's terms: what it went to, and of what in all. The parts of ops that
-/// were under way at once each count whole, so that `all_ns` may be more than the wall.
+/// were under way at once each count whole, so that `all_ns` may be more than the wall. Where the
+/// TEE's time is not known there is no whole, and there are no shares.
 struct TimeShares {
   explicit TimeShares(const ReplaySide& side) {
     const OpSnapshot ops = side.sum();
-    parts = {{{"tee", side.between_ns + ops.tee_ns},
+    if (side.between_ns) wall_ns = side.wall_ns;
+    if (side.between_ns) tee_ns = add_saturating(*side.between_ns, ops.tee_ns);
+    parts = {{{"tee", tee_ns},
               {"wire", ops.wire_ns},
               {"queue", ops.queue_ns},
               {"server", ops.server_ns},
               {"idle", side.idle_ns}}};
-    for (const auto& [name, ns] : parts) all_ns += ns;
+    if (!tee_ns) return;
+    for (const auto& [name, ns] : parts) all_ns = add_saturating(all_ns, ns.value_or(0));
   }
-  double share(std::size_t i) const {
-    return all_ns == 0 ? 0 : static_cast<double>(parts[i].second) / static_cast<double>(all_ns);
+  std::optional<double> share(std::size_t i) const {
+    if (all_ns == 0) return std::nullopt;
+    return static_cast<double>(parts[i].second.value_or(0)) / static_cast<double>(all_ns);
   }
-  std::array<std::pair<const char*, std::uint64_t>, 5> parts;
+  std::optional<std::uint64_t> wall_ns;
+  std::optional<std::uint64_t> tee_ns;
+  std::array<std::pair<const char*, std::optional<std::uint64_t>>, 5> parts;
   std::uint64_t all_ns = 0;
 };
 
@@ -67,6 +76,11 @@ PathFlow flow_of(const TransportSnapshot& transport, Path path) {
 }
 
 // --- json
+
+template <typename Value>
+Json value_or_null(const std::optional<Value>& value) {
+  return value ? Json(*value) : Json();
+}
 
 Json direction_json(const DirectionSnapshot& d) {
   return {{"messages", d.messages}, {"tensors", d.tensors}, {"bytes", d.bytes}};
@@ -114,11 +128,12 @@ Json ops_json(const ReplayCounts& counts) {
 }
 
 Json time_json(const ReplaySide& side, const TimeShares& shares) {
-  Json time = {{"wall_ns", side.wall_ns}, {"between_ns", side.between_ns}};
-  for (const auto& [name, ns] : shares.parts) time[fmt::format("{}_ns", name)] = ns;
+  Json time = {{"wall_ns", value_or_null(shares.wall_ns)},
+               {"between_ns", value_or_null(side.between_ns)}};
+  for (const auto& [name, ns] : shares.parts) time[fmt::format("{}_ns", name)] = value_or_null(ns);
   time["share"] = Json::object();
   for (std::size_t i = 0; i < shares.parts.size(); ++i) {
-    time["share"][shares.parts[i].first] = shares.share(i);
+    time["share"][shares.parts[i].first] = value_or_null(shares.share(i));
   }
   return time;
 }
@@ -148,6 +163,7 @@ std::string format_json(const ReplayResult& result) {
                    {"model", result.trace.model},
                    {"tokens", result.trace.tokens},
                    {"started_at", result.trace.started_at},
+                   {"dropped", result.trace.dropped},
                    {"cut", text_or_null(result.cut)}};
   json["server"] = {{"device", result.server.device},
                     {"dtype", dtype_name(result.server.dtype)},
@@ -189,6 +205,11 @@ std::string csv_flow(const char* path, const char* direction, const DirectionSna
       "path,{0},{1}_messages,{2},{3}\npath,{0},{1}_tensors,{4},{5}\npath,{0},{1}_bytes,{6},{7}\n",
       path, direction, recorded.messages, replayed.messages, recorded.tensors, replayed.tensors,
       recorded.bytes, replayed.bytes);
+}
+
+template <typename Value>
+std::string value_or_nothing(const std::optional<Value>& value) {
+  return value ? fmt::format("{}", *value) : std::string();
 }
 
 std::string csv_op(Op op, const ReplayCounts& counts) {
@@ -233,10 +254,12 @@ std::string format_csv(const ReplayResult& result) {
   for (std::size_t i = 0; i < figures.replayed.parts.size(); ++i) {
     const auto& [name, ns] = figures.replayed.parts[i];
     text += fmt::format("time,{0},ns,{1},{2}\ntime,{0},share,{3},{4}\n", name,
-                        figures.recorded.parts[i].second, ns, figures.recorded.share(i),
-                        figures.replayed.share(i));
+                        value_or_nothing(figures.recorded.parts[i].second), value_or_nothing(ns),
+                        value_or_nothing(figures.recorded.share(i)),
+                        value_or_nothing(figures.replayed.share(i)));
   }
-  text += fmt::format("time,wall,ns,{},{}\n", counts.recorded.wall_ns, counts.replayed.wall_ns);
+  text += fmt::format("time,wall,ns,{},{}\n", value_or_nothing(figures.recorded.wall_ns),
+                      value_or_nothing(figures.replayed.wall_ns));
   text += fmt::format(
       "total,replay,complete,,{}\ntotal,replay,wall_ns,,{}\ntotal,replay,ops,,{}\n"
       "total,replay,bytes,,{}\ntotal,replay,ops_per_s,,{}\ntotal,replay,gb_per_s,,{}\n",
@@ -296,19 +319,26 @@ std::string md_paths(const ReplayResult& result, const ReplayCounts& counts) {
   return text;
 }
 
-std::string md_time(const Figures& figures) {
+std::string md_time(const Figures& figures, std::uint64_t dropped) {
   std::string text =
       "| share of the time | TEE | wire | queue | server | idle | wall ms |\n"
       "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n";
-  const auto row = [&](const char* name, const TimeShares& shares, std::uint64_t wall_ns) {
+  const auto row = [&](const char* name, const TimeShares& shares) {
     text += fmt::format("| {} |", name);
     for (std::size_t i = 0; i < shares.parts.size(); ++i) {
-      text += shares.all_ns == 0 ? " - |" : fmt::format(" {:.1f} % |", 100 * shares.share(i));
+      const auto share = shares.share(i);
+      text += share ? fmt::format(" {:.1f} % |", 100 * *share) : " - |";
     }
-    text += shares.all_ns == 0 ? " - |\n" : fmt::format(" {:.3f} |\n", ms(wall_ns));
+    text += shares.all_ns == 0 ? " - |\n" : fmt::format(" {:.3f} |\n", ms(*shares.wall_ns));
   };
-  row("recorded", figures.recorded, figures.counts.recorded.wall_ns);
-  row("replayed", figures.replayed, figures.counts.replayed.wall_ns);
+  row("recorded", figures.recorded);
+  row("replayed", figures.replayed);
+  if (dropped > 0) {
+    text += fmt::format(
+        "\n{} ops are missing from the trace, as the disk could not keep up: recorded, their time "
+        "counts as the TEE's.\n",
+        dropped);
+  }
   return text;
 }
 
@@ -327,7 +357,8 @@ std::string format_markdown(const ReplayResult& result) {
   const Figures figures(result);
   const ReplayCounts& counts = figures.counts;
   const ReplayOptions& options = result.options;
-  std::string text = md_ops(counts) + "\n" + md_paths(result, counts) + "\n" + md_time(figures);
+  std::string text = md_ops(counts) + "\n" + md_paths(result, counts) + "\n" +
+                     md_time(figures, result.trace.dropped);
   text += fmt::format(
       "\n| clients | repeat | in flight | speed | wall ms | ops | ops/s | GB moved | GB/s |\n"
       "| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n"

@@ -9,6 +9,7 @@
 
 #include "base/convert.h"
 #include "base/log.h"
+#include "base/saturating.h"
 #include "runtime/model/digest.h"
 
 namespace airlock {
@@ -22,6 +23,12 @@ std::string dims_text(const ModelDims& dims) {
                      dims.head_dim, dims.vocab);
 }
 
+std::string digest_of(TensorView tensor) {
+  Sha256 sha256;
+  sha256.add(tensor.bytes());
+  return sha256.finish();
+}
+
 double error_of(float got, float expected) {
   if (got == expected || (std::isnan(got) && std::isnan(expected))) return 0;
   const double error = std::abs(static_cast<double>(got) - static_cast<double>(expected));
@@ -30,14 +37,23 @@ double error_of(float got, float expected) {
 
 }  // namespace
 
+Status ReplayVerifier::check_input(const TraceRecord& record, std::size_t index,
+                                   TensorView input) const {
+  if (mode_ != ReplayVerify::kDigest) return {};
+  const std::string digest = digest_of(input);
+  if (digest == record.inputs[index].sha256) return {};
+  return {StatusCode::kInvalidInput,
+          fmt::format("{}: tensor '{}' is not the recorded one: SHA-256 {}, recorded {}",
+                      payload_->path(), payload_tensor_name(record.seq, TraceSide::kInput, index),
+                      digest, record.inputs[index].sha256)};
+}
+
 Result<std::optional<std::string>> ReplayVerifier::check(const TraceRecord& record,
                                                          std::size_t index, TensorView got) const {
   if (mode_ == ReplayVerify::kTolerance) return check_values(record, index, got);
   std::optional<std::string> difference;
   if (mode_ == ReplayVerify::kNone) return difference;
-  Sha256 sha256;
-  sha256.add(got.bytes());
-  const std::string digest = sha256.finish();
+  const std::string digest = digest_of(got);
   if (digest != record.outputs[index].sha256) {
     difference = fmt::format("SHA-256 {}, recorded {}", digest, record.outputs[index].sha256);
   }
@@ -114,6 +130,19 @@ Status check_replay_model(const TraceHeader& header, const BackendInfo& server,
                     dtype_name(server.dtype), dtype_name(header.dtype)));
   }
   return {};
+}
+
+Status check_verified_all(const TraceHeader& header, const std::string& cut,
+                          const VerifiedPart& part) {
+  if (part.tensors == 0) {
+    return {StatusCode::kMismatch, "nothing was verified: no output was there to be compared"};
+  }
+  if (cut.empty() && header.dropped == 0) return {};
+  const std::string all = header.records
+                              ? fmt::format("{}", add_saturating(*header.records, header.dropped))
+                              : "an unknown number of";
+  return {StatusCode::kMismatch,
+          fmt::format("only part of the trace could be verified: {} of {} ops", part.ops, all)};
 }
 
 }  // namespace airlock

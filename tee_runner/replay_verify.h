@@ -21,6 +21,9 @@ class ReplayVerifier {
   ReplayVerifier(ReplayVerify mode, const ReplayPayload* payload, double tolerance)
       : mode_(mode), payload_(payload), tolerance_(tolerance) {}
 
+  /// Whether an input from the payload is the one of the trace; kInvalidInput naming the payload
+  /// where not. kDigest only: the other modes know no digests.
+  Status check_input(const TraceRecord& record, std::size_t index, TensorView input) const;
   /// nullopt: as recorded; else what is not. Reads each byte of `got` once. kInvalidInput where the
   /// payload does not fit the trace.
   Result<std::optional<std::string>> check(const TraceRecord& record, std::size_t index,
@@ -41,5 +44,13 @@ Status check_can_verify(const TraceHeader& header, ReplayVerify verify);
 /// otherwise is a warning.
 Status check_replay_model(const TraceHeader& header, const BackendInfo& server,
                           ReplayVerify verify);
+/// After a replay in which nothing differed: kMismatch where less was compared than was recorded,
+/// saying how much. `cut` is RecordSource::cut(); counts are over all clients.
+struct VerifiedPart {
+  std::uint64_t ops = 0;      // of one replay of the trace
+  std::uint64_t tensors = 0;  // compared
+};
+Status check_verified_all(const TraceHeader& header, const std::string& cut,
+                          const VerifiedPart& part);
 
 }  // namespace airlock

@@ -1,5 +1,7 @@
 #include "runtime/stats/op_stats.h"
 
+#include "base/saturating.h"
+
 namespace airlock {
 
 const char* tee_kernel_name(TeeKernel kernel) {
@@ -21,12 +23,12 @@ const char* tee_kernel_name(TeeKernel kernel) {
 }
 
 void OpSnapshot::merge(const OpSnapshot& other) {
-  calls += other.calls;
-  total_ns += other.total_ns;
-  tee_ns += other.tee_ns;
-  wire_ns += other.wire_ns;
-  queue_ns += other.queue_ns;
-  server_ns += other.server_ns;
+  calls = add_saturating(calls, other.calls);
+  total_ns = add_saturating(total_ns, other.total_ns);
+  tee_ns = add_saturating(tee_ns, other.tee_ns);
+  wire_ns = add_saturating(wire_ns, other.wire_ns);
+  queue_ns = add_saturating(queue_ns, other.queue_ns);
+  server_ns = add_saturating(server_ns, other.server_ns);
 }
 
 void OpSnapshotTable::merge(const OpSnapshotTable& other) {

@@ -28,7 +28,7 @@ struct OpSnapshot {
   std::uint64_t wire_ns = 0;
   std::uint64_t queue_ns = 0;
   std::uint64_t server_ns = 0;
-  void merge(const OpSnapshot& other);
+  void merge(const OpSnapshot& other);  // saturates
   bool operator==(const OpSnapshot&) const = default;
 };
 

@@ -142,13 +142,81 @@ def replay_finds_a_changed_input(pair):
     with open(payload, "wb") as file:
         file.write(data)
     server = pair.server()
-    for verify in ("digest", "tolerance"):
-        process = start_replay(pair, trace, "--verify", verify, "-o", "json")
-        expect_refused(process, 4, "op 7 (", "output 0")
-        result = json.loads(process.stdout())
-        assert result["complete"] and result["op_count"] == header_of(trace)["records"], result
-        assert 0 < result["verify"]["differing"] < result["verify"]["tensors"], result["verify"]
+    # The digests tell that it is the payload that is not as it was; values alone do not.
+    process = start_replay(pair, trace, "--verify", "digest", "--inflight", 3, "-o", "json")
+    expect_refused(process, 1, payload, "000007.in.0")
+    result = json.loads(process.stdout())
+    assert not result["complete"] and result["op_count"] == 7, result
+    process = start_replay(pair, trace, "--verify", "tolerance", "-o", "json")
+    expect_refused(process, 4, "op 7 (", "output 0")
+    result = json.loads(process.stdout())
+    assert result["complete"] and result["op_count"] == header_of(trace)["records"], result
+    assert 0 < result["verify"]["differing"] < result["verify"]["tensors"], result["verify"]
     pair.stop(server)
+
+
+def replay_verifies_no_part_as_the_whole(pair):
+    server = pair.server()
+    trace = record(pair, server, "--record-payload")
+    data, header = read_bytes(trace), header_of(trace)
+    records = header["records"]
+    part = pair.path("part.jsonl")
+    for size, words in ((data.index(b"\n") + 1, ("nothing was verified",)),
+                        (len(data) - 20, ("only part", f"{records - 1} of {records} ops"))):
+        with open(part, "wb") as file:
+            file.write(data[:size])
+        expect_refused(start_replay(pair, part, "--verify", "digest", "--clients", 2, "--repeat", 3), 4, *words)
+    write_header(trace, {**header, "dropped": 5})
+    expect_refused(start_replay(pair, trace, "--verify", "tolerance"), 4, f"{records} of {records + 5} ops")
+    replay(pair, trace)
+    pair.stop(server)
+
+
+def replay_does_not_write_its_statistics_over_the_trace(pair):
+    server = pair.server()
+    trace = record(pair, server)
+    data = read_bytes(trace)
+    link = pair.path("link.json")
+    os.symlink(trace, link)
+    for stats in (trace, link):
+        expect_refused(start_replay(pair, trace, "--stats-json", stats), 2, "--stats-json")
+        assert read_bytes(trace) == data
+    pair.stop(server)
+
+
+def replay_tells_its_session_where_it_had_one_alone(pair):
+    server = pair.server()
+    trace = record(pair, server)
+    stats = pair.path("stats.json")
+    replay(pair, trace, "--stats-json", stats)
+    epoch = read_json(stats)["config"]["epoch"]
+    replay(pair, trace, "--clients", 2, "--stats-json", stats)
+    assert "epoch" not in read_json(stats)["config"]
+    pair.stop(server)
+    assert epoch in [session["id"] for session in server.stats()["sessions"]]
+
+
+def replay_notices_in_an_idle_gap_that_the_server_is_killed(pair):
+    server = pair.server()
+    trace = record(pair, server)
+    lines = read_bytes(trace).splitlines()
+    records = [json.loads(line) for line in lines[1:]]
+    for op in records[3:]:
+        op["start_ns"] += 3600_000_000_000
+    with open(trace, "wb") as file:
+        file.write(b"\n".join([lines[0]] + [json.dumps(op).encode() for op in records]) + b"\n")
+    stats = pair.path("replay.json")
+    process = start_replay(pair, trace, "--speed", "recorded", "--stats-json", stats, "-o", "json")
+    wait_until(lambda: server.stderr().count(": tee_runner pid ") >= 2 or not process.running(), "it has a session")
+
+    def ops_are_counted():
+        process.signal(signal.SIGUSR1)
+        return os.path.exists(stats) and sum(op["calls"] for op in read_json(stats)["ops"].values()) == 3
+    wait_until(lambda: not process.running() or ops_are_counted(), "the gap began")
+    server.signal(signal.SIGKILL)
+    expect_refused(process, 3, "op 3 (")
+    result = json.loads(process.stdout())
+    assert not result["complete"] and result["op_count"] == 3, result
 
 
 def replay_refuses_to_verify_without_a_payload(pair):
@@ -212,12 +280,12 @@ def replay_of_a_bad_trace_is_refused(pair):
         "bad line": b"\n".join(lines[:5] + [b'{"seq":4}'] + lines[6:]),
         "long line": b"\n".join(lines[:5] + [b" " * 70000] + lines[6:]),
     }
-    for index, (what, data) in enumerate(bad.items()):
-        path = pair.path(f"bad-{index}.jsonl")
+    said = {"another version": ("9",), "a way out": ("payload",), "bad line": (":6:",), "long line": (":6:",)}
+    for what, data in bad.items():
+        path = pair.path(f"{what.replace(' ', '-')}.jsonl")
         with open(path, "wb") as file:
             file.write(data)
-        expect_refused(start_replay(pair, path), 1, path)
-        assert what
+        expect_refused(start_replay(pair, path), 1, path, *said.get(what, ()))
     expect_refused(start_replay(pair, "/nonexistent/t.jsonl"), 1, "/nonexistent/t.jsonl")
     expect_refused(start_replay(pair, pair.work), 1, pair.work)
     pair.stop(server)
@@ -358,13 +426,40 @@ def replay_keeps_the_recorded_times(pair):
     pair.stop(server)
 
 
+def md_tables(text):
+    """Rows of all tables, by their first cell."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows}
+
+
 def replay_prints_the_same_numbers_in_each_form(pair):
+    """What no clock decides is the same in three replays: calls, recorded times, messages, tensors, bytes."""
     server = pair.server()
     trace = record(pair, server)
-    for form, start in (("md", "| op | calls |"), ("csv", "kind,name,field,recorded,replayed"), ("json", "{")):
-        process = start_replay(pair, trace, "-o", form).expect_exit(0)
-        assert process.stdout().startswith(start), process.stdout()
+    md, csv, text = (start_replay(pair, trace, "-o", form).expect_exit(0).stdout() for form in ("md", "csv", "json"))
     pair.stop(server)
+    result, rows = json.loads(text), md_tables(md)
+    cells = {tuple(line.split(",")[:3]): line.split(",")[3:] for line in csv.splitlines()}
+    assert cells["kind", "name", "field"] == ["recorded", "replayed"], csv
+    for op in OPS:
+        calls, recorded = result["ops"][op]["calls"], result["ops"][op]["recorded"]
+        assert rows[op][:2] == [str(calls), f"{recorded['total_ns'] / 1e6:.3f}"], (op, rows[op], recorded)
+        assert cells["op", op, "calls"] == [str(calls)] * 2, op
+        for part, ns in recorded.items():
+            assert cells["op", op, part][0] == str(ns), (op, part)
+    for path, flow in result["paths"].items():
+        for way in ("sent", "received"):
+            both = [(flow["recorded"][way][what], flow["replayed"][way][what]) for what in ("messages", "tensors", "bytes")]
+            assert rows[f"{path} {way}"] == [str(n) for pair_of in both for n in pair_of], (path, way, both)
+            for what, numbers in zip(("messages", "tensors", "bytes"), both):
+                assert cells["path", path, f"{way}_{what}"] == [str(n) for n in numbers], (path, way, what)
+    recorded = result["time"]["recorded"]
+    for index, part in enumerate(("tee", "wire", "queue", "server", "idle")):
+        assert cells["time", part, "ns"][0] == str(recorded[part + "_ns"]), part
+        assert rows["recorded"][index] == f"{100 * recorded['share'][part]:.1f} %", (part, rows["recorded"])
+    assert rows["recorded"][5] == f"{recorded['wall_ns'] / 1e6:.3f}", rows["recorded"]
+    assert cells["total", "replay", "bytes"][1] == str(result["bytes"]) and cells["total", "replay", "ops"][1] == str(
+        result["op_count"])
 
 
 def replay_of_a_long_trace_stays_in_bounded_memory(pair):
@@ -406,6 +501,10 @@ SCENARIOS = (
     replay_fills_a_small_ring_with_many_ops_in_flight,
     replay_verifies_what_was_recorded,
     replay_finds_a_changed_input,
+    replay_verifies_no_part_as_the_whole,
+    replay_does_not_write_its_statistics_over_the_trace,
+    replay_tells_its_session_where_it_had_one_alone,
+    replay_notices_in_an_idle_gap_that_the_server_is_killed,
     replay_refuses_to_verify_without_a_payload,
     replay_does_without_a_payload_that_is_gone,
     replay_refuses_a_bad_payload,

@@ -85,6 +85,12 @@ TEST(OpStats, merged_snapshots_add_every_counter) {
   EXPECT_EQ(sum.of(Op::kInit), OpSnapshot{});
 }
 
+TEST(OpStats, merged_snapshots_do_not_wrap) {
+  OpSnapshot sum{1, UINT64_MAX - 1, 2, UINT64_MAX, 3, UINT64_MAX / 2};
+  sum.merge({1, 5, 2, 1, 3, UINT64_MAX / 2 + 2});
+  EXPECT_EQ(sum, (OpSnapshot{2, UINT64_MAX, 4, UINT64_MAX, 6, UINT64_MAX}));
+}
+
 TEST(TeeStats, every_kernel_has_its_name_and_its_counters) {
   TeeStatsTable table;
   table[static_cast<std::size_t>(TeeKernel::kSilu)].calls = 3;

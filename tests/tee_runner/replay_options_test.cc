@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+#include <string>
 #include <vector>
+
+#include "tests/trace/temp_dir.h"
 
 namespace airlock {
 namespace {
@@ -80,6 +85,22 @@ TEST(ReplayOptions, that_make_no_sense_are_refused) {
                                              {"t", "u"}}) {
     EXPECT_EQ(parse(args).status().code(), StatusCode::kUsage);
   }
+}
+
+TEST(ReplayOptions, do_not_let_the_statistics_replace_the_trace) {
+  TempDir dir;
+  const std::string trace = dir.file("t.jsonl");
+  const std::string link = dir.file("link");
+  std::ofstream(trace) << "x";
+  std::filesystem::create_symlink(trace, link);
+  for (const std::string& stats : {trace, link, dir.file("./t.jsonl")}) {
+    EXPECT_EQ(parse({trace.c_str(), "--stats-json", stats.c_str()}).status().code(),
+              StatusCode::kUsage)
+        << stats;
+  }
+  EXPECT_EQ(parse({"no.jsonl", "--stats-json", "no.jsonl"}).status().code(), StatusCode::kUsage);
+  const std::string other = dir.file("s.json");
+  EXPECT_TRUE(parse({trace.c_str(), "--stats-json", other.c_str()}).ok());
 }
 
 }  // namespace

@@ -82,6 +82,45 @@ TEST(ReplayCounts, hold_time_between_ops_on_both_sides) {
   EXPECT_EQ(counts.replayed.sum().server_ns, 200 * records.size());
 }
 
+TEST(ReplayCounts, do_not_know_what_lay_between_ops_that_an_import_laid_out) {
+  TraceHeader header = replay_header();
+  header.source = TraceSource::kImported;
+  EXPECT_EQ(replay_all(header, replay_records()).recorded.between_ns, std::nullopt);
+  header.wall_ns = 1'000'000;
+  EXPECT_TRUE(replay_all(header, replay_records()).recorded.between_ns.has_value());
+}
+
+TEST(ReplayCounts, do_not_know_what_lay_between_ops_out_of_order) {
+  auto records = replay_records();
+  std::swap(records[2].start_ns, records[3].start_ns);
+  TraceHeader header = replay_header();
+  header.wall_ns = 1'000'000;
+  EXPECT_EQ(replay_all(header, records).recorded.between_ns, std::nullopt);
+}
+
+TEST(ReplayCounts, survive_times_whose_sum_wraps) {
+  auto records = replay_records();
+  const std::uint64_t year = 366ULL * 24 * 3600 * 1'000'000'000;
+  for (TraceRecord& record : records) {
+    record.start_ns = 0;
+    record.total_ns = record.server_ns = year;
+    record.tee_ns = record.wire_ns = 0;
+  }
+  ReplayResult result;
+  result.trace = replay_header();
+  result.trace.wall_ns = year;
+  for (int i = 0; i < 64; ++i) {
+    result.clients.push_back({replay_all(result.trace, records), {}});
+  }
+  const ReplayCounts sum = result.sum();
+  EXPECT_EQ(sum.recorded.sum().server_ns, UINT64_MAX);
+  EXPECT_EQ(sum.recorded.wall_ns, 64 * year);
+  result.options.output = Output::kJson;
+  const Json json = Json::parse(format_replay(result));
+  EXPECT_EQ(json["time"]["recorded"]["server_ns"], UINT64_MAX);
+  EXPECT_LE(json["time"]["recorded"]["share"]["server"], 1.0);
+}
+
 TEST(ReplayCounts, hold_the_recorded_paths) {
   const auto records = replay_records();
   const ReplayCounts counts = replay_all(replay_header(), records);
@@ -138,6 +177,31 @@ TEST(ReplayReport, has_no_ratio_where_nothing_was_timed) {
   EXPECT_TRUE(Json::parse(format_replay(result))["ops"]["matmul"]["ratio"].is_null());
   result.options.output = Output::kCsv;
   EXPECT_THAT(format_replay(result), Not(HasSubstr("ratio")));
+}
+
+TEST(ReplayReport, has_no_shares_where_the_time_between_ops_is_not_known) {
+  ReplayResult result = result_of(1);
+  result.trace.source = TraceSource::kImported;
+  result.clients = {{replay_all(result.trace, replay_records()), {}}};
+  EXPECT_THAT(format_replay(result), HasSubstr("| recorded | - | - | - | - | - | - |"));
+  result.options.output = Output::kCsv;
+  EXPECT_THAT(format_replay(result), HasSubstr("time,tee,ns,,"));
+  result.options.output = Output::kJson;
+  const Json recorded = Json::parse(format_replay(result))["time"]["recorded"];
+  for (const char* unknown : {"between_ns", "tee_ns", "wall_ns"}) {
+    EXPECT_TRUE(recorded[unknown].is_null()) << unknown;
+  }
+  EXPECT_TRUE(recorded["share"]["server"].is_null());
+  EXPECT_EQ(recorded["server_ns"], 300 * replay_records().size());
+}
+
+TEST(ReplayReport, says_what_the_dropped_ops_make_of_the_time_between) {
+  ReplayResult result = result_of(1);
+  EXPECT_THAT(format_replay(result), Not(HasSubstr("missing from the trace")));
+  result.trace.dropped = 3;
+  EXPECT_THAT(format_replay(result), HasSubstr("3 ops are missing from the trace"));
+  result.options.output = Output::kJson;
+  EXPECT_EQ(Json::parse(format_replay(result))["trace"]["dropped"], 3);
 }
 
 TEST(ReplayReport, csv_has_five_columns_and_the_numbers_of_the_json) {

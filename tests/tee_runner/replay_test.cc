@@ -40,7 +40,8 @@ struct Rig {
     source = trace->make_source().value();
   }
   Status run(const ReplaySettings& settings = {}) {
-    return Replay({backend, *source, *inputs, verifier, clock, *tally}, settings).run();
+    return Replay({backend, *source, *inputs, verifier, clock, *tally, check_server}, settings)
+        .run();
   }
 
   ReplayCounts counts() const { return tally->counts(); }
@@ -53,6 +54,7 @@ struct Rig {
   const ReplayVerifier* verifier = nullptr;
   FakeBackend backend;
   FakeClock clock;
+  std::function<Status()> check_server;
   std::optional<ReplayTally> tally;
 };
 
@@ -130,6 +132,26 @@ TEST(Replay, submits_no_op_before_its_recorded_start) {
   EXPECT_EQ(counts.replayed.between_ns, 0U);
 }
 
+TEST(Replay, notices_in_a_long_gap_that_the_server_is_gone) {
+  auto records = replay_records();
+  const std::uint64_t year = 366ULL * 24 * 3600 * 1'000'000'000;
+  for (std::size_t i = 1; i < records.size(); ++i) records[i].start_ns = year;
+  Rig rig(records);
+  int looks = 0;
+  rig.check_server = [&looks] {
+    return ++looks < 4 ? Status() : Status(StatusCode::kUnavailable, "it was killed");
+  };
+  ReplaySettings settings;
+  settings.speed = ReplaySpeed::kRecorded;
+  const Status status = rig.run(settings);
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(status.message(), HasSubstr("op 1 ("));
+  EXPECT_THAT(status.message(), HasSubstr("it was killed"));
+  EXPECT_THAT(rig.clock.sleeps, ElementsAre(100'001'000, 200'001'000, 300'001'000));
+  EXPECT_EQ(rig.counts().replayed.idle_ns, 300'000'000U);
+  EXPECT_EQ(rig.counts().ops, 1U);
+}
+
 TEST(Replay, does_not_wait_for_a_start_that_has_passed) {
   Rig rig(replay_records());
   rig.backend.clock = &rig.clock;
@@ -161,6 +183,29 @@ TEST(Replay, names_the_op_that_failed_and_counts_those_before_it) {
   EXPECT_EQ(status.code(), StatusCode::kUnavailable);
   EXPECT_THAT(status.message(), HasSubstr("op 4 ("));
   EXPECT_EQ(rig.counts().ops, 4U);
+}
+
+/// Has no inputs for one op.
+class BrokenInputs final : public ReplayInputs {
+ public:
+  explicit BrokenInputs(std::uint64_t seq) : seq_(seq) {}
+  Status fill(const TraceRecord& record, std::size_t, MutableTensorView) const override {
+    return record.seq == seq_ ? Status(StatusCode::kInvalidInput, "no such tensor") : Status();
+  }
+
+ private:
+  std::uint64_t seq_;
+};
+
+TEST(Replay, counts_the_ops_under_way_where_it_cannot_make_the_next) {
+  Rig rig(replay_records());
+  rig.inputs = std::make_unique<BrokenInputs>(5);
+  ReplaySettings settings;
+  settings.inflight = 4;
+  const Status status = rig.run(settings);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
+  EXPECT_THAT(status.message(), HasSubstr("op 5 ("));
+  EXPECT_EQ(rig.counts().ops, 5U);
 }
 
 TEST(Replay, replays_what_comes_before_a_bad_line) {
@@ -283,6 +328,62 @@ TEST(ReplayVerify, digest_finds_a_flipped_bit_and_names_the_first) {
   EXPECT_GE(counts.tensors_differing, 2U);
   EXPECT_THAT(counts.first_difference, HasSubstr("op 6 ("));
   EXPECT_THAT(counts.first_difference, HasSubstr("output 0: SHA-256"));
+}
+
+/// Changes one byte of a payload's tensor.
+void spoil_payload(const std::string& file, const std::string& tensor) {
+  std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+  std::uint64_t header_bytes = 0;
+  stream.read(reinterpret_cast<char*>(&header_bytes), sizeof header_bytes);
+  std::string header(header_bytes, ' ');
+  stream.read(header.data(), static_cast<std::streamsize>(header.size()));
+  const std::size_t offsets = header.find("\"data_offsets\":[", header.find(tensor));
+  ASSERT_NE(offsets, std::string::npos);
+  const std::uint64_t begin = std::stoull(header.substr(offsets + 16));
+  stream.seekp(static_cast<std::streamoff>(8 + header_bytes + begin));
+  stream.put('\1');
+}
+
+TEST(ReplayVerify, digest_names_the_payload_whose_input_is_not_the_recorded_one) {
+  VerifyRig rig(ReplayVerify::kDigest);
+  spoil_payload(rig.payload_file, "000004.in.0");
+  ReplaySettings settings;
+  settings.inflight = 3;
+  const Status status = rig.rig->run(settings);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
+  EXPECT_THAT(status.message(), HasSubstr(rig.payload_file));
+  EXPECT_THAT(status.message(), HasSubstr("000004.in.0"));
+  EXPECT_EQ(rig.rig->counts().ops, 4U);
+}
+
+TEST(ReplayVerify, counts_what_was_under_way_where_the_payload_lacks_an_output) {
+  VerifyRig rig(ReplayVerify::kTolerance);
+  auto records = replay_records();
+  records[3].seq = 99999;  // of no tensor
+  for (std::size_t i = 4; i < records.size(); ++i) records[i].seq = 100000 + i;
+  Rig other(records);
+  other.verifier = rig.verifier.get();
+  ReplaySettings settings;
+  settings.inflight = 3;
+  EXPECT_EQ(other.run(settings).code(), StatusCode::kInvalidInput);
+  EXPECT_EQ(other.counts().ops, 6U);  // the one that was compared, and two more under way
+}
+
+TEST(ReplayVerify, of_nothing_or_of_a_part_is_no_success) {
+  TraceHeader header = replay_header();
+  header.records = 10;
+  EXPECT_TRUE(check_verified_all(header, "", {10, 12}).ok());
+  const Status nothing = check_verified_all(header, "", {});
+  EXPECT_EQ(nothing.code(), StatusCode::kMismatch);
+  EXPECT_THAT(nothing.message(), HasSubstr("nothing was verified"));
+  const Status cut = check_verified_all(header, "t was cut off", {7, 8});
+  EXPECT_EQ(cut.code(), StatusCode::kMismatch);
+  EXPECT_THAT(cut.message(), HasSubstr("7 of 10 ops"));
+  header.dropped = 2;
+  EXPECT_THAT(check_verified_all(header, "", {10, 12}).message(), HasSubstr("10 of 12 ops"));
+  header.records.reset();
+  EXPECT_THAT(check_verified_all(header, "t was cut off", {7, 8}).message(),
+              HasSubstr("7 of an unknown number of ops"));
 }
 
 TEST(ReplayVerify, tolerance_takes_a_flipped_bit_and_refuses_a_large_error) {

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/saturating.h"
+
 namespace airlock::report {
 
 /// What went on in one interval.
@@ -35,10 +37,5 @@ class Bins {
   unsigned width_log2_ = 0;
   std::vector<Bin> bins_;
 };
-
-/// a + b, or the greatest value: sums of numbers from a file.
-constexpr std::uint64_t add_saturating(std::uint64_t a, std::uint64_t b) {
-  return a > UINT64_MAX - b ? UINT64_MAX : a + b;
-}
 
 }  // namespace airlock::report

@@ -67,13 +67,15 @@ std::vector<std::string> trace_notes(const TraceSummary& trace) {
   if (!trace.cut.empty()) notes.push_back(trace.cut);
   if (header.dropped != 0) {
     notes.push_back(
-        fmt::format("{} ops are missing: the disk could not keep up", grouped(header.dropped)));
+        fmt::format("{} ops are missing: the disk could not keep up; their time counts as between "
+                    "ops",
+                    grouped(header.dropped)));
   }
   if (!header.assumed.empty())
     notes.push_back(fmt::format("assumed by the import: {}", fmt::join(header.assumed, ", ")));
   if (header.source == TraceSource::kSynthesised)
     notes.emplace_back("synthesised from the model's shape: nothing was measured");
-  if (!trace.in_order) notes.emplace_back("ops are not in the order of their submits");
+  if (!trace.ops_time.in_order()) notes.emplace_back("ops are not in the order of their submits");
   return notes;
 }
 

@@ -89,14 +89,14 @@ std::string trace_paths(const std::string& key, const TraceSummary& trace, Chart
          legend({Series::kRing, Series::kZmq}) + table.html();
 }
 
-/// The server's session of this runner: by its id, else the only one that there was.
+/// The server's session of this runner, by its id. A runner without one (it had several, or it is
+/// from elsewhere) is compared with nobody's.
 const SessionReport* session_of(const SideReport& runner, const SideReport& server) {
   const std::string epoch = config_value(runner, "epoch");
   for (const SessionReport& session : server.sessions) {
     if (!epoch.empty() && session.id == epoch && session.sessions == 1) return &session;
   }
-  const bool only = server.sessions.size() == 1 && server.sessions[0].sessions == 1;
-  return epoch.empty() && only ? &server.sessions[0] : nullptr;
+  return nullptr;
 }
 
 std::string counts_text(const DirectionSnapshot& counts) {
@@ -132,9 +132,13 @@ std::string reconcile_runner(std::size_t index, const Input& input, std::size_t 
   std::string body = input_heading(index, input);
   const SessionReport* session = session_of(*input.stats(), server);
   if (session == nullptr) {
+    const std::string epoch = config_value(*input.stats(), "epoch");
+    if (epoch.empty()) {
+      return body +
+             "<p>This file is not of one session alone: there is none to compare with.</p>\n";
+    }
     return body + fmt::format("<p>File {} has no session of this runner by itself ({}).</p>\n",
-                              server_index + 1,
-                              html_text("epoch " + config_value(*input.stats(), "epoch")));
+                              server_index + 1, html_text("epoch " + epoch));
   }
   Table table("Messages / tensors / bytes that one side sent and the other received",
               {"path", "sent", "received", "the same"});

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "tools/airlock_report/bins.h"
 #include "tools/airlock_report/format.h"
 #include "tools/airlock_report/sections.h"
@@ -39,7 +41,8 @@ std::vector<Segment> sides_of(const Input& input) {
   std::vector<Segment> segments = segments_of(sum_of(input.ops()));
   if (input.stats() != nullptr && input.stats()->side == "tee_runner")
     segments.push_back({Series::kKernel, kernels_ns(*input.stats())});
-  if (input.trace() != nullptr) segments.push_back({Series::kBetween, input.trace()->between_ns()});
+  const auto between = input.trace() == nullptr ? std::nullopt : input.trace()->between_ns();
+  if (between) segments.push_back({Series::kBetween, *between});
   return segments;
 }
 
@@ -63,6 +66,11 @@ std::string side_part(const std::string& key, const Input& input, ChartIds& ids)
     table.number(fmt::format("{}sides.{}_ns", key, series_id(segment.series)), segment.value);
     table.derived(human_time(segment.value));
     table.derived(percent(segment.value, total));
+  }
+  if (input.trace() != nullptr && !input.trace()->between_ns()) {
+    words += fmt::format(", {} not known", series_name(Series::kBetween));
+    table.row(series_name(Series::kBetween));
+    for (int column = 0; column < 3; ++column) table.derived("-");
   }
   const ChartText text{"Time by side", fmt::format("One stacked bar: {}.", words)};
   return stacked_bars(ids, text, {{"all", segments, human_time(total)}}, Unit::kTime) +

@@ -131,9 +131,10 @@ std::string big_ops_table(const std::string& key, std::string_view caption,
   if (times) columns.insert(columns.end(), {"total, ns", "wire, ns", "server, ns"});
   columns.insert(columns.end(), {"inputs", "outputs"});
   Table table(caption, columns);
-  for (const BigOp& op : ops) {
+  for (std::size_t rank = 0; rank < ops.size(); ++rank) {  // a file may have a seq twice
+    const BigOp& op = ops[rank];
     const TraceRecord& record = op.record;
-    const std::string prefix = fmt::format("{}{}.", key, record.seq);
+    const std::string prefix = fmt::format("{}{}.", key, rank);
     table.row(fmt::format("{}", record.seq));
     table.text(op_name(record.op));
     table.text(record.layer ? fmt::format("{}", *record.layer) : "");

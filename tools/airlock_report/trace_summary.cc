@@ -48,8 +48,8 @@ bool more_time(const BigOp& a, const BigOp& b) {
 
 }  // namespace
 
-std::uint64_t TraceSummary::between_ns() const {
-  return in_order && has_times && wall_ns() > busy_ns ? wall_ns() - busy_ns : 0;
+std::optional<std::uint64_t> TraceSummary::between_ns() const {
+  return between_ops_ns(header.source, ops_time, header.wall_ns);
 }
 
 TraceSummarizer::TraceSummarizer(const TraceHeader& header, const SummaryLimits& limits)
@@ -80,12 +80,8 @@ void TraceSummarizer::add(const TraceRecord& record) {
   const std::uint64_t end = record.start_ns + record.total_ns;  // each at most a year (decode_line)
   const std::uint64_t number = summary_.records++;
   summary_.has_times = summary_.has_times || end != 0;
-  const bool first = number == 0;
-  const std::uint64_t covered = first ? record.start_ns : summary_.end_ns;
-  add_to(summary_.busy_ns, end > covered ? end - std::max(record.start_ns, covered) : 0);
+  summary_.ops_time.add(record.start_ns, end);
   summary_.end_ns = std::max(summary_.end_ns, end);
-  if (!first && record.start_ns < last_start_ns_) summary_.in_order = false;
-  last_start_ns_ = record.start_ns;
 
   const std::size_t op = static_cast<std::size_t>(record.op) - 1;
   const BigOp big{record, add_saturating(record.input_bytes(), record.output_bytes())};

@@ -4,11 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
 #include "runtime/stats/op_stats.h"
+#include "runtime/trace/between.h"
 #include "runtime/trace/trace.h"
 #include "tools/airlock_report/bins.h"
 
@@ -37,10 +39,9 @@ struct TraceSummary {
   OpSnapshotTable ops;
   std::array<std::uint64_t, kOpCount> op_bytes{};  // inputs and outputs
   std::array<TracePath, kPathCount> paths;
-  bool has_times = false;     // any that is not 0
-  bool in_order = true;       // each op starts no earlier than the one before
-  std::uint64_t end_ns = 0;   // of the op that ended last
-  std::uint64_t busy_ns = 0;  // an op was under way; meaningful if in_order
+  bool has_times = false;    // any that is not 0
+  BusyTime ops_time;         // in which one was under way
+  std::uint64_t end_ns = 0;  // of the op that ended last
   std::uint64_t slots_most = 0;
   /// Over time, or over ops by their number where has_times is false. Inputs count at the submit,
   /// outputs at the checked reply.
@@ -50,8 +51,8 @@ struct TraceSummary {
 
   /// Of all runs: the header's, else up to the last op's end.
   std::uint64_t wall_ns() const { return header.wall_ns.value_or(end_ns); }
-  /// No op was under way: the TEE's own work; 0 where that cannot be said.
-  std::uint64_t between_ns() const;
+  /// No op was under way: the TEE's own work; nullopt where it is not known.
+  std::optional<std::uint64_t> between_ns() const;
 };
 
 struct SummaryLimits {
@@ -70,7 +71,6 @@ class TraceSummarizer {
  private:
   void add_to_bins(Bins& bins, std::uint64_t begin, std::uint64_t end, const TraceRecord& record);
   SummaryLimits limits_;
-  std::uint64_t last_start_ns_ = 0;
   TraceSummary summary_;
   Bins by_time_;
   Bins by_number_;

@@ -90,11 +90,13 @@ std::vector<Figure> figures_of(const TraceDiff& diff) {
   if (diff.a.has_wall() && diff.b.has_wall()) {
     figures.push_back(
         {"time", "wall", "ns", *diff.a.header.wall_ns, *diff.b.header.wall_ns, Unit::kNs});
-    figures.push_back(
-        {"time", "tee_between", "ns", *diff.a.between_ns(), *diff.b.between_ns(), Unit::kNs});
+  }
+  const auto between_a = diff.a.between_ns(), between_b = diff.b.between_ns();
+  if (between_a && between_b) {
+    figures.push_back({"time", "tee_between", "ns", *between_a, *between_b, Unit::kNs});
   }
   figures.push_back(
-      {"time", "under_way", "ns", diff.a.under_way_ns, diff.b.under_way_ns, Unit::kNs});
+      {"time", "under_way", "ns", diff.a.under_way_ns(), diff.b.under_way_ns(), Unit::kNs});
   return figures;
 }
 

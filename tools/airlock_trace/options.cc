@@ -84,15 +84,14 @@ void declare_readers(CLI::App& app, Options& options, Raw& raw) {
         ->check(CLI::IsMember({"md", "json", "csv"}));
   }
   CLI::App* command = app.add_subcommand("export", "a trace for other tools");
-  command->add_option("file", options.inputs, "the trace")->required()->expected(1);
+  command->add_option("file", options.inputs, "the trace; one at a time")->required()->expected(1);
   command
       ->add_option("--format", raw.format,
                    "chrome: Trace Event Format, for ui.perfetto.dev or chrome://tracing; csv: a "
                    "row an op; jsonl: records with sums and running totals")
       ->required()
       ->check(CLI::IsMember({"chrome", "csv", "jsonl"}));
-  command->add_option("-o,--output", options.output, "the file (0600, replaced); - is stdout")
-      ->required();
+  command->add_option("-o,--output", options.output, "the file (0600, replaced); stdout without");
 }
 
 Status finish(const CLI::App& app, const Raw& raw, Options& options) {
@@ -124,6 +123,7 @@ Status finish(const CLI::App& app, const Raw& raw, Options& options) {
     }
     options.run = run;
   }
+  if (options.command == Command::kExport && options.output.empty()) options.output = "-";
   if (raw.form == "json") options.form = Form::kJson;
   if (raw.form == "csv") options.form = Form::kCsv;
   if (raw.format == "csv") options.format = ExportFormat::kCsv;

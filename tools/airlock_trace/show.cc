@@ -51,7 +51,9 @@ std::string header_markdown(const TraceSummary& summary) {
   }
   if (!assumed.empty()) text += fmt::format("- assumed: {}\n", assumed);
   if (header.dropped != 0) {
-    text += fmt::format("- **{} ops are missing**: the disk could not keep up\n", header.dropped);
+    text += fmt::format(
+        "- **{} ops are missing**: the disk could not keep up; their time counts as between ops\n",
+        header.dropped);
   }
   if (!summary.cut.empty()) text += fmt::format("- **{}**\n", printable(summary.cut));
   return text + '\n';
@@ -77,16 +79,25 @@ std::string shares_markdown(const TraceSummary& summary) {
   std::string text =
       summary.has_wall()
           ? fmt::format("Wall {} ms, of which an op was under way {} ms.\n\n",
-                        milliseconds(*summary.header.wall_ns), milliseconds(summary.under_way_ns))
+                        milliseconds(*summary.header.wall_ns), milliseconds(summary.under_way_ns()))
+      : summary.between_ns()
+          ? fmt::format(
+                "Wall unknown; {} ms from the first op to the last, of which one was under way {} "
+                "ms.\n\n",
+                milliseconds(whole), milliseconds(summary.under_way_ns()))
           : fmt::format(
                 "Wall unknown; an op was under way {} ms, and shares are of "
                 "that.\n\n",
-                milliseconds(summary.under_way_ns));
+                milliseconds(summary.under_way_ns()));
   std::vector<std::vector<std::string>> rows;
   const auto row = [&](std::string_view name, std::uint64_t ns) {
     rows.push_back({std::string(name), milliseconds(ns), percent(ns, whole)});
   };
-  if (const auto between = summary.between_ns()) row("TEE between ops", *between);
+  if (const auto between = summary.between_ns()) {
+    row("TEE between ops", *between);
+  } else {
+    rows.push_back({"TEE between ops", "-", "-"});
+  }
   row("TEE in ops", all.tee_ns);
   row("wire", all.wire_ns);
   row("queue", all.queue_ns);
@@ -144,7 +155,9 @@ Ordered shares_json(const TraceSummary& summary) {
     return whole == 0 ? Ordered() : Ordered(static_cast<double>(ns) / static_cast<double>(whole));
   };
   const auto between = summary.between_ns();
-  return {{"of", summary.has_wall() ? "wall" : "under_way"},
+  return {{"of", summary.has_wall() ? "wall"
+                 : between          ? "span"
+                                    : "under_way"},
           {"tee_between", between ? share(*between) : Ordered()},
           {"tee_in_ops", share(summary.all.tee_ns)},
           {"wire", share(summary.all.wire_ns)},
@@ -166,7 +179,7 @@ std::string show_csv(const std::vector<TraceSummary>& summaries) {
       }
       cells.push_back(is_all && summary.header.wall_ns ? std::to_string(*summary.header.wall_ns)
                                                        : "");
-      cells.push_back(is_all ? std::to_string(summary.under_way_ns) : "");
+      cells.push_back(is_all ? std::to_string(summary.under_way_ns()) : "");
       text += csv_row(cells);
     };
     for (std::size_t i = 0; i < kTracedOps.size(); ++i) {
@@ -219,7 +232,7 @@ std::string summary_json(const TraceSummary& summary) {
   json["header"] = header_json(summary.header);
   json["records"] = summary.all.calls;
   json["wall_ns"] = summary.header.wall_ns ? Ordered(*summary.header.wall_ns) : Ordered();
-  json["under_way_ns"] = summary.under_way_ns;
+  json["under_way_ns"] = summary.under_way_ns();
   const auto between = summary.between_ns();
   json["tee_between_ns"] = between ? Ordered(*between) : Ordered();
   json["shares"] = shares_json(summary);

@@ -25,7 +25,6 @@ struct Summariser::State {
   TraceSummary summary;
   std::array<Histogram, kTracedOps.size()> latency;
   Histogram latency_of_all;
-  std::uint64_t under_way_until_ns = 0;
 };
 
 std::size_t traced_op_index(Op op) {
@@ -39,8 +38,8 @@ std::size_t path_row(const std::optional<Path>& path) {
 
 void OpTotals::add(const TraceRecord& record) {
   ++calls;
-  input_bytes += record.input_bytes();
-  output_bytes += record.output_bytes();
+  input_bytes = add_capped(input_bytes, record.input_bytes());
+  output_bytes = add_capped(output_bytes, record.output_bytes());
   total_ns = add_capped(total_ns, record.total_ns);
   tee_ns = add_capped(tee_ns, record.tee_ns);
   wire_ns = add_capped(wire_ns, record.wire_ns);
@@ -49,12 +48,12 @@ void OpTotals::add(const TraceRecord& record) {
 }
 
 std::optional<std::uint64_t> TraceSummary::between_ns() const {
-  if (!has_wall()) return std::nullopt;
-  return *header.wall_ns - std::min(*header.wall_ns, under_way_ns);
+  return between_ops_ns(header.source, ops_time, header.wall_ns);
 }
 
 std::uint64_t TraceSummary::whole_ns() const {
-  return has_wall() ? std::max(*header.wall_ns, under_way_ns) : under_way_ns;
+  if (has_wall()) return std::max(*header.wall_ns, under_way_ns());
+  return add_capped(under_way_ns(), between_ns().value_or(0));
 }
 
 Summariser::Summariser() : state_(std::make_unique<State>()) {}
@@ -72,20 +71,14 @@ void Summariser::add(const TraceRecord& record) {
   for (const TraceTensor& tensor : record.inputs) {
     PathTotals& path = summary.paths[path_row(tensor.path)];
     ++path.tensors;
-    path.input_bytes += tensor.desc.bytes();
+    path.input_bytes = add_capped(path.input_bytes, tensor.desc.bytes());
   }
   for (const TraceTensor& tensor : record.outputs) {
     PathTotals& path = summary.paths[path_row(tensor.path)];
     ++path.tensors;
-    path.output_bytes += tensor.desc.bytes();
+    path.output_bytes = add_capped(path.output_bytes, tensor.desc.bytes());
   }
-  // Starts ascend in an honest trace; in another one the time is at least never counted twice.
-  const std::uint64_t end = record.start_ns + record.total_ns;
-  const std::uint64_t from = std::max(record.start_ns, state_->under_way_until_ns);
-  if (end > from) {
-    summary.under_way_ns += end - from;
-    state_->under_way_until_ns = end;
-  }
+  summary.ops_time.add(record.start_ns, record.start_ns + record.total_ns);
   BigOp big{record.seq,
             record.run,
             record.op,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "runtime/trace/between.h"
 #include "runtime/trace/trace.h"
 
 namespace airlock::trace {
@@ -69,14 +70,15 @@ struct TraceSummary {
   std::array<OpTotals, kTracedOps.size()> ops;
   OpTotals all;
   std::array<PathTotals, kPathRows.size()> paths;
-  /// Time in which an op was under way, those that overlap counted once.
-  std::uint64_t under_way_ns = 0;
+  BusyTime ops_time;
   std::vector<BigOp> biggest;
   std::string cut;  // as TraceReader::cut()
 
-  /// Time of the TEE between ops; nullopt where the header has no wall.
+  /// Time in which an op was under way, those that overlap counted once.
+  std::uint64_t under_way_ns() const { return ops_time.busy_ns(); }
+  /// Time of the TEE between ops; nullopt where it is not known.
   std::optional<std::uint64_t> between_ns() const;
-  /// What shares are of: the wall, or where that is unknown the time under way.
+  /// What shares are of: the wall, or where that is unknown the time under way and between.
   std::uint64_t whole_ns() const;
   bool has_wall() const { return header.wall_ns.has_value() && *header.wall_ns != 0; }
 };

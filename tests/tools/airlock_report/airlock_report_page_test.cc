@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
 #include <string>
 
 #include "tests/tools/airlock_report/samples.h"
@@ -37,7 +38,7 @@ TEST(ReportPage, holds_the_exact_numbers_of_its_inputs) {
   EXPECT_THAT(page, HasSubstr(cell("inputs.0.paths.ring.latency_ns.p50", 61'439)));
   EXPECT_THAT(page, HasSubstr(cell("inputs.0.wall_ns", 66'112'807)));
   EXPECT_THAT(page, HasSubstr(cell("inputs.1.records", 2)));
-  EXPECT_THAT(page, HasSubstr(cell("inputs.1.by_time.1.total_ns", 2000)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.1.by_time.0.total_ns", 2000)));
   EXPECT_THAT(page, HasSubstr(cell("inputs.1.sides.between_ns", 4000)));
 }
 
@@ -99,6 +100,38 @@ TEST(ReportPage, does_not_compare_a_runner_with_the_session_of_another) {
               HasSubstr("has no session of this runner"));
 }
 
+TEST(ReportPage, invents_no_time_between_ops) {
+  TraceHeader header = sample_header();
+  header.source = TraceSource::kImported;
+  const std::string page = page_of({{"t", sample_trace(header)}});
+  EXPECT_THAT(page, Not(HasSubstr("sides.between_ns")));
+  EXPECT_THAT(page, HasSubstr("between ops (TEE) not known"));
+}
+
+TEST(ReportPage, does_not_compare_a_runner_that_has_no_session_of_its_own) {
+  SideReport runner = sample_runner();
+  runner.config = {};
+  const std::string page = page_of({{"r", runner}, {"s", sample_server()}});
+  EXPECT_THAT(page, HasSubstr("is not of one session alone"));
+  EXPECT_THAT(page, Not(HasSubstr("epoch")));
+  EXPECT_THAT(page, Not(HasSubstr("inputs.0.agree")));
+}
+
+TEST(ReportPage, names_each_number_once_where_a_trace_has_a_seq_twice) {
+  TraceSummarizer summarizer(sample_header(), {});
+  summarizer.add(sample_record(7, 0, 1000));
+  summarizer.add(sample_record(7, 5000, 2000));
+  const std::string page = page_of({{"t", summarizer.finish({})}});
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.by_time.0.total_ns", 2000)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.by_time.1.total_ns", 1000)));
+  std::set<std::string> keys;
+  for (std::size_t at = 0; (at = page.find("data-key=\"", at)) != std::string::npos;) {
+    at += 10;
+    const std::string key = page.substr(at, page.find('"', at) - at);
+    EXPECT_TRUE(keys.insert(key).second) << key;
+  }
+}
+
 TEST(ReportPage, says_what_a_trace_lacks) {
   TraceHeader header = sample_header();
   header.dropped = 3;
@@ -107,6 +140,7 @@ TEST(ReportPage, says_what_a_trace_lacks) {
       page_of({{"t", sample_trace(header, "t was cut off: it ends after 2 ops")}});
   EXPECT_THAT(page, HasSubstr("t was cut off: it ends after 2 ops"));
   EXPECT_THAT(page, HasSubstr("3 ops are missing"));
+  EXPECT_THAT(page, HasSubstr("counts as between ops"));
   EXPECT_THAT(page, HasSubstr("assumed by the import: tokens"));
 }
 

@@ -93,15 +93,27 @@ TEST(ReportTrace, books_each_tensor_on_its_path_and_the_op_on_the_slowest) {
 TEST(ReportTrace, time_between_ops_counts_overlapping_ops_once) {
   const TraceSummary summary = summary_of({sample_record(0, 10, 30), sample_record(1, 20, 100),
                                            sample_record(2, 50, 10), sample_record(3, 200, 5)});
-  EXPECT_EQ(summary.busy_ns, 110U + 5U);  // 10 to 120, 200 to 205
+  EXPECT_EQ(summary.ops_time.busy_ns(), 110U + 5U);  // 10 to 120, 200 to 205
   EXPECT_EQ(summary.wall_ns(), 205U);
-  EXPECT_EQ(summary.between_ns(), 90U);
+  EXPECT_EQ(summary.between_ns(), 80U);  // 120 to 200
 }
 
 TEST(ReportTrace, does_not_guess_between_ops_that_are_out_of_order) {
   const TraceSummary summary = summary_of({sample_record(0, 100, 5), sample_record(1, 0, 5)});
-  EXPECT_FALSE(summary.in_order);
-  EXPECT_EQ(summary.between_ns(), 0U);
+  EXPECT_FALSE(summary.ops_time.in_order());
+  EXPECT_EQ(summary.between_ns(), std::nullopt);
+}
+
+TEST(ReportTrace, does_not_know_what_lay_between_ops_that_an_import_laid_out) {
+  TraceHeader header = sample_header();
+  header.source = TraceSource::kImported;
+  TraceSummarizer without(header, {});
+  without.add(sample_record(0, 0, 10));
+  EXPECT_EQ(without.finish({}).between_ns(), std::nullopt);
+  header.wall_ns = 30;
+  TraceSummarizer with(header, {});
+  with.add(sample_record(0, 0, 10));
+  EXPECT_EQ(with.finish({}).between_ns(), 20U);
 }
 
 TEST(ReportTrace, goes_by_number_where_nothing_was_timed) {
@@ -131,7 +143,7 @@ TEST(ReportTrace, sums_saturate) {
   for (std::uint64_t i = 0; i < 700; ++i) records.push_back(sample_record(i, year, year));
   const TraceSummary summary = summary_of(records);
   EXPECT_EQ(summary.ops.of(Op::kMatmul).total_ns, UINT64_MAX);
-  EXPECT_EQ(summary.busy_ns, year);
+  EXPECT_EQ(summary.ops_time.busy_ns(), year);
 }
 
 }  // namespace

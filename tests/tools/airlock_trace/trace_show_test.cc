@@ -38,7 +38,7 @@ TEST(Summary, adds_up_ops_and_paths) {
       all.total_ns);
   EXPECT_EQ(bytes, all.input_bytes + all.output_bytes);
   EXPECT_GT(summary->paths[path_row(Path::kZmq)].bytes(), 0U);
-  EXPECT_EQ(summary->under_way_ns, all.total_ns);  // none overlap
+  EXPECT_EQ(summary->under_way_ns(), all.total_ns);  // none overlap
   EXPECT_EQ(summary->between_ns(), *trace.header.wall_ns - all.total_ns);
 }
 
@@ -49,8 +49,9 @@ TEST(Summary, counts_time_once_where_ops_overlap) {
   const auto summary = summarise(folder.path("t"));
   ASSERT_TRUE(summary.ok());
   const TraceRecord& last = trace.records.back();
-  EXPECT_EQ(summary->under_way_ns, last.start_ns + last.total_ns - trace.records.front().start_ns);
-  EXPECT_LT(summary->under_way_ns, summary->all.total_ns);
+  EXPECT_EQ(summary->under_way_ns(),
+            last.start_ns + last.total_ns - trace.records.front().start_ns);
+  EXPECT_LT(summary->under_way_ns(), summary->all.total_ns);
 }
 
 TEST(Summary, keeps_the_ops_that_took_longest) {
@@ -81,7 +82,7 @@ TEST(Summary, survives_times_whose_sum_wraps) {
   const auto summary = summarise(folder.path("t"));
   ASSERT_TRUE(summary.ok());
   EXPECT_EQ(summary->all.server_ns, std::numeric_limits<std::uint64_t>::max());
-  EXPECT_EQ(summary->under_way_ns, year);
+  EXPECT_EQ(summary->under_way_ns(), year);
 }
 
 TEST(Show, says_the_same_in_each_form) {
@@ -108,6 +109,27 @@ TEST(Show, says_the_same_in_each_form) {
     shares += first["shares"][part].get<double>();
   }
   EXPECT_NEAR(shares, 1, 1e-9);
+}
+
+TEST(Show, tells_the_time_between_ops_only_where_it_is_known) {
+  const TempFolder folder;
+  Trace trace = timed_trace(64);
+  const std::uint64_t wall = *trace.header.wall_ns;
+  trace.header.wall_ns.reset();
+  const auto between = [&] {
+    test::write(trace, folder.path("t"));
+    return summarise(folder.path("t")).value().between_ns();
+  };
+  EXPECT_TRUE(between().has_value());  // a recording's starts were measured
+  trace.header.source = TraceSource::kImported;
+  EXPECT_EQ(between(), std::nullopt);
+  const auto md = show({folder.path("t")}, Form::kMd);
+  ASSERT_TRUE(md.ok());
+  EXPECT_THAT(*md, HasSubstr("Wall unknown; an op was under way"));
+  trace.header.wall_ns = wall;
+  EXPECT_TRUE(between().has_value());
+  trace.records[1].start_ns = 0;
+  EXPECT_EQ(between(), std::nullopt);
 }
 
 TEST(Show, does_not_pass_control_characters_on) {
