@@ -32,8 +32,8 @@ enum class WaitMode {
   kSleep,  // look again after sleeps of 20 us, doubling up to 4 ms
 };
 
-/// Waits for a doorbell: spins briefly, as long as spinning paid off lately (0 to 50 us), then
-/// parks. One thread.
+/// Waits for a doorbell: spins briefly, as long as spinning paid off lately (0 to 50 us) and
+/// yielding after the first few, then parks. One thread.
 class Waiter {
  public:
   explicit Waiter(WaitMode mode = WaitMode::kFutex);

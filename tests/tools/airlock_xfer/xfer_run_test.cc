@@ -77,6 +77,13 @@ TEST_F(Run, carries_every_size_on_every_path_that_can) {
   EXPECT_THAT(text_, HasSubstr("# peak: ring "));
 }
 
+TEST_F(Run, says_what_to_do_where_no_directory_can_be_made) {
+  ::setenv("TMPDIR", (directory_ + "/none").c_str(), 1);
+  const Outcome outcome = run(small_run());
+  EXPECT_EQ(outcome.status.code(), StatusCode::kInvalidInput);
+  EXPECT_THAT(outcome.status.message(), HasSubstr("set TMPDIR"));
+}
+
 TEST_F(Run, streams_on_every_path) {
   for (const std::size_t inflight : {1, 4, 64}) {  // also more than there are slots
     Options options = small_run();
