@@ -138,11 +138,16 @@ Status check_verified_all(const TraceHeader& header, const std::string& cut,
     return {StatusCode::kMismatch, "nothing was verified: no output was there to be compared"};
   }
   if (cut.empty() && header.dropped == 0) return {};
+  const std::string reason = cut.empty() ? std::string() : fmt::format(": {}", cut);
+  if (header.records && header.dropped == 0 && part.ops >= *header.records) {
+    return {StatusCode::kMismatch, "it is not certain that the whole trace was verified" + reason};
+  }
   const std::string all = header.records
                               ? fmt::format("{}", add_saturating(*header.records, header.dropped))
                               : "an unknown number of";
   return {StatusCode::kMismatch,
-          fmt::format("only part of the trace could be verified: {} of {} ops", part.ops, all)};
+          fmt::format("only part of the trace could be verified, {} of {} ops{}", part.ops, all,
+                      reason)};
 }
 
 }  // namespace airlock

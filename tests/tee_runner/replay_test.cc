@@ -379,6 +379,8 @@ TEST(ReplayVerify, of_nothing_or_of_a_part_is_no_success) {
   const Status cut = check_verified_all(header, "t was cut off", {7, 8});
   EXPECT_EQ(cut.code(), StatusCode::kMismatch);
   EXPECT_THAT(cut.message(), HasSubstr("7 of 10 ops"));
+  EXPECT_THAT(check_verified_all(header, "t has 11 ops, its header says 10", {11, 12}).message(),
+              HasSubstr("not certain that the whole trace was verified: t has 11 ops"));
   header.dropped = 2;
   EXPECT_THAT(check_verified_all(header, "", {10, 12}).message(), HasSubstr("10 of 12 ops"));
   header.records.reset();
