@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "runtime/rpc/client.h"
 #include "runtime/trace/trace.h"
+#include "runtime/trace/trace_reader.h"
 #include "tee_runner/connect_options.h"
 #include "tee_runner/replay.h"
 #include "tee_runner/replay_options.h"
@@ -227,11 +228,26 @@ Status replay(const ReplayOptions& options, StatsReporter& reporter) {
   return status.ok() ? printed : status;
 }
 
+/// The statistics are written even after a failure: before there is any.
+Status check_spares_payload(const ReplayOptions& options) {
+  const auto reader = TraceReader::open(options.file);
+  if (options.stats_json.empty() || !reader.ok()) return {};  // a bad trace is told of later
+  const std::string payload = payload_path(options.file, reader->header());
+  std::error_code ignored;
+  if (payload.empty() || (payload != options.stats_json &&
+                          !std::filesystem::equivalent(payload, options.stats_json, ignored))) {
+    return {};
+  }
+  return {StatusCode::kUsage,
+          fmt::format("--stats-json {} is the payload of {}", options.stats_json, options.file)};
+}
+
 }  // namespace
 
 Status run_replay_command(int argc, const char* const* argv) {
   ASSIGN_OR_RETURN(const std::optional<ReplayOptions> options, parse_replay_options(argc, argv));
   if (!options) return {};
+  RETURN_IF_ERROR(check_spares_payload(*options));
   StatsReporter reporter(options->stats_json);
   reporter.add_config("build", build_name());
   reporter.add_config("replay", options->file);

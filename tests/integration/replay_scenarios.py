@@ -174,13 +174,14 @@ def replay_verifies_no_part_as_the_whole(pair):
 
 def replay_does_not_write_its_statistics_over_the_trace(pair):
     server = pair.server()
-    trace = record(pair, server)
-    data = read_bytes(trace)
+    trace = record(pair, server, "--record-payload")
+    payload = trace + ".safetensors"
+    data, tensors = read_bytes(trace), read_bytes(payload)
     link = pair.path("link.json")
     os.symlink(trace, link)
-    for stats in (trace, link):
+    for stats in (trace, link, payload):
         expect_refused(start_replay(pair, trace, "--stats-json", stats), 2, "--stats-json")
-        assert read_bytes(trace) == data
+        assert read_bytes(trace) == data and read_bytes(payload) == tensors
     pair.stop(server)
 
 

@@ -86,8 +86,8 @@ std::string csv_record(const TraceRecord& record) {
 
 void RunningTotals::add(const TraceRecord& record) {
   ++ops;
-  ring_bytes += bytes_by(record, Path::kRing);
-  zmq_bytes += bytes_by(record, Path::kZmq);
+  ring_bytes = add_capped(ring_bytes, bytes_by(record, Path::kRing));
+  zmq_bytes = add_capped(zmq_bytes, bytes_by(record, Path::kZmq));
   total_ns = add_capped(total_ns, record.total_ns);
   tee_ns = add_capped(tee_ns, record.tee_ns);
   wire_ns = add_capped(wire_ns, record.wire_ns);
