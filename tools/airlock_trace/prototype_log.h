@@ -28,8 +28,7 @@ struct LogCall {
   std::uint64_t send_ns = 0;
   std::uint64_t receive_ns = 0;  // waiting for the server included
   std::uint64_t deserialise_ns = 0;
-  std::uint64_t comm_ns = 0;  // all four and what lies between them
-  std::uint64_t gpu_ns = 0;   // within receive_ns
+  std::uint64_t gpu_ns = 0;  // within receive_ns
   std::uint64_t total_ns = 0;
   std::uint64_t sent_bytes = 0;  // outside the ring, headers included, to 5 bytes
   std::uint64_t received_bytes = 0;
@@ -41,8 +40,6 @@ struct LogSummary {
   std::optional<std::uint64_t> calls;
   std::optional<std::uint64_t> wall_ns;
   std::optional<std::uint64_t> comm_ns;
-  std::optional<std::uint64_t> gpu_ns;
-  std::optional<std::uint64_t> tee_ns;
 };
 
 struct PrototypeLog {
