@@ -1,12 +1,16 @@
 #include "tee_runner/options.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 #include <map>
+#include <system_error>
 #include <thread>
+#include <utility>
 
 #include "base/version.h"
 #include "proto/handshake.h"
@@ -96,6 +100,41 @@ void declare_recording(CLI::App& app, PrefillOptions& options) {
       ->needs(record);
 }
 
+/// By path or by inode; /dev/null can take everything.
+bool same_file(const std::string& a, const std::string& b) {
+  struct stat a_info {};
+  struct stat b_info {};
+  if (::stat(a.c_str(), &a_info) == 0 && ::stat(b.c_str(), &b_info) == 0) {
+    return a_info.st_dev == b_info.st_dev && a_info.st_ino == b_info.st_ino &&
+           !S_ISCHR(a_info.st_mode);
+  }
+  std::error_code a_error;
+  std::error_code b_error;
+  const auto a_path = std::filesystem::weakly_canonical(a, a_error);
+  const auto b_path = std::filesystem::weakly_canonical(b, b_error);
+  return a_error || b_error ? a == b : a_path == b_path;
+}
+
+/// The trace and its payloads replace what lies there: not what is read, nor another output.
+Status check_record_names(const PrefillOptions& options) {
+  std::vector<std::string> written = {options.record};
+  if (options.record_payload) written.push_back(options.record + ".safetensors");
+  const std::pair<const char*, std::string> others[] = {
+      {"--stats-json", options.stats_json},
+      {"--logits-out", options.logits_out},
+      {"--tokens-file", options.tokens_file.value_or("")},
+      {"--synthetic", options.synthetic}};
+  for (const std::string& path : written) {
+    for (const auto& [option, other] : others) {
+      if (other.empty() || !same_file(path, other)) continue;
+      return {
+          StatusCode::kUsage,
+          fmt::format("--record would write to {}, the file of {}: choose another", path, option)};
+    }
+  }
+  return {};
+}
+
 Status apply(const Words& words, PrefillOptions& options) {
   options.backend = words.backend == "local" ? BackendChoice::kLocal : BackendChoice::kRemote;
   options.wire = parse_dtype(words.wire);
@@ -115,6 +154,7 @@ Status apply(const Words& words, PrefillOptions& options) {
     return refuse(
         "--compare-local needs --backend remote and --model DIR or --synthetic CONFIG.json");
   }
+  if (!options.record.empty()) RETURN_IF_ERROR(check_record_names(options));
   if (options.tokens) RETURN_IF_ERROR(parse_tokens(*options.tokens, "--tokens").status());
   return {};
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <numeric>
 #include <string>
 #include <system_error>
@@ -25,6 +26,19 @@ std::string base_name(std::string path) {
   return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
 }
 
+std::string folder_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, slash + 1);
+}
+
+/// Where a trace would mix with the result; nobody reads /dev/null.
+bool is_stdout(const struct stat& info) {
+  struct stat out {};
+  if (::fstat(STDOUT_FILENO, &out) != 0) return false;
+  return info.st_dev == out.st_dev && info.st_ino == out.st_ino &&
+         (!S_ISCHR(info.st_mode) || ::isatty(STDOUT_FILENO) == 1);
+}
+
 std::string payload_path(const PrefillOptions& options) { return options.record + ".safetensors"; }
 
 Status no_place(const std::string& path, int error) {
@@ -34,32 +48,52 @@ Status no_place(const std::string& path, int error) {
 
 }  // namespace
 
-Status Recording::check() const {
-  if (options_.record.empty()) return {};
+Status Recording::check_place() const {
   const std::string& path = options_.record;
   struct stat info {};
-  if (::stat(path.c_str(), &info) == 0) {
-    if (S_ISDIR(info.st_mode)) return no_place(path, EISDIR);
-    if (::access(path.c_str(), W_OK) != 0) return no_place(path, errno);
-  } else {
-    const std::size_t slash = path.rfind('/');
-    const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-    if (::access(folder.c_str(), W_OK | X_OK) != 0) return no_place(path, errno);
+  const bool exists = ::stat(path.c_str(), &info) == 0;
+  if (exists && S_ISDIR(info.st_mode)) return no_place(path, EISDIR);
+  if (exists && is_stdout(info)) {
+    return {StatusCode::kUsage,
+            fmt::format("--record {}: that is stdout, where the result goes; give a file", path)};
   }
-  if (!options_.record_payload) return {};
-  // A reader finds the payload by the name in the header, so that name must survive the way there.
-  TraceHeader header;
-  header.dims = {1, 1, 1, 1, 1, 1, 1};
-  header.attention = "offload";
-  header.backend = "local";
-  header.payload = base_name(payload_path(options_));
-  const auto read = decode_trace_header(encode_trace_line(header), "--record");
-  if (!read.ok() && read.status().message().find("'payload'") == std::string::npos) return {};
-  if (read.ok() && read->payload == header.payload) return {};
-  return {StatusCode::kUsage,
-          fmt::format("--record-payload: a file beside the trace cannot be called {}: choose "
-                      "another name for --record, one without a dot at its beginning",
-                      header.payload)};
+  if (exists && ::access(path.c_str(), W_OK) != 0) return no_place(path, errno);
+  if (exists && !S_ISREG(info.st_mode)) return {};  // a pipe or a device
+  struct stat itself {};
+  if (::lstat(path.c_str(), &itself) == 0 && S_ISLNK(itself.st_mode)) {
+    return {StatusCode::kInvalidInput,
+            fmt::format("cannot write the trace {}: it is a symbolic link; name the file itself",
+                        path)};
+  }
+  // The trace is a new file, also in the place of an old one.
+  if (::access(folder_of(path).c_str(), W_OK | X_OK) != 0) return no_place(path, errno);
+  return {};
+}
+
+Status Recording::check_payload_place() const {
+  const std::string path = payload_path(options_);
+  const std::string name = base_name(path);
+  if (!is_payload_name(name)) {
+    return {StatusCode::kUsage,
+            fmt::format("--record-payload: a file beside the trace cannot be called {}: choose "
+                        "another name for --record, one without a dot at its beginning",
+                        name)};
+  }
+  std::error_code ignored;
+  if (!options_.model.empty() &&
+      std::filesystem::equivalent(folder_of(path), options_.model, ignored)) {
+    return {StatusCode::kUsage,
+            fmt::format("--record-payload would put {} among the weights of --model {}: choose "
+                        "another folder for --record",
+                        path, options_.model)};
+  }
+  return PayloadWriter::check_place(path);
+}
+
+Status Recording::check() const {
+  if (options_.record.empty()) return {};
+  RETURN_IF_ERROR(check_place());
+  return options_.record_payload ? check_payload_place() : Status();
 }
 
 TraceHeader Recording::header(const BackendInfo& info, const Session& session) const {

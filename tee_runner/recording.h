@@ -24,7 +24,7 @@ class Recording {
   explicit Recording(const PrefillOptions& options) : options_(options) {}
 
   /// Before anything is loaded or connected: kInvalidInput where the trace cannot lie there, kUsage
-  /// where its name cannot have a payload beside it.
+  /// where it would go to stdout, or where its name cannot have a payload beside it.
   Status check() const;
 
   struct Session {
@@ -48,6 +48,8 @@ class Recording {
 
  private:
   bool digests() const { return options_.record_digest || options_.record_payload; }
+  Status check_place() const;
+  Status check_payload_place() const;
   TraceHeader header(const BackendInfo& info, const Session& session) const;
   void say_start() const;
   void say_cost(std::uint64_t runs_ns) const;

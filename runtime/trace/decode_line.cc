@@ -144,8 +144,7 @@ std::string read_payload(Fields& fields) {
   const Json* value = fields.get("payload");
   if (value == nullptr || value->kind == Json::Kind::kNull) return {};
   std::string name = fields.text("payload");
-  if (name.empty() || name[0] == '.' || name.find('/') != std::string::npos ||
-      name.find('\0') != std::string::npos || name.size() > 255) {
+  if (!is_payload_name(name)) {
     fields.refuse("payload", fmt::format("is \"{}\", expected a file name", printable(name)));
     return {};
   }

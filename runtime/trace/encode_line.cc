@@ -54,6 +54,19 @@ std::string line_of(const Json& json) {
 
 }  // namespace
 
+bool is_payload_name(std::string_view name) {
+  if (name.empty() || name.size() > 255 || name[0] == '.' ||
+      name.find_first_of(std::string_view("/\0", 2)) != std::string_view::npos) {
+    return false;
+  }
+  try {
+    (void)Json(name).dump();
+  } catch (const Json::exception&) {  // no UTF-8
+    return false;
+  }
+  return true;
+}
+
 std::string encode_trace_line(const TraceHeader& header) {
   Json json;
   json["airlock_trace"] = kTraceSchemaVersion;

@@ -130,8 +130,35 @@ PayloadNeed payload_need(const ModelDims& dims, std::span<const PlannedOp> plan,
 PayloadWriter::PayloadWriter(std::string path, UniqueFd fd, std::uint64_t room_bytes)
     : path_(std::move(path)), fd_(std::move(fd)), room_bytes_(room_bytes), copy_(kCopyBytes) {}
 
+Status PayloadWriter::check_place(const std::string& path) {
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) != 0) {
+    return errno == ENOENT ? Status() : file_error("look at", path, errno);
+  }
+  if (S_ISDIR(info.st_mode)) return file_error("replace", path, EISDIR);
+  std::string begin(kLengthBytes + kEmptyHeader.size(), '\0');
+  if (S_ISREG(info.st_mode)) {
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    if (!fd.valid()) return file_error("look at", path, errno);
+    const ssize_t count = ::pread(fd.get(), begin.data(), begin.size(), 0);
+    if (count < 0) return file_error("look at", path, errno);
+    begin.resize(static_cast<std::size_t>(count));
+  }
+  // A file with tensors goes on behind the metadata.
+  const std::string_view metadata = kEmptyHeader.substr(0, kEmptyHeader.size() - 1);
+  if (begin.size() > kLengthBytes &&
+      std::string_view(begin).substr(kLengthBytes).starts_with(metadata)) {
+    return {};
+  }
+  return {StatusCode::kUsage,
+          fmt::format("{} would be replaced by payloads, but is no payload file of airlock's: "
+                      "remove it or choose another name for the trace",
+                      path)};
+}
+
 Result<std::unique_ptr<PayloadWriter>> PayloadWriter::create(const std::string& path,
                                                              const PayloadNeed& need) {
+  RETURN_IF_ERROR(check_place(path));
   RETURN_IF_ERROR(check_need(path, need));
   // A new file: nobody has the old one open with its old mode.
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) return file_error("replace", path, errno);

@@ -31,9 +31,11 @@ PayloadNeed payload_need(const ModelDims& dims, std::span<const PlannedOp> plan,
 /// then its bytes. One thread.
 class PayloadWriter {
  public:
+  /// kUsage where a file lies at `path` that no PayloadWriter made: it is never replaced.
+  static Status check_place(const std::string& path);
   /// A new file of mode 0600 in the place of what was there. kUsage: more tensors than a header
-  /// holds. kResourceExhausted, with need and have: the disk has less room. kInvalidInput: the file
-  /// cannot be made.
+  /// holds, or as check_place(). kResourceExhausted, with need and have: the disk has less room.
+  /// kInvalidInput: the file cannot be made.
   static Result<std::unique_ptr<PayloadWriter>> create(const std::string& path,
                                                        const PayloadNeed& need);
 

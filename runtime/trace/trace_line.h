@@ -20,4 +20,8 @@ Result<TraceHeader> decode_trace_header(std::string_view line, std::string_view 
 Result<TraceRecord> decode_trace_record(std::string_view line, const TraceHeader& header,
                                         std::string_view source);
 
+/// Whether a header's `payload` can be `name`: a plain file name of UTF-8 beside the trace, without
+/// a dot at its beginning.
+bool is_payload_name(std::string_view name);
+
 }  // namespace airlock

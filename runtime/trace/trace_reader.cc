@@ -46,6 +46,7 @@ Result<TraceReader::Line> TraceReader::read_line(std::string& line) {
       position_ = buffer_.size();
       if (line.empty()) return Line::kNone;
       ++line_number_;
+      without_end_ = true;
       return Line::kWithoutEnd;
     }
     buffer_.erase(0, position_);
@@ -81,17 +82,29 @@ Result<TraceReader> TraceReader::open(const std::string& path) {
   return reader;
 }
 
+std::string TraceReader::cut_at_end() const {
+  if (!header_.records) {
+    return fmt::format("{} was cut off: it ends after {} ops", path_, records_read_);
+  }
+  if (*header_.records > records_read_) {
+    return fmt::format("{} was cut off: it has {} of {} ops", path_, records_read_,
+                       *header_.records);
+  }
+  if (*header_.records < records_read_) {
+    return fmt::format("{} has {} ops, its header says {}", path_, records_read_, *header_.records);
+  }
+  if (without_end_) {
+    return fmt::format("{} was cut off: line {}, its last, has no end", path_, line_number_);
+  }
+  return {};
+}
+
 Result<std::optional<TraceRecord>> TraceReader::next() {
   const std::optional<TraceRecord> end;
   std::string line;
   ASSIGN_OR_RETURN(const Line kind, read_line(line));
   if (kind == Line::kNone) {
-    if (!header_.records) {
-      cut_ = fmt::format("{} was cut off: it ends after {} ops", path_, records_read_);
-    } else if (*header_.records != records_read_) {
-      cut_ = fmt::format("{} was cut off: it has {} of {} ops", path_, records_read_,
-                         *header_.records);
-    }
+    if (cut_.empty()) cut_ = cut_at_end();
     return end;
   }
   auto record = decode_trace_record(line, header_, place());
@@ -110,28 +123,12 @@ Status TraceReader::rewind() {
   buffer_.clear();
   position_ = 0;
   end_of_file_ = false;
+  without_end_ = false;
   line_number_ = 0;
   records_read_ = 0;
   cut_.clear();
   std::string line;
   return read_line(line).status();  // the header, which is known
-}
-
-Result<Trace> read_trace(const std::string& path, std::size_t most) {
-  ASSIGN_OR_RETURN(TraceReader reader, TraceReader::open(path));
-  Trace trace;
-  trace.header = reader.header();
-  for (;;) {
-    ASSIGN_OR_RETURN(std::optional<TraceRecord> record, reader.next());
-    if (!record) break;
-    if (trace.records.size() == most) {
-      return Status(StatusCode::kResourceExhausted,
-                    fmt::format("{} has more than {} ops", path, most));
-    }
-    trace.records.push_back(std::move(*record));
-  }
-  trace.cut = reader.cut();
-  return trace;
 }
 
 }  // namespace airlock

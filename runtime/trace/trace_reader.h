@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "base/status.h"
 #include "base/unique_fd.h"
@@ -21,13 +20,15 @@ class TraceReader {
 
   const TraceHeader& header() const { return header_; }
   /// The next op; nullopt at the end. kInvalidInput with FILE:LINE for a line that is no record of
-  /// this trace, unless it is the last and has no end: then the trace was cut off there.
+  /// this trace, unless it is the last and has no end: then the trace was cut off there. A last
+  /// line without an end that is a whole record is taken; cut() tells of it.
   Result<std::optional<TraceRecord>> next();
   /// Back to the first record.
   Status rewind();
 
   std::uint64_t records_read() const { return records_read_; }
-  /// After the end: what is missing, for a warning; empty where the trace is whole.
+  /// After the end: what is missing, or that there is more than the header says, for a warning;
+  /// empty where the trace is whole.
   const std::string& cut() const { return cut_; }
 
  private:
@@ -35,6 +36,7 @@ class TraceReader {
   enum class Line : std::uint8_t { kWhole, kWithoutEnd, kNone };
   Result<Line> read_line(std::string& line);
   std::string place() const;
+  std::string cut_at_end() const;
 
   std::string path_;
   UniqueFd fd_;
@@ -42,18 +44,10 @@ class TraceReader {
   std::string buffer_;
   std::size_t position_ = 0;  // in buffer_
   bool end_of_file_ = false;
+  bool without_end_ = false;  // the last line has no newline
   std::uint64_t line_number_ = 0;
   std::uint64_t records_read_ = 0;
   std::string cut_;
 };
-
-/// All of a trace, for what has to see it whole. kResourceExhausted beyond `most` records.
-struct Trace {
-  TraceHeader header;
-  std::vector<TraceRecord> records;
-  std::string cut;  // as TraceReader::cut()
-};
-inline constexpr std::size_t kMaxTraceRecordsInMemory = std::size_t{4} << 20;
-Result<Trace> read_trace(const std::string& path, std::size_t most = kMaxTraceRecordsInMemory);
 
 }  // namespace airlock

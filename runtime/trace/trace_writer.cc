@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
@@ -15,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/check.h"
 #include "base/deadline.h"
 #include "base/unique_fd.h"
 #include "runtime/trace/trace_line.h"
@@ -27,7 +29,8 @@ constexpr std::size_t kMaxQueuedRecords = std::size_t{1} << 16;
 constexpr std::size_t kFlushBytes = std::size_t{256} << 10;
 /// For wall_ns, records and dropped, which are null and 0 in the header that is written first.
 constexpr std::size_t kHeaderRoomBytes = 96;
-/// How long close() waits for a pipe's reader that takes nothing, and how often that is looked at.
+/// How long close() and a waiting add() bear with a disk or a pipe's reader that takes nothing, and
+/// how often that is looked at.
 constexpr std::uint64_t kPatienceNs = 5'000'000'000;
 constexpr int kLookMs = 50;
 
@@ -70,9 +73,7 @@ class Writer final : public TraceWriter {
   void add(TraceRecord record) override {
     {
       std::unique_lock lock(mutex_);
-      if (when_full_ == WhenFull::kWait) {
-        room_.wait(lock, [this] { return queue_.size() < kMaxQueuedRecords || failed_; });
-      }
+      if (when_full_ == WhenFull::kWait) wait_for_room(lock);
       if (failed_ || queue_.size() >= kMaxQueuedRecords) {
         ++dropped_;
         return;
@@ -84,13 +85,14 @@ class Writer final : public TraceWriter {
 
   Status close(std::optional<std::uint64_t> wall_ns) override {
     stop();
+    if (status_.ok() && given_up()) fail(ETIMEDOUT);
     if (!status_.ok()) return status_;
     if (!seekable_) return {};
     header_.wall_ns = wall_ns;
     header_.records = written_;
     header_.dropped = dropped_;
     std::string line = encode_trace_line(header_);
-    if (line.size() > header_bytes_) return {};  // then they stay unknown
+    CHECK(line.size() <= header_bytes_);  // kHeaderRoomBytes is for the longest numbers
     line.resize(header_bytes_, ' ');
     const ssize_t count = ::pwrite(fd_.get(), line.data(), line.size(), 0);
     if (count == static_cast<ssize_t>(line.size())) return {};
@@ -111,6 +113,18 @@ class Writer final : public TraceWriter {
     }
     work_.notify_one();
     thread_.join();
+  }
+
+  /// Or until nothing was written for so long that the writer counts as failed.
+  void wait_for_room(std::unique_lock<std::mutex>& lock) {
+    const auto ready = [this] { return queue_.size() < kMaxQueuedRecords || failed_; };
+    for (std::uint64_t before = progress_;; before = progress_) {
+      if (room_.wait_for(lock, std::chrono::nanoseconds(kPatienceNs), ready)) return;
+      if (progress_ == before) {
+        failed_ = true;
+        return;
+      }
+    }
   }
 
   void write_queue() {
@@ -140,16 +154,21 @@ class Writer final : public TraceWriter {
     std::uint64_t patience_end_ns = 0;  // once the run is over
     while (status_.ok() && !left.empty()) {
       const ssize_t count = ::write(fd_.get(), left.data(), left.size());
-      if (count >= 0) {
+      const int error = errno;
+      if (given_up()) {
+        fail(ETIMEDOUT);
+      } else if (count >= 0) {
         left.remove_prefix(static_cast<std::size_t>(count));
         patience_end_ns = 0;
-      } else if (errno == EAGAIN) {
+        const std::lock_guard lock(mutex_);
+        ++progress_;
+      } else if (error == EAGAIN) {
         if (patience_end_ns == 0 && stopping()) patience_end_ns = now_ns() + kPatienceNs;
         if (patience_end_ns != 0 && now_ns() > patience_end_ns) fail(ETIMEDOUT);
         pollfd room{fd_.get(), POLLOUT, 0};
         ::poll(&room, 1, kLookMs);
-      } else if (errno != EINTR) {
-        fail(errno);
+      } else if (error != EINTR) {
+        fail(error);
       }
     }
     buffer_.clear();
@@ -158,6 +177,11 @@ class Writer final : public TraceWriter {
   bool stopping() const {
     const std::lock_guard lock(mutex_);
     return stopping_;
+  }
+  /// By an add() that waited in vain.
+  bool given_up() const {
+    const std::lock_guard lock(mutex_);
+    return failed_;
   }
   void fail(int error) {
     status_ = file_error("write", path_, error);
@@ -176,8 +200,9 @@ class Writer final : public TraceWriter {
   mutable std::mutex mutex_;
   std::condition_variable work_;
   std::condition_variable room_;
-  std::vector<TraceRecord> queue_;  // guarded by mutex_, as are the next three
+  std::vector<TraceRecord> queue_;  // guarded by mutex_, as are the next four
   std::uint64_t dropped_ = 0;
+  std::uint64_t progress_ = 0;  // writes that took something
   bool failed_ = false;
   bool stopping_ = false;
 
@@ -194,12 +219,17 @@ Result<std::unique_ptr<TraceWriter>> TraceWriter::create(const std::string& path
                                                          TraceHeader header, WhenFull when_full) {
   struct stat info {};
   const bool special = ::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode);
+  const bool link = ::lstat(path.c_str(), &info) == 0 && S_ISLNK(info.st_mode);
+  if (link && !special) return file_error("create", path, ELOOP);
+  // A new file: nobody has the old one open with its old mode.
+  if (!special && ::unlink(path.c_str()) != 0 && errno != ENOENT) {
+    return file_error("replace", path, errno);
+  }
   // A pipe or a terminal is never waited for here; its slow reader is, by the writer's thread.
   const int flags = special ? O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
-                            : O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC;
+                            : O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
   UniqueFd fd(::open(path.c_str(), flags, 0600));
   if (!fd.valid()) return file_error("create", path, errno);
-  if (!special && ::fchmod(fd.get(), 0600) != 0) return file_error("protect", path, errno);
   auto writer =
       std::make_unique<Writer>(path, std::move(fd), std::move(header), when_full, !special);
   RETURN_IF_ERROR(writer->start());

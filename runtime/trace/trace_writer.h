@@ -10,21 +10,23 @@
 
 namespace airlock {
 
-/// Writes a trace file (mode 0600, replaced if it exists) from a thread of its own. One thread
-/// adds.
+/// Writes a trace file from a thread of its own: a new one of mode 0600 in the place of what was
+/// there; a pipe or a device is written to as it is. One thread adds.
 class TraceWriter {
  public:
   /// What add() does when the disk cannot keep up.
   enum class WhenFull : std::uint8_t { kDrop, kWait };
 
   /// The header's wall_ns, records and dropped are written by close(). kInvalidInput where the file
-  /// cannot be made, kResourceExhausted where the disk is full already.
+  /// cannot be made or is a symbolic link to one, kResourceExhausted where the disk is full
+  /// already.
   static Result<std::unique_ptr<TraceWriter>> create(const std::string& path, TraceHeader header,
                                                      WhenFull when_full);
   /// Without a close() the trace stays as one that was cut off.
   virtual ~TraceWriter() = default;
 
-  /// Takes a record; kDrop never waits. After a failed write records are dropped.
+  /// Takes a record; kDrop never waits. kWait waits for room, but where nothing was written for 5 s
+  /// the writer has failed. After a failure records are dropped.
   virtual void add(TraceRecord record) = 0;
   /// Writes what is left, then the header's last fields. kInvalidInput, or kResourceExhausted where
   /// the disk is full: with the first failure of any write. A pipe's reader that takes nothing is

@@ -119,9 +119,11 @@ def recording_of_one_process_has_no_paths(pair):
 def recorded_payloads_have_their_digests(pair):
     server = pair.server(*SMALL_SLOTS)
     trace, stats = pair.path("t.jsonl"), pair.path("runner.json")
+    with open(trace, "w", encoding="utf-8") as file:
+        file.write("x" * 10_000_000)
+    pair.runner("--record", pair.path("old"), "--record-payload", "--repeat", 4, "--backend", "local").expect_exit(0)
+    os.rename(pair.path("old.safetensors"), trace + ".safetensors")
     for old in (trace, trace + ".safetensors"):  # which others could read
-        with open(old, "w", encoding="utf-8") as file:
-            file.write("x" * 10_000_000)
         os.chmod(old, 0o644)
     runner = pair.runner("--record", trace, "--record-payload", "--stats-json", stats, "--repeat", 2,
                          tokens=("--tokens", "1,2,3,500")).expect_exit(0)
@@ -205,6 +207,15 @@ def recording_options_are_checked(pair):
     expect_refused(pair.runner("--record", pair.path(".t"), "--record-payload", *local), 2, ".t.safetensors")
     expect_refused(pair.runner("--record", pair.path("t"), "--record-payload", "--repeat", 1000000, *local), 2, "--repeat")
     expect_refused(pair.runner("--record", "/dev/full", *local), 5, "/dev/full")
+    expect_refused(pair.runner("--record", "/dev/stdout", *local), 2, "that is stdout")
+    weights = pair.path("model.safetensors")
+    with open(weights, "w", encoding="utf-8") as file:
+        file.write("somebody's weights")
+    expect_refused(pair.runner("--record", pair.path("model"), "--record-payload", *local), 2, weights)
+    assert read_bytes(weights) == b"somebody's weights" and not os.path.exists(pair.path("model"))
+    os.symlink("elsewhere", pair.path("link"))
+    expect_refused(pair.runner("--record", pair.path("link"), *local), 1, "symbolic link")
+    expect_refused(pair.runner("--record", pair.path("s"), "--stats-json", pair.path("s"), *local), 2, "--stats-json")
     help_text = pair.start("tee_runner", "prefill", "--help").expect_exit(0).stdout()
     words = " ".join(help_text.split())
     assert words.count("reveals what a TEE hides") == 2, "--help must say what digests and payloads reveal"

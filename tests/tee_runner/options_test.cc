@@ -1,12 +1,16 @@
 #include "tee_runner/options.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <fstream>
 #include <initializer_list>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "tests/trace/temp_dir.h"
 
 namespace airlock {
 namespace {
@@ -173,6 +177,41 @@ TEST(Prompt, comes_from_a_file_whose_faults_are_bad_input) {
   const auto missing = read_prompt(options, 10);
   EXPECT_EQ(missing.status().code(), StatusCode::kInvalidInput);
   EXPECT_NE(missing.status().message().find(path), std::string::npos);
+}
+
+TEST(Options, a_trace_over_another_of_the_runs_files_is_refused) {
+  const TempDir dir;
+  const std::string trace = dir.file("t.jsonl");
+  const std::string same = dir.file("./t.jsonl");
+  const auto expect_refused = [&](const char* option, const std::string& path, bool payload) {
+    const bool prompt = std::string_view(option) == "--tokens-file";
+    std::vector<const char*> arguments = {"tee_runner",  "prefill", "--record",
+                                          trace.c_str(), option,    path.c_str()};
+    if (!prompt) arguments.insert(arguments.end(), {"--tokens", "1"});
+    if (payload) arguments.push_back("--record-payload");
+    const auto options = parse_runner_options(static_cast<int>(arguments.size()), arguments.data());
+    ASSERT_FALSE(options.ok()) << option << " " << path;
+    EXPECT_EQ(options.status().code(), StatusCode::kUsage);
+    EXPECT_NE(options.status().message().find(option), std::string::npos)
+        << options.status().message();
+  };
+  const auto refuse_all = [&](const std::string& path) {
+    for (const char* option : {"--stats-json", "--logits-out", "--tokens-file", "--synthetic"}) {
+      expect_refused(option, path, false);
+    }
+  };
+  refuse_all(trace);  // by name: nothing is there yet
+  refuse_all(same);
+  expect_refused("--logits-out", trace + ".safetensors", true);
+  write_all(trace, "x");
+  const std::string link = dir.file("link");
+  ASSERT_EQ(::link(trace.c_str(), link.c_str()), 0);
+  refuse_all(same);
+  refuse_all(link);
+  EXPECT_TRUE(
+      parse({"--tokens", "1", "--record", trace.c_str(), "--stats-json", dir.file("other").c_str()})
+          .ok());
+  EXPECT_TRUE(parse({"--tokens", "1", "--record", "/dev/null", "--stats-json", "/dev/null"}).ok());
 }
 
 }  // namespace

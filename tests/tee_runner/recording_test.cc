@@ -6,9 +6,12 @@
 #include <openssl/evp.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
@@ -17,9 +20,9 @@
 #include "proto/limits.h"
 #include "runtime/model/safetensors.h"
 #include "runtime/trace/synthesise.h"
-#include "runtime/trace/trace_reader.h"
 #include "tee_runner/llama.h"
 #include "tee_runner/recording_backend.h"
+#include "tests/support/read_trace.h"
 #include "tests/tee_runner/naive_backend.h"
 #include "tests/trace/temp_dir.h"
 
@@ -476,6 +479,59 @@ TEST(Recording, where_no_file_can_be_is_refused_before_anything_else) {
     EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
     EXPECT_THAT(status.message(), testing::HasSubstr(path));
   }
+}
+
+TEST(Recording, on_a_symbolic_link_is_refused_before_anything_else) {
+  const TempDir dir;
+  write_all(dir.file("kept"), "kept");
+  for (const char* target : {"kept", "nowhere"}) {
+    const std::string link = dir.file(std::string("to-") + target);
+    ASSERT_EQ(::symlink(target, link.c_str()), 0);
+    RecordedRun run(link);
+    const Status status = Recording(run.options).check();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidInput) << target;
+    EXPECT_THAT(status.message(), testing::HasSubstr("is a symbolic link"));
+  }
+}
+
+TEST(Recording, to_stdout_is_refused_where_the_result_goes_there) {
+  const TempDir dir;
+  const UniqueFd before(::dup(STDOUT_FILENO));
+  const std::string file = write_all(dir.file("out"), "");
+  int pipe[2];
+  ASSERT_EQ(::pipe(pipe), 0);
+  const UniqueFd pipe_out(pipe[0]);
+  const UniqueFd pipe_in(pipe[1]);
+  const UniqueFd file_out(::open(file.c_str(), O_WRONLY | O_CLOEXEC));
+  for (const int fd : {pipe_in.get(), file_out.get()}) {
+    std::fflush(stdout);
+    ASSERT_GE(::dup2(fd, STDOUT_FILENO), 0);
+    const Status status = Recording(RecordedRun("/dev/stdout").options).check();
+    ::dup2(before.get(), STDOUT_FILENO);
+    EXPECT_EQ(status.code(), StatusCode::kUsage);
+    EXPECT_THAT(status.message(), testing::HasSubstr("that is stdout"));
+  }
+  EXPECT_TRUE(Recording(RecordedRun("/dev/null").options).check().ok());
+}
+
+TEST(Recording, payloads_never_replace_weights_or_join_them) {
+  const TempDir dir;
+  const std::string weights = write_all(dir.file("model.safetensors"), "weights");
+  RecordedRun run(dir.file("model"));
+  EXPECT_TRUE(Recording(run.options).check().ok()) << "without payloads";
+  run.options.record_payload = true;
+  Status status = Recording(run.options).check();
+  EXPECT_EQ(status.code(), StatusCode::kUsage);
+  EXPECT_THAT(status.message(), testing::HasSubstr(weights));
+  EXPECT_EQ(run.run().status().code(), StatusCode::kUsage);
+  EXPECT_EQ(read_all(weights), "weights");
+  run.options.record = dir.file("t.jsonl");
+  EXPECT_TRUE(Recording(run.options).check().ok());
+  run.options.model = dir.file("x/..");
+  std::filesystem::create_directory(dir.file("x"));
+  status = Recording(run.options).check();
+  EXPECT_EQ(status.code(), StatusCode::kUsage);
+  EXPECT_THAT(status.message(), testing::HasSubstr("--model"));
 }
 
 TEST(Recording, a_payload_that_a_trace_could_not_name_is_refused) {

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <limits>
@@ -36,7 +37,8 @@ std::string digest_of(std::span<const std::byte> bytes) {
 
 TEST(PayloadWriter, a_file_is_readable_after_each_tensor) {
   const TempDir dir;
-  const std::string path = write_all(dir.file("p.safetensors"), std::string(100000, 'x'));
+  const std::string path = dir.file("p.safetensors");
+  ASSERT_TRUE(PayloadWriter::create(path, {1 << 20, 0, 3}).ok());  // an older one, longer
   ASSERT_EQ(::chmod(path.c_str(), 0644), 0);
   auto writer = PayloadWriter::create(path, kSmall);
   ASSERT_TRUE(writer.ok()) << writer.status().to_string();
@@ -66,6 +68,34 @@ TEST(PayloadWriter, a_file_is_readable_after_each_tensor) {
   }
   EXPECT_EQ((*SafetensorsFile::open(path))->find(names[0])->dtype_text, "I32");
   EXPECT_EQ((*SafetensorsFile::open(path))->find(names[1])->dtype, DType::kBF16);
+}
+
+TEST(PayloadWriter, a_file_of_somebody_elses_is_never_replaced) {
+  const TempDir dir;
+  const std::string ours = dir.file("ours");
+  {
+    auto writer = PayloadWriter::create(ours, kSmall);
+    ASSERT_TRUE(writer.ok());
+    ASSERT_TRUE((*writer)->add("a", numbered({DType::kF32, {3}}, 1).view()).ok());
+  }
+  EXPECT_TRUE(PayloadWriter::check_place(ours).ok()) << "with a tensor too";
+  EXPECT_TRUE(PayloadWriter::check_place(dir.file("new")).ok());
+  const std::string link = dir.file("link");
+  ASSERT_EQ(::symlink("ours", link.c_str()), 0);
+  const std::string weights = std::string("\x3b\0\0\0\0\0\0\0", 8) +
+                              R"({"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}     )" +
+                              std::string(4, '\0');
+  for (const std::string& path :
+       {write_all(dir.file("weights"), weights), write_all(dir.file("text"), "hello"),
+        write_all(dir.file("empty"), ""), link}) {
+    const std::string before = read_all(path);
+    for (const Status& status :
+         {PayloadWriter::check_place(path), PayloadWriter::create(path, kSmall).status()}) {
+      EXPECT_EQ(status.code(), StatusCode::kUsage) << path;
+      EXPECT_THAT(status.message(), testing::HasSubstr(path));
+    }
+    EXPECT_EQ(read_all(path), before);
+  }
 }
 
 TEST(PayloadWriter, a_full_disk_leaves_what_was_there_before) {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/trace/trace_reader.h"
+#include "tests/support/read_trace.h"
 #include "tests/trace/golden_trace.h"
 #include "tests/trace/temp_dir.h"
 

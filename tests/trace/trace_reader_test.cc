@@ -9,6 +9,7 @@
 #include <string>
 
 #include "runtime/trace/trace_line.h"
+#include "tests/support/read_trace.h"
 #include "tests/trace/golden_trace.h"
 #include "tests/trace/temp_dir.h"
 
@@ -49,7 +50,7 @@ TEST(TraceReader, a_trace_cut_at_any_byte_gives_the_whole_ops_before_the_cut) {
       if (at > bytes + 1) break;
     }
     EXPECT_EQ(trace->records.size(), whole) << bytes;
-    EXPECT_EQ(trace->cut.empty(), whole == all.size()) << bytes << trace->cut;
+    EXPECT_THAT(trace->cut, HasSubstr("was cut off")) << bytes;
     for (std::size_t i = 0; i < trace->records.size(); ++i)
       EXPECT_TRUE(trace->records[i] == all[i]);
   }
@@ -113,11 +114,41 @@ TEST(TraceReader, reads_again_after_rewind) {
   }
 }
 
-TEST(TraceReader, more_ops_than_fit_in_memory_are_refused) {
+TEST(TraceReader, a_last_line_without_its_end_is_taken_where_it_is_whole_and_said) {
   const TempDir dir;
-  const std::string path = write_all(dir.file("t"), golden_text());
-  EXPECT_TRUE(read_trace(path, 6).ok());
-  EXPECT_EQ(read_trace(path, 5).status().code(), StatusCode::kResourceExhausted);
+  std::string text = golden_text();
+  text.pop_back();
+  auto reader = TraceReader::open(write_all(dir.file("t"), text));
+  ASSERT_TRUE(reader.ok());
+  for (int round = 0; round < 2; ++round) {
+    for (std::size_t i = 0; i < golden_records().size(); ++i)
+      EXPECT_TRUE(reader->next()->has_value());
+    EXPECT_EQ(reader->cut(), "");
+    EXPECT_FALSE(reader->next()->has_value());
+    EXPECT_THAT(reader->cut(), HasSubstr("t was cut off: line 7, its last, has no end"));
+    ASSERT_TRUE(reader->rewind().ok());
+  }
+}
+
+TEST(TraceReader, more_ops_than_the_header_says_are_not_called_cut_off) {
+  const TempDir dir;
+  const std::string more = golden_text() + encode_trace_line(golden_records().back()) + "\n";
+  const auto trace = read_trace(write_all(dir.file("t"), more));
+  ASSERT_TRUE(trace.ok()) << trace.status().to_string();
+  EXPECT_EQ(trace->records.size(), 7U);
+  EXPECT_THAT(trace->cut, HasSubstr("t has 7 ops, its header says 6"));
+}
+
+TEST(TraceReader, what_was_said_of_the_end_stays) {
+  const TempDir dir;
+  const std::string text = golden_text();
+  auto reader = TraceReader::open(write_all(dir.file("t"), text.substr(0, text.size() - 9)));
+  ASSERT_TRUE(reader.ok());
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(reader->next()->has_value());
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_FALSE(reader->next()->has_value());
+    EXPECT_THAT(reader->cut(), HasSubstr("in the middle of line 7, after 5 ops"));
+  }
 }
 
 TEST(TraceReader, a_million_ops_stream_in_bounded_memory) {

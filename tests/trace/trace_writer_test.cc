@@ -9,11 +9,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <string>
 #include <thread>
 
 #include "base/unique_fd.h"
-#include "runtime/trace/trace_reader.h"
+#include "tests/support/read_trace.h"
 #include "tests/trace/golden_trace.h"
 #include "tests/trace/temp_dir.h"
 
@@ -143,6 +144,29 @@ TEST(TraceWriter, gives_up_a_reader_that_takes_nothing) {
   EXPECT_EQ(status.code(), StatusCode::kInvalidInput) << status.to_string();
 }
 
+TEST(TraceWriter, a_waiting_add_gives_up_a_reader_that_takes_nothing) {
+  const TempDir dir;
+  Pipe pipe(dir);
+  auto writer = writer_of(pipe.path, WhenFull::kWait);
+  const TraceRecord record = golden_records()[0];
+  for (int i = 0; i < 200000; ++i) writer->add(record);  // more than the queue and a batch hold
+  EXPECT_GT(writer->dropped(), 0U);
+  const Status status = writer->close(1);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidInput) << status.to_string();
+  EXPECT_THAT(status.message(), testing::HasSubstr(pipe.path));
+}
+
+TEST(TraceWriter, who_has_the_old_file_open_does_not_see_the_new_one) {
+  const TempDir dir;
+  const std::string path = write_all(dir.file("t.jsonl"), "old");
+  std::ifstream old(path);
+  auto writer = writer_of(path, WhenFull::kDrop);
+  ASSERT_TRUE(writer->close(1).ok());
+  std::string text;
+  std::getline(old, text);
+  EXPECT_EQ(text, "old");
+}
+
 TEST(TraceWriter, a_reader_that_went_away_is_a_failure_that_close_tells) {
   const TempDir dir;
   Pipe pipe(dir);
@@ -186,12 +210,16 @@ TEST(TraceWriter, places_where_no_file_can_be_are_refused) {
   ASSERT_EQ(::symlink("elsewhere", link.c_str()), 0);
   const std::string pipe = dir.file("pipe-without-a-reader");
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
-  for (const std::string& path : {dir.path().string(), dir.file("no/such"), link, pipe}) {
+  const std::string kept = write_all(dir.file("kept"), "kept");
+  const std::string to_kept = dir.file("to-kept");
+  ASSERT_EQ(::symlink("kept", to_kept.c_str()), 0);
+  for (const std::string& path : {dir.path().string(), dir.file("no/such"), link, to_kept, pipe}) {
     const auto writer = TraceWriter::create(path, golden_header(), WhenFull::kDrop);
     ASSERT_FALSE(writer.ok()) << path;
     EXPECT_EQ(writer.status().code(), StatusCode::kInvalidInput);
     EXPECT_THAT(writer.status().message(), testing::HasSubstr(path));
   }
+  EXPECT_EQ(read_all(kept), "kept");
 }
 
 }  // namespace

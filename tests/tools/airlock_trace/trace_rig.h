@@ -8,8 +8,8 @@
 #include "base/check.h"
 #include "runtime/model/config.h"
 #include "runtime/trace/synthesise.h"
-#include "runtime/trace/trace_reader.h"
 #include "runtime/trace/trace_writer.h"
+#include "tests/support/read_trace.h"
 
 namespace airlock::trace::test {
 
