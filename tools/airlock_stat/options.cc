@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <iostream>
 
+#include "base/version.h"
 #include "runtime/rpc/endpoint.h"
 
 namespace airlock {
@@ -30,6 +31,7 @@ Result<std::optional<StatOptions>> parse_stat_options(int argc, const char* cons
       "What a gpu_server has counted so far, without disturbing it: read from the file in which it "
       "counts (docs/STATS.md), also when it hangs. A server on another machine is asked, and tells "
       "of the asking session only."};
+  app.set_version_flag("--version", std::string("airlock_stat ") + kVersion);
   app.add_option("--endpoint", options.endpoint,
                  "of the server: ipc:///path or tcp://host:port (default "
                  "$XDG_RUNTIME_DIR/airlock/ctl, else /tmp/airlock-UID/ctl)");
