@@ -1,23 +1,32 @@
 """A process that dies, stops or comes too late: the other one says so, ends as promised, and nothing is left."""
+import json
 import os
 import signal
+import subprocess
 
-from pair import TINY, cpu_ticks, segments, wait_until
+from pair import TINY, segments, wait_until
 
 LONG = ("--repeat", 1000000)
-TICKS_OF_WORK = 10
+OPS_OF_WORK = 20
 
 
-def await_work(server, runner):
-    """Until the runner is in the middle: an idle server uses no CPU time, so time that passes is an op's."""
-    before = cpu_ticks(server.pid)
-    wait_until(lambda: not runner.running() or cpu_ticks(server.pid) >= before + TICKS_OF_WORK, "the server works")
+def calls(pair, server):
+    """Ops that the live server has answered."""
+    done = subprocess.run([os.path.join(pair.bin_dir, "airlock_stat"), "--endpoint", server.endpoint, "-o", "json"],
+                          env=pair.env, capture_output=True, text=True, check=False)
+    return sum(op["calls"] for op in json.loads(done.stdout)["ops"].values()) if done.returncode == 0 else 0
+
+
+def await_work(pair, server, runner):
+    """Until the runner is in the middle of its prefills."""
+    before = calls(pair, server)
+    wait_until(lambda: not runner.running() or calls(pair, server) >= before + OPS_OF_WORK, "the server works")
     assert runner.running(), "the runner ended too early"
 
 
 def under_way(pair, server, *args, **kwargs):
     runner = pair.runner(*LONG, *args, endpoint=server.endpoint, **kwargs)
-    await_work(server, runner)
+    await_work(pair, server, runner)
     return runner
 
 
