@@ -153,7 +153,7 @@ TEST(TraceReader, what_was_said_of_the_end_stays) {
 
 TEST(TraceReader, a_million_ops_stream_in_bounded_memory) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr std::size_t kOps = 50'000;  // slow there, and their memory is not the program's
+  constexpr std::size_t kOps = 50'000;  // slow there, and what is freed they keep for long
 #else
   constexpr std::size_t kOps = 1'000'000;
 #endif
@@ -185,7 +185,9 @@ TEST(TraceReader, a_million_ops_stream_in_bounded_memory) {
   EXPECT_EQ(reader->cut(), "");
   rusage after{};
   ::getrusage(RUSAGE_SELF, &after);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   EXPECT_LT(after.ru_maxrss - before.ru_maxrss, 64 * 1024);  // KiB
+#endif
 }
 
 }  // namespace
