@@ -15,22 +15,6 @@ namespace {
 // A prime, so that rows of any power of two differ from each other.
 constexpr std::size_t kCycleLength = 65521;
 
-std::string_view safetensors_name(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return "F32";
-    case DType::kF16:
-      return "F16";
-    case DType::kBF16:
-      return "BF16";
-    case DType::kI32:
-      return "I32";
-    case DType::kU8:
-      return "U8";
-  }
-  return "";
-}
-
 /// splitmix64's last step: neighbours end far apart.
 std::uint64_t scramble(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
@@ -114,7 +98,7 @@ Status ReplayPayload::read(const TraceRecord& record, TraceSide side, std::size_
   };
   const SafetensorsEntry* entry = file_->find(name);
   if (entry == nullptr) return refuse("is missing");
-  if (entry->dtype_text != safetensors_name(desc.dtype) ||
+  if (entry->dtype_text != safetensors_dtype(desc.dtype) ||
       !std::ranges::equal(entry->shape, desc.shape.extents()) || entry->bytes != desc.bytes()) {
     return refuse(fmt::format("is not {} {}, as the trace has it", dtype_name(desc.dtype),
                               desc.shape.to_string()));

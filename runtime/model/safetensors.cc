@@ -132,6 +132,22 @@ Status check_coverage(const std::vector<SafetensorsEntry>& entries, std::uint64_
 
 }  // namespace
 
+std::string_view safetensors_dtype(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "F32";
+    case DType::kF16:
+      return "F16";
+    case DType::kBF16:
+      return "BF16";
+    case DType::kI32:
+      return "I32";
+    case DType::kU8:
+      return "U8";
+  }
+  return "U8";
+}
+
 Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view json,
                                                                std::uint64_t file_bytes,
                                                                const std::string& source) {

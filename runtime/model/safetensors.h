@@ -26,6 +26,9 @@ struct SafetensorsEntry {
   std::uint64_t bytes = 0;
 };
 
+/// What the format calls `dtype`: "F32", "F16", "BF16", "I32", "U8".
+std::string_view safetensors_dtype(DType dtype);
+
 /// Reads and checks the header of a safetensors file: 8 bytes little-endian length, that many bytes
 /// of JSON, then data that the entries cover without holes or overlaps. `file_bytes` is the length
 /// of the whole file. Entries by name.

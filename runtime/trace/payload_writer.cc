@@ -17,6 +17,7 @@
 #include "proto/limits.h"
 #include "runtime/model/digest.h"
 #include "runtime/model/json.h"
+#include "runtime/model/safetensors.h"
 #include "runtime/trace/trace.h"
 
 namespace airlock {
@@ -32,22 +33,6 @@ Status file_error(std::string_view what, const std::string& path, int error) {
   return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
           fmt::format("cannot {} the payload file {}: {}", what, path,
                       std::generic_category().message(error))};
-}
-
-std::string_view safetensors_dtype(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return "F32";
-    case DType::kF16:
-      return "F16";
-    case DType::kBF16:
-      return "BF16";
-    case DType::kI32:
-      return "I32";
-    case DType::kU8:
-      return "U8";
-  }
-  return "U8";
 }
 
 /// With the comma before it.
