@@ -14,9 +14,6 @@ namespace {
 
 constexpr std::size_t kMaxTextBytes = 1024;
 constexpr std::size_t kMaxAssumed = 32;
-/// Times are only shown and added up. A year: the parts of one op cannot wrap; who adds up ops has
-/// to stop at the largest number.
-constexpr std::uint64_t kMaxTimeNs = 366ULL * 24 * 3600 * 1'000'000'000;
 constexpr std::uint64_t kMaxCount = std::uint64_t{1} << 40;
 
 /// Reads the members of one object. The first thing that does not fit is kept as the status; every
@@ -228,12 +225,12 @@ Op read_op(Fields& fields) {
 
 void read_times(Fields& fields, TraceRecord& record) {
   record.slots_in_use = static_cast<std::uint32_t>(fields.number("slots", limits::kMaxSlotCount));
-  record.start_ns = fields.number("start_ns", kMaxTimeNs);
-  record.total_ns = fields.number("total_ns", kMaxTimeNs);
-  record.tee_ns = fields.number("tee_ns", kMaxTimeNs);
-  record.wire_ns = fields.number("wire_ns", kMaxTimeNs);
-  record.queue_ns = fields.number("queue_ns", kMaxTimeNs);
-  record.server_ns = fields.number("server_ns", kMaxTimeNs);
+  record.start_ns = fields.number("start_ns", kMaxTraceTimeNs);
+  record.total_ns = fields.number("total_ns", kMaxTraceTimeNs);
+  record.tee_ns = fields.number("tee_ns", kMaxTraceTimeNs);
+  record.wire_ns = fields.number("wire_ns", kMaxTraceTimeNs);
+  record.queue_ns = fields.number("queue_ns", kMaxTraceTimeNs);
+  record.server_ns = fields.number("server_ns", kMaxTraceTimeNs);
   const std::uint64_t parts = record.tee_ns + record.wire_ns + record.queue_ns + record.server_ns;
   if (parts != record.total_ns) {
     fields.refuse("total_ns", fmt::format("is {}, its parts make {}", record.total_ns, parts));
@@ -306,7 +303,7 @@ Result<TraceHeader> decode_trace_header(std::string_view line, std::string_view 
       fields.refuse("assumed", "has no text");
     header.assumed.push_back(name.text);
   }
-  header.wall_ns = fields.maybe_number("wall_ns", kMaxTimeNs);
+  header.wall_ns = fields.maybe_number("wall_ns", kMaxTraceTimeNs);
   header.records = fields.maybe_number("records", kMaxCount);
   header.dropped = fields.number("dropped", kMaxCount);
   if (!status.ok()) return status;

@@ -14,6 +14,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/saturating.h"
 #include "proto/limits.h"
 #include "runtime/model/digest.h"
 #include "runtime/model/json.h"
@@ -47,10 +48,6 @@ std::uint64_t times(std::uint64_t a, std::uint64_t b) {
   return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<std::uint64_t>::max()
                                                 : product;
 }
-std::uint64_t plus(std::uint64_t a, std::uint64_t b) {
-  std::uint64_t sum = 0;
-  return __builtin_add_overflow(a, b, &sum) ? std::numeric_limits<std::uint64_t>::max() : sum;
-}
 
 Status check_need(const std::string& path, const PayloadNeed& need) {
   if (need.header_bytes > limits::kMaxSafetensorsHeaderBytes || need.json_values > kMaxJsonValues) {
@@ -66,7 +63,7 @@ Status check_need(const std::string& path, const PayloadNeed& need) {
   struct statvfs disk {};
   if (::statvfs(folder.c_str(), &disk) != 0) return file_error("create", path, errno);
   const std::uint64_t have = times(disk.f_bavail, disk.f_frsize);
-  const std::uint64_t bytes = plus(need.data_bytes, need.header_bytes);
+  const std::uint64_t bytes = add_saturating(need.data_bytes, need.header_bytes);
   if (bytes > have) {
     return {StatusCode::kResourceExhausted,
             fmt::format("the payload file {} needs {} bytes, the disk has {}: record fewer tokens "
@@ -107,8 +104,8 @@ PayloadNeed payload_need(const ModelDims& dims, std::span<const PlannedOp> plan,
   all.data_bytes = times(one.data_bytes, runs);
   const std::uint64_t offset_bytes = 2 * fmt::format("{}", all.data_bytes).size();
   const std::uint64_t run_bytes = one.header_bytes + name_bytes + tensors * offset_bytes;
-  all.header_bytes = plus(times(run_bytes, runs), kEmptyHeader.size() + kDataAlignment);
-  all.json_values = plus(times(one.json_values, runs), 3);
+  all.header_bytes = add_saturating(times(run_bytes, runs), kEmptyHeader.size() + kDataAlignment);
+  all.json_values = add_saturating(times(one.json_values, runs), 3);
   return all;
 }
 

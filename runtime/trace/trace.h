@@ -20,6 +20,9 @@ namespace airlock {
 
 inline constexpr int kTraceSchemaVersion = 1;
 inline constexpr std::size_t kMaxTraceLineBytes = std::size_t{64} << 10;
+/// Times are only shown and added up. A year: the parts of one op cannot wrap; who adds up ops has
+/// to stop at the largest number (base/saturating.h).
+inline constexpr std::uint64_t kMaxTraceTimeNs = 366ULL * 24 * 3600 * 1'000'000'000;
 
 enum class TraceSource : std::uint8_t {
   kRecorded,     // a run of tee_runner

@@ -23,13 +23,6 @@ std::string host_entries(const HostReport& host) {
   return entry("host", host.name) + entry("cpu", cpu) + entry("device", host.device);
 }
 
-std::string config_value(const SideReport& report, std::string_view key) {
-  for (const auto& [name, value] : report.config) {
-    if (name == key) return value;
-  }
-  return {};
-}
-
 std::string notes_list(const std::vector<std::string>& notes) {
   if (notes.empty()) return {};
   std::string items;
@@ -115,6 +108,13 @@ std::string trace_card(const std::string& key, const TraceSummary& trace) {
 }
 
 }  // namespace
+
+std::string config_value(const SideReport& report, std::string_view key) {
+  for (const auto& [name, value] : report.config) {
+    if (name == key) return value;
+  }
+  return {};
+}
 
 std::string inputs_section(const std::vector<Input>& inputs) {
   std::string cards;

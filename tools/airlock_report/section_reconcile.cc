@@ -11,13 +11,6 @@ namespace {
 
 constexpr std::array<std::string_view, kPathCount> kPathNames = {"ring", "zmq"};
 
-std::string config_value(const SideReport& report, std::string_view key) {
-  for (const auto& [name, value] : report.config) {
-    if (name == key) return value;
-  }
-  return {};
-}
-
 void add_direction(Table& table, const std::string& prefix, std::string_view path,
                    std::string_view direction, const DirectionSnapshot& counts) {
   const std::string key = fmt::format("{}paths.{}.{}.", prefix, path, direction);

@@ -19,14 +19,7 @@ std::vector<Segment> segments_of(const OpSnapshot& op) {
 
 OpSnapshot sum_of(const OpSnapshotTable& table) {
   OpSnapshot sum;
-  for (const OpSnapshot& op : table.ops) {
-    sum.calls = add_saturating(sum.calls, op.calls);
-    sum.total_ns = add_saturating(sum.total_ns, op.total_ns);
-    sum.tee_ns = add_saturating(sum.tee_ns, op.tee_ns);
-    sum.wire_ns = add_saturating(sum.wire_ns, op.wire_ns);
-    sum.queue_ns = add_saturating(sum.queue_ns, op.queue_ns);
-    sum.server_ns = add_saturating(sum.server_ns, op.server_ns);
-  }
+  for (const OpSnapshot& op : table.ops) sum.merge(op);
   return sum;
 }
 

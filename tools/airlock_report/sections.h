@@ -27,6 +27,8 @@ std::string biggest_section(const std::vector<Input>& inputs);
 /// What a runner sent against what its server received, session by session.
 std::string reconcile_section(const std::vector<Input>& inputs);
 
+/// What the report's config has under `key`; empty where it has nothing.
+std::string config_value(const SideReport& report, std::string_view key);
 /// "inputs.3."
 std::string key_of(std::size_t input);
 /// <h3> with the input's number and name.

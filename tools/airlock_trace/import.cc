@@ -19,7 +19,6 @@ namespace {
 /// What a message's own header takes outside the ring at most, and what two decimals of KB lose.
 constexpr std::uint64_t kHeaderSlackBytes = 512;
 constexpr std::uint64_t kRoundingBytes = 6;
-constexpr std::uint64_t kMaxTraceNs = 366ULL * 24 * 3600 * 1'000'000'000;
 /// The summary has four decimals of a second.
 constexpr std::uint64_t kSummarySlackNs = 100'000;
 
@@ -258,7 +257,7 @@ class Importer {
       if (choice_.run) record.run = 0;
       record.start_ns = start_ns;
       start_ns += record.total_ns;
-      if (start_ns > kMaxTraceNs) {
+      if (start_ns > kMaxTraceTimeNs) {
         return {StatusCode::kInvalidInput,
                 fmt::format("{}: its calls take more than a year", source_)};
       }
