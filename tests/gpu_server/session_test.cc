@@ -286,8 +286,8 @@ TEST_F(SessionTest, names_the_clients_program) {
   EXPECT_EQ(counters->report.sessions[0].client, "a tool pid " + std::to_string(::getpid()));
 }
 
+// Nothing of ZeroMQ may run meanwhile: its threads poll(), which the limit refuses, and it aborts.
 TEST_F(SessionTest, says_that_no_descriptor_is_left) {
-  start();
   rlimit old{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &old), 0);
   ServerOptions second = options_;
@@ -357,10 +357,16 @@ TEST_F(SessionTest, forgets_a_client_that_never_attaches) {
   {
     ZmqSocket socket = raw_dealer();
     raw_send(socket, {encode_control(Hello{"lazy", RingMode::kOn, 0, 0, "", 0})});
-    const auto parts = socket.receive(soon());
-    ASSERT_TRUE(parts.ok());
-    const auto answer = decode_control((*parts)[0]);
-    ASSERT_TRUE(answer.ok() && std::holds_alternative<Welcome>(*answer));
+    const Deadline give_up = soon();
+    Result<ControlMessage> answer = ControlMessage(Sign{});
+    while (std::holds_alternative<Sign>(*answer)) {  // signs of life may come before the welcome
+      ASSERT_FALSE(give_up.expired());
+      const auto parts = socket.receive(give_up);
+      ASSERT_TRUE(parts.ok());
+      answer = decode_control((*parts)[0]);
+      ASSERT_TRUE(answer.ok());
+    }
+    ASSERT_TRUE(std::holds_alternative<Welcome>(*answer));
     epoch = std::get<Welcome>(*answer).epoch;
     EXPECT_EQ(segment_count(epoch), 2U);
   }
