@@ -182,7 +182,7 @@ Status ServerImpl::open_metrics() {
 // look from outside, and that is no reason not to serve.
 Status ServerImpl::open_counters() {
   ServerInfo info = info_;
-  const BackendInfo backend = model_->compute->make_backend()->info();
+  const BackendInfo& backend = model_->compute->info();
   info.model = options_.model.empty() ? options_.synthetic : options_.model;
   info.endpoint = endpoint_.text();
   info.digest = model_->digest;
@@ -310,8 +310,7 @@ Result<std::string> ServerImpl::session_endpoint() const {
 Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
   RETURN_IF_ERROR(check_hello(hello));
   ASSIGN_OR_RETURN(std::string data, session_endpoint());
-  const auto backend = model_->compute->make_backend();
-  const BackendInfo& info = backend->info();
+  const BackendInfo& info = model_->compute->info();
   Welcome welcome;
   std::uint64_t random[3] = {};
   RETURN_IF_ERROR(fill_random(random, sizeof(random)));

@@ -6,7 +6,7 @@
 #include "base/status.h"
 #include "base/tensor.h"
 #include "gpu_server/options.h"
-#include "runtime/cpu/cpu_backend.h"
+#include "runtime/compute_model.h"
 
 namespace airlock {
 
@@ -16,7 +16,7 @@ struct ServedModel {
   Tensor norms;  // fp32 [2 * layers + 1, hidden]
   std::string digest;
   DType stored_dtype = DType::kF32;
-  std::shared_ptr<CpuModel> compute;
+  std::shared_ptr<ComputeModel> compute;
 };
 
 /// The endpoint, the sessions and their statistics. bind() and run() on one thread; run() starts

@@ -80,7 +80,8 @@ Status Session::serve_client() {
   changed_.set();
   RETURN_IF_ERROR(channel_->accept(Deadline::after(kAttachTimeout)));
   Channel& channel = channel_->channel();
-  const std::unique_ptr<Backend> backend = model_.compute->make_backend();
+  ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
+                   model_.compute->make_backend(channel_->segments()));
   ServeContext context;
   context.config_json = model_.config_json;
   context.norms = model_.norms.view();

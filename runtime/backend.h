@@ -50,6 +50,9 @@ class Pending {
   virtual MutableTensorView input(std::size_t index) = 0;
   /// The inputs are complete. The op may start.
   virtual Status submit() = 0;
+  /// After submit(): whether wait() would return at once. Never waits itself, but moves on what can
+  /// be moved on; of a remote op: as far as its replies have been looked at.
+  virtual bool done() = 0;
   /// Until the result is there or the op's deadline passes.
   virtual Status wait() = 0;
   /// After wait() was ok. In place, perhaps in memory that the peer can still change: read each

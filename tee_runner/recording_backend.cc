@@ -88,6 +88,7 @@ class RecordingPending : public Pending {
     spent_ns_ += now_ns() - start_ns;
     return status;
   }
+  bool done() override { return inner_->done(); }
   Status wait() override {
     const std::uint64_t start_ns = now_ns();
     Status status = inner_->wait();

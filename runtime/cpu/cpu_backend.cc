@@ -74,6 +74,7 @@ class CpuPending : public Pending {
     outcome_ = backend_.run(spec_, memory_, deadline_, timing_);
     return outcome_;
   }
+  bool done() override { return submitted_; }
   Status wait() override {
     CHECK(submitted_);
     return outcome_;

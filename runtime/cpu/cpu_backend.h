@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "base/status.h"
-#include "runtime/backend.h"
+#include "runtime/compute_model.h"
 #include "runtime/model/model_source.h"
 
 namespace airlock {
@@ -18,14 +18,13 @@ struct CpuOptions {
   std::function<void(std::size_t done_bytes, std::size_t total_bytes)> progress;
 };
 
-/// The weights in oneDNN's packed layout and the turn-taking for the compute threads. Thread-safe
-/// once made; shared by the backends of all sessions (shared_ptr: sessions end in any order).
-class CpuModel {
+/// The weights in oneDNN's packed layout and the turn-taking for the compute threads.
+class CpuModel : public ComputeModel {
  public:
+  using ComputeModel::make_backend;
   static Result<std::shared_ptr<CpuModel>> create(const ModelSource& model,
                                                   const CpuOptions& options);
-  virtual ~CpuModel() = default;
-  /// A backend for one session's thread. Keeps the model alive.
+  /// As ComputeModel's, without memory to look at in advance: on a CPU that cannot fail.
   virtual std::unique_ptr<Backend> make_backend() = 0;
 };
 

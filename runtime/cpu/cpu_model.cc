@@ -12,7 +12,12 @@ namespace {
 class CpuModelImpl : public CpuModel {
  public:
   explicit CpuModelImpl(std::shared_ptr<CpuShared> shared) : shared_(std::move(shared)) {}
+  const BackendInfo& info() const override { return shared_->info; }
   std::unique_ptr<Backend> make_backend() override { return make_cpu_backend(shared_); }
+  Result<std::unique_ptr<Backend>> make_backend(std::span<const std::span<std::byte>>) override {
+    return make_cpu_backend(shared_);
+  }
+  Status health() const override { return {}; }
 
  private:
   std::shared_ptr<CpuShared> shared_;

@@ -255,6 +255,9 @@ class RemotePending : public Pending {
     CHECK(call_->message != nullptr);
     return session_.submit(call_);
   }
+  bool done() override {
+    return call_->state == Call::State::kReplied || call_->state == Call::State::kFailed;
+  }
   Status wait() override {
     RETURN_IF_ERROR(session_.wait(*call_));
     if (results_.empty() || copied_) return {};

@@ -4,7 +4,11 @@
 
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "proto/limits.h"
@@ -14,8 +18,40 @@ namespace airlock {
 
 namespace {
 
-constexpr std::chrono::seconds kReceiveSlice{
-    1};  // how often an idle loop comes round; the channel parks meanwhile
+constexpr std::chrono::seconds kReceiveSlice{1};  // how often an idle loop comes round
+/// Ops of one session that a backend works on at once: while one computes, the input of the next
+/// is on its way to the device.
+constexpr std::size_t kMostUnderWay = 2;
+
+/// How a loop waits for one of two things: a short spin, then naps.
+class Patience {
+ public:
+  void reset() { rounds_ = 0; }
+  void pause() {
+    constexpr int kSpins = 200;
+    constexpr std::chrono::microseconds kNap{20};
+    if (++rounds_ > kSpins) std::this_thread::sleep_for(kNap);
+  }
+
+ private:
+  int rounds_ = 0;
+};
+
+/// One request, from its receipt to its reply.
+struct Service {
+  RequestHeader request;            // a private copy
+  std::vector<TensorDesc> results;  // what it gives
+  std::string stats_text;           // of the stats op
+  std::unique_ptr<ReceivedMessage> message;
+  std::unique_ptr<Message> reply;
+  std::unique_ptr<Pending> pending;  // null: nothing is computed
+  Deadline deadline = Deadline::now();
+  std::uint64_t received_ns = 0;
+  std::uint64_t start_ns = 0;
+  Status status;
+
+  bool done() { return !status.ok() || pending == nullptr || pending->done(); }
+};
 
 // One session's loop. A failed op gives an error reply; a Status out of here ends the session.
 class Server {
@@ -24,15 +60,25 @@ class Server {
       : channel_(channel), backend_(backend), context_(context), op_stats_(op_stats) {}
 
   Status run() {
-    for (;;) {
+    for (Patience patience;;) {
       if (context_.watch != nullptr) RETURN_IF_ERROR(context_.watch->check());
+      if (held_) RETURN_IF_ERROR(begin_held());
+      const bool full = held_ || under_way_.size() >= kMostUnderWay;
+      if (!under_way_.empty() && (full || under_way_.front().done())) {
+        RETURN_IF_ERROR(finish_first());
+        patience.reset();
+        continue;
+      }
       auto received =
           channel_.receive([this](auto header, auto sizes) { return accept(header, sizes); },
-                           Deadline::after(kReceiveSlice));
+                           under_way_.empty() ? Deadline::after(kReceiveSlice) : Deadline::now());
       if (received.ok()) {
-        RETURN_IF_ERROR(answer(std::move(received).value()));
+        hold(std::move(received).value());
+        patience.reset();
       } else if (received.status().code() != StatusCode::kDeadlineExceeded) {
         return received.status();
+      } else if (!under_way_.empty()) {
+        patience.pause();
       }
     }
   }
@@ -79,41 +125,69 @@ class Server {
     return {};
   }
 
-  Status answer(std::unique_ptr<ReceivedMessage> request) {
-    received_ns_ = now_ns();  // all of it: the time that bulk took to come is the wire's
+  void hold(std::unique_ptr<ReceivedMessage> message) {
+    held_.emplace();
+    held_->received_ns = now_ns();  // all of it: the time that bulk took to come is the wire's
+    held_->message = std::move(message);
+    held_->request = std::move(request_);
+    held_->results = std::move(results_);
+    held_->stats_text = std::move(stats_text_);
+    held_->deadline = Deadline::after(context_.op_timeout);
+  }
+
+  /// Starts what was received. Stays held where the reply finds no room and earlier replies are
+  /// still to be sent: the client may wait for those before it reads on.
+  Status begin_held() {
+    Service& service = *held_;
     std::vector<std::size_t> sizes;
-    for (const TensorDesc& desc : results_) sizes.push_back(desc.bytes());
-    const Deadline deadline = Deadline::after(context_.op_timeout);
-    OpTiming timing;
-    const std::uint64_t start_ns = now_ns();
-    auto prepared = channel_.prepare(sizes, deadline);
-    std::unique_ptr<Message> reply;
-    Status status = prepared.status();
-    if (prepared.ok()) {
-      reply = std::move(prepared).value();
-      status = compute(*request, *reply, deadline, timing);
-    } else if (status.code() != StatusCode::kResourceExhausted || deadline.expired()) {
-      return no_taker(status);
-    }  // else: no memory for the results, which the client is told
-    // The slots of the request go home before the reply: the runner may fill them at once.
-    request.reset();
-    ResponseHeader header;
-    header.request_id = request_.request_id;
-    header.op = request_.spec.op;
-    header.queue_ns = timing.queue_ns + (start_ns - received_ns_);
-    header.server_ns = timing.server_ns;
-    if (status.ok()) {
-      header.results = results_;
+    for (const TensorDesc& desc : service.results) sizes.push_back(desc.bytes());
+    service.start_ns = now_ns();
+    auto reply = channel_.prepare(sizes, under_way_.empty() ? service.deadline : Deadline::now());
+    if (reply.ok()) {
+      service.reply = std::move(reply).value();
+      service.status = start(service);
+    } else if (reply.status().code() != StatusCode::kResourceExhausted) {
+      return reply.status();
+    } else if (!under_way_.empty()) {
+      return {};
+    } else if (service.deadline.expired()) {
+      return no_taker(reply.status());
     } else {
-      header.code = status.code();
-      header.message = status.message().substr(0, limits::kMaxErrorTextBytes);
-      reply.reset();
-      auto error_reply = channel_.prepare({}, deadline);
-      if (!error_reply.ok()) return no_taker(error_reply.status());
-      reply = std::move(error_reply).value();
+      service.status = reply.status();  // no memory for the results, which the client is told
     }
-    book(header);
-    return no_taker(channel_.send(*reply, encode(header), deadline));
+    under_way_.push_back(std::move(service));
+    held_.reset();
+    return {};
+  }
+
+  Status finish_first() {
+    Service service = std::move(under_way_.front());
+    under_way_.pop_front();
+    OpTiming timing;
+    if (service.status.ok() && service.pending) {
+      service.status = service.pending->wait();
+      if (service.status.ok()) timing = service.pending->timing();
+    }
+    // The slots of the request go home before the reply: the runner may fill them at once.
+    service.pending.reset();
+    service.message.reset();
+    ResponseHeader header;
+    header.request_id = service.request.request_id;
+    header.op = service.request.spec.op;
+    header.queue_ns = timing.queue_ns + (service.start_ns - service.received_ns);
+    header.server_ns = timing.server_ns;
+    if (service.status.ok()) {
+      header.results = service.results;
+    } else {
+      header.code = service.status.code();
+      header.message = service.status.message().substr(0, limits::kMaxErrorTextBytes);
+      service.reply.reset();
+      auto error_reply = channel_.prepare({}, service.deadline);
+      if (!error_reply.ok()) return no_taker(error_reply.status());
+      service.reply = std::move(error_reply).value();
+    }
+    book(header, now_ns() - service.received_ns);
+    return no_taker(channel_.send(*service.reply, encode(header), service.deadline));
   }
 
   static Status no_taker(const Status& status) {
@@ -121,15 +195,17 @@ class Server {
     return {StatusCode::kUnavailable, "the client took no reply within the op's time limit"};
   }
 
-  Status compute(ReceivedMessage& request, Message& reply, Deadline deadline, OpTiming& timing) {
-    switch (request_.spec.op) {
+  Status start(Service& service) {
+    const OpSpec& spec = service.request.spec;
+    Message& reply = *service.reply;
+    switch (spec.op) {
       case Op::kInit:
         std::memcpy(reply.tensor(0).data(), context_.config_json.data(),
                     context_.config_json.size());
         std::memcpy(reply.tensor(1).data(), context_.norms.data, context_.norms.desc.bytes());
         return {};
       case Op::kStats:
-        std::memcpy(reply.tensor(0).data(), stats_text_.data(), stats_text_.size());
+        std::memcpy(reply.tensor(0).data(), service.stats_text.data(), service.stats_text.size());
         return {};
       case Op::kPing:
         return {};
@@ -137,23 +213,19 @@ class Server {
         break;
     }
     std::vector<TensorView> inputs;
-    for (std::size_t i = 0; i < request_.spec.inputs.size(); ++i) {
-      inputs.push_back({request.tensor(i).data(), request_.spec.inputs[i]});
+    for (std::size_t i = 0; i < spec.inputs.size(); ++i) {
+      inputs.push_back({service.message->tensor(i).data(), spec.inputs[i]});
     }
     std::vector<MutableTensorView> results;
-    for (std::size_t i = 0; i < results_.size(); ++i)
-      results.push_back({reply.tensor(i).data(), results_[i]});
-    ASSIGN_OR_RETURN(auto pending, backend_.prepare(request_.spec, {inputs, results}, deadline));
-    RETURN_IF_ERROR(pending->submit());
-    RETURN_IF_ERROR(pending->wait());
-    timing = pending->timing();
-    return {};
+    for (std::size_t i = 0; i < service.results.size(); ++i)
+      results.push_back({reply.tensor(i).data(), service.results[i]});
+    ASSIGN_OR_RETURN(service.pending, backend_.prepare(spec, {inputs, results}, service.deadline));
+    return service.pending->submit();
   }
 
-  void book(const ResponseHeader& header) {
+  void book(const ResponseHeader& header, std::uint64_t total_ns) {
     constexpr auto relaxed = std::memory_order_relaxed;
     OpStats& stats = op_stats_.of(header.op);
-    const std::uint64_t total_ns = now_ns() - received_ns_;
     stats.calls.fetch_add(1, relaxed);
     stats.total_ns.fetch_add(total_ns, relaxed);
     if (context_.service_ns != nullptr) {
@@ -169,10 +241,12 @@ class Server {
   Backend& backend_;
   const ServeContext& context_;
   OpStatsTable& op_stats_;
-  RequestHeader request_;            // of the message at hand, a private copy
-  std::vector<TensorDesc> results_;  // what it gives
+  // Of the message at hand, filled by accept().
+  RequestHeader request_;
+  std::vector<TensorDesc> results_;
   std::string stats_text_;
-  std::uint64_t received_ns_ = 0;
+  std::optional<Service> held_;  // received, and not yet begun
+  std::deque<Service> under_way_;
 };
 
 }  // namespace

@@ -27,6 +27,14 @@ class SessionChannelImpl : public SessionChannel {
 
   Channel& channel() override { return *channel_; }
 
+  std::vector<std::span<std::byte>> segments() const override {
+    std::vector<std::span<std::byte>> mapped;
+    for (const auto& segment : {in_segment_, out_segment_}) {
+      if (segment) mapped.push_back(segment->bytes());
+    }
+    return mapped;
+  }
+
   Status make_segments(Welcome& welcome) {
     welcome.request_segment =
         make_segment_name(::geteuid(), welcome.epoch, SegmentDirection::kRequest);

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "base/deadline.h"
 #include "base/status.h"
@@ -34,6 +37,8 @@ class SessionChannel {
   virtual void remove_files() = 0;
   /// At the server only after accept().
   virtual Channel& channel() = 0;
+  /// The mapped ring segments: where tensors that cross by the ring lie. None without a ring.
+  virtual std::vector<std::span<std::byte>> segments() const = 0;
 };
 
 }  // namespace airlock

@@ -87,6 +87,7 @@ class ZeroBackend : public Backend {
       return {inputs_[index].data.get(), inputs_[index].desc};
     }
     Status submit() override { return {}; }
+    bool done() override { return true; }
     Status wait() override { return {}; }
     TensorView result(std::size_t index) const override {
       return {results_[index].data.get(), results_[index].desc};
@@ -131,6 +132,7 @@ class Watcher : public Backend {
         keep(TraceSide::kInput, i, TensorView(inner_->input(i)));
       return inner_->submit();
     }
+    bool done() override { return inner_->done(); }
     Status wait() override {
       if (seq_ == owner_.fail_at) return {StatusCode::kUnavailable, "the server died"};
       RETURN_IF_ERROR(inner_->wait());

@@ -83,6 +83,7 @@ class FakePending : public Pending {
     backend_.most_under_way = std::max(backend_.most_under_way, ++backend_.under_way);
     return {};
   }
+  bool done() override { return true; }
   Status wait() override {
     backend_.events.push_back("wait " + std::to_string(index_));
     --backend_.under_way;
