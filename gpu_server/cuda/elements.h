@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+
+#include "base/dtype.h"
+#include "base/float_bits.h"
+
+/// What a kernel does with one element. constexpr functions: nvcc takes them in kernels
+/// (--expt-relaxed-constexpr), a host compiler anywhere, so that all but the grid loops runs
+/// without a GPU.
+namespace airlock::cuda {
+
+/// Element `index` of fp32, fp16 or bf16 numbers at `data`, as fp32.
+constexpr float load_element(const void* data, DType dtype, std::int64_t index) {
+  if (dtype == DType::kF32) return static_cast<const float*>(data)[index];
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[index];
+  return dtype == DType::kBF16 ? f32_from_bf16(bits) : f32_from_f16(bits);
+}
+
+/// As load_element(), rounded once to nearest even.
+constexpr void store_element(void* data, DType dtype, std::int64_t index, float value) {
+  if (dtype == DType::kF32) {
+    static_cast<float*>(data)[index] = value;
+  } else {
+    static_cast<std::uint16_t*>(data)[index] =
+        dtype == DType::kBF16 ? bf16_from_f32(value) : f16_from_f32(value);
+  }
+}
+
+/// Numbers of one type to another, row by row.
+struct Conversion {
+  const void* in = nullptr;  // [rows, columns], rows in_pitch elements apart
+  DType from = DType::kF32;
+  std::int64_t in_pitch = 0;
+  void* out = nullptr;  // [rows, columns], dense
+  DType to = DType::kF32;
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+
+  constexpr std::int64_t count() const { return rows * columns; }
+};
+
+/// Element `index` of the result.
+constexpr void convert_element(const Conversion& job, std::int64_t index) {
+  const std::int64_t row = index / job.columns;
+  const std::int64_t column = index - row * job.columns;
+  store_element(job.out, job.to, index,
+                load_element(job.in, job.from, row * job.in_pitch + column));
+}
+
+/// Rows of a table, by number.
+struct Gather {
+  const void* table = nullptr;  // [vocab, hidden]
+  DType from = DType::kF32;
+  const std::int32_t* ids = nullptr;  // [tokens], each in [0, vocab): checked before
+  void* out = nullptr;                // [tokens, hidden]
+  DType to = DType::kF32;
+  std::int64_t tokens = 0;
+  std::int64_t hidden = 0;
+
+  constexpr std::int64_t count() const { return tokens * hidden; }
+};
+
+constexpr void gather_element(const Gather& job, std::int64_t index) {
+  const std::int64_t token = index / job.hidden;
+  const std::int64_t column = index - token * job.hidden;
+  const std::int64_t row = job.ids[token];
+  store_element(job.out, job.to, index,
+                load_element(job.table, job.from, row * job.hidden + column));
+}
+
+}  // namespace airlock::cuda

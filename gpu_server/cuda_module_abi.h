@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "runtime/compute_model.h"
+#include "runtime/model/model_source.h"
+
+/// What gpu_server and its CUDA module (airlock_cuda.so) know of each other. Both are built from
+/// one tree by one compiler: C++ types cross, exceptions do not, and the module is never unloaded.
+/// The module has its own copy of airlock's libraries, so it logs through `warn` only.
+namespace airlock {
+
+/// Raised with every change of what this header or a class that crosses it looks like.
+inline constexpr std::uint32_t kCudaModuleAbi = 1;
+inline constexpr const char* kCudaModuleEntry = "airlock_cuda_module";
+
+struct CudaOptions {
+  int device = 0;  // ordinal, as the driver counts
+  DType dtype = DType::kF32;
+  bool tf32 = false;        // fp32 products may round their operands to TF32
+  std::size_t threads = 1;  // for reading the model
+  /// Called now and then while weights are copied: bytes done, bytes in all. May be empty.
+  std::function<void(std::size_t done_bytes, std::size_t total_bytes)> progress;
+  /// Says what works but not as well as it could. Any thread. May be empty.
+  std::function<void(const std::string&)> warn;
+};
+
+/// A device for `host` of the statistics and for the banner.
+struct CudaDeviceInfo {
+  std::string name;    // "NVIDIA H100 80GB HBM3"
+  std::string driver;  // the CUDA version that the driver knows, "13.0"
+  std::string runtime;
+  std::string cublas;
+  std::size_t memory_bytes = 0;
+};
+
+class CudaModel : public ComputeModel {
+ public:
+  virtual const CudaDeviceInfo& device() const = 0;
+};
+
+struct CudaModule {
+  std::uint32_t abi = 0;          // kCudaModuleAbi
+  const char* version = nullptr;  // the release, base/version.h
+  /// Copies the weights to the device. kDevice (no such device, driver too old, lost),
+  /// kResourceExhausted (device memory: need and have), or what is wrong with the model.
+  Result<std::shared_ptr<CudaModel>> (*create)(const ModelSource& model,
+                                               const CudaOptions& options) = nullptr;
+};
+
+/// What the module exports, by the name kCudaModuleEntry.
+using CudaModuleEntry = const CudaModule* (*)();
+
+}  // namespace airlock
