@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/deadline.h"
 #include "base/status.h"
@@ -39,6 +40,14 @@ struct Operands {
   std::span<const TensorView> inputs;
   std::span<const MutableTensorView> results;
 };
+
+/// What a caller gives must be just what the spec says, aligned for its type, or nothing at all.
+/// kInvalidInput names the tensor. `results` are op_results() of `spec`.
+Status check_operands(const Operands& operands, const OpSpec& spec,
+                      std::span<const TensorDesc> results);
+/// The ids of an embedding, int32 [tokens], read once: the peer may change them between check and
+/// use. kInvalidInput names the first one outside [0, vocab).
+Result<std::vector<std::int32_t>> read_token_ids(TensorView tensor, std::int64_t vocab);
 
 /// One op, from loan to result: prepared -> submit() -> wait() -> results, until it is destroyed.
 /// One thread; must not outlive its backend. Destroying it before wait() abandons the result, never

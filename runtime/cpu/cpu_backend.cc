@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
@@ -103,30 +101,6 @@ class CpuPending : public Pending {
   bool submitted_ = false;
 };
 
-/// A caller's tensor must be just what the spec says, where its elements may lie.
-Status check_given(std::string_view what, std::size_t index, TensorView given,
-                   const TensorDesc& expected) {
-  if (!(given.desc == expected)) {
-    return {StatusCode::kInvalidInput,
-            fmt::format("{} {} is {} {}, expected {} {}", what, index, dtype_name(given.desc.dtype),
-                        given.desc.shape.to_string(), dtype_name(expected.dtype),
-                        expected.shape.to_string())};
-  }
-  const auto address = reinterpret_cast<std::uintptr_t>(given.data);
-  if (given.data == nullptr || address % dtype_bytes(expected.dtype) != 0) {
-    return {StatusCode::kInvalidInput,
-            fmt::format("{} {} lies at {:#x}, expected a multiple of {}", what, index, address,
-                        dtype_bytes(expected.dtype))};
-  }
-  return {};
-}
-
-Status check_count(std::string_view what, std::size_t given, std::size_t expected) {
-  if (given == expected) return {};
-  return {StatusCode::kInvalidInput,
-          fmt::format("{} {} given, expected {}", given, what, expected)};
-}
-
 Status CpuPending::set_inputs(std::span<const TensorView> given) {
   if (given.empty()) {
     for (const TensorDesc& desc : spec_.inputs) {
@@ -135,10 +109,6 @@ Status CpuPending::set_inputs(std::span<const TensorView> given) {
       memory_.inputs.push_back(view);
     }
     return {};
-  }
-  RETURN_IF_ERROR(check_count("inputs", given.size(), spec_.inputs.size()));
-  for (std::size_t i = 0; i < given.size(); ++i) {
-    RETURN_IF_ERROR(check_given("input", i, given[i], spec_.inputs[i]));
   }
   memory_.inputs.assign(given.begin(), given.end());
   return {};
@@ -153,10 +123,6 @@ Status CpuPending::set_results(std::span<const MutableTensorView> given,
     }
     return {};
   }
-  RETURN_IF_ERROR(check_count("results", given.size(), expected.size()));
-  for (std::size_t i = 0; i < given.size(); ++i) {
-    RETURN_IF_ERROR(check_given("result", i, given[i], expected[i]));
-  }
   memory_.results.assign(given.begin(), given.end());
   return {};
 }
@@ -164,6 +130,7 @@ Status CpuPending::set_results(std::span<const MutableTensorView> given,
 Result<std::unique_ptr<Pending>> CpuBackend::prepare(const OpSpec& spec, const Operands& operands,
                                                      Deadline deadline) {
   ASSIGN_OR_RETURN(const std::vector<TensorDesc> expected, op_results(spec, info().dims));
+  RETURN_IF_ERROR(check_operands(operands, spec, expected));
   auto pending = std::make_unique<CpuPending>(*this, spec, deadline);
   RETURN_IF_ERROR(pending->set_inputs(operands.inputs));
   RETURN_IF_ERROR(pending->set_results(operands.results, expected));
@@ -205,17 +172,8 @@ Status CpuBackend::compute(const OpSpec& spec, const OpMemory& memory) {
 }
 
 Status CpuBackend::embed(const OpMemory& memory) {
-  // Read once: the peer may change its ids between the check and the use.
-  std::vector<std::int32_t> ids(memory.inputs[0].desc.elements());
-  std::memcpy(ids.data(), memory.inputs[0].data, memory.inputs[0].desc.bytes());
-  const std::int64_t vocab = info().dims.vocab;
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= vocab) {
-      return {StatusCode::kInvalidInput,
-              fmt::format("token id {} at position {} is outside the vocabulary of {}", ids[i], i,
-                          vocab)};
-    }
-  }
+  ASSIGN_OR_RETURN(const std::vector<std::int32_t> ids,
+                   read_token_ids(memory.inputs[0], info().dims.vocab));
   gather_rows(shared_->weights.table, ids, memory.results[0], shared_->pool);
   return {};
 }

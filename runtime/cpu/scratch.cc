@@ -1,11 +1,7 @@
 #include "runtime/cpu/scratch.h"
 
-#include <fmt/format.h>
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
-#include <limits>
 
 namespace airlock {
 
@@ -28,24 +24,6 @@ std::size_t size_class(std::size_t bytes) {
 }
 
 }  // namespace
-
-Result<PageBuffer> PageBuffer::allocate(std::size_t bytes) {
-  if (bytes == 0 || bytes > std::numeric_limits<std::size_t>::max() / 2) {
-    return Status(StatusCode::kResourceExhausted, fmt::format("cannot allocate {} bytes", bytes));
-  }
-  const std::size_t length = round_up(bytes, bytes >= kHugePage ? kHugePage : kPage);
-  void* data = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) {
-    return Status(StatusCode::kResourceExhausted, fmt::format("no memory for {} bytes", bytes));
-  }
-  // Only a wish: without huge pages the buffer is as good and a little slower.
-  if (length >= kHugePage) (void)::madvise(data, length, MADV_HUGEPAGE);
-  return PageBuffer(static_cast<std::byte*>(data), length);
-}
-
-PageBuffer::~PageBuffer() {
-  if (data_ != nullptr) ::munmap(data_, bytes_);
-}
 
 Result<ScratchPool::Buffer> ScratchPool::take(std::size_t bytes) {
   const std::size_t wanted = size_class(bytes);
