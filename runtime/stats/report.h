@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -13,12 +14,21 @@
 
 namespace airlock {
 
+/// What a GPU's driver and libraries say of themselves.
+struct DeviceReport {
+  std::string driver;  // the CUDA version that the driver knows, "13.0"
+  std::string cuda_runtime;
+  std::string cublas;
+  std::size_t memory_bytes = 0;
+};
+
 /// The machine that a report was made on.
 struct HostReport {
   std::string name;
   std::string cpu;
   std::size_t cores = 0;
-  std::string device;  // what the backend computes on
+  std::string device;                    // what the backend computes on
+  std::optional<DeviceReport> gpu = {};  // where that is a GPU of this machine
 };
 HostReport describe_host(std::string_view device);
 

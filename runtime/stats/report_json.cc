@@ -85,6 +85,12 @@ std::string report_json(const SideReport& report) {
                   {"cpu", report.host.cpu},
                   {"cores", report.host.cores},
                   {"device", report.host.device}};
+  if (report.host.gpu) {
+    json["host"]["driver"] = report.host.gpu->driver;
+    json["host"]["cuda_runtime"] = report.host.gpu->cuda_runtime;
+    json["host"]["cublas"] = report.host.gpu->cublas;
+    json["host"]["device_memory_bytes"] = report.host.gpu->memory_bytes;
+  }
   json["config"] = Json::object();
   for (const auto& [key, value] : report.config) json["config"][key] = value;
   json["paths"] = paths_json(report.transport);

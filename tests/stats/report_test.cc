@@ -68,6 +68,15 @@ TEST(ReportJson, holds_what_the_interface_promises) {
   EXPECT_EQ(report["tee"]["rope"], json::parse(R"({"calls":11,"total_ns":12000000})"));
 }
 
+TEST(ReportJson, says_what_a_gpu_says_of_itself) {
+  SideReport report = runner_report();
+  report.host.device = "cuda:0 NVIDIA H100";
+  report.host.gpu = {"13.0", "13.1", "13.2", std::size_t{80} << 30};
+  EXPECT_EQ(json::parse(report_json(report))["host"],
+            json::parse(R"({"name":"box","cpu":"some cpu","cores":2,"device":"cuda:0 NVIDIA H100",
+    "driver":"13.0","cuda_runtime":"13.1","cublas":"13.2","device_memory_bytes":85899345920})"));
+}
+
 TEST(ReportJson, lists_all_ops_and_all_kernels) {
   const json report = json::parse(report_json(runner_report()));
   EXPECT_EQ(report["ops"].size(), kOpCount);
