@@ -52,6 +52,7 @@ void ServerImpl::handle(const Identity& identity, std::span<const std::byte> fra
 }
 
 Status ServerImpl::check_hello(const Hello& hello) const {
+  RETURN_IF_ERROR(device_status());
   if (stopping_.load(std::memory_order_acquire)) {
     return Status(StatusCode::kUnavailable, "it is shutting down");
   }
@@ -186,6 +187,38 @@ void ServerImpl::reap() {
   }
 }
 
+Status ServerImpl::device_status() const {
+  const std::lock_guard lock(mutex_);
+  return device_status_;
+}
+
+// A device that failed for good is the end of all sessions, and then of the server.
+Status ServerImpl::check_device() {
+  Status status = device_status();
+  if (!status.ok()) return status;
+  status = model_->compute->health();
+  if (status.ok()) return {};
+  log_error("all sessions end: " + status.message());
+  {
+    const std::lock_guard lock(mutex_);
+    device_status_ = status;
+  }
+  device_lost_.set();
+  return status;
+}
+
+// `told` is what clients read; one that has no answer to its hello yet is refused with it.
+void ServerImpl::end_all(const Status& reason, const Status& told) {
+  for (auto& [identity, session] : sessions_) {
+    if (session->answered()) {
+      (void)send(identity, Goodbye{told.message()});
+    } else {
+      (void)send(identity, Refusal{told.code(), told.message()});
+    }
+    session->end(reason);
+  }
+}
+
 void ServerImpl::control_loop() {
   Deadline next_sign = Deadline::now();
   bool told = false;
@@ -193,6 +226,8 @@ void ServerImpl::control_loop() {
     auto parts = control_->receive(next_sign);
     counters_->live().heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
     wake_.clear();  // before looking at what it may stand for
+    // Before sessions are reaped: one that the device's end has ended is told of that.
+    const Status device = check_device();
     if (parts.ok() && parts->size() == 2) {
       const auto& id = (*parts)[0];
       handle(Identity(reinterpret_cast<const char*>(id.data()), id.size()), (*parts)[1]);
@@ -202,11 +237,13 @@ void ServerImpl::control_loop() {
     const bool sign_due = next_sign.expired();
     if (sign_due) next_sign = Deadline::after(kSignInterval);
     check_counters();
+    if (!told && !device.ok()) {
+      end_all(device, device);
+    } else if (!told && stopping) {
+      end_all({StatusCode::kCancelled, "the server is shutting down"},
+              {StatusCode::kUnavailable, "it is shutting down"});
+    }
     for (auto& [identity, session] : sessions_) {
-      if (stopping && !told) {
-        (void)send(identity, Goodbye{"it is shutting down"});
-        session->end({StatusCode::kCancelled, "the server is shutting down"});
-      }
       if (sign_due) (void)send(identity, Sign{});
       session->silence().tick(now_ns());
       if (!session->answered()) session->silence().heard();  // it waits for us
@@ -215,7 +252,7 @@ void ServerImpl::control_loop() {
         session->end({StatusCode::kUnavailable, "no sign of life from the client for 10 s"});
       }
     }
-    told |= stopping;
+    told |= stopping || !device.ok();
     reap();
     if (stopping && sessions_.empty()) all_ended_.store(true, std::memory_order_release);
   }

@@ -1,4 +1,3 @@
-#include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
@@ -11,10 +10,9 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "gpu_server/load_compute.h"
 #include "gpu_server/options.h"
-#include "gpu_server/progress_bar.h"
 #include "gpu_server/server.h"
-#include "runtime/cpu/cpu_backend.h"
 #include "runtime/model/model_source.h"
 
 namespace airlock {
@@ -66,17 +64,6 @@ class LoadGuard {
   std::thread watcher_;
 };
 
-Status check_device(const std::string& device) {
-  if (device == "auto") {
-    log_info("no CUDA backend in this build: using the CPU");
-  } else if (device != "cpu") {
-    return {StatusCode::kDevice,
-            fmt::format("--device {}: this build has no CUDA backend; use --device cpu or auto",
-                        device)};
-  }
-  return {};
-}
-
 Result<std::unique_ptr<ModelSource>> open_model(const ServerOptions& options) {
   return options.model.empty() ? make_synthetic_model(options.synthetic, options.weights_seed)
                                : open_model_directory(options.model);
@@ -84,22 +71,17 @@ Result<std::unique_ptr<ModelSource>> open_model(const ServerOptions& options) {
 
 Status run(const ServerOptions& options) {
   const UniqueFd signals = take_signals();
-  RETURN_IF_ERROR(check_device(options.device));
+  ASSIGN_OR_RETURN(const DeviceChoice choice, choose_device(options));
   // The endpoint first: to load a model and then find it taken would waste minutes.
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
   LoadGuard guard(signals.get(), server);
   ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, open_model(options));
-  CpuOptions cpu;
-  cpu.dtype = options.dtype.value_or(source->stored_dtype());
-  cpu.threads = options.threads;
-  ProgressBar bar("loading");
-  cpu.progress = [&bar](std::size_t done, std::size_t total) { bar.update(done, total); };
-  ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> model, CpuModel::create(*source, cpu));
-  bar.finish();
+  ASSIGN_OR_RETURN(LoadedCompute compute, load_compute(options, choice, *source));
   ASSIGN_OR_RETURN(Tensor norms, read_norms(*source));
   ASSIGN_OR_RETURN(std::string digest, source->digest());
-  ServedModel served{config_to_json(source->config()), std::move(norms), digest,
-                     source->stored_dtype(), std::move(model)};
+  ServedModel served{
+      config_to_json(source->config()), std::move(norms),         digest,
+      source->stored_dtype(),           std::move(compute.model), std::move(compute.device)};
   source.reset();
   guard.done();
   return server->run(std::move(served), signals.get());

@@ -54,6 +54,9 @@ void declare(CLI::App& app, ServerOptions& options, std::string& dtype, std::str
                  "ipc:///path or tcp://host:port (default $XDG_RUNTIME_DIR/airlock/ctl, else "
                  "/tmp/airlock-UID/ctl)");
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->check(check_device);
+  app.add_option("--cuda-module", options.cuda_module,
+                 "the module for a GPU (default: airlock_cuda.so beside this program)");
+  app.add_flag("--tf32", options.tf32, "let a GPU round the operands of fp32 products to TF32");
   app.add_option("--dtype", dtype,
                  "what weights are rounded to: auto (as stored), fp32, fp16, bf16")
       ->check(CLI::IsMember({"auto", "fp32", "fp16", "bf16"}));

@@ -20,6 +20,8 @@ struct ServerOptions {
   std::uint64_t weights_seed = 0;
   std::string endpoint;         // empty: the default
   std::string device = "auto";  // auto, cpu, cuda, cuda:N
+  std::string cuda_module;      // of a GPU; empty: the one of this build
+  bool tf32 = false;            // a GPU may round fp32 operands of products
   std::optional<DType> dtype;   // nullopt: auto
   std::size_t threads = 1;
   ServerRing ring = ServerRing::kAuto;

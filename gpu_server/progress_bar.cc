@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include "base/deadline.h"
 #include "base/log.h"
@@ -19,6 +20,12 @@ constexpr std::size_t kBarWidth = 30;
 ProgressBar::ProgressBar(std::string what)
     : what_(std::move(what)), terminal_(::isatty(STDERR_FILENO) == 1), start_ns_(now_ns()) {}
 
+ProgressBar::~ProgressBar() { clear(); }
+
+void ProgressBar::clear() {
+  if (std::exchange(drawn_, false)) std::fputs("\r\033[K", stderr);
+}
+
 void ProgressBar::update(std::size_t done_bytes, std::size_t total_bytes) {
   done_bytes_ = done_bytes;
   const std::uint64_t now = now_ns();
@@ -32,14 +39,17 @@ void ProgressBar::update(std::size_t done_bytes, std::size_t total_bytes) {
       fmt::format("\r{} [{}{}] {:3}% {:.0f} MB/s ", what_, std::string(filled, '#'),
                   std::string(kBarWidth - filled, ' '), done_bytes * 100 / total_bytes, mb_per_s);
   std::fputs(line.c_str(), stderr);
+  drawn_ = true;
 }
 
 void ProgressBar::finish() {
-  if (terminal_) std::fputs("\r\033[K", stderr);
+  clear();
   const double seconds = static_cast<double>(now_ns() - start_ns_) / 1e9;
-  log_info(fmt::format("{}: {:.0f} MB in {:.1f} s, {:.0f} MB/s", what_,
+  const double bytes_per_s = static_cast<double>(done_bytes_) / seconds;
+  log_info(fmt::format("{}: {:.0f} MB in {:.1f} s, {}", what_,
                        static_cast<double>(done_bytes_) / 1e6, seconds,
-                       static_cast<double>(done_bytes_) / 1e6 / seconds));
+                       bytes_per_s < 1e9 ? fmt::format("{:.0f} MB/s", bytes_per_s / 1e6)
+                                         : fmt::format("{:.2f} GB/s", bytes_per_s / 1e9)));
 }
 
 }  // namespace airlock

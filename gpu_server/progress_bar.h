@@ -11,13 +11,19 @@ namespace airlock {
 class ProgressBar {
  public:
   explicit ProgressBar(std::string what);
+  ~ProgressBar();  // takes away a bar that was not finished
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
   void update(std::size_t done_bytes, std::size_t total_bytes);
   /// Ends the line and logs how much was loaded and how fast.
   void finish();
 
  private:
+  void clear();
+
   std::string what_;
   bool terminal_;
+  bool drawn_ = false;
   std::uint64_t start_ns_;
   std::uint64_t drawn_ns_ = 0;
   std::size_t done_bytes_ = 0;

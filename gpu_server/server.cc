@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <vector>
 
 #include "base/log.h"
@@ -45,6 +46,7 @@ Status check_shm_room(const RingGeometry& geometry) {
 
 Status ServerImpl::take_endpoint() {
   RETURN_IF_ERROR(wake_.check());
+  RETURN_IF_ERROR(device_lost_.check());
   const bool ipc = endpoint_.kind == Endpoint::Kind::kIpc;
   if (!endpoint_.is_loopback() && !options_.insecure_tcp) {
     return {
@@ -106,6 +108,7 @@ Status ServerImpl::open_counters() {
   info.digest = model_->digest;
   info.dtype = dtype_name(backend.dtype);
   info.host = describe_host(backend.device);
+  info.host.gpu = model_->device;
   info.threads = options_.threads;
   info.slot_count = geometry_.slot_count;
   info.slot_bytes = geometry_.slot_bytes;
@@ -171,8 +174,10 @@ void ServerImpl::stop_control() {
     ::unlink(endpoint_.path.c_str());
     ::unlink((endpoint_.path + ".lock").c_str());
   }
+  const Status device = device_status();
+  if (!device.ok()) log_error(device.message());
   std::fflush(nullptr);
-  ::_exit(0);
+  ::_exit(exit_code(device.code()));
 }
 
 SideReport ServerImpl::report() const {
@@ -231,16 +236,17 @@ Status ServerImpl::wait_for_signals(int signal_fd) {
       std::chrono::nanoseconds(static_cast<std::int64_t>(options_.stats_interval_s * 1e9));
   Deadline next = Deadline::after(interval);
   for (;;) {
-    pollfd waiting{signal_fd, POLLIN, 0};
+    pollfd waiting[] = {{signal_fd, POLLIN, 0}, {device_lost_.fd(), POLLIN, 0}};
     const auto left_ms =
         std::chrono::duration_cast<std::chrono::milliseconds>(next.remaining()).count() + 1;
-    ::poll(&waiting, 1,
+    ::poll(waiting, std::size(waiting),
            periodic ? static_cast<int>(std::min<std::int64_t>(left_ms, 60'000)) : 60'000);
     signalfd_siginfo info{};
     if (::read(signal_fd, &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
       if (info.ssi_signo != SIGUSR1) return {};
       publish_now();
     }
+    RETURN_IF_ERROR(device_status());
     if (periodic && next.expired()) {
       next = Deadline::after(interval);
       publish_now();
@@ -258,6 +264,7 @@ Status ServerImpl::run(ServedModel model, int signal_fd) {
   std::fflush(stdout);
   Status status = wait_for_signals(signal_fd);
   stop_control();
+  if (status.ok()) status = device_status();  // lost while the last ops were under way
   release_endpoint();
   const Status published = publish(true);
   return status.ok() ? published : status;

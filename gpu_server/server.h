@@ -1,12 +1,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/status.h"
 #include "base/tensor.h"
 #include "gpu_server/options.h"
 #include "runtime/compute_model.h"
+#include "runtime/stats/report.h"
 
 namespace airlock {
 
@@ -17,6 +19,7 @@ struct ServedModel {
   std::string digest;
   DType stored_dtype = DType::kF32;
   std::shared_ptr<ComputeModel> compute;
+  std::optional<DeviceReport> device;  // of a GPU
 };
 
 /// The endpoint, the sessions and their statistics. bind() and run() on one thread; run() starts
@@ -27,7 +30,8 @@ class Server {
   /// kInvalidInput, kUsage, kResourceExhausted (/dev/shm too small for one session).
   static Result<std::unique_ptr<Server>> bind(const ServerOptions& options);
   virtual ~Server() = default;
-  /// Prints "ready ENDPOINT" and serves until SIGINT or SIGTERM arrives on `signal_fd`.
+  /// Prints "ready ENDPOINT" and serves until SIGINT or SIGTERM arrives on `signal_fd`. kDevice:
+  /// the device failed for good; all sessions were ended and told why.
   virtual Status run(ServedModel model, int signal_fd) = 0;
 };
 

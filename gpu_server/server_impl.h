@@ -49,6 +49,9 @@ class ServerImpl : public Server {
   void stop_control();
   void release_endpoint();
   void control_loop();
+  Status check_device();
+  Status device_status() const;
+  void end_all(const Status& reason, const Status& told);
   void handle(const Identity& identity, std::span<const std::byte> frame);
   void greet(const Identity& identity, const Hello& hello);
   Status check_hello(const Hello& hello) const;
@@ -74,6 +77,8 @@ class ServerImpl : public Server {
       counters_;                        // before the sessions that count there; set under mutex_
   bool counters_lost_ = false;          // the control thread's
   std::unique_ptr<ServedModel> model_;  // before the sessions that use it
+  WakeEvent device_lost_;               // ends the main thread's wait
+  Status device_status_;                // guarded by mutex_; not ok: the device failed for good
   WakeEvent wake_;  // ends the control thread's wait: a session changed, or the server stops
   std::unique_ptr<ZmqContext> context_;
   std::unique_ptr<ZmqSocket> control_;  // the control thread's

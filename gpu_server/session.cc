@@ -65,23 +65,36 @@ void Session::close_channel() {
   if (channel) channel->remove_files();
 }
 
+// The control thread passes it on.
+Status Session::refuse(Status reason) {
+  const std::lock_guard lock(mutex_);
+  offer_ = reason;
+  return reason;
+}
+
 Status Session::serve_client() {
   auto offered =
       SessionChannel::offer(context_, welcome_, data_endpoint_, life_, &counters_.block.transport);
+  if (!offered.ok()) return refuse(offered.status());
   {
     const std::lock_guard lock(mutex_);
-    if (!offered.ok()) {
-      offer_ = offered.status();
-      return offered.status();
-    }
     channel_ = std::move(offered).value();
+  }
+  // Before the client is told that it has a session: one that finds no memory on the device is
+  // refused, and the first op does not wait for what a device needs once.
+  auto made = model_.compute->make_backend(channel_->segments());
+  if (!made.ok()) {
+    close_channel();  // the control thread joins this one when it has the refusal
+    return refuse(made.status());
+  }
+  const std::unique_ptr<Backend> backend = std::move(made).value();
+  {
+    const std::lock_guard lock(mutex_);
     offer_ = welcome_;
   }
   changed_.set();
   RETURN_IF_ERROR(channel_->accept(Deadline::after(kAttachTimeout)));
   Channel& channel = channel_->channel();
-  ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
-                   model_.compute->make_backend(channel_->segments()));
   ServeContext context;
   context.config_json = model_.config_json;
   context.norms = model_.norms.view();
@@ -104,6 +117,7 @@ std::string Session::own_json() const {
   SideReport own;
   own.side = "gpu_server";
   own.host = describe_host(welcome_.device);
+  own.host.gpu = model_.device;
   own.wall_ns = now_ns() - start_ns_;
   own.merge(report());
   return report_json(own);

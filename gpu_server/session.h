@@ -65,6 +65,7 @@ class Session {
   void work();
   void close_channel();
   std::string own_json() const;
+  Status refuse(Status reason);
   Status serve_client();
 
   const ZmqContext& context_;

@@ -62,16 +62,22 @@ inline std::string free_tcp_endpoint() {
 /// A gpu_server in a thread, told to stop as by SIGTERM.
 class RunningServer {
  public:
-  RunningServer(const ServerOptions& options, const MemoryModel& model) {
+  RunningServer(const ServerOptions& options, const MemoryModel& model)
+      : RunningServer(
+            options, model,
+            CpuModel::create(model, {.dtype = DType::kF32, .threads = 1, .progress = {}}).value()) {
+  }
+  /// `compute` computes what the clients ask for (shared: the sessions hold it too).
+  RunningServer(const ServerOptions& options, const MemoryModel& model,
+                std::shared_ptr<ComputeModel> compute) {
     int fds[2];
     CHECK(::pipe2(fds, O_CLOEXEC | O_NONBLOCK) == 0);
     signals_ = UniqueFd(fds[0]);
     signal_writer_ = UniqueFd(fds[1]);
     server_ = Server::bind(options).value();
-    ServedModel served{
-        R"({"model_type":"llama"})", read_norms(model).value(), model.digest().value(),
-        model.stored_dtype(),
-        CpuModel::create(model, {.dtype = DType::kF32, .threads = 1, .progress = {}}).value()};
+    ServedModel served{R"({"model_type":"llama"})", read_norms(model).value(),
+                       model.digest().value(),      model.stored_dtype(),
+                       std::move(compute),          std::nullopt};
     thread_ = std::thread([this, moved = std::move(served)]() mutable {
       status_ = server_->run(std::move(moved), signals_.get());
     });
@@ -84,10 +90,12 @@ class RunningServer {
   }
   /// What run() returned.
   Status stop() {
-    if (thread_.joinable()) {
-      signal(SIGTERM);
-      thread_.join();
-    }
+    if (thread_.joinable()) signal(SIGTERM);
+    return wait();
+  }
+  /// The same of a server that ends by itself.
+  Status wait() {
+    if (thread_.joinable()) thread_.join();
     server_.reset();
     return status_;
   }

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/status.h"
+#include "gpu_server/options.h"
+#include "runtime/compute_model.h"
+#include "runtime/model/model_source.h"
+#include "runtime/stats/report.h"
+
+namespace airlock {
+
+/// What --device came to on this machine.
+struct DeviceChoice {
+  int cuda_ordinal = -1;       // -1: the CPU
+  std::string name;            // "cuda:0 NVIDIA H100"; of the CPU "cpu"
+  bool may_fall_back = false;  // to the CPU: --device auto
+};
+
+/// Asks the driver where --device says so; `auto` is the CPU where there is no GPU, and the log
+/// says why. kDevice: the device that was asked for is not there. `cpu` asks nobody and takes no
+/// time.
+Result<DeviceChoice> choose_device(const ServerOptions& options);
+
+struct LoadedCompute {
+  std::shared_ptr<ComputeModel> model;  // the sessions' too: ComputeModel says why
+  std::optional<DeviceReport> device;   // of a GPU
+};
+
+/// Loads the model onto the device, with a progress bar. A GPU that lacks a library or memory is
+/// passed over with one warning where the choice allows it.
+Result<LoadedCompute> load_compute(const ServerOptions& options, const DeviceChoice& choice,
+                                   const ModelSource& source);
+
+}  // namespace airlock

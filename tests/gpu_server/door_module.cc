@@ -1,0 +1,114 @@
+// A module for gpu_server --cuda-module that needs no GPU: it computes on the CPU, or fails as
+// AIRLOCK_DOOR_MODULE says.
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+
+#include "base/version.h"
+#include "gpu_server/cuda_module_abi.h"
+#include "runtime/cpu/cpu_backend.h"
+
+namespace airlock::testing {
+namespace {
+
+std::string_view mode() {
+  const char* text = std::getenv("AIRLOCK_DOOR_MODULE");
+  return text == nullptr ? "" : text;
+}
+
+const Status kLost(StatusCode::kDevice, "door: the device is lost");
+
+struct Life {
+  std::atomic<int> ops{0};
+  std::atomic<bool> lost{false};
+};
+
+/// An op that never ends, as on a device that hangs.
+class Stuck : public Pending {
+ public:
+  MutableTensorView input(std::size_t) override { return {}; }
+  Status submit() override { return {}; }
+  bool done() override { return true; }
+  Status wait() override {
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+  TensorView result(std::size_t) const override { return {}; }
+  OpTiming timing() const override { return {}; }
+};
+
+class DoorBackend : public Backend {
+ public:
+  DoorBackend(std::shared_ptr<Life> life, std::unique_ptr<Backend> cpu)
+      : life_(std::move(life)), cpu_(std::move(cpu)) {}
+  const BackendInfo& info() const override { return cpu_->info(); }
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
+                                           Deadline deadline) override {
+    constexpr int kLastGoodOp = 3;
+    if ((mode() == "lost" || mode() == "stuck") && life_->ops.fetch_add(1) >= kLastGoodOp) {
+      life_->lost.store(true);
+      if (mode() == "stuck") return std::unique_ptr<Pending>(std::make_unique<Stuck>());
+      return kLost;
+    }
+    return cpu_->prepare(spec, operands, deadline);
+  }
+
+ private:
+  std::shared_ptr<Life> life_;  // the model's: whichever of the two goes last
+  std::unique_ptr<Backend> cpu_;
+};
+
+class DoorModel : public CudaModel {
+ public:
+  DoorModel(std::shared_ptr<CpuModel> cpu, int ordinal)
+      : cpu_(std::move(cpu)), info_(cpu_->info()) {
+    info_.device = "cuda:" + std::to_string(ordinal) + " NVIDIA Door";
+  }
+  const BackendInfo& info() const override { return info_; }
+  const CudaDeviceInfo& device() const override { return device_; }
+  Result<std::unique_ptr<Backend>> make_backend(std::span<const std::span<std::byte>>) override {
+    return std::unique_ptr<Backend>(std::make_unique<DoorBackend>(life_, cpu_->make_backend()));
+  }
+  Status health() const override { return life_->lost.load() ? kLost : Status(); }
+
+ private:
+  std::shared_ptr<CpuModel> cpu_;
+  BackendInfo info_;
+  CudaDeviceInfo device_{"NVIDIA Door", "13.0", "13.1", "13.2", std::size_t{5} << 30};
+  std::shared_ptr<Life> life_ = std::make_shared<Life>();
+};
+
+Result<std::shared_ptr<CudaModel>> create(const ModelSource& model, const CudaOptions& options) {
+  if (mode() == "old_driver")
+    return Status(StatusCode::kDevice, "door: the driver knows CUDA 11.0, 13.0 is needed");
+  if (mode() == "no_memory")
+    return Status(StatusCode::kResourceExhausted, "door: the weights need 9 GiB, 3 GiB are free");
+  if (mode() == "bad_model") return Status(StatusCode::kInvalidInput, "door: a tensor is bad");
+  if (options.warn) options.warn(options.tf32 ? "door: tf32 is on" : "door: tf32 is off");
+  CpuOptions cpu;
+  cpu.dtype = options.dtype;
+  cpu.threads = options.threads;
+  cpu.progress = options.progress;
+  ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> made, CpuModel::create(model, cpu));
+  return std::shared_ptr<CudaModel>(std::make_shared<DoorModel>(std::move(made), options.device));
+}
+
+}  // namespace
+}  // namespace airlock::testing
+
+extern "C" const airlock::CudaModule* airlock_cuda_module() {
+  using airlock::testing::mode;
+  static airlock::CudaModule module;
+  module = {airlock::kCudaModuleAbi, airlock::kVersion, airlock::testing::create};
+  if (mode() == "nothing") return nullptr;
+  if (mode() == "other_abi") module.abi = 4711;
+  if (mode() == "other_version") module.version = "0.0.99";
+  if (mode() == "no_version") module.version = nullptr;
+  if (mode() == "no_create") module.create = nullptr;
+  return &module;
+}
