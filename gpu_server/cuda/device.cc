@@ -1,0 +1,167 @@
+#include "gpu_server/cuda/device.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+namespace airlock::cuda {
+
+namespace {
+
+// After these, CUDA answers every call of the process with the same error.
+constexpr std::array kLasting = {
+    cudaErrorIllegalAddress,
+    cudaErrorLaunchFailure,
+    cudaErrorLaunchTimeout,
+    cudaErrorHardwareStackError,
+    cudaErrorIllegalInstruction,
+    cudaErrorMisalignedAddress,
+    cudaErrorInvalidAddressSpace,
+    cudaErrorInvalidPc,
+    cudaErrorAssert,
+    cudaErrorECCUncorrectable,
+    cudaErrorNvlinkUncorrectable,
+    cudaErrorContextIsDestroyed,
+    cudaErrorDevicesUnavailable,
+    cudaErrorUnknown,
+    cudaErrorExternalDevice,
+    cudaErrorCudartUnloading,
+};
+
+std::string version_text(int version) {
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+std::string blas_version_text(int version) {
+  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
+// Why a first call fails, for someone who just installed a driver.
+Status explain_start(cudaError_t error, std::string_view device) {
+  int driver = 0;
+  int runtime = 0;
+  (void)cudaDriverGetVersion(&driver);
+  (void)cudaRuntimeGetVersion(&runtime);
+  (void)cudaGetLastError();
+  if (error == cudaErrorInsufficientDriver || (driver != 0 && driver / 1000 < runtime / 1000)) {
+    return {StatusCode::kDevice,
+            fmt::format("{}: the driver knows CUDA {}, this build needs {}: install a newer NVIDIA "
+                        "driver",
+                        device, version_text(driver), version_text(runtime))};
+  }
+  return {StatusCode::kDevice,
+          fmt::format("{}: {} ({})", device, cudaGetErrorString(error), cudaGetErrorName(error))};
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Device>> Device::open(int ordinal) {
+  std::shared_ptr<Device> device(new Device(ordinal));
+  device->label_ = fmt::format("cuda:{}", ordinal);
+  int count = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess)
+    return explain_start(error, device->label_);
+  if (ordinal < 0 || ordinal >= count) {
+    return Status(StatusCode::kDevice, fmt::format("{}: this machine has {} CUDA device{}",
+                                                   device->label_, count, count == 1 ? "" : "s"));
+  }
+  if (const cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess)
+    return explain_start(error, device->label_);
+  RETURN_IF_ERROR(device->describe());
+  return device;
+}
+
+Status Device::describe() {
+  cudaDeviceProp properties{};
+  RETURN_IF_ERROR(check(cudaGetDeviceProperties(&properties, ordinal_), "ask for its properties"));
+  int driver = 0;
+  int runtime = 0;
+  RETURN_IF_ERROR(check(cudaDriverGetVersion(&driver), "ask for the driver's version"));
+  RETURN_IF_ERROR(check(cudaRuntimeGetVersion(&runtime), "ask for the runtime's version"));
+  properties.name[sizeof(properties.name) - 1] = '\0';
+  info_.name = properties.name;
+  info_.driver = version_text(driver);
+  info_.runtime = version_text(runtime);
+  info_.memory_bytes = properties.totalGlobalMem;
+  label_ += " " + info_.name;
+  // https://docs.nvidia.com/cuda/cublas/: cublasSetWorkspace, 32 MiB from Hopper on, else 4 MiB.
+  constexpr int kHopper = 9;
+  workspace_bytes_ = std::size_t{properties.major >= kHopper ? 32U : 4U} << 20;
+  // Freed memory stays in the pool: what an op gives back the next one takes.
+  cudaMemPool_t pool = nullptr;
+  RETURN_IF_ERROR(check(cudaDeviceGetDefaultMemPool(&pool, ordinal_), "find its memory pool"));
+  std::uint64_t keep = ~std::uint64_t{0};
+  RETURN_IF_ERROR(check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep),
+                        "set up its memory pool"));
+  ASSIGN_OR_RETURN(const Blas blas, make_blas(*this));
+  int version = 0;
+  RETURN_IF_ERROR(check(cublasGetVersion(blas.get(), &version), "ask for cuBLAS's version"));
+  info_.cublas = blas_version_text(version);
+  return {};
+}
+
+Status Device::use() { return check(cudaSetDevice(ordinal_), "use the device"); }
+
+Result<std::size_t> Device::free_bytes() {
+  std::size_t free = 0;
+  std::size_t total = 0;
+  RETURN_IF_ERROR(check(cudaMemGetInfo(&free, &total), "ask for free memory"));
+  return free;
+}
+
+Status Device::check(cudaError_t error, std::string_view what) {
+  if (error == cudaSuccess) return {};
+  const std::string text = fmt::format("{}: {}: {} ({})", label_, what, cudaGetErrorString(error),
+                                       cudaGetErrorName(error));
+  if (std::ranges::find(kLasting, error) != kLasting.end()) return lose(text);
+  (void)cudaGetLastError();  // else the next call that looks would find it
+  if (error == cudaErrorMemoryAllocation) return {StatusCode::kResourceExhausted, text};
+  return {StatusCode::kDevice, text};
+}
+
+Status Device::check(cublasStatus_t status, std::string_view what) {
+  if (status == CUBLAS_STATUS_SUCCESS) return {};
+  const std::string text = fmt::format("{}: {}: {}", label_, what, cublasGetStatusName(status));
+  // "The GPU program failed to execute": what CUDA says after that, it says of every call.
+  if (status == CUBLAS_STATUS_EXECUTION_FAILED) return lose(text);
+  (void)cudaGetLastError();
+  if (status == CUBLAS_STATUS_ALLOC_FAILED) return {StatusCode::kResourceExhausted, text};
+  return {StatusCode::kDevice, text};
+}
+
+Status Device::lose(std::string_view why) {
+  const std::lock_guard lock(mutex_);
+  if (reason_.empty()) reason_ = why;
+  lost_.store(true, std::memory_order_release);
+  return {StatusCode::kDevice, reason_};
+}
+
+Status Device::health() const {
+  if (!lost()) return {};
+  const std::lock_guard lock(mutex_);
+  return {StatusCode::kDevice, reason_};
+}
+
+Result<Stream> make_stream(Device& device) {
+  cudaStream_t stream = nullptr;
+  RETURN_IF_ERROR(
+      device.check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "make a stream"));
+  return Stream(device, stream);
+}
+
+Result<Event> make_event(Device& device) {
+  cudaEvent_t event = nullptr;
+  RETURN_IF_ERROR(
+      device.check(cudaEventCreateWithFlags(&event, cudaEventDefault), "make an event"));
+  return Event(device, event);
+}
+
+Result<Blas> make_blas(Device& device) {
+  cublasHandle_t handle = nullptr;
+  RETURN_IF_ERROR(device.check(cublasCreate(&handle), "start cuBLAS"));
+  return Blas(device, handle);
+}
+
+}  // namespace airlock::cuda

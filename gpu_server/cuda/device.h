@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cublas_v2.h>
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "base/status.h"
+#include "gpu_server/cuda_module_abi.h"
+
+/// Internal to gpu_server/cuda.
+namespace airlock::cuda {
+
+/// One GPU, and whether it still works. An error that CUDA will not take back (an illegal address,
+/// a device that fell off the bus) makes it lost: from then on nothing calls CUDA any more, and
+/// memory and handles stay where they are. Thread-safe; outlives all that was made on it.
+class Device {
+ public:
+  /// kDevice: no such device, a driver older than the runtime, no permission.
+  static Result<std::shared_ptr<Device>> open(int ordinal);
+
+  const CudaDeviceInfo& info() const { return info_; }
+  /// "cuda:0 NVIDIA H100 80GB HBM3"
+  const std::string& label() const { return label_; }
+  /// By architecture: what cuBLAS recommends.
+  std::size_t workspace_bytes() const { return workspace_bytes_; }
+  /// Makes it the calling thread's device. Each thread, before anything else.
+  Status use();
+  Result<std::size_t> free_bytes();
+
+  /// What came of a call; `what` says in a few words what was tried. Out of memory is
+  /// kResourceExhausted, all else kDevice.
+  Status check(cudaError_t error, std::string_view what);
+  Status check(cublasStatus_t status, std::string_view what);
+  /// The device is lost, for this reason; the first one stays.
+  Status lose(std::string_view why);
+  bool lost() const { return lost_.load(std::memory_order_acquire); }
+  /// Ok, or kDevice with why it was lost.
+  Status health() const;
+
+ private:
+  explicit Device(int ordinal) : ordinal_(ordinal) {}
+  Status describe();
+
+  const int ordinal_;
+  CudaDeviceInfo info_;
+  std::string label_;
+  std::size_t workspace_bytes_ = 0;
+  std::atomic<bool> lost_{false};  // set after reason_ is; pairs with lost()
+  mutable std::mutex mutex_;
+  std::string reason_;  // guarded by mutex_
+};
+
+/// Owns a CUDA handle: destroyed with `kDestroy`, unless its device is lost. One thread.
+template <typename T, auto kDestroy>
+class Handle {
+ public:
+  Handle() = default;
+  Handle(Device& device, T value) : device_(&device), value_(value) {}
+  Handle(Handle&& other) noexcept
+      : device_(other.device_), value_(std::exchange(other.value_, nullptr)) {}
+  Handle& operator=(Handle&& other) noexcept {
+    std::swap(device_, other.device_);
+    std::swap(value_, other.value_);
+    return *this;
+  }
+  ~Handle() {
+    if (value_ != nullptr && !device_->lost()) (void)device_->check(kDestroy(value_), "destroy");
+  }
+  T get() const { return value_; }
+
+ private:
+  Device* device_ = nullptr;
+  T value_ = nullptr;
+};
+
+using Stream = Handle<cudaStream_t, cudaStreamDestroy>;
+using Event = Handle<cudaEvent_t, cudaEventDestroy>;
+using Blas = Handle<cublasHandle_t, cublasDestroy>;
+
+Result<Stream> make_stream(Device& device);
+/// Timed: its place in a stream has a time.
+Result<Event> make_event(Device& device);
+Result<Blas> make_blas(Device& device);
+
+}  // namespace airlock::cuda

@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "gpu_server/cuda/session.h"
+
+/// Internal to gpu_server/cuda.
+namespace airlock::cuda {
+
+/// A tensor of an op on the host: the caller's memory, or memory of the session's pool.
+struct HostTensor {
+  std::byte* data = nullptr;
+  TensorDesc desc;
+  bool pinned = false;
+};
+
+/// A result on the device: rows of `width_bytes`, each `pitch_bytes` after the one before.
+struct DeviceResult {
+  const std::byte* data = nullptr;
+  std::size_t pitch_bytes = 0;
+  std::size_t width_bytes = 0;
+  std::size_t rows = 0;
+};
+
+/// What one op queues on the device, from its operands' copies to its results'. It runs on a lane
+/// that is its own from start() until it is over. Never waits, except for a piece of pinned memory
+/// to become free. One thread.
+class OpWork {
+ public:
+  OpWork(SessionDevice& session, const OpSpec& spec) : session_(session), spec_(spec) {}
+
+  std::vector<HostTensor> inputs;
+  std::vector<HostTensor> results;
+
+  /// Reads and checks what must be known before anything is queued (token ids).
+  Status check();
+  /// Queues everything, or as much as it can before something fails: then what was queued is still
+  /// under way, and drain is the way to its end.
+  Status start(Lane& lane);
+  /// Whether all of it is over and the results lie where they should. Moves on copies that go
+  /// through pinned pieces.
+  Result<bool> advance();
+  /// After advance() gave true.
+  Result<OpTiming> device_times() const;
+
+ private:
+  /// A part of a result on its way through a pinned piece.
+  struct Part {
+    DeviceResult from;
+    std::byte* to = nullptr;
+  };
+
+  Status reserve(GrowingBuffer& buffer, std::size_t bytes, const Stream& stream);
+  Status record(const Event& event, const Stream& stream);
+  Status copy_in();
+  Status copy_operand(const std::byte* from, std::size_t bytes, bool pinned, std::byte* to);
+  Status compute();
+  Status convert_operands();
+  Status embed();
+  Status linear();
+  Status multiply();
+  Status lm_head();
+  /// Room for a product's values [rows, columns] and, where they are of another type than what is
+  /// asked for, for the results.
+  Status plan_results();
+  Status convert_result(const std::byte* values, std::int64_t pitch, std::size_t index,
+                        std::byte* to);
+  Status copy_out();
+  Status copy_result(const DeviceResult& from, std::byte* to);
+  void split(const DeviceResult& from, std::byte* to);
+  Result<bool> advance_parts();
+
+  bool direct() const;
+  DType product_dtype() const;
+
+  SessionDevice& session_;
+  const OpSpec& spec_;
+  Lane* lane_ = nullptr;
+  std::vector<std::int32_t> ids_;     // of an embedding, checked
+  std::vector<std::byte*> operands_;  // on the device, of the weights' type (ids: int32)
+  std::vector<DeviceResult> device_results_;
+  std::vector<Part> parts_;  // of results that the device cannot copy by itself
+  std::size_t issued_ = 0;   // of parts_
+  std::size_t landed_ = 0;
+};
+
+}  // namespace airlock::cuda

@@ -1,0 +1,98 @@
+#include "gpu_server/cuda/products.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+
+namespace airlock::cuda {
+
+namespace {
+
+constexpr float kOne = 1.0F;
+constexpr float kZero = 0.0F;
+
+cudaDataType_t data_type(DType dtype) {
+  if (dtype == DType::kF16) return CUDA_R_16F;
+  return dtype == DType::kBF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+bool fits_int(std::int64_t value) { return value > 0 && value <= std::numeric_limits<int>::max(); }
+
+}  // namespace
+
+Result<Products> Products::make(Device& device, cudaStream_t stream, bool tf32) {
+  Products made(device);
+  ASSIGN_OR_RETURN(made.workspace_,
+                   DeviceMemory::allocate(device, device.workspace_bytes(), "cuBLAS"));
+  ASSIGN_OR_RETURN(made.blas_, make_blas(device));
+  const cublasHandle_t blas = made.blas_.get();
+  RETURN_IF_ERROR(device.check(cublasSetStream(blas, stream), "set cuBLAS's stream"));
+  // After the stream: setting that takes the workspace away.
+  RETURN_IF_ERROR(
+      device.check(cublasSetWorkspace(blas, made.workspace_.data(), device.workspace_bytes()),
+                   "set cuBLAS's workspace"));
+  const int mode = (tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH) |
+                   CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+  RETURN_IF_ERROR(device.check(cublasSetMathMode(blas, static_cast<cublasMath_t>(mode)),
+                               "set cuBLAS's precision"));
+  return made;
+}
+
+// cuBLAS counts by columns: a row-major matrix is to it the transposed one. So y^T = W x^T, with
+// W's rows as columns (transposed back) and x's rows as columns.
+Status Products::linear(const std::byte* x, std::int64_t rows, const DeviceWeight& w, DType dtype,
+                        ProductResult y) {
+  if (!fits_int(rows) || !fits_int(w.n) || !fits_int(w.k))
+    return {StatusCode::kInvalidInput, fmt::format("{} rows are too many", rows)};
+  const int n = static_cast<int>(w.n);
+  const int m = static_cast<int>(rows);
+  const int k = static_cast<int>(w.k);
+  return device_->check(
+      cublasGemmEx(blas_.get(), CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &kOne, w.data, data_type(dtype),
+                   k, x, data_type(dtype), k, &kZero, y.data, data_type(y.dtype), n,
+                   CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+      fmt::format("multiply [{}, {}] by [{}, {}]", m, k, k, n));
+}
+
+Status Products::matmul(const std::byte* a, const Shape& a_shape, const std::byte* b,
+                        const Shape& b_shape, Transpose transpose, DType dtype, ProductResult c) {
+  const std::int64_t heads = a_shape[0];
+  const std::int64_t groups = b_shape[0];
+  std::int64_t m = a_shape[transpose == Transpose::kA ? 2 : 1];
+  const std::int64_t k = a_shape[transpose == Transpose::kA ? 1 : 2];
+  const std::int64_t n = b_shape[transpose == Transpose::kB ? 1 : 2];
+  std::int64_t per_call = groups;  // products in one call
+  std::int64_t calls = 1;          // one a group where its heads share a b that cannot be stacked
+  std::int64_t b_stride = k * n;   // 0: every product meets the same b
+  if (transpose != Transpose::kA) {
+    m *= heads / groups;  // a group's heads lie one behind the other: rows of one matrix
+  } else if (heads != groups) {
+    per_call = heads / groups;
+    calls = groups;
+    b_stride = 0;
+  }
+  if (!fits_int(m) || !fits_int(n) || !fits_int(k) || !fits_int(per_call))
+    return {StatusCode::kInvalidInput,
+            fmt::format("{} x {} is too large", a_shape.to_string(), b_shape.to_string())};
+  const auto type = data_type(dtype);
+  const auto element = static_cast<std::int64_t>(dtype_bytes(dtype));
+  const auto result_element = static_cast<std::int64_t>(dtype_bytes(c.dtype));
+  const auto op_b = transpose == Transpose::kB ? CUBLAS_OP_T : CUBLAS_OP_N;
+  const auto op_a = transpose == Transpose::kA ? CUBLAS_OP_T : CUBLAS_OP_N;
+  const int ld_b = static_cast<int>(transpose == Transpose::kB ? k : n);
+  const int ld_a = static_cast<int>(transpose == Transpose::kA ? m : k);
+  for (std::int64_t call = 0; call < calls; ++call) {
+    RETURN_IF_ERROR(
+        device_->check(cublasGemmStridedBatchedEx(
+                           blas_.get(), op_b, op_a, static_cast<int>(n), static_cast<int>(m),
+                           static_cast<int>(k), &kOne, b + call * k * n * element, type, ld_b,
+                           b_stride, a + call * per_call * m * k * element, type, ld_a, m * k,
+                           &kZero, c.data + call * per_call * m * n * result_element,
+                           data_type(c.dtype), static_cast<int>(n), m * n,
+                           static_cast<int>(per_call), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                       fmt::format("multiply {} by {}", a_shape.to_string(), b_shape.to_string())));
+  }
+  return {};
+}
+
+}  // namespace airlock::cuda

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+
+#include "gpu_server/cuda/device.h"
+#include "gpu_server/cuda/memory.h"
+#include "gpu_server/cuda/weights.h"
+#include "proto/op.h"
+
+/// Internal to gpu_server/cuda.
+namespace airlock::cuda {
+
+/// Where a product's values go: row-major, of `dtype`: the operands' type or fp32.
+struct ProductResult {
+  std::byte* data = nullptr;
+  DType dtype = DType::kF32;
+};
+
+/// A cuBLAS handle with a workspace of its own on one stream. Products are fp32 accumulations,
+/// never reduced in a narrower type; with `tf32` fp32 operands may be rounded to TF32. Queues and
+/// returns. One thread.
+class Products {
+ public:
+  static Result<Products> make(Device& device, cudaStream_t stream, bool tf32);
+
+  /// y [rows, w.n] = x [rows, w.k] x W^T; `dtype` is x's and W's.
+  Status linear(const std::byte* x, std::int64_t rows, const DeviceWeight& w, DType dtype,
+                ProductResult y);
+  /// The matmul op: a [heads, m, k] and b [groups, k, n] of one `dtype`, one of them perhaps
+  /// transposed, as `a_shape` and `b_shape` (checked by op_results()) say. No head of b is ever
+  /// copied.
+  Status matmul(const std::byte* a, const Shape& a_shape, const std::byte* b, const Shape& b_shape,
+                Transpose transpose, DType dtype, ProductResult c);
+
+ private:
+  explicit Products(Device& device) : device_(&device) {}
+
+  Device* device_;
+  DeviceMemory workspace_;  // outlives the handle
+  Blas blas_;
+};
+
+}  // namespace airlock::cuda

@@ -1,0 +1,69 @@
+#include "gpu_server/cuda/session.h"
+
+#include <algorithm>
+
+#include "gpu_server/cuda/wait.h"
+
+namespace airlock::cuda {
+
+namespace {
+constexpr std::chrono::seconds kCloseTimeout{5};
+}  // namespace
+
+Status SessionDevice::open(std::span<const std::span<std::byte>> memory) {
+  RETURN_IF_ERROR(device.use());
+  for (Stream* stream : {&in, &compute, &out}) {
+    ASSIGN_OR_RETURN(*stream, make_stream(device));
+  }
+  for (Lane& lane : lanes) {
+    for (Event* event : {&lane.in_begin, &lane.in_end, &lane.compute_begin, &lane.compute_end,
+                         &lane.out_begin, &lane.out_end}) {
+      ASSIGN_OR_RETURN(*event, make_event(device));
+    }
+  }
+  ASSIGN_OR_RETURN(products, Products::make(device, compute.get(), shared->tf32));
+  for (const std::span<std::byte> segment : memory) {
+    auto registration = Registration::make(device, segment);
+    if (registration.ok()) {
+      segments.push_back(std::move(registration).value());
+    } else if (device.lost()) {
+      return registration.status();
+    } else {
+      shared->warn_unpinned();
+    }
+  }
+  return {};
+}
+
+SessionDevice::~SessionDevice() {
+  // Another thread may end a session than the one that ran it.
+  if (device.lost() || !device.use().ok() || out.get() == nullptr) return;
+  (void)drain(Deadline::after(kCloseTimeout));
+  trim();
+  (void)drain(Deadline::after(kCloseTimeout));
+}
+
+Status SessionDevice::drain(Deadline deadline) {
+  return wait_for_streams(device, std::array{in.get(), compute.get(), out.get()}, deadline);
+}
+
+bool SessionDevice::is_pinned(const std::byte* data, std::size_t bytes) const {
+  return std::ranges::any_of(
+      segments, [&](const Registration& segment) { return segment.covers(data, bytes); });
+}
+
+Lane* SessionDevice::free_lane() {
+  const auto lane = std::ranges::find(lanes, false, &Lane::taken);
+  return lane == lanes.end() ? nullptr : &*lane;
+}
+
+void SessionDevice::trim() {
+  for (Lane& lane : lanes) {
+    if (lane.taken) continue;
+    (void)lane.in.release(in.get());
+    (void)lane.converted.release(compute.get());
+    (void)lane.out.release(compute.get());
+  }
+}
+
+}  // namespace airlock::cuda

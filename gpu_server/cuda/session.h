@@ -1,0 +1,88 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "gpu_server/cuda/memory.h"
+#include "gpu_server/cuda/products.h"
+#include "gpu_server/cuda/staging.h"
+#include "gpu_server/cuda/weights.h"
+#include "runtime/backend.h"
+
+/// Internal to gpu_server/cuda.
+namespace airlock::cuda {
+
+/// What all sessions share. Never changes once made, but for `told`.
+struct Shared {
+  std::shared_ptr<Device> device;  // first: it outlives the weights
+  DeviceWeights weights;
+  BackendInfo info;
+  bool tf32 = false;
+  std::function<void(const std::string&)> warn;
+  std::atomic<bool> told{false};  // that memory could not be pinned: once a server
+
+  void warn_unpinned() {
+    if (!told.exchange(true, std::memory_order_relaxed) && warn) {
+      warn(
+          "host memory could not be pinned (the limit on locked memory, ulimit -l?): tensors are "
+          "copied to and from the GPU more slowly");
+    }
+  }
+};
+
+/// Device memory and events of one op under way.
+struct Lane {
+  explicit Lane(Device& device) : in(device), converted(device), out(device) {}
+
+  GrowingBuffer in;         // operands as they came; grows on the in stream
+  GrowingBuffer converted;  // operands in the weights' type; grows on the compute stream
+  GrowingBuffer out;        // results; grows on the compute stream
+  // Each pair encloses what the op has queued on one stream.
+  Event in_begin, in_end, compute_begin, compute_end, out_begin, out_end;
+  bool taken = false;
+};
+
+/// One session's streams, lanes, pinned memory and cuBLAS handle: what its ops run on. One thread.
+///
+///   in       [copy op 1][copy op 2]        [copy op 3]
+///   compute             [op 1     ][op 2       ][op 3 ...
+///   out                            [copy op 1]  [copy op 2]
+struct SessionDevice {
+  static constexpr std::size_t kLanes = 2;
+
+  explicit SessionDevice(std::shared_ptr<Shared> model)
+      : shared(std::move(model)),
+        device(*shared->device),
+        lanes{Lane(device), Lane(device)},
+        stage_in(device),
+        stage_out(device),
+        pool(device) {}
+  ~SessionDevice();
+  SessionDevice(const SessionDevice&) = delete;
+  SessionDevice& operator=(const SessionDevice&) = delete;
+
+  Status open(std::span<const std::span<std::byte>> segments);
+  /// Nothing is queued on any stream any more, or the device is lost.
+  Status drain(Deadline deadline);
+  /// Lies in memory that the device copies by itself.
+  bool is_pinned(const std::byte* data, std::size_t bytes) const;
+  Lane* free_lane();
+  /// Gives the idle lanes' memory back; for an op that found none.
+  void trim();
+
+  std::shared_ptr<Shared> shared;
+  Device& device;
+  Stream in, compute, out;
+  std::optional<Products> products;  // on the compute stream
+  std::array<Lane, kLanes> lanes;
+  std::vector<Registration> segments;
+  Staging stage_in, stage_out;
+  HostPool pool;
+};
+
+}  // namespace airlock::cuda
