@@ -1,0 +1,140 @@
+#include "bench/cuda/bare_gemm.h"
+
+#include <algorithm>
+#include <span>
+
+#include "base/check.h"
+#include "bench/cuda/bench_model.h"
+#include "bench/cuda/check.h"
+
+namespace airlock::bench {
+
+namespace {
+
+constexpr std::size_t kWorkspaceBytes = std::size_t{64} << 20;
+constexpr std::size_t kPatternBytes = std::size_t{16} << 20;
+
+cudaDataType_t cuda_type(DType dtype) {
+  switch (dtype) {
+    case DType::kBF16:
+      return CUDA_R_16BF;
+    case DType::kF16:
+      return CUDA_R_16F;
+    default:
+      return CUDA_R_32F;
+  }
+}
+
+/// Random numbers on the device, a block of them over and over.
+void fill_device(const DeviceBuffer& buffer, std::size_t size, DType dtype) {
+  std::vector<std::byte> pattern(std::min(size, kPatternBytes));
+  fill_random(pattern, dtype, size);
+  for (std::size_t done = 0; done < size; done += pattern.size()) {
+    must(cudaMemcpy(buffer.data() + done, pattern.data(), std::min(pattern.size(), size - done),
+                    cudaMemcpyHostToDevice),
+         "cudaMemcpy");
+  }
+}
+
+/// cuBLAS set up as the module has it: its own workspace, no reduced-precision reductions, no TF32.
+class Cublas {
+ public:
+  explicit Cublas(cudaStream_t stream) : workspace_(kWorkspaceBytes) {
+    must(cublasCreate(&handle_), "cublasCreate");
+    must(cublasSetStream(handle_, stream), "cublasSetStream");
+    must(cublasSetWorkspace(handle_, workspace_.data(), kWorkspaceBytes), "cublasSetWorkspace");
+    const int mode = CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    must(cublasSetMathMode(handle_, static_cast<cublasMath_t>(mode)), "cublasSetMathMode");
+  }
+  ~Cublas() { cublasDestroy(handle_); }
+  Cublas(const Cublas&) = delete;
+  Cublas& operator=(const Cublas&) = delete;
+  cublasHandle_t get() const { return handle_; }
+
+ private:
+  DeviceBuffer workspace_;
+  cublasHandle_t handle_ = nullptr;
+};
+
+/// The operands of one product on the device. cuBLAS is column-major: c^T = b' a^T.
+class Gemm {
+ public:
+  explicit Gemm(const Product& product)
+      : p_(product),
+        a_bytes_(bytes_of(p_.m * p_.k, p_.operands)),
+        b_bytes_(bytes_of(p_.n * p_.k, p_.operands)),
+        a_(a_bytes_),
+        b_(b_bytes_),
+        c_(bytes_of(p_.m * p_.n, p_.result)) {
+    fill_device(a_, a_bytes_, p_.operands);
+    fill_device(b_, b_bytes_, p_.operands);
+  }
+
+  void queue(cublasHandle_t handle) const {
+    const float one = 1;
+    const float zero = 0;
+    const auto m = static_cast<int>(p_.m);
+    const auto n = static_cast<int>(p_.n);
+    const auto k = static_cast<int>(p_.k);
+    const cublasOperation_t b_op = p_.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const int b_step = p_.b_transposed ? k : n;
+    const cudaDataType_t in = cuda_type(p_.operands);
+    const cudaDataType_t out = cuda_type(p_.result);
+    if (p_.batch == 1) {
+      must(cublasGemmEx(handle, b_op, CUBLAS_OP_N, n, m, k, &one, b_.data(), in, b_step, a_.data(),
+                        in, k, &zero, c_.data(), out, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+           "cublasGemmEx");
+    } else {
+      must(cublasGemmStridedBatchedEx(handle, b_op, CUBLAS_OP_N, n, m, k, &one, b_.data(), in,
+                                      b_step, p_.n * p_.k, a_.data(), in, k, p_.m * p_.k, &zero,
+                                      c_.data(), out, n, p_.m * p_.n, static_cast<int>(p_.batch),
+                                      CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+           "cublasGemmStridedBatchedEx");
+    }
+  }
+
+ private:
+  std::size_t bytes_of(std::int64_t elements, DType dtype) const {
+    return static_cast<std::size_t>(p_.batch * elements) * dtype_bytes(dtype);
+  }
+
+  Product p_;
+  std::size_t a_bytes_;
+  std::size_t b_bytes_;
+  DeviceBuffer a_;
+  DeviceBuffer b_;
+  DeviceBuffer c_;
+};
+
+}  // namespace
+
+BareTimes time_bare(const Product& product, int calls) {
+  CHECK(calls > 0);
+  constexpr int kWarmUp = 5;
+  const Stream stream;
+  const Cublas cublas(stream.get());
+  const Gemm gemm(product);
+  for (int i = 0; i < kWarmUp; ++i) gemm.queue(cublas.get());
+  stream.wait();
+
+  BareTimes times;
+  std::vector<Event> starts(static_cast<std::size_t>(calls));
+  std::vector<Event> ends(static_cast<std::size_t>(calls));
+  for (std::size_t i = 0; i < starts.size(); ++i) {
+    starts[i].record(stream.get());
+    gemm.queue(cublas.get());
+    ends[i].record(stream.get());
+    stream.wait();  // as an op of the module, which starts on an idle device
+  }
+  for (std::size_t i = 0; i < starts.size(); ++i)
+    times.alone_ns.push_back(ends[i].ns_since(starts[i]));
+
+  starts[0].record(stream.get());
+  for (int i = 0; i < calls; ++i) gemm.queue(cublas.get());
+  ends[0].record(stream.get());
+  stream.wait();
+  times.in_a_row_ns = ends[0].ns_since(starts[0]) / calls;
+  return times;
+}
+
+}  // namespace airlock::bench
