@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""tools/gpu_check and tools/offline_bundle without a GPU. One scenario a run: gpu_check_test.py --bin-dir DIR SCENARIO;
+--list names them.
+
+Exit 0: it holds; 1: it does not; 77: skipped, with the reason."""
+import argparse
+import importlib.machinery
+import importlib.util
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
+sys.path.insert(0, os.path.join(ROOT, "tools", "gpu"))
+import golden  # noqa: E402 (found by the line above)
+import machine  # noqa: E402
+import measure  # noqa: E402
+import report  # noqa: E402
+import steps  # noqa: E402
+
+DEVICE_STEPS = "conformance,golden,pair,sanitizer,copies,ops,prefill"
+PASSING_SUITE = "echo '[  PASSED  ] 12 tests.'; echo '[  SKIPPED ] 1 test, listed below:'"
+LIMIT_S = 500
+
+
+class Skip(Exception):
+    pass
+
+
+class Machine:
+    """A folder with a PATH, a build directory and a toolkit of shell scripts, and gpu_check run in it."""
+
+    def __init__(self, folder, bin_dir):
+        self.folder, self.bin_dir = folder, bin_dir
+        self.path = os.path.join(folder, "path")
+        self.build = os.path.join(folder, "build")
+        self.json = os.path.join(folder, "out", "gpu.json")
+        os.makedirs(self.path)
+        os.makedirs(os.path.join(self.build, "bin"))
+        os.makedirs(os.path.join(folder, "toolkit", "lib64"))
+        self.script("toolkit/bin/nvcc", "echo 'Cuda compilation tools, release 13.0, V13.0.1'")
+        self.file("toolkit/lib64/libcublas.so.13")
+        self.file("build/bin/airlock_cuda.so")
+        os.symlink(os.path.join(folder, "toolkit", "bin", "nvcc"), os.path.join(self.path, "nvcc"))
+        self.script("path/cmake", "exit 0")
+
+    def file(self, name):
+        path = os.path.join(self.folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, "w", encoding="utf-8").close()
+        return path
+
+    def script(self, name, body):
+        path = self.file(name)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(f"#!/bin/sh\n{body}\n")
+        os.chmod(path, 0o755)
+
+    def with_gpu(self):
+        self.script("path/nvidia-smi", 'case "$*" in *driver_version*) echo "NVIDIA H100 80GB HBM3, 580.1, 81559, 9.0" ;; '
+                    '*) echo "1, 2, 3, 4, 5, 6, 7, 8, 9, 10" ;; esac')
+        return self
+
+    def check(self, *args, code=0, says="", env=None):
+        """What a run printed; its exit code and a part of what it says are as expected."""
+        environment = dict(os.environ, PATH=self.path + os.pathsep + os.environ["PATH"], **(env or {}))
+        done = subprocess.run([sys.executable, "-B", os.path.join(ROOT, "tools", "gpu_check"), "--build-dir", self.build,
+                               *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              env=environment, timeout=LIMIT_S, check=False)
+        assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}"
+        assert says in done.stdout, f"'{says}' was not said:\n{done.stdout}"
+        return done.stdout
+
+    def results(self):
+        with open(self.json, encoding="utf-8") as file:
+            self.data = json.load(file)
+        return {step["name"]: step["result"] for step in self.data["steps"]}
+
+
+def without_a_gpu_it_exits_with_77_and_one_sentence(box):
+    if machine.find_gpus()[0]:
+        raise Skip("this machine has a GPU")
+    box.check(code=77, says="gpu_check: there is no GPU to check: ")
+    assert not os.path.exists(box.json)
+
+
+def dry_run_says_what_it_would_run_and_needs_no_gpu(box):
+    said = box.check("--dry-run", "--steps", "configure,build," + DEVICE_STEPS, "--out", box.json)
+    for program in ("cuda_conformance_test", "gpu_server --device cuda", "--compare-local", "compute-sanitizer", "cuda_bench"):
+        assert "would run" in said and program in said, said
+    results = box.results()
+    assert results.pop("configure") == results.pop("build") == "passed"
+    assert set(results) == set(DEVICE_STEPS.split(",")) and set(results.values()) == {"not run"}
+
+
+def dry_run_configures_the_real_tree(box):
+    if None in (machine.find_toolkit()["nvcc"], machine.find_toolkit()["libcublas"]):
+        raise Skip("no CUDA toolkit with cuBLAS here")
+    shutil.rmtree(box.path)  # the real tools
+    box.check("--dry-run", "--steps", "configure", "--out", box.json)
+    with open(os.path.join(box.build, "CMakeCache.txt"), encoding="utf-8") as file:
+        assert "AIRLOCK_CUDA:STRING=ON" in file.read()
+    targets = subprocess.run(["cmake", "--build", box.build, "--target", "help"], capture_output=True, text=True, check=True)
+    for target in steps.TARGETS:
+        assert f"\n{target}: " in targets.stdout or f" {target}\n" in targets.stdout, f"there is no target {target}"
+
+
+def an_unknown_step_is_refused_with_2(box):
+    box.check("--steps", "build,polish", code=2, says="there is no step polish")
+    box.check("--tokens", "128;1024", code=2, says="is not a list of counts")
+    box.check("--device", "cpu", code=2, says="neither cuda nor cuda:N")
+
+
+def a_failed_build_leaves_the_rest_not_run_and_a_json(box):
+    box.with_gpu().script("path/cmake", 'case "$*" in *--build*) echo "error: broken.cc"; exit 3 ;; esac')
+    box.check("--steps", "configure,build,conformance,copies", "--out", box.json, code=1, says="error: broken.cc")
+    assert box.results() == {"configure": "passed", "build": "failed", "conformance": "not run", "copies": "not run"}
+    assert box.data["result"] == "failed"
+    assert box.data["steps"][2]["why"] == "the step 'build' failed"
+
+
+def a_failed_step_does_not_stop_the_others(box):
+    box.with_gpu().script("build/bin/cuda_conformance_test", "echo '[  FAILED  ] 1 test, listed below:'; exit 1")
+    box.script("path/compute-sanitizer", "echo --kernel-regex")
+    box.check("--steps", "conformance,sanitizer,ops", "--out", box.json, code=1, says="FAILED: conformance, ops")
+    assert box.results() == {"conformance": "failed", "sanitizer": "passed", "ops": "failed"}
+    assert "cuda_bench is not there" in box.data["steps"][2]["why"]
+    assert box.data["devices"][0]["name"] == "NVIDIA H100 80GB HBM3" and box.data["clocks"]["clocks.sm"] == "1"
+    assert box.data["commit"] and "--steps conformance,sanitizer,ops" in box.data["command"]
+
+
+def a_suite_that_skipped_every_test_has_not_passed(box):
+    box.with_gpu().script("build/bin/cuda_conformance_test", "echo '[  PASSED  ] 0 tests.'; echo '[  SKIPPED ] 9 tests, listed:'")
+    box.check("--steps", "conformance", "--out", box.json, code=1, says="no test of the suite ran")
+    box.script("build/bin/cuda_conformance_test", PASSING_SUITE)
+    box.check("--steps", "conformance", "--out", box.json)
+    box.results()
+    assert box.data["steps"][0]["details"] == {"passed": 12, "skipped": 1}
+
+
+def the_sanitizer_is_limited_to_our_kernels_but_for_memcheck(box):
+    box.with_gpu().script("build/bin/cuda_conformance_test", PASSING_SUITE)
+    box.script("path/compute-sanitizer", f'echo "$*" >> {box.folder}/calls; echo "--kernel-regex"')
+    box.check("--steps", "sanitizer", "--out", box.json)
+    with open(os.path.join(box.folder, "calls"), encoding="utf-8") as file:
+        calls = [line for line in file if "--tool" in line]
+    assert len(calls) == 3 and ["kns=airlock" in line for line in calls] == [False, True, True], calls
+    box.script("path/compute-sanitizer", 'case "$*" in *initcheck*) exit 86 ;; esac; echo "--kernel-regex"')
+    box.check("--steps", "sanitizer", "--out", box.json, code=1, says="initcheck: failed")
+
+
+def a_program_that_hangs_is_ended_and_failed(box):
+    log = os.path.join(box.folder, "log")
+    try:
+        report.run(["sh", "-c", "echo begun; sleep 1000 & wait"], log, 1)
+    except report.Failed as fault:
+        assert "did not end within 1 s" in str(fault)
+    else:
+        raise AssertionError("a program that hangs passed")
+    with open(log, encoding="utf-8") as file:
+        assert file.read() == "begun\n"
+
+
+def write_npy(path, rows, vocab, values):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {vocab}), }}"
+    header += " " * (-(len(header) + 11) % 64) + "\n"
+    with open(path, "wb") as file:
+        file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + struct.pack(f"<{rows * vocab}f", *values))
+    return path
+
+
+def golden_logits_are_held_to_the_bounds_of_the_wire(box):
+    expected = write_npy(os.path.join(box.folder, "a.npy"), 2, 3, [1, 5, 2, 4, 1, 0])
+
+    def fault(wire, *values):
+        return golden.compare(expected, write_npy(os.path.join(box.folder, "b.npy"), 2, 3, values), wire)["fault"]
+
+    assert fault("fp32", 1, 5, 2, 4, 1, 0) == ""
+    assert fault("fp32", 1, 5.001, 2, 4, 1, 0).startswith("the largest error is 0.0002")
+    assert fault("bf16", 1, 5.001, 2, 4, 1, 0) == ""
+    assert "another top token at position 1" in fault("bf16", 1, 5, 2, 1, 4, 0)
+    assert "mean KL" in fault("bf16", 1.15, 4.9, 2.15, 4, 1, 0)
+    assert fault("fp32", 1, 5, float("nan"), 4, 1, 0) == "a logit is not finite"
+
+
+def ops_of_a_trace_are_split_by_what_they_compute(box):
+    path = os.path.join(box.folder, "trace.jsonl")
+    times = {"tee_ns": 1, "wire_ns": 2, "queue_ns": 3, "server_ns": 4}
+    records = [{}] + [dict(op="batch_linear", weights=[[0, name]], run=run, total_ns=total, **times)
+                      for name, run, total in (("q_proj", 0, 99), ("q_proj", 1, 10), ("q_proj", 2, 12), ("o_proj", 1, 7))]
+    records.append(dict(op="lm_head", run=1, total_ns=5, **times))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in records))
+    parts = measure.parts_of_ops(path)
+    assert {kind: (part["count"], part["total_ns"]) for kind, part in parts.items()} == {
+        "q_proj": (2, 11), "o_proj": (1, 7), "lm_head": (1, 5)}
+
+
+def cuda_bench_without_a_device_says_so_and_exits_with_5(box):
+    program = os.path.join(box.bin_dir, "cuda_bench")
+    if not os.path.exists(program):
+        raise Skip("cuda_bench is not built here (no CUDA toolkit)")
+    if machine.find_gpus()[0]:
+        raise Skip("this machine has a GPU")
+    done = subprocess.run([program, "copies"], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.returncode == 5 and done.stderr.startswith("cuda_bench: cudaSetDevice(0): "), done
+    assert done.stdout == ""
+
+
+def load_bundle():
+    loader = importlib.machinery.SourceFileLoader("offline_bundle", os.path.join(ROOT, "tools", "offline_bundle"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("offline_bundle", loader))
+    loader.exec_module(module)
+    return module
+
+
+def the_bundle_carries_what_install_deps_names_and_no_compiler(box):
+    if shutil.which("apt-get") is None:
+        raise Skip("no apt here")
+    bundle = load_bundle()
+    wanted = set(bundle.packages_of_install_deps())
+    assert {"g++", "cmake", "libzmq3-dev"} < wanted
+    try:
+        chosen = set(bundle.choose_packages(box.folder))
+    except SystemExit:
+        raise Skip("apt has no package lists here") from None
+    assert wanted - chosen == set(bundle.NOT_CARRIED)
+    assert {"libzmq5", "libsodium23", "libgssapi-krb5-2", "libdnnl2"} <= chosen
+    assert not {name for name in chosen if name.startswith(("gcc", "g++", "libc6", "libstdc++", "libboost"))}
+
+
+SCENARIOS = (without_a_gpu_it_exits_with_77_and_one_sentence, dry_run_says_what_it_would_run_and_needs_no_gpu,
+             dry_run_configures_the_real_tree, an_unknown_step_is_refused_with_2,
+             a_failed_build_leaves_the_rest_not_run_and_a_json, a_failed_step_does_not_stop_the_others,
+             a_suite_that_skipped_every_test_has_not_passed, the_sanitizer_is_limited_to_our_kernels_but_for_memcheck,
+             a_program_that_hangs_is_ended_and_failed, golden_logits_are_held_to_the_bounds_of_the_wire,
+             ops_of_a_trace_are_split_by_what_they_compute, cuda_bench_without_a_device_says_so_and_exits_with_5,
+             the_bundle_carries_what_install_deps_names_and_no_compiler)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bin-dir", default=os.path.join(ROOT, "build", "release", "bin"))
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("scenario", nargs="?")
+    args = parser.parse_args()
+    names = {scenario.__name__: scenario for scenario in SCENARIOS}
+    if args.list:
+        print("\n".join(names))
+        return 0
+    folder = tempfile.mkdtemp(prefix="airlock-gpu-check.")
+    try:
+        names[args.scenario](Machine(folder, os.path.abspath(args.bin_dir)))
+    except Skip as reason:
+        print(f"SKIPPED: {reason}")
+        return 77
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

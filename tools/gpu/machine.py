@@ -1,0 +1,124 @@
+"""What a machine with a GPU has: the toolkit, the device, its driver and clocks. Python's standard library only."""
+import ctypes
+import glob
+import os
+import re
+import shutil
+import subprocess
+
+TOOLKITS = ("/usr/local/cuda", "/usr/local/cuda-13.0", "/opt/cuda", "/usr/lib/cuda")
+
+
+def output_of(command, limit_s=30):
+    """stdout of a command that ends well within the limit, else None."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit_s,
+                              check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def find_program(name, folders=()):
+    """The first NAME on PATH or in `folders`, else None."""
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(folders) or os.devnull)
+
+
+def find_toolkit():
+    """{"nvcc", "version", "root", "libcublas"}, each None where it was not found."""
+    nvcc = find_program("nvcc", [os.path.join(root, "bin") for root in TOOLKITS])
+    found = {"nvcc": nvcc, "version": None, "root": None, "libcublas": None}
+    if nvcc is None:
+        return found
+    found["root"] = os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))
+    version = re.search(r"release ([0-9.]+)", output_of([nvcc, "--version"]) or "")
+    found["version"] = version.group(1) if version else None
+    folders = [found["root"] + "/lib64", found["root"] + "/lib", found["root"] + "/targets/x86_64-linux/lib",
+               "/usr/lib/x86_64-linux-gnu", "/usr/local/lib"]
+    for folder in folders:
+        libraries = sorted(glob.glob(os.path.join(folder, "libcublas.so*")))
+        if libraries:
+            found["libcublas"] = libraries[0]
+            break
+    return found
+
+
+def toolkit_says(found):
+    """The toolkit in one sentence."""
+    if found["nvcc"] is None:
+        return f"no nvcc on PATH nor in {', '.join(root + '/bin' for root in TOOLKITS)}"
+    if found["libcublas"] is None:
+        return f"{found['nvcc']} ({found['version']}), but no libcublas.so beside it: install cuBLAS of the same toolkit"
+    return f"CUDA {found['version']}: {found['nvcc']}, {found['libcublas']}"
+
+
+def gpus_by_smi():
+    """Devices as nvidia-smi lists them: [{"name", "driver", "memory_mib", "compute_capability"}], or None."""
+    smi = find_program("nvidia-smi", ["/usr/local/nvidia/bin", "/usr/lib/wsl/lib"])
+    if smi is None:
+        return None
+    text = output_of([smi, "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader,nounits"])
+    devices = []
+    for line in (text or "").splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) == 4:
+            devices.append(dict(zip(("name", "driver", "memory_mib", "compute_capability"), cells)))
+    return devices or None
+
+
+def gpus_by_driver():
+    """(devices as above, None), or (None, why): asks libcuda.so.1 itself. Makes no context."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None, "no driver library (libcuda.so.1) on this machine"
+    code = cuda.cuInit(0)
+    if code != 0:
+        return None, f"the driver refused to start: cuInit gave {code}"
+    count, version = ctypes.c_int(0), ctypes.c_int(0)
+    if cuda.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return None, "the driver is there, and no device"
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    devices = []
+    for ordinal in range(count.value):
+        name = ctypes.create_string_buffer(256)
+        if cuda.cuDeviceGetName(name, 256, ordinal) != 0:
+            return None, f"the driver does not name device {ordinal}"
+        driver = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+        devices.append({"name": name.value.decode(errors="replace"), "driver": driver})
+    return devices, None
+
+
+def find_gpus():
+    """(devices, None) or ([], why). nvidia-smi knows more; the driver's own word is what counts without it."""
+    devices = gpus_by_smi()
+    if devices:
+        return devices, None
+    devices, why = gpus_by_driver()
+    return devices or [], why
+
+
+def clocks():
+    """What nvidia-smi says of clocks and power at this moment, as {field: text}; {} without it."""
+    smi = find_program("nvidia-smi", ["/usr/local/nvidia/bin", "/usr/lib/wsl/lib"])
+    fields = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.draw", "power.limit", "temperature.gpu",
+              "persistence_mode", "pcie.link.gen.current", "pcie.link.width.current")
+    if smi is None:
+        return {}
+    text = output_of([smi, "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"])
+    cells = [cell.strip() for cell in (text or "").splitlines()[0].split(",")] if text else []
+    return dict(zip(fields, cells)) if len(cells) == len(fields) else {}
+
+
+def find_sanitizer(toolkit_root):
+    folders = [root + part for root in filter(None, (toolkit_root, *TOOLKITS))
+               for part in ("/bin", "/compute-sanitizer", "/extras/compute-sanitizer")]
+    return find_program("compute-sanitizer", folders)
+
+
+def cpu_name():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return "unknown"
