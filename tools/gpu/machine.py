@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 TOOLKITS = ("/usr/local/cuda", "/usr/local/cuda-13.0", "/opt/cuda", "/usr/lib/cuda")
 
@@ -24,31 +25,59 @@ def find_program(name, folders=()):
     return shutil.which(name) or shutil.which(name, path=os.pathsep.join(folders) or os.devnull)
 
 
+def python_wheels():
+    """Folders of NVIDIA's Python packages, which may hold the only cuBLAS of a machine."""
+    return sorted(folder for path in sys.path for folder in glob.glob(os.path.join(path, "nvidia", "*"))) + sorted(
+        glob.glob("/opt/*/.venv/lib/python3*/site-packages/nvidia/*"))
+
+
+def first_existing(names):
+    return next((found for name in names for found in sorted(glob.glob(name))), None)
+
+
 def find_toolkit():
-    """{"nvcc", "version", "root", "libcublas"}, each None where it was not found."""
+    """{"nvcc", "version", "root", "libcublas", "cublas_header"}, each None where it was not found."""
     nvcc = find_program("nvcc", [os.path.join(root, "bin") for root in TOOLKITS])
-    found = {"nvcc": nvcc, "version": None, "root": None, "libcublas": None}
+    found = {"nvcc": nvcc, "version": None, "root": None, "libcublas": None, "cublas_header": None}
     if nvcc is None:
         return found
-    found["root"] = os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))
+    found["root"] = root = os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))
     version = re.search(r"release ([0-9.]+)", output_of([nvcc, "--version"]) or "")
     found["version"] = version.group(1) if version else None
-    folders = [found["root"] + "/lib64", found["root"] + "/lib", found["root"] + "/targets/x86_64-linux/lib",
-               "/usr/lib/x86_64-linux-gnu", "/usr/local/lib"]
-    for folder in folders:
-        libraries = sorted(glob.glob(os.path.join(folder, "libcublas.so*")))
-        if libraries:
-            found["libcublas"] = libraries[0]
-            break
+    roots = [root, os.path.join(root, "targets", "x86_64-linux"), *python_wheels()]
+    libraries = [os.path.join(folder, lib) for folder in roots for lib in ("lib64", "lib")]
+    libraries += ["/usr/lib/x86_64-linux-gnu", "/usr/local/lib"]
+    found["libcublas"] = first_existing([os.path.join(folder, "libcublas.so*") for folder in libraries])
+    found["cublas_header"] = first_existing([os.path.join(folder, "include", "cublas_v2.h") for folder in (*roots, "/usr")])
     return found
+
+
+def toolkit_flags(found):
+    """Options for CMake where cuBLAS lies beside the toolkit, or without the name that a linker looks for."""
+    ours = os.path.join(found["root"], "")
+    if found["libcublas"].startswith(ours) and found["libcublas"].endswith(".so"):
+        return []
+    return [f"-DCUDA_cublas_LIBRARY={found['libcublas']}"]
+
+
+def toolkit_env(found, env):
+    """`env` with what a build needs of the toolkit: nvcc on PATH, cuBLAS's header where compilers look."""
+    env = dict(env)
+    if found["nvcc"]:
+        env["PATH"] = os.path.dirname(found["nvcc"]) + os.pathsep + env.get("PATH", "")
+    if found["cublas_header"] and not found["cublas_header"].startswith(os.path.join(found["root"], "")):
+        folder = os.path.dirname(found["cublas_header"])
+        env["CPLUS_INCLUDE_PATH"] = os.pathsep.join(filter(None, (env.get("CPLUS_INCLUDE_PATH"), folder)))
+    return env
 
 
 def toolkit_says(found):
     """The toolkit in one sentence."""
     if found["nvcc"] is None:
         return f"no nvcc on PATH nor in {', '.join(root + '/bin' for root in TOOLKITS)}"
-    if found["libcublas"] is None:
-        return f"{found['nvcc']} ({found['version']}), but no libcublas.so beside it: install cuBLAS of the same toolkit"
+    for what, key in (("libcublas.so", "libcublas"), ("cublas_v2.h", "cublas_header")):
+        if found[key] is None:
+            return f"{found['nvcc']} ({found['version']}), but no {what} with it: install cuBLAS of the same toolkit"
     return f"CUDA {found['version']}: {found['nvcc']}, {found['libcublas']}"
 
 
@@ -81,8 +110,8 @@ def gpus_by_driver():
     cuda.cuDriverGetVersion(ctypes.byref(version))
     devices = []
     for ordinal in range(count.value):
-        name = ctypes.create_string_buffer(256)
-        if cuda.cuDeviceGetName(name, 256, ordinal) != 0:
+        device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+        if cuda.cuDeviceGet(ctypes.byref(device), ordinal) != 0 or cuda.cuDeviceGetName(name, 256, device) != 0:
             return None, f"the driver does not name device {ordinal}"
         driver = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
         devices.append({"name": name.value.decode(errors="replace"), "driver": driver})

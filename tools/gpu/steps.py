@@ -37,9 +37,7 @@ class Context:
         self.bin = os.path.join(self.build, "bin")
         self.logs = os.path.join(self.build, "gpu_check")
         os.makedirs(self.logs, exist_ok=True)
-        self.env = dict(os.environ, OMP_WAIT_POLICY="passive")
-        if toolkit["nvcc"]:  # CMake looks for nvcc on PATH
-            self.env["PATH"] = os.path.dirname(toolkit["nvcc"]) + os.pathsep + self.env.get("PATH", "")
+        self.env = machine.toolkit_env(toolkit, dict(os.environ, OMP_WAIT_POLICY="passive"))
 
     def log(self, name):
         return os.path.join(self.logs, name)
@@ -102,14 +100,14 @@ def prefix_flags(prefix):
 def configure_command(context):
     generator = ["-G", "Ninja"] if shutil.which("ninja") else ["-G", "Unix Makefiles"]
     return ["cmake", "-S", ROOT, "-B", context.build, *generator, "-DCMAKE_BUILD_TYPE=Release", "-DAIRLOCK_CUDA=ON",
-            "-DAIRLOCK_BENCH=ON", *prefix_flags(context.args.prefix)]
+            "-DAIRLOCK_BENCH=ON", *machine.toolkit_flags(context.toolkit), *prefix_flags(context.args.prefix)]
 
 
 def configure(context):
     if shutil.which("cmake") is None:
         raise Failed("cmake is not here: install it (3.25 or newer; pip install cmake ninja will do)")
     toolkit = context.toolkit
-    if toolkit["nvcc"] is None or toolkit["libcublas"] is None:
+    if None in (toolkit["nvcc"], toolkit["libcublas"], toolkit["cublas_header"]):
         raise Failed(machine.toolkit_says(toolkit))
     run(configure_command(context), context.log("configure.log"), 120, context.env)
     return {"command": configure_command(context)}

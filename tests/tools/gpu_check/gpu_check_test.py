@@ -43,7 +43,8 @@ class Machine:
         os.makedirs(os.path.join(self.build, "bin"))
         os.makedirs(os.path.join(folder, "toolkit", "lib64"))
         self.script("toolkit/bin/nvcc", "echo 'Cuda compilation tools, release 13.0, V13.0.1'")
-        self.file("toolkit/lib64/libcublas.so.13")
+        self.file("toolkit/lib64/libcublas.so")
+        self.file("toolkit/include/cublas_v2.h")
         self.file("build/bin/airlock_cuda.so")
         os.symlink(os.path.join(folder, "toolkit", "bin", "nvcc"), os.path.join(self.path, "nvcc"))
         self.script("path/cmake", "exit 0")
@@ -98,7 +99,7 @@ def dry_run_says_what_it_would_run_and_needs_no_gpu(box):
 
 
 def dry_run_configures_the_real_tree(box):
-    if None in (machine.find_toolkit()["nvcc"], machine.find_toolkit()["libcublas"]):
+    if None in machine.find_toolkit().values():
         raise Skip("no CUDA toolkit with cuBLAS here")
     shutil.rmtree(box.path)  # the real tools
     box.check("--dry-run", "--steps", "configure", "--out", box.json)
@@ -107,6 +108,17 @@ def dry_run_configures_the_real_tree(box):
     targets = subprocess.run(["cmake", "--build", box.build, "--target", "help"], capture_output=True, text=True, check=True)
     for target in steps.TARGETS:
         assert f"\n{target}: " in targets.stdout or f" {target}\n" in targets.stdout, f"there is no target {target}"
+
+
+def a_cublas_beside_the_toolkit_is_named_to_cmake(box):
+    for name in ("toolkit/lib64/libcublas.so", "toolkit/include/cublas_v2.h"):
+        os.remove(os.path.join(box.folder, name))
+    library, header = box.file("wheels/nvidia/cu13/lib/libcublas.so.13"), box.file("wheels/nvidia/cu13/include/cublas_v2.h")
+    box.script("path/cmake", f'echo "$CPLUS_INCLUDE_PATH $*" > {box.folder}/call')
+    box.check("--dry-run", "--steps", "configure", env={"PYTHONPATH": os.path.join(box.folder, "wheels")})
+    with open(os.path.join(box.folder, "call"), encoding="utf-8") as file:
+        call = file.read()
+    assert f"-DCUDA_cublas_LIBRARY={library}" in call and os.path.dirname(header) in call.split()[0], call
 
 
 def an_unknown_step_is_refused_with_2(box):
@@ -234,7 +246,7 @@ def the_bundle_carries_what_install_deps_names_and_no_compiler(box):
 
 
 SCENARIOS = (without_a_gpu_it_exits_with_77_and_one_sentence, dry_run_says_what_it_would_run_and_needs_no_gpu,
-             dry_run_configures_the_real_tree, an_unknown_step_is_refused_with_2,
+             dry_run_configures_the_real_tree, a_cublas_beside_the_toolkit_is_named_to_cmake, an_unknown_step_is_refused_with_2,
              a_failed_build_leaves_the_rest_not_run_and_a_json, a_failed_step_does_not_stop_the_others,
              a_suite_that_skipped_every_test_has_not_passed, the_sanitizer_is_limited_to_our_kernels_but_for_memcheck,
              a_program_that_hangs_is_ended_and_failed, golden_logits_are_held_to_the_bounds_of_the_wire,
