@@ -32,6 +32,10 @@ struct OpTiming {
   std::uint64_t wire_ns = 0;     // the rest of total_ns
   std::uint64_t total_ns = 0;    // submit to checked reply, also where wait() was called later
   std::size_t slots_in_use = 0;  // of the ring, at submit, this op's among them
+  // Of server_ns, by the device's own clock, where they may overlap other ops; 0 on a CPU.
+  std::uint64_t copy_in_ns = 0;   // operands to the device
+  std::uint64_t compute_ns = 0;   // kernels
+  std::uint64_t copy_out_ns = 0;  // results back
 };
 
 /// Memory of the caller's for an op's operands and results. An empty span means: the backend

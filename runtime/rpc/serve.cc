@@ -22,6 +22,8 @@ constexpr std::chrono::seconds kReceiveSlice{1};  // how often an idle loop come
 /// Ops of one session that a backend works on at once: while one computes, the input of the next
 /// is on its way to the device.
 constexpr std::size_t kMostUnderWay = 2;
+/// How long a session whose device failed stays, so that its client can read why.
+constexpr std::chrono::seconds kLastWords{1};
 
 /// How a loop waits for one of two things: a short spin, then naps.
 class Patience {
@@ -39,18 +41,27 @@ class Patience {
 
 /// One request, from its receipt to its reply.
 struct Service {
+  Service() = default;
+  Service(Service&&) = default;
+  Service& operator=(Service&&) = delete;  // would drop the old message under its pending
+
+  /// Whether finish_first() has nothing to wait for.
+  bool done() {
+    return !status.ok() || pending == nullptr || pending->done() || deadline.expired();
+  }
+
   RequestHeader request;            // a private copy
   std::vector<TensorDesc> results;  // what it gives
   std::string stats_text;           // of the stats op
-  std::unique_ptr<ReceivedMessage> message;
-  std::unique_ptr<Message> reply;
-  std::unique_ptr<Pending> pending;  // null: nothing is computed
   Deadline deadline = Deadline::now();
   std::uint64_t received_ns = 0;
   std::uint64_t start_ns = 0;
   Status status;
-
-  bool done() { return !status.ok() || pending == nullptr || pending->done(); }
+  // Destroyed from the last: a device may read the message and write the reply until the pending
+  // is gone.
+  std::unique_ptr<ReceivedMessage> message;
+  std::unique_ptr<Message> reply;
+  std::unique_ptr<Pending> pending;  // null: nothing is computed
 };
 
 // One session's loop. A failed op gives an error reply; a Status out of here ends the session.
@@ -99,6 +110,12 @@ class Server {
                             dtype_name(inputs[i].dtype), inputs[i].shape.to_string(), sizes[i])};
       }
     }
+    const bool has_inputs = request_.spec.op != Op::kInit && request_.spec.op != Op::kStats &&
+                            request_.spec.op != Op::kPing;
+    if (!has_inputs && !sizes.empty()) {
+      return {StatusCode::kProtocolError,
+              fmt::format("{} carries tensors", op_name(request_.spec.op))};
+    }
     results_.clear();
     switch (request_.spec.op) {
       case Op::kInit:
@@ -117,11 +134,6 @@ class Server {
         results_ = std::move(results).value();
       }
     }
-    const bool has_inputs = request_.spec.op != Op::kInit && request_.spec.op != Op::kStats &&
-                            request_.spec.op != Op::kPing;
-    if (!has_inputs && !sizes.empty())
-      return {StatusCode::kProtocolError,
-              fmt::format("{} carries tensors", op_name(request_.spec.op))};
     return {};
   }
 
@@ -160,6 +172,7 @@ class Server {
     return {};
   }
 
+  /// Waits for the oldest op and answers it. Not ok: the session is over.
   Status finish_first() {
     Service service = std::move(under_way_.front());
     under_way_.pop_front();
@@ -187,7 +200,21 @@ class Server {
       service.reply = std::move(error_reply).value();
     }
     book(header, now_ns() - service.received_ns);
-    return no_taker(channel_.send(*service.reply, encode(header), service.deadline));
+    RETURN_IF_ERROR(no_taker(channel_.send(*service.reply, encode(header), service.deadline)));
+    if (service.status.code() != StatusCode::kDevice) return {};
+    let_client_leave();
+    return service.status;
+  }
+
+  /// No op will work any more. The client has been told and leaves by itself; where it does not,
+  /// the session ends all the same.
+  void let_client_leave() {
+    const Deadline deadline = Deadline::after(kLastWords);
+    while (!deadline.expired()) {
+      const auto dropped = channel_.receive(
+          [this](auto header, auto sizes) { return accept(header, sizes); }, deadline);
+      if (!dropped.ok()) return;
+    }
   }
 
   static Status no_taker(const Status& status) {

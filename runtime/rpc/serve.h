@@ -27,8 +27,13 @@ struct ServeContext {
 
 /// Serves requests from `channel` with `backend` until the session ends, and returns why:
 /// kUnavailable or kCancelled (the peer left, or shutdown; ordinary), kProtocolError (it spoke
-/// wrongly). An op that fails by itself (a bad token, no memory) is answered with its error and the
-/// loop goes on. One thread.
+/// wrongly), kDevice (an op failed with it, as every later one would; the client was told). An op
+/// that fails by itself (a bad token, no memory) is answered with its error and the loop goes on.
+///
+/// Two requests at most are begun and not answered: while one computes, the backend has the next
+/// one. Replies leave in the order of the requests. A request's slots go home once its op is done
+/// and before its reply leaves. Where the session ends with ops under way, they are abandoned. One
+/// thread.
 Status serve(Channel& channel, Backend& backend, const ServeContext& context,
              OpStatsTable& op_stats);
 
