@@ -1,8 +1,11 @@
 """Golden models over the pair: the runner's logits beside those of transformers. Python's standard library only."""
 import array
 import ast
+import glob
+import json
 import math
 import os
+import statistics
 import sys
 
 # Of the README beside the golden models: largest error over largest logit, and mean KL divergence, by wire dtype.
@@ -37,6 +40,15 @@ def models_below(*roots):
             if os.path.exists(os.path.join(root, name, "golden_logits.npy")):
                 found.append(os.path.join(root, name))
     return found
+
+
+def stored_dtype(folder):
+    """The type that most of a model's weights are stored in."""
+    path = sorted(glob.glob(os.path.join(folder, "*.safetensors")))[0]
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    types = [entry["dtype"] for name, entry in header.items() if name.endswith("_proj.weight")]
+    return {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}[statistics.mode(types)]
 
 
 def log_sum(row):

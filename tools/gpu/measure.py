@@ -96,8 +96,11 @@ def bench_ops(context):
 
 
 def op_kind(record):
-    """An op of a trace by what it computes: the first weight names a group."""
-    return record["weights"][0][1] if record.get("weights") else record["op"]
+    """An op of a trace by what it computes, in cuda_bench's words; the first weight names a group."""
+    if record["op"] == "matmul":
+        return "qk" if record.get("transpose") == "b" else "pv"
+    groups = {"q_proj": "qkv", "o_proj": "o", "gate_proj": "gate_up", "down_proj": "down"}
+    return groups.get(record["weights"][0][1], "linear") if record.get("weights") else record["op"]
 
 
 def parts_of_ops(trace_path):
@@ -114,36 +117,42 @@ def parts_of_ops(trace_path):
             for kind, records in groups.items()}
 
 
-def pair_run(context, tokens, attention):
-    """One server, one warm-up and ten counted prefills; what the ops of them took, by part."""
+def pair_round(context, cases, rows):
+    """One server; of each case a warm-up and ten counted prefills, and what the ops of two more took, by part."""
     with Processes(context, ("--synthetic", context.args.config)) as processes:
-        arguments = ("--random-tokens", tokens, "--seed", 1, "--wire", "bf16", "--attention", attention)
-        result, _ = processes.prefill(*arguments, "--repeat", 11)
-        trace = processes.pair.path("trace.jsonl")
-        processes.prefill(*arguments, "--repeat", 3, "--record", trace)
-        parts = parts_of_ops(trace)
-        served = processes.stop()
-    return result["runs_ns"][1:], parts, served
+        for case, row in zip(cases, rows):
+            tokens, attention = case
+            arguments = ("--random-tokens", tokens, "--seed", 1, "--wire", "bf16", "--attention", attention)
+            result, _ = processes.prefill(*arguments, "--repeat", 11)
+            row["pair_ns"] += result["runs_ns"][1:]
+            trace = processes.pair.path(f"{tokens}-{attention}.jsonl")
+            processes.prefill(*arguments, "--repeat", 3, "--record", trace)
+            row["ops_by_part"] = parts_of_ops(trace)
+        return processes.stop().get("host")
+
+
+def one_process_round(context, cases, rows):
+    """The same prefills by cuda_bench, which loads the model once for each way of attention."""
+    for attention in dict.fromkeys(attention for _, attention in cases):
+        result = cuda_bench(context, f"prefill-{attention}", "prefill", "--cuda-module", context.module(), "--config",
+                            context.args.config, "--dtype", "bf16", "--tokens", context.args.tokens, "--attention", attention)
+        for record in result["results"]:
+            rows[cases.index((record["tokens"], attention))]["one_process"].append(record)
 
 
 def bench_prefill(context):
     """The pair and the same backend in one process, in turn: pair, one process, pair, one process."""
-    rows, host = [], None
-    for attention in ("offload", "tee"):
-        for tokens in token_counts(context):
-            pair_ns, alone_ns, parts = [], [], {}
-            for _ in range(2):
-                runs, parts, served = pair_run(context, tokens, attention)
-                pair_ns += runs
-                host = served.get("host")
-                alone = cuda_bench(context, "prefill", "prefill", "--cuda-module", context.module(), "--config",
-                                   context.args.config, "--dtype", "bf16", "--tokens", tokens, "--attention", attention)
-                alone_ns.append(alone["results"][0])
-            pair_ms = statistics.median(pair_ns) / 1e6
-            alone_ms = statistics.median(record["wall_ns_median"] for record in alone_ns) / 1e6
-            rows.append({"tokens": tokens, "attention": attention, "wire": "bf16", "pair_ns": pair_ns,
-                         "one_process": alone_ns, "pair_ms_median": pair_ms, "one_process_ms_median": alone_ms,
-                         "over": pair_ms / alone_ms - 1, "ops_by_part": parts})
-            say(f"{tokens} tokens, {attention}: pair {pair_ms:.2f} ms, one process {alone_ms:.2f} ms "
-                f"({100 * rows[-1]['over']:+.1f} %)")
+    cases = [(tokens, attention) for attention in ("offload", "tee") for tokens in token_counts(context)]
+    rows = [{"tokens": tokens, "attention": attention, "wire": "bf16", "pair_ns": [], "one_process": []}
+            for tokens, attention in cases]
+    host = None
+    for _ in range(2):
+        host = pair_round(context, cases, rows)
+        one_process_round(context, cases, rows)
+    for row in rows:
+        pair_ms = statistics.median(row["pair_ns"]) / 1e6
+        alone_ms = statistics.median(record["wall_ns_median"] for record in row["one_process"]) / 1e6
+        row.update(pair_ms_median=pair_ms, one_process_ms_median=alone_ms, over=pair_ms / alone_ms - 1)
+        say(f"{row['tokens']} tokens, {row['attention']}: pair {pair_ms:.2f} ms, one process {alone_ms:.2f} ms "
+            f"({100 * row['over']:+.1f} %)")
     return {"config": os.path.relpath(context.args.config, ROOT), "rows": rows, "server_host": host}

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -91,9 +90,12 @@ def prefix_flags(prefix):
     if not prefix:
         return []
     libraries = os.path.join(prefix, "usr", "lib", "x86_64-linux-gnu")
+    # Compilers look here in / by themselves (OpenSSL has a header there), not in a prefix.
+    headers = os.path.join(prefix, "usr", "include", "x86_64-linux-gnu")
     # A RUNPATH would not be looked at for what libzmq itself needs; an RPATH is.
     flags = "-Wl,--disable-new-dtags"
     return [f"-DCMAKE_PREFIX_PATH={os.path.join(prefix, 'usr')}", f"-DCMAKE_BUILD_RPATH={libraries}",
+            f'-DCMAKE_CXX_FLAGS=-isystem "{headers}"',
             *(f"-DCMAKE_{kind}_LINKER_FLAGS={flags}" for kind in ("EXE", "SHARED", "MODULE"))]
 
 
@@ -145,8 +147,8 @@ def conformance(context):
 class Processes:
     """A gpu_server on the device, and runners of it, in a folder that goes with them."""
 
-    def __init__(self, context, model):
-        self.context, self.model = context, model
+    def __init__(self, context, model, *server_args):
+        self.context, self.model, self.server_args = context, model, server_args
         self.threads = os.cpu_count() or 1
         self.work = tempfile.mkdtemp(prefix="airlock-gpu.")
         self.pair = Pair(context.bin, self.work)
@@ -160,7 +162,8 @@ class Processes:
             self.context.program("tee_runner")
             self.stats_path = self.pair.path("server.json")
             self.server = self.pair.start("gpu_server", *self.model, "--endpoint", self.pair.endpoint, "--threads",
-                                          self.threads, "--stats-json", self.stats_path, *self.context.device_args())
+                                          self.threads, "--stats-json", self.stats_path, *self.server_args,
+                                          *self.context.device_args())
             say("$ " + " ".join(self.server.command))
             wait_until(lambda: "ready " in self.server.stdout() or not self.server.running(), "ready", READY_LIMIT_S)
             if not self.server.running():
@@ -207,36 +210,31 @@ def golden_models(context):
         raise Failed("no golden model found: " + ", ".join(golden_roots()))
     rows, faults = [], []
     for folder in models:
-        name = os.path.basename(folder)
-        with Processes(context, ("--model", folder)) as processes:
-            # The bounds are those of the wire, so the weights must stay exact: only fp32 or the stored dtype will do.
-            for wire in WIRES:
-                for attention in ("offload", "tee"):
-                    stored = golden_dtype(folder)
-                    if stored not in ("fp32", wire):
-                        continue
-                    out = processes.pair.path(f"{wire}-{attention}.npy")
-                    processes.prefill("--tokens-file", os.path.join(folder, "tokens.txt"), "--all-logits", "--logits-out",
-                                      out, "--wire", wire, "--attention", attention)
-                    row = golden.compare(os.path.join(folder, "golden_logits.npy"), out, wire)
-                    rows.append(dict(model=name, wire=wire, attention=attention, **row))
-                    say(f"{name} {wire} {attention}: error {row['error']}, mean KL {row['mean_kl']} {row['fault']}")
-                    if row["fault"]:
-                        faults.append(f"{name}, {wire}, {attention}: {row['fault']}")
-            processes.stop()
+        # The bounds are those of the wire, so weights must stay exact: as fp32, or as they are stored.
+        stored = golden.stored_dtype(folder)
+        for dtype in dict.fromkeys(("fp32", stored)):
+            with Processes(context, ("--model", folder), "--dtype", dtype) as processes:
+                for wire in WIRES if dtype == "fp32" else (dtype,):
+                    rows += [golden_run(processes, folder, dtype, wire, attention) for attention in ("offload", "tee")]
+                processes.stop()
+    for row in rows:
+        if row["fault"]:
+            faults.append(f"{row['model']}, dtype {row['dtype']}, wire {row['wire']}, {row['attention']}: {row['fault']}")
     if faults:
         raise Failed("; ".join(faults))
     return {"runs": rows}
 
 
-def golden_dtype(folder):
-    """What the server rounds weights to by itself (--dtype auto): their stored type."""
-    names = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-    path = sorted(glob.glob(os.path.join(folder, "*.safetensors")))[0]
-    with open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    types = [entry["dtype"] for name, entry in header.items() if name.endswith("_proj.weight")]
-    return names[statistics.mode(types)]
+def golden_run(processes, folder, dtype, wire, attention):
+    """One prefill of a golden model beside its logits."""
+    out = processes.pair.path(f"{wire}-{attention}.npy")
+    processes.prefill("--tokens-file", os.path.join(folder, "tokens.txt"), "--all-logits", "--logits-out", out, "--wire", wire,
+                      "--attention", attention)
+    row = {"model": os.path.basename(folder), "dtype": dtype, "wire": wire, "attention": attention}
+    row.update(golden.compare(os.path.join(folder, "golden_logits.npy"), out, wire))
+    error = "none" if row["error"] is None else f"{row['error']:.2g}, mean KL {row['mean_kl']:.2g}"
+    say(f"{row['model']}, dtype {dtype}, wire {wire}, {attention}: largest error {error} {row['fault']}")
+    return row
 
 
 def token_counts(context):

@@ -68,7 +68,7 @@ class Machine:
 
     def check(self, *args, code=0, says="", env=None):
         """What a run printed; its exit code and a part of what it says are as expected."""
-        environment = dict(os.environ, PATH=self.path + os.pathsep + os.environ["PATH"], **(env or {}))
+        environment = {**os.environ, "PATH": self.path + os.pathsep + os.environ["PATH"], **(env or {})}
         done = subprocess.run([sys.executable, "-B", os.path.join(ROOT, "tools", "gpu_check"), "--build-dir", self.build,
                                *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               env=environment, timeout=LIMIT_S, check=False)
@@ -119,6 +119,17 @@ def a_cublas_beside_the_toolkit_is_named_to_cmake(box):
     with open(os.path.join(box.folder, "call"), encoding="utf-8") as file:
         call = file.read()
     assert f"-DCUDA_cublas_LIBRARY={library}" in call and os.path.dirname(header) in call.split()[0], call
+
+
+def a_prefix_is_named_to_cmake_and_must_hold_packages(box):
+    prefix = os.path.join(box.folder, "prefix")
+    box.check("--dry-run", "--steps", "packages", "--prefix", prefix, code=1, says="holds no packages")
+    os.makedirs(os.path.join(prefix, "usr"))
+    box.script("path/cmake", f'for arg in "$@"; do echo "$arg"; done > {box.folder}/call')
+    box.check("--dry-run", "--steps", "packages,configure", "--prefix", prefix)
+    with open(os.path.join(box.folder, "call"), encoding="utf-8") as file:
+        call = file.read().splitlines()
+    assert f"-DCMAKE_PREFIX_PATH={prefix}/usr" in call and "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags" in call, call
 
 
 def an_unknown_step_is_refused_with_2(box):
@@ -204,12 +215,40 @@ def ops_of_a_trace_are_split_by_what_they_compute(box):
     times = {"tee_ns": 1, "wire_ns": 2, "queue_ns": 3, "server_ns": 4}
     records = [{}] + [dict(op="batch_linear", weights=[[0, name]], run=run, total_ns=total, **times)
                       for name, run, total in (("q_proj", 0, 99), ("q_proj", 1, 10), ("q_proj", 2, 12), ("o_proj", 1, 7))]
-    records.append(dict(op="lm_head", run=1, total_ns=5, **times))
+    records += [dict(op="lm_head", run=1, total_ns=5, **times), dict(op="matmul", transpose="b", run=1, total_ns=4, **times)]
     with open(path, "w", encoding="utf-8") as file:
         file.write("".join(json.dumps(record) + "\n" for record in records))
     parts = measure.parts_of_ops(path)
     assert {kind: (part["count"], part["total_ns"]) for kind, part in parts.items()} == {
-        "q_proj": (2, 11), "o_proj": (1, 7), "lm_head": (1, 5)}
+        "qkv": (2, 11), "o": (1, 7), "qk": (1, 4), "lm_head": (1, 5)}
+
+
+def prefills_are_measured_in_turn(box):
+    # The real pair, and a cuda_bench that says what such a one says.
+    for name in ("gpu_server", "tee_runner"):
+        if not os.path.exists(os.path.join(box.bin_dir, name)):
+            raise Skip(f"{name} is not built")
+    box.with_gpu().script("build/bin/gpu_server", f"""echo pair >> {box.folder}/turns
+args=
+for arg in "$@"; do [ "$arg" = cuda ] && arg=cpu; args="$args $arg"; done
+exec {box.bin_dir}/gpu_server $args""")
+    os.symlink(os.path.join(box.bin_dir, "tee_runner"), os.path.join(box.build, "bin", "tee_runner"))
+    box.script("build/bin/cuda_bench", f"""echo alone >> {box.folder}/turns
+echo '{{"device":{{}},"results":[{{"kind":"prefill_in_process","tokens":8,"wall_ns_median":1000}},
+{{"kind":"prefill_in_process","tokens":16,"wall_ns_median":1000}}]}}'""")
+    box.check("--steps", "prefill", "--tokens", "8,16", "--config", os.path.join(ROOT, "tests", "data", "configs", "tiny.json"),
+              "--out", box.json)
+    with open(os.path.join(box.folder, "turns"), encoding="utf-8") as file:
+        assert file.read().split() == ["pair", "alone", "alone"] * 2
+    assert box.results() == {"prefill": "passed"}
+    rows = box.data["steps"][0]["details"]["rows"]
+    assert [(row["tokens"], row["attention"]) for row in rows] == [(8, "offload"), (16, "offload"), (8, "tee"), (16, "tee")]
+    for row in rows:
+        assert len(row["pair_ns"]) == 20 and len(row["one_process"]) == 2
+        assert row["over"] == row["pair_ms_median"] / 0.001 - 1
+        assert {"embedding", "qkv", "o", "gate_up", "down", "lm_head"} <= set(row["ops_by_part"])
+        for part in row["ops_by_part"].values():
+            assert part["total_ns"] > 0 and part["server_ns"] > 0
 
 
 def cuda_bench_without_a_device_says_so_and_exits_with_5(box):
@@ -221,6 +260,31 @@ def cuda_bench_without_a_device_says_so_and_exits_with_5(box):
     done = subprocess.run([program, "copies"], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 5 and done.stderr.startswith("cuda_bench: cudaSetDevice(0): "), done
     assert done.stdout == ""
+
+
+def the_fake_device_passes_what_a_gpu_has_to(box):
+    # The suite, a golden model and the pair, all by real programs; only the device and its driver are stand-ins.
+    build = os.path.dirname(box.bin_dir)
+    driver = os.path.join(build, "tests", "cuda_fake", "driver")
+    needed = [os.path.join(box.bin_dir, name) for name in
+              ("airlock_cuda_fake.so", "cuda_conformance_test", "gpu_server", "tee_runner")]
+    for path in (*needed, os.path.join(driver, "libcuda.so.1")):
+        if not os.path.exists(path):
+            raise Skip(f"{path} is not built here (no CUDA toolkit)")
+    os.mkdir(os.path.join(box.folder, "fake"))
+    os.symlink(box.bin_dir, os.path.join(box.folder, "fake", "bin"))
+    box.build = os.path.join(box.folder, "fake")
+    box.check("--steps", "conformance,golden,pair", "--out", box.json, "--cuda-module", needed[0], "--models", "linear-bf16",
+              "--config", os.path.join(ROOT, "tests", "data", "configs", "tiny.json"), "--tokens", "16,40",
+              env={"LD_LIBRARY_PATH": driver})
+    assert box.results() == {"conformance": "passed", "golden": "passed", "pair": "passed"}
+    suite, golden_step, pair_step = (step["details"] for step in box.data["steps"])
+    assert suite["passed"] > 10, suite
+    ways = [(dtype, wire, attention) for dtype, wires in (("fp32", ("fp32", "fp16", "bf16")), ("bf16", ("bf16",)))
+            for wire in wires for attention in ("offload", "tee")]
+    assert [(run["dtype"], run["wire"], run["attention"]) for run in golden_step["runs"]] == ways
+    assert all(run["compare_local"]["passed"] and run["compare_local"]["tolerance"] > 0 for run in pair_step["runs"])
+    assert pair_step["server_host"]["device"].startswith("cuda:0 "), pair_step["server_host"]
 
 
 def load_bundle():
@@ -246,12 +310,13 @@ def the_bundle_carries_what_install_deps_names_and_no_compiler(box):
 
 
 SCENARIOS = (without_a_gpu_it_exits_with_77_and_one_sentence, dry_run_says_what_it_would_run_and_needs_no_gpu,
-             dry_run_configures_the_real_tree, a_cublas_beside_the_toolkit_is_named_to_cmake, an_unknown_step_is_refused_with_2,
+             dry_run_configures_the_real_tree, a_cublas_beside_the_toolkit_is_named_to_cmake,
+             a_prefix_is_named_to_cmake_and_must_hold_packages, an_unknown_step_is_refused_with_2,
              a_failed_build_leaves_the_rest_not_run_and_a_json, a_failed_step_does_not_stop_the_others,
              a_suite_that_skipped_every_test_has_not_passed, the_sanitizer_is_limited_to_our_kernels_but_for_memcheck,
              a_program_that_hangs_is_ended_and_failed, golden_logits_are_held_to_the_bounds_of_the_wire,
              ops_of_a_trace_are_split_by_what_they_compute, cuda_bench_without_a_device_says_so_and_exits_with_5,
-             the_bundle_carries_what_install_deps_names_and_no_compiler)
+             prefills_are_measured_in_turn, the_fake_device_passes_what_a_gpu_has_to, the_bundle_carries_what_install_deps_names_and_no_compiler)
 
 
 def main():
