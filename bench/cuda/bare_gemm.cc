@@ -13,17 +13,6 @@ namespace {
 
 constexpr std::size_t kPatternBytes = std::size_t{16} << 20;
 
-/// What NVIDIA advises, and the module gives it.
-std::size_t workspace_bytes() {
-  constexpr int kHopper = 9;
-  int device = 0;
-  int major = 0;
-  must(cudaGetDevice(&device), "cudaGetDevice");
-  must(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-       "cudaDeviceGetAttribute");
-  return std::size_t{major >= kHopper ? 32U : 4U} << 20;
-}
-
 cudaDataType_t cuda_type(DType dtype) {
   switch (dtype) {
     case DType::kBF16:
@@ -36,23 +25,25 @@ cudaDataType_t cuda_type(DType dtype) {
 }
 
 /// Random numbers on the device, a block of them over and over.
-void fill_device(const DeviceBuffer& buffer, std::size_t size, DType dtype) {
+void fill_device(const DeviceBuffer& buffer, std::size_t size, DType dtype, const Stream& stream) {
   std::vector<std::byte> pattern(std::min(size, kPatternBytes));
   fill_random(pattern, dtype, size);
   for (std::size_t done = 0; done < size; done += pattern.size()) {
-    must(cudaMemcpy(buffer.data() + done, pattern.data(), std::min(pattern.size(), size - done),
-                    cudaMemcpyHostToDevice),
-         "cudaMemcpy");
+    must(
+        cudaMemcpyAsync(buffer.data() + done, pattern.data(), std::min(pattern.size(), size - done),
+                        cudaMemcpyHostToDevice, stream.get()),
+        "cudaMemcpyAsync");
   }
+  stream.wait();
 }
 
 /// cuBLAS set up as the module has it: its own workspace, no reduced-precision reductions, no TF32.
 class Cublas {
  public:
-  explicit Cublas(cudaStream_t stream) : size_(workspace_bytes()), workspace_(size_) {
+  Cublas(cudaStream_t stream, std::size_t workspace_bytes) : workspace_(workspace_bytes) {
     must(cublasCreate(&handle_), "cublasCreate");
     must(cublasSetStream(handle_, stream), "cublasSetStream");
-    must(cublasSetWorkspace(handle_, workspace_.data(), size_), "cublasSetWorkspace");
+    must(cublasSetWorkspace(handle_, workspace_.data(), workspace_bytes), "cublasSetWorkspace");
     const int mode = CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
     must(cublasSetMathMode(handle_, static_cast<cublasMath_t>(mode)), "cublasSetMathMode");
   }
@@ -62,7 +53,6 @@ class Cublas {
   cublasHandle_t get() const { return handle_; }
 
  private:
-  std::size_t size_;
   DeviceBuffer workspace_;
   cublasHandle_t handle_ = nullptr;
 };
@@ -70,15 +60,15 @@ class Cublas {
 /// The operands of one product on the device. cuBLAS is column-major: c^T = b' a^T.
 class Gemm {
  public:
-  explicit Gemm(const Product& product)
+  Gemm(const Product& product, const Stream& stream)
       : p_(product),
         a_bytes_(bytes_of(p_.m * p_.k, p_.operands)),
         b_bytes_(bytes_of(p_.n * p_.k, p_.operands)),
         a_(a_bytes_),
         b_(b_bytes_),
         c_(bytes_of(p_.m * p_.n, p_.result)) {
-    fill_device(a_, a_bytes_, p_.operands);
-    fill_device(b_, b_bytes_, p_.operands);
+    fill_device(a_, a_bytes_, p_.operands, stream);
+    fill_device(b_, b_bytes_, p_.operands, stream);
   }
 
   void queue(cublasHandle_t handle) const {
@@ -119,12 +109,12 @@ class Gemm {
 
 }  // namespace
 
-BareTimes time_bare(const Product& product, int calls) {
+BareTimes time_bare(const Product& product, int calls, std::size_t workspace_bytes) {
   CHECK(calls > 0);
   constexpr int kWarmUp = 5;
   const Stream stream;
-  const Cublas cublas(stream.get());
-  const Gemm gemm(product);
+  const Cublas cublas(stream.get(), workspace_bytes);
+  const Gemm gemm(product, stream);
   for (int i = 0; i < kWarmUp; ++i) gemm.queue(cublas.get());
   stream.wait();
 

@@ -28,6 +28,6 @@ struct BareTimes {
 
 /// The product by one cuBLAS call on device memory, nothing else: what a call can cost at best.
 /// Ends the process where CUDA fails.
-BareTimes time_bare(const Product& product, int calls);
+BareTimes time_bare(const Product& product, int calls, std::size_t workspace_bytes);
 
 }  // namespace airlock::bench

@@ -4,10 +4,13 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
+#include <chrono>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
 
+#include "base/deadline.h"
 #include "base/status.h"
 
 /// What every CUDA call of the benchmark goes through: a failed call ends the process with exit
@@ -49,7 +52,7 @@ class DeviceBuffer {
 
 class Event {
  public:
-  Event() { must(cudaEventCreate(&event_), "cudaEventCreate"); }
+  Event() { must(cudaEventCreateWithFlags(&event_, cudaEventDefault), "cudaEventCreateWithFlags"); }
   ~Event() { cudaEventDestroy(event_); }
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
@@ -74,7 +77,13 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
   cudaStream_t get() const { return stream_; }
-  void wait() const { must(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+  /// Until all that was queued is done. Asks over and over, as the module does.
+  void wait() const {
+    const Deadline deadline = Deadline::after(std::chrono::minutes(2));
+    cudaError_t state = cudaErrorNotReady;
+    while (state == cudaErrorNotReady && !deadline.expired()) state = cudaStreamQuery(stream_);
+    must(state, "cudaStreamQuery");
+  }
 
  private:
   cudaStream_t stream_ = nullptr;

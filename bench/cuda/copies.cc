@@ -13,23 +13,22 @@ namespace airlock::bench {
 
 namespace {
 
-constexpr std::size_t kLargestBytes = std::size_t{256} << 20;
-
 /// Shared memory of this process, as a ring segment is, touched once.
 class Mapping {
  public:
-  Mapping()
-      : data_(::mmap(nullptr, kLargestBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
-                     0)) {
-    if (data_ == MAP_FAILED) fail("mmap of 256 MiB", std::strerror(errno));
-    fill_random({data(), kLargestBytes}, DType::kBF16, 1);
+  explicit Mapping(std::size_t size)
+      : size_(size),
+        data_(::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)) {
+    if (data_ == MAP_FAILED) fail("mmap", std::strerror(errno));
+    fill_random({data(), size}, DType::kBF16, 1);
   }
-  ~Mapping() { ::munmap(data_, kLargestBytes); }
+  ~Mapping() { ::munmap(data_, size_); }
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
   std::byte* data() const { return static_cast<std::byte*>(data_); }
 
  private:
+  std::size_t size_;
   void* data_;
 };
 
@@ -90,24 +89,24 @@ std::string copy_record(const std::string& way, const std::string& memory, std::
 
 }  // namespace
 
-std::vector<std::string> run_copies() {
+std::vector<std::string> run_copies(std::size_t largest_bytes) {
   std::vector<std::string> records;
-  const Mapping pinned;
-  const Mapping plain;
-  const DeviceBuffer device(kLargestBytes);
+  const Mapping pinned(largest_bytes);
+  const Mapping plain(largest_bytes);
+  const DeviceBuffer device(largest_bytes);
   const Stream stream;
   const cudaError_t registered =
-      cudaHostRegister(pinned.data(), kLargestBytes, cudaHostRegisterDefault);
+      cudaHostRegister(pinned.data(), largest_bytes, cudaHostRegisterDefault);
   if (registered != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
     records.push_back(Record()
                           .text("kind", "not_run")
                           .text("what", "pinned copies")
-                          .text("why", std::string("cudaHostRegister of 256 MiB: ") +
+                          .text("why", std::string("cudaHostRegister: ") +
                                            cudaGetErrorString(registered) + " (see ulimit -l)")
                           .json());
   }
-  for (std::size_t bytes = std::size_t{64} << 10; bytes <= kLargestBytes; bytes *= 4) {
+  for (std::size_t bytes = std::size_t{64} << 10; bytes <= largest_bytes; bytes *= 4) {
     for (const bool is_pinned : {true, false}) {
       if (is_pinned && registered != cudaSuccess) continue;
       std::byte* host = is_pinned ? pinned.data() : plain.data();

@@ -26,6 +26,7 @@ struct Options {
   std::vector<std::int64_t> tokens{128, 1024};
   std::string attention = "offload";
   std::size_t threads = std::max(1U, std::thread::hardware_concurrency());
+  std::size_t largest_mib = 256;
   int calls = 30;
   int repeat = 10;
 };
@@ -33,7 +34,9 @@ struct Options {
 void declare(CLI::App& app, Options& options) {
   app.add_option("--device", options.device, "ordinal of the GPU")->check(CLI::Range(0, 999));
   app.require_subcommand(1);
-  app.add_subcommand("copies", "host to device and back, pinned and not, and memcpy");
+  app.add_subcommand("copies", "host to device and back, pinned and not, and memcpy")
+      ->add_option("--largest-mib", options.largest_mib, "the largest copy")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{4096}));
   auto* ops = app.add_subcommand("ops", "each op through the module, and by a bare cuBLAS call");
   auto* prefill = app.add_subcommand("prefill", "the whole prefill in this one process");
   for (CLI::App* part : {ops, prefill}) {
@@ -99,7 +102,7 @@ int run(int argc, char** argv) {
   must(cudaSetDevice(options.device), fmt::format("cudaSetDevice({})", options.device));
   std::vector<std::string> records;
   if (app.got_subcommand("copies")) {
-    records = run_copies();
+    records = run_copies(options.largest_mib << 20);
   } else {
     const auto module = load_cuda_module(options.module);
     must(module.status(), "airlock_cuda.so");

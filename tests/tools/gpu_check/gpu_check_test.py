@@ -262,6 +262,36 @@ def cuda_bench_without_a_device_says_so_and_exits_with_5(box):
     assert done.stdout == ""
 
 
+def cuda_bench_runs_each_of_its_parts_on_the_fake_device(box):
+    program, module = (os.path.join(box.bin_dir, name) for name in ("cuda_bench_on_fake", "airlock_cuda_fake.so"))
+    for path in (program, module):
+        if not os.path.exists(path):
+            raise Skip(f"{path} is not built here (no CUDA toolkit)")
+    tiny = os.path.join(ROOT, "tests", "data", "configs", "tiny.json")
+
+    def bench(*args):
+        done = subprocess.run([program, *args], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        assert done.returncode == 0, f"exit {done.returncode}\n{done.stderr}"
+        assert "misuse" not in done.stderr.replace(" 0 misuses", ""), done.stderr
+        return json.loads(done.stdout)["results"]
+
+    copies = bench("copies", "--largest-mib", "1")
+    assert [(row["way"], row["host_memory"], row["bytes"]) for row in copies[:5]] == [
+        ("to_device", "pinned", 65536), ("from_device", "pinned", 65536), ("to_device", "unpinned", 65536),
+        ("from_device", "unpinned", 65536), ("memcpy", "plain", 65536)]
+    assert len(copies) == 15 and all(row["gb_per_s"] > 0 and row["gb_per_s_in_a_row"] > 0 for row in copies)
+
+    ops = bench("ops", "--cuda-module", module, "--config", tiny, "--tokens", "16", "--calls", "4")
+    names = ["lm_head", "embedding", "qkv", "o", "gate_up", "down", "qk", "pv", "lm_head"]
+    assert [(row["dtype"], row["op"]) for row in ops] == [(dtype, name) for dtype in ("bf16", "fp32") for name in names]
+    for row in ops:
+        assert row["whole_ns_count"] == 4 and row["whole_ns_median"] > 0 and row["two_under_way_ns"] > 0, row
+        assert ("of_bare" in row) == (row["op"] != "embedding"), row
+
+    prefills = bench("prefill", "--cuda-module", module, "--config", tiny, "--tokens", "8,16", "--repeat", "2")
+    assert [(row["tokens"], row["wall_ns_count"]) for row in prefills] == [(8, 2), (16, 2)]
+
+
 def the_fake_device_passes_what_a_gpu_has_to(box):
     # The suite, a golden model and the pair, all by real programs; only the device and its driver are stand-ins.
     build = os.path.dirname(box.bin_dir)
@@ -316,7 +346,8 @@ SCENARIOS = (without_a_gpu_it_exits_with_77_and_one_sentence, dry_run_says_what_
              a_suite_that_skipped_every_test_has_not_passed, the_sanitizer_is_limited_to_our_kernels_but_for_memcheck,
              a_program_that_hangs_is_ended_and_failed, golden_logits_are_held_to_the_bounds_of_the_wire,
              ops_of_a_trace_are_split_by_what_they_compute, cuda_bench_without_a_device_says_so_and_exits_with_5,
-             prefills_are_measured_in_turn, the_fake_device_passes_what_a_gpu_has_to, the_bundle_carries_what_install_deps_names_and_no_compiler)
+             prefills_are_measured_in_turn, cuda_bench_runs_each_of_its_parts_on_the_fake_device,
+             the_fake_device_passes_what_a_gpu_has_to, the_bundle_carries_what_install_deps_names_and_no_compiler)
 
 
 def main():
