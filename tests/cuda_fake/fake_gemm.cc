@@ -14,10 +14,10 @@ namespace airlock::cuda_fake {
 
 namespace {
 
-constexpr std::int64_t kRows = 16;  // of C in a tile
+constexpr std::int64_t kRows = 8;  // of C in a tile
 constexpr std::int64_t kColumns = 4;
 
-using Vector = float __attribute__((vector_size(32), may_alias));
+using Vector = float __attribute__((vector_size(16), may_alias));
 
 float to_tf32(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
@@ -61,21 +61,22 @@ void pack(const Operand& from, bool along_ld, bool tf32, std::int64_t first, std
   }
 }
 
-/// a: [k, kRows], b: [k, kColumns], out: [kColumns, kRows]. All of it the fake's own memory: no
-/// sanitizer looks at the one loop that takes time.
-AIRLOCK_VECTORIZE
-__attribute__((no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined"))) void
-multiply_tile(const float* a, const float* b, std::int64_t k, float* out) {
+/// a: [k, kRows], b: [k, kColumns], out: [kColumns, kRows].
+AIRLOCK_VECTORIZE void multiply_tile(const float* a, const float* b, std::int64_t k, float* out) {
   Vector sum[kColumns][2] = {};
   for (std::int64_t l = 0; l < k; ++l) {
     const auto* row = reinterpret_cast<const Vector*>(a + l * kRows);
     const Vector low = row[0];
     const Vector high = row[1];
-    for (std::int64_t j = 0; j < kColumns; ++j) {
-      const float factor = b[l * kColumns + j];
-      sum[j][0] += low * factor;
-      sum[j][1] += high * factor;
-    }
+    const float* factors = b + l * kColumns;
+    sum[0][0] += low * factors[0];
+    sum[0][1] += high * factors[0];
+    sum[1][0] += low * factors[1];
+    sum[1][1] += high * factors[1];
+    sum[2][0] += low * factors[2];
+    sum[2][1] += high * factors[2];
+    sum[3][0] += low * factors[3];
+    sum[3][1] += high * factors[3];
   }
   std::memcpy(out, sum, sizeof sum);
 }
@@ -98,7 +99,7 @@ class Packed {
   float* data() {
     void* start = memory_.data();
     std::size_t space = memory_.size() * sizeof(float);
-    return static_cast<float*>(std::align(32, sizeof(float), start, space));
+    return static_cast<float*>(std::align(16, sizeof(float), start, space));
   }
 
  private:
