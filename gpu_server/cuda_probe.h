@@ -17,7 +17,7 @@ struct CudaProbe {
 
 /// Asks the driver, which is looked for now (dlopen of libcuda.so.1) and stays loaded. kDevice: one
 /// sentence that says what is lacking: the driver, a device, the right to use it, or what the
-/// driver answered. The driver starts here, which may take a second; any thread.
+/// driver answered. The driver starts here, which may take seconds. One thread.
 Result<CudaProbe> probe_cuda();
 
 /// Why the driver's start failed with `error`, called `name` (perhaps empty) there. The first of

@@ -1,8 +1,11 @@
 // A stand-in for the NVIDIA driver library, as far as gpu_server asks it: libcuda.so.1 in a folder
 // of its own, for LD_LIBRARY_PATH. The environment says what it answers:
 //   AIRLOCK_FAKE_DRIVER_INIT     what cuInit gives (unset: 0, or 100 where there is no device)
+//   AIRLOCK_FAKE_DRIVER_HANG     anything: cuInit says so on stderr and never returns
 //   AIRLOCK_FAKE_DRIVER_DEVICES  how many devices there are (unset: 1)
 //   AIRLOCK_FAKE_DRIVER_VERSION  the CUDA version that it knows (unset: 13000)
+
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -29,6 +32,10 @@ extern "C" {
 
 int cuInit(unsigned flags) {
   if (flags != 0) return kInvalidValue;
+  if (std::getenv("AIRLOCK_FAKE_DRIVER_HANG") != nullptr) {
+    std::fputs("fake driver: cuInit hangs\n", stderr);
+    for (;;) ::pause();
+  }
   const int error = number("AIRLOCK_FAKE_DRIVER_INIT", devices() == 0 ? kNoDevice : 0);
   started = error == 0;
   return error;

@@ -7,6 +7,7 @@ import argparse
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -112,6 +113,14 @@ def a_driver_that_does_not_start_is_named_by_its_error(door):
     door.falls_back(says=("error 803, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",), driver={"INIT": 803})
     door.refused("--device", "cuda", says=("cuInit gave error 999, CUDA_ERROR_UNKNOWN",), driver={"INIT": 999})
     door.refused("--device", "cuda", says=("cuInit gave error 12345",), driver={"INIT": 12345})
+
+
+def a_server_whose_driver_hangs_can_be_stopped(door):
+    server = door.launch("--device", "auto", driver={"HANG": 1})
+    wait_until(lambda: "cuInit hangs" in server.stderr(), "the driver")
+    server.signal(signal.SIGTERM)
+    server.expect_exit(0)
+    expect_said(server, "stopped while the driver was starting")
 
 
 def a_library_that_is_no_driver_is_refused(door):
@@ -273,7 +282,8 @@ def no_program_links_a_cuda_library(door):
 
 SCENARIOS = {s.__name__: s for s in (
     without_a_driver_auto_is_the_cpu_and_cuda_is_refused, a_driver_without_a_device_is_told_from_none,
-    a_driver_that_does_not_start_is_named_by_its_error, a_library_that_is_no_driver_is_refused,
+    a_driver_that_does_not_start_is_named_by_its_error, a_server_whose_driver_hangs_can_be_stopped,
+    a_library_that_is_no_driver_is_refused,
     a_device_that_is_not_there_is_refused_with_a_list, a_module_that_is_not_there_is_said,
     the_module_is_looked_for_beside_the_program_and_in_lib, a_name_without_a_slash_is_a_file_here,
     a_module_of_another_build_is_refused, a_file_that_is_no_module_is_refused,
