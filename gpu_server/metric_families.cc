@@ -93,6 +93,21 @@ MetricFamily op_time_family(const OpSnapshotTable& ops) {
   return made;
 }
 
+MetricFamily device_time_family(const OpSnapshotTable& ops) {
+  MetricFamily made =
+      family("airlock_op_device_seconds_total",
+             "Time on the device by its own clock, by part: copying operands in, computing, "
+             "copying results out. 0 on a CPU.",
+             MetricType::Counter);
+  for (std::size_t i = 0; i < kOpCount; ++i) {
+    const DeviceSnapshot& device = ops.ops[i].device;
+    add(made, {{"op", name_of(i)}, {"part", "copy_in"}}, seconds(device.copy_in_ns));
+    add(made, {{"op", name_of(i)}, {"part", "compute"}}, seconds(device.compute_ns));
+    add(made, {{"op", name_of(i)}, {"part", "copy_out"}}, seconds(device.copy_out_ns));
+  }
+  return made;
+}
+
 // Our own buckets end at each power of two less one nanosecond, so these counts are exact.
 ClientMetric::Histogram histogram(const HistogramSnapshot& from, std::uint64_t sum_ns) {
   ClientMetric::Histogram made;
@@ -179,6 +194,7 @@ std::vector<MetricFamily> metric_families(const MetricsSnapshot& snapshot) {
                                  "Times a wait went to sleep.", &PathSnapshot::parks));
   families.push_back(calls_family(snapshot.ops));
   families.push_back(op_time_family(snapshot.ops));
+  families.push_back(device_time_family(snapshot.ops));
   families.push_back(service_family(snapshot));
   return families;
 }

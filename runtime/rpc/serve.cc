@@ -199,7 +199,7 @@ class Server {
       if (!error_reply.ok()) return no_taker(error_reply.status());
       service.reply = std::move(error_reply).value();
     }
-    book(header, now_ns() - service.received_ns);
+    book(header, timing, now_ns() - service.received_ns);
     RETURN_IF_ERROR(no_taker(channel_.send(*service.reply, encode(header), service.deadline)));
     if (service.status.code() != StatusCode::kDevice) return {};
     let_client_leave();
@@ -250,7 +250,7 @@ class Server {
     return service.pending->submit();
   }
 
-  void book(const ResponseHeader& header, std::uint64_t total_ns) {
+  void book(const ResponseHeader& header, const OpTiming& timing, std::uint64_t total_ns) {
     constexpr auto relaxed = std::memory_order_relaxed;
     OpStats& stats = op_stats_.of(header.op);
     stats.calls.fetch_add(1, relaxed);
@@ -260,6 +260,9 @@ class Server {
     }
     stats.queue_ns.fetch_add(header.queue_ns, relaxed);
     stats.server_ns.fetch_add(header.server_ns, relaxed);
+    stats.device.copy_in_ns.fetch_add(timing.copy_in_ns, relaxed);
+    stats.device.compute_ns.fetch_add(timing.compute_ns, relaxed);
+    stats.device.copy_out_ns.fetch_add(timing.copy_out_ns, relaxed);
     const std::uint64_t known_ns = header.queue_ns + header.server_ns;
     stats.wire_ns.fetch_add(total_ns > known_ns ? total_ns - known_ns : 0, relaxed);
   }

@@ -13,7 +13,7 @@
 namespace airlock::counters_layout {
 
 inline constexpr std::uint64_t kMagic = 0x544154534B4C5241;  // "ARLKSTAT"
-inline constexpr std::uint32_t kVersion = 1;
+inline constexpr std::uint32_t kVersion = 2;
 
 /// What the server is. Written once, before the magic is.
 struct alignas(128) Identity {
@@ -82,18 +82,19 @@ struct Header {
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(sizeof(std::atomic<std::uint64_t>) == 8);
 static_assert(kOpCount == 7 && kPathCount == 2 && kHistogramBucketCount == 496);
-static_assert(sizeof(Histogram) == 3976 && sizeof(PathStats) == 4056 && sizeof(OpStats) == 48);
+static_assert(sizeof(Histogram) == 3976 && sizeof(PathStats) == 4056 && sizeof(OpStats) == 72);
 static_assert(offsetof(PathStats, received) == 24 && offsetof(PathStats, errors) == 48);
 static_assert(offsetof(PathStats, parks) == 72 && offsetof(PathStats, latency_ns) == 80);
-static_assert(offsetof(OpStats, server_ns) == 40);
+static_assert(offsetof(OpStats, server_ns) == 40 && offsetof(OpStats, device) == 48);
+static_assert(offsetof(DeviceStats, compute_ns) == 8 && offsetof(DeviceStats, copy_out_ns) == 16);
 static_assert(offsetof(Identity, total_bytes) == 40 && offsetof(Identity, endpoint) == 128);
 static_assert(offsetof(Identity, model) == 392 && offsetof(Identity, digest) == 1416);
 static_assert(offsetof(Identity, host_cpu) == 1832 && sizeof(Identity) == 2048);
 static_assert(offsetof(Live, service_ns) == 128 && sizeof(Live) == 28032);
 static_assert(offsetof(SessionBlock, client) == 32 && offsetof(SessionBlock, transport) == 128);
-static_assert(offsetof(SessionBlock, ops) == 8240 && sizeof(SessionBlock) == 8576);
+static_assert(offsetof(SessionBlock, ops) == 8240 && sizeof(SessionBlock) == 8832);
 static_assert(offsetof(Header, live) == 2048 && offsetof(Header, ended) == 30080);
-static_assert(sizeof(Header) == 38656);
+static_assert(sizeof(Header) == 38912);
 static_assert(std::is_standard_layout_v<Header> && std::is_standard_layout_v<SessionBlock>);
 
 constexpr std::size_t file_bytes(std::size_t block_count) {

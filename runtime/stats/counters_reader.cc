@@ -206,7 +206,8 @@ class Reader {
     for (const OpSnapshot& op : session.ops.ops) {
       sane = sane && op.calls <= kMaxEvents && op.total_ns <= max_amount &&
              op.tee_ns <= max_amount && op.wire_ns <= max_amount && op.queue_ns <= max_amount &&
-             op.server_ns <= max_amount;
+             op.server_ns <= max_amount && op.device.copy_in_ns <= max_amount &&
+             op.device.compute_ns <= max_amount && op.device.copy_out_ns <= max_amount;
     }
     return sane ? Status() : bad(fmt::format("session {} holds an absurd count", session.id));
   }

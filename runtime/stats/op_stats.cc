@@ -22,6 +22,12 @@ const char* tee_kernel_name(TeeKernel kernel) {
   return "unknown";
 }
 
+void DeviceSnapshot::merge(const DeviceSnapshot& other) {
+  copy_in_ns = add_saturating(copy_in_ns, other.copy_in_ns);
+  compute_ns = add_saturating(compute_ns, other.compute_ns);
+  copy_out_ns = add_saturating(copy_out_ns, other.copy_out_ns);
+}
+
 void OpSnapshot::merge(const OpSnapshot& other) {
   calls = add_saturating(calls, other.calls);
   total_ns = add_saturating(total_ns, other.total_ns);
@@ -29,6 +35,7 @@ void OpSnapshot::merge(const OpSnapshot& other) {
   wire_ns = add_saturating(wire_ns, other.wire_ns);
   queue_ns = add_saturating(queue_ns, other.queue_ns);
   server_ns = add_saturating(server_ns, other.server_ns);
+  device.merge(other.device);
 }
 
 void OpSnapshotTable::merge(const OpSnapshotTable& other) {
@@ -42,8 +49,14 @@ OpSnapshotTable OpStatsTable::snapshot() const {
   OpSnapshotTable table;
   for (std::size_t i = 0; i < ops.size(); ++i) {
     const OpStats& op = ops[i];
-    table.ops[i] = {read(op.calls),   read(op.total_ns), read(op.tee_ns),
-                    read(op.wire_ns), read(op.queue_ns), read(op.server_ns)};
+    table.ops[i] = {
+        read(op.calls),
+        read(op.total_ns),
+        read(op.tee_ns),
+        read(op.wire_ns),
+        read(op.queue_ns),
+        read(op.server_ns),
+        {read(op.device.copy_in_ns), read(op.device.compute_ns), read(op.device.copy_out_ns)}};
   }
   return table;
 }
@@ -57,6 +70,9 @@ void OpStatsTable::merge(const OpSnapshotTable& other) {
     ops[i].wire_ns.fetch_add(other.ops[i].wire_ns, relaxed);
     ops[i].queue_ns.fetch_add(other.ops[i].queue_ns, relaxed);
     ops[i].server_ns.fetch_add(other.ops[i].server_ns, relaxed);
+    ops[i].device.copy_in_ns.fetch_add(other.ops[i].device.copy_in_ns, relaxed);
+    ops[i].device.compute_ns.fetch_add(other.ops[i].device.compute_ns, relaxed);
+    ops[i].device.copy_out_ns.fetch_add(other.ops[i].device.copy_out_ns, relaxed);
   }
 }
 

@@ -10,6 +10,14 @@
 
 namespace airlock {
 
+/// Of the server's computation on a device, by the device's own clock. Parts of ops that overlap
+/// count in each op. Zero on a CPU and at the runner.
+struct DeviceStats {
+  std::atomic<std::uint64_t> copy_in_ns{0};
+  std::atomic<std::uint64_t> compute_ns{0};
+  std::atomic<std::uint64_t> copy_out_ns{0};
+};
+
 /// Relaxed atomics: one thread adds, any thread reads. total = tee + wire + queue + server.
 struct OpStats {
   std::atomic<std::uint64_t> calls{0};
@@ -18,6 +26,16 @@ struct OpStats {
   std::atomic<std::uint64_t> wire_ns{0};    // the rest, never negative
   std::atomic<std::uint64_t> queue_ns{0};   // the server's word
   std::atomic<std::uint64_t> server_ns{0};  // the server's word
+  DeviceStats device;
+};
+
+/// A DeviceStats at one moment.
+struct DeviceSnapshot {
+  std::uint64_t copy_in_ns = 0;
+  std::uint64_t compute_ns = 0;
+  std::uint64_t copy_out_ns = 0;
+  void merge(const DeviceSnapshot& other);  // saturates
+  bool operator==(const DeviceSnapshot&) const = default;
 };
 
 /// An OpStats at one moment: a plain value, to be kept and merged.
@@ -28,6 +46,7 @@ struct OpSnapshot {
   std::uint64_t wire_ns = 0;
   std::uint64_t queue_ns = 0;
   std::uint64_t server_ns = 0;
+  DeviceSnapshot device = {};
   void merge(const OpSnapshot& other);  // saturates
   bool operator==(const OpSnapshot&) const = default;
 };

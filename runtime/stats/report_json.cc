@@ -40,14 +40,21 @@ Json paths_json(const TransportSnapshot& transport) {
           {"zmq", path_json(transport.path(Path::kZmq))}};
 }
 
+Json op_json(const OpSnapshot& op) {
+  Json json = {{"calls", op.calls},     {"total_ns", op.total_ns}, {"tee_ns", op.tee_ns},
+               {"wire_ns", op.wire_ns}, {"queue_ns", op.queue_ns}, {"server_ns", op.server_ns}};
+  if (op.device != DeviceSnapshot{}) {
+    json["device"] = {{"copy_in_ns", op.device.copy_in_ns},
+                      {"compute_ns", op.device.compute_ns},
+                      {"copy_out_ns", op.device.copy_out_ns}};
+  }
+  return json;
+}
+
 Json ops_json(const OpSnapshotTable& table) {
   Json ops = Json::object();
-  for (std::size_t i = 0; i < kOpCount; ++i) {
-    const OpSnapshot& op = table.ops[i];
-    ops[std::string(op_name(static_cast<Op>(i + 1)))] = {
-        {"calls", op.calls},     {"total_ns", op.total_ns}, {"tee_ns", op.tee_ns},
-        {"wire_ns", op.wire_ns}, {"queue_ns", op.queue_ns}, {"server_ns", op.server_ns}};
-  }
+  for (std::size_t i = 0; i < kOpCount; ++i)
+    ops[std::string(op_name(static_cast<Op>(i + 1)))] = op_json(table.ops[i]);
   return ops;
 }
 

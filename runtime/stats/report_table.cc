@@ -96,6 +96,17 @@ std::string ops_text(const OpSnapshotTable& ops) {
   return section(table);
 }
 
+std::string devices_text(const OpSnapshotTable& ops) {
+  TextTable table(1, {"device", "copy in ms", "compute ms", "copy out ms"});
+  for (std::size_t i = 0; i < kOpCount; ++i) {
+    const DeviceSnapshot& device = ops.ops[i].device;
+    if (device == DeviceSnapshot{}) continue;
+    table.add({std::string(op_name(static_cast<Op>(i + 1))), ms(device.copy_in_ns),
+               ms(device.compute_ns), ms(device.copy_out_ns)});
+  }
+  return section(table);
+}
+
 std::string tee_text(const TeeSnapshotTable& tee) {
   TextTable table(1, {"tee", "calls", "total ms"});
   for (std::size_t i = 0; i < kTeeKernelCount; ++i) {
@@ -131,6 +142,7 @@ std::string report_table(const SideReport& report) {
                                  report.host.cpu, report.host.cores, report.host.device);
   text += paths_text(report.transport);
   text += ops_text(report.ops);
+  text += devices_text(report.ops);
   text += tee_text(report.tee);
   text += sessions_text(report.sessions);
   return text;

@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <string>
+#include <utility>
 
 #include "gpu_server/metric_families.h"
 #include "tests/gpu_server/server_rig.h"
@@ -42,7 +44,13 @@ MetricsSnapshot counted() {
        {std::uint64_t{1}, (std::uint64_t{1} << 13) - 1, std::uint64_t{1} << 13, ~std::uint64_t{0}})
     histogram.record(ns);
   snapshot.service_ns[2] = histogram.snapshot();
-  snapshot.ops.ops[2] = {4, 6'000'000'000, 0, 1'000'000'000, 2'000'000'000, 3'000'000'000};
+  snapshot.ops.ops[2] = {4,
+                         6'000'000'000,
+                         0,
+                         1'000'000'000,
+                         2'000'000'000,
+                         3'000'000'000,
+                         {500'000'000, 2'000'000'000, 250'000'000}};
   snapshot.device = "a \"device\"";
   return snapshot;
 }
@@ -120,6 +128,23 @@ TEST(Metrics, op_time_is_split_into_parts) {
     return;
   }
   FAIL() << "no op times";
+}
+
+TEST(Metrics, time_on_the_device_is_split_into_parts) {
+  for (const auto& family : metric_families(counted())) {
+    if (family.name != "airlock_op_device_seconds_total") continue;
+    ASSERT_EQ(family.metric.size(), 3 * kOpCount);
+    constexpr std::array<std::pair<const char*, double>, 3> kParts = {
+        {{"copy_in", 0.5}, {"compute", 2.0}, {"copy_out", 0.25}}};
+    for (std::size_t i = 0; i < kParts.size(); ++i) {
+      const auto& metric = family.metric.at(6 + i);
+      EXPECT_EQ(metric.label.at(0).value, "batch_linear");
+      EXPECT_EQ(metric.label.at(1).value, kParts.at(i).first);
+      EXPECT_DOUBLE_EQ(metric.counter.value, kParts.at(i).second);
+    }
+    return;
+  }
+  FAIL() << "no device times";
 }
 
 }  // namespace

@@ -297,23 +297,29 @@ TEST_F(ServeOverlap, a_client_has_time_to_read_of_a_failed_device_and_no_more) {
   EXPECT_FALSE(events_.has("op 3 begun"));
 }
 
-TEST_F(ServeOverlap, counts_the_time_of_ops_that_overlap_each_on_its_own) {
+TEST_F(ServeOverlap, counts_the_time_of_each_op_and_its_parts_on_the_device) {
   overlap_.start();
-  overlap_.send(11, 1);
-  overlap_.send(12, 2);
+  for (std::uint64_t id = 11; id <= 13; ++id) overlap_.send(id, 1);
   ASSERT_TRUE(events_.wait_for("op 2 begun"));
-  overlap_.backend().finish(1, {.timing = {.server_ns = 5}});
-  overlap_.backend().finish(2, {.timing = {.queue_ns = 1'000'000'000'000, .server_ns = 7}});
-  EXPECT_EQ(overlap_.reply(1).server_ns, 5U);
-  const ResponseHeader second = overlap_.reply(2);
-  EXPECT_EQ(second.server_ns, 7U);
+  overlap_.backend().finish(
+      1, {.timing = {.server_ns = 500, .copy_in_ns = 100, .compute_ns = 300, .copy_out_ns = 99}});
+  overlap_.backend().finish(2, {.timing = {.queue_ns = 1'000'000'000'000,
+                                           .server_ns = 700,
+                                           .copy_in_ns = 1,
+                                           .compute_ns = 2,
+                                           .copy_out_ns = 3}});
+  overlap_.backend().finish(3, {.status = {StatusCode::kInvalidInput, "fails"},
+                                .timing = {.server_ns = 5, .compute_ns = 5}});
+  EXPECT_EQ(overlap_.reply(1).server_ns, 500U);
+  const ResponseHeader second = overlap_.reply(1);
+  EXPECT_EQ(second.server_ns, 700U);
   EXPECT_GE(second.queue_ns, 1'000'000'000'000U);
+  EXPECT_EQ(overlap_.reply().server_ns, 0U);
   overlap_.stop();
-  const OpSnapshot sum = overlap_.op_stats().of(Op::kBatchLinear).calls.load() == 2
-                             ? overlap_.op_stats().snapshot().of(Op::kBatchLinear)
-                             : OpSnapshot{};
-  EXPECT_EQ(sum.calls, 2U);
-  EXPECT_EQ(sum.server_ns, 12U);
+  const OpSnapshot sum = overlap_.op_stats().snapshot().of(Op::kBatchLinear);
+  EXPECT_EQ(sum.calls, 3U);
+  EXPECT_EQ(sum.server_ns, 1200U);
+  EXPECT_EQ(sum.device, (DeviceSnapshot{101, 302, 102}));
 }
 
 /// Room for two messages each way.

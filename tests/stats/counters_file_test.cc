@@ -77,6 +77,9 @@ class CountersFileTest : public ::testing::Test {
     block.transport.path(Path::kZmq).parks.fetch_add(5);
     block.ops.of(Op::kMatmul).calls.fetch_add(1);
     block.ops.of(Op::kMatmul).total_ns.fetch_add(99);
+    block.ops.of(Op::kMatmul).device.copy_in_ns.fetch_add(2);
+    block.ops.of(Op::kMatmul).device.compute_ns.fetch_add(3);
+    block.ops.of(Op::kMatmul).device.copy_out_ns.fetch_add(4);
   }
 
   std::string directory_;
@@ -138,6 +141,7 @@ TEST_F(CountersFileTest, keeps_the_sums_of_sessions_that_ended) {
   EXPECT_EQ(read->report.transport.path(Path::kRing).sent, (DirectionSnapshot{3, 3, 30}));
   EXPECT_EQ(read->report.transport.path(Path::kZmq).parks, 15U);
   EXPECT_EQ(read->report.ops.of(Op::kMatmul).total_ns, 297U);
+  EXPECT_EQ(read->report.ops.of(Op::kMatmul).device, (DeviceSnapshot{6, 9, 12}));
 }
 
 TEST_F(CountersFileTest, gives_each_session_a_zeroed_block_of_its_own) {
@@ -375,7 +379,8 @@ TEST_F(CountersFileTest, refuses_what_is_no_file_of_ours) {
 }
 
 TEST_F(CountersFileTest, refuses_other_versions_and_formats) {
-  EXPECT_EQ(read_spoiled(8, std::uint32_t{2}).code(), StatusCode::kVersionMismatch);
+  EXPECT_EQ(read_spoiled(8, std::uint32_t{1}).code(), StatusCode::kVersionMismatch);
+  EXPECT_EQ(read_spoiled(8, std::uint32_t{3}).code(), StatusCode::kVersionMismatch);
   expect_spoiled(0, 1, "no counters file");
   EXPECT_EQ(read_spoiled(0, std::uint64_t{0}).code(), StatusCode::kUnavailable);  // being made
   expect_spoiled(12, ~std::uint64_t{0}, "sizes");
@@ -429,7 +434,7 @@ TEST_F(CountersFileTest, refuses_absurd_counts) {
 }
 
 TEST_F(CountersFileTest, refuses_absurd_counts_of_a_session) {
-  for (const std::size_t offset : {0, 16, 48, 56, 64, 72, 80, 8112, 8152}) {
+  for (const std::size_t offset : {0, 16, 48, 56, 64, 72, 80, 8112, 8152, 8160, 8168, 8176}) {
     auto file = create();
     SessionBlock* block = file->open_session(1, "", 0);
     const std::uint64_t absurd = std::uint64_t{1} << 62;

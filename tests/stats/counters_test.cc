@@ -78,17 +78,33 @@ TEST(OpStats, merged_snapshots_add_every_counter) {
   ping.wire_ns = 3;
   ping.queue_ns = 4;
   ping.server_ns = 5;
+  ping.device.copy_in_ns = 6;
+  ping.device.compute_ns = 7;
+  ping.device.copy_out_ns = 8;
   OpSnapshotTable sum = table.snapshot();
-  EXPECT_EQ(sum.of(Op::kPing), (OpSnapshot{1, 14, 2, 3, 4, 5}));
+  EXPECT_EQ(sum.of(Op::kPing), (OpSnapshot{1, 14, 2, 3, 4, 5, {6, 7, 8}}));
   sum.merge(table.snapshot());
-  EXPECT_EQ(sum.of(Op::kPing), (OpSnapshot{2, 28, 4, 6, 8, 10}));
+  EXPECT_EQ(sum.of(Op::kPing), (OpSnapshot{2, 28, 4, 6, 8, 10, {12, 14, 16}}));
   EXPECT_EQ(sum.of(Op::kInit), OpSnapshot{});
+}
+
+TEST(OpStats, a_table_adds_what_another_one_counted) {
+  OpSnapshotTable other;
+  other.of(Op::kMatmul) = {1, 14, 2, 3, 4, 5, {6, 7, 8}};
+  OpStatsTable table;
+  table.merge(other);
+  EXPECT_EQ(table.snapshot(), other);
+  table.merge(other);
+  EXPECT_EQ(table.snapshot().of(Op::kMatmul), (OpSnapshot{2, 28, 4, 6, 8, 10, {12, 14, 16}}));
 }
 
 TEST(OpStats, merged_snapshots_do_not_wrap) {
   OpSnapshot sum{1, UINT64_MAX - 1, 2, UINT64_MAX, 3, UINT64_MAX / 2};
   sum.merge({1, 5, 2, 1, 3, UINT64_MAX / 2 + 2});
   EXPECT_EQ(sum, (OpSnapshot{2, UINT64_MAX, 4, UINT64_MAX, 6, UINT64_MAX}));
+  DeviceSnapshot device{UINT64_MAX, 1, UINT64_MAX - 1};
+  device.merge({1, 2, 5});
+  EXPECT_EQ(device, (DeviceSnapshot{UINT64_MAX, 3, UINT64_MAX}));
 }
 
 TEST(TeeStats, every_kernel_has_its_name_and_its_counters) {

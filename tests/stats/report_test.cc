@@ -87,6 +87,15 @@ TEST(ReportJson, lists_all_ops_and_all_kernels) {
   EXPECT_EQ(report["ops"]["lm_head"]["calls"], 0);
 }
 
+TEST(ReportJson, tells_of_a_device_only_where_an_op_used_it) {
+  SideReport report = server_report();
+  report.ops.of(Op::kLmHead) = {1, 15, 1, 2, 4, 8, {0, 5, 2}};
+  const json ops = json::parse(report_json(report))["ops"];
+  EXPECT_EQ(ops["lm_head"]["device"],
+            json::parse(R"({"copy_in_ns":0,"compute_ns":5,"copy_out_ns":2})"));
+  EXPECT_FALSE(ops["batch_linear"].contains("device"));
+}
+
 TEST(ReportJson, gives_sessions_on_the_server_only) {
   EXPECT_FALSE(json::parse(report_json(runner_report())).contains("sessions"));
   const json report = json::parse(report_json(server_report()));
@@ -117,6 +126,15 @@ TEST(ReportTable, shows_paths_ops_kernels_and_time) {
   }
   EXPECT_THAT(table, Not(HasSubstr("lm_head")));
   EXPECT_THAT(table, Not(HasSubstr("zmq")));
+}
+
+TEST(ReportTable, shows_time_on_a_device_only_where_an_op_used_it) {
+  SideReport report = server_report();
+  EXPECT_THAT(report_table(report), Not(HasSubstr("copy in ms")));
+  report.ops.of(Op::kLmHead).device = {1'230'000, 4'560'000, 7'890'000};
+  const std::string table = report_table(report);
+  EXPECT_THAT(table, HasSubstr("device   copy in ms  compute ms  copy out ms\n"
+                               "lm_head        1.23        4.56         7.89\n"));
 }
 
 TEST(ReportTable, shows_each_session) {

@@ -94,6 +94,25 @@ std::string ops_part(const std::string& key, const Input& input, ChartIds& ids) 
   return stacked_bars(ids, text, rows, Unit::kTime) + table.html();
 }
 
+/// Nothing where no op ran on a device.
+std::string devices_part(const std::string& key, const OpSnapshotTable& ops) {
+  Table table("Time on the device by op, ns", {"op", "copy in", "compute", "copy out"});
+  for (std::size_t i = 0; i < kOpCount; ++i) {
+    const DeviceSnapshot& device = ops.ops[i].device;
+    if (device == DeviceSnapshot{}) continue;
+    const std::string name(op_name(static_cast<Op>(i + 1)));
+    const std::string prefix = fmt::format("{}ops.{}.device.", key, name);
+    table.row(name);
+    table.number(prefix + "copy_in_ns", device.copy_in_ns);
+    table.number(prefix + "compute_ns", device.compute_ns);
+    table.number(prefix + "copy_out_ns", device.copy_out_ns);
+  }
+  if (table.rows() == 0) return {};
+  return "<p class=\"soft\">By the device's own clock. The copies of one op may run while another "
+         "computes.</p>\n" +
+         table.html();
+}
+
 std::string kernels_part(const std::string& key, const SideReport& report, ChartIds& ids) {
   Table table("TEE kernels", {"kernel", "calls", "total, ns", "total"});
   std::vector<BarRow> rows;
@@ -130,7 +149,8 @@ std::string time_section(const std::vector<Input>& inputs, ChartIds& ids) {
       body += "<p>This trace has no times.</p>\n";
       continue;
     }
-    body += side_part(key_of(i), input, ids) + ops_part(key_of(i), input, ids);
+    body += side_part(key_of(i), input, ids) + ops_part(key_of(i), input, ids) +
+            devices_part(key_of(i), input.ops());
     if (input.stats() != nullptr && input.stats()->side == "tee_runner")
       body += kernels_part(key_of(i), *input.stats(), ids);
   }

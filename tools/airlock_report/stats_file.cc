@@ -26,6 +26,7 @@ class Node {
     if (value == nullptr) fail(key, "is missing");
     return value;
   }
+  bool has(std::string_view key) const { return json_.is_object() && json_.find(key) != nullptr; }
   Node child(std::string_view key) {
     static const Json kNull;
     const Json* value = get(key);
@@ -165,12 +166,17 @@ TransportSnapshot read_paths(Node node) {
   return transport;
 }
 
+DeviceSnapshot read_device(Node node) {
+  return {node.number("copy_in_ns"), node.number("compute_ns"), node.number("copy_out_ns")};
+}
+
 OpSnapshotTable read_ops(Node node) {
   OpSnapshotTable table;
   for (std::size_t i = 0; i < kOpCount; ++i) {
     Node op = node.child(op_name(static_cast<Op>(i + 1)));
     table.ops[i] = {op.number("calls"),   op.number("total_ns"), op.number("tee_ns"),
                     op.number("wire_ns"), op.number("queue_ns"), op.number("server_ns")};
+    if (op.has("device")) table.ops[i].device = read_device(op.child("device"));
   }
   return table;
 }

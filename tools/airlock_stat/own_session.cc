@@ -51,6 +51,15 @@ Status read_path(const Json& paths, std::string_view key, PathSnapshot& path) {
   return read_count(*found, "parks", path.parks);  // latency is the runner's
 }
 
+/// Only a server with a device says it.
+Status read_device(const Json& op, DeviceSnapshot& device) {
+  if (op.find("device") == nullptr) return {};
+  ASSIGN_OR_RETURN(const Json* found, member(op, "device", Json::Kind::kObject));
+  RETURN_IF_ERROR(read_count(*found, "copy_in_ns", device.copy_in_ns));
+  RETURN_IF_ERROR(read_count(*found, "compute_ns", device.compute_ns));
+  return read_count(*found, "copy_out_ns", device.copy_out_ns);
+}
+
 Status read_ops(const Json& ops, OpSnapshotTable& table) {
   for (std::size_t i = 0; i < kOpCount; ++i) {
     ASSIGN_OR_RETURN(const Json* found,
@@ -62,6 +71,7 @@ Status read_ops(const Json& ops, OpSnapshotTable& table) {
     RETURN_IF_ERROR(read_count(*found, "wire_ns", op.wire_ns));
     RETURN_IF_ERROR(read_count(*found, "queue_ns", op.queue_ns));
     RETURN_IF_ERROR(read_count(*found, "server_ns", op.server_ns));
+    RETURN_IF_ERROR(read_device(*found, op.device));
   }
   return {};
 }

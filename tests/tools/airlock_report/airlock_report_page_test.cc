@@ -42,6 +42,15 @@ TEST(ReportPage, holds_the_exact_numbers_of_its_inputs) {
   EXPECT_THAT(page, HasSubstr(cell("inputs.1.sides.between_ns", 4000)));
 }
 
+TEST(ReportPage, shows_time_on_a_device_only_where_there_is_some) {
+  const std::string page = page_of({{"s.json", sample_server()}});
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.ops.matmul.device.copy_in_ns", 1'011)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.ops.matmul.device.compute_ns", 4'000'022)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.ops.matmul.device.copy_out_ns", 2'033)));
+  EXPECT_THAT(page_of({{"r.json", sample_runner()}, {"t", sample_trace()}}),
+              Not(HasSubstr("Time on the device")));
+}
+
 TEST(ReportPage, escapes_every_text_of_its_inputs) {
   const std::string bad(kScript);
   SideReport runner = sample_runner();

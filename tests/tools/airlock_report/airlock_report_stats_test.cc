@@ -49,6 +49,20 @@ TEST(ReportStats, reads_back_what_a_server_writes) {
   ASSERT_EQ(report->sessions.size(), 1U);
   EXPECT_EQ(report->sessions[0].client, "tee_runner pid 7");
   EXPECT_EQ(report->sessions[0].transport, written.sessions[0].transport);
+  EXPECT_EQ(report->sessions[0].ops, written.sessions[0].ops);
+  EXPECT_EQ(report->ops, written.ops);
+}
+
+TEST(ReportStats, refuses_times_of_a_device_that_are_none) {
+  expect_refused(changed("\"compute_ns\":4000022", "\"other_ns\":4000022", sample_server()),
+                 "FILE: 'ops.matmul.device.compute_ns' is missing");
+  expect_refused(changed("\"copy_in_ns\":1011", "\"copy_in_ns\":-1", sample_server()),
+                 "FILE: 'ops.matmul.device.copy_in_ns' is -1, expected an integer from 0 to "
+                 "72057594037927936");
+  expect_refused(changed("\"device\":{\"copy_in_ns\":1011,\"compute_ns\":4000022,"
+                         "\"copy_out_ns\":2033}",
+                         "\"device\":7", sample_server()),
+                 "FILE: 'ops.matmul.device' is 7, expected an object");
 }
 
 TEST(ReportStats, ignores_keys_that_it_does_not_know) {

@@ -75,7 +75,9 @@ def numbers_of_stats(index, stats):
     expected = {prefix + "wall_ns": stats["wall_ns"]}
     for op, counters in stats["ops"].items():
         if counters["calls"]:
-            expected.update({f"{prefix}ops.{op}.{key}": value for key, value in counters.items()})
+            device = {f"device.{key}": value for key, value in counters.get("device", {}).items()}
+            expected.update({f"{prefix}ops.{op}.{key}": value for key, value in {**counters, **device}.items()
+                             if key != "device"})
     for kernel, counters in stats.get("tee", {}).items():
         expected.update({f"{prefix}tee.{kernel}.{key}": value for key, value in counters.items()})
     for path, counters in stats["paths"].items():

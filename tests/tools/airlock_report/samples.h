@@ -42,7 +42,8 @@ inline SideReport sample_server() {
   session.transport.path(Path::kRing).sent = {60, 3, 6144};
   session.transport.path(Path::kRing).received = {60, 6, 5136};
   session.transport.path(Path::kZmq).received = {0, 72, 23'328'000};
-  session.ops.of(Op::kMatmul) = {18, 4'990'207, 0, 100'320, 6'908, 4'882'979};
+  session.ops.of(Op::kMatmul) = {
+      18, 4'990'207, 0, 100'320, 6'908, 4'882'979, {1'011, 4'000'022, 2'033}};
   report.merge(session);
   report.sessions.push_back(session);
   report.wall_ns = 367'997'672;

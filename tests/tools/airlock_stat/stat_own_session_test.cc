@@ -15,6 +15,7 @@ SideReport counted() {
   report.transport.path(Path::kZmq).sent = {1, 2, 3};
   report.transport.path(Path::kRing).parks = 4;
   report.ops.of(Op::kPing) = {1, 10, 0, 2, 3, 5};
+  report.ops.of(Op::kMatmul) = {1, 10, 0, 2, 3, 5, {6, 7, 8}};
   return report;
 }
 
@@ -45,6 +46,19 @@ TEST(OwnSession, refuses_a_count_that_is_none) {
     const std::size_t at = bad.find("\"parks\":4");
     ASSERT_NE(at, std::string::npos);
     bad.replace(at, 9, std::string("\"parks\":") + value);
+    EXPECT_EQ(parse_own_session(bad).status().code(), StatusCode::kProtocolError) << value;
+  }
+}
+
+TEST(OwnSession, refuses_times_of_a_device_that_are_none) {
+  const std::string good = report_json(counted());
+  for (const char* value : {"5", "[]", "{}", R"({"copy_in_ns":6,"compute_ns":7})",
+                            R"({"copy_in_ns":6,"compute_ns":-7,"copy_out_ns":8})"}) {
+    std::string bad = good;
+    const std::string device = R"({"copy_in_ns":6,"compute_ns":7,"copy_out_ns":8})";
+    const std::size_t at = bad.find(device);
+    ASSERT_NE(at, std::string::npos);
+    bad.replace(at, device.size(), value);
     EXPECT_EQ(parse_own_session(bad).status().code(), StatusCode::kProtocolError) << value;
   }
 }

@@ -310,6 +310,9 @@ def metrics_are_the_statistics(pair):
         for part, key in (("queue", "queue_ns"), ("compute", "server_ns"), ("wire", "wire_ns")):
             got = values[f'airlock_op_seconds_total{{op="{op}",part="{part}"}}']
             assert abs(got - figures[key] / 1e9) < 1e-9, (op, part, got)
+        for part in ("copy_in", "compute", "copy_out"):
+            got = values[f'airlock_op_device_seconds_total{{op="{op}",part="{part}"}}']
+            assert abs(got - figures.get("device", {}).get(part + "_ns", 0) / 1e9) < 1e-9, (op, part, got)
         check_histogram(values, op, figures)
     assert values["airlock_sessions"] == 0 and values["airlock_sessions_total"] == 2
     assert values["airlock_sessions_limit"] == 8 and values["airlock_sessions_refused_total"] == 0
