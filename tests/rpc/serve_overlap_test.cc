@@ -92,6 +92,7 @@ class Overlap {
 
   Events& events() { return events_; }
   StagedBackend& backend() { return *backend_; }
+  LoggedChannel& channel() { return *channel_; }
   Channel& client() { return *rig_.runner; }
   void drop_client() { rig_.runner.reset(); }
   /// After join().
@@ -182,6 +183,17 @@ TEST_F(ServeOverlap, has_two_ops_under_way_at_most) {
   }
   overlap_.stop();
   EXPECT_EQ(overlap_.backend().most_at_once(), 2);
+}
+
+TEST_F(ServeOverlap, polls_for_nothing_where_ops_are_done_at_once) {
+  for (int i = 1; i <= 3; ++i) overlap_.backend().finish(i);
+  overlap_.start();
+  for (int i = 1; i <= 3; ++i) {
+    overlap_.send(11, i);
+    EXPECT_EQ(overlap_.reply(i).request_id, 11U);
+  }
+  overlap_.stop();
+  EXPECT_EQ(overlap_.channel().polls(), 0);
 }
 
 TEST_F(ServeOverlap, an_op_that_fails_spares_the_one_behind_it) {

@@ -172,6 +172,7 @@ class LoggedChannel : public Channel {
   }
   Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept,
                                                    Deadline deadline) override {
+    if (deadline.remaining() == std::chrono::nanoseconds(0)) ++polls_;
     ASSIGN_OR_RETURN(auto message, inner_->receive(accept, deadline));
     events_.add("request " + std::to_string(++requests_));
     return std::unique_ptr<ReceivedMessage>(
@@ -180,6 +181,8 @@ class LoggedChannel : public Channel {
   const PathPolicy& policy() const override { return inner_->policy(); }
   std::size_t slots_in_use() const override { return inner_->slots_in_use(); }
   TransportStats& stats() override { return inner_->stats(); }
+  /// How often receive() was not to wait. After the serving thread was joined.
+  int polls() const { return polls_; }
 
  private:
   struct Loan : Message {
@@ -218,6 +221,7 @@ class LoggedChannel : public Channel {
   Events& events_;
   int loans_ = 0;
   int requests_ = 0;
+  int polls_ = 0;
 };
 
 }  // namespace airlock::testing_rigs
