@@ -171,15 +171,15 @@ TEST_F(FakeBlasTest, rounds_to_tf32_only_where_asked) {
     std::memcpy(&value, host_view(from), sizeof value);
     return value;
   };
-  put(a, 1.0F + 0x1p-20F);
+  put(a, 1.0F + 0x1.8p-11F);
   put(b, 1);
   ASSERT_EQ(square(1, a, b, c), CUBLAS_STATUS_SUCCESS);
   finish(stream_);
-  EXPECT_EQ(get(c), 1.0F + 0x1p-20F);
+  EXPECT_EQ(get(c), 1.0F + 0x1.8p-11F);
   ASSERT_EQ(cublasSetMathMode(blas_, CUBLAS_TF32_TENSOR_OP_MATH), CUBLAS_STATUS_SUCCESS);
   ASSERT_EQ(square(1, a, b, c), CUBLAS_STATUS_SUCCESS);
   finish(stream_);
-  EXPECT_EQ(get(c), 1.0F);
+  EXPECT_EQ(get(c), 1.0F + 0x1p-10F) << "to nearest";
   const auto seen = gemm_calls();
   ASSERT_EQ(seen.size(), 2U);
   EXPECT_EQ(seen[1].math_mode, CUBLAS_TF32_TENSOR_OP_MATH);

@@ -279,25 +279,26 @@ TEST_F(FakeDeviceTest, names_errors) {
   EXPECT_EQ(call_count(), 0U) << "they cannot fail";
 }
 
-TEST_F(FakeDeviceTest, an_old_error_comes_out_of_a_kernel_launch) {
+TEST_F(FakeDeviceTest, a_kernel_launch_returns_its_own_error_and_gathers) {
   auto s = stream();
   auto* ids = device<std::int32_t>(2);
   auto* table = device<float>(6);
   auto* out = device<float>(4);
-  EXPECT_EQ(cudaSetDevice(9), cudaErrorInvalidDevice);
   const cuda::Gather job{table, DType::kF32, ids, out, DType::kF32, 2, 2};
-  EXPECT_EQ(launch_gather(job, s), cudaErrorInvalidDevice) << "as with kernels.cu";
-  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
   const std::array<std::int32_t, 2> rows{2, 0};
   const std::array<float, 6> values{0, 1, 2, 3, 4, 5};
   ASSERT_EQ(cudaMemcpyAsync(ids, rows.data(), sizeof rows, cudaMemcpyHostToDevice, s), cudaSuccess);
   ASSERT_EQ(cudaMemcpyAsync(table, values.data(), sizeof values, cudaMemcpyHostToDevice, s),
             cudaSuccess);
+  fail_function("launch_gather", 1, cudaErrorLaunchOutOfResources);
+  EXPECT_EQ(launch_gather(job, s), cudaErrorLaunchOutOfResources);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorLaunchOutOfResources);
+  EXPECT_EQ(cudaSetDevice(9), cudaErrorInvalidDevice);
   EXPECT_EQ(launch_gather(job, s), cudaSuccess);
   std::array<float, 4> got{};
   ASSERT_EQ(cudaMemcpyAsync(got.data(), out, sizeof got, cudaMemcpyDeviceToHost, s), cudaSuccess);
   EXPECT_THAT(got, ElementsAre(4, 5, 0, 1));
-  take_misuses();
+  EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidDevice) << "of before the launches";
   finish(s);
   destroy(s);
   release(ids);
@@ -314,6 +315,11 @@ TEST_F(FakeDeviceTest, kernels_check_what_they_touch) {
   EXPECT_EQ(launch_gather(gather, s), cudaSuccess);
   finish(s);
   expect_misuse("row -1 of a table that has room for 3");
+  std::memset(host_view(ids), 0, sizeof *ids);
+  host_view(ids)[0] = std::byte{3};
+  EXPECT_EQ(launch_gather(gather, s), cudaSuccess);
+  finish(s);
+  expect_misuse("row 3 of a table that has room for 3");
   gather.tokens = 0;
   EXPECT_EQ(launch_gather(gather, s), cudaErrorInvalidConfiguration);
   expect_misuse("launch_gather of 0 elements");
@@ -329,7 +335,7 @@ TEST_F(FakeDeviceTest, kernels_check_what_they_touch) {
   conversion.in = table;
   EXPECT_EQ(launch_convert(conversion, s), cudaSuccess);
   finish(s);
-  EXPECT_EQ(counters().kernels, 4U);
+  EXPECT_EQ(counters().kernels, 5U);
   destroy(s);
   release(ids);
   release(table);

@@ -149,6 +149,41 @@ TEST_F(FakeScheduleTest, a_buffer_may_not_be_loaded_again_while_it_is_still_read
   end();
 }
 
+TEST_F(FakeScheduleTest, a_wait_orders_what_was_before_the_record_only) {
+  auto* other = device(kBytes);
+  ASSERT_EQ(cudaMemcpyAsync(other, from_->data(), kBytes, cudaMemcpyHostToDevice, in_),
+            cudaSuccess);
+  join();
+  load();
+  ASSERT_EQ(cudaMemcpyAsync(to_->data(), other, kBytes, cudaMemcpyDeviceToHost, out_), cudaSuccess);
+  EXPECT_THAT(take_misuses(), IsEmpty());
+  store();
+  expect_misuse("nothing orders them");
+  end();
+  release(other);
+}
+
+TEST_F(FakeScheduleTest, an_event_that_the_host_saw_orders_all_streams) {
+  load();
+  ASSERT_EQ(cudaEventRecord(loaded_, in_), cudaSuccess);
+  finish(loaded_);
+  store();
+  EXPECT_THAT(take_misuses(), IsEmpty());
+  end();
+}
+
+TEST_F(FakeScheduleTest, an_event_recorded_again_is_not_ready_again) {
+  load();
+  ASSERT_EQ(cudaEventRecord(loaded_, in_), cudaSuccess);
+  finish(loaded_);
+  load();
+  ASSERT_EQ(cudaEventRecord(loaded_, in_), cudaSuccess);
+  EXPECT_EQ(cudaEventQuery(loaded_), cudaErrorNotReady);
+  EXPECT_EQ(cudaEventQuery(loaded_), cudaSuccess);
+  EXPECT_EQ(counters().work_run, 2U);
+  end();
+}
+
 TEST_F(FakeScheduleTest, a_missing_wait_shows_in_the_result_too) {
   load();
   store();
@@ -185,11 +220,14 @@ TEST_F(FakeScheduleTest, a_source_that_changes_while_it_is_queued_is_reported) {
 
 TEST_F(FakeScheduleTest, a_slot_may_be_read_and_then_written_in_stream_order) {
   load();
+  ASSERT_EQ(cudaMemcpyAsync(memory_, to_->data(), kBytes, cudaMemcpyHostToDevice, in_),
+            cudaSuccess);
   ASSERT_EQ(cudaMemcpyAsync(from_->data(), memory_, kBytes, cudaMemcpyDeviceToHost, in_),
             cudaSuccess);
-  load();
+  load();  // of what will be there by then
   finish(in_);
-  EXPECT_EQ(from_->at(0), 7);
+  EXPECT_EQ(from_->at(0), 0);
+  EXPECT_EQ(std::to_integer<int>(*host_view(memory_)), 0);
   end();
 }
 

@@ -47,12 +47,6 @@ cudaError_t queue(State& s, Lock& lock, Work work, std::int64_t count, cudaStrea
   return cudaSuccess;
 }
 
-/// As kernels.cu ends: the thread's last error, an older one too.
-cudaError_t finish(cudaError_t launched) {
-  const cudaError_t last = cudaGetLastError();
-  return launched != cudaSuccess ? launched : last;
-}
-
 std::string gather(Gather job, std::span<const Resolved> at) {
   const auto* ids = reinterpret_cast<const std::int32_t*>(at[0].data);
   const auto row_bytes = static_cast<std::size_t>(job.hidden) * dtype_bytes(job.from);
@@ -72,7 +66,7 @@ std::string gather(Gather job, std::span<const Resolved> at) {
 }  // namespace
 
 cudaError_t launch_convert(const Conversion& job, cudaStream_t stream) {
-  return finish(cuda_fake::call("launch_convert", [&](State& s, Lock& lock) {
+  return cuda_fake::call("launch_convert", [&](State& s, Lock& lock) {
     Work work;
     work.function = "launch_convert";
     const std::int64_t read = job.count() == 0 ? 0 : (job.rows - 1) * job.in_pitch + job.columns;
@@ -87,11 +81,11 @@ cudaError_t launch_convert(const Conversion& job, cudaStream_t stream) {
       return "";
     };
     return queue(s, lock, std::move(work), job.count(), stream);
-  }));
+  });
 }
 
 cudaError_t launch_gather(const Gather& job, cudaStream_t stream) {
-  return finish(cuda_fake::call("launch_gather", [&](State& s, Lock& lock) {
+  return cuda_fake::call("launch_gather", [&](State& s, Lock& lock) {
     Work work;
     work.function = "launch_gather";
     work.accesses = {access(job.ids, job.tokens, DType::kI32, false),
@@ -100,7 +94,7 @@ cudaError_t launch_gather(const Gather& job, cudaStream_t stream) {
     work.spoil = fill_result(2, work.accesses[2].bytes);
     work.run = [job](std::span<const Resolved> at) { return gather(job, at); };
     return queue(s, lock, std::move(work), job.count(), stream);
-  }));
+  });
 }
 
 }  // namespace airlock::cuda
