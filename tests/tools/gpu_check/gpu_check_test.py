@@ -22,6 +22,7 @@ import measure  # noqa: E402
 import report  # noqa: E402
 import steps  # noqa: E402
 
+TINY = os.path.join(ROOT, "tests", "data", "configs", "tiny.json")
 DEVICE_STEPS = "conformance,golden,pair,sanitizer,copies,ops,prefill"
 PASSING_SUITE = "echo '[  PASSED  ] 12 tests.'; echo '[  SKIPPED ] 1 test, listed below:'"
 LIMIT_S = 500
@@ -157,7 +158,8 @@ def a_failed_step_does_not_stop_the_others(box):
 
 
 def a_suite_that_skipped_every_test_has_not_passed(box):
-    box.with_gpu().script("build/bin/cuda_conformance_test", "echo '[  PASSED  ] 0 tests.'; echo '[  SKIPPED ] 9 tests, listed:'")
+    box.with_gpu().script("build/bin/cuda_conformance_test",
+                          "echo '[  PASSED  ] 0 tests.'; echo '[  SKIPPED ] 9 tests, listed:'")
     box.check("--steps", "conformance", "--out", box.json, code=1, says="no test of the suite ran")
     box.script("build/bin/cuda_conformance_test", PASSING_SUITE)
     box.check("--steps", "conformance", "--out", box.json)
@@ -192,7 +194,8 @@ def write_npy(path, rows, vocab, values):
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {vocab}), }}"
     header += " " * (-(len(header) + 11) % 64) + "\n"
     with open(path, "wb") as file:
-        file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + struct.pack(f"<{rows * vocab}f", *values))
+        file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode())
+        file.write(struct.pack(f"<{rows * vocab}f", *values))
     return path
 
 
@@ -236,8 +239,7 @@ exec {box.bin_dir}/gpu_server $args""")
     box.script("build/bin/cuda_bench", f"""echo alone >> {box.folder}/turns
 echo '{{"device":{{}},"results":[{{"kind":"prefill_in_process","tokens":8,"wall_ns_median":1000}},
 {{"kind":"prefill_in_process","tokens":16,"wall_ns_median":1000}}]}}'""")
-    box.check("--steps", "prefill", "--tokens", "8,16", "--config", os.path.join(ROOT, "tests", "data", "configs", "tiny.json"),
-              "--out", box.json)
+    box.check("--steps", "prefill", "--tokens", "8,16", "--config", TINY, "--out", box.json)
     with open(os.path.join(box.folder, "turns"), encoding="utf-8") as file:
         assert file.read().split() == ["pair", "alone", "alone"] * 2
     assert box.results() == {"prefill": "passed"}
@@ -267,8 +269,6 @@ def cuda_bench_runs_each_of_its_parts_on_the_fake_device(box):
     for path in (program, module):
         if not os.path.exists(path):
             raise Skip(f"{path} is not built here (no CUDA toolkit)")
-    tiny = os.path.join(ROOT, "tests", "data", "configs", "tiny.json")
-
     def bench(*args):
         done = subprocess.run([program, *args], capture_output=True, text=True, timeout=LIMIT_S, check=False)
         assert done.returncode == 0, f"exit {done.returncode}\n{done.stderr}"
@@ -281,14 +281,14 @@ def cuda_bench_runs_each_of_its_parts_on_the_fake_device(box):
         ("from_device", "unpinned", 65536), ("memcpy", "plain", 65536)]
     assert len(copies) == 15 and all(row["gb_per_s"] > 0 and row["gb_per_s_in_a_row"] > 0 for row in copies)
 
-    ops = bench("ops", "--cuda-module", module, "--config", tiny, "--tokens", "16", "--calls", "4")
+    ops = bench("ops", "--cuda-module", module, "--config", TINY, "--tokens", "16", "--calls", "4")
     names = ["lm_head", "embedding", "qkv", "o", "gate_up", "down", "qk", "pv", "lm_head"]
     assert [(row["dtype"], row["op"]) for row in ops] == [(dtype, name) for dtype in ("bf16", "fp32") for name in names]
     for row in ops:
         assert row["whole_ns_count"] == 4 and row["whole_ns_median"] > 0 and row["two_under_way_ns"] > 0, row
         assert ("of_bare" in row) == (row["op"] != "embedding"), row
 
-    prefills = bench("prefill", "--cuda-module", module, "--config", tiny, "--tokens", "8,16", "--repeat", "2")
+    prefills = bench("prefill", "--cuda-module", module, "--config", TINY, "--tokens", "8,16", "--repeat", "2")
     assert [(row["tokens"], row["wall_ns_count"]) for row in prefills] == [(8, 2), (16, 2)]
 
 
@@ -305,7 +305,7 @@ def the_fake_device_passes_what_a_gpu_has_to(box):
     os.symlink(box.bin_dir, os.path.join(box.folder, "fake", "bin"))
     box.build = os.path.join(box.folder, "fake")
     box.check("--steps", "conformance,golden,pair", "--out", box.json, "--cuda-module", needed[0], "--models", "linear-bf16",
-              "--config", os.path.join(ROOT, "tests", "data", "configs", "tiny.json"), "--tokens", "16,40",
+              "--config", TINY, "--tokens", "16,40",
               env={"LD_LIBRARY_PATH": driver})
     assert box.results() == {"conformance": "passed", "golden": "passed", "pair": "passed"}
     suite, golden_step, pair_step = (step["details"] for step in box.data["steps"])
