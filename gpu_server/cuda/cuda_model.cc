@@ -70,6 +70,7 @@ Result<std::shared_ptr<CudaModel>> create_model(const ModelSource& model,
   RETURN_IF_ERROR(model.config().dims.check());
   auto shared = std::make_shared<Shared>();
   ASSIGN_OR_RETURN(shared->device, Device::open(options.device));
+  RETURN_IF_ERROR(shared->device->health());
   shared->tf32 = options.tf32;
   shared->warn = options.warn;
   ASSIGN_OR_RETURN(std::string digest, model.digest());

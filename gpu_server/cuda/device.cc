@@ -30,6 +30,8 @@ constexpr std::array kLasting = {
     cudaErrorCudartUnloading,
 };
 
+bool is_lasting(cudaError_t error) { return std::ranges::find(kLasting, error) != kLasting.end(); }
+
 std::string version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }
@@ -44,7 +46,6 @@ Status explain_start(cudaError_t error, std::string_view device) {
   int runtime = 0;
   (void)cudaDriverGetVersion(&driver);
   (void)cudaRuntimeGetVersion(&runtime);
-  (void)cudaGetLastError();
   if (error == cudaErrorInsufficientDriver || (driver != 0 && driver / 1000 < runtime / 1000)) {
     return {StatusCode::kDevice,
             fmt::format("{}: the driver knows CUDA {}, this build needs {}: install a newer NVIDIA "
@@ -115,8 +116,7 @@ Status Device::check(cudaError_t error, std::string_view what) {
   if (error == cudaSuccess) return {};
   const std::string text = fmt::format("{}: {}: {} ({})", label_, what, cudaGetErrorString(error),
                                        cudaGetErrorName(error));
-  if (std::ranges::find(kLasting, error) != kLasting.end()) return lose(text);
-  (void)cudaGetLastError();  // else the next call that looks would find it
+  if (is_lasting(error)) return lose(text);
   if (error == cudaErrorMemoryAllocation) return {StatusCode::kResourceExhausted, text};
   return {StatusCode::kDevice, text};
 }
@@ -126,7 +126,6 @@ Status Device::check(cublasStatus_t status, std::string_view what) {
   const std::string text = fmt::format("{}: {}: {}", label_, what, cublasGetStatusName(status));
   // "The GPU program failed to execute": what CUDA says after that, it says of every call.
   if (status == CUBLAS_STATUS_EXECUTION_FAILED) return lose(text);
-  (void)cudaGetLastError();
   if (status == CUBLAS_STATUS_ALLOC_FAILED) return {StatusCode::kResourceExhausted, text};
   return {StatusCode::kDevice, text};
 }

@@ -21,17 +21,23 @@ __global__ void for_each_element(Job job) {
   }
 }
 
+/// Returns this launch's own error. (The <<<>>> form leaves it in cudaGetLastError(), where a
+/// cudaErrorNotReady of an earlier query may lie.)
+template <typename Job, void (*Element)(const Job&, std::int64_t)>
+cudaError_t launch(Job job, cudaStream_t stream) {
+  void* arguments[] = {&job};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(&for_each_element<Job, Element>),
+                          dim3(block_count(job.count())), dim3(kThreads), arguments, 0, stream);
+}
+
 }  // namespace
 
 cudaError_t launch_convert(const Conversion& job, cudaStream_t stream) {
-  for_each_element<Conversion, convert_element>
-      <<<block_count(job.count()), kThreads, 0, stream>>>(job);
-  return cudaGetLastError();
+  return launch<Conversion, convert_element>(job, stream);
 }
 
 cudaError_t launch_gather(const Gather& job, cudaStream_t stream) {
-  for_each_element<Gather, gather_element><<<block_count(job.count()), kThreads, 0, stream>>>(job);
-  return cudaGetLastError();
+  return launch<Gather, gather_element>(job, stream);
 }
 
 }  // namespace airlock::cuda

@@ -165,14 +165,18 @@ Result<DeviceWeights> DeviceWeights::load(Device& device, const ModelSource& mod
   }
   ASSIGN_OR_RETURN(weights.memory_, DeviceMemory::allocate(device, need, "the weights"));
   std::size_t longest_row = 0;
+  std::size_t largest = 0;
   for (const Target& target : targets) {
     target.weight->data = weights.memory_.data() + target.offset;
-    longest_row = std::max(longest_row,
-                           static_cast<std::size_t>(target.weight->k) * dtype_bytes(options.dtype));
+    const std::size_t row_bytes =
+        static_cast<std::size_t>(target.weight->k) * dtype_bytes(options.dtype);
+    longest_row = std::max(longest_row, row_bytes);
+    largest = std::max(largest, static_cast<std::size_t>(target.weight->n) * row_bytes);
   }
   if (tied) weights.lm_head_ = weights.table_;
-  ASSIGN_OR_RETURN(Uploader uploader,
-                   Uploader::make(device, options, std::max(longest_row, kStagingBytes)));
+  ASSIGN_OR_RETURN(
+      Uploader uploader,
+      Uploader::make(device, options, std::max(longest_row, std::min(largest, kStagingBytes))));
   std::size_t done = 0;
   Status status;
   for (const Target& target : targets) {

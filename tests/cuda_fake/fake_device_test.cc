@@ -28,7 +28,7 @@ TEST_F(FakeDeviceTest, says_what_it_is) {
   cudaDeviceProp about;
   ASSERT_EQ(cudaGetDeviceProperties(&about, 1), cudaSuccess);
   EXPECT_STREQ(about.name, "Airlock fake GPU");
-  EXPECT_EQ(about.major, 9);
+  EXPECT_EQ(about.major, 8);
   EXPECT_EQ(about.totalGlobalMem, std::size_t{1} << 20);
   EXPECT_EQ(cudaGetDeviceProperties(&about, 2), cudaErrorInvalidDevice);
   EXPECT_EQ(cudaSetDevice(2), cudaErrorInvalidDevice);

@@ -114,7 +114,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int device) {
     *prop = {};
     std::strncpy(prop->name, "Airlock fake GPU", sizeof prop->name - 1);
     prop->totalGlobalMem = s.options.memory_bytes;
-    prop->major = 9;
+    prop->major = 8;
     prop->minor = 0;
     prop->warpSize = 32;
     prop->maxThreadsPerBlock = 1024;

@@ -100,10 +100,10 @@ class Pair:
         self.started.append(process)
         return process
 
-    def server(self, *args, endpoint=None, model=("--synthetic", TINY), threads=1):
+    def server(self, *args, endpoint=None, model=("--synthetic", TINY), threads=1, device="cpu"):
         """A gpu_server that serves; `.endpoint` is where, as it said itself; `.stats()` what it wrote."""
         stats_path = self.path(f"{len(self.started)}-server.json")
-        server = self.start("gpu_server", *model, "--endpoint", endpoint or self.endpoint, "--device", "cpu",
+        server = self.start("gpu_server", *model, "--endpoint", endpoint or self.endpoint, "--device", device,
                             "--threads", threads, "--stats-json", stats_path, *args)
         wait_until(lambda: "ready " in server.stdout() or not server.running(), "ready", 600)
         ready = [line for line in server.stdout().splitlines() if line.startswith("ready ")]

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 
+import cuda_scenarios
 import fault_scenarios
 import input_scenarios
 import prefill_scenarios
@@ -17,7 +18,7 @@ import replay_scenarios
 from pair import Pair
 
 SCENARIOS = {s.__name__: s for module in (prefill_scenarios, fault_scenarios, input_scenarios, record_scenarios,
-                                            replay_scenarios)
+                                            replay_scenarios, cuda_scenarios)
              for s in module.SCENARIOS}
 SKIPPED = 77
 

@@ -1,0 +1,58 @@
+// The conformance suite on a real GPU: AIRLOCK_TEST_CUDA_MODULE names airlock_cuda.so. Without it,
+// or without a GPU, nothing is tested and the exit code says so (77).
+#include "tests/cuda/cuda_conformance.h"
+
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "gpu_server/cuda_probe.h"
+
+namespace airlock::testing {
+namespace {
+
+const CudaModule* g_module = nullptr;  // set before the tests run
+
+const char* load_module() {
+  const char* path = std::getenv("AIRLOCK_TEST_CUDA_MODULE");
+  if (path == nullptr || *path == '\0') return "AIRLOCK_TEST_CUDA_MODULE is not set";
+  if (const auto probe = probe_cuda(); !probe.ok()) {
+    std::fprintf(stderr, "%s\n", probe.status().message().c_str());
+    return "no GPU";
+  }
+  void* library = ::dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    std::fprintf(stderr, "%s\n", ::dlerror());
+    std::exit(1);  // a GPU is there and the module is not: no skip
+  }
+  const auto entry = reinterpret_cast<CudaModuleEntry>(::dlsym(library, kCudaModuleEntry));
+  if (entry == nullptr) std::exit(1);
+  g_module = entry();
+  return nullptr;
+}
+
+std::unique_ptr<BackendUnderTest> make(const MemoryModel& model, DType dtype) {
+  return std::make_unique<CudaUnderTest>(*g_module, model, dtype);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cuda, BackendConformance,
+                         ::testing::Values(BackendCase{"cuda", DType::kF32, false, make},
+                                           BackendCase{"cuda", DType::kF16, false, make},
+                                           BackendCase{"cuda", DType::kBF16, false, make},
+                                           BackendCase{"cuda", DType::kF32, true, make},
+                                           BackendCase{"cuda", DType::kF16, true, make},
+                                           BackendCase{"cuda", DType::kBF16, true, make}),
+                         backend_case_name);
+
+}  // namespace
+}  // namespace airlock::testing
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  if (const char* why = airlock::testing::load_module(); why != nullptr) {
+    std::fprintf(stderr, "SKIPPED: %s\n", why);
+    return 77;
+  }
+  return RUN_ALL_TESTS();
+}

@@ -1,0 +1,150 @@
+// Every CUDA call that an op makes fails once: the op says so, what was queued ends before the
+// memory goes, nothing leaks, and the session goes on wherever the device does.
+#include <cuda_runtime_api.h>
+
+#include "tests/cuda/fake_rig.h"
+
+namespace airlock::testing {
+namespace {
+
+using cuda_fake::Mode;
+
+/// Each op kind on both paths: in registered memory, and in memory that goes through pieces.
+class CudaFailureTest : public FakeCudaTest {
+ protected:
+  struct Walk {
+    OpSpec spec;
+    bool in_ring = false;
+    int error = cudaErrorMemoryAllocation;
+  };
+
+  Status run(Backend& backend, const Walk& walk, Segment& ring) {
+    std::vector<Tensor> inputs = inputs_of(walk.spec);
+    if (!walk.in_ring) {
+      std::vector<Tensor> results = results_of(walk.spec);
+      return run_op(backend, walk.spec, inputs, views_of(results));
+    }
+    std::size_t offset = 0;
+    const auto place = [&](const TensorDesc& desc, const Tensor* from) {
+      const MutableTensorView view = ring.place(offset, desc, from);
+      offset += (desc.bytes() + 4095) / 4096 * 4096;
+      return view;
+    };
+    std::vector<TensorView> in;
+    std::vector<MutableTensorView> out;
+    for (const Tensor& input : inputs) in.push_back(place(input.desc(), &input));
+    const auto descs = op_results(walk.spec, dims());
+    for (const TensorDesc& desc : *descs) out.push_back(place(desc, nullptr));
+    return run_op(backend, walk.spec, in, out);
+  }
+
+  /// One session with one op whose `nth` call fails, from make_backend() to its end. Returns
+  /// whether there was an nth call.
+  bool fail_at(std::uint64_t nth, const Walk& walk) {
+    Segment ring(1 << 20);
+    const std::uint64_t before = cuda_fake::call_count();
+    const std::uint64_t injected = cuda_fake::counters().injected_failures;
+    cuda_fake::fail_call(before + nth, walk.error);
+    {
+      auto backend = compute_->make_backend(std::vector{ring.bytes()});
+      Status status = backend.status();
+      if (backend.ok()) {
+        status = run(**backend, walk, ring);
+        if (!status.ok() && compute_->health().ok()) {
+          const Status again = run(**backend, walk, ring);
+          EXPECT_TRUE(again.ok()) << "after call " << nth << " (" << status.to_string()
+                                  << "): " << again.to_string();
+        }
+      }
+      if (!status.ok()) {
+        EXPECT_TRUE(status.code() == StatusCode::kResourceExhausted ||
+                    status.code() == StatusCode::kDevice)
+            << status.to_string();
+        EXPECT_FALSE(status.message().empty());
+      }
+    }
+    const std::vector<std::string> calls = cuda_fake::calls();
+    const std::string name = before + nth <= calls.size() ? calls[before + nth - 1] : "none";
+    for (const std::string& misuse : cuda_fake::take_misuses())
+      ADD_FAILURE() << "call " << nth << ", " << name << ": " << misuse;
+    return cuda_fake::counters().injected_failures > injected;
+  }
+
+  void walk_all(const Walk& walk) {
+    SCOPED_TRACE(std::string(op_name(walk.spec.op)) + (walk.in_ring ? ", ring" : ", pieces"));
+    std::uint64_t failures = 0;
+    for (std::uint64_t nth = 1;; ++nth) {
+      if (!compute_ || !compute_->health().ok()) {  // the one before lost the device
+        restart(options_);
+        load(DType::kBF16);
+      }
+      if (!fail_at(nth, walk)) break;
+      ++failures;
+      ASSERT_LT(nth, 1000U);
+    }
+    EXPECT_GT(failures, 20U);  // a session alone makes more calls
+    restart(options_);
+  }
+
+  cuda_fake::Options options_{.mode = Mode::kLazy};
+};
+
+TEST_F(CudaFailureTest, every_call_runs_out_of_memory_once) {
+  const std::vector<OpSpec> specs = one_of_each(DType::kF16);
+  for (const OpSpec& spec : specs) walk_all({spec, true, cudaErrorMemoryAllocation});
+  for (const OpSpec& spec : {specs[0], specs[1]})  // through pieces: ids, and rows of a group
+    walk_all({spec, false, cudaErrorMemoryAllocation});
+}
+
+TEST_F(CudaFailureTest, every_call_is_refused_once) {
+  for (const OpSpec& spec : one_of_each(DType::kBF16))
+    walk_all({spec, true, cudaErrorNotSupported});
+}
+
+TEST_F(CudaFailureTest, every_call_finds_the_device_lost_once) {
+  for (const OpSpec& spec : one_of_each(DType::kF32))
+    walk_all({spec, true, cudaErrorIllegalAddress});
+}
+
+TEST_F(CudaFailureTest, every_piece_of_queued_work_loses_the_device_once) {
+  for (const OpSpec& spec : one_of_each(DType::kF16)) {
+    for (std::uint64_t nth = 1;; ++nth) {
+      restart(options_);
+      load(DType::kBF16);
+      open();
+      cuda_fake::lose_device_at_work(cuda_fake::counters().work_run + nth, cudaErrorIllegalAddress);
+      const Status status = run_op(*backend_, spec);
+      if (status.ok()) break;
+      EXPECT_EQ(status.code(), StatusCode::kDevice) << status.to_string();
+      EXPECT_EQ(compute_->health().code(), StatusCode::kDevice);
+      for (const std::string& misuse : cuda_fake::take_misuses()) ADD_FAILURE() << misuse;
+      ASSERT_LT(nth, 100U);
+    }
+  }
+}
+
+TEST_F(CudaFailureTest, every_call_of_loading_fails_once) {
+  for (const int error : {int{cudaErrorMemoryAllocation}, int{cudaErrorIllegalAddress}}) {
+    for (std::uint64_t nth = 1;; ++nth) {
+      cuda_fake::reset({.mode = Mode::kEager});  // whatever the failed one before has left
+      cuda_fake::fail_call(nth, error);
+      {
+        const auto made = create(DType::kBF16);
+        if (!made.ok()) {
+          EXPECT_TRUE(made.status().code() == StatusCode::kResourceExhausted ||
+                      made.status().code() == StatusCode::kDevice)
+              << made.status().to_string();
+        }
+      }
+      const std::vector<std::string> calls = cuda_fake::calls();
+      const std::string name = nth <= calls.size() ? calls[nth - 1] : "none";
+      for (const std::string& misuse : cuda_fake::take_misuses())
+        ADD_FAILURE() << "call " << nth << ", " << name << ": " << misuse;
+      if (cuda_fake::counters().injected_failures == 0) break;
+      ASSERT_LT(nth, 10000U);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace airlock::testing

@@ -1,0 +1,179 @@
+// Runs ops on the fake device in ways that show a missing wait, a wrong layout or a lease that is
+// dropped too early. Prints "caught: WHAT" for each fault and exits 1 where there is one.
+#include <cuda_runtime_api.h>
+
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <limits>
+
+#include "base/page_buffer.h"
+#include "gpu_server/cuda_module_abi.h"
+#include "tests/cuda_fake/fake_device.h"
+#include "tests/support/memory_model.h"
+#include "tests/support/reference_ops.h"
+
+extern "C" const airlock::CudaModule* airlock_cuda_module();
+
+namespace airlock::testing {
+namespace {
+
+using cuda_fake::Mode;
+using enum WeightKind;
+
+int g_faults = 0;
+
+void caught(const std::string& what) {
+  ++g_faults;
+  std::printf("caught: %s\n", what.c_str());
+}
+
+/// A session with a ring of one MiB on a fresh device.
+class Scenario {
+ public:
+  explicit Scenario(Mode mode) : ring_(PageBuffer::allocate(1 << 20).value()) {
+    for (const std::string& misuse : cuda_fake::reset({.mode = mode})) caught(misuse);
+    auto compute = airlock_cuda_module()->create(model_, {});
+    if (!compute.ok()) {
+      caught("create: " + compute.status().to_string());
+      return;
+    }
+    auto backend =
+        compute.value()->make_backend(std::vector{std::span(ring_.data(), ring_.bytes())});
+    if (!backend.ok()) {
+      caught("make_backend: " + backend.status().to_string());
+      return;
+    }
+    backend_ = std::move(backend).value();
+  }
+  ~Scenario() {
+    backend_.reset();
+    for (const std::string& misuse : cuda_fake::reset()) caught(misuse);
+  }
+  Scenario(const Scenario&) = delete;
+  Scenario& operator=(const Scenario&) = delete;
+
+  explicit operator bool() const { return backend_ != nullptr; }
+  const ModelDims& dims() const { return model_.config().dims; }
+
+  /// Operands in the ring from 0 on, results behind them.
+  std::unique_ptr<Pending> submit(const OpSpec& spec) {
+    inputs_.clear();
+    results_.clear();
+    std::size_t offset = 0;
+    const auto place = [&](const TensorDesc& desc) {
+      MutableTensorView view{ring_.data() + offset, desc};
+      offset += (desc.bytes() + 255) / 256 * 256;
+      return view;
+    };
+    for (const TensorDesc& desc : spec.inputs) {
+      const MutableTensorView view = place(desc);
+      if (desc.dtype == DType::kI32) {
+        for (std::size_t i = 0; i < desc.elements(); ++i)
+          view.as<std::int32_t>()[i] = static_cast<std::int32_t>(3 * i + 1);
+      } else {
+        const Tensor values = random_tensor(desc, 11);
+        std::memcpy(view.data, values.view().data, desc.bytes());
+      }
+      inputs_.push_back(view);
+    }
+    want_ = reference_op(model_, DType::kF32, spec, inputs_);
+    const auto descs = op_results(spec, dims());
+    for (const TensorDesc& desc : *descs) results_.push_back(place(desc));
+    auto op =
+        backend_->prepare(spec, {inputs_, results_}, Deadline::after(std::chrono::seconds(20)));
+    if (!op.ok()) return nullptr;
+    if (const Status status = (*op)->submit(); !status.ok()) return nullptr;
+    return std::move(op).value();
+  }
+  void check(const OpSpec& spec) {
+    const std::string name(op_name(spec.op));
+    const auto op = submit(spec);
+    if (!op) return caught(name + " was not taken");
+    if (const Status status = op->wait(); !status.ok())
+      return caught(name + ": " + status.to_string());
+    expect_right(name);
+  }
+  void expect_right(const std::string& name) {
+    for (std::size_t i = 0; i < results_.size(); ++i) {
+      double worst = 0;
+      if (count_outside_tolerance(results_[i], want_[i], worst) != 0)
+        caught(name + ": a result is wrong");
+    }
+  }
+  void overwrite_ring() { std::memset(ring_.data(), 0x55, ring_.bytes()); }
+  std::byte* ring() { return ring_.data(); }
+
+ private:
+  MemoryModel model_;
+  PageBuffer ring_;
+  std::unique_ptr<Backend> backend_;
+  std::vector<TensorView> inputs_;
+  std::vector<MutableTensorView> results_;
+  std::vector<ReferenceResult> want_;
+};
+
+void right_results(Mode mode) {
+  Scenario scenario(mode);
+  if (!scenario) return;
+  const TensorDesc x{DType::kF32, Shape{3, scenario.dims().hidden}};
+  scenario.check(linear_spec({{kQ, 0}, {kK, 0}, {kV, 0}}, x, DType::kF32));
+  scenario.check(linear_spec(
+      {{kO, 0}}, {DType::kF32, Shape{3, weight_shape(scenario.dims(), kO)[1]}}, DType::kF32));
+  scenario.check(embedding_spec(4, DType::kF32));
+  scenario.check(lm_head_spec(x));
+  for (const Transpose transpose : {Transpose::kNone, Transpose::kA, Transpose::kB}) {
+    const Shape a = transpose == Transpose::kA ? Shape{6, 5, 4} : Shape{6, 4, 5};
+    const Shape b = transpose == Transpose::kB ? Shape{2, 3, 5} : Shape{2, 5, 3};
+    scenario.check(matmul_spec({DType::kF32, a}, {DType::kF32, b}, transpose, DType::kF32));
+  }
+}
+
+void abandoned_op() {
+  Scenario scenario(Mode::kLazy);
+  if (!scenario) return;
+  const TensorDesc x{DType::kF32, Shape{3, scenario.dims().hidden}};
+  const OpSpec spec = linear_spec({{kQ, 0}}, x, DType::kF32);
+  (void)scenario.submit(spec);
+  scenario.overwrite_ring();  // the slots have a new owner
+  scenario.check(spec);
+}
+
+void failed_op() {
+  Scenario scenario(Mode::kLazy);
+  if (!scenario) return;
+  const TensorDesc x{DType::kF32, Shape{3, scenario.dims().hidden}};
+  const OpSpec spec = linear_spec({{kQ, 0}}, x, DType::kF32);
+  cuda_fake::fail_function("cublasGemmEx", cuda_fake::call_count("cublasGemmEx") + 1,
+                           cudaErrorMemoryAllocation);
+  if (const auto op = scenario.submit(spec); op && op->wait().ok()) caught("a failure was lost");
+  scenario.overwrite_ring();
+  scenario.check(spec);
+}
+
+void token_ids_that_change() {
+  Scenario scenario(Mode::kLazy);
+  if (!scenario) return;
+  const auto op = scenario.submit(embedding_spec(4, DType::kF32));
+  if (!op) return caught("embedding was not taken");
+  const std::int32_t far = std::numeric_limits<std::int32_t>::max() / 1024;
+  std::memcpy(scenario.ring(), &far, sizeof(far));  // the peer, after the check
+  const Status status = op->wait();
+  const std::vector<std::string> misuses = cuda_fake::take_misuses();
+  if (!status.ok() || !misuses.empty()) return caught("token ids were read twice");
+  scenario.expect_right("embedding");
+}
+
+}  // namespace
+}  // namespace airlock::testing
+
+int main() {
+  using namespace airlock::testing;
+  using airlock::cuda_fake::Mode;
+  for (const Mode mode : {Mode::kLazy, Mode::kEager}) right_results(mode);
+  abandoned_op();
+  failed_op();
+  token_ids_that_change();
+  std::printf("%d faults\n", g_faults);
+  return g_faults == 0 ? 0 : 1;
+}
