@@ -32,7 +32,8 @@ void caught(const std::string& what) {
 class Scenario {
  public:
   explicit Scenario(Mode mode) : ring_(PageBuffer::allocate(1 << 20).value()) {
-    for (const std::string& misuse : cuda_fake::reset({.mode = mode})) caught(misuse);
+    for (const std::string& misuse : cuda_fake::reset({.mode = mode, .report_pageable = true}))
+      caught(misuse);
     auto compute = airlock_cuda_module()->create(model_, {});
     if (!compute.ok()) {
       caught("create: " + compute.status().to_string());
@@ -72,7 +73,7 @@ class Scenario {
         for (std::size_t i = 0; i < desc.elements(); ++i)
           view.as<std::int32_t>()[i] = static_cast<std::int32_t>(3 * i + 1);
       } else {
-        const Tensor values = random_tensor(desc, 11);
+        const Tensor values = random_tensor(desc, ++seed_);
         std::memcpy(view.data, values.view().data, desc.bytes());
       }
       inputs_.push_back(view);
@@ -108,6 +109,7 @@ class Scenario {
   MemoryModel model_;
   PageBuffer ring_;
   std::unique_ptr<Backend> backend_;
+  std::uint64_t seed_ = 10;
   std::vector<TensorView> inputs_;
   std::vector<MutableTensorView> results_;
   std::vector<ReferenceResult> want_;
