@@ -56,6 +56,14 @@ Status warm_up(Backend& backend) {
     RETURN_IF_ERROR(run({kO}, info.dims.heads * info.dims.head_dim));
     RETURN_IF_ERROR(run({kGate, kUp}, info.dims.hidden));
     RETURN_IF_ERROR(run({kDown}, info.dims.intermediate));
+    const auto heads = [&](std::int64_t count, std::int64_t columns) {
+      return TensorDesc{info.stored_dtype, Shape{count, rows, columns}};
+    };
+    const TensorDesc keys = heads(info.dims.kv_heads, info.dims.head_dim);
+    RETURN_IF_ERROR(run_once(backend, matmul_spec(heads(info.dims.heads, info.dims.head_dim), keys,
+                                                  Transpose::kB, info.stored_dtype)));
+    RETURN_IF_ERROR(run_once(backend, matmul_spec(heads(info.dims.heads, rows), keys,
+                                                  Transpose::kNone, info.stored_dtype)));
   }
   return run_once(backend, lm_head_spec({info.stored_dtype, Shape{1, info.dims.hidden}}));
 }
