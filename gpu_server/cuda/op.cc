@@ -121,9 +121,7 @@ Status OpWork::compute() {
       return {StatusCode::kInvalidInput,
               fmt::format("{} is not computed on a GPU", op_name(spec_.op))};
   }
-  RETURN_IF_ERROR(record(lane_->compute_end, session_.compute));
-  return session_.device.check(cudaStreamWaitEvent(session_.out.get(), lane_->compute_end.get(), 0),
-                               "join streams");
+  return record(lane_->compute_end, session_.compute);
 }
 
 Status OpWork::plan_results() {
@@ -253,10 +251,20 @@ Status OpWork::convert_result(const std::byte* values, std::int64_t pitch, std::
   return session_.device.check(launch_convert(job, session_.compute.get()), "convert a result");
 }
 
+// What waits in the out stream holds up whatever is queued behind it, and the pieces of the op
+// before this one may still have to be. So an op that needs pieces queues nothing before it has
+// computed.
 Status OpWork::copy_out() {
+  if (!std::ranges::all_of(results, &HostTensor::pinned)) return session_.stage_out.prepare();
+  RETURN_IF_ERROR(session_.device.check(
+      cudaStreamWaitEvent(session_.out.get(), lane_->compute_end.get(), 0), "join streams"));
+  RETURN_IF_ERROR(begin_copies());
+  return record(lane_->out_end, session_.out);
+}
+
+Status OpWork::begin_copies() {
+  copying_ = true;
   RETURN_IF_ERROR(record(lane_->out_begin, session_.out));
-  parts_.clear();
-  issued_ = landed_ = 0;
   for (std::size_t i = 0; i < results.size(); ++i) {
     if (results[i].pinned) {
       RETURN_IF_ERROR(copy_result(device_results_[i], results[i].data));
@@ -264,8 +272,7 @@ Status OpWork::copy_out() {
       split(device_results_[i], results[i].data);
     }
   }
-  if (parts_.empty()) return record(lane_->out_end, session_.out);
-  return session_.stage_out.prepare();
+  return {};
 }
 
 Status OpWork::copy_result(const DeviceResult& from, std::byte* to) {
@@ -301,6 +308,12 @@ void OpWork::split(const DeviceResult& from, std::byte* to) {
 
 Result<bool> OpWork::advance() {
   if (session_.device.lost()) return session_.device.health();
+  if (!copying_) {
+    ASSIGN_OR_RETURN(const bool computed,
+                     is_over(session_.device, cudaEventQuery(lane_->compute_end.get())));
+    if (!computed) return false;
+    RETURN_IF_ERROR(begin_copies());
+  }
   if (landed_ < parts_.size()) {
     ASSIGN_OR_RETURN(const bool all_landed, advance_parts());
     if (!all_landed) return false;
@@ -312,10 +325,7 @@ Result<bool> OpWork::advance() {
 // Only of the op that is the first to end: no other one uses the pieces meanwhile.
 Result<bool> OpWork::advance_parts() {
   Device& device = session_.device;
-  // An unpinned copy waits in the call: not before there is something to copy.
-  ASSIGN_OR_RETURN(const bool computed, is_over(device, cudaEventQuery(lane_->compute_end.get())));
-  if (!computed) return false;
-  if (!session_.stage_out.pinned()) {
+  if (!session_.stage_out.pinned()) {  // then a copy waits in the call
     for (; landed_ < parts_.size(); ++landed_) {
       RETURN_IF_ERROR(copy_result(parts_[landed_].from, parts_[landed_].to));
     }

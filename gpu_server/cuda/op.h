@@ -68,6 +68,8 @@ class OpWork {
   Status convert_result(const std::byte* values, std::int64_t pitch, std::size_t index,
                         std::byte* to);
   Status copy_out();
+  /// Of what lies in pinned memory; the rest is split into parts.
+  Status begin_copies();
   Status copy_result(const DeviceResult& from, std::byte* to);
   void split(const DeviceResult& from, std::byte* to);
   Result<bool> advance_parts();
@@ -81,6 +83,7 @@ class OpWork {
   std::vector<std::int32_t> ids_;     // of an embedding, checked
   std::vector<std::byte*> operands_;  // on the device, of the weights' type (ids: int32)
   std::vector<DeviceResult> device_results_;
+  bool copying_ = false;     // results
   std::vector<Part> parts_;  // of results that the device cannot copy by itself
   std::size_t issued_ = 0;   // of parts_
   std::size_t landed_ = 0;

@@ -140,6 +140,35 @@ TEST_F(CudaBackendTest, has_the_next_ops_input_on_its_way_while_one_computes) {
   EXPECT_TRUE((*second)->wait().ok());
 }
 
+TEST_F(CudaBackendTest, gives_results_that_go_through_pieces_before_the_next_op_has_computed) {
+  restart({.mode = Mode::kLazy});
+  open();
+  const OpSpec spec = linear(4, {{kQ, 0}});
+  const std::vector<Tensor> x = inputs_of(spec);
+  const std::vector<TensorView> in{x[0].view()};
+  std::vector<Tensor> memory[] = {results_of(spec), results_of(spec)};
+  const auto out0 = views_of(memory[0]);
+  const auto out1 = views_of(memory[1]);
+  auto first = backend_->prepare(spec, {in, out0}, soon());
+  auto second = backend_->prepare(spec, {in, out1}, soon());
+  ASSERT_TRUE(first.ok() && second.ok());
+  ASSERT_TRUE((*first)->submit().ok());
+  ASSERT_TRUE((*second)->submit().ok());
+  const std::uint64_t ran = cuda_fake::counters().work_run;
+  EXPECT_TRUE((*first)->wait().ok());
+  EXPECT_EQ(cuda_fake::counters().work_run, ran + 3);  // its copy in, product and copy out
+  EXPECT_TRUE((*second)->wait().ok());
+  expect_right(*backend_, spec, in, out0);
+  expect_right(*backend_, spec, in, out1);
+}
+
+TEST_F(CudaBackendTest, has_run_each_kind_of_product_before_the_first_session) {
+  load();
+  EXPECT_GT(cuda_fake::call_count("cublasGemmEx"), 0U);
+  EXPECT_GT(cuda_fake::call_count("cublasGemmStridedBatchedEx"), 0U);
+  EXPECT_GT(cuda_fake::call_count("launch_gather"), 0U);
+}
+
 TEST_F(CudaBackendTest, says_how_long_the_device_took_by_part) {
   restart({.mode = Mode::kEager});
   open();
