@@ -15,7 +15,8 @@ namespace airlock::cuda {
 
 namespace {
 
-/// What was queued is given so long to end once nobody wants it any more; then the device hangs.
+/// What was queued is given so long to end once nobody wants it any more, and at least the op's own
+/// time: it may be queued behind large ops of other sessions. Then the device hangs.
 constexpr std::chrono::seconds kAbandonTimeout{5};
 
 class CudaOp;
@@ -243,7 +244,8 @@ Status CudaOp::wait() {
 CudaOp::~CudaOp() {
   if (state_ == State::kQueued) backend_.forget(*this);
   const bool under_way = state_ == State::kRunning || state_ == State::kDraining;
-  const Deadline deadline = Deadline::after(kAbandonTimeout);
+  const Deadline deadline =
+      Deadline::after(std::max<std::chrono::nanoseconds>(deadline_.remaining(), kAbandonTimeout));
   // The caller's memory must not change hands while the device reads or writes it.
   for (Patience patience; under_way && !done(); patience.pause()) {
     if (!deadline.expired()) continue;

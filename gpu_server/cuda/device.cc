@@ -10,7 +10,8 @@ namespace airlock::cuda {
 
 namespace {
 
-// After these, CUDA answers every call of the process with the same error.
+// After these, CUDA answers every call of the process with the same error. By number: what older
+// toolkits have no name for.
 constexpr std::array kLasting = {
     cudaErrorIllegalAddress,
     cudaErrorLaunchFailure,
@@ -28,6 +29,9 @@ constexpr std::array kLasting = {
     cudaErrorUnknown,
     cudaErrorExternalDevice,
     cudaErrorCudartUnloading,
+    static_cast<cudaError_t>(226),  // cudaErrorContained
+    static_cast<cudaError_t>(721),  // cudaErrorTensorMemoryLeak
+    static_cast<cudaError_t>(810),  // cudaErrorMpsClientTerminated
 };
 
 bool is_lasting(cudaError_t error) { return std::ranges::find(kLasting, error) != kLasting.end(); }
@@ -124,8 +128,10 @@ Status Device::check(cudaError_t error, std::string_view what) {
 Status Device::check(cublasStatus_t status, std::string_view what) {
   if (status == CUBLAS_STATUS_SUCCESS) return {};
   const std::string text = fmt::format("{}: {}: {}", label_, what, cublasGetStatusName(status));
-  // "The GPU program failed to execute": what CUDA says after that, it says of every call.
-  if (status == CUBLAS_STATUS_EXECUTION_FAILED) return lose(text);
+  // "The GPU program failed to execute": because the device is lost, or because there was no memory
+  // to load a kernel into. Where CUDA does not say so here, it does when the streams are drained.
+  if (status == CUBLAS_STATUS_EXECUTION_FAILED && is_lasting(cudaPeekAtLastError()))
+    return lose(text);
   if (status == CUBLAS_STATUS_ALLOC_FAILED) return {StatusCode::kResourceExhausted, text};
   return {StatusCode::kDevice, text};
 }
@@ -159,7 +165,14 @@ Result<Event> make_event(Device& device) {
 
 Result<Blas> make_blas(Device& device) {
   cublasHandle_t handle = nullptr;
-  RETURN_IF_ERROR(device.check(cublasCreate(&handle), "start cuBLAS"));
+  const cublasStatus_t status = cublasCreate(&handle);
+  // What it says on a device that works where too little memory is free, as often as ALLOC_FAILED.
+  if (status == CUBLAS_STATUS_NOT_INITIALIZED) {
+    return Status(StatusCode::kResourceExhausted,
+                  fmt::format("{}: cuBLAS does not start ({}): is there device memory left?",
+                              device.label(), cublasGetStatusName(status)));
+  }
+  RETURN_IF_ERROR(device.check(status, "start cuBLAS"));
   return Blas(device, handle);
 }
 

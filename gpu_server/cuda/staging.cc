@@ -5,7 +5,8 @@
 namespace airlock::cuda {
 
 namespace {
-constexpr std::chrono::seconds kPieceTimeout{10};  // 4 MiB take well under a millisecond
+// 4 MiB take well under a millisecond, but other sessions' gigabytes may be queued before them.
+constexpr std::chrono::seconds kPieceTimeout{60};
 }  // namespace
 
 Status Staging::prepare() {

@@ -38,7 +38,7 @@ inline Status wait_for_event(Device& device, cudaEvent_t event, Deadline deadlin
     if (device.lost()) return device.health();
     ASSIGN_OR_RETURN(const bool over, is_over(device, cudaEventQuery(event)));
     if (over) return {};
-    if (deadline.expired()) return device.lose("the device does not finish a copy");
+    if (deadline.expired()) return device.lose(device.label() + " does not finish a copy");
   }
 }
 
@@ -50,7 +50,8 @@ inline Status wait_for_streams(Device& device, std::span<const cudaStream_t> str
       if (device.lost()) return device.health();
       ASSIGN_OR_RETURN(const bool over, is_over(device, cudaStreamQuery(stream)));
       if (over) break;
-      if (deadline.expired()) return device.lose("the device does not finish what is queued");
+      if (deadline.expired())
+        return device.lose(device.label() + " does not finish what is queued");
     }
   }
   return {};
