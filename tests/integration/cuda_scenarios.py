@@ -167,7 +167,7 @@ def gpu_that_is_lost_ends_the_server(pair):
 def gpu_op_that_finds_no_memory_fails_alone(pair):
     if missing(pair):
         return missing(pair)
-    use_fake(pair, mode="eager", fail="cublasGemmStridedBatchedEx:3:2")
+    use_fake(pair, mode="eager", fail="cublasGemmStridedBatchedEx:7:2")  # the first four while it loads
     server = fake_server(pair)
     runner = pair.runner().expect_exit(5)
     assert "ALLOC_FAILED" in runner.stderr(), "the runner is told"
