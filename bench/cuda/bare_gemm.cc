@@ -57,16 +57,33 @@ class Cublas {
   cublasHandle_t handle_ = nullptr;
 };
 
+/// Whether the device has room for so much more.
+bool has_room(std::size_t size) {
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, size);
+  if (error == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());
+    return false;
+  }
+  must(error, "cudaMalloc");
+  must(cudaFree(data), "cudaFree");
+  return true;
+}
+
+std::size_t bytes_of(const Product& p, std::int64_t elements, DType dtype) {
+  return static_cast<std::size_t>(p.batch * elements) * dtype_bytes(dtype);
+}
+
 /// The operands of one product on the device. cuBLAS is column-major: c^T = b' a^T.
 class Gemm {
  public:
   Gemm(const Product& product, const Stream& stream)
       : p_(product),
-        a_bytes_(bytes_of(p_.m * p_.k, p_.operands)),
-        b_bytes_(bytes_of(p_.n * p_.k, p_.operands)),
+        a_bytes_(bytes_of(p_, p_.m * p_.k, p_.operands)),
+        b_bytes_(bytes_of(p_, p_.n * p_.k, p_.operands)),
         a_(a_bytes_),
         b_(b_bytes_),
-        c_(bytes_of(p_.m * p_.n, p_.result)) {
+        c_(bytes_of(p_, p_.m * p_.n, p_.result)) {
     fill_device(a_, a_bytes_, p_.operands, stream);
     fill_device(b_, b_bytes_, p_.operands, stream);
   }
@@ -95,10 +112,6 @@ class Gemm {
   }
 
  private:
-  std::size_t bytes_of(std::int64_t elements, DType dtype) const {
-    return static_cast<std::size_t>(p_.batch * elements) * dtype_bytes(dtype);
-  }
-
   Product p_;
   std::size_t a_bytes_;
   std::size_t b_bytes_;
@@ -109,9 +122,13 @@ class Gemm {
 
 }  // namespace
 
-BareTimes time_bare(const Product& product, int calls, std::size_t workspace_bytes) {
+std::optional<BareTimes> time_bare(const Product& product, int calls, std::size_t workspace_bytes) {
   CHECK(calls > 0);
   constexpr int kWarmUp = 5;
+  const std::int64_t elements = product.m * product.k + product.n * product.k;
+  if (!has_room(bytes_of(product, elements, product.operands) +
+                bytes_of(product, product.m * product.n, product.result) + workspace_bytes))
+    return std::nullopt;
   const Stream stream;
   const Cublas cublas(stream.get(), workspace_bytes);
   const Gemm gemm(product, stream);

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/dtype.h"
@@ -27,7 +28,7 @@ struct BareTimes {
 };
 
 /// The product by one cuBLAS call on device memory, nothing else: what a call can cost at best.
-/// Ends the process where CUDA fails.
-BareTimes time_bare(const Product& product, int calls, std::size_t workspace_bytes);
+/// Nothing where its operands find no room on the device; ends the process where CUDA fails else.
+std::optional<BareTimes> time_bare(const Product& product, int calls, std::size_t workspace_bytes);
 
 }  // namespace airlock::bench

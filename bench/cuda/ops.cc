@@ -70,20 +70,19 @@ class Lane {
     }
   }
 
-  void submit(Backend& backend) {
+  Status submit(Backend& backend) {
     start_ns_ = now_ns();
-    auto pending = backend.prepare(spec_, {inputs_, results_}, Deadline::after(kOpLimit));
-    must(pending.status(), "prepare");
-    pending_ = std::move(*pending);
-    must(pending_->submit(), "submit");
+    ASSIGN_OR_RETURN(pending_,
+                     backend.prepare(spec_, {inputs_, results_}, Deadline::after(kOpLimit)));
+    return pending_->submit();
   }
   /// Also gives the time since submit() was called.
-  std::pair<OpTiming, double> finish() {
-    must(pending_->wait(), "wait");
+  Result<std::pair<OpTiming, double>> finish() {
+    RETURN_IF_ERROR(pending_->wait());
     const double whole_ns = static_cast<double>(now_ns() - start_ns_);
     const OpTiming timing = pending_->timing();
     pending_.reset();
-    return {timing, whole_ns};
+    return std::pair(timing, whole_ns);
   }
   bool all_in_slots() const { return owned_.empty(); }
 
@@ -177,8 +176,8 @@ struct OurTimes {
   bool in_slots = true;
 };
 
-OurTimes time_ours(Backend& backend, const Case& c, const Slots& requests, const Slots& replies,
-                   int calls) {
+Result<OurTimes> time_ours(Backend& backend, const Case& c, const Slots& requests,
+                           const Slots& replies, int calls) {
   constexpr int kWarmUp = 5;
   std::array<std::unique_ptr<Lane>, kLanes> lanes;
   for (std::size_t i = 0; i < kLanes; ++i)
@@ -187,9 +186,10 @@ OurTimes time_ours(Backend& backend, const Case& c, const Slots& requests, const
   times.in_slots = lanes[0]->all_in_slots();
   for (int i = 0; i < kWarmUp + calls; ++i) {
     Lane& lane = *lanes[static_cast<std::size_t>(i) % kLanes];
-    lane.submit(backend);
-    const auto [timing, whole_ns] = lane.finish();
+    RETURN_IF_ERROR(lane.submit(backend));
+    ASSIGN_OR_RETURN(const auto took, lane.finish());
     if (i < kWarmUp) continue;
+    const auto& [timing, whole_ns] = took;
     times.copy_in_ns.push_back(static_cast<double>(timing.copy_in_ns));
     times.compute_ns.push_back(static_cast<double>(timing.compute_ns));
     times.copy_out_ns.push_back(static_cast<double>(timing.copy_out_ns));
@@ -198,12 +198,12 @@ OurTimes time_ours(Backend& backend, const Case& c, const Slots& requests, const
     times.whole_ns.push_back(whole_ns);
   }
   const std::uint64_t start = now_ns();
-  lanes[0]->submit(backend);
+  RETURN_IF_ERROR(lanes[0]->submit(backend));
   for (int i = 1; i < calls; ++i) {
-    lanes[static_cast<std::size_t>(i) % kLanes]->submit(backend);
-    lanes[static_cast<std::size_t>(i - 1) % kLanes]->finish();
+    RETURN_IF_ERROR(lanes[static_cast<std::size_t>(i) % kLanes]->submit(backend));
+    RETURN_IF_ERROR(lanes[static_cast<std::size_t>(i - 1) % kLanes]->finish().status());
   }
-  lanes[static_cast<std::size_t>(calls - 1) % kLanes]->finish();
+  RETURN_IF_ERROR(lanes[static_cast<std::size_t>(calls - 1) % kLanes]->finish().status());
   times.two_under_way_ns = static_cast<double>(now_ns() - start) / calls;
   return times;
 }
@@ -249,12 +249,13 @@ void run_model(const OpsOptions& options, const std::string& config, DType dtype
   const std::string name = std::filesystem::path(config).stem().string();
   auto source = make_bench_model(config, 1);
   must(source.status(), config);
-  const auto not_run = [&](const Status& status) {
-    records.push_back(Record()
-                          .text("kind", "not_run")
-                          .text("what", fmt::format("ops of {} in {}", name, dtype_name(dtype)))
-                          .text("why", status.to_string())
-                          .json());
+  const auto not_run = [&](const std::string& what, const Status& status) {
+    records.push_back(
+        Record()
+            .text("kind", "not_run")
+            .text("what", fmt::format("{} of {} in {}", what, name, dtype_name(dtype)))
+            .text("why", status.to_string())
+            .json());
   };
   CudaOptions cuda;
   cuda.device = options.device;
@@ -262,18 +263,29 @@ void run_model(const OpsOptions& options, const std::string& config, DType dtype
   cuda.threads = options.threads;
   cuda.warn = [](const std::string& text) { fmt::print(stderr, "cuda_bench: {}\n", text); };
   auto model = options.module->create(**source, cuda);
-  if (!model.ok()) return not_run(model.status());
+  if (!model.ok()) return not_run("ops", model.status());
   const Slots requests(kLanes * kInputs);
   const Slots replies(kLanes * kResults);
   const std::array<std::span<std::byte>, 2> segments{requests.all(), replies.all()};
   auto backend = (*model)->make_backend(segments);
-  if (!backend.ok()) return not_run(backend.status());
+  if (!backend.ok()) return not_run("ops", backend.status());
   for (const Case& c : cases_of((*source)->config().dims, dtype, options.tokens)) {
     fmt::print(stderr, "{} {} {} {}\n", name, dtype_name(dtype), c.op, c.tokens);
-    const OurTimes ours = time_ours(**backend, c, requests, replies, options.calls);
+    const auto ours = time_ours(**backend, c, requests, replies, options.calls);
+    if (ours.status().code() == StatusCode::kResourceExhausted) {
+      not_run(fmt::format("{} {}", c.op, c.tokens), ours.status());
+      continue;
+    }
+    must(ours.status(), c.op);
     std::optional<BareTimes> bare;
-    if (c.product) bare = time_bare(*c.product, options.calls, workspace_bytes(options.device));
-    records.push_back(op_record(name, dtype, c, ours, bare));
+    if (c.product) {
+      bare = time_bare(*c.product, options.calls, workspace_bytes(options.device));
+      if (!bare) {
+        not_run(fmt::format("the bare {} {}", c.op, c.tokens),
+                {StatusCode::kResourceExhausted, "no room for its operands beside the model"});
+      }
+    }
+    records.push_back(op_record(name, dtype, c, *ours, bare));
   }
 }
 

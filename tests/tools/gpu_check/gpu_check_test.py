@@ -269,8 +269,9 @@ def cuda_bench_runs_each_of_its_parts_on_the_fake_device(box):
     for path in (program, module):
         if not os.path.exists(path):
             raise Skip(f"{path} is not built here (no CUDA toolkit)")
-    def bench(*args):
-        done = subprocess.run([program, *args], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    def bench(*args, **fake):
+        env = {**os.environ, **{f"AIRLOCK_CUDA_FAKE_{key}": value for key, value in fake.items()}}
+        done = subprocess.run([program, *args], capture_output=True, text=True, timeout=LIMIT_S, env=env, check=False)
         assert done.returncode == 0, f"exit {done.returncode}\n{done.stderr}"
         assert "misuse" not in done.stderr.replace(" 0 misuses", ""), done.stderr
         return json.loads(done.stdout)["results"]
@@ -287,6 +288,14 @@ def cuda_bench_runs_each_of_its_parts_on_the_fake_device(box):
     for row in ops:
         assert row["whole_ns_count"] == 4 and row["whole_ns_median"] > 0 and row["two_under_way_ns"] > 0, row
         assert ("of_bare" in row) == (row["op"] != "embedding"), row
+
+    # What finds no room is left out and said; the other figures are there. The module calls cudaMalloc less often.
+    tiny = ("ops", "--cuda-module", module, "--config", TINY, "--dtype", "fp32", "--tokens", "16", "--calls", "4")
+    starved = bench(*tiny, FAIL="cudaMalloc:6:2")
+    assert [row["what"] for row in starved if row["kind"] == "not_run"] == ["the bare qkv 16 of tiny in fp32"], starved
+    assert len(starved) == 1 + len(names) and ["of_bare" in row for row in starved].count(False) == 3
+    starved = bench(*tiny, FAIL="cudaMemcpy2DAsync:1:2")
+    assert [row["what"] for row in starved if row["kind"] == "not_run"] == ["qkv 16 of tiny in fp32"], starved
 
     prefills = bench("prefill", "--cuda-module", module, "--config", TINY, "--tokens", "8,16", "--repeat", "2")
     assert [(row["tokens"], row["wall_ns_count"]) for row in prefills] == [(8, 2), (16, 2)]
