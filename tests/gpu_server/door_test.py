@@ -3,20 +3,17 @@
 
 door_test.py --bin-dir DIR --module-dir DIR --driver-dir DIR SCENARIO; --list names them all.
 Exit 0: it holds; 1: it does not (everything that the processes said is printed); 77: skipped, with the reason."""
-import argparse
 import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "integration"))
+import scenarios
 from pair import TINY, Pair, read_bytes, read_json, wait_until
 
-SKIPPED = 77
 NAME = "NVIDIA Fake"  # what fake_driver.cc calls a device
 
 
@@ -280,7 +277,7 @@ def no_program_links_a_cuda_library(door):
     return None
 
 
-SCENARIOS = {s.__name__: s for s in (
+SCENARIOS = (
     without_a_driver_auto_is_the_cpu_and_cuda_is_refused, a_driver_without_a_device_is_told_from_none,
     a_driver_that_does_not_start_is_named_by_its_error, a_server_whose_driver_hangs_can_be_stopped,
     a_library_that_is_no_driver_is_refused,
@@ -290,49 +287,16 @@ SCENARIOS = {s.__name__: s for s in (
     a_module_that_cannot_use_the_device_is_passed_over_by_auto, a_module_serves_and_the_device_is_shown,
     tf32_is_the_modules_and_no_cpus, a_lost_device_ends_runner_and_server,
     an_op_stuck_on_a_lost_device_holds_no_server, a_cpu_server_opens_neither_driver_nor_module,
-    no_program_links_a_cuda_library)}
+    no_program_links_a_cuda_library)
 
 
-def skip(name, reason):
-    print(f"SKIPPED: {name}: {reason}")
-    return SKIPPED
 
-
-def run(name, args):
-    for path in (os.path.join(args.bin_dir, "gpu_server"), os.path.join(args.bin_dir, "tee_runner"),
-                 os.path.join(args.module_dir, "door_module.so"), os.path.join(args.driver_dir, "libcuda.so.1")):
-        if not os.path.exists(path):
-            return skip(name, f"{path} is not built")
-    work = tempfile.mkdtemp(prefix="airlock-door.")
-    door = Door(os.path.abspath(args.bin_dir), work, os.path.abspath(args.module_dir), os.path.abspath(args.driver_dir))
-    try:
-        reason = SCENARIOS[name](door)
-        return skip(name, reason) if reason else 0
-    except Exception:  # whatever it was, what the processes said comes with it
-        traceback.print_exc()
-        for process in door.started:
-            print(process.report())
-        return 1
-    finally:
-        door.close()
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--bin-dir", default="build/release/bin")
-    parser.add_argument("--module-dir", default="build/release/tests/gpu_server/door/modules")
-    parser.add_argument("--driver-dir", default="build/release/tests/cuda_fake/driver")
-    parser.add_argument("scenario", nargs="?", choices=sorted(SCENARIOS))
-    args = parser.parse_args()
-    if args.list:
-        print("\n".join(SCENARIOS))
-        return 0
-    if not args.scenario:
-        parser.error("name a scenario, or --list")
-    return run(args.scenario, args)
+def needs(args):
+    return [os.path.join(args.bin_dir, "gpu_server"), os.path.join(args.bin_dir, "tee_runner"),
+            os.path.join(args.module_dir, "door_module.so"), os.path.join(args.driver_dir, "libcuda.so.1")]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    scenarios.main(__doc__, SCENARIOS, lambda args, work: Door(args.bin_dir, work, args.module_dir, args.driver_dir), needs,
+                   {"module_dir": "build/release/tests/gpu_server/door/modules",
+                    "driver_dir": "build/release/tests/cuda_fake/driver"})

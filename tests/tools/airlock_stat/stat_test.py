@@ -2,25 +2,21 @@
 """airlock_stat and --metrics with real servers. One scenario a run: stat_test.py --bin-dir DIR SCENARIO; --list.
 
 Exit 0: it holds; 1: it does not (everything that the processes said is printed); 77: skipped, with the reason."""
-import argparse
 import json
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import sys
-import tempfile
-import traceback
 import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "integration"))
+import scenarios  # noqa: E402
 from pair import Pair, read_json, wait_until  # noqa: E402
 
 DASHBOARD = os.path.join(ROOT, "tools", "grafana", "airlock.json")
-SKIPPED = 77
 ENDED, NO_SERVER, USAGE, IN_USE = 0, 3, 2, 5
 
 
@@ -379,49 +375,16 @@ def dashboard_names_only_what_is_served(pair):
         assert panel["datasource"]["uid"] == "${datasource}" and panel["title"] and panel["description"]
 
 
-SCENARIOS = {s.__name__: s for s in (
+SCENARIOS = (
     figures_are_the_servers_own, one_session_is_the_servers_whole_report, sessions_under_way_are_seen,
     stopped_server_is_explained, killed_server_is_explained_and_replaced, file_is_gone_after_the_server,
     server_that_cannot_make_its_file_serves_on, file_of_a_user_stays, file_cut_short_costs_the_figures_only,
     file_size_limit_is_no_signal, next_server_removes_a_dead_ones_figures_at_once, dead_tcp_server_shadows_no_other,
     watch_over_its_own_session_ends_at_a_signal, tcp_server_is_read_and_asked,
     watch_ends_at_a_signal_and_with_the_server, metrics_are_the_statistics, metrics_address_is_checked,
-    dashboard_names_only_what_is_served)}
-
-
-def run(name, bin_dir):
-    for program in ("gpu_server", "tee_runner", "airlock_stat"):
-        if not os.path.exists(os.path.join(bin_dir, program)):
-            print(f"SKIPPED: {name}: {program} is not built in {bin_dir}")
-            return SKIPPED
-    work = tempfile.mkdtemp(prefix="airlock-stat.")
-    pair = Pair(bin_dir, work)
-    try:
-        SCENARIOS[name](pair)
-        return 0
-    except Exception:  # whatever it was, what the processes said comes with it
-        traceback.print_exc()
-        for process in pair.started[-12:]:
-            print(process.report())
-        return 1
-    finally:
-        pair.close()
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--bin-dir", default="build/release/bin")
-    parser.add_argument("scenario", nargs="?", choices=sorted(SCENARIOS))
-    args = parser.parse_args()
-    if args.list:
-        print("\n".join(SCENARIOS))
-        return 0
-    if not args.scenario:
-        parser.error("name a scenario, or --list")
-    return run(args.scenario, os.path.abspath(args.bin_dir))
+    dashboard_names_only_what_is_served)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    scenarios.main(__doc__, SCENARIOS, lambda args, work: Pair(args.bin_dir, work),
+                   scenarios.programs("gpu_server", "tee_runner", "airlock_stat"))
