@@ -127,14 +127,14 @@ def find_gpus():
     return devices or [], why
 
 
-def clocks():
-    """What nvidia-smi says of clocks and power at this moment, as {field: text}; {} without it."""
+def clocks(gpu):
+    """What nvidia-smi says of a GPU's clocks and power at this moment, as {field: text}; {} without it."""
     smi = find_program("nvidia-smi", ["/usr/local/nvidia/bin", "/usr/lib/wsl/lib"])
     fields = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.draw", "power.limit", "temperature.gpu",
               "persistence_mode", "pcie.link.gen.current", "pcie.link.width.current")
     if smi is None:
         return {}
-    text = output_of([smi, "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"])
+    text = output_of([smi, f"--id={gpu}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"])
     cells = [cell.strip() for cell in (text or "").splitlines()[0].split(",")] if text else []
     return dict(zip(fields, cells)) if len(cells) == len(fields) else {}
 

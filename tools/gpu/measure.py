@@ -52,8 +52,7 @@ def sanitizer(context):
 def cuda_bench(context, name, *args):
     """The JSON of one part of cuda_bench."""
     out = context.log(f"bench-{name}.json")
-    ordinal = context.args.device.partition(":")[2] or "0"
-    run([context.program("cuda_bench"), "--device", ordinal, *args], context.log(f"bench-{name}.log"), BENCH_LIMIT_S,
+    run([context.program("cuda_bench"), *args], context.log(f"bench-{name}.log"), BENCH_LIMIT_S,
         context.env, stdout=out)
     with open(out, encoding="utf-8") as file:
         return json.load(file)
@@ -61,12 +60,12 @@ def cuda_bench(context, name, *args):
 
 def measured(context, name, *args):
     """cuda_bench's figures with the clocks before and after."""
-    before = machine.clocks()
+    before = machine.clocks(context.args.gpu)
     result = cuda_bench(context, name, *args)
     for record in result["results"]:
         if record.get("kind") == "not_run":
             say(f"not run: {record['what']}: {record['why']}")
-    return dict(result, clocks_before=before, clocks_after=machine.clocks())
+    return dict(result, clocks_before=before, clocks_after=machine.clocks(context.args.gpu))
 
 
 def bench_copies(context):

@@ -139,6 +139,26 @@ def an_unknown_step_is_refused_with_2(box):
     box.check("--device", "cpu", code=2, says="neither cuda nor cuda:N")
 
 
+def the_gpu_that_is_named_is_the_one_that_is_used_and_reported(box):
+    box.script("path/nvidia-smi", 'case "$*" in *driver_version*) echo "NVIDIA A, 580.1, 8, 9.0"; echo "NVIDIA B, 580.1, 8, 9.0" ;; '
+               '*--id=1*) echo "11, 2, 3, 4, 5, 6, 7, 8, 9, 10" ;; esac')
+    box.script("build/bin/cuda_conformance_test", f'echo "$CUDA_DEVICE_ORDER $CUDA_VISIBLE_DEVICES" > {box.folder}/seen; '
+               + PASSING_SUITE)
+    steps_and_out = ("--steps", "conformance", "--out", box.json)
+    box.check(*steps_and_out, "--device", "cuda:1")
+    with open(os.path.join(box.folder, "seen"), encoding="utf-8") as file:
+        assert file.read() == "PCI_BUS_ID 1\n"
+    box.results()
+    assert box.data["gpu"] == 1 and box.data["clocks"]["clocks.sm"] == "11", box.data
+    box.check(*steps_and_out, "--device", "cuda:2", code=2, says="this machine has 2 GPUs")
+    box.check(*steps_and_out, "--device", "cuda:1", env={"CUDA_VISIBLE_DEVICES": "0"}, code=2, says="give one of them")
+
+
+def a_place_that_cannot_be_written_is_said_before_the_first_step(box):
+    said = box.with_gpu().check("--steps", "conformance", "--out", "/proc/none/gpu.json", code=1, says="--out name other places")
+    assert "Traceback" not in said and "== conformance" not in said, said
+
+
 def a_failed_build_leaves_the_rest_not_run_and_a_json(box):
     box.with_gpu().script("path/cmake", 'case "$*" in *--build*) echo "error: broken.cc"; exit 3 ;; esac')
     box.check("--steps", "configure,build,conformance,copies", "--out", box.json, code=1, says="error: broken.cc")
@@ -351,6 +371,8 @@ def the_bundle_carries_what_install_deps_names_and_no_compiler(box):
 SCENARIOS = (without_a_gpu_it_exits_with_77_and_one_sentence, dry_run_says_what_it_would_run_and_needs_no_gpu,
              dry_run_configures_the_real_tree, a_cublas_beside_the_toolkit_is_named_to_cmake,
              a_prefix_is_named_to_cmake_and_must_hold_packages, an_unknown_step_is_refused_with_2,
+             the_gpu_that_is_named_is_the_one_that_is_used_and_reported,
+             a_place_that_cannot_be_written_is_said_before_the_first_step,
              a_failed_build_leaves_the_rest_not_run_and_a_json, a_failed_step_does_not_stop_the_others,
              a_suite_that_skipped_every_test_has_not_passed, the_sanitizer_is_limited_to_our_kernels_but_for_memcheck,
              a_program_that_hangs_is_ended_and_failed, golden_logits_are_held_to_the_bounds_of_the_wire,
