@@ -27,8 +27,10 @@ void ProgressBar::clear() {
 }
 
 void ProgressBar::update(std::size_t done_bytes, std::size_t total_bytes) {
-  done_bytes_ = done_bytes;
   const std::uint64_t now = now_ns();
+  if (done_bytes == 0) start_ns_ = now;
+  done_bytes_ = done_bytes;
+  last_ns_ = now;
   if (!terminal_ || total_bytes == 0 || (now - drawn_ns_ < kRedrawNs && done_bytes < total_bytes))
     return;
   drawn_ns_ = now;
@@ -44,7 +46,7 @@ void ProgressBar::update(std::size_t done_bytes, std::size_t total_bytes) {
 
 void ProgressBar::finish() {
   clear();
-  const double seconds = static_cast<double>(now_ns() - start_ns_) / 1e9;
+  const double seconds = static_cast<double>(std::max(last_ns_, start_ns_ + 1) - start_ns_) / 1e9;
   const double bytes_per_s = static_cast<double>(done_bytes_) / seconds;
   log_info(fmt::format("{}: {:.0f} MB in {:.1f} s, {}", what_,
                        static_cast<double>(done_bytes_) / 1e6, seconds,
