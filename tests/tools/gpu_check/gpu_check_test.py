@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -210,6 +211,23 @@ def a_program_that_hangs_is_ended_and_failed(box):
         assert file.read() == "begun\n"
 
 
+def a_run_that_is_told_to_stop_leaves_nothing_running(box):
+    fifo = os.path.join(box.folder, "held")
+    os.mkfifo(fifo)
+    # The program holds the pipe's other end: the reader sees its end only when the program has ended.
+    box.with_gpu().script("build/bin/cuda_conformance_test", f"exec 3> {fifo}; echo begun >&3; sleep 1000")
+    environment = {**os.environ, "PATH": box.path + os.pathsep + os.environ["PATH"]}
+    check = subprocess.Popen([sys.executable, "-B", os.path.join(ROOT, "tools", "gpu_check"), "--build-dir", box.build, "--steps",
+                              "conformance", "--out", box.json], stdout=subprocess.DEVNULL, env=environment)
+    with open(fifo, encoding="utf-8") as held:
+        assert held.readline() == "begun\n"
+        check.send_signal(signal.SIGTERM)
+        assert held.read() == ""
+    assert check.wait(LIMIT_S) == 128 + signal.SIGTERM
+    box.results()
+    assert box.data["result"] == "unfinished"
+
+
 def write_npy(path, rows, vocab, values):
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {vocab}), }}"
     header += " " * (-(len(header) + 11) % 64) + "\n"
@@ -375,7 +393,8 @@ SCENARIOS = (without_a_gpu_it_exits_with_77_and_one_sentence, dry_run_says_what_
              a_place_that_cannot_be_written_is_said_before_the_first_step,
              a_failed_build_leaves_the_rest_not_run_and_a_json, a_failed_step_does_not_stop_the_others,
              a_suite_that_skipped_every_test_has_not_passed, the_sanitizer_is_limited_to_our_kernels_but_for_memcheck,
-             a_program_that_hangs_is_ended_and_failed, golden_logits_are_held_to_the_bounds_of_the_wire,
+             a_program_that_hangs_is_ended_and_failed,
+             a_run_that_is_told_to_stop_leaves_nothing_running, golden_logits_are_held_to_the_bounds_of_the_wire,
              ops_of_a_trace_are_split_by_what_they_compute, cuda_bench_without_a_device_says_so_and_exits_with_5,
              prefills_are_measured_in_turn, cuda_bench_runs_each_of_its_parts_on_the_fake_device,
              the_fake_device_passes_what_a_gpu_has_to, the_bundle_carries_what_install_deps_names_and_no_compiler)
