@@ -74,6 +74,7 @@ Result<HostBuffer> HostPool::take(std::size_t bytes) {
   if (best != idle_.end() && best->bytes() / 4 <= bytes + (std::size_t{1} << 20)) {
     HostBuffer found = std::move(*best);
     idle_.erase(best);
+    idle_bytes_ -= found.bytes();
     return found;
   }
   const Pin pin = pinned_bytes_ + bytes <= kMaxPinnedBytes ? Pin::kTry : Pin::kNever;
@@ -83,11 +84,14 @@ Result<HostBuffer> HostPool::take(std::size_t bytes) {
 }
 
 void HostPool::give_back(HostBuffer buffer) {
+  idle_bytes_ += buffer.bytes();
   idle_.push_back(std::move(buffer));
   std::ranges::sort(idle_, {}, &HostBuffer::bytes);
-  if (idle_.size() <= kMaxIdle) return;
-  if (idle_.back().pinned()) pinned_bytes_ -= idle_.back().bytes();
-  idle_.pop_back();
+  while (idle_.size() > kMaxIdle || idle_bytes_ > kMaxIdleBytes) {
+    idle_bytes_ -= idle_.back().bytes();
+    if (idle_.back().pinned()) pinned_bytes_ -= idle_.back().bytes();
+    idle_.pop_back();
+  }
 }
 
 }  // namespace airlock::cuda

@@ -88,7 +88,8 @@ class HostBuffer {
 class HostPool {
  public:
   static constexpr std::size_t kMaxPinnedBytes = std::size_t{512} << 20;
-  static constexpr std::size_t kMaxIdle = 16;
+  static constexpr std::size_t kMaxIdle = 16;  // buffers, and
+  static constexpr std::size_t kMaxIdleBytes = std::size_t{512} << 20;
 
   explicit HostPool(Device& device) : device_(device) {}
   /// At least `bytes`; contents are whatever the last op left. kResourceExhausted.
@@ -97,7 +98,8 @@ class HostPool {
 
  private:
   Device& device_;
-  std::vector<HostBuffer> idle_;
+  std::vector<HostBuffer> idle_;  // by size
+  std::size_t idle_bytes_ = 0;
   std::size_t pinned_bytes_ = 0;  // idle or not
 };
 

@@ -20,22 +20,24 @@ bool fits_int(std::int64_t value) { return value > 0 && value <= std::numeric_li
 
 }  // namespace
 
-Result<Products> Products::make(Device& device, cudaStream_t stream, bool tf32) {
+Result<Products> Products::make(Device& device, bool tf32) {
   Products made(device);
   ASSIGN_OR_RETURN(made.workspace_,
                    DeviceMemory::allocate(device, device.workspace_bytes(), "cuBLAS"));
   ASSIGN_OR_RETURN(made.blas_, make_blas(device));
-  const cublasHandle_t blas = made.blas_.get();
-  RETURN_IF_ERROR(device.check(cublasSetStream(blas, stream), "set cuBLAS's stream"));
-  // After the stream: setting that takes the workspace away.
-  RETURN_IF_ERROR(
-      device.check(cublasSetWorkspace(blas, made.workspace_.data(), device.workspace_bytes()),
-                   "set cuBLAS's workspace"));
   const int mode = (tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH) |
                    CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
-  RETURN_IF_ERROR(device.check(cublasSetMathMode(blas, static_cast<cublasMath_t>(mode)),
+  RETURN_IF_ERROR(device.check(cublasSetMathMode(made.blas_.get(), static_cast<cublasMath_t>(mode)),
                                "set cuBLAS's precision"));
   return made;
+}
+
+Status Products::use(cudaStream_t stream) {
+  RETURN_IF_ERROR(device_->check(cublasSetStream(blas_.get(), stream), "set cuBLAS's stream"));
+  // After the stream: setting that takes the workspace away.
+  return device_->check(
+      cublasSetWorkspace(blas_.get(), workspace_.data(), device_->workspace_bytes()),
+      "set cuBLAS's workspace");
 }
 
 // cuBLAS counts by columns: a row-major matrix is to it the transposed one. So y^T = W x^T, with

@@ -16,12 +16,14 @@ struct ProductResult {
   DType dtype = DType::kF32;
 };
 
-/// A cuBLAS handle with a workspace of its own on one stream. Products are fp32 accumulations,
-/// never reduced in a narrower type; with `tf32` fp32 operands may be rounded to TF32. Queues and
-/// returns. One thread.
+/// A cuBLAS handle with a workspace of its own. Products are fp32 accumulations, never reduced in a
+/// narrower type; with `tf32` fp32 operands may be rounded to TF32. Queues and returns. One thread
+/// at a time.
 class Products {
  public:
-  static Result<Products> make(Device& device, cudaStream_t stream, bool tf32);
+  static Result<Products> make(Device& device, bool tf32);
+  /// From now on products are queued on `stream`; nothing may be queued on the one before.
+  Status use(cudaStream_t stream);
 
   /// y [rows, w.n] = x [rows, w.k] x W^T; `dtype` is x's and W's.
   Status linear(const std::byte* x, std::int64_t rows, const DeviceWeight& w, DType dtype,

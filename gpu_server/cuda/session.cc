@@ -10,6 +10,27 @@ namespace {
 constexpr std::chrono::seconds kCloseTimeout{5};
 }  // namespace
 
+Shared::~Shared() {
+  if (device && !device->lost()) (void)device->use();  // whichever thread is the last
+}
+
+Result<Products> Shared::take_products() {
+  {
+    const std::lock_guard lock(mutex);
+    if (!idle_products.empty()) {
+      Products taken = std::move(idle_products.back());
+      idle_products.pop_back();
+      return taken;
+    }
+  }
+  return Products::make(*device, tf32);
+}
+
+void Shared::give_back(Products products) {
+  const std::lock_guard lock(mutex);
+  idle_products.push_back(std::move(products));
+}
+
 Status SessionDevice::open(std::span<const std::span<std::byte>> memory) {
   RETURN_IF_ERROR(device.use());
   for (Stream* stream : {&in, &compute, &out}) {
@@ -21,7 +42,8 @@ Status SessionDevice::open(std::span<const std::span<std::byte>> memory) {
       ASSIGN_OR_RETURN(*event, make_event(device));
     }
   }
-  ASSIGN_OR_RETURN(products, Products::make(device, compute.get(), shared->tf32));
+  ASSIGN_OR_RETURN(products, shared->take_products());
+  RETURN_IF_ERROR(products->use(compute.get()));
   for (const std::span<std::byte> segment : memory) {
     auto registration = Registration::make(device, segment);
     if (registration.ok()) {
@@ -40,7 +62,8 @@ SessionDevice::~SessionDevice() {
   if (device.lost() || !device.use().ok() || out.get() == nullptr) return;
   (void)drain(Deadline::after(kCloseTimeout));
   trim();
-  (void)drain(Deadline::after(kCloseTimeout));
+  if (drain(Deadline::after(kCloseTimeout)).ok() && products)
+    shared->give_back(std::move(*products));
 }
 
 Status SessionDevice::drain(Deadline deadline) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
@@ -17,14 +18,23 @@
 /// Internal to gpu_server/cuda.
 namespace airlock::cuda {
 
-/// What all sessions share. Never changes once made, but for `told`.
+/// What all sessions share. Never changes once made, but for `told` and the idle products.
 struct Shared {
+  ~Shared();
+
   std::shared_ptr<Device> device;  // first: it outlives the weights
   DeviceWeights weights;
   BackendInfo info;
   bool tf32 = false;
   std::function<void(const std::string&)> warn;
   std::atomic<bool> told{false};  // that memory could not be pinned: once a server
+  std::mutex mutex;
+  std::vector<Products> idle_products;  // guarded by mutex
+
+  /// Of a session that has ended, or new ones. To destroy a cuBLAS handle waits for all that the
+  /// device has to do, other sessions' work too: so it is kept.
+  Result<Products> take_products();
+  void give_back(Products products);
 
   void warn_unpinned() {
     if (!told.exchange(true, std::memory_order_relaxed) && warn) {

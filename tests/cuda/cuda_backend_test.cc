@@ -205,6 +205,23 @@ TEST_F(CudaBackendTest, serves_sessions_on_threads_of_their_own) {
   for (std::thread& session : sessions) session.join();
 }
 
+TEST_F(CudaBackendTest, destroys_no_cublas_handle_while_it_serves) {
+  load();
+  const std::uint64_t made = cuda_fake::call_count("cublasCreate");
+  const std::uint64_t destroyed = cuda_fake::call_count("cublasDestroy");
+  const std::uint64_t freed = cuda_fake::call_count("cudaFree");
+  for (int session = 0; session < 3; ++session) {
+    std::thread([&] {
+      auto backend = compute_->make_backend({});
+      ASSERT_TRUE(backend.ok());
+      EXPECT_TRUE(run_op(**backend, linear(4, {{kQ, 0}})).ok());
+    }).join();
+  }
+  EXPECT_EQ(cuda_fake::call_count("cublasCreate"), made);  // the warm-up's serves them all
+  EXPECT_EQ(cuda_fake::call_count("cublasDestroy"), destroyed);
+  EXPECT_EQ(cuda_fake::call_count("cudaFree"), freed);
+}
+
 TEST_F(CudaBackendTest, says_what_the_weights_need_and_what_is_free) {
   restart({.memory_bytes = std::size_t{1} << 20});
   const auto made = create();

@@ -304,6 +304,7 @@ cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t stream) {
       s.misuse("cublasSetStream to another stream while the handle has work queued");
     }
     found->stream = wanted->id;
+    found->thread = 0;  // handed on: its next user's
     found->workspace = {};
     found->last_position = 0;
     return CUBLAS_STATUS_SUCCESS;

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from pair import ROOT, TINY, read_json, segments, wait_until
+from pair import ROOT, TINY, read_json, wait_until
 from prefill_scenarios import SMALL_SLOTS, expect_reconciled
 
 sys.path.insert(0, os.path.join(ROOT, "tools", "gpu"))
@@ -195,13 +195,11 @@ def gpu_works_where_memory_cannot_be_pinned(pair):
     if missing(pair):
         return missing(pair)
     use_fake(pair, mode="lazy", register_fails=1)
-    before = segments()
     server = fake_server(pair, *SMALL_SLOTS)
     pair.runner("--compare-local").expect_exit(0)
     pair.runner("--compare-local").expect_exit(0)
     pair.stop(server)
     assert server.stderr().count("tensors are copied") == 1, "said once"
-    assert segments() <= before
     return None
 
 
