@@ -5,6 +5,17 @@ target_include_directories(airlock_options INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_definitions(airlock_options INTERFACE AIRLOCK_VERSION="${PROJECT_VERSION}")
 target_compile_options(airlock_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
   -Wold-style-cast -Wcast-align -Woverloaded-virtual -Werror -fno-math-errno -fno-trapping-math -ftree-vectorize)
+# What gpu_server and its CUDA module must agree on, as a number: the headers whose types cross, and the compiler.
+set(abi_text "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
+foreach(header base/deadline.h base/dtype.h base/shape.h base/status.h base/tensor.h proto/op.h runtime/backend.h
+    runtime/compute_model.h runtime/model/config.h runtime/model/model_source.h gpu_server/cuda_module_abi.h)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${header})
+  file(SHA256 ${PROJECT_SOURCE_DIR}/${header} hash)
+  string(APPEND abi_text " ${hash}")
+endforeach()
+string(SHA256 abi_hash "${abi_text}")
+string(SUBSTRING ${abi_hash} 0 8 abi_hash)
+target_compile_definitions(airlock_options INTERFACE AIRLOCK_CUDA_ABI=0x${abi_hash}U)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 

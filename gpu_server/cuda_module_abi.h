@@ -16,8 +16,9 @@
 /// The module has its own copy of airlock's libraries, so it logs through `warn` only.
 namespace airlock {
 
-/// Raised with every change of what this header or a class that crosses it looks like.
-inline constexpr std::uint32_t kCudaModuleAbi = 1;
+/// Of the headers whose types cross and of the compiler, made by cmake/AirlockOptions.cmake: a module
+/// that was built from others is refused.
+inline constexpr std::uint32_t kCudaModuleAbi = AIRLOCK_CUDA_ABI;
 inline constexpr const char* kCudaModuleEntry = "airlock_cuda_module";
 
 struct CudaOptions {

@@ -232,7 +232,7 @@ void CudaOp::advance() {
 
 Status CudaOp::wait() {
   CHECK(state_ != State::kPrepared);
-  for (Patience patience;; patience.pause()) {
+  for (Patience patience(kSpins);; patience.pause()) {
     if (done()) return status_;
     if (deadline_.expired()) {
       return {StatusCode::kDeadlineExceeded,
@@ -247,7 +247,7 @@ CudaOp::~CudaOp() {
   const Deadline deadline =
       Deadline::after(std::max<std::chrono::nanoseconds>(deadline_.remaining(), kAbandonTimeout));
   // The caller's memory must not change hands while the device reads or writes it.
-  for (Patience patience; under_way && !done(); patience.pause()) {
+  for (Patience patience(kSpins); under_way && !done(); patience.pause()) {
     if (!deadline.expired()) continue;
     (void)backend_.session().device.lose(fmt::format("{}: {} does not end: the device hangs",
                                                      backend_.session().device.label(),

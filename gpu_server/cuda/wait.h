@@ -1,28 +1,17 @@
 #pragma once
 
 #include <span>
-#include <thread>
 
 #include "base/deadline.h"
+#include "base/patience.h"
 #include "gpu_server/cuda/device.h"
 
 /// Internal to gpu_server/cuda. How the host waits for the device: it looks, again and again, so
 /// that no wait is without an end and none holds more than it waits for.
 namespace airlock::cuda {
 
-/// A short spin, then naps: an op of a few microseconds is answered at once, a long one costs no
-/// core.
-class Patience {
- public:
-  void pause() {
-    constexpr int kSpins = 2000;
-    constexpr std::chrono::microseconds kNap{20};
-    if (++rounds_ > kSpins) std::this_thread::sleep_for(kNap);
-  }
-
- private:
-  int rounds_ = 0;
-};
+/// Looks at an event before naps come between: an op of a few microseconds is answered at once.
+inline constexpr int kSpins = 2000;
 
 /// What cudaEventQuery() or cudaStreamQuery() said: whether it is over. An error here is what
 /// became of queued work, so the device is lost.
@@ -34,7 +23,7 @@ inline Result<bool> is_over(Device& device, cudaError_t answer) {
 
 /// kDevice, and the device is lost, where it does not come to that in time.
 inline Status wait_for_event(Device& device, cudaEvent_t event, Deadline deadline) {
-  for (Patience patience;; patience.pause()) {
+  for (Patience patience(kSpins);; patience.pause()) {
     if (device.lost()) return device.health();
     ASSIGN_OR_RETURN(const bool over, is_over(device, cudaEventQuery(event)));
     if (over) return {};
@@ -46,7 +35,7 @@ inline Status wait_for_event(Device& device, cudaEvent_t event, Deadline deadlin
 inline Status wait_for_streams(Device& device, std::span<const cudaStream_t> streams,
                                Deadline deadline) {
   for (const cudaStream_t stream : streams) {
-    for (Patience patience;; patience.pause()) {
+    for (Patience patience(kSpins);; patience.pause()) {
       if (device.lost()) return device.health();
       ASSIGN_OR_RETURN(const bool over, is_over(device, cudaStreamQuery(stream)));
       if (over) break;

@@ -178,6 +178,7 @@ Result<DeviceWeights> DeviceWeights::load(Device& device, const ModelSource& mod
       Uploader uploader,
       Uploader::make(device, options, std::max(longest_row, std::min(largest, kStagingBytes))));
   std::size_t done = 0;
+  if (options.progress) options.progress(0, need);
   Status status;
   for (const Target& target : targets) {
     status = uploader.upload(model, target.name, *target.weight, options.dtype);

@@ -7,10 +7,10 @@
 #include <deque>
 #include <memory>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "base/patience.h"
 #include "proto/limits.h"
 #include "proto/message.h"
 
@@ -22,22 +22,9 @@ constexpr std::chrono::seconds kReceiveSlice{1};  // how often an idle loop come
 /// Ops of one session that a backend works on at once: while one computes, the input of the next
 /// is on its way to the device.
 constexpr std::size_t kMostUnderWay = 2;
+constexpr int kSpins = 200;  // looks for an op's end or a request, before it naps between looks
 /// How long a session whose device failed stays, so that its client can read why.
 constexpr std::chrono::seconds kLastWords{1};
-
-/// How a loop waits for one of two things: a short spin, then naps.
-class Patience {
- public:
-  void reset() { rounds_ = 0; }
-  void pause() {
-    constexpr int kSpins = 200;
-    constexpr std::chrono::microseconds kNap{20};
-    if (++rounds_ > kSpins) std::this_thread::sleep_for(kNap);
-  }
-
- private:
-  int rounds_ = 0;
-};
 
 /// One request, from its receipt to its reply.
 struct Service {
@@ -71,7 +58,7 @@ class Server {
       : channel_(channel), backend_(backend), context_(context), op_stats_(op_stats) {}
 
   Status run() {
-    for (Patience patience;;) {
+    for (Patience patience(kSpins);;) {
       if (context_.watch != nullptr) RETURN_IF_ERROR(context_.watch->check());
       if (held_) RETURN_IF_ERROR(begin_held());
       const bool full = held_ || under_way_.size() >= kMostUnderWay;
