@@ -50,6 +50,7 @@ class CudaFailureTest : public FakeCudaTest {
     Segment ring(1 << 20);
     const std::uint64_t before = cuda_fake::call_count();
     const std::uint64_t injected = cuda_fake::counters().injected_failures;
+    const std::size_t in_use = cuda_fake::device_memory_in_use();
     cuda_fake::fail_call(before + nth, walk.error);
     {
       auto backend = compute_->make_backend(std::vector{ring.bytes()});
@@ -68,6 +69,9 @@ class CudaFailureTest : public FakeCudaTest {
             << status.to_string();
         EXPECT_FALSE(status.message().empty());
       }
+    }
+    if (compute_->health().ok()) {
+      EXPECT_EQ(cuda_fake::device_memory_in_use(), in_use) << "call " << nth;
     }
     const std::vector<std::string> calls = cuda_fake::calls();
     const std::string name = before + nth <= calls.size() ? calls[before + nth - 1] : "none";

@@ -126,7 +126,11 @@ TEST_F(FakeScheduleTest, asking_for_an_event_without_a_record_is_reported) {
 }
 
 TEST_F(FakeScheduleTest, work_of_two_streams_on_one_buffer_needs_an_order) {
-  for (const Mode mode : {Mode::kLazy, Mode::kEager, Mode::kThreads}) {
+  std::vector<Mode> modes{Mode::kLazy, Mode::kEager};
+#ifndef __SANITIZE_THREAD__  // on threads it is the race that it is meant to be
+  modes.push_back(Mode::kThreads);
+#endif
+  for (const Mode mode : modes) {
     end();
     begin(mode);
     load();
