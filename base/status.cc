@@ -10,38 +10,6 @@ void check_failed(const char* file, int line, const char* text) {
   std::abort();
 }
 
-std::string_view status_code_name(StatusCode code) {
-  switch (code) {
-    case StatusCode::kOk:
-      return "ok";
-    case StatusCode::kUsage:
-      return "usage";
-    case StatusCode::kInvalidInput:
-      return "invalid input";
-    case StatusCode::kUnavailable:
-      return "unavailable";
-    case StatusCode::kDeadlineExceeded:
-      return "deadline exceeded";
-    case StatusCode::kProtocolError:
-      return "protocol error";
-    case StatusCode::kVersionMismatch:
-      return "version mismatch";
-    case StatusCode::kMismatch:
-      return "mismatch";
-    case StatusCode::kResourceExhausted:
-      return "resource exhausted";
-    case StatusCode::kInUse:
-      return "in use";
-    case StatusCode::kDevice:
-      return "device";
-    case StatusCode::kCancelled:
-      return "cancelled";
-    case StatusCode::kInternal:
-      return "internal";
-  }
-  return "unknown";
-}
-
 int exit_code(StatusCode code) {
   switch (code) {
     case StatusCode::kOk:
@@ -69,7 +37,7 @@ int exit_code(StatusCode code) {
 
 std::string Status::to_string() const {
   if (ok()) return "ok";
-  return std::string(status_code_name(code_)) + ": " + message_;
+  return std::string(name_of(code_)) + ": " + message_;
 }
 
 Status Status::with_context(std::string_view context) const {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/enum.h"
 
 namespace airlock {
 
@@ -27,7 +28,37 @@ enum class StatusCode {
   kInternal,           // a library failed in a way nobody expects                     exit 1
 };
 
-std::string_view status_code_name(StatusCode code);
+constexpr std::string_view name_of(StatusCode code) {
+  switch (code) {
+    case StatusCode::kOk:
+      return "ok";
+    case StatusCode::kUsage:
+      return "usage";
+    case StatusCode::kInvalidInput:
+      return "invalid input";
+    case StatusCode::kUnavailable:
+      return "unavailable";
+    case StatusCode::kDeadlineExceeded:
+      return "deadline exceeded";
+    case StatusCode::kProtocolError:
+      return "protocol error";
+    case StatusCode::kVersionMismatch:
+      return "version mismatch";
+    case StatusCode::kMismatch:
+      return "mismatch";
+    case StatusCode::kResourceExhausted:
+      return "resource exhausted";
+    case StatusCode::kInUse:
+      return "in use";
+    case StatusCode::kDevice:
+      return "device";
+    case StatusCode::kCancelled:
+      return "cancelled";
+    case StatusCode::kInternal:
+      return "internal";
+  }
+  return {};
+}
 
 /// The process exit code of docs/INTERFACE.md for `code`.
 int exit_code(StatusCode code);

@@ -128,9 +128,8 @@ int main(int argc, char** argv) {
     auto model =
         airlock::CpuModel::create(source, {.dtype = dtype, .threads = threads, .progress = {}});
     CHECK(model.ok());
-    fmt::print("\n{} weights and wire, {} threads; loaded in {:.2f} s\n",
-               airlock::dtype_name(dtype), threads,
-               static_cast<double>(airlock::now_ns() - start) * 1e-9);
+    fmt::print("\n{} weights and wire, {} threads; loaded in {:.2f} s\n", airlock::name_of(dtype),
+               threads, static_cast<double>(airlock::now_ns() - start) * 1e-9);
     const auto backend = model.value()->make_backend();
     airlock::measure_all(*backend, dtype);
   }

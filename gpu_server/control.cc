@@ -71,13 +71,12 @@ Status ServerImpl::check_hello(const Hello& hello) const {
                   fmt::format("it serves another model: digest {}, yours is {}", model_->digest,
                               hello.digest));
   }
-  if ((hello.want_slot_count != 0 && hello.want_slot_count != geometry_.slot_count) ||
-      (hello.want_slot_bytes != 0 && hello.want_slot_bytes != geometry_.slot_bytes)) {
+  if (!hello.ring.accepts(geometry_)) {
     return Status(StatusCode::kUnavailable,
                   fmt::format("its rings have {} slots of {} bytes, {} of {} are demanded "
                               "(--ring-slots, --ring-slot-bytes)",
-                              geometry_.slot_count, geometry_.slot_bytes, hello.want_slot_count,
-                              hello.want_slot_bytes));
+                              geometry_.slot_count, geometry_.slot_bytes, hello.ring.slot_count,
+                              hello.ring.slot_bytes));
   }
   return {};
 }
@@ -108,7 +107,7 @@ Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
   RETURN_IF_ERROR(fill_random(random, sizeof(random)));
   welcome.epoch = random[0] | 1;  // never 0
   welcome.token = fmt::format("{:016x}{:016x}", random[1], random[2]);
-  welcome.ring = ring_on_ && hello.ring == RingMode::kOn ? RingMode::kOn : RingMode::kOff;
+  welcome.has_ring = ring_on_ && hello.ring.choice == RingChoice::kOn;
   welcome.geometry = geometry_;
   welcome.dims = info.dims;
   welcome.digest = model_->digest;

@@ -17,7 +17,7 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 using Labels = std::vector<ClientMetric::Label>;
 
-constexpr std::array<std::pair<Path, const char*>, kPathCount> kPaths = {
+constexpr std::array<std::pair<Path, const char*>, kCountOf<Path>> kPaths = {
     {{Path::kRing, "ring"}, {Path::kZmq, "zmq"}}};
 
 // Edges of the latency histogram: 2^13 ns (8 us) to 2^34 ns (17 s), a factor of two apart.
@@ -68,13 +68,13 @@ MetricFamily path_family(const MetricsSnapshot& snapshot, std::string name, std:
   return made;
 }
 
-std::string name_of(std::size_t op) { return std::string(op_name(static_cast<Op>(op + 1))); }
+std::string op_label(std::size_t op) { return std::string(name_of(kOps[op])); }
 
 MetricFamily calls_family(const OpSnapshotTable& ops) {
   MetricFamily made = family("airlock_op_calls_total", "Replies that were made, errors included.",
                              MetricType::Counter);
-  for (std::size_t i = 0; i < kOpCount; ++i)
-    add(made, {{"op", name_of(i)}}, static_cast<double>(ops.ops[i].calls));
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i)
+    add(made, {{"op", op_label(i)}}, static_cast<double>(ops.ops[i].calls));
   return made;
 }
 
@@ -84,11 +84,11 @@ MetricFamily op_time_family(const OpSnapshotTable& ops) {
              "Time from the whole request to the reply's send, by part: waiting for a turn, "
              "computing, the rest.",
              MetricType::Counter);
-  for (std::size_t i = 0; i < kOpCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
     const OpSnapshot& op = ops.ops[i];
-    add(made, {{"op", name_of(i)}, {"part", "queue"}}, seconds(op.queue_ns));
-    add(made, {{"op", name_of(i)}, {"part", "compute"}}, seconds(op.server_ns));
-    add(made, {{"op", name_of(i)}, {"part", "wire"}}, seconds(op.wire_ns));
+    add(made, {{"op", op_label(i)}, {"part", "queue"}}, seconds(op.queue_ns));
+    add(made, {{"op", op_label(i)}, {"part", "compute"}}, seconds(op.server_ns));
+    add(made, {{"op", op_label(i)}, {"part", "wire"}}, seconds(op.wire_ns));
   }
   return made;
 }
@@ -99,11 +99,11 @@ MetricFamily device_time_family(const OpSnapshotTable& ops) {
              "Time on the device by its own clock, by part: copying operands in, computing, "
              "copying results out. 0 on a CPU.",
              MetricType::Counter);
-  for (std::size_t i = 0; i < kOpCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
     const DeviceSnapshot& device = ops.ops[i].device;
-    add(made, {{"op", name_of(i)}, {"part", "copy_in"}}, seconds(device.copy_in_ns));
-    add(made, {{"op", name_of(i)}, {"part", "compute"}}, seconds(device.compute_ns));
-    add(made, {{"op", name_of(i)}, {"part", "copy_out"}}, seconds(device.copy_out_ns));
+    add(made, {{"op", op_label(i)}, {"part", "copy_in"}}, seconds(device.copy_in_ns));
+    add(made, {{"op", op_label(i)}, {"part", "compute"}}, seconds(device.compute_ns));
+    add(made, {{"op", op_label(i)}, {"part", "copy_out"}}, seconds(device.copy_out_ns));
   }
   return made;
 }
@@ -130,9 +130,9 @@ MetricFamily service_family(const MetricsSnapshot& snapshot) {
       family("airlock_op_service_seconds",
              "How long each op took here, from the whole request to the reply's send.",
              MetricType::Histogram);
-  for (std::size_t i = 0; i < kOpCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
     ClientMetric metric;
-    metric.label = {{"op", name_of(i)}};
+    metric.label = {{"op", op_label(i)}};
     metric.histogram = histogram(snapshot.service_ns[i], snapshot.ops.ops[i].total_ns);
     made.metric.push_back(std::move(metric));
   }

@@ -64,9 +64,9 @@ void declare(CLI::App& app, ServerOptions& options, std::string& dtype, std::str
       ->check(CLI::Range(std::size_t{1}, limits::kMaxThreads));
   app.add_option("--ring", ring, "shared-memory ring: auto (on for ipc), on, off")
       ->check(CLI::IsMember({"auto", "on", "off"}));
-  app.add_option("--ring-slots", options.slot_count, "slots of each ring")
+  app.add_option("--ring-slots", options.ring.slot_count, "slots of each ring")
       ->check(CLI::Range(limits::kMinSlotCount, limits::kMaxSlotCount));
-  app.add_option("--ring-slot-bytes", options.slot_bytes,
+  app.add_option("--ring-slot-bytes", options.ring.slot_bytes,
                  "payload bytes of a slot; also the path limit")
       ->check(check_slot_bytes);
   app.add_option("--max-clients", options.max_clients, "sessions at once")
@@ -112,9 +112,8 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
   if (!options.metrics.empty()) {
     RETURN_IF_ERROR(check_metrics_address(options.metrics, options.insecure_tcp));
   }
-  options.dtype = parse_dtype(dtype);
-  if (ring == "on") options.ring = ServerRing::kOn;
-  if (ring == "off") options.ring = ServerRing::kOff;
+  options.dtype = from_name<DType>(dtype);
+  options.ring.choice = *from_name<RingChoice>(ring);
   return std::optional<ServerOptions>(options);
 }
 

@@ -8,10 +8,9 @@
 #include "base/dtype.h"
 #include "base/status.h"
 #include "proto/limits.h"
+#include "proto/ring.h"
 
 namespace airlock {
-
-enum class ServerRing { kAuto, kOn, kOff };
 
 /// The command line of gpu_server, checked. docs/INTERFACE.md says what each option means.
 struct ServerOptions {
@@ -24,9 +23,7 @@ struct ServerOptions {
   bool tf32 = false;            // a GPU may round fp32 operands of products
   std::optional<DType> dtype;   // nullopt: auto
   std::size_t threads = 1;
-  ServerRing ring = ServerRing::kAuto;
-  std::size_t slot_count = limits::kDefaultSlotCount;
-  std::size_t slot_bytes = limits::kDefaultSlotBytes;
+  RingWish ring{RingChoice::kAuto, limits::kDefaultSlotCount, limits::kDefaultSlotBytes};
   std::size_t max_clients = limits::kDefaultMaxClients;
   bool insecure_tcp = false;
   std::string metrics;  // HOST:PORT; empty: none

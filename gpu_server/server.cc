@@ -65,9 +65,9 @@ Status ServerImpl::take_endpoint() {
     (void)remove_dead_counters_file(counters_path(endpoint_));
   }
   if (endpoint_.host == "localhost") endpoint_.host = "127.0.0.1";  // libzmq binds to no names
-  ring_on_ = options_.ring == ServerRing::kOn || (options_.ring == ServerRing::kAuto && ipc);
-  geometry_ = {static_cast<std::uint32_t>(options_.slot_count),
-               static_cast<std::uint32_t>(options_.slot_bytes)};
+  ring_on_ =
+      options_.ring.choice == RingChoice::kOn || (options_.ring.choice == RingChoice::kAuto && ipc);
+  geometry_ = {options_.ring.slot_count, options_.ring.slot_bytes};
   sweep_stale_segments();
   sweep_tcp_counters_files(default_endpoint().directory());
   return ring_on_ ? check_shm_room(geometry_) : Status();
@@ -106,7 +106,7 @@ Status ServerImpl::open_counters() {
   info.model = options_.model.empty() ? options_.synthetic : options_.model;
   info.endpoint = endpoint_.text();
   info.digest = model_->digest;
-  info.dtype = dtype_name(backend.dtype);
+  info.dtype = name_of(backend.dtype);
   info.host = describe_host(backend.device);
   info.host.gpu = model_->device;
   info.threads = options_.threads;

@@ -37,20 +37,6 @@ bool is_segment_name(std::string_view text) {
          });
 }
 
-Status slot_count_status(std::uint64_t value) {
-  if (value >= limits::kMinSlotCount && value <= limits::kMaxSlotCount) return {};
-  return {StatusCode::kProtocolError, fmt::format("slot count {}, expected {} to {}", value,
-                                                  limits::kMinSlotCount, limits::kMaxSlotCount)};
-}
-
-Status slot_bytes_status(std::uint64_t value) {
-  if (value >= limits::kMinSlotBytes && value <= limits::kMaxSlotBytes && value % 4096 == 0)
-    return {};
-  return {StatusCode::kProtocolError,
-          fmt::format("slot bytes {}, expected a multiple of 4096 from {} to {}", value,
-                      limits::kMinSlotBytes, limits::kMaxSlotBytes)};
-}
-
 void demand(WireReader& reader, const Status& status) {
   if (!status.ok()) reader.fail(status.message());
 }
@@ -58,9 +44,9 @@ void demand(WireReader& reader, const Status& status) {
 void write_body(WireWriter& writer, const Hello& hello) {
   writer.array(kHelloElements);
   writer.text(hello.client, limits::kMaxClientNameBytes);
-  writer.number(static_cast<std::uint64_t>(hello.ring));
-  writer.number(hello.want_slot_count);
-  writer.number(hello.want_slot_bytes);
+  writer.number(static_cast<std::uint64_t>(hello.ring.choice));
+  writer.number(hello.ring.slot_count);
+  writer.number(hello.ring.slot_bytes);
   writer.text(hello.digest, limits::kMaxDigestBytes);
   writer.number(hello.capabilities);
 }
@@ -70,7 +56,7 @@ void write_body(WireWriter& writer, const Welcome& welcome) {
   writer.number(welcome.epoch);
   writer.text(welcome.token, limits::kSessionTokenBytes);
   writer.text(welcome.data_endpoint, limits::kMaxDataEndpointBytes);
-  writer.number(static_cast<std::uint64_t>(welcome.ring));
+  writer.number(welcome.has_ring ? 1 : 0);
   writer.number(welcome.geometry.slot_count);
   writer.number(welcome.geometry.slot_bytes);
   writer.text(welcome.request_segment, limits::kMaxSegmentNameBytes);
@@ -104,7 +90,7 @@ void write_body(WireWriter& writer, const Goodbye& goodbye) {
 }
 
 DType read_float_dtype(WireReader& reader, std::string_view what) {
-  const auto dtype = dtype_from_wire(reader.number(what, 0, UINT8_MAX));
+  const auto dtype = from_number<DType>(reader.number(what, 0, UINT8_MAX));
   if (dtype && is_float(*dtype)) return *dtype;
   reader.fail(fmt::format("{} is not a float type", what));
   return DType::kF32;
@@ -120,13 +106,12 @@ Hello read_hello(WireReader& reader, std::size_t most) {
   Hello hello;
   reader.array("hello", kHelloElements, most);
   hello.client = reader.text("the client's name", limits::kMaxClientNameBytes);
-  hello.ring = static_cast<RingMode>(reader.number("the ring mode", 0, 1));
-  hello.want_slot_count =
+  hello.ring.choice = static_cast<RingChoice>(reader.number("the ring mode", 0, 1));
+  hello.ring.slot_count =
       static_cast<std::uint32_t>(reader.number("the slot count", 0, limits::kMaxSlotCount));
-  hello.want_slot_bytes =
+  hello.ring.slot_bytes =
       static_cast<std::uint32_t>(reader.number("the slot bytes", 0, limits::kMaxSlotBytes));
-  if (hello.want_slot_count != 0) demand(reader, slot_count_status(hello.want_slot_count));
-  if (hello.want_slot_bytes != 0) demand(reader, slot_bytes_status(hello.want_slot_bytes));
+  demand(reader, check_wish(hello.ring));
   hello.digest = read_digest(reader);
   hello.capabilities = reader.number("the capabilities", 0, UINT64_MAX);
   return hello;
@@ -143,10 +128,10 @@ ModelDims read_dims(WireReader& reader) {
   return dims;
 }
 
-std::string read_segment(WireReader& reader, std::string_view what, RingMode ring) {
+std::string read_segment(WireReader& reader, std::string_view what, bool has_ring) {
   const std::string_view name = reader.text(what, limits::kMaxSegmentNameBytes);
-  if (ring == RingMode::kOff && !name.empty()) reader.fail(fmt::format("{} without a ring", what));
-  if (ring == RingMode::kOn && !is_segment_name(name)) {
+  if (!has_ring && !name.empty()) reader.fail(fmt::format("{} without a ring", what));
+  if (has_ring && !is_segment_name(name)) {
     reader.fail(fmt::format("{} \"{}\" is not \"airlock-\" and [0-9a-z-]", what, name));
   }
   return std::string(name);
@@ -166,15 +151,15 @@ Welcome read_welcome(WireReader& reader, std::size_t most) {
     reader.fail(fmt::format("the data endpoint \"{}\" is neither ipc:// nor tcp://",
                             welcome.data_endpoint));
   }
-  welcome.ring = static_cast<RingMode>(reader.number("the ring mode", 0, 1));
+  welcome.has_ring = reader.number("the ring mode", 0, 1) == 1;
   welcome.geometry.slot_count =
       static_cast<std::uint32_t>(reader.number("the slot count", 0, UINT32_MAX));
   welcome.geometry.slot_bytes =
       static_cast<std::uint32_t>(reader.number("the slot bytes", 0, UINT32_MAX));
   if (reader.ok()) demand(reader, check_geometry(welcome.geometry));
-  welcome.request_segment = read_segment(reader, "the request segment", welcome.ring);
-  welcome.reply_segment = read_segment(reader, "the reply segment", welcome.ring);
-  if (welcome.ring == RingMode::kOn && welcome.request_segment == welcome.reply_segment) {
+  welcome.request_segment = read_segment(reader, "the request segment", welcome.has_ring);
+  welcome.reply_segment = read_segment(reader, "the reply segment", welcome.has_ring);
+  if (welcome.has_ring && welcome.request_segment == welcome.reply_segment) {
     reader.fail("one segment for both rings");
   }
   welcome.dims = read_dims(reader);
@@ -192,8 +177,8 @@ Welcome read_welcome(WireReader& reader, std::size_t most) {
 
 Refusal read_refusal(WireReader& reader, std::size_t most) {
   reader.array("refusal", 2, most);
-  const auto code = static_cast<StatusCode>(
-      reader.number("the status code", 1, static_cast<std::uint64_t>(StatusCode::kInternal)));
+  const auto code = static_cast<StatusCode>(reader.number(
+      "the status code", 1, static_cast<std::uint64_t>(kValuesOf<StatusCode>.back())));
   return {code, std::string(reader.text("the reason", limits::kMaxErrorTextBytes))};
 }
 
@@ -226,11 +211,6 @@ ControlMessage read_body(WireReader& reader, Kind kind, std::size_t most_extra) 
 }
 
 }  // namespace
-
-Status check_geometry(const RingGeometry& geometry) {
-  RETURN_IF_ERROR(slot_count_status(geometry.slot_count));
-  return slot_bytes_status(geometry.slot_bytes);
-}
 
 std::vector<std::byte> encode_control(const ControlMessage& message) {
   std::array<std::byte, kBodyAt> head{};

@@ -11,31 +11,29 @@
 
 #include "base/status.h"
 #include "proto/op.h"
+#include "proto/path.h"
+#include "proto/ring.h"
 
 namespace airlock {
 
 inline constexpr std::uint16_t kProtocolMajor = 1;
 inline constexpr std::uint16_t kProtocolMinor = 0;
+// Paths, ops and status codes are part of the protocol: one more of them is another version.
+static_assert(kProtocolMajor == 1 && kCountOf<Path> == 2 && kCountOf<Op> == 7 &&
+              kCountOf<StatusCode> == 13);
 
 /// Messages on the control socket. Each frame starts with 8 bytes "AIRLOCK\0", major u16 LE, minor
 /// u16 LE (so that any version can read any other's version), then kind u8 and a msgpack array.
 /// Drawn in docs/PROTOCOL.md.
-enum class RingMode : std::uint8_t { kOff = 0, kOn = 1 };
 
-struct RingGeometry {
-  std::uint32_t slot_count = 0;
-  std::uint32_t slot_bytes = 0;  // the payload area of one slot; also the path limit
-  bool operator==(const RingGeometry&) const = default;
-};
-/// kProtocolError unless within limits.h (slot_bytes a multiple of 4096).
-Status check_geometry(const RingGeometry& geometry);
-
-struct Hello {         // runner -> server: asks for a session
-  std::string client;  // name for the log, at most 64 bytes
-  RingMode ring = RingMode::kOff;
-  std::uint32_t want_slot_count = 0;  // 0: the server's choice; else demanded
-  std::uint32_t want_slot_bytes = 0;
-  std::string digest;  // of the runner's own model, hex; empty: none, init is asked for
+/// Runner to server: asks for a session.
+struct Hello {
+  // Name for the log, at most 64 bytes.
+  std::string client;
+  // kOff or kOn: never kAuto.
+  RingWish ring{RingChoice::kOff};
+  // Of the runner's own model, hex; empty: it has none and asks for init.
+  std::string digest;
   std::uint64_t capabilities = 0;
   bool operator==(const Hello&) const = default;
 };
@@ -44,7 +42,7 @@ struct Welcome {              // server -> runner: the session
   std::uint64_t epoch = 0;    // random; in every slot and bulk frame of the session
   std::string token;          // 32 hex digits; the runner's ZeroMQ routing id on the data socket
   std::string data_endpoint;  // the session's own ZeroMQ endpoint
-  RingMode ring = RingMode::kOff;
+  bool has_ring = false;
   RingGeometry geometry;  // of both rings; without a ring, slot_bytes is still the path limit
   std::string
       request_segment;  // names below /dev/shm: "airlock-" and [0-9a-z-]; empty without a ring

@@ -36,7 +36,7 @@ Status check_tensor(const NamedTensor& tensor, std::size_t rank) {
   const auto bytes = shape.byte_count(tensor.desc.dtype);
   if (!bytes || *bytes > limits::kMaxTensorBytes) {
     return invalid(fmt::format("{} has shape {} of {}, over {} bytes", tensor.name,
-                               shape.to_string(), dtype_name(tensor.desc.dtype),
+                               shape.to_string(), name_of(tensor.desc.dtype),
                                limits::kMaxTensorBytes));
   }
   return {};
@@ -45,7 +45,7 @@ Status check_tensor(const NamedTensor& tensor, std::size_t rank) {
 Status check_float(const NamedTensor& tensor) {
   if (is_float(tensor.desc.dtype)) return {};
   return invalid(
-      fmt::format("{} is {}, expected a float type", tensor.name, dtype_name(tensor.desc.dtype)));
+      fmt::format("{} is {}, expected a float type", tensor.name, name_of(tensor.desc.dtype)));
 }
 
 /// x [rows, columns] of a float type, at most kMaxTokens rows.
@@ -77,7 +77,7 @@ Result<std::vector<TensorDesc>> checked(std::vector<TensorDesc> results) {
 Result<std::vector<TensorDesc>> embedding_results(const OpSpec& spec, const ModelDims& dims) {
   const TensorDesc& ids = spec.inputs[0];
   if (ids.dtype != DType::kI32)
-    return invalid(fmt::format("ids are {}, expected int32", dtype_name(ids.dtype)));
+    return invalid(fmt::format("ids are {}, expected int32", name_of(ids.dtype)));
   RETURN_IF_ERROR(check_tensor({"ids", ids}, 1));
   RETURN_IF_ERROR(check_range("tokens", ids.shape[0], limits::kMaxTokens));
   return checked({{spec.result_dtype, Shape{ids.shape[0], dims.hidden}}});
@@ -88,20 +88,20 @@ Result<std::vector<TensorDesc>> linear_results(const OpSpec& spec, const ModelDi
     return invalid(fmt::format("batch_linear names {} weights, expected 1 to {}",
                                spec.weights.size(), limits::kMaxWeightsPerOp));
   }
-  const std::string_view first_name = weight_kind_name(spec.weights[0].kind);
+  const std::string_view first_name = name_of(spec.weights[0].kind);
   const std::int64_t columns = weight_shape(dims, spec.weights[0].kind)[1];
   RETURN_IF_ERROR(check_activations(spec.inputs[0], first_name, columns));
   std::vector<TensorDesc> results;
   results.reserve(spec.weights.size());
   for (const WeightId& weight : spec.weights) {
     if (weight.layer >= dims.layers) {
-      return invalid(fmt::format("{} names layer {}, the model has {}",
-                                 weight_kind_name(weight.kind), weight.layer, dims.layers));
+      return invalid(fmt::format("{} names layer {}, the model has {}", name_of(weight.kind),
+                                 weight.layer, dims.layers));
     }
     const Shape shape = weight_shape(dims, weight.kind);
     if (shape[1] != columns) {
       return invalid(fmt::format("{} takes {} columns, {} in the same batch_linear takes {}",
-                                 weight_kind_name(weight.kind), shape[1], first_name, columns));
+                                 name_of(weight.kind), shape[1], first_name, columns));
     }
     results.push_back({spec.result_dtype, Shape{spec.inputs[0].shape[0], shape[0]}});
   }
@@ -115,8 +115,8 @@ Result<std::vector<TensorDesc>> matmul_results(const OpSpec& spec) {
   RETURN_IF_ERROR(check_tensor({"b", b}, 3));
   RETURN_IF_ERROR(check_float({"a", a}));
   if (a.dtype != b.dtype) {
-    return invalid(fmt::format("a is {} and b is {}, expected one type", dtype_name(a.dtype),
-                               dtype_name(b.dtype)));
+    return invalid(
+        fmt::format("a is {} and b is {}, expected one type", name_of(a.dtype), name_of(b.dtype)));
   }
   const bool a_transposed = spec.transpose == Transpose::kA;
   const bool b_transposed = spec.transpose == Transpose::kB;
@@ -146,7 +146,7 @@ Result<std::vector<TensorDesc>> matmul_results(const OpSpec& spec) {
 Result<std::vector<TensorDesc>> lm_head_results(const OpSpec& spec, const ModelDims& dims) {
   if (spec.result_dtype != DType::kF32) {
     return invalid(
-        fmt::format("lm_head's result dtype is {}, expected fp32", dtype_name(spec.result_dtype)));
+        fmt::format("lm_head's result dtype is {}, expected fp32", name_of(spec.result_dtype)));
   }
   RETURN_IF_ERROR(check_activations(spec.inputs[0], "hidden", dims.hidden));
   return checked({{DType::kF32, Shape{spec.inputs[0].shape[0], dims.vocab}}});
@@ -155,69 +155,24 @@ Result<std::vector<TensorDesc>> lm_head_results(const OpSpec& spec, const ModelD
 /// What holds for every op: the fields that belong to one op only, and the input count.
 Status check_common(const OpSpec& spec, std::size_t input_count) {
   if (spec.inputs.size() != input_count) {
-    return invalid(fmt::format("{} has {} inputs, expected {}", op_name(spec.op),
+    return invalid(fmt::format("{} has {} inputs, expected {}", name_of(spec.op),
                                spec.inputs.size(), input_count));
   }
   if (!is_float(spec.result_dtype)) {
-    return invalid(fmt::format("{}'s result dtype is {}, expected a float type", op_name(spec.op),
-                               dtype_name(spec.result_dtype)));
+    return invalid(fmt::format("{}'s result dtype is {}, expected a float type", name_of(spec.op),
+                               name_of(spec.result_dtype)));
   }
   if (spec.op != Op::kBatchLinear && !spec.weights.empty()) {
     return invalid(
-        fmt::format("{} names {} weights, expected none", op_name(spec.op), spec.weights.size()));
+        fmt::format("{} names {} weights, expected none", name_of(spec.op), spec.weights.size()));
   }
   if (spec.op != Op::kMatmul && spec.transpose != Transpose::kNone) {
-    return invalid(fmt::format("{} with a transposition", op_name(spec.op)));
+    return invalid(fmt::format("{} with a transposition", name_of(spec.op)));
   }
   return {};
 }
 
 }  // namespace
-
-std::string_view op_name(Op op) {
-  switch (op) {
-    case Op::kInit:
-      return "init";
-    case Op::kEmbedding:
-      return "embedding";
-    case Op::kBatchLinear:
-      return "batch_linear";
-    case Op::kMatmul:
-      return "matmul";
-    case Op::kLmHead:
-      return "lm_head";
-    case Op::kStats:
-      return "stats";
-    case Op::kPing:
-      return "ping";
-  }
-  return "unknown";
-}
-
-std::optional<Op> op_from_wire(std::uint64_t value) {
-  if (value < 1 || value > kOpCount) return std::nullopt;
-  return static_cast<Op>(value);
-}
-
-std::string_view weight_kind_name(WeightKind kind) {
-  switch (kind) {
-    case WeightKind::kQ:
-      return "q_proj";
-    case WeightKind::kK:
-      return "k_proj";
-    case WeightKind::kV:
-      return "v_proj";
-    case WeightKind::kO:
-      return "o_proj";
-    case WeightKind::kGate:
-      return "gate_proj";
-    case WeightKind::kUp:
-      return "up_proj";
-    case WeightKind::kDown:
-      return "down_proj";
-  }
-  return "unknown";
-}
 
 Status ModelDims::check() const {
   RETURN_IF_ERROR(check_range("hidden size", hidden, limits::kMaxHidden));
@@ -270,7 +225,7 @@ Result<std::vector<TensorDesc>> op_results(const OpSpec& spec, const ModelDims& 
     case Op::kStats:
       break;
   }
-  return invalid(fmt::format("the results of {} are sized by the server", op_name(spec.op)));
+  return invalid(fmt::format("the results of {} are sized by the server", name_of(spec.op)));
 }
 
 OpSpec embedding_spec(std::int64_t tokens, DType result_dtype) {

@@ -1,11 +1,13 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/enum.h"
 #include "base/status.h"
 #include "base/tensor.h"
 
@@ -22,11 +24,51 @@ enum class Op : std::uint8_t {
   kStats = 6,   // () -> uint8 JSON of the client's own session, [n]
   kPing = 7,    // () -> ()
 };
-inline constexpr std::size_t kOpCount = 7;
 
-std::string_view op_name(
-    Op op);  // "init", "embedding", "batch_linear", "matmul", "lm_head", "stats", "ping"
-std::optional<Op> op_from_wire(std::uint64_t value);
+constexpr std::string_view name_of(Op op) {
+  switch (op) {
+    case Op::kInit:
+      return "init";
+    case Op::kEmbedding:
+      return "embedding";
+    case Op::kBatchLinear:
+      return "batch_linear";
+    case Op::kMatmul:
+      return "matmul";
+    case Op::kLmHead:
+      return "lm_head";
+    case Op::kStats:
+      return "stats";
+    case Op::kPing:
+      return "ping";
+  }
+  return {};
+}
+inline constexpr auto kOps = kValuesOf<Op>;
+
+/// Whether a backend computes it; the others are the session's own business.
+constexpr bool is_computed(Op op) {
+  switch (op) {
+    case Op::kEmbedding:
+    case Op::kBatchLinear:
+    case Op::kMatmul:
+    case Op::kLmHead:
+      return true;
+    case Op::kInit:
+    case Op::kStats:
+    case Op::kPing:
+      return false;
+  }
+  return false;
+}
+/// The ops of a forward pass: what traces, replays and comparisons are made of.
+inline constexpr auto kComputeOps = [] {
+  constexpr auto kCount =
+      static_cast<std::size_t>(std::count_if(kOps.begin(), kOps.end(), is_computed));
+  std::array<Op, kCount> ops{};
+  std::copy_if(kOps.begin(), kOps.end(), ops.begin(), is_computed);
+  return ops;
+}();
 
 /// The weights that an op can name. The numbers travel on the wire and never change.
 enum class WeightKind : std::uint8_t {
@@ -38,7 +80,27 @@ enum class WeightKind : std::uint8_t {
   kUp = 6,
   kDown = 7
 };
-std::string_view weight_kind_name(WeightKind kind);  // "q_proj", ..., "down_proj"
+
+/// As in the names of a checkpoint's tensors.
+constexpr std::string_view name_of(WeightKind kind) {
+  switch (kind) {
+    case WeightKind::kQ:
+      return "q_proj";
+    case WeightKind::kK:
+      return "k_proj";
+    case WeightKind::kV:
+      return "v_proj";
+    case WeightKind::kO:
+      return "o_proj";
+    case WeightKind::kGate:
+      return "gate_proj";
+    case WeightKind::kUp:
+      return "up_proj";
+    case WeightKind::kDown:
+      return "down_proj";
+  }
+  return {};
+}
 
 struct WeightId {
   WeightKind kind = WeightKind::kQ;
@@ -46,11 +108,20 @@ struct WeightId {
   bool operator==(const WeightId&) const = default;
 };
 
-enum class Transpose : std::uint8_t {
-  kNone = 0,
-  kA = 1,
-  kB = 2
-};  // which operand of matmul lies transposed
+/// Which operand of matmul lies transposed.
+enum class Transpose : std::uint8_t { kNone = 0, kA = 1, kB = 2 };
+
+constexpr std::string_view name_of(Transpose transpose) {
+  switch (transpose) {
+    case Transpose::kNone:
+      return "none";
+    case Transpose::kA:
+      return "a";
+    case Transpose::kB:
+      return "b";
+  }
+  return {};
+}
 
 /// The shape of a LLaMA model: what sizes every op. Every field lies within proto/limits.h once
 /// check() is ok.

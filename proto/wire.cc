@@ -159,7 +159,7 @@ std::string_view WireReader::text(std::string_view what, std::size_t max_bytes) 
 
 TensorDesc WireReader::tensor(std::string_view what) {
   array(what, 2, 2);
-  const auto dtype = dtype_from_wire(number("a tensor's dtype", 0, UINT8_MAX));
+  const auto dtype = from_number<DType>(number("a tensor's dtype", 0, UINT8_MAX));
   const std::size_t rank = array("a tensor's shape", 0, Shape::kMaxRank);
   std::array<std::int64_t, Shape::kMaxRank> extents{};
   for (std::size_t axis = 0; axis < rank; ++axis) {

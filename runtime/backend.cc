@@ -13,8 +13,8 @@ Status check_given(std::string_view what, std::size_t index, TensorView given,
                    const TensorDesc& expected) {
   if (!(given.desc == expected)) {
     return {StatusCode::kInvalidInput,
-            fmt::format("{} {} is {} {}, expected {} {}", what, index, dtype_name(given.desc.dtype),
-                        given.desc.shape.to_string(), dtype_name(expected.dtype),
+            fmt::format("{} {} is {} {}, expected {} {}", what, index, name_of(given.desc.dtype),
+                        given.desc.shape.to_string(), name_of(expected.dtype),
                         expected.shape.to_string())};
   }
   const auto address = reinterpret_cast<std::uintptr_t>(given.data);

@@ -7,8 +7,8 @@
 #include <optional>
 #include <type_traits>
 
-#include "proto/handshake.h"
 #include "proto/limits.h"
+#include "proto/ring.h"
 
 /// The bytes of one ring in shared memory, and nothing else; drawn in docs/SHM_LAYOUT.md. Little
 /// endian. A change here bumps kRingLayoutVersion, the golden test and the document in the same

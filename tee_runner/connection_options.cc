@@ -36,16 +36,15 @@ void declare_connection(CLI::App& app, ConnectionOptions& options, ConnectionWor
       ->check(CLI::Range(std::int64_t{1}, kMaxTimeoutMs));
   app.add_option("--ring", words.ring, "shared-memory ring: auto (on for ipc), on, off")
       ->check(CLI::IsMember({"auto", "on", "off"}));
-  app.add_option("--ring-slots", options.slot_count, "demand a ring of so many slots")
+  app.add_option("--ring-slots", options.ring.slot_count, "demand a ring of so many slots")
       ->check(CLI::Range(limits::kMinSlotCount, limits::kMaxSlotCount));
-  app.add_option("--ring-slot-bytes", options.slot_bytes, "demand slots of so many payload bytes")
+  app.add_option("--ring-slot-bytes", options.ring.slot_bytes,
+                 "demand slots of so many payload bytes")
       ->check(check_slot_bytes);
 }
 
 void apply_connection(const ConnectionWords& words, ConnectionOptions& options) {
-  options.ring = words.ring == "on"    ? RunnerRing::kOn
-                 : words.ring == "off" ? RunnerRing::kOff
-                                       : RunnerRing::kAuto;
+  options.ring.choice = *from_name<RingChoice>(words.ring);
   options.timeout = std::chrono::milliseconds(words.timeout_ms);
   options.op_timeout = std::chrono::milliseconds(words.op_timeout_ms);
 }

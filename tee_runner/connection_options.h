@@ -4,13 +4,14 @@
 #include <cstdint>
 #include <string>
 
+#include "proto/ring.h"
+
 namespace CLI {
 class App;
 }
 
 namespace airlock {
 
-enum class RunnerRing : std::uint8_t { kAuto, kOn, kOff };
 enum class Output : std::uint8_t { kMarkdown, kJson, kCsv };
 
 /// How a subcommand reaches its server; docs/INTERFACE.md says what each option means.
@@ -18,9 +19,7 @@ struct ConnectionOptions {
   std::string endpoint;  // empty: the default
   std::chrono::milliseconds timeout{5000};
   std::chrono::milliseconds op_timeout{300000};
-  RunnerRing ring = RunnerRing::kAuto;
-  std::uint32_t slot_count = 0;  // 0: the server's choice; else demanded
-  std::uint32_t slot_bytes = 0;
+  RingWish ring;
 };
 
 /// The words of these options that stand for something else, as they were given.

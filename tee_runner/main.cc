@@ -85,7 +85,7 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource
                                 Recording& recording) {
   ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, source));
   log_info(
-      fmt::format("loading weights as {}, {} threads", dtype_name(compute.dtype), compute.threads));
+      fmt::format("loading weights as {}, {} threads", name_of(compute.dtype), compute.threads));
   CpuOptions cpu;
   cpu.dtype = compute.dtype;
   cpu.threads = compute.threads;
@@ -145,13 +145,13 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
   attachment.set_goodbye([&session] { session->close(); });
   const BackendInfo info = session->backend().info();
   reporter.set_device(info.device);
-  reporter.add_config("dtype", std::string(dtype_name(info.dtype)));
+  reporter.add_config("dtype", std::string(name_of(info.dtype)));
   reporter.add_config("epoch", fmt::format("{:016x}", session->epoch()));
   if (!own) {
     ASSIGN_OR_RETURN(own, servers_prompt(options, *session));
   }
   const DType wire = own->wire;
-  reporter.add_config("wire", std::string(dtype_name(wire)));
+  reporter.add_config("wire", std::string(name_of(wire)));
   Outcome outcome;
   ASSIGN_OR_RETURN(outcome.result, prefill(options, std::move(*own), session->backend(),
                                            reporter.tee(), recording, session->policy()));
@@ -178,9 +178,8 @@ Result<Outcome> run_alone(const PrefillOptions& options, const ModelSource& sour
   const StatsAttachment attachment(reporter, nullptr, &reporter.local_ops());
   const LocalCompute compute{options.dtype.value_or(source.stored_dtype()), options.threads};
   reporter.set_device("cpu");
-  reporter.add_config("dtype", std::string(dtype_name(compute.dtype)));
-  reporter.add_config("wire",
-                      std::string(dtype_name(options.wire.value_or(source.stored_dtype()))));
+  reporter.add_config("dtype", std::string(name_of(compute.dtype)));
+  reporter.add_config("wire", std::string(name_of(options.wire.value_or(source.stored_dtype()))));
   Outcome outcome;
   ASSIGN_OR_RETURN(outcome.result, run_local(options, source, compute, reporter.local_ops(),
                                              reporter.tee(), recording));

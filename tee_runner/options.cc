@@ -137,8 +137,8 @@ Status check_record_names(const PrefillOptions& options) {
 
 Status apply(const Words& words, PrefillOptions& options) {
   options.backend = words.backend == "local" ? BackendChoice::kLocal : BackendChoice::kRemote;
-  options.wire = parse_dtype(words.wire);
-  options.dtype = parse_dtype(words.dtype);
+  options.wire = from_name<DType>(words.wire);
+  options.dtype = from_name<DType>(words.dtype);
   options.attention = words.attention == "tee" ? Attention::kTee : Attention::kOffload;
   options.output = output_of(words.output);
   apply_connection(words.connection, options);

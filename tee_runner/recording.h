@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "base/status.h"
+#include "proto/path.h"
 #include "runtime/backend.h"
-#include "runtime/channel/path_policy.h"
 #include "runtime/trace/payload_writer.h"
 #include "runtime/trace/trace_writer.h"
 #include "tee_runner/options.h"

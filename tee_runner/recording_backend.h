@@ -5,8 +5,8 @@
 #include <memory>
 #include <optional>
 
+#include "proto/path.h"
 #include "runtime/backend.h"
-#include "runtime/channel/path_policy.h"
 #include "runtime/trace/payload_writer.h"
 #include "runtime/trace/trace.h"
 

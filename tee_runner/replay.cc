@@ -22,7 +22,7 @@ class SteadyClock final : public ReplayClock {
 };
 
 std::string op_text(const TraceRecord& record) {
-  return fmt::format("op {} ({})", record.seq, op_name(record.op));
+  return fmt::format("op {} ({})", record.seq, name_of(record.op));
 }
 
 }  // namespace

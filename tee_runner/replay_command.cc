@@ -191,7 +191,7 @@ Status replay(const ReplayOptions& options, StatsReporter& reporter) {
   ASSIGN_OR_RETURN(const Clients clients, connect_clients(options, material, reporter));
   ReplayResult result = describe(options, material, *clients[0]->session);
   reporter.set_device(result.server.device);
-  reporter.add_config("dtype", std::string(dtype_name(result.server.dtype)));
+  reporter.add_config("dtype", std::string(name_of(result.server.dtype)));
   if (clients.size() == 1) {  // of several sessions, the sums belong to none
     reporter.add_config("epoch", fmt::format("{:016x}", clients[0]->session->epoch()));
   }
@@ -251,11 +251,11 @@ Status run_replay_command(int argc, const char* const* argv) {
   StatsReporter reporter(options->stats_json);
   reporter.add_config("build", build_name());
   reporter.add_config("replay", options->file);
-  reporter.add_config("speed", replay_speed_name(options->speed));
+  reporter.add_config("speed", std::string(name_of(options->speed)));
   reporter.add_config("repeat", std::to_string(options->repeat));
   reporter.add_config("clients", std::to_string(options->clients));
   reporter.add_config("inflight", std::to_string(options->inflight));
-  reporter.add_config("verify", replay_verify_name(options->verify));
+  reporter.add_config("verify", std::string(name_of(options->verify)));
   Status status = replay(*options, reporter);
   const Status written = reporter.write();
   if (status.ok()) return written;

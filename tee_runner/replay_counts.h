@@ -38,8 +38,8 @@ struct ReplayCounts {
   std::uint64_t bytes = 0;  // of tensors, both ways
   ReplaySide recorded;
   ReplaySide replayed;
-  OpHistogramSnapshots total_ns;                      // of each replayed op
-  std::array<PathFlow, kPathCount> recorded_paths{};  // the replayed are in TransportStats
+  OpHistogramSnapshots total_ns;                          // of each replayed op
+  std::array<PathFlow, kCountOf<Path>> recorded_paths{};  // the replayed are in TransportStats
   std::uint64_t tensors_checked = 0;
   std::uint64_t tensors_differing = 0;
   std::string first_difference;

@@ -48,7 +48,7 @@ class SeededInputs final : public ReplayInputs {
     const std::vector<std::byte>& cycle = cycles_[static_cast<std::size_t>(place.desc.dtype)];
     if (cycle.empty()) {
       return {StatusCode::kInternal,
-              fmt::format("no op has inputs of {}", dtype_name(place.desc.dtype))};
+              fmt::format("no op has inputs of {}", name_of(place.desc.dtype))};
     }
     const std::uint64_t first =
         scramble(scramble(seed_ + record.seq) + index) % std::uint64_t{kCycleLength};
@@ -100,7 +100,7 @@ Status ReplayPayload::read(const TraceRecord& record, TraceSide side, std::size_
   if (entry == nullptr) return refuse("is missing");
   if (entry->dtype_text != safetensors_dtype(desc.dtype) ||
       !std::ranges::equal(entry->shape, desc.shape.extents()) || entry->bytes != desc.bytes()) {
-    return refuse(fmt::format("is not {} {}, as the trace has it", dtype_name(desc.dtype),
+    return refuse(fmt::format("is not {} {}, as the trace has it", name_of(desc.dtype),
                               desc.shape.to_string()));
   }
   return file_->read(*entry, offset, out);

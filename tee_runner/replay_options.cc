@@ -86,20 +86,4 @@ Result<std::optional<ReplayOptions>> parse_replay_options(int argc, const char* 
   return std::optional<ReplayOptions>(options);
 }
 
-const char* replay_speed_name(ReplaySpeed speed) {
-  return speed == ReplaySpeed::kRecorded ? "recorded" : "max";
-}
-
-const char* replay_verify_name(ReplayVerify verify) {
-  switch (verify) {
-    case ReplayVerify::kDigest:
-      return "digest";
-    case ReplayVerify::kTolerance:
-      return "tolerance";
-    case ReplayVerify::kNone:
-      break;
-  }
-  return "none";
-}
-
 }  // namespace airlock

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "base/enum.h"
 #include "base/status.h"
 #include "tee_runner/connection_options.h"
 
@@ -19,6 +20,28 @@ enum class ReplayVerify : std::uint8_t {
   kDigest,     // outputs are the recorded bytes
   kTolerance,  // outputs are near the recorded ones
 };
+
+constexpr std::string_view name_of(ReplaySpeed speed) {
+  switch (speed) {
+    case ReplaySpeed::kMax:
+      return "max";
+    case ReplaySpeed::kRecorded:
+      return "recorded";
+  }
+  return {};
+}
+
+constexpr std::string_view name_of(ReplayVerify verify) {
+  switch (verify) {
+    case ReplayVerify::kNone:
+      return "none";
+    case ReplayVerify::kDigest:
+      return "digest";
+    case ReplayVerify::kTolerance:
+      return "tolerance";
+  }
+  return {};
+}
 
 /// The command line of `tee_runner replay`, checked. docs/INTERFACE.md says what each option means.
 struct ReplayOptions : ConnectionOptions {
@@ -35,8 +58,5 @@ struct ReplayOptions : ConnectionOptions {
 
 /// nullopt: --help was asked for and printed. kUsage says what to do. argv[1] is "replay".
 Result<std::optional<ReplayOptions>> parse_replay_options(int argc, const char* const* argv);
-
-const char* replay_speed_name(ReplaySpeed speed);     // "max", "recorded"
-const char* replay_verify_name(ReplayVerify verify);  // "none", "digest", "tolerance"
 
 }  // namespace airlock

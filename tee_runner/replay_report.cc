@@ -122,7 +122,7 @@ Json ops_json(const ReplayCounts& counts) {
                 {"ratio", nullptr},
                 {"latency_ns", histogram_json(counts.total_ns[static_cast<std::size_t>(op) - 1])}};
     if (const auto value = ratio(recorded, replayed)) one["ratio"] = *value;
-    ops[std::string(op_name(op))] = std::move(one);
+    ops[std::string(name_of(op))] = std::move(one);
   }
   return ops;
 }
@@ -159,16 +159,16 @@ std::string format_json(const ReplayResult& result) {
   Json json;
   json["schema_version"] = 1;
   json["trace"] = {{"file", options.file},
-                   {"source", trace_source_name(result.trace.source)},
+                   {"source", name_of(result.trace.source)},
                    {"model", result.trace.model},
                    {"tokens", result.trace.tokens},
                    {"started_at", result.trace.started_at},
                    {"dropped", result.trace.dropped},
                    {"cut", text_or_null(result.cut)}};
   json["server"] = {{"device", result.server.device},
-                    {"dtype", dtype_name(result.server.dtype)},
+                    {"dtype", name_of(result.server.dtype)},
                     {"digest", result.server.digest}};
-  json["config"] = {{"speed", replay_speed_name(options.speed)},
+  json["config"] = {{"speed", name_of(options.speed)},
                     {"repeat", options.repeat},
                     {"clients", options.clients},
                     {"inflight", options.inflight},
@@ -188,7 +188,7 @@ std::string format_json(const ReplayResult& result) {
   }
   json["time"] = {{"recorded", time_json(counts.recorded, figures.recorded)},
                   {"replayed", time_json(counts.replayed, figures.replayed)}};
-  json["verify"] = {{"mode", replay_verify_name(options.verify)},
+  json["verify"] = {{"mode", name_of(options.verify)},
                     {"tensors", counts.tensors_checked},
                     {"differing", counts.tensors_differing},
                     {"first", text_or_null(counts.first_difference)}};
@@ -218,7 +218,7 @@ std::string csv_op(Op op, const ReplayCounts& counts) {
   if (replayed.calls == 0) return {};
   std::string text;
   const auto line = [&](const char* field, std::uint64_t a, std::uint64_t b) {
-    text += fmt::format("op,{},{},{},{}\n", op_name(op), field, a, b);
+    text += fmt::format("op,{},{},{},{}\n", name_of(op), field, a, b);
   };
   line("calls", recorded.calls, replayed.calls);
   line("total_ns", recorded.total_ns, replayed.total_ns);
@@ -228,14 +228,14 @@ std::string csv_op(Op op, const ReplayCounts& counts) {
   line("server_ns", recorded.server_ns, replayed.server_ns);
   const HistogramSnapshot& histogram = counts.total_ns[static_cast<std::size_t>(op) - 1];
   const auto only_replayed = [&](const char* field, std::uint64_t ns) {
-    text += fmt::format("op,{},{},,{}\n", op_name(op), field, ns);
+    text += fmt::format("op,{},{},,{}\n", name_of(op), field, ns);
   };
   only_replayed("p50_ns", histogram.percentile(0.50));
   only_replayed("p90_ns", histogram.percentile(0.90));
   only_replayed("p99_ns", histogram.percentile(0.99));
   only_replayed("max_ns", histogram.max);
   if (const auto value = ratio(recorded, replayed)) {
-    text += fmt::format("op,{},ratio,,{}\n", op_name(op), *value);
+    text += fmt::format("op,{},ratio,,{}\n", name_of(op), *value);
   }
   return text;
 }
@@ -266,7 +266,7 @@ std::string format_csv(const ReplayResult& result) {
       result.complete ? 1 : 0, figures.wall_ns, counts.ops, counts.bytes, figures.ops_per_s,
       figures.gb_per_s);
   return text + fmt::format("verify,{0},tensors,,{1}\nverify,{0},differing,,{2}\n",
-                            replay_verify_name(result.options.verify), counts.tensors_checked,
+                            name_of(result.options.verify), counts.tensors_checked,
                             counts.tensors_differing);
 }
 
@@ -288,7 +288,7 @@ std::string md_ops(const ReplayCounts& counts) {
   for (const Op op : kOps) {
     const HistogramSnapshot& histogram = counts.total_ns[static_cast<std::size_t>(op) - 1];
     if (counts.replayed.ops.of(op).calls == 0) continue;
-    row(op_name(op), counts.recorded.ops.of(op), counts.replayed.ops.of(op), histogram);
+    row(name_of(op), counts.recorded.ops.of(op), counts.replayed.ops.of(op), histogram);
     all.merge(histogram);
   }
   row("all", counts.recorded.sum(), counts.replayed.sum(), all);
@@ -363,13 +363,12 @@ std::string format_markdown(const ReplayResult& result) {
       "\n| clients | repeat | in flight | speed | wall ms | ops | ops/s | GB moved | GB/s |\n"
       "| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n"
       "| {} | {} | {} | {} | {:.3f} | {} | {:.1f} | {:.3f} | {:.3f} |\n",
-      options.clients, options.repeat, options.inflight, replay_speed_name(options.speed),
+      options.clients, options.repeat, options.inflight, name_of(options.speed),
       ms(figures.wall_ns), counts.ops, figures.ops_per_s, static_cast<double>(counts.bytes) / 1e9,
       figures.gb_per_s);
   if (options.verify != ReplayVerify::kNone) {
-    text +=
-        fmt::format("\n--verify {}: {} of {} tensors differ.\n", replay_verify_name(options.verify),
-                    counts.tensors_differing, counts.tensors_checked);
+    text += fmt::format("\n--verify {}: {} of {} tensors differ.\n", name_of(options.verify),
+                        counts.tensors_differing, counts.tensors_checked);
   }
   if (!result.cut.empty()) text += fmt::format("\n{}.\n", result.cut);
   return text + md_failures(result);

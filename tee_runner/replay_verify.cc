@@ -98,7 +98,7 @@ Status check_can_verify(const TraceHeader& header, ReplayVerify verify) {
     return Status(StatusCode::kUsage,
                   fmt::format("--verify {} needs a trace with {}: record it with "
                               "tee_runner prefill --record FILE --record-payload",
-                              replay_verify_name(verify), what));
+                              name_of(verify), what));
   };
   if (header.payload.empty()) return refuse("a payload, as the inputs must be the recorded ones");
   if (verify == ReplayVerify::kDigest && !header.digests) return refuse("digests");
@@ -127,7 +127,7 @@ Status check_replay_model(const TraceHeader& header, const BackendInfo& server,
     log_warning(
         fmt::format("the server computes in {}, the trace was recorded with {}: outputs "
                     "may differ",
-                    dtype_name(server.dtype), dtype_name(header.dtype)));
+                    name_of(server.dtype), name_of(header.dtype)));
   }
   return {};
 }

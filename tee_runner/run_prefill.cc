@@ -25,7 +25,7 @@ std::string json_comparison(const Comparison& c) {
   std::string ops;
   for (const Comparison::OpCost& op : c.ops) {
     ops += fmt::format(R"({}"{}":{{"calls":{},"remote_ns":{},"local_ns":{}}})",
-                       ops.empty() ? "" : ",", op_name(op.op), op.calls, op.remote_ns, op.local_ns);
+                       ops.empty() ? "" : ",", name_of(op.op), op.calls, op.remote_ns, op.local_ns);
   }
   return fmt::format(
       R"(,"compare_local":{{"passed":{},"same_bits":{},"differing":{},"largest_error":{},"tolerance":{},)"
@@ -71,7 +71,7 @@ std::string comparison_table(const Comparison& c) {
     const double remote_ms =
         static_cast<double>(op.remote_ns) / 1e6 / static_cast<double>(op.calls);
     const double local_ms = static_cast<double>(op.local_ns) / 1e6 / static_cast<double>(op.calls);
-    text += fmt::format("| {} | {} | {:.3f} | {:.3f} | {:+.1f} % |\n", op_name(op.op), op.calls,
+    text += fmt::format("| {} | {} | {:.3f} | {:.3f} | {:+.1f} % |\n", name_of(op.op), op.calls,
                         remote_ms, local_ms, local_ms > 0 ? 100 * (remote_ms / local_ms - 1) : 0.0);
   }
   text += fmt::format("| prefill | | {:.3f} | {:.3f} | {:+.1f} % |\n\n",
@@ -164,11 +164,11 @@ Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_op
   Comparison result;
   result.remote_wall_ns = remote.wall_ns();
   result.local_wall_ns = local.wall_ns();
-  for (std::size_t i = 0; i < kOpCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
     const OpSnapshot& there = remote_ops.ops[i];
     const OpSnapshot& here = local_ops.ops[i];
     if (there.calls == 0 || here.calls == 0) continue;
-    result.ops.push_back({static_cast<Op>(i + 1), there.calls, there.total_ns, here.total_ns});
+    result.ops.push_back({kOps[i], there.calls, there.total_ns, here.total_ns});
   }
   const std::span<const float> got = remote.logits.as<float>();
   const std::span<const float> expected = local.logits.as<float>();

@@ -82,7 +82,7 @@ std::string device_record(int device) {
 std::vector<DType> dtypes_of(const std::vector<std::string>& names) {
   std::vector<DType> dtypes;
   for (const std::string& name : names) {
-    const auto dtype = parse_dtype(name);
+    const auto dtype = from_name<DType>(name);
     CHECK(dtype.has_value());  // the option takes no other
     dtypes.push_back(*dtype);
   }

@@ -211,7 +211,7 @@ Result<OurTimes> time_ours(Backend& backend, const Case& c, const Slots& request
 std::string op_record(const std::string& model, DType dtype, const Case& c, const OurTimes& ours,
                       const std::optional<BareTimes>& bare) {
   Record record;
-  record.text("kind", "op").text("model", model).text("op", c.op).text("dtype", dtype_name(dtype));
+  record.text("kind", "op").text("model", model).text("op", c.op).text("dtype", name_of(dtype));
   record.count("tokens", static_cast<std::uint64_t>(c.tokens));
   record.text("tensors", ours.in_slots ? "ring slots" : "some over 10 MiB, beside the ring");
   record.spread("compute_ns", ours.compute_ns);
@@ -250,12 +250,11 @@ void run_model(const OpsOptions& options, const std::string& config, DType dtype
   auto source = make_bench_model(config, 1);
   must(source.status(), config);
   const auto not_run = [&](const std::string& what, const Status& status) {
-    records.push_back(
-        Record()
-            .text("kind", "not_run")
-            .text("what", fmt::format("{} of {} in {}", what, name, dtype_name(dtype)))
-            .text("why", status.to_string())
-            .json());
+    records.push_back(Record()
+                          .text("kind", "not_run")
+                          .text("what", fmt::format("{} of {} in {}", what, name, name_of(dtype)))
+                          .text("why", status.to_string())
+                          .json());
   };
   CudaOptions cuda;
   cuda.device = options.device;
@@ -270,7 +269,7 @@ void run_model(const OpsOptions& options, const std::string& config, DType dtype
   auto backend = (*model)->make_backend(segments);
   if (!backend.ok()) return not_run("ops", backend.status());
   for (const Case& c : cases_of((*source)->config().dims, dtype, options.tokens)) {
-    fmt::print(stderr, "{} {} {} {}\n", name, dtype_name(dtype), c.op, c.tokens);
+    fmt::print(stderr, "{} {} {} {}\n", name, name_of(dtype), c.op, c.tokens);
     const auto ours = time_ours(**backend, c, requests, replies, options.calls);
     if (ours.status().code() == StatusCode::kResourceExhausted) {
       not_run(fmt::format("{} {}", c.op, c.tokens), ours.status());

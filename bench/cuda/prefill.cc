@@ -41,7 +41,7 @@ std::string prefill_record(const ModelSource& source, Backend& backend,
     if (i > 0) wall_ns.push_back(static_cast<double>(now_ns() - start));  // the first one warms up
   }
   Record record;
-  record.text("kind", "prefill_in_process").text("dtype", dtype_name(options.dtype));
+  record.text("kind", "prefill_in_process").text("dtype", name_of(options.dtype));
   record.text("attention", options.attention == Attention::kTee ? "tee" : "offload");
   record.count("tokens", static_cast<std::uint64_t>(count)).count("threads", options.threads);
   record.spread("wall_ns", wall_ns);

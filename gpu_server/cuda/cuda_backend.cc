@@ -180,7 +180,7 @@ void CudaOp::start(Lane& lane) {
   lane_ = &lane;
   lane.taken = true;
   state_ = State::kRunning;
-  nvtxRangePushA(std::string(op_name(spec_.op)).c_str());
+  nvtxRangePushA(std::string(name_of(spec_.op)).c_str());
   Status status = work_.start(lane);
   nvtxRangePop();
   if (!status.ok()) fail(std::move(status));
@@ -236,7 +236,7 @@ Status CudaOp::wait() {
     if (done()) return status_;
     if (deadline_.expired()) {
       return {StatusCode::kDeadlineExceeded,
-              fmt::format("{} did not end within its time limit", op_name(spec_.op))};
+              fmt::format("{} did not end within its time limit", name_of(spec_.op))};
     }
   }
 }
@@ -251,7 +251,7 @@ CudaOp::~CudaOp() {
     if (!deadline.expired()) continue;
     (void)backend_.session().device.lose(fmt::format("{}: {} does not end: the device hangs",
                                                      backend_.session().device.label(),
-                                                     op_name(spec_.op)));
+                                                     name_of(spec_.op)));
   }
   for (HostBuffer& buffer : own_) backend_.session().pool.give_back(std::move(buffer));
 }

@@ -119,7 +119,7 @@ Status OpWork::compute() {
     case Op::kStats:
     case Op::kPing:
       return {StatusCode::kInvalidInput,
-              fmt::format("{} is not computed on a GPU", op_name(spec_.op))};
+              fmt::format("{} is not computed on a GPU", name_of(spec_.op))};
   }
   return record(lane_->compute_end, session_.compute);
 }

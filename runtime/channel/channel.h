@@ -8,7 +8,7 @@
 
 #include "base/deadline.h"
 #include "base/status.h"
-#include "runtime/channel/path_policy.h"
+#include "proto/path.h"
 #include "runtime/stats/transport_stats.h"
 
 namespace airlock {

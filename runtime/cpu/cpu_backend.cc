@@ -168,7 +168,7 @@ Status CpuBackend::compute(const OpSpec& spec, const OpMemory& memory) {
       break;  // op_results() refused them
   }
   return {StatusCode::kInvalidInput,
-          fmt::format("{} is not computed by a backend", op_name(spec.op))};
+          fmt::format("{} is not computed by a backend", name_of(spec.op))};
 }
 
 Status CpuBackend::embed(const OpMemory& memory) {

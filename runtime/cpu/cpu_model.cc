@@ -26,7 +26,7 @@ class CpuModelImpl : public CpuModel {
 Status check_options(const CpuOptions& options) {
   if (!is_float(options.dtype)) {
     return {StatusCode::kInvalidInput,
-            fmt::format("dtype is {}, expected fp32, fp16 or bf16", dtype_name(options.dtype))};
+            fmt::format("dtype is {}, expected fp32, fp16 or bf16", name_of(options.dtype))};
   }
   if (options.threads < 1 || options.threads > limits::kMaxThreads) {
     return {StatusCode::kInvalidInput,
@@ -47,7 +47,7 @@ Result<std::shared_ptr<CpuModel>> CpuModel::create(const ModelSource& model,
     log_info(
         fmt::format("this CPU does not multiply {0}: weights and operands are rounded to {0} and "
                     "multiplied in fp32",
-                    dtype_name(options.dtype)));
+                    name_of(options.dtype)));
   }
   std::shared_ptr<CpuShared> shared;
   RETURN_IF_ERROR(onednn::guarded([&]() -> Status {

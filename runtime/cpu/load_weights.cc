@@ -113,12 +113,12 @@ Result<Weights> Loader::load(ThreadPool& pool) {
 Status Loader::plan(Weights& weights) {
   const LlamaConfig& config = model_.config();
   const ModelDims& dims = config.dims;
-  names_.reserve(static_cast<std::size_t>(dims.layers) * kWeightKindCount +
+  names_.reserve(static_cast<std::size_t>(dims.layers) * kCountOf<WeightKind> +
                  2);  // blocks point into it
   weights.layers.resize(static_cast<std::size_t>(dims.layers));
   RETURN_IF_ERROR(plan_table(weights, config.tie_word_embeddings));
   for (std::size_t layer = 0; layer < weights.layers.size(); ++layer) {
-    for (std::size_t kind = 0; kind < kWeightKindCount; ++kind) {
+    for (std::size_t kind = 0; kind < kCountOf<WeightKind>; ++kind) {
       const WeightId id{static_cast<WeightKind>(kind + 1), static_cast<std::uint16_t>(layer)};
       RETURN_IF_ERROR(
           plan_weight(weight_name(id), weight_shape(dims, id.kind), weights.layers[layer][kind]));

@@ -25,8 +25,7 @@ struct HeldWeight {
   PageBuffer pages;
 };
 
-inline constexpr std::size_t kWeightKindCount = 7;
-using LayerWeights = std::array<HeldWeight, kWeightKindCount>;  // by WeightKind - 1
+using LayerWeights = std::array<HeldWeight, kCountOf<WeightKind>>;  // by WeightKind - 1
 
 /// Every weight of a model, rounded to numerics.dtype. Never changes once loaded.
 struct Weights {

@@ -211,8 +211,8 @@ Result<std::string> DirectorySource::compute_digest() const {
         failure = hash.status();
         return;
       }
-      lines[i] = fmt::format("{} {} {} {}\n", name, dtype_name(place.dtype),
-                             place.shape.to_string(), *hash);
+      lines[i] =
+          fmt::format("{} {} {} {}\n", name, name_of(place.dtype), place.shape.to_string(), *hash);
     }
   };
   const std::size_t threads =

@@ -24,7 +24,7 @@ std::string weight_name(const WeightId& id) {
   const bool mlp =
       id.kind == WeightKind::kGate || id.kind == WeightKind::kUp || id.kind == WeightKind::kDown;
   return fmt::format("{}{}.{}.weight", layer_prefix(id.layer), mlp ? "mlp" : "self_attn",
-                     weight_kind_name(id.kind));
+                     name_of(id.kind));
 }
 
 std::vector<ExpectedTensor> expected_tensors(const LlamaConfig& config) {
@@ -58,7 +58,7 @@ Result<std::int64_t> check_rows(const std::string& name, const Shape& tensor,
     return Status(
         StatusCode::kInvalidInput,
         fmt::format("{} has shape {}: cannot read {} {} from row {}", name, tensor.to_string(),
-                    dtype_name(out.dtype), out.shape.to_string(), first_row));
+                    name_of(out.dtype), out.shape.to_string(), first_row));
   }
   return wanted;
 }

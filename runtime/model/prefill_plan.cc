@@ -112,7 +112,7 @@ Result<std::vector<PlannedOp>> checked_plan(const ModelDims& dims, const Prefill
   for (std::size_t i = 0; i < plan.size(); ++i) {
     if (const auto results = op_results(plan[i].spec, dims); !results.ok()) {
       return results.status().with_context(fmt::format("{} tokens: op {} of the prefill, {}",
-                                                       shape.tokens, i, op_name(plan[i].spec.op)));
+                                                       shape.tokens, i, name_of(plan[i].spec.op)));
     }
   }
   return plan;

@@ -89,14 +89,13 @@ Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool
     return Status(StatusCode::kProtocolError, std::move(text));
   };
   RETURN_IF_ERROR(check_geometry(welcome.geometry));
-  const bool has_ring = welcome.ring == RingMode::kOn;
-  if (has_ring && !want_ring) return refuse("the session has a ring that was not asked for");
-  if (!has_ring && options.ring == RingChoice::kOn) {
+  if (welcome.has_ring && !want_ring)
+    return refuse("the session has a ring that was not asked for");
+  if (!welcome.has_ring && options.ring.choice == RingChoice::kOn) {
     return {StatusCode::kUnavailable,
             "the server's ring is off and --ring on demands one: start it with --ring on"};
   }
-  if ((options.want_slot_count != 0 && welcome.geometry.slot_count != options.want_slot_count) ||
-      (options.want_slot_bytes != 0 && welcome.geometry.slot_bytes != options.want_slot_bytes)) {
+  if (!options.ring.accepts(welcome.geometry)) {
     return {StatusCode::kUnavailable,
             fmt::format("the server's ring has {} slots of {} bytes, not what was demanded "
                         "(--ring-slots, --ring-slot-bytes)",
@@ -256,12 +255,11 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   const bool ipc = endpoint.kind == Endpoint::Kind::kIpc;
   if (ipc) RETURN_IF_ERROR(check_endpoint_directory(endpoint.directory(), IfMissing::kRefuse));
   const bool want_ring =
-      options.ring == RingChoice::kOn || (options.ring == RingChoice::kAuto && ipc);
+      options.ring.choice == RingChoice::kOn || (options.ring.choice == RingChoice::kAuto && ipc);
   Hello hello;
   hello.client = fmt::format("{} pid {}", options.client, ::getpid());
-  hello.ring = want_ring ? RingMode::kOn : RingMode::kOff;
-  hello.want_slot_count = options.want_slot_count;
-  hello.want_slot_bytes = options.want_slot_bytes;
+  hello.ring = options.ring;
+  hello.ring.choice = want_ring ? RingChoice::kOn : RingChoice::kOff;
   hello.digest = options.digest;
   ASSIGN_OR_RETURN(std::unique_ptr<ZmqContext> context, ZmqContext::create());
   const Deadline deadline = Deadline::after(options.timeout);

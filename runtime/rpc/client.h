@@ -7,19 +7,16 @@
 #include <string>
 
 #include "base/status.h"
+#include "proto/ring.h"
 #include "runtime/channel/channel.h"
 #include "runtime/rpc/remote_backend.h"
 #include "runtime/stats/op_stats.h"
 
 namespace airlock {
 
-enum class RingChoice { kAuto, kOn, kOff };  // auto: on for ipc://, off for tcp://
-
 struct ConnectOptions {
   std::string endpoint;  // "ipc:///path" or "tcp://host:port"
-  RingChoice ring = RingChoice::kAuto;
-  std::uint32_t want_slot_count = 0;  // 0: the server's choice; else demanded
-  std::uint32_t want_slot_bytes = 0;
+  RingWish ring;
   std::string client = "tee_runner";        // the program, for the server's log and statistics
   std::chrono::milliseconds timeout{5000};  // longest time without a connection or a sign of life
   std::string digest;             // of the runner's own model; empty: it has none and calls init()

@@ -41,7 +41,7 @@ struct Call {
 
 Status server_said(const ResponseHeader& response) {
   return {response.code,
-          fmt::format("the server refused {}: {}", op_name(response.op), response.message)};
+          fmt::format("the server refused {}: {}", name_of(response.op), response.message)};
 }
 
 std::vector<std::size_t> sizes_of(std::span<const TensorDesc> descs) {
@@ -143,8 +143,8 @@ Status RemoteSession::check_reply(Call& call, std::span<const std::byte> header,
                               call.request_id));
   }
   if (response.op != call.request.spec.op) {
-    return refuse(fmt::format("a reply to op {} came, expected {}", op_name(response.op),
-                              op_name(call.request.spec.op)));
+    return refuse(fmt::format("a reply to op {} came, expected {}", name_of(response.op),
+                              name_of(call.request.spec.op)));
   }
   if (response.code != StatusCode::kOk) {
     if (!response.results.empty() || !sizes.empty())
@@ -152,7 +152,7 @@ Status RemoteSession::check_reply(Call& call, std::span<const std::byte> header,
     return {};
   }
   if (response.results.size() != call.expected.size() || sizes.size() != call.expected.size()) {
-    return refuse(fmt::format("a reply to {} has {} results, expected {}", op_name(response.op),
+    return refuse(fmt::format("a reply to {} has {} results, expected {}", name_of(response.op),
                               sizes.size(), call.expected.size()));
   }
   if (call.sized_by_server && sizes.size() == 1) {
@@ -164,9 +164,9 @@ Status RemoteSession::check_reply(Call& call, std::span<const std::byte> header,
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     if (!(response.results[i] == call.expected[i]) || sizes[i] != call.expected[i].bytes()) {
       return refuse(
-          fmt::format("result {} of {} is {} {}, expected {} {}", i, op_name(response.op),
-                      dtype_name(response.results[i].dtype), response.results[i].shape.to_string(),
-                      dtype_name(call.expected[i].dtype), call.expected[i].shape.to_string()));
+          fmt::format("result {} of {} is {} {}, expected {} {}", i, name_of(response.op),
+                      name_of(response.results[i].dtype), response.results[i].shape.to_string(),
+                      name_of(call.expected[i].dtype), call.expected[i].shape.to_string()));
     }
   }
   return {};
@@ -216,7 +216,7 @@ Status RemoteSession::wait(Call& call) {
     if (status.code() == StatusCode::kDeadlineExceeded) {
       return {StatusCode::kDeadlineExceeded,
               fmt::format("no reply to {} before the op's deadline (--op-timeout-ms)",
-                          op_name(call.request.spec.op))};
+                          name_of(call.request.spec.op))};
     }
     RETURN_IF_ERROR(status);
   }

@@ -93,15 +93,15 @@ class Server {
     for (std::size_t i = 0; i < sizes.size(); ++i) {
       if (inputs[i].shape.byte_count(inputs[i].dtype) != sizes[i]) {
         return {StatusCode::kProtocolError,
-                fmt::format("input {} is {} {} and carries {} bytes", i,
-                            dtype_name(inputs[i].dtype), inputs[i].shape.to_string(), sizes[i])};
+                fmt::format("input {} is {} {} and carries {} bytes", i, name_of(inputs[i].dtype),
+                            inputs[i].shape.to_string(), sizes[i])};
       }
     }
     const bool has_inputs = request_.spec.op != Op::kInit && request_.spec.op != Op::kStats &&
                             request_.spec.op != Op::kPing;
     if (!has_inputs && !sizes.empty()) {
       return {StatusCode::kProtocolError,
-              fmt::format("{} carries tensors", op_name(request_.spec.op))};
+              fmt::format("{} carries tensors", name_of(request_.spec.op))};
     }
     results_.clear();
     switch (request_.spec.op) {

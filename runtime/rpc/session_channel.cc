@@ -78,7 +78,7 @@ class SessionChannelImpl : public SessionChannel {
   }
 
   Status attach_to_server(const std::string& data_endpoint, Deadline deadline) {
-    if (welcome_.ring == RingMode::kOn) RETURN_IF_ERROR(map_segments());
+    if (welcome_.has_ring) RETURN_IF_ERROR(map_segments());
     RETURN_IF_ERROR(socket_.connect(data_endpoint));
     while (!socket_.connected()) {
       RETURN_IF_ERROR(watch_.check());
@@ -96,7 +96,7 @@ class SessionChannelImpl : public SessionChannel {
 
  private:
   Status open_channel(const std::string& route) {
-    if (welcome_.ring == RingMode::kOff) {
+    if (!welcome_.has_ring) {
       channel_ = ZmqChannel::create({welcome_.epoch, welcome_.geometry.slot_bytes,
                                      std::move(socket_), route, &watch_, !route.empty(), stats_});
       return {};
@@ -136,7 +136,7 @@ Result<std::unique_ptr<SessionChannel>> SessionChannel::offer(const ZmqContext& 
   ASSIGN_OR_RETURN(ZmqSocket socket, data_socket(context, ZmqSocketType::kRouter, ""));
   ASSIGN_OR_RETURN(welcome.data_endpoint, socket.bind(wanted_endpoint));
   auto made = std::make_unique<SessionChannelImpl>(std::move(socket), welcome, watch, stats);
-  if (welcome.ring == RingMode::kOn) {
+  if (welcome.has_ring) {
     if (Status status = made->make_segments(welcome); !status.ok()) {
       made->set_welcome(welcome);  // its socket is among the files
       made->remove_files();

@@ -216,8 +216,8 @@ void CountersFile::introduce(const ServerInfo& info) {
   to.header_bytes = sizeof(Header);
   to.block_bytes = sizeof(SessionBlock);
   to.block_count = static_cast<std::uint32_t>(blocks_.size());
-  to.op_count = kOpCount;
-  to.path_count = kPathCount;
+  to.op_count = kCountOf<Op>;
+  to.path_count = kCountOf<Path>;
   to.bucket_count = kHistogramBucketCount;
   to.total_bytes = file_bytes(blocks_.size());
   to.pid = static_cast<std::uint64_t>(::getpid());

@@ -81,7 +81,7 @@ struct Header {
 
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(sizeof(std::atomic<std::uint64_t>) == 8);
-static_assert(kOpCount == 7 && kPathCount == 2 && kHistogramBucketCount == 496);
+static_assert(kCountOf<Op> == 7 && kCountOf<Path> == 2 && kHistogramBucketCount == 496);
 static_assert(sizeof(Histogram) == 3976 && sizeof(PathStats) == 4056 && sizeof(OpStats) == 72);
 static_assert(offsetof(PathStats, received) == 24 && offsetof(PathStats, errors) == 48);
 static_assert(offsetof(PathStats, parks) == 72 && offsetof(PathStats, latency_ns) == 80);

@@ -137,7 +137,7 @@ class Reader {
                           path_, identity.version, counters_layout::kVersion)};
     }
     if (identity.header_bytes != sizeof(Header) || identity.block_bytes != sizeof(SessionBlock) ||
-        identity.op_count != kOpCount || identity.path_count != kPathCount ||
+        identity.op_count != kCountOf<Op> || identity.path_count != kCountOf<Path> ||
         identity.bucket_count != kHistogramBucketCount) {
       return bad("its sizes are not those of its version");
     }

@@ -4,24 +4,6 @@
 
 namespace airlock {
 
-const char* tee_kernel_name(TeeKernel kernel) {
-  switch (kernel) {
-    case TeeKernel::kRmsNorm:
-      return "rmsnorm";
-    case TeeKernel::kRope:
-      return "rope";
-    case TeeKernel::kSoftmax:
-      return "softmax";
-    case TeeKernel::kSilu:
-      return "silu";
-    case TeeKernel::kResidual:
-      return "residual";
-    case TeeKernel::kAttention:
-      return "attention";
-  }
-  return "unknown";
-}
-
 void DeviceSnapshot::merge(const DeviceSnapshot& other) {
   copy_in_ns = add_saturating(copy_in_ns, other.copy_in_ns);
   compute_ns = add_saturating(compute_ns, other.compute_ns);

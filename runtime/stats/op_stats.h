@@ -52,7 +52,7 @@ struct OpSnapshot {
 };
 
 struct OpSnapshotTable {
-  std::array<OpSnapshot, kOpCount> ops;
+  std::array<OpSnapshot, kCountOf<Op>> ops;
   OpSnapshot& of(Op op) { return ops[static_cast<std::size_t>(op) - 1]; }
   const OpSnapshot& of(Op op) const { return ops[static_cast<std::size_t>(op) - 1]; }
   void merge(const OpSnapshotTable& other);
@@ -60,7 +60,7 @@ struct OpSnapshotTable {
 };
 
 struct OpStatsTable {
-  std::array<OpStats, kOpCount> ops;
+  std::array<OpStats, kCountOf<Op>> ops;
   OpStats& of(Op op) { return ops[static_cast<std::size_t>(op) - 1]; }
   const OpStats& of(Op op) const { return ops[static_cast<std::size_t>(op) - 1]; }
   OpSnapshotTable snapshot() const;
@@ -69,27 +69,42 @@ struct OpStatsTable {
 };
 
 /// A histogram for each op: how long each of its calls took.
-using OpHistograms = std::array<Histogram, kOpCount>;
-using OpHistogramSnapshots = std::array<HistogramSnapshot, kOpCount>;
+using OpHistograms = std::array<Histogram, kCountOf<Op>>;
+using OpHistogramSnapshots = std::array<HistogramSnapshot, kCountOf<Op>>;
 OpHistogramSnapshots snapshot_of(const OpHistograms& histograms);
 
 enum class TeeKernel : std::uint8_t { kRmsNorm, kRope, kSoftmax, kSilu, kResidual, kAttention };
-inline constexpr std::size_t kTeeKernelCount = 6;
-const char* tee_kernel_name(
-    TeeKernel kernel);  // "rmsnorm", "rope", "softmax", "silu", "residual", "attention"
+
+constexpr std::string_view name_of(TeeKernel kernel) {
+  switch (kernel) {
+    case TeeKernel::kRmsNorm:
+      return "rmsnorm";
+    case TeeKernel::kRope:
+      return "rope";
+    case TeeKernel::kSoftmax:
+      return "softmax";
+    case TeeKernel::kSilu:
+      return "silu";
+    case TeeKernel::kResidual:
+      return "residual";
+    case TeeKernel::kAttention:
+      return "attention";
+  }
+  return {};
+}
 
 struct TeeKernelStats {
   std::atomic<std::uint64_t> calls{0};
   std::atomic<std::uint64_t> total_ns{0};
 };
-using TeeStatsTable = std::array<TeeKernelStats, kTeeKernelCount>;
+using TeeStatsTable = std::array<TeeKernelStats, kCountOf<TeeKernel>>;
 
 struct TeeKernelSnapshot {
   std::uint64_t calls = 0;
   std::uint64_t total_ns = 0;
   bool operator==(const TeeKernelSnapshot&) const = default;
 };
-using TeeSnapshotTable = std::array<TeeKernelSnapshot, kTeeKernelCount>;
+using TeeSnapshotTable = std::array<TeeKernelSnapshot, kCountOf<TeeKernel>>;
 TeeSnapshotTable tee_snapshot(const TeeStatsTable& table);
 
 }  // namespace airlock

@@ -53,16 +53,16 @@ Json op_json(const OpSnapshot& op) {
 
 Json ops_json(const OpSnapshotTable& table) {
   Json ops = Json::object();
-  for (std::size_t i = 0; i < kOpCount; ++i)
-    ops[std::string(op_name(static_cast<Op>(i + 1)))] = op_json(table.ops[i]);
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i)
+    ops[std::string(name_of(kOps[i]))] = op_json(table.ops[i]);
   return ops;
 }
 
 Json tee_json(const TeeSnapshotTable& table) {
   Json tee = Json::object();
-  for (std::size_t i = 0; i < kTeeKernelCount; ++i) {
-    tee[tee_kernel_name(static_cast<TeeKernel>(i))] = {{"calls", table[i].calls},
-                                                       {"total_ns", table[i].total_ns}};
+  for (std::size_t i = 0; i < kCountOf<TeeKernel>; ++i) {
+    tee[name_of(static_cast<TeeKernel>(i))] = {{"calls", table[i].calls},
+                                               {"total_ns", table[i].total_ns}};
   }
   return tee;
 }

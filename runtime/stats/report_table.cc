@@ -54,7 +54,7 @@ std::string mib(std::uint64_t bytes) {
 std::string ms(std::uint64_t ns) { return fmt::format("{:.2f}", static_cast<double>(ns) / 1e6); }
 std::string us(std::uint64_t ns) { return fmt::format("{:.1f}", static_cast<double>(ns) / 1e3); }
 
-constexpr std::array<std::pair<Path, const char*>, kPathCount> kPaths = {
+constexpr std::array<std::pair<Path, const char*>, kCountOf<Path>> kPaths = {
     {{Path::kRing, "ring"}, {Path::kZmq, "zmq"}}};
 
 void add_direction(TextTable& table, const char* path, const char* name,
@@ -87,31 +87,31 @@ std::string paths_text(const TransportSnapshot& transport) {
 
 std::string ops_text(const OpSnapshotTable& ops) {
   TextTable table(1, {"op", "calls", "total ms", "tee ms", "wire ms", "queue ms", "server ms"});
-  for (std::size_t i = 0; i < kOpCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
     const OpSnapshot& op = ops.ops[i];
     if (op.calls == 0) continue;
-    table.add({std::string(op_name(static_cast<Op>(i + 1))), std::to_string(op.calls),
-               ms(op.total_ns), ms(op.tee_ns), ms(op.wire_ns), ms(op.queue_ns), ms(op.server_ns)});
+    table.add({std::string(name_of(kOps[i])), std::to_string(op.calls), ms(op.total_ns),
+               ms(op.tee_ns), ms(op.wire_ns), ms(op.queue_ns), ms(op.server_ns)});
   }
   return section(table);
 }
 
 std::string devices_text(const OpSnapshotTable& ops) {
   TextTable table(1, {"device", "copy in ms", "compute ms", "copy out ms"});
-  for (std::size_t i = 0; i < kOpCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
     const DeviceSnapshot& device = ops.ops[i].device;
     if (device == DeviceSnapshot{}) continue;
-    table.add({std::string(op_name(static_cast<Op>(i + 1))), ms(device.copy_in_ns),
-               ms(device.compute_ns), ms(device.copy_out_ns)});
+    table.add({std::string(name_of(kOps[i])), ms(device.copy_in_ns), ms(device.compute_ns),
+               ms(device.copy_out_ns)});
   }
   return section(table);
 }
 
 std::string tee_text(const TeeSnapshotTable& tee) {
   TextTable table(1, {"tee", "calls", "total ms"});
-  for (std::size_t i = 0; i < kTeeKernelCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<TeeKernel>; ++i) {
     if (tee[i].calls == 0) continue;
-    table.add({tee_kernel_name(static_cast<TeeKernel>(i)), std::to_string(tee[i].calls),
+    table.add({std::string(name_of(kValuesOf<TeeKernel>[i])), std::to_string(tee[i].calls),
                ms(tee[i].total_ns)});
   }
   return section(table);

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "runtime/channel/path_policy.h"
+#include "proto/path.h"
 #include "runtime/stats/histogram.h"
 
 namespace airlock {
@@ -52,7 +52,7 @@ struct PathSnapshot {
 /// A TransportStats at one moment. Outlives its channel: what a server keeps of a session that
 /// ended.
 struct TransportSnapshot {
-  std::array<PathSnapshot, kPathCount> paths;
+  std::array<PathSnapshot, kCountOf<Path>> paths;
   PathSnapshot& path(Path path) { return paths[static_cast<std::size_t>(path)]; }
   const PathSnapshot& path(Path path) const { return paths[static_cast<std::size_t>(path)]; }
   void merge(const TransportSnapshot& other);
@@ -61,7 +61,7 @@ struct TransportSnapshot {
 
 /// One end of one channel. Defined counter by counter in docs/STATS.md.
 struct TransportStats {
-  std::array<PathStats, kPathCount> paths;
+  std::array<PathStats, kCountOf<Path>> paths;
   PathStats& path(Path path) { return paths[static_cast<std::size_t>(path)]; }
   const PathStats& path(Path path) const { return paths[static_cast<std::size_t>(path)]; }
   /// Books one whole message: its header on `header`, each tensor on its own path.

@@ -66,7 +66,7 @@ class Fields {
   }
   DType dtype(std::string_view key) {
     const std::string name = text(key);
-    const auto dtype = parse_dtype(name);
+    const auto dtype = from_name<DType>(name);
     if (!dtype) refuse(key, fmt::format("is \"{}\", expected a type", printable(name)));
     return dtype.value_or(DType::kF32);
   }
@@ -186,7 +186,7 @@ TraceTensor read_tensor(const Json& json, const TraceHeader& header, std::string
   tensor.desc.shape = *shape;
   if (fields.number("bytes", limits::kMaxTensorBytes) != *bytes) {
     fields.refuse("bytes", fmt::format("is not {}, what {} of {} takes", *bytes, shape->to_string(),
-                                       dtype_name(tensor.desc.dtype)));
+                                       name_of(tensor.desc.dtype)));
   }
   tensor.path = read_path(fields);
   if (header.digests) {
@@ -204,7 +204,7 @@ WeightId read_weight(Fields& fields, const Json& json) {
   const bool pair = json.kind == Json::Kind::kArray && json.items.size() == 2 &&
                     json.items[0].kind == Json::Kind::kInteger && json.items[1].is_string();
   const auto kind = std::ranges::find_if(
-      kKinds, [&](WeightKind k) { return pair && json.items[1].text == weight_kind_name(k); });
+      kKinds, [&](WeightKind k) { return pair && json.items[1].text == name_of(k); });
   if (!pair || kind == kKinds.end() || json.items[0].integer < 0 ||
       json.items[0].integer >= limits::kMaxLayers) {
     fields.refuse("weights", "has an element that is not [layer, name of a projection]");
@@ -218,7 +218,7 @@ WeightId read_weight(Fields& fields, const Json& json) {
 Op read_op(Fields& fields) {
   const std::string word = one_of(fields, "op", {"embedding", "batch_linear", "matmul", "lm_head"});
   for (Op op : {Op::kBatchLinear, Op::kMatmul, Op::kLmHead}) {
-    if (word == op_name(op)) return op;
+    if (word == name_of(op)) return op;
   }
   return Op::kEmbedding;
 }
@@ -249,9 +249,9 @@ Status check_record(const TraceRecord& record, const ModelDims& dims, std::strin
   for (std::size_t i = 0; i < results->size(); ++i) {
     if (!((*results)[i] == record.outputs[i].desc)) {
       return refuse(fmt::format("output {} is {} {}, the op gives {} {}", i,
-                                dtype_name(record.outputs[i].desc.dtype),
+                                name_of(record.outputs[i].desc.dtype),
                                 record.outputs[i].desc.shape.to_string(),
-                                dtype_name((*results)[i].dtype), (*results)[i].shape.to_string()));
+                                name_of((*results)[i].dtype), (*results)[i].shape.to_string()));
     }
   }
   return {};

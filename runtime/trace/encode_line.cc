@@ -7,26 +7,14 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-const char* transpose_name(Transpose transpose) {
-  switch (transpose) {
-    case Transpose::kNone:
-      return "none";
-    case Transpose::kA:
-      return "a";
-    case Transpose::kB:
-      return "b";
-  }
-  return "none";
-}
-
 Json tensors_json(const std::vector<TraceTensor>& tensors) {
   Json array = Json::array();
   for (const TraceTensor& tensor : tensors) {
     const auto extents = tensor.desc.shape.extents();
-    Json json = {{"dtype", dtype_name(tensor.desc.dtype)},
+    Json json = {{"dtype", name_of(tensor.desc.dtype)},
                  {"shape", std::vector<std::int64_t>(extents.begin(), extents.end())},
                  {"bytes", tensor.desc.bytes()}};
-    json["path"] = !tensor.path ? Json() : Json(*tensor.path == Path::kRing ? "ring" : "zmq");
+    json["path"] = !tensor.path ? Json() : Json(name_of(*tensor.path));
     if (!tensor.sha256.empty()) json["sha256"] = tensor.sha256;
     array.push_back(std::move(json));
   }
@@ -70,7 +58,7 @@ bool is_payload_name(std::string_view name) {
 std::string encode_trace_line(const TraceHeader& header) {
   Json json;
   json["airlock_trace"] = kTraceSchemaVersion;
-  json["source"] = trace_source_name(header.source);
+  json["source"] = name_of(header.source);
   json["build"] = header.build;
   json["host"] = {{"name", header.host.name},
                   {"cpu", header.host.cpu},
@@ -81,8 +69,8 @@ std::string encode_trace_line(const TraceHeader& header) {
       {"name", header.model}, {"config", config_json(header.dims)}, {"digest", header.digest}};
   json["tokens"] = header.tokens;
   json["runs"] = header.runs;
-  json["wire"] = dtype_name(header.wire);
-  json["dtype"] = dtype_name(header.dtype);
+  json["wire"] = name_of(header.wire);
+  json["dtype"] = name_of(header.dtype);
   json["attention"] = header.attention;
   json["backend"] = header.backend;
   json["path_limit_bytes"] = header.path_limit_bytes;
@@ -100,15 +88,15 @@ std::string encode_trace_line(const TraceRecord& record) {
   Json json;
   json["seq"] = record.seq;
   json["run"] = record.run;
-  json["op"] = op_name(record.op);
+  json["op"] = name_of(record.op);
   json["layer"] = record.layer ? Json(*record.layer) : Json();
   if (!record.weights.empty()) {
     json["weights"] = Json::array();
     for (const WeightId& weight : record.weights) {
-      json["weights"].push_back(Json::array({weight.layer, weight_kind_name(weight.kind)}));
+      json["weights"].push_back(Json::array({weight.layer, name_of(weight.kind)}));
     }
   }
-  if (record.op == Op::kMatmul) json["transpose"] = transpose_name(record.transpose);
+  if (record.op == Op::kMatmul) json["transpose"] = name_of(record.transpose);
   json["inputs"] = tensors_json(record.inputs);
   json["outputs"] = tensors_json(record.outputs);
   json["slots"] = record.slots_in_use;

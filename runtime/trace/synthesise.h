@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "runtime/channel/path_policy.h"
+#include "proto/path.h"
 #include "runtime/model/prefill_plan.h"
 #include "runtime/trace/trace.h"
 

@@ -10,18 +10,6 @@
 
 namespace airlock {
 
-std::string_view trace_source_name(TraceSource source) {
-  switch (source) {
-    case TraceSource::kRecorded:
-      return "recorded";
-    case TraceSource::kSynthesised:
-      return "synthesised";
-    case TraceSource::kImported:
-      return "imported";
-  }
-  return "?";
-}
-
 OpSpec TraceRecord::spec() const {
   OpSpec spec;
   spec.op = op;

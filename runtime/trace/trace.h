@@ -9,7 +9,7 @@
 
 #include "base/status.h"
 #include "proto/op.h"
-#include "runtime/channel/path_policy.h"
+#include "proto/path.h"
 #include "runtime/stats/report.h"
 
 namespace airlock {
@@ -29,7 +29,17 @@ enum class TraceSource : std::uint8_t {
   kSynthesised,  // a model's shape: all times are 0
   kImported,     // a log of the Python prototype
 };
-std::string_view trace_source_name(TraceSource source);  // "recorded", "synthesised", "imported"
+constexpr std::string_view name_of(TraceSource source) {
+  switch (source) {
+    case TraceSource::kRecorded:
+      return "recorded";
+    case TraceSource::kSynthesised:
+      return "synthesised";
+    case TraceSource::kImported:
+      return "imported";
+  }
+  return {};
+}
 
 struct TraceTensor {
   TensorDesc desc;

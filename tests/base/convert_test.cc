@@ -174,7 +174,7 @@ TEST_P(Convert, between_tensors_of_two_types_rounds_once) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, Convert, testing::Values(kHalf, kBrain), [](const auto& format) {
-  return std::string(dtype_name(format.param.dtype));
+  return std::string(name_of(format.param.dtype));
 });
 
 TEST(ConvertSameType, copies_the_bits) {

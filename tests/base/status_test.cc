@@ -41,8 +41,8 @@ TEST(Status, every_code_has_the_exit_code_of_the_interface) {
                                               {StatusCode::kCancelled, 3},
                                               {StatusCode::kInternal, 1}};
   for (const auto& [code, expected] : cases) {
-    EXPECT_EQ(exit_code(code), expected) << status_code_name(code);
-    EXPECT_NE(status_code_name(code), "unknown");
+    EXPECT_EQ(exit_code(code), expected) << name_of(code);
+    EXPECT_NE(name_of(code), "unknown");
   }
 }
 

@@ -35,7 +35,7 @@ struct BackendCase {
 };
 
 inline std::string backend_case_name(const ::testing::TestParamInfo<BackendCase>& info) {
-  return info.param.name + "_" + std::string(dtype_name(info.param.dtype)) +
+  return info.param.name + "_" + std::string(name_of(info.param.dtype)) +
          (info.param.tied ? "_tied" : "");
 }
 
@@ -145,7 +145,7 @@ TEST_P(BackendConformance, says_what_it_computes_with) {
 TEST_P(BackendConformance, embeds_tokens_in_every_result_type) {
   const std::array<std::int32_t, 5> ids{0, 499, 17, 17, 384};
   for (const DType result : kFloatTypes) {
-    SCOPED_TRACE(dtype_name(result));
+    SCOPED_TRACE(name_of(result));
     check(embedding_spec(5, result), list(token_tensor(ids)));
   }
 }
@@ -155,7 +155,7 @@ TEST_P(BackendConformance, multiplies_by_every_weight_in_every_wire_type) {
     for (const std::uint16_t layer : {std::uint16_t{0}, std::uint16_t{1}}) {
       for (int kind = 1; kind <= 7; ++kind) {
         const WeightId id{static_cast<WeightKind>(kind), layer};
-        SCOPED_TRACE(weight_name(id) + " " + std::string(dtype_name(wire)));
+        SCOPED_TRACE(weight_name(id) + " " + std::string(name_of(wire)));
         const Tensor x = activations(9, weight_shape(dims(), id.kind)[1], wire);
         check(linear_spec({id}, x.desc(), wire), list(activations(9, x.desc().shape[1], wire)));
       }
@@ -166,7 +166,7 @@ TEST_P(BackendConformance, multiplies_by_every_weight_in_every_wire_type) {
 TEST_P(BackendConformance, converts_between_wire_types_in_one_op) {
   for (const DType from : kFloatTypes) {
     for (const DType to : kFloatTypes) {
-      SCOPED_TRACE(std::string(dtype_name(from)) + " to " + std::string(dtype_name(to)));
+      SCOPED_TRACE(std::string(name_of(from)) + " to " + std::string(name_of(to)));
       Tensor x = activations(3, dims().hidden, from);
       const TensorDesc desc = x.desc();
       check(linear_spec({{WeightKind::kUp, 1}}, desc, to), list(std::move(x)));
@@ -227,7 +227,7 @@ TEST_P(BackendConformance, multiplies_grouped_heads_in_every_transposition) {
             transpose == Transpose::kB ? Shape{s.groups, s.n, s.k} : Shape{s.groups, s.k, s.n};
         SCOPED_TRACE(a.to_string() + " x " + b.to_string() + " " +
                      std::to_string(static_cast<int>(transpose)) + " " +
-                     std::string(dtype_name(wire)));
+                     std::string(name_of(wire)));
         const TensorDesc a_desc{wire, a};
         const TensorDesc b_desc{wire, b};
         check(matmul_spec(a_desc, b_desc, transpose, wire),
@@ -327,7 +327,7 @@ TEST_P(BackendConformance, refuses_specs_that_do_not_fit_the_model) {
   bad.push_back(matmul_spec({DType::kF32, Shape{4, 2, 3}}, {DType::kF32, Shape{4, 4, 2}},
                             Transpose::kNone, DType::kF32));
   for (const OpSpec& spec : bad) {
-    SCOPED_TRACE(op_name(spec.op));
+    SCOPED_TRACE(name_of(spec.op));
     auto pending = backend().prepare(spec, {}, soon());
     ASSERT_FALSE(pending.ok());
     EXPECT_EQ(pending.status().code(), StatusCode::kInvalidInput) << pending.status().to_string();

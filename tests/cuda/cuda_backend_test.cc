@@ -62,7 +62,7 @@ TEST_F(CudaBackendTest, works_with_memory_that_cannot_be_pinned_and_says_so_once
   Segment request(1 << 20);
   open({request.bytes()});
   for (const OpSpec& spec : one_of_each(DType::kBF16))
-    EXPECT_TRUE(run_op(*backend_, spec).ok()) << op_name(spec.op);
+    EXPECT_TRUE(run_op(*backend_, spec).ok()) << name_of(spec.op);
   auto second = compute_->make_backend(std::vector{request.bytes()});
   ASSERT_TRUE(second.ok());
   EXPECT_TRUE(run_op(**second, linear(300, {{kQ, 0}})).ok());

@@ -81,7 +81,7 @@ class CudaFailureTest : public FakeCudaTest {
   }
 
   void walk_all(const Walk& walk) {
-    SCOPED_TRACE(std::string(op_name(walk.spec.op)) + (walk.in_ring ? ", ring" : ", pieces"));
+    SCOPED_TRACE(std::string(name_of(walk.spec.op)) + (walk.in_ring ? ", ring" : ", pieces"));
     std::uint64_t failures = 0;
     for (std::uint64_t nth = 1;; nth += kStep) {
       if (!compute_ || !compute_->health().ok()) {  // the one before lost the device

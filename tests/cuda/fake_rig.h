@@ -81,7 +81,7 @@ class FakeCudaTest : public ::testing::Test {
     for (std::size_t i = 0; i < results.size(); ++i) {
       double worst = 0;
       EXPECT_EQ(count_outside_tolerance(results[i], want[i], worst), 0U)
-          << op_name(spec.op) << " result " << i << ", worst error " << worst << " tolerances";
+          << name_of(spec.op) << " result " << i << ", worst error " << worst << " tolerances";
     }
   }
   /// Memory for an op's results.

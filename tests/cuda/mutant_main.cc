@@ -88,7 +88,7 @@ class Scenario {
     return std::move(op).value();
   }
   void check(const OpSpec& spec) {
-    const std::string name(op_name(spec.op));
+    const std::string name(name_of(spec.op));
     const auto op = submit(spec);
     if (!op) return caught(name + " was not taken");
     if (const Status status = op->wait(); !status.ok())

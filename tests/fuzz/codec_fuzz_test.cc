@@ -21,7 +21,7 @@ std::vector<Bytes> valid_messages() {
   Welcome welcome;
   welcome.token = "0123456789abcdef0123456789abcdef";
   welcome.data_endpoint = "ipc:///tmp/airlock/data";
-  welcome.ring = RingMode::kOn;
+  welcome.has_ring = true;
   welcome.geometry = {8, 10485760};
   welcome.request_segment = "airlock-1-q";
   welcome.reply_segment = "airlock-1-p";
@@ -35,7 +35,7 @@ std::vector<Bytes> valid_messages() {
           encode(RequestHeader{4, lm_head_spec(x)}),
           encode(answer),
           encode(failed),
-          encode_control(Hello{"fuzz", RingMode::kOn, 8, 4096, "00ff", 0}),
+          encode_control(Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0}),
           encode_control(welcome),
           encode_control(Refusal{StatusCode::kInUse, "busy"}),
           encode_control(Sign{}),

@@ -119,8 +119,8 @@ class DeviceTest : public ::testing::Test {
  protected:
   DeviceTest() {
     options_.endpoint = "ipc://" + directory_.file("ctl");
-    options_.slot_count = 8;
-    options_.slot_bytes = 65536;
+    options_.ring.slot_count = 8;
+    options_.ring.slot_bytes = 65536;
     server_ = std::make_unique<RunningServer>(options_, model_,
                                               std::make_shared<FailingModel>(model_, failures_));
   }
@@ -129,7 +129,7 @@ class DeviceTest : public ::testing::Test {
     ConnectOptions options;
     options.endpoint = options_.endpoint;
     options.timeout = std::chrono::seconds(60);
-    options.ring = ring;
+    options.ring.choice = ring;
     return ClientSession::connect(options);
   }
   static Status compute(ClientSession& session) {
@@ -153,7 +153,7 @@ const Status kLost(StatusCode::kDevice, "the device is lost: error 79");
 
 TEST_F(DeviceTest, shows_the_backend_where_the_tensors_of_a_session_will_lie) {
   ASSERT_TRUE(connect().ok());
-  EXPECT_GT(failures_.segment_bytes(), 2 * options_.slot_count * options_.slot_bytes);
+  EXPECT_GT(failures_.segment_bytes(), 2 * options_.ring.slot_count * options_.ring.slot_bytes);
   ASSERT_TRUE(connect(RingChoice::kOff).ok());
   EXPECT_EQ(failures_.segment_bytes(), 0U);
 }

@@ -29,7 +29,7 @@ class HostileServer : public ::testing::Test {
     welcome.epoch = 5;
     welcome.token = std::string(32, 'a');
     welcome.data_endpoint = "ipc://" + directory_.file("ctl.00000000");
-    welcome.ring = RingMode::kOn;
+    welcome.has_ring = true;
     welcome.geometry = {8, 65536};
     welcome.request_segment = "airlock-0-none-req";
     welcome.reply_segment = "airlock-0-none-rep";
@@ -159,7 +159,7 @@ TEST_F(HostileServer, refuses_a_geometry_outside_the_limits) {
 
 TEST_F(HostileServer, refuses_a_geometry_other_than_demanded) {
   ConnectOptions options = client_options();
-  options.want_slot_count = 16;
+  options.ring.slot_count = 16;
   EXPECT_EQ(connect_to(encode_control(good_welcome()), options).code(), StatusCode::kUnavailable);
 }
 
@@ -179,7 +179,7 @@ TEST_F(HostileServer, refuses_another_shape_under_the_same_digest) {
 
 TEST_F(HostileServer, refuses_a_ring_that_was_not_asked_for) {
   ConnectOptions options = client_options();
-  options.ring = RingChoice::kOff;
+  options.ring.choice = RingChoice::kOff;
   EXPECT_EQ(connect_to(encode_control(good_welcome()), options).code(), StatusCode::kProtocolError);
 }
 
@@ -190,7 +190,7 @@ TEST_F(HostileServer, finds_no_segment_behind_a_lie) {
 
 TEST_F(HostileServer, finds_no_data_socket_behind_a_lie) {
   Welcome welcome = good_welcome();
-  welcome.ring = RingMode::kOff;
+  welcome.has_ring = false;
   welcome.request_segment.clear();
   welcome.reply_segment.clear();
   const Status status =

@@ -121,7 +121,7 @@ TEST(Metrics, histogram_counts_exactly_at_its_edges) {
 TEST(Metrics, op_time_is_split_into_parts) {
   for (const auto& family : metric_families(counted())) {
     if (family.name != "airlock_op_seconds_total") continue;
-    ASSERT_EQ(family.metric.size(), 3 * kOpCount);
+    ASSERT_EQ(family.metric.size(), 3 * kCountOf<Op>);
     EXPECT_DOUBLE_EQ(family.metric.at(6).counter.value, 2.0);  // queue
     EXPECT_DOUBLE_EQ(family.metric.at(7).counter.value, 3.0);  // compute
     EXPECT_DOUBLE_EQ(family.metric.at(8).counter.value, 1.0);  // wire
@@ -133,7 +133,7 @@ TEST(Metrics, op_time_is_split_into_parts) {
 TEST(Metrics, time_on_the_device_is_split_into_parts) {
   for (const auto& family : metric_families(counted())) {
     if (family.name != "airlock_op_device_seconds_total") continue;
-    ASSERT_EQ(family.metric.size(), 3 * kOpCount);
+    ASSERT_EQ(family.metric.size(), 3 * kCountOf<Op>);
     constexpr std::array<std::pair<const char*, double>, 3> kParts = {
         {{"copy_in", 0.5}, {"compute", 2.0}, {"copy_out", 0.25}}};
     for (std::size_t i = 0; i < kParts.size(); ++i) {

@@ -38,8 +38,8 @@ class SessionTest : public ::testing::Test {
  protected:
   SessionTest() {
     options_.endpoint = "ipc://" + directory_.file("ctl");
-    options_.slot_count = 8;
-    options_.slot_bytes = 65536;
+    options_.ring.slot_count = 8;
+    options_.ring.slot_bytes = 65536;
     options_.stats_json = stats_directory_.file("stats.json");
   }
   void start() { server_ = std::make_unique<RunningServer>(options_, model_); }
@@ -125,7 +125,7 @@ TEST_F(SessionTest, computes_over_rings) {
 TEST_F(SessionTest, computes_without_a_ring_where_the_client_wants_none) {
   start();
   ConnectOptions options = client_options();
-  options.ring = RingChoice::kOff;
+  options.ring.choice = RingChoice::kOff;
   auto session = connect(options);
   ASSERT_NE(session, nullptr);
   expect_works(*session);
@@ -133,7 +133,7 @@ TEST_F(SessionTest, computes_without_a_ring_where_the_client_wants_none) {
 }
 
 TEST_F(SessionTest, computes_without_a_ring_where_the_server_has_none) {
-  options_.ring = ServerRing::kOff;
+  options_.ring.choice = RingChoice::kOff;
   start();
   auto session = connect();
   ASSERT_NE(session, nullptr);
@@ -142,16 +142,16 @@ TEST_F(SessionTest, computes_without_a_ring_where_the_server_has_none) {
 }
 
 TEST_F(SessionTest, refuses_a_session_without_the_ring_it_demands) {
-  options_.ring = ServerRing::kOff;
+  options_.ring.choice = RingChoice::kOff;
   start();
   ConnectOptions options = client_options();
-  options.ring = RingChoice::kOn;
+  options.ring.choice = RingChoice::kOn;
   expect_refused(options, StatusCode::kUnavailable, "--ring");
 }
 
 TEST_F(SessionTest, computes_over_tcp_and_with_a_ring_beside_it) {
   options_.endpoint = free_tcp_endpoint();
-  options_.ring = ServerRing::kOn;
+  options_.ring.choice = RingChoice::kOn;
   start();
   {
     auto plain = connect();
@@ -160,7 +160,7 @@ TEST_F(SessionTest, computes_over_tcp_and_with_a_ring_beside_it) {
     EXPECT_EQ(plain->transport_stats().path(Path::kRing).sent.messages.load(), 0U);
   }
   ConnectOptions options = client_options();
-  options.ring = RingChoice::kOn;
+  options.ring.choice = RingChoice::kOn;
   auto session = connect(options);
   ASSERT_NE(session, nullptr);
   expect_works(*session);
@@ -233,20 +233,20 @@ TEST_F(SessionTest, refuses_a_model_of_another_shape) {
 TEST_F(SessionTest, takes_the_geometry_that_is_demanded_or_refuses) {
   start();
   ConnectOptions options = client_options();
-  options.want_slot_count = 8;
-  options.want_slot_bytes = 65536;
+  options.ring.slot_count = 8;
+  options.ring.slot_bytes = 65536;
   { ASSERT_NE(connect(options), nullptr); }
-  options.want_slot_count = 16;
+  options.ring.slot_count = 16;
   expect_refused(options, StatusCode::kUnavailable, "16");
-  options.want_slot_count = 0;
-  options.want_slot_bytes = 131072;
+  options.ring.slot_count = 0;
+  options.ring.slot_bytes = 131072;
   expect_refused(options, StatusCode::kUnavailable, "131072");
 }
 
 TEST_F(SessionTest, refuses_another_major_version_and_names_both) {
   start();
   ZmqSocket socket = raw_dealer();
-  std::vector<std::byte> hello = encode_control(Hello{"old", RingMode::kOff, 0, 0, "", 0});
+  std::vector<std::byte> hello = encode_control(Hello{"old", {RingChoice::kOff, 0, 0}, "", 0});
   hello[8] = std::byte{99};
   raw_send(socket, {hello});
   auto parts = socket.receive(soon());
@@ -266,7 +266,7 @@ TEST_F(SessionTest, refuses_another_major_version_and_names_both) {
 TEST_F(SessionTest, counts_a_client_of_another_version_as_refused) {
   start();
   ZmqSocket socket = raw_dealer();
-  std::vector<std::byte> hello = encode_control(Hello{"old", RingMode::kOff, 0, 0, "", 0});
+  std::vector<std::byte> hello = encode_control(Hello{"old", {RingChoice::kOff, 0, 0}, "", 0});
   hello[8] = std::byte{99};
   raw_send(socket, {hello});
   ASSERT_TRUE(socket.receive(soon()).ok());
@@ -333,7 +333,8 @@ TEST_F(SessionTest, serves_on_through_junk_on_the_control_socket) {
 TEST_F(SessionTest, ends_a_session_at_a_second_hello) {
   start();
   ZmqSocket socket = raw_dealer();
-  const std::vector<std::byte> hello = encode_control(Hello{"twice", RingMode::kOff, 0, 0, "", 0});
+  const std::vector<std::byte> hello =
+      encode_control(Hello{"twice", {RingChoice::kOff, 0, 0}, "", 0});
   raw_send(socket, {hello});
   raw_send(socket, {hello});
   const Deadline give_up = soon();
@@ -356,7 +357,7 @@ TEST_F(SessionTest, forgets_a_client_that_never_attaches) {
   std::uint64_t epoch = 0;
   {
     ZmqSocket socket = raw_dealer();
-    raw_send(socket, {encode_control(Hello{"lazy", RingMode::kOn, 0, 0, "", 0})});
+    raw_send(socket, {encode_control(Hello{"lazy", {RingChoice::kOn, 0, 0}, "", 0})});
     const Deadline give_up = soon();
     Result<ControlMessage> answer = ControlMessage(Sign{});
     while (std::holds_alternative<Sign>(*answer)) {  // signs of life may come before the welcome
@@ -402,7 +403,7 @@ TEST_F(SessionTest, reconciles_the_statistics_of_both_ends) {
   std::vector<OpSnapshotTable> ops;
   for (const RingChoice ring : {RingChoice::kOn, RingChoice::kOff}) {
     ConnectOptions options = client_options();
-    options.ring = ring;
+    options.ring.choice = ring;
     auto session = connect(options);
     ASSERT_NE(session, nullptr);
     expect_works(*session);
@@ -463,7 +464,7 @@ TEST_F(SessionTest, tells_an_idle_client_of_a_shutdown) {
   for (const RingChoice ring : {RingChoice::kOn, RingChoice::kOff}) {
     start();
     ConnectOptions options = client_options();
-    options.ring = ring;
+    options.ring.choice = ring;
     auto session = connect(options);
     ASSERT_NE(session, nullptr);
     ASSERT_TRUE(session->backend().ping(soon()).ok());
@@ -510,8 +511,8 @@ TEST_F(SessionTest, refuses_an_endpoint_that_other_machines_reach_unless_told) {
 }
 
 TEST_F(SessionTest, says_that_dev_shm_is_too_small_before_it_serves) {
-  options_.slot_count = 1024;
-  options_.slot_bytes = std::size_t{64} << 20;  // 128 GiB for one session
+  options_.ring.slot_count = 1024;
+  options_.ring.slot_bytes = std::size_t{64} << 20;  // 128 GiB for one session
   auto server = Server::bind(options_);
   if (server.ok()) GTEST_SKIP() << "/dev/shm has room for it";
   EXPECT_EQ(server.status().code(), StatusCode::kResourceExhausted);

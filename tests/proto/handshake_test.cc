@@ -24,14 +24,14 @@ constexpr const char* kRefusalHex = "4149524c4f434b0001000000039208a466756c6c";
 constexpr const char* kSignHex = "4149524c4f434b00010000000490";
 constexpr const char* kGoodbyeHex = "4149524c4f434b00010000000591a4646f6e65";
 
-Hello hello() { return {"runner", RingMode::kOn, 16, 0, "ab12", 5}; }
+Hello hello() { return {"runner", {RingChoice::kOn, 16, 0}, "ab12", 5}; }
 
 Welcome welcome() {
   Welcome message;
   message.epoch = (std::uint64_t{1} << 63) + 1;
   message.token = "0123456789abcdef0123456789abcdef";
   message.data_endpoint = "ipc:///tmp/a";
-  message.ring = RingMode::kOn;
+  message.has_ring = true;
   message.geometry = {8, 10485760};
   message.request_segment = "airlock-a-q";
   message.reply_segment = "airlock-a-p";
@@ -71,7 +71,7 @@ TEST(Control, is_read_from_the_bytes_of_the_document) {
 
 TEST(Control, without_a_ring_names_no_segments) {
   Welcome plain = welcome();
-  plain.ring = RingMode::kOff;
+  plain.has_ring = false;
   plain.request_segment.clear();
   plain.reply_segment.clear();
   EXPECT_TRUE(decode_control(encode_control(plain)).value() == ControlMessage(plain));
@@ -133,12 +133,12 @@ TEST(ControlVersion, a_higher_minor_may_not_leave_elements_out) {
 TEST(HelloMessage, refuses_a_geometry_outside_the_limits) {
   for (std::uint32_t count : {7U, 1025U}) {
     Hello wrong = hello();
-    wrong.want_slot_count = count;
+    wrong.ring.slot_count = count;
     expect_refused(encode_control(wrong), "slot count");
   }
   for (std::uint32_t bytes : {4095U, 4097U, 67108864U + 4096U}) {
     Hello wrong = hello();
-    wrong.want_slot_bytes = bytes;
+    wrong.ring.slot_bytes = bytes;
     expect_refused(encode_control(wrong), "slot bytes");
   }
 }
@@ -167,7 +167,7 @@ TEST(WelcomeMessage, refuses_each_field_that_is_out_of_bounds) {
       {"request segment", [](Welcome& w) { w.request_segment = ""; }},
       {"reply segment", [](Welcome& w) { w.reply_segment = "other"; }},
       {"one segment", [](Welcome& w) { w.reply_segment = w.request_segment; }},
-      {"without a ring", [](Welcome& w) { w.ring = RingMode::kOff; }},
+      {"without a ring", [](Welcome& w) { w.has_ring = false; }},
       {"dimension", [](Welcome& w) { w.dims.hidden = 0; }},
       {"dimension", [](Welcome& w) { w.dims.vocab = -1; }},
       {"layers", [](Welcome& w) { w.dims.layers = 513; }},

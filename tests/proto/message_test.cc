@@ -74,7 +74,7 @@ TEST(Header, of_every_op_comes_back_as_it_was) {
        {OpSpec{}, init, embedding_spec(3, DType::kF16), lm_head_spec({DType::kF32, {1, 64}}),
         matmul_spec(a, b, Transpose::kB, DType::kF32)}) {
     const RequestHeader header{UINT64_MAX, spec};
-    EXPECT_EQ(decode_request(encode(header)).value(), header) << op_name(spec.op);
+    EXPECT_EQ(decode_request(encode(header)).value(), header) << name_of(spec.op);
   }
 }
 

@@ -38,13 +38,13 @@ std::vector<TensorDesc> accepted(const OpSpec& spec) {
 }
 
 TEST(OpNames, are_those_of_the_interface) {
-  EXPECT_EQ(op_name(Op::kBatchLinear), "batch_linear");
-  EXPECT_EQ(op_name(Op::kLmHead), "lm_head");
-  EXPECT_EQ(weight_kind_name(WeightKind::kDown), "down_proj");
-  EXPECT_EQ(op_from_wire(7), Op::kPing);
-  EXPECT_FALSE(op_from_wire(0).has_value());
-  EXPECT_FALSE(op_from_wire(8).has_value());
-  EXPECT_FALSE(op_from_wire(257).has_value());
+  EXPECT_EQ(name_of(Op::kBatchLinear), "batch_linear");
+  EXPECT_EQ(name_of(Op::kLmHead), "lm_head");
+  EXPECT_EQ(name_of(WeightKind::kDown), "down_proj");
+  EXPECT_EQ(from_number<Op>(7), Op::kPing);
+  EXPECT_FALSE(from_number<Op>(0).has_value());
+  EXPECT_FALSE(from_number<Op>(8).has_value());
+  EXPECT_FALSE(from_number<Op>(257).has_value());
 }
 
 TEST(ModelDims, of_a_real_model_are_accepted) { EXPECT_TRUE(kDims.check().ok()); }

@@ -123,8 +123,8 @@ class EveryRoute : public ::testing::TestWithParam<Route> {
 TEST_P(EveryRoute, gives_the_same_bits_as_the_backend_behind_it) {
   const std::unique_ptr<Backend> direct = compute_->make_backend();
   for (const Work& work : all_work(dims())) {
-    SCOPED_TRACE(std::string(op_name(work.spec.op)) + " " + work.spec.inputs[0].shape.to_string() +
-                 " " + std::string(dtype_name(work.spec.result_dtype)));
+    SCOPED_TRACE(std::string(name_of(work.spec.op)) + " " + work.spec.inputs[0].shape.to_string() +
+                 " " + std::string(name_of(work.spec.result_dtype)));
     EXPECT_EQ(compute(rig_.backend(), work), compute(*direct, work));
   }
 }
@@ -214,10 +214,10 @@ TEST_P(EveryRoute, reconciles_the_counters_of_both_ends) {
   }
   for (const Op op : {Op::kEmbedding, Op::kBatchLinear, Op::kMatmul, Op::kLmHead, Op::kPing}) {
     const OpSnapshot& stats = ops.of(op);
-    EXPECT_GT(stats.calls, 0U) << op_name(op);
-    EXPECT_EQ(stats.calls, server_ops.of(op).calls) << op_name(op);
+    EXPECT_GT(stats.calls, 0U) << name_of(op);
+    EXPECT_EQ(stats.calls, server_ops.of(op).calls) << name_of(op);
     EXPECT_EQ(stats.total_ns, stats.tee_ns + stats.wire_ns + stats.queue_ns + stats.server_ns)
-        << op_name(op);
+        << name_of(op);
   }
 }
 

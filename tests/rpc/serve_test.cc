@@ -132,7 +132,7 @@ TEST_F(HostileClient, ends_at_an_op_with_tensors_that_takes_none) {
     auto message = client->prepare(sizes, soon());
     ASSERT_TRUE(message.ok());
     ASSERT_TRUE(client->send(**message, encode(RequestHeader{1, spec}), soon()).ok());
-    EXPECT_EQ(serving.join().code(), StatusCode::kProtocolError) << op_name(op);
+    EXPECT_EQ(serving.join().code(), StatusCode::kProtocolError) << name_of(op);
   }
 }
 

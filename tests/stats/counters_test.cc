@@ -113,8 +113,8 @@ TEST(TeeStats, every_kernel_has_its_name_and_its_counters) {
   table[static_cast<std::size_t>(TeeKernel::kSilu)].total_ns = 9;
   EXPECT_EQ(tee_snapshot(table)[static_cast<std::size_t>(TeeKernel::kSilu)],
             (TeeKernelSnapshot{3, 9}));
-  EXPECT_STREQ(tee_kernel_name(TeeKernel::kRmsNorm), "rmsnorm");
-  EXPECT_STREQ(tee_kernel_name(TeeKernel::kAttention), "attention");
+  EXPECT_EQ(name_of(TeeKernel::kRmsNorm), "rmsnorm");
+  EXPECT_EQ(name_of(TeeKernel::kAttention), "attention");
 }
 
 }  // namespace

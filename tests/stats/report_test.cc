@@ -79,8 +79,8 @@ TEST(ReportJson, says_what_a_gpu_says_of_itself) {
 
 TEST(ReportJson, lists_all_ops_and_all_kernels) {
   const json report = json::parse(report_json(runner_report()));
-  EXPECT_EQ(report["ops"].size(), kOpCount);
-  EXPECT_EQ(report["tee"].size(), kTeeKernelCount);
+  EXPECT_EQ(report["ops"].size(), kCountOf<Op>);
+  EXPECT_EQ(report["tee"].size(), kCountOf<TeeKernel>);
   EXPECT_EQ(report["ops"]["batch_linear"],
             json::parse(
                 R"({"calls":1,"total_ns":15,"tee_ns":1,"wire_ns":2,"queue_ns":4,"server_ns":8})"));

@@ -151,8 +151,8 @@ void expect_model_agrees(const fs::path& folder) {
       if (dtype != DType::kF32 && wire != dtype) continue;
       for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
         const std::string name =
-            folder.filename().string() + ", dtype " + std::string(dtype_name(dtype)) + ", wire " +
-            std::string(dtype_name(wire)) + (attention == Attention::kTee ? ", tee" : ", offload");
+            folder.filename().string() + ", dtype " + std::string(name_of(dtype)) + ", wire " +
+            std::string(name_of(wire)) + (attention == Attention::kTee ? ", tee" : ", offload");
         SCOPED_TRACE(name);
         std::cout << "  " << name << '\n';
         expect_route_agrees(**source, *backend, golden, wire, attention);

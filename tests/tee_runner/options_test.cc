@@ -75,9 +75,9 @@ TEST(Options, reads_the_whole_command_line) {
   EXPECT_EQ(options.repeat, 5U);
   EXPECT_EQ(options.timeout.count(), 70);
   EXPECT_EQ(options.op_timeout.count(), 80);
-  EXPECT_EQ(options.ring, RunnerRing::kOn);
-  EXPECT_EQ(options.slot_count, 16U);
-  EXPECT_EQ(options.slot_bytes, 65536U);
+  EXPECT_EQ(options.ring.choice, RingChoice::kOn);
+  EXPECT_EQ(options.ring.slot_count, 16U);
+  EXPECT_EQ(options.ring.slot_bytes, 65536U);
   EXPECT_EQ(options.logits_out, "l.npy");
   EXPECT_TRUE(options.all_logits);
   EXPECT_EQ(options.stats_json, "s.json");
@@ -95,8 +95,8 @@ TEST(Options, have_the_documented_defaults) {
   EXPECT_EQ(options.attention, Attention::kOffload);
   EXPECT_EQ(options.timeout.count(), 5000);
   EXPECT_EQ(options.op_timeout.count(), 300000);
-  EXPECT_EQ(options.ring, RunnerRing::kAuto);
-  EXPECT_EQ(options.slot_count, 0U);
+  EXPECT_EQ(options.ring.choice, RingChoice::kAuto);
+  EXPECT_EQ(options.ring.slot_count, 0U);
   EXPECT_EQ(options.output, Output::kMarkdown);
   EXPECT_GE(options.threads, 1U);
 }

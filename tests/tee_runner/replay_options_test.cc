@@ -63,7 +63,7 @@ TEST(ReplayOptions, are_taken_as_given) {
   EXPECT_EQ((*options)->verify, ReplayVerify::kTolerance);
   EXPECT_EQ((*options)->timeout, std::chrono::milliseconds(700));
   EXPECT_EQ((*options)->op_timeout, std::chrono::milliseconds(900));
-  EXPECT_EQ((*options)->ring, RunnerRing::kOff);
+  EXPECT_EQ((*options)->ring.choice, RingChoice::kOff);
   EXPECT_EQ((*options)->stats_json, "s.json");
   EXPECT_EQ((*options)->output, Output::kCsv);
 }

@@ -74,8 +74,7 @@ std::vector<std::string> trace_notes(const TraceSummary& trace) {
 
 std::string trace_card(const std::string& key, const TraceSummary& trace) {
   const TraceHeader& header = trace.header;
-  std::string entries =
-      entry("side", fmt::format("tee_runner, {} trace", trace_source_name(header.source)));
+  std::string entries = entry("side", fmt::format("tee_runner, {} trace", name_of(header.source)));
   entries += host_entries(header.host) + entry("model", header.model);
   entries +=
       number_entry("tokens", key + "tokens", static_cast<std::uint64_t>(header.tokens),
@@ -98,7 +97,7 @@ std::string trace_card(const std::string& key, const TraceSummary& trace) {
                                  "vocabulary {}",
                                  dims.layers, dims.hidden, dims.intermediate, dims.heads,
                                  dims.kv_heads, dims.head_dim, dims.vocab)) +
-      entry("wire", dtype_name(header.wire)) + entry("dtype", dtype_name(header.dtype)) +
+      entry("wire", name_of(header.wire)) + entry("dtype", name_of(header.dtype)) +
       entry("attention", header.attention) + entry("backend", header.backend) +
       entry("path limit", fmt::format("{} B", grouped(header.path_limit_bytes))) +
       entry("ring slots", fmt::format("{}", header.ring_slots)) +

@@ -10,10 +10,10 @@
 namespace airlock::report {
 namespace {
 
-using PathHistograms = std::array<HistogramSnapshot, kPathCount>;
+using PathHistograms = std::array<HistogramSnapshot, kCountOf<Path>>;
 
-constexpr std::array<std::string_view, kPathCount> kPathNames = {"ring", "zmq"};
-constexpr std::array<Series, kPathCount> kPathSeries = {Series::kRing, Series::kZmq};
+constexpr std::array<std::string_view, kCountOf<Path>> kPathNames = {"ring", "zmq"};
+constexpr std::array<Series, kCountOf<Path>> kPathSeries = {Series::kRing, Series::kZmq};
 
 /// Files whose histograms may be merged: those of one side, or the traces.
 struct Group {
@@ -25,7 +25,7 @@ struct Group {
 
 PathHistograms histograms_of(const Input& input) {
   PathHistograms histograms;
-  for (std::size_t i = 0; i < kPathCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Path>; ++i) {
     histograms[i] = input.stats() != nullptr ? input.stats()->transport.paths[i].latency_ns
                                              : input.trace()->paths[i].latency_ns;
   }
@@ -44,7 +44,7 @@ std::vector<Group> groups_of(const std::vector<Input>& inputs) {
     const PathHistograms histograms = histograms_of(input);
     if (histograms[0].count() + histograms[1].count() == 0) continue;
     group.members.push_back(i);
-    for (std::size_t path = 0; path < kPathCount; ++path)
+    for (std::size_t path = 0; path < kCountOf<Path>; ++path)
       group.merged[path].merge(histograms[path]);
   }
   std::erase_if(groups, [](const Group& group) { return group.members.empty(); });
@@ -53,7 +53,7 @@ std::vector<Group> groups_of(const std::vector<Input>& inputs) {
 
 void add_rows(Table& table, const std::string& key, const std::string& name,
               const PathHistograms& histograms) {
-  for (std::size_t path = 0; path < kPathCount; ++path) {
+  for (std::size_t path = 0; path < kCountOf<Path>; ++path) {
     const HistogramSnapshot& histogram = histograms[path];
     if (histogram.count() == 0) continue;
     const std::string prefix = fmt::format("{}paths.{}.latency_ns.", key, kPathNames[path]);
@@ -83,7 +83,7 @@ std::vector<Column> columns_of(const HistogramSnapshot& histogram) {
 
 std::string bucket_table(const std::string& key, const Group& group) {
   Table table("Ops in each bucket", {"path", "up to, ns", "up to", "ops"});
-  for (std::size_t path = 0; path < kPathCount; ++path) {
+  for (std::size_t path = 0; path < kCountOf<Path>; ++path) {
     for (const auto& [upper, count] : group.merged[path].buckets()) {
       table.row(kPathNames[path]);
       table.derived(grouped(upper));
@@ -96,17 +96,17 @@ std::string bucket_table(const std::string& key, const Group& group) {
 }
 
 std::string group_part(const Group& group, const std::vector<Input>& inputs, ChartIds& ids) {
-  std::array<std::vector<Column>, kPathCount> columns;
+  std::array<std::vector<Column>, kCountOf<Path>> columns;
   std::uint64_t low = UINT64_MAX;
   std::uint64_t high = 1;
-  for (std::size_t path = 0; path < kPathCount; ++path) {
+  for (std::size_t path = 0; path < kCountOf<Path>; ++path) {
     columns[path] = columns_of(group.merged[path]);
     if (columns[path].empty()) continue;
     low = std::min(low, columns[path].front().low);
     high = std::max(high, columns[path].back().high);
   }
   std::string body = fmt::format("<h3>{}</h3>\n", escape_html(group.title));
-  for (std::size_t path = 0; path < kPathCount; ++path) {
+  for (std::size_t path = 0; path < kCountOf<Path>; ++path) {
     if (columns[path].empty()) continue;
     const HistogramSnapshot& histogram = group.merged[path];
     Plot plot;

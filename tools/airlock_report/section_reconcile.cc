@@ -9,7 +9,7 @@
 namespace airlock::report {
 namespace {
 
-constexpr std::array<std::string_view, kPathCount> kPathNames = {"ring", "zmq"};
+constexpr std::array<std::string_view, kCountOf<Path>> kPathNames = {"ring", "zmq"};
 
 void add_direction(Table& table, const std::string& prefix, std::string_view path,
                    std::string_view direction, const DirectionSnapshot& counts) {
@@ -36,7 +36,7 @@ std::string stats_paths(const std::string& key, const SideReport& report, ChartI
                   human_bytes(ring.received.bytes), human_bytes(zmq.received.bytes))};
   Table counts("Messages, tensors and bytes", {"path", "messages", "tensors", "bytes", "bytes"});
   Table waits("Waits and faults", {"path", "errors", "slot waits", "spins", "parks"});
-  for (std::size_t i = 0; i < kPathCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Path>; ++i) {
     const PathSnapshot& path = report.transport.paths[i];
     add_direction(counts, key, kPathNames[i], "sent", path.sent);
     add_direction(counts, key, kPathNames[i], "received", path.received);
@@ -63,7 +63,7 @@ std::string trace_paths(const std::string& key, const TraceSummary& trace, Chart
                                    human_bytes(ring.output_bytes), human_bytes(zmq.output_bytes))};
   Table table("Tensors and bytes",
               {"path", "inputs", "inputs, bytes", "outputs", "outputs, bytes"});
-  for (std::size_t i = 0; i < kPathCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Path>; ++i) {
     const TracePath& path = trace.paths[i];
     const std::string prefix = fmt::format("{}paths.{}.", key, kPathNames[i]);
     table.row(kPathNames[i]);
@@ -101,7 +101,7 @@ std::string counts_text(const DirectionSnapshot& counts) {
 bool add_session(Table& table, const std::string& key, const SideReport& runner,
                  const SessionReport& session) {
   bool all = true;
-  for (std::size_t i = 0; i < kPathCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Path>; ++i) {
     const PathSnapshot& ours = runner.transport.paths[i];
     const PathSnapshot& theirs = session.transport.paths[i];
     const auto add = [&](std::string_view what, const DirectionSnapshot& sent,

@@ -74,10 +74,10 @@ std::string ops_part(const std::string& key, const Input& input, ChartIds& ids) 
   Table table("Time by op, ns", {"op", "calls", "total", "TEE", "wire", "queue", "server"});
   std::vector<BarRow> rows;
   std::string words;
-  for (std::size_t i = 0; i < kOpCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
     const OpSnapshot& op = input.ops().ops[i];
     if (op.calls == 0) continue;
-    const std::string name(op_name(static_cast<Op>(i + 1)));
+    const std::string name(name_of(kOps[i]));
     rows.push_back({name, segments_of(op), human_time(op.total_ns)});
     words += fmt::format("{}{} {}", words.empty() ? "" : ", ", name, human_time(op.total_ns));
     table.row(name);
@@ -97,10 +97,10 @@ std::string ops_part(const std::string& key, const Input& input, ChartIds& ids) 
 /// Nothing where no op ran on a device.
 std::string devices_part(const std::string& key, const OpSnapshotTable& ops) {
   Table table("Time on the device by op, ns", {"op", "copy in", "compute", "copy out"});
-  for (std::size_t i = 0; i < kOpCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
     const DeviceSnapshot& device = ops.ops[i].device;
     if (device == DeviceSnapshot{}) continue;
-    const std::string name(op_name(static_cast<Op>(i + 1)));
+    const std::string name(name_of(kOps[i]));
     const std::string prefix = fmt::format("{}ops.{}.device.", key, name);
     table.row(name);
     table.number(prefix + "copy_in_ns", device.copy_in_ns);
@@ -117,9 +117,9 @@ std::string kernels_part(const std::string& key, const SideReport& report, Chart
   Table table("TEE kernels", {"kernel", "calls", "total, ns", "total"});
   std::vector<BarRow> rows;
   std::string words;
-  for (std::size_t i = 0; i < kTeeKernelCount; ++i) {
+  for (std::size_t i = 0; i < kCountOf<TeeKernel>; ++i) {
     const TeeKernelSnapshot& kernel = report.tee[i];
-    const std::string name = tee_kernel_name(static_cast<TeeKernel>(i));
+    const std::string name(name_of(kValuesOf<TeeKernel>[i]));
     table.row(name);
     table.number(fmt::format("{}tee.{}.calls", key, name), kernel.calls);
     table.number(fmt::format("{}tee.{}.total_ns", key, name), kernel.total_ns);

@@ -120,7 +120,7 @@ std::vector<std::string> tensor_lines(const std::vector<TraceTensor>& tensors) {
     const std::string_view path = !tensor.path                  ? ""
                                   : *tensor.path == Path::kRing ? " ring"
                                                                 : " zmq";
-    lines.push_back(fmt::format("{} {}{}", dtype_name(tensor.desc.dtype), shape, path));
+    lines.push_back(fmt::format("{} {}{}", name_of(tensor.desc.dtype), shape, path));
   }
   return lines;
 }
@@ -136,7 +136,7 @@ std::string big_ops_table(const std::string& key, std::string_view caption,
     const TraceRecord& record = op.record;
     const std::string prefix = fmt::format("{}{}.", key, rank);
     table.row(fmt::format("{}", record.seq));
-    table.text(op_name(record.op));
+    table.text(name_of(record.op));
     table.text(record.layer ? fmt::format("{}", *record.layer) : "");
     table.number(prefix + "bytes", op.bytes);
     if (times) {

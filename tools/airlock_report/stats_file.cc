@@ -172,8 +172,8 @@ DeviceSnapshot read_device(Node node) {
 
 OpSnapshotTable read_ops(Node node) {
   OpSnapshotTable table;
-  for (std::size_t i = 0; i < kOpCount; ++i) {
-    Node op = node.child(op_name(static_cast<Op>(i + 1)));
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
+    Node op = node.child(name_of(kOps[i]));
     table.ops[i] = {op.number("calls"),   op.number("total_ns"), op.number("tee_ns"),
                     op.number("wire_ns"), op.number("queue_ns"), op.number("server_ns")};
     if (op.has("device")) table.ops[i].device = read_device(op.child("device"));
@@ -183,8 +183,8 @@ OpSnapshotTable read_ops(Node node) {
 
 TeeSnapshotTable read_tee(Node node) {
   TeeSnapshotTable table;
-  for (std::size_t i = 0; i < kTeeKernelCount; ++i) {
-    Node kernel = node.child(tee_kernel_name(static_cast<TeeKernel>(i)));
+  for (std::size_t i = 0; i < kCountOf<TeeKernel>; ++i) {
+    Node kernel = node.child(name_of(static_cast<TeeKernel>(i)));
     table[i] = {kernel.number("calls"), kernel.number("total_ns")};
   }
   return table;

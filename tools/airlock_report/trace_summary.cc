@@ -56,7 +56,7 @@ TraceSummarizer::TraceSummarizer(const TraceHeader& header, const SummaryLimits&
     : limits_(limits),
       by_time_(limits.bins),
       by_number_(limits.bins),
-      latency_(std::make_unique<std::array<Histogram, kPathCount>>()) {
+      latency_(std::make_unique<std::array<Histogram, kCountOf<Path>>>()) {
   summary_.header = header;
 }
 
@@ -110,7 +110,7 @@ void TraceSummarizer::add(const TraceRecord& record) {
 
 TraceSummary TraceSummarizer::finish(std::string cut) {
   summary_.cut = std::move(cut);
-  for (std::size_t i = 0; i < kPathCount; ++i)
+  for (std::size_t i = 0; i < kCountOf<Path>; ++i)
     if (summary_.has_times) summary_.paths[i].latency_ns = (*latency_)[i].snapshot();
   summary_.bins = summary_.has_times ? std::move(by_time_) : std::move(by_number_);
   std::ranges::sort_heap(summary_.by_bytes, more_bytes);

@@ -61,9 +61,8 @@ Status read_device(const Json& op, DeviceSnapshot& device) {
 }
 
 Status read_ops(const Json& ops, OpSnapshotTable& table) {
-  for (std::size_t i = 0; i < kOpCount; ++i) {
-    ASSIGN_OR_RETURN(const Json* found,
-                     member(ops, op_name(static_cast<Op>(i + 1)), Json::Kind::kObject));
+  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
+    ASSIGN_OR_RETURN(const Json* found, member(ops, name_of(kOps[i]), Json::Kind::kObject));
     OpSnapshot& op = table.ops[i];
     RETURN_IF_ERROR(read_count(*found, "calls", op.calls));
     RETURN_IF_ERROR(read_count(*found, "total_ns", op.total_ns));

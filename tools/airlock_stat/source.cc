@@ -84,7 +84,7 @@ Result<std::unique_ptr<StatSource>> connect(const StatOptions& options, const En
   ConnectOptions connect;
   connect.client = "airlock_stat";
   connect.endpoint = endpoint.text();
-  connect.ring = RingChoice::kOff;
+  connect.ring.choice = RingChoice::kOff;
   connect.timeout = options.timeout;
   auto session = ClientSession::connect(connect);
   if (!session.ok()) return session.status();

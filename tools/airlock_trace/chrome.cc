@@ -15,11 +15,11 @@ namespace {
 /// Microseconds with all their nanoseconds, exactly.
 std::string us(std::uint64_t ns) { return fmt::format("{}.{:03}", ns / 1000, ns % 1000); }
 
-std::string name_of(const TraceRecord& record) {
-  std::string name(op_name(record.op));
+std::string slice_name(const TraceRecord& record) {
+  std::string name(name_of(record.op));
   for (const WeightId& weight : record.weights) {
-    name += fmt::format("{}{}", &weight == &record.weights.front() ? " " : "+",
-                        weight_kind_name(weight.kind));
+    name +=
+        fmt::format("{}{}", &weight == &record.weights.front() ? " " : "+", name_of(weight.kind));
   }
   if (record.op == Op::kMatmul && record.transpose == Transpose::kB) name += " transpose b";
   if (record.op == Op::kMatmul && record.transpose == Transpose::kA) name += " transpose a";
@@ -123,7 +123,7 @@ Status ChromeExport::add(const TraceRecord& record) {
   const std::uint64_t start = timed ? record.start_ns : (count_ - 1) * kNominalOpNs;
   const std::uint64_t total = timed ? record.total_ns : kNominalOpNs;
   ASSIGN_OR_RETURN(const std::size_t lane, take_lane(start, start + total));
-  const std::string name = name_of(record);
+  const std::string name = slice_name(record);
   const std::string args = args_of(record);
   slice({kRunnerPid, lane, name, "op", start, total, args});
   if (!timed) return {};
@@ -150,7 +150,7 @@ Status ChromeExport::add(const TraceRecord& record) {
 
 void ChromeExport::finish(std::string_view cut) {
   nlohmann::ordered_json other;
-  other["source"] = trace_source_name(header_.source);
+  other["source"] = name_of(header_.source);
   other["build"] = header_.build;
   other["model"] = header_.model;
   other["tokens"] = header_.tokens;

@@ -30,7 +30,7 @@ bool same_shapes(const TraceRecord& a, const TraceRecord& b) {
 
 std::string describe(const std::optional<TraceRecord>& record) {
   if (!record) return "nothing";
-  std::string text(op_name(record->op));
+  std::string text(name_of(record->op));
   for (const WeightId& weight : record->weights) text += fmt::format(" {}", weight_text(weight));
   if (record->transpose != Transpose::kNone) {
     text += fmt::format(" transpose {}", transpose_text(record->transpose));
@@ -76,7 +76,7 @@ std::vector<Figure> figures_of(const TraceDiff& diff) {
   using Unit = Figure::Unit;
   std::vector<Figure> figures;
   for (std::size_t i = 0; i < kTracedOps.size(); ++i) {
-    add_op(op_name(kTracedOps[i]), diff.a.ops[i], diff.b.ops[i], figures);
+    add_op(name_of(kTracedOps[i]), diff.a.ops[i], diff.b.ops[i], figures);
   }
   add_op("all", diff.a.all, diff.b.all, figures);
   for (std::size_t i = 0; i < kPathRows.size(); ++i) {
@@ -103,10 +103,9 @@ std::vector<Figure> figures_of(const TraceDiff& diff) {
 std::string header_line(std::string_view name, const TraceSummary& summary) {
   const TraceHeader& header = summary.header;
   return fmt::format("- {}: {}, {}, {}, {} tokens, {} prefill{}, attention {}, wire {}{}\n", name,
-                     printable(summary.file), trace_source_name(header.source),
-                     printable(header.model), header.tokens, header.runs,
-                     header.runs == 1 ? "" : "s", header.attention, dtype_name(header.wire),
-                     summary.cut.empty() ? "" : ", **cut off**");
+                     printable(summary.file), name_of(header.source), printable(header.model),
+                     header.tokens, header.runs, header.runs == 1 ? "" : "s", header.attention,
+                     name_of(header.wire), summary.cut.empty() ? "" : ", **cut off**");
 }
 
 std::string verdict(const TraceDiff& diff) {

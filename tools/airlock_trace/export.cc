@@ -53,7 +53,7 @@ std::string full_name(const WeightId& weight) {
   const bool mlp = weight.kind == WeightKind::kGate || weight.kind == WeightKind::kUp ||
                    weight.kind == WeightKind::kDown;
   return fmt::format("model.layers.{}.{}.{}.weight", weight.layer, mlp ? "mlp" : "self_attn",
-                     weight_kind_name(weight.kind));
+                     name_of(weight.kind));
 }
 
 }  // namespace
@@ -62,7 +62,7 @@ std::string csv_record(const TraceRecord& record) {
   const auto number = [](std::uint64_t value) { return std::to_string(value); };
   return csv_row({number(record.seq),
                   number(record.run),
-                  std::string(op_name(record.op)),
+                  std::string(name_of(record.op)),
                   record.layer ? std::to_string(*record.layer) : "",
                   weights_text(record),
                   record.op == Op::kMatmul ? std::string(transpose_text(record.transpose)) : "",

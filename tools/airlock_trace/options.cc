@@ -104,7 +104,7 @@ Status finish(const CLI::App& app, const Raw& raw, Options& options) {
   if (raw.tokens != 0) options.tokens = raw.tokens;
   if (!raw.attention.empty())
     options.attention = raw.attention == "tee" ? Attention::kTee : Attention::kOffload;
-  if (!raw.wire.empty()) options.wire = parse_dtype(raw.wire);
+  if (!raw.wire.empty()) options.wire = from_name<DType>(raw.wire);
   if (raw.all_logits) options.logits = Logits::kAll;
   if (raw.no_ring) options.policy = {};
   if (options.policy.limit_bytes % 4096 != 0) {

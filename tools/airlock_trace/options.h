@@ -7,7 +7,7 @@
 
 #include "base/status.h"
 #include "proto/limits.h"
-#include "runtime/channel/path_policy.h"
+#include "proto/path.h"
 #include "runtime/model/prefill_plan.h"
 
 namespace airlock::trace {

@@ -22,7 +22,7 @@ std::string header_markdown(const TraceSummary& summary) {
   const ModelDims& dims = header.dims;
   std::string text = fmt::format("## {}\n\n", printable(summary.file));
   text += fmt::format(
-      "- {} by {}{}\n", trace_source_name(header.source), printable(header.build),
+      "- {} by {}{}\n", name_of(header.source), printable(header.build),
       header.started_at.empty() ? "" : fmt::format(", {}", printable(header.started_at)));
   if (!header.host.name.empty() || !header.host.device.empty()) {
     text +=
@@ -36,7 +36,7 @@ std::string header_markdown(const TraceSummary& summary) {
       dims.kv_heads, dims.head_dim, dims.vocab);
   text += fmt::format("- {} tokens, {} prefill{}, attention {}, backend {}, wire {}, dtype {}\n",
                       header.tokens, header.runs, header.runs == 1 ? "" : "s", header.attention,
-                      header.backend, dtype_name(header.wire), dtype_name(header.dtype));
+                      header.backend, name_of(header.wire), name_of(header.dtype));
   text += header.path_limit_bytes == 0 ? "- no ring\n"
                                        : fmt::format("- ring of {} slots, {} bytes each\n",
                                                      header.ring_slots, header.path_limit_bytes);
@@ -121,7 +121,7 @@ Ordered totals_json(const OpTotals& totals) {
 
 Ordered header_json(const TraceHeader& header) {
   const ModelDims& dims = header.dims;
-  return {{"source", trace_source_name(header.source)},
+  return {{"source", name_of(header.source)},
           {"build", header.build},
           {"host", header.host.name},
           {"cpu", header.host.cpu},
@@ -138,8 +138,8 @@ Ordered header_json(const TraceHeader& header) {
             {"vocab_size", dims.vocab}}},
           {"tokens", header.tokens},
           {"runs", header.runs},
-          {"wire", dtype_name(header.wire)},
-          {"dtype", dtype_name(header.dtype)},
+          {"wire", name_of(header.wire)},
+          {"dtype", name_of(header.dtype)},
           {"attention", header.attention},
           {"backend", header.backend},
           {"path_limit_bytes", header.path_limit_bytes},
@@ -183,7 +183,7 @@ std::string show_csv(const std::vector<TraceSummary>& summaries) {
       text += csv_row(cells);
     };
     for (std::size_t i = 0; i < kTracedOps.size(); ++i) {
-      if (summary.ops[i].calls != 0) add(op_name(kTracedOps[i]), summary.ops[i], false);
+      if (summary.ops[i].calls != 0) add(name_of(kTracedOps[i]), summary.ops[i], false);
     }
     add("all", summary.all, true);
   }
@@ -196,7 +196,7 @@ std::string show_markdown(const TraceSummary& summary) {
   std::string text = header_markdown(summary);
   std::vector<std::vector<std::string>> rows;
   for (std::size_t i = 0; i < kTracedOps.size(); ++i) {
-    if (summary.ops[i].calls != 0) rows.push_back(op_row(op_name(kTracedOps[i]), summary.ops[i]));
+    if (summary.ops[i].calls != 0) rows.push_back(op_row(name_of(kTracedOps[i]), summary.ops[i]));
   }
   rows.push_back(op_row("all", summary.all));
   text += markdown_table({"op", "calls", "in", "out", "total ms", "tee ms", "wire ms", "queue ms",
@@ -218,7 +218,7 @@ std::string show_markdown(const TraceSummary& summary) {
   }
   rows.clear();
   for (const BigOp& big : summary.biggest) {
-    rows.push_back({std::to_string(big.seq), std::string(op_name(big.op)), big.shapes,
+    rows.push_back({std::to_string(big.seq), std::string(name_of(big.op)), big.shapes,
                     layer_text(big.layer), std::string(path_text(big.path)), size_text(big.bytes),
                     milliseconds(big.total_ns)});
   }
@@ -239,7 +239,7 @@ std::string summary_json(const TraceSummary& summary) {
   json["ops"] = Ordered::object();
   for (std::size_t i = 0; i < kTracedOps.size(); ++i) {
     if (summary.ops[i].calls != 0)
-      json["ops"][op_name(kTracedOps[i])] = totals_json(summary.ops[i]);
+      json["ops"][name_of(kTracedOps[i])] = totals_json(summary.ops[i]);
   }
   json["all"] = totals_json(summary.all);
   json["paths"] = Ordered::object();
@@ -253,7 +253,7 @@ std::string summary_json(const TraceSummary& summary) {
   for (const BigOp& big : summary.biggest) {
     json["biggest"].push_back({{"seq", big.seq},
                                {"run", big.run},
-                               {"op", op_name(big.op)},
+                               {"op", name_of(big.op)},
                                {"layer", big.layer ? Ordered(*big.layer) : Ordered()},
                                {"shapes", big.shapes},
                                {"bytes", big.bytes},

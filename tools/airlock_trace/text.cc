@@ -40,11 +40,11 @@ std::string shape_text(const Shape& shape) {
 }
 
 std::string desc_text(const TensorDesc& desc) {
-  return fmt::format("{}[{}]", dtype_name(desc.dtype), shape_text(desc.shape));
+  return fmt::format("{}[{}]", name_of(desc.dtype), shape_text(desc.shape));
 }
 
 std::string weight_text(const WeightId& weight) {
-  return fmt::format("{}.{}", weight.layer, weight_kind_name(weight.kind));
+  return fmt::format("{}.{}", weight.layer, name_of(weight.kind));
 }
 
 std::string_view path_text(const std::optional<Path>& path) {

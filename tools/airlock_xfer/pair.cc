@@ -57,7 +57,7 @@ Result<Welcome> make_welcome(ChannelKind kind, const RingGeometry& geometry) {
   ASSIGN_OR_RETURN(const std::uint64_t high, random_number());
   ASSIGN_OR_RETURN(const std::uint64_t low, random_number());
   welcome.token = fmt::format("{:016x}{:016x}", high, low);
-  welcome.ring = kind == ChannelKind::kLocal ? RingMode::kOn : RingMode::kOff;
+  welcome.has_ring = kind == ChannelKind::kLocal;
   welcome.geometry = geometry;
   return welcome;
 }

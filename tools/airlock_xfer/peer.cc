@@ -84,7 +84,7 @@ class Peer {
   /// What the server's end of a session says to the runner.
   Welcome welcome(std::size_t kind) const {
     Welcome welcome = setup_.welcome[kind];
-    if (welcome.ring == RingMode::kOn) {
+    if (welcome.has_ring) {
       welcome.request_segment =
           make_segment_name(::geteuid(), welcome.epoch, SegmentDirection::kRequest);
       welcome.reply_segment =
@@ -182,7 +182,7 @@ Deadline message_deadline(std::chrono::milliseconds timeout, std::size_t bytes) 
 
 void remove_files(const PairSetup& setup) {
   for (const Welcome& welcome : setup.welcome) {
-    if (welcome.ring != RingMode::kOn) continue;
+    if (!welcome.has_ring) continue;
     for (const auto direction : {SegmentDirection::kRequest, SegmentDirection::kReply}) {
       const std::string name = make_segment_name(::geteuid(), welcome.epoch, direction);
       ::unlink(("/dev/shm/" + name).c_str());

@@ -44,7 +44,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
 TraceTensor tensor_of(const std::string& text) {
   TraceTensor tensor;
   const std::size_t open = text.find('['), close = text.find(']');
-  tensor.desc.dtype = *parse_dtype(text.substr(0, open));
+  tensor.desc.dtype = *from_name<DType>(text.substr(0, open));
   std::vector<std::int64_t> extents;
   for (const std::string& extent : split(text.substr(open + 1, close - open - 1), 'x')) {
     extents.push_back(std::stoll(extent));
@@ -74,13 +74,13 @@ TraceRecord record_of_csv(const std::string& line) {
   record.seq = std::stoull(cell("seq"));
   record.run = std::stoull(cell("run"));
   for (const Op op : {Op::kBatchLinear, Op::kMatmul, Op::kLmHead}) {
-    if (cell("op") == op_name(op)) record.op = op;
+    if (cell("op") == name_of(op)) record.op = op;
   }
   if (!cell("layer").empty()) record.layer = static_cast<std::uint16_t>(std::stoul(cell("layer")));
   for (const std::string& word : split(cell("weights"), ' ')) {
     for (int kind = 1; kind <= 7; ++kind) {
       const std::size_t point = word.find('.');
-      if (word.substr(point + 1) == weight_kind_name(static_cast<WeightKind>(kind))) {
+      if (word.substr(point + 1) == name_of(static_cast<WeightKind>(kind))) {
         record.weights.push_back({static_cast<WeightKind>(kind),
                                   static_cast<std::uint16_t>(std::stoul(word.substr(0, point)))});
       }

@@ -3,12 +3,27 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
+
+#include "base/enum.h"
 
 namespace airlock {
 
+/// How a tensor crosses, the fastest first. Never sent: both sides derive it from the sizes.
 enum class Path : std::uint8_t { kRing = 0, kZmq = 1 };
-inline constexpr std::size_t kPathCount = 2;
+
+/// As statistics, traces and commands call it.
+constexpr std::string_view name_of(Path path) {
+  switch (path) {
+    case Path::kRing:
+      return "ring";
+    case Path::kZmq:
+      return "zmq";
+  }
+  return {};
+}
+inline constexpr auto kPaths = kValuesOf<Path>;
 
 /// What decides a tensor's way: agreed once in the handshake, private copies from then on.
 struct PathPolicy {

@@ -1,4 +1,4 @@
-#include "runtime/channel/path_policy.h"
+#include "proto/path.h"
 
 #include <algorithm>
 
