@@ -1,0 +1,64 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace airlock {
+
+/// Where an op's time on a device went, by the device's own clock; part of server_ns, and zero on a
+/// CPU. Parts of ops that overlap count whole in each.
+template <typename Cell>
+struct DeviceTimesOf {
+  // Operands to the device.
+  Cell copy_in_ns{};
+  // Kernels.
+  Cell compute_ns{};
+  // Results back.
+  Cell copy_out_ns{};
+  bool operator==(const DeviceTimesOf&) const = default;
+};
+
+/// Where the time of an op went, or that of many ops added up: total = tee + wire + queue + server.
+/// The one record of an op's durations, from the backends to statistics, traces and replays.
+template <typename Cell>
+struct OpTimesOf {
+  // Submit to checked result, also where wait() was called later, and what was waited for a place
+  // to write the operands.
+  Cell total_ns{};
+  // The caller's side: rounding, encoding, checking.
+  Cell tee_ns{};
+  // The rest of total_ns, never negative.
+  Cell wire_ns{};
+  // Waited for its turn; a server's word, bounded by total_ns.
+  Cell queue_ns{};
+  // Computed; a server's word, bounded by total_ns.
+  Cell server_ns{};
+  DeviceTimesOf<Cell> device{};
+  bool operator==(const OpTimesOf&) const = default;
+};
+
+using DeviceTimes = DeviceTimesOf<std::uint64_t>;
+using OpTimes = OpTimesOf<std::uint64_t>;
+/// The same as counters: relaxed atomics, of which one thread adds and any thread reads.
+using AtomicOpTimes = OpTimesOf<std::atomic<std::uint64_t>>;
+
+/// visit("copy_in_ns", a.copy_in_ns, b.copy_in_ns, ...) and so on: the one list of the device's
+/// parts and of the keys under which files have them.
+template <typename Visit, typename... Times>
+void visit_device_times(Visit&& visit, Times&... times) {
+  visit("copy_in_ns", times.copy_in_ns...);
+  visit("compute_ns", times.compute_ns...);
+  visit("copy_out_ns", times.copy_out_ns...);
+}
+
+/// The same for the parts of an op's time; the device's are not among them.
+template <typename Visit, typename... Times>
+void visit_times(Visit&& visit, Times&... times) {
+  visit("total_ns", times.total_ns...);
+  visit("tee_ns", times.tee_ns...);
+  visit("wire_ns", times.wire_ns...);
+  visit("queue_ns", times.queue_ns...);
+  visit("server_ns", times.server_ns...);
+}
+
+}  // namespace airlock
