@@ -105,74 +105,83 @@ AIRLOCK_VECTORIZE void attend(QueryBlock& block, const float* keys, const float*
 }
 
 /// Private fp32 copies of one key-value head and of the query heads that share it, padded with
-/// zeros.
+/// zeros. Blocks of queries begin at multiples of kQueryRows, those of keys at multiples of
+/// kKeyRows, wherever a pass begins: a row's bits do not depend on that.
 struct GroupData {
-  std::size_t tokens;
+  std::size_t position;  // of the first query
+  std::size_t end;       // behind the last query and key
   std::size_t head_dim;
   std::size_t pitch;
   std::size_t query_heads;
-  std::size_t query_rows;      // tokens rounded up to kQueryRows
-  std::vector<float> queries;  // [query_heads, query_rows, pitch]
+  std::size_t first_block;     // position rounded down to kQueryRows
+  std::size_t query_rows;      // from there to end rounded up
+  std::vector<float> queries;  // [query_heads, query_rows, pitch], rotated
   std::vector<float> keys;     // blocks of [head_dim, kKeyRows]
-  std::vector<float> values;   // [tokens rounded up, pitch]
+  std::vector<float> values;   // [end rounded up, pitch]
 
-  GroupData(const ModelDims& dims, std::size_t token_count)
-      : tokens(token_count),
-        head_dim(static_cast<std::size_t>(dims.head_dim)),
-        pitch(round_up(head_dim, kTileColumns)),
-        query_heads(static_cast<std::size_t>(dims.heads / dims.kv_heads)),
-        query_rows(round_up(tokens, kQueryRows)),
+  GroupData(std::size_t first, std::size_t tokens, std::size_t heads, std::size_t width)
+      : position(first),
+        end(first + tokens),
+        head_dim(width),
+        pitch(round_up(width, kTileColumns)),
+        query_heads(heads),
+        first_block(first / kQueryRows * kQueryRows),
+        query_rows(round_up(end, kQueryRows) - first_block),
         queries(query_heads * query_rows * pitch),
-        keys(round_up(tokens, kKeyRows) * head_dim),
-        values(round_up(tokens, kKeyRows) * pitch) {}
+        keys(round_up(end, kKeyRows) * head_dim),
+        values(round_up(end, kKeyRows) * pitch) {}
 };
 
-/// `heads` consecutive heads of one token, as fp32.
-void load_heads(TensorView rows, std::size_t token, std::size_t first_head, std::size_t heads,
-                std::size_t head_dim, float* out) {
-  const std::size_t width = static_cast<std::size_t>(rows.desc.shape[1]);
-  const std::size_t offset = token * width + first_head * head_dim;
-  load_f32(rows.desc.dtype, rows.data + offset * dtype_bytes(rows.desc.dtype), out,
-           heads * head_dim);
+/// The row of `head` at `position` in a cache's keys or values, as fp32.
+void load_cached(TensorView cached, std::size_t head, std::size_t position, float* out) {
+  const auto width = static_cast<std::size_t>(cached.desc.shape[2]);
+  const std::size_t row = head * static_cast<std::size_t>(cached.desc.shape[1]) + position;
+  load_f32(cached.desc.dtype, cached.data + row * width * dtype_bytes(cached.desc.dtype), out,
+           width);
 }
 
-void pack_group(ThreadPool& pool, const RopeTable& table, TensorView q, TensorView k, TensorView v,
-                std::size_t group, GroupData& data) {
+void pack_group(ThreadPool& pool, const RopeTable& table, TensorView q, TensorView keys,
+                TensorView values, std::size_t group, GroupData& data) {
   const std::size_t d = data.head_dim;
-  pool.parallel_for(data.tokens, [&](std::size_t begin, std::size_t end) {
-    std::vector<float> line(data.query_heads * d);
-    std::vector<float> rotated(d);
-    for (std::size_t token = begin; token < end; ++token) {
-      const float* cos = &table.cos[token * table.half];
-      const float* sin = &table.sin[token * table.half];
-      load_heads(q, token, group * data.query_heads, data.query_heads, d, line.data());
-      for (std::size_t head = 0; head < data.query_heads; ++head) {
-        rotate_head(line.data() + head * d, cos, sin, table.half,
-                    &data.queries[(head * data.query_rows + token) * data.pitch]);
+  const std::size_t heads = data.query_heads;
+  const std::size_t width = static_cast<std::size_t>(q.desc.shape[1]);
+  pool.parallel_for(data.end, [&](std::size_t begin, std::size_t end) {
+    std::vector<float> line(heads * d);
+    for (std::size_t at = begin; at < end; ++at) {
+      load_cached(keys, group, at, line.data());
+      float* column = &data.keys[at / kKeyRows * kKeyRows * d + at % kKeyRows];
+      for (std::size_t i = 0; i < d; ++i) column[i * kKeyRows] = line[i];
+      load_cached(values, group, at, &data.values[at * data.pitch]);
+      if (at < data.position) continue;
+      const std::size_t first = (at - data.position) * width + group * heads * d;
+      load_f32(q.desc.dtype, q.data + first * dtype_bytes(q.desc.dtype), line.data(), heads * d);
+      for (std::size_t head = 0; head < heads; ++head) {
+        rotate_head(line.data() + head * d, &table.cos[at * table.half],
+                    &table.sin[at * table.half], table.half,
+                    &data.queries[(head * data.query_rows + at - data.first_block) * data.pitch]);
       }
-      load_heads(k, token, group, 1, d, line.data());
-      rotate_head(line.data(), cos, sin, table.half, rotated.data());
-      float* column = &data.keys[token / kKeyRows * kKeyRows * d + token % kKeyRows];
-      for (std::size_t i = 0; i < d; ++i) column[i * kKeyRows] = rotated[i];
-      load_heads(v, token, group, 1, d, &data.values[token * data.pitch]);
     }
   });
 }
 
 }  // namespace
 
-void blocked_attention(ThreadPool& pool, const ModelDims& dims, const RopeTable& table,
-                       TensorView q, TensorView k, TensorView v, MutableTensorView out) {
-  const auto tokens = static_cast<std::size_t>(out.desc.shape[0]);
-  const auto width = static_cast<std::size_t>(out.desc.shape[1]);
-  CHECK(q.desc.shape == out.desc.shape && k.desc.shape == v.desc.shape &&
-        table.cos.size() >= tokens * table.half);
-  CHECK(table.half * 2 == static_cast<std::size_t>(dims.head_dim));
-  GroupData data(dims, tokens);
+void blocked_attention(ThreadPool& pool, const RopeTable& table, TensorView q,
+                       std::int64_t position, TensorView keys, TensorView values,
+                       MutableTensorView out) {
+  const Shape& cached = keys.desc.shape;
+  CHECK(q.desc.shape == out.desc.shape && keys.desc == values.desc);
+  const std::int64_t heads = q.desc.shape[1] / cached[2];
+  CHECK(heads * cached[2] == q.desc.shape[1] && heads % cached[0] == 0);
+  GroupData data(static_cast<std::size_t>(position), static_cast<std::size_t>(q.desc.shape[0]),
+                 static_cast<std::size_t>(heads / cached[0]), static_cast<std::size_t>(cached[2]));
+  CHECK(data.end <= static_cast<std::size_t>(cached[1]));
+  CHECK(table.half * 2 == data.head_dim && table.cos.size() >= data.end * table.half);
+  const std::size_t width = static_cast<std::size_t>(q.desc.shape[1]);
   const std::size_t element = dtype_bytes(out.desc.dtype);
   const std::size_t blocks = data.query_rows / kQueryRows;
-  for (std::size_t group = 0; group < static_cast<std::size_t>(dims.kv_heads); ++group) {
-    pack_group(pool, table, q, k, v, group, data);
+  for (std::size_t group = 0; group < static_cast<std::size_t>(cached[0]); ++group) {
+    pack_group(pool, table, q, keys, values, group, data);
     pool.parallel_for(data.query_heads * blocks, [&](std::size_t begin, std::size_t end) {
       std::vector<float> output(kQueryRows * data.pitch);
       QueryBlock block;
@@ -182,17 +191,21 @@ void blocked_attention(ThreadPool& pool, const ModelDims& dims, const RopeTable&
       block.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(data.head_dim)));
       for (std::size_t item = begin; item < end; ++item) {
         const std::size_t head = item / blocks;
-        block.first_row = balanced_index(item % blocks, blocks) * kQueryRows;
-        block.queries = &data.queries[(head * data.query_rows + block.first_row) * data.pitch];
+        const std::size_t first = balanced_index(item % blocks, blocks) * kQueryRows;
+        block.first_row = data.first_block + first;
+        block.queries = &data.queries[(head * data.query_rows + first) * data.pitch];
         std::fill(output.begin(), output.end(), 0.0F);
         std::fill_n(block.peak, kQueryRows, -std::numeric_limits<float>::infinity());
         std::fill_n(block.total, kQueryRows, 0.0F);
         attend(block, data.keys.data(), data.values.data());
-        for (std::size_t row = 0; row < kQueryRows && block.first_row + row < tokens; ++row) {
-          float* line = output.data() + row * data.pitch;
-          for (std::size_t i = 0; i < data.head_dim; ++i) line[i] /= block.total[row];
+        const std::size_t from = std::max(block.first_row, data.position);
+        const std::size_t to = std::min(block.first_row + kQueryRows, data.end);
+        for (std::size_t at = from; at < to; ++at) {
+          float* line = output.data() + (at - block.first_row) * data.pitch;
+          for (std::size_t i = 0; i < data.head_dim; ++i)
+            line[i] /= block.total[at - block.first_row];
           const std::size_t offset =
-              (block.first_row + row) * width + (group * data.query_heads + head) * data.head_dim;
+              (at - data.position) * width + (group * data.query_heads + head) * data.head_dim;
           store_f32(out.desc.dtype, line, out.data + offset * element, data.head_dim);
         }
       }

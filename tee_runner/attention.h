@@ -1,18 +1,23 @@
 #pragma once
 
+#include <cstdint>
+
 #include "base/tensor.h"
 #include "base/thread_pool.h"
-#include "proto/op.h"
 #include "tee_runner/rope.h"
 
 namespace airlock {
 
-/// Causal grouped-query attention inside the TEE, with RoPE: blocked with a running softmax
-/// (Milakov and Gimelshein, "Online normalizer calculation for softmax"; Dao et al.,
-/// "FlashAttention"), so that scores are never stored whole. fp32 inside, out rounded once. q
-/// [tokens, heads * head_dim]; k, v [tokens, kv_heads * head_dim], each element read once; out
-/// [tokens, heads * head_dim]. The bits do not depend on the number of threads.
-void blocked_attention(ThreadPool& pool, const ModelDims& dims, const RopeTable& table,
-                       TensorView q, TensorView k, TensorView v, MutableTensorView out);
+/// Causal grouped-query attention inside the TEE: blocked with a running softmax (Milakov and
+/// Gimelshein, "Online normalizer calculation for softmax"; Dao et al., "FlashAttention"), so that
+/// scores are never stored whole. fp32 inside, out rounded once.
+///
+/// q [tokens, heads * head_dim], not yet rotated, each element read once; its first row is at
+/// `position`. keys (rotated) and values [kv_heads, capacity, head_dim] are a cache's, filled up to
+/// position + tokens. out [tokens, heads * head_dim]. A row's bits depend neither on the number of
+/// threads nor on the rows that are computed with it.
+void blocked_attention(ThreadPool& pool, const RopeTable& table, TensorView q,
+                       std::int64_t position, TensorView keys, TensorView values,
+                       MutableTensorView out);
 
 }  // namespace airlock

@@ -1,88 +1,91 @@
 #include "tee_runner/heads.h"
 
 #include <cstring>
-#include <vector>
 
 #include "base/convert.h"
+#include "proto/limits.h"
 
 namespace airlock {
 
 namespace {
 
-/// Byte offsets of a tile's pieces, checked once against both tensors.
+/// Where a tile's pieces lie, in elements; checked once against both tensors.
 struct Layout {
   std::size_t head_count;
   std::size_t row_count;
   std::size_t head_dim;
-  std::size_t head_bytes;    // one head of one token
-  std::size_t row_pitch;     // from token to token in the row layout
-  std::size_t first_offset;  // of the tile's first element in the row layout
+  std::size_t row_pitch;   // from token to token in the row layout
+  std::size_t head_pitch;  // from head to head in the head layout
+  std::size_t first_in_rows;
+  std::size_t first_in_heads;
 
   Layout(const TensorDesc& rows, const TensorDesc& heads, const HeadTile& tile) {
-    CHECK(rows.dtype == heads.dtype && rows.shape.rank() == 2 && heads.shape.rank() == 3);
-    CHECK(heads.shape[0] == tile.head_count && heads.shape[1] == tile.row_count);
+    CHECK(rows.shape.rank() == 2 && heads.shape.rank() == 3);
+    CHECK(heads.shape[0] == tile.head_count);
     CHECK((tile.first_head + tile.head_count) * heads.shape[2] <= rows.shape[1]);
     CHECK(tile.first_row + tile.row_count <= rows.shape[0]);
-    const std::size_t element = dtype_bytes(rows.dtype);
+    CHECK(tile.heads_row + tile.row_count <= heads.shape[1]);
     head_count = static_cast<std::size_t>(tile.head_count);
     row_count = static_cast<std::size_t>(tile.row_count);
+    CHECK(heads.shape[2] <= limits::kMaxHeadDim);
     head_dim = static_cast<std::size_t>(heads.shape[2]);
-    head_bytes = head_dim * element;
-    row_pitch = static_cast<std::size_t>(rows.shape[1]) * element;
-    first_offset = static_cast<std::size_t>(tile.first_row) * row_pitch +
-                   static_cast<std::size_t>(tile.first_head) * head_bytes;
+    row_pitch = static_cast<std::size_t>(rows.shape[1]);
+    head_pitch = static_cast<std::size_t>(heads.shape[1]) * head_dim;
+    first_in_rows = static_cast<std::size_t>(tile.first_row) * row_pitch +
+                    static_cast<std::size_t>(tile.first_head) * head_dim;
+    first_in_heads = static_cast<std::size_t>(tile.heads_row) * head_dim;
   }
   std::size_t in_rows(std::size_t head, std::size_t row) const {
-    return first_offset + row * row_pitch + head * head_bytes;
+    return first_in_rows + row * row_pitch + head * head_dim;
   }
   std::size_t in_heads(std::size_t head, std::size_t row) const {
-    return (head * row_count + row) * head_bytes;
+    return first_in_heads + head * head_pitch + row * head_dim;
+  }
+  /// move(row, place in `rows`, place in `heads`) for each head of each row.
+  void for_each_piece(ThreadPool& pool, auto move) const {
+    pool.parallel_for(row_count, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t row = begin; row < end; ++row) {
+        for (std::size_t head = 0; head < head_count; ++head)
+          move(row, in_rows(head, row), in_heads(head, row));
+      }
+    });
   }
 };
 
 }  // namespace
 
 void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, const HeadTile& tile,
-                  MutableTensorView heads) {
+                  std::int64_t position, MutableTensorView heads) {
   const Layout at(rows.desc, heads.desc, tile);
+  const std::size_t first = static_cast<std::size_t>(position + tile.first_row);
   CHECK(table.half * 2 == at.head_dim);
-  pool.parallel_for(at.row_count, [&](std::size_t begin, std::size_t end) {
-    std::vector<float> line(at.head_count * at.head_dim);
-    std::vector<float> rotated(at.head_dim);
-    for (std::size_t row = begin; row < end; ++row) {
-      load_f32(rows.desc.dtype, rows.data + at.in_rows(0, row), line.data(), line.size());
-      const std::size_t angles = (static_cast<std::size_t>(tile.first_row) + row) * table.half;
-      for (std::size_t head = 0; head < at.head_count; ++head) {
-        rotate_head(line.data() + head * at.head_dim, &table.cos[angles], &table.sin[angles],
-                    table.half, rotated.data());
-        store_f32(heads.desc.dtype, rotated.data(), heads.data + at.in_heads(head, row),
-                  at.head_dim);
-      }
-    }
+  CHECK((first + at.row_count) * table.half <= table.cos.size());
+  at.for_each_piece(pool, [&](std::size_t row, std::size_t from, std::size_t to) {
+    float line[limits::kMaxHeadDim];
+    float rotated[limits::kMaxHeadDim];
+    load_f32(rows.desc.dtype, rows.data + from * dtype_bytes(rows.desc.dtype), line, at.head_dim);
+    const std::size_t angles = (first + row) * table.half;
+    rotate_head(line, &table.cos[angles], &table.sin[angles], table.half, rotated);
+    store_f32(heads.desc.dtype, rotated, heads.data + to * dtype_bytes(heads.desc.dtype),
+              at.head_dim);
   });
 }
 
 void split_heads(ThreadPool& pool, TensorView rows, const HeadTile& tile, MutableTensorView heads) {
   const Layout at(rows.desc, heads.desc, tile);
-  pool.parallel_for(at.row_count, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t row = begin; row < end; ++row) {
-      for (std::size_t head = 0; head < at.head_count; ++head) {
-        std::memcpy(heads.data + at.in_heads(head, row), rows.data + at.in_rows(head, row),
-                    at.head_bytes);
-      }
-    }
+  at.for_each_piece(pool, [&](std::size_t, std::size_t from, std::size_t to) {
+    float line[limits::kMaxHeadDim];
+    load_f32(rows.desc.dtype, rows.data + from * dtype_bytes(rows.desc.dtype), line, at.head_dim);
+    store_f32(heads.desc.dtype, line, heads.data + to * dtype_bytes(heads.desc.dtype), at.head_dim);
   });
 }
 
 void merge_heads(ThreadPool& pool, TensorView heads, const HeadTile& tile, MutableTensorView rows) {
   const Layout at(rows.desc, heads.desc, tile);
-  pool.parallel_for(at.row_count, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t row = begin; row < end; ++row) {
-      for (std::size_t head = 0; head < at.head_count; ++head) {
-        std::memcpy(rows.data + at.in_rows(head, row), heads.data + at.in_heads(head, row),
-                    at.head_bytes);
-      }
-    }
+  CHECK(rows.desc.dtype == heads.desc.dtype);
+  const std::size_t element = dtype_bytes(rows.desc.dtype);
+  at.for_each_piece(pool, [&](std::size_t, std::size_t to, std::size_t from) {
+    std::memcpy(rows.data + to * element, heads.data + from * element, at.head_dim * element);
   });
 }
 

@@ -37,248 +37,253 @@ class KernelTimer {
   std::uint64_t start_ns_;
 };
 
-class Driver : public LlamaDriver {
- public:
-  Driver(const LlamaConfig& config, Tensor norms, const LlamaOptions& options, Backend& backend,
-         TeeStatsTable& stats)
-      : config_(config),
-        norms_(std::move(norms)),
-        options_(options),
-        backend_(backend),
-        stats_(stats),
-        pool_(options.threads) {}
-
-  Result<Tensor> prefill(std::span<const std::int32_t> tokens) override;
-
- private:
-  using Op = std::unique_ptr<Pending>;  // an op under way; the enum is airlock::Op
-
-  Result<Op> begin(const OpSpec& spec, int timeouts = 1);
-  Status finish(Pending& op, const OpSpec& spec);
-  Status embed(std::span<const std::int32_t> tokens);
-  Status attention(std::uint16_t layer);
-  Result<Op> offloaded_attention(Op qkv, const OpSpec& out_spec);
-  Result<Op> weigh_values(Op& qkv, const AttentionTile& tile);
-  Status feed_forward(std::uint16_t layer);
-  Result<Tensor> logits();
-
-  const float* norm(std::size_t row) const {
-    return norms_.as<float>().data() + row * static_cast<std::size_t>(config_.dims.hidden);
-  }
-  void normalise(std::size_t norm_row, std::int64_t first_row, MutableTensorView out) {
-    const KernelTimer timer(stats_, TeeKernel::kRmsNorm);
-    rms_norm(pool_, hidden_, first_row, norm(norm_row), config_.rms_norm_eps, out);
-  }
-  void add(TensorView delta, std::int64_t first_row) {
-    const KernelTimer timer(stats_, TeeKernel::kResidual);
-    add_residual(pool_, delta, first_row, hidden_);
-  }
-  TensorDesc wire(std::int64_t rows, std::int64_t width) const {
-    return {options_.wire, {rows, width}};
-  }
-
-  LlamaConfig config_;
-  Tensor norms_;
-  LlamaOptions options_;
-  Backend& backend_;
-  TeeStatsTable& stats_;
-  ThreadPool pool_;
-  std::int64_t tokens_ = 0;
-  Tensor hidden_;   // fp32 [tokens, hidden]
-  RopeTable rope_;  // of tokens_ positions
-  std::vector<AttentionTile> tiles_;
-};
-
-Result<Driver::Op> Driver::begin(const OpSpec& spec, int timeouts) {
-  return backend_.prepare(spec, {}, Deadline::after(timeouts * options_.op_timeout));
+/// Keys and values in the type in which attention needs them, so that storing them loses nothing.
+DType cache_dtype(const LlamaOptions& options) {
+  return options.attention == Attention::kTee ? DType::kF32 : options.wire;
 }
 
-Status Driver::finish(Pending& op, const OpSpec& spec) {
-  RETURN_IF_ERROR(op.wait().with_context(name_of(spec.op)));
-  ASSIGN_OR_RETURN(const std::vector<TensorDesc> expected, op_results(spec, config_.dims));
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    if (!(op.result(i).desc == expected[i])) {
-      return {StatusCode::kProtocolError,
-              fmt::format("{}: result {} has shape {}, expected {}", name_of(spec.op), i,
-                          op.result(i).desc.shape.to_string(), expected[i].shape.to_string())};
-    }
-  }
-  return {};
+Status finish(const PlannedOp& op, Pending& pending) {
+  return pending.wait().with_context(name_of(op.spec.op));
 }
 
-Result<Tensor> Driver::prefill(std::span<const std::int32_t> tokens) {
-  RETURN_IF_ERROR(check_tokens(tokens, config_.dims.vocab));
-  const auto count = static_cast<std::int64_t>(tokens.size());
-  if (count != tokens_) {
-    if (count > config_.max_position_embeddings) {
-      log_warning(fmt::format(
-          "{} tokens are more than the model's max_position_embeddings, {}: results may be poor",
-          count, config_.max_position_embeddings));
-    }
-    tokens_ = count;
-    hidden_ = Tensor({DType::kF32, {count, config_.dims.hidden}});
-    rope_ = make_rope_table(config_, count);
-    tiles_ = plan_attention(config_.dims, count, options_.wire);
-  }
-  RETURN_IF_ERROR(embed(tokens));
-  for (std::int64_t layer = 0; layer < config_.dims.layers; ++layer) {
-    RETURN_IF_ERROR(attention(static_cast<std::uint16_t>(layer)));
-    RETURN_IF_ERROR(feed_forward(static_cast<std::uint16_t>(layer)));
-  }
-  return logits();
-}
+bool is_first(const Tile& tile) { return tile.first_row == 0 && tile.first_group == 0; }
 
-Status Driver::embed(std::span<const std::int32_t> tokens) {
-  const OpSpec spec = embedding_spec(tokens_, options_.wire);
-  ASSIGN_OR_RETURN(const Op op, begin(spec));
-  std::memcpy(op->input(0).data, tokens.data(), tokens.size_bytes());
-  RETURN_IF_ERROR(op->submit());
-  RETURN_IF_ERROR(finish(*op, spec));
-  convert(op->result(0), hidden_.mutable_view());
-  return {};
-}
-
-Status Driver::attention(std::uint16_t layer) {
-  const ModelDims& dims = config_.dims;
-  const OpSpec spec =
-      linear_spec({{WeightKind::kQ, layer}, {WeightKind::kK, layer}, {WeightKind::kV, layer}},
-                  wire(tokens_, dims.hidden), options_.wire);
-  ASSIGN_OR_RETURN(Op qkv, begin(spec));
-  normalise(2 * std::size_t{layer}, 0, qkv->input(0));
-  RETURN_IF_ERROR(qkv->submit());
-  RETURN_IF_ERROR(finish(*qkv, spec));
-
-  const OpSpec out_spec = linear_spec({{WeightKind::kO, layer}},
-                                      wire(tokens_, dims.heads * dims.head_dim), options_.wire);
-  Op out;
-  if (options_.attention == Attention::kTee) {
-    ASSIGN_OR_RETURN(out, begin(out_spec));
-    const KernelTimer timer(stats_, TeeKernel::kAttention);
-    blocked_attention(pool_, dims, rope_, qkv->result(0), qkv->result(1), qkv->result(2),
-                      out->input(0));
-    qkv.reset();
-  } else {
-    ASSIGN_OR_RETURN(out, offloaded_attention(std::move(qkv), out_spec));
-  }
-  RETURN_IF_ERROR(out->submit());
-  RETURN_IF_ERROR(finish(*out, out_spec));
-  add(out->result(0), 0);
-  return {};
-}
-
-/// o_proj, prepared, with the attention's output in its loan.
-Result<Driver::Op> Driver::offloaded_attention(Op qkv, const OpSpec& out_spec) {
-  const std::int64_t heads_per_group = config_.dims.heads / config_.dims.kv_heads;
-  // Several tiles are gathered in private memory: o_proj's loan and deadline must not wait for all
-  // of their products.
-  Tensor gathered;
-  if (tiles_.size() > 1) gathered = Tensor(out_spec.inputs[0]);
-  Op out;
-  for (const AttentionTile& tile : tiles_) {
-    ASSIGN_OR_RETURN(const Op values, weigh_values(qkv, tile));
-    if (&tile == &tiles_.back()) {
-      ASSIGN_OR_RETURN(out, begin(out_spec));
-    }
-    const KernelTimer timer(stats_, TeeKernel::kAttention);
-    const HeadTile heads{tile.first_group * heads_per_group, tile.group_count * heads_per_group,
-                         tile.first_row, tile.row_count};
-    merge_heads(pool_, values->result(0), heads,
-                tiles_.size() > 1 ? gathered.mutable_view() : out->input(0));
-  }
-  if (tiles_.size() > 1)
-    std::memcpy(out->input(0).data, gathered.view().data, gathered.desc().bytes());
-  return out;
-}
-
-/// The finished PV of one tile, [heads, rows, head_dim]. Drops `qkv` after the last tile has read
-/// it.
-Result<Driver::Op> Driver::weigh_values(Op& qkv, const AttentionTile& tile) {
-  const ModelDims& dims = config_.dims;
-  const std::int64_t heads_per_group = dims.heads / dims.kv_heads;
-  const std::int64_t heads = tile.group_count * heads_per_group;
-  const HeadTile key_tile{tile.first_group, tile.group_count, 0, tile.keys()};
-
-  const OpSpec qk_spec = score_spec(dims, tile, options_.wire);
-  ASSIGN_OR_RETURN(Op scores, begin(qk_spec));
-  {
-    const KernelTimer timer(stats_, TeeKernel::kRope);
-    rotate_heads(pool_, rope_, qkv->result(0),
-                 {tile.first_group * heads_per_group, heads, tile.first_row, tile.row_count},
-                 scores->input(0));
-    rotate_heads(pool_, rope_, qkv->result(1), key_tile, scores->input(1));
-  }
-  RETURN_IF_ERROR(scores->submit());
-
-  // PV is prepared while QK^T is under way, so that the values move meanwhile; hence twice the
-  // time.
-  const OpSpec pv_spec = value_spec(dims, tile, options_.wire);
-  ASSIGN_OR_RETURN(Op values, begin(pv_spec, 2));
-  {
-    const KernelTimer timer(stats_, TeeKernel::kAttention);
-    split_heads(pool_, qkv->result(2), key_tile, values->input(1));
-  }
-  if (&tile == &tiles_.back()) qkv.reset();
-  RETURN_IF_ERROR(finish(*scores, qk_spec));
-  {
-    const KernelTimer timer(stats_, TeeKernel::kSoftmax);
-    const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dims.head_dim)));
-    causal_softmax(pool_, scores->result(0), tile.first_row, scale, values->input(0));
-  }
-  scores.reset();
-  RETURN_IF_ERROR(values->submit());
-  RETURN_IF_ERROR(finish(*values, pv_spec));
-  return values;
-}
-
-Status Driver::feed_forward(std::uint16_t layer) {
-  const ModelDims& dims = config_.dims;
-  const std::int64_t row_bytes =
-      dims.intermediate * static_cast<std::int64_t>(dtype_bytes(options_.wire));
-  const std::int64_t step = rows_per_op(tokens_, row_bytes);
-  for (std::int64_t first = 0; first < tokens_; first += step) {
-    const std::int64_t rows = std::min(step, tokens_ - first);
-    const OpSpec up_spec = linear_spec({{WeightKind::kGate, layer}, {WeightKind::kUp, layer}},
-                                       wire(rows, dims.hidden), options_.wire);
-    ASSIGN_OR_RETURN(Op gate_up, begin(up_spec));
-    normalise(2 * std::size_t{layer} + 1, first, gate_up->input(0));
-    RETURN_IF_ERROR(gate_up->submit());
-    RETURN_IF_ERROR(finish(*gate_up, up_spec));
-
-    const OpSpec down_spec =
-        linear_spec({{WeightKind::kDown, layer}}, wire(rows, dims.intermediate), options_.wire);
-    ASSIGN_OR_RETURN(const Op down, begin(down_spec));
-    {
-      const KernelTimer timer(stats_, TeeKernel::kSilu);
-      silu_multiply(pool_, gate_up->result(0), gate_up->result(1), down->input(0));
-    }
-    gate_up.reset();
-    RETURN_IF_ERROR(down->submit());
-    RETURN_IF_ERROR(finish(*down, down_spec));
-    add(down->result(0), first);
-  }
-  return {};
-}
-
-Result<Tensor> Driver::logits() {
-  const ModelDims& dims = config_.dims;
-  const std::int64_t rows = options_.logits == Logits::kAll ? tokens_ : 1;
-  const std::int64_t row_bytes = dims.vocab * static_cast<std::int64_t>(sizeof(float));
-  const std::int64_t step = rows_per_op(rows, row_bytes);
-  Tensor all({DType::kF32, {rows, dims.vocab}});
-  for (std::int64_t first = 0; first < rows; first += step) {
-    const std::int64_t count = std::min(step, rows - first);
-    const OpSpec spec = lm_head_spec(wire(count, dims.hidden));
-    ASSIGN_OR_RETURN(const Op op, begin(spec));
-    normalise(2 * static_cast<std::size_t>(dims.layers), tokens_ - rows + first, op->input(0));
-    RETURN_IF_ERROR(op->submit());
-    RETURN_IF_ERROR(finish(*op, spec));
-    std::memcpy(all.mutable_view().data + first * row_bytes, op->result(0).data,
-                op->result(0).desc.bytes());
-  }
-  return all;
+/// The queries of a tile.
+HeadTile query_heads(const ModelDims& dims, const Tile& tile) {
+  const std::int64_t group = dims.heads / dims.kv_heads;
+  return {tile.first_group * group, tile.group_count * group, tile.first_row, tile.row_count};
 }
 
 }  // namespace
+
+/// What is under way between the steps of one pass.
+struct LlamaDriver::Pass {
+  const ForwardShape& shape;
+  std::span<const std::int32_t> tokens;
+  KvCache& cache;
+  PendingOp qkv = {};
+  PendingOp scores = {};
+  PendingOp attention = {};  // the finished PV of attention that is one tile
+  Tensor attended = {};      // [tokens, heads * head_dim] of attention that is several
+  PendingOp gate_up = {};
+  Tensor logits = {};
+};
+
+LlamaDriver::LlamaDriver(const LlamaConfig& config, Tensor norms, const LlamaOptions& options,
+                         Backend& backend, TeeStatsTable& stats)
+    : config_(config),
+      norms_(std::move(norms)),
+      options_(options),
+      backend_(backend),
+      stats_(stats),
+      pool_(options.threads) {}
+
+Result<KvCache> LlamaDriver::make_cache(std::int64_t capacity) const {
+  return KvCache::create(config_.dims, cache_dtype(options_), capacity);
+}
+
+Result<Tensor> LlamaDriver::forward(std::span<const std::int32_t> tokens, KvCache& cache,
+                                    Logits logits) {
+  RETURN_IF_ERROR(check_tokens(tokens, config_.dims.vocab));
+  RETURN_IF_ERROR(cache.check_room(config_.dims, cache_dtype(options_), tokens.size()));
+  return run({static_cast<std::int64_t>(tokens.size()), options_.wire, options_.attention, logits,
+              cache.length(), options_.max_score_bytes},
+             tokens, cache);
+}
+
+Result<Tensor> LlamaDriver::prefill(std::span<const std::int32_t> tokens) {
+  RETURN_IF_ERROR(check_tokens(tokens, config_.dims.vocab));
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  const std::vector<ForwardShape> passes = split_prompt(
+      {count, options_.wire, options_.attention, options_.logits, 0, options_.max_score_bytes},
+      options_.chunk);
+  ModelDims dims = config_.dims;
+  if (passes.size() == 1) dims.layers = 1;
+  if (!prompt_cache_ || prompt_cache_->layers() != dims.layers ||
+      prompt_cache_->capacity() != count) {
+    prompt_cache_.reset();
+    ASSIGN_OR_RETURN(prompt_cache_, KvCache::create(dims, cache_dtype(options_), count));
+  }
+  prompt_cache_->truncate(0);
+  Tensor logits;
+  for (const ForwardShape& pass : passes) {
+    const auto piece = tokens.subspan(static_cast<std::size_t>(pass.position),
+                                      static_cast<std::size_t>(pass.tokens));
+    ASSIGN_OR_RETURN(Tensor part, run(pass, piece, *prompt_cache_));
+    if (passes.size() == 1 || options_.logits == Logits::kLast) {
+      logits = std::move(part);
+      continue;
+    }
+    if (pass.position == 0) logits = Tensor({DType::kF32, {count, config_.dims.vocab}});
+    std::memcpy(logits.as<float>().data() + pass.position * config_.dims.vocab, part.view().data,
+                part.desc().bytes());
+  }
+  return logits;
+}
+
+/// One pass, behind what `cache` holds.
+Result<Tensor> LlamaDriver::run(const ForwardShape& shape, std::span<const std::int32_t> tokens,
+                                KvCache& cache) {
+  ASSIGN_OR_RETURN(const ForwardPlan plan, ForwardPlan::create(config_.dims, shape));
+  const std::int64_t positions = shape.position + shape.tokens;
+  if (positions > config_.max_position_embeddings && !std::exchange(warned_, true)) {
+    log_warning(fmt::format(
+        "{} tokens are more than the model's max_position_embeddings, {}: results may be poor",
+        positions, config_.max_position_embeddings));
+  }
+  extend_rope_table(config_, positions, rope_);
+  const TensorDesc hidden{DType::kF32, {shape.tokens, config_.dims.hidden}};
+  if (!(hidden_.desc() == hidden)) hidden_ = Tensor(hidden);
+  Pass pass{shape, tokens, cache};
+  for (std::size_t i = 0; i < plan.size(); ++i) RETURN_IF_ERROR(take_step(plan[i], pass));
+  cache.extend(shape.tokens);
+  return std::move(pass.logits);
+}
+
+Status LlamaDriver::take_step(const PlannedOp& op, Pass& pass) {
+  switch (op.step) {
+    case Step::kEmbed: {
+      ASSIGN_OR_RETURN(const PendingOp embedding, ask(op, [&](MutableTensorView in) {
+                         std::memcpy(in.data, pass.tokens.data(), pass.tokens.size_bytes());
+                       }));
+      convert(embedding->result(0), hidden_.mutable_view());
+      return {};
+    }
+    case Step::kQkv: {
+      ASSIGN_OR_RETURN(pass.qkv, ask_normalised(op, 2 * *op.layer));
+      return {};
+    }
+    case Step::kScores:
+      return ask_for_scores(op, pass);
+    case Step::kValues:
+      return weigh_values(op, pass);
+    case Step::kAttentionOut: {
+      ASSIGN_OR_RETURN(const PendingOp out, ask(op, [&](MutableTensorView in) {
+                         finish_attention(*op.layer, pass, in);
+                       }));
+      add(out->result(0), op.tile);
+      return {};
+    }
+    case Step::kGateUp: {
+      ASSIGN_OR_RETURN(pass.gate_up, ask_normalised(op, 2 * *op.layer + 1));
+      return {};
+    }
+    case Step::kDown: {
+      ASSIGN_OR_RETURN(const PendingOp down, ask(op, [&](MutableTensorView in) {
+                         const KernelTimer timer(stats_, TeeKernel::kSilu);
+                         silu_multiply(pool_, pass.gate_up->result(0), pass.gate_up->result(1), in);
+                         pass.gate_up.reset();
+                       }));
+      add(down->result(0), op.tile);
+      return {};
+    }
+    case Step::kLogits: {
+      ASSIGN_OR_RETURN(const PendingOp head, ask_normalised(op, 2 * config_.dims.layers));
+      const bool all = pass.shape.logits == Logits::kAll;
+      const std::int64_t row = all ? op.tile.first_row : 0;
+      if (row == 0)
+        pass.logits = Tensor({DType::kF32, {all ? pass.shape.tokens : 1, config_.dims.vocab}});
+      const TensorDesc part{DType::kF32, {op.tile.row_count, config_.dims.vocab}};
+      std::memcpy(pass.logits.as<float>().data() + row * config_.dims.vocab, head->result(0).data,
+                  part.bytes());
+      return {};
+    }
+  }
+  return {};
+}
+
+/// Leaves QK^T of one tile under way.
+Status LlamaDriver::ask_for_scores(const PlannedOp& op, Pass& pass) {
+  ASSIGN_OR_RETURN(pass.scores, begin(op));
+  {
+    const KernelTimer timer(stats_, TeeKernel::kRope);
+    rotate_heads(pool_, rope_, pass.qkv->result(0), query_heads(config_.dims, op.tile),
+                 pass.shape.position, pass.scores->input(0));
+    if (is_first(op.tile)) pass.cache.store_keys(pool_, rope_, *op.layer, pass.qkv->result(1));
+    pass.cache.copy_keys(pool_, *op.layer, op.tile.first_group, pass.scores->input(1));
+  }
+  return pass.scores->submit();
+}
+
+/// PV is prepared while QK^T is under way, so that the values move meanwhile; hence twice the time.
+Status LlamaDriver::weigh_values(const PlannedOp& op, Pass& pass) {
+  const ModelDims& dims = config_.dims;
+  ASSIGN_OR_RETURN(PendingOp values, begin(op, 2));
+  {
+    const KernelTimer timer(stats_, TeeKernel::kAttention);
+    if (is_first(op.tile)) pass.cache.store_values(pool_, *op.layer, pass.qkv->result(2));
+    pass.cache.copy_values(pool_, *op.layer, op.tile.first_group, values->input(1));
+  }
+  const bool is_last = op.tile.first_row + op.tile.row_count == pass.shape.tokens &&
+                       op.tile.first_group + op.tile.group_count == dims.kv_heads;
+  if (is_last) pass.qkv.reset();
+  RETURN_IF_ERROR(finish(op, *pass.scores));
+  {
+    const KernelTimer timer(stats_, TeeKernel::kSoftmax);
+    const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dims.head_dim)));
+    causal_softmax(pool_, pass.scores->result(0), pass.shape.position + op.tile.first_row, scale,
+                   values->input(0));
+  }
+  pass.scores.reset();
+  RETURN_IF_ERROR(values->submit());
+  RETURN_IF_ERROR(finish(op, *values));
+  if (is_first(op.tile) && is_last) {
+    pass.attention = std::move(values);
+    return {};
+  }
+  // Several tiles are gathered in private memory: o_proj's loan and deadline must not wait for all
+  // of their products.
+  if (is_first(op.tile))
+    pass.attended = Tensor({options_.wire, {pass.shape.tokens, dims.heads * dims.head_dim}});
+  const KernelTimer timer(stats_, TeeKernel::kAttention);
+  merge_heads(pool_, values->result(0), query_heads(dims, op.tile), pass.attended.mutable_view());
+  return {};
+}
+
+/// Attention's output as o_proj takes it.
+void LlamaDriver::finish_attention(std::int64_t layer, Pass& pass, MutableTensorView out) {
+  const KernelTimer timer(stats_, TeeKernel::kAttention);
+  if (options_.attention == Attention::kTee) {
+    pass.cache.store_keys(pool_, rope_, layer, pass.qkv->result(1));
+    pass.cache.store_values(pool_, layer, pass.qkv->result(2));
+    blocked_attention(pool_, rope_, pass.qkv->result(0), pass.shape.position,
+                      pass.cache.keys(layer), pass.cache.values(layer), out);
+    pass.qkv.reset();
+  } else if (pass.attention) {
+    merge_heads(pool_, pass.attention->result(0), {0, config_.dims.heads, 0, pass.shape.tokens},
+                out);
+    pass.attention.reset();
+  } else {
+    std::memcpy(out.data, pass.attended.view().data, pass.attended.desc().bytes());
+  }
+}
+
+Result<LlamaDriver::PendingOp> LlamaDriver::begin(const PlannedOp& op, int timeouts) {
+  return backend_.prepare(op.spec, {}, Deadline::after(timeouts * options_.op_timeout));
+}
+
+/// The finished op. `fill` writes its only input.
+template <typename Fill>
+Result<LlamaDriver::PendingOp> LlamaDriver::ask(const PlannedOp& op, Fill fill) {
+  ASSIGN_OR_RETURN(PendingOp pending, begin(op));
+  fill(pending->input(0));
+  RETURN_IF_ERROR(pending->submit());
+  RETURN_IF_ERROR(finish(op, *pending));
+  return pending;
+}
+
+Result<LlamaDriver::PendingOp> LlamaDriver::ask_normalised(const PlannedOp& op, std::int64_t norm) {
+  return ask(op, [&](MutableTensorView in) {
+    const KernelTimer timer(stats_, TeeKernel::kRmsNorm);
+    const float* weight = norms_.as<float>().data() + norm * config_.dims.hidden;
+    rms_norm(pool_, hidden_, op.tile.first_row, weight, config_.rms_norm_eps, in);
+  });
+}
+
+void LlamaDriver::add(TensorView delta, const Tile& rows) {
+  const KernelTimer timer(stats_, TeeKernel::kResidual);
+  add_residual(pool_, delta, rows.first_row, hidden_);
+}
 
 Status check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab) {
   if (tokens.empty())
@@ -321,7 +326,7 @@ Result<std::unique_ptr<LlamaDriver>> LlamaDriver::create(const LlamaConfig& conf
                   "the wire type must be a float type and threads at least 1");
   }
   return std::unique_ptr<LlamaDriver>(
-      std::make_unique<Driver>(config, std::move(norms), options, backend, stats));
+      new LlamaDriver(config, std::move(norms), options, backend, stats));
 }
 
 }  // namespace airlock

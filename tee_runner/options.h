@@ -30,6 +30,7 @@ struct PrefillOptions : ConnectionOptions {
   std::optional<DType> wire;   // nullopt: the model's stored type
   std::optional<DType> dtype;  // nullopt: auto
   Attention attention = Attention::kOffload;
+  std::int64_t chunk = 0;  // tokens of a pass; 0: the whole prompt
   std::size_t threads = 1;
   std::size_t repeat = 1;
   std::string logits_out;

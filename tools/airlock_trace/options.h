@@ -8,7 +8,7 @@
 #include "base/status.h"
 #include "proto/limits.h"
 #include "proto/path.h"
-#include "runtime/model/prefill_plan.h"
+#include "runtime/model/forward_plan.h"
 
 namespace airlock::trace {
 
