@@ -9,8 +9,8 @@
 
 #include "base/dtype.h"
 #include "base/status.h"
+#include "runtime/model/forward_plan.h"
 #include "tee_runner/connection_options.h"
-#include "tee_runner/llama.h"
 
 namespace airlock {
 
