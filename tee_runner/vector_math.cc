@@ -212,11 +212,13 @@ HWY_INLINE void weigh_scores(QueryBlock& block, std::size_t first_key) {
       scores[i] = -kInfinity;
     const float in_block = max_of(scores, QueryBlock::kKeys) * block.scale;
     const float peak = in_block > block.peak[row] ? in_block : block.peak[row];
+    // exp(-infinity - 0) is 0, exp(-infinity + infinity) would be NaN.
+    const float shift = peak == -kInfinity ? 0.0F : peak;
     const float correction =
-        hn::GetLane(exp_f32(OneTag(), hn::Set(OneTag(), block.peak[row] - peak)));
+        hn::GetLane(exp_f32(OneTag(), hn::Set(OneTag(), block.peak[row] - shift)));
     block.peak[row] = peak;
     block.total[row] =
-        block.total[row] * correction + exp_and_sum(scores, QueryBlock::kKeys, block.scale, peak);
+        block.total[row] * correction + exp_and_sum(scores, QueryBlock::kKeys, block.scale, shift);
     multiply_by(block.output + row * block.pitch, block.pitch, correction);
   }
 }

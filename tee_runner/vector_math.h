@@ -13,7 +13,8 @@ constexpr std::size_t round_up(std::size_t value, std::size_t step) {
 }
 
 /// Queries of one head while they walk over its keys with a running softmax. Before the first step
-/// the caller sets output and total to 0, peak to -infinity.
+/// the caller sets output and total to 0, peak to -infinity. Where all the scores that a query has
+/// seen are -infinity, its weights so far are 0.
 struct QueryBlock {
   static constexpr std::size_t kRows = 32;       // queries
   static constexpr std::size_t kKeys = 64;       // keys of one step

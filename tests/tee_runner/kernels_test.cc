@@ -310,6 +310,35 @@ TEST(BlockedAttention, a_nan_value_stays_in_the_rows_that_see_it) {
   EXPECT_TRUE(std::isnan(out.as<float>()[99 * 32 + 31]));
 }
 
+/// Angles of 0 for `tokens` positions: heads stay as they are.
+RopeTable no_rotation(std::size_t half, std::size_t tokens) {
+  return {half, std::vector<float>(half * tokens, 1.0F), std::vector<float>(half * tokens, 0.0F)};
+}
+
+TEST(BlockedAttention, gives_no_weight_to_scores_of_minus_infinity) {
+  constexpr std::int64_t kTokens = 200;
+  const ModelDims dims = attention_config(1, 1, 2).dims;
+  Tensor q({DType::kF32, {kTokens, 2}});
+  Tensor k({DType::kF32, {kTokens, 2}});
+  const Tensor v = random_tensor(DType::kF32, {kTokens, 2}, 22);
+  for (std::size_t token = 0; token < kTokens; ++token) {
+    q.as<float>()[2 * token] = 1e20F;
+    // The first 70 keys fill a block of 64 and a part of the next.
+    k.as<float>()[2 * token] = token < 70 || token == 150 ? -1e20F : 0.0F;
+  }
+  Tensor out({DType::kF32, {kTokens, 2}});
+  ThreadPool pool(1);
+  blocked_attention(pool, dims, no_rotation(1, kTokens), q.view(), k.view(), v.view(),
+                    out.mutable_view());
+  EXPECT_TRUE(std::isnan(out.as<float>()[2 * 69]));  // nothing to attend to, as causal_softmax
+  double sum = 0;
+  for (std::size_t token = 70; token < kTokens; ++token) {
+    if (token != 150) sum += static_cast<double>(v.as<float>()[2 * token]);
+    const double keys = static_cast<double>(token < 150 ? token - 69 : token - 70);
+    ASSERT_NEAR(static_cast<double>(out.as<float>()[2 * token]), sum / keys, 4e-6) << token;
+  }
+}
+
 /// Rows [first, first + count) of fp32 `all`, as a tensor of the given shape.
 TensorView rows_of(const Tensor& all, std::int64_t first, std::int64_t count, Shape shape) {
   const auto width = all.desc().elements() / static_cast<std::size_t>(all.desc().shape[0]);
