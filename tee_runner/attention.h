@@ -14,8 +14,8 @@ namespace airlock {
 ///
 /// q [tokens, heads * head_dim], not yet rotated, each element read once; its first row is at
 /// `position`. keys (rotated) and values [kv_heads, capacity, head_dim] are a cache's, filled up to
-/// position + tokens. out [tokens, heads * head_dim]. A row's bits depend neither on the number of
-/// threads nor on the rows that are computed with it.
+/// position + tokens. out [tokens, heads * head_dim]. For the bits what kernels.h says holds; only
+/// NaN or infinity in the values also reaches the rows before it in its block of 64.
 void blocked_attention(ThreadPool& pool, const RopeTable& table, TensorView q,
                        std::int64_t position, TensorView keys, TensorView values,
                        MutableTensorView out);

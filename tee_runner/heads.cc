@@ -4,6 +4,7 @@
 
 #include "base/convert.h"
 #include "proto/limits.h"
+#include "tee_runner/vector_math.h"
 
 namespace airlock {
 
@@ -60,12 +61,13 @@ void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, con
   const std::size_t first = static_cast<std::size_t>(position + tile.first_row);
   CHECK(table.half * 2 == at.head_dim);
   CHECK((first + at.row_count) * table.half <= table.cos.size());
+  const VectorMath& math = vector_math();
   at.for_each_piece(pool, [&](std::size_t row, std::size_t from, std::size_t to) {
     float line[limits::kMaxHeadDim];
     float rotated[limits::kMaxHeadDim];
     load_f32(rows.desc.dtype, rows.data + from * dtype_bytes(rows.desc.dtype), line, at.head_dim);
     const std::size_t angles = (first + row) * table.half;
-    rotate_head(line, &table.cos[angles], &table.sin[angles], table.half, rotated);
+    math.rotate_head(line, &table.cos[angles], &table.sin[angles], table.half, rotated);
     store_f32(heads.desc.dtype, rotated, heads.data + to * dtype_bytes(heads.desc.dtype),
               at.head_dim);
   });

@@ -3,8 +3,6 @@
 #include <cmath>
 #include <numbers>
 
-#include "base/vectorize.h"
-
 namespace airlock {
 
 namespace {
@@ -60,16 +58,6 @@ void extend_rope_table(const LlamaConfig& config, std::int64_t count, RopeTable&
     const float angle = static_cast<float>(i / table.half) * frequencies[i % table.half];
     table.cos[i] = static_cast<float>(std::cos(static_cast<double>(angle)));
     table.sin[i] = static_cast<float>(std::sin(static_cast<double>(angle)));
-  }
-}
-
-AIRLOCK_VECTORIZE void rotate_head(const float* in, const float* cos, const float* sin,
-                                   std::size_t half, float* out) {
-  for (std::size_t i = 0; i < half; ++i) {
-    const float low = in[i];
-    const float high = in[i + half];
-    out[i] = low * cos[i] - high * sin[i];
-    out[i + half] = high * cos[i] + low * sin[i];
   }
 }
 

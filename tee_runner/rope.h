@@ -21,8 +21,4 @@ std::vector<float> rope_inverse_frequencies(const LlamaConfig& config);
 /// Adds to `table`, which is empty or of the same model, what it lacks of positions [0, count).
 void extend_rope_table(const LlamaConfig& config, std::int64_t count, RopeTable& table);
 
-/// out = rotate(in): one head of one token, in and out [2 * half]; cos and sin are the token's rows
-/// of the table.
-void rotate_head(const float* in, const float* cos, const float* sin, std::size_t half, float* out);
-
 }  // namespace airlock
