@@ -13,6 +13,7 @@
 #include <iterator>
 #include <vector>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "gpu_server/server_impl.h"
 

@@ -33,7 +33,7 @@ std::array<std::string, kColumns> cells(const Row& row) {
   std::array<std::string, kColumns> out;
   out.fill("n/a");
   out[0] = std::to_string(row.bytes);
-  out[1] = std::string(path_name(row.asked));
+  out[1] = std::string(name_of(row.asked));
   if (!row.measured.has_value()) return out;
   const Measured& m = *row.measured;
   out[2] = m.taken;
@@ -114,7 +114,7 @@ std::pair<std::size_t, std::size_t> rows_on_one_cpu(const std::vector<Row>& rows
 
 Json row_json(const Row& row) {
   Json json{
-      {"bytes", row.bytes}, {"path", path_name(row.asked)}, {"carried", row.measured.has_value()}};
+      {"bytes", row.bytes}, {"path", name_of(row.asked)}, {"carried", row.measured.has_value()}};
   if (!row.measured.has_value()) return json;
   const Measured& m = *row.measured;
   json["taken"] = m.taken;
@@ -169,7 +169,7 @@ void Table::finish(const Status& end) {
 void Table::summarize(const Status& end) {
   std::string text;
   for (const Row& row : peaks(rows_)) {
-    text += fmt::format("{}{} {:.3f} GB/s at {}", text.empty() ? "" : ", ", path_name(row.asked),
+    text += fmt::format("{}{} {:.3f} GB/s at {}", text.empty() ? "" : ", ", name_of(row.asked),
                         gb_per_s(row), size_text(row.bytes));
   }
   if (format_ == Format::kMd) sink_("\n");
@@ -192,7 +192,7 @@ void Table::write_json(const Status& end) {
   for (const Row& row : rows_) json["rows"].push_back(row_json(row));
   json["peak"] = Json::object();
   for (const Row& row : peaks(rows_)) {
-    json["peak"][std::string(path_name(row.asked))] = {{"bytes", row.bytes},
+    json["peak"][std::string(name_of(row.asked))] = {{"bytes", row.bytes},
                                                        {"gb_per_s", gb_per_s(row)}};
   }
   json["wrong_bytes"] = all_wrong(rows_);
