@@ -31,7 +31,7 @@ std::array<std::string, kColumns> cells(const Row& row) {
   std::array<std::string, kColumns> out;
   out.fill("n/a");
   out[0] = std::to_string(row.bytes);
-  out[1] = std::string(path_name(row.asked));
+  out[1] = std::string(name_of(row.asked));
   if (!row.measured.has_value()) return out;
   const Measured& m = *row.measured;
   out[2] = m.taken;
@@ -113,7 +113,7 @@ std::pair<std::size_t, std::size_t> rows_on_one_cpu(const std::vector<Row>& rows
 JsonObject row_json(const Row& row) {
   JsonObject json;
   json.add("bytes", row.bytes)
-      .add("path", path_name(row.asked))
+      .add("path", name_of(row.asked))
       .add("carried", row.measured.has_value());
   if (!row.measured.has_value()) return json;
   const Measured& m = *row.measured;
@@ -172,7 +172,7 @@ void Table::finish(const Status& end) {
 void Table::summarize(const Status& end) {
   std::string text;
   for (const Row& row : peaks(rows_)) {
-    text += fmt::format("{}{} {:.3f} GB/s at {}", text.empty() ? "" : ", ", path_name(row.asked),
+    text += fmt::format("{}{} {:.3f} GB/s at {}", text.empty() ? "" : ", ", name_of(row.asked),
                         gb_per_s(row), size_text(row.bytes));
   }
   if (format_ == Format::kMd) sink_("\n");
@@ -195,7 +195,7 @@ void Table::write_json(const Status& end) {
   for (const Row& row : rows_) rows.push_back(row_json(row));
   JsonObject peak;
   for (const Row& row : peaks(rows_)) {
-    peak.add(path_name(row.asked),
+    peak.add(name_of(row.asked),
              JsonObject().add("bytes", row.bytes).add("gb_per_s", gb_per_s(row)));
   }
   JsonObject json;
