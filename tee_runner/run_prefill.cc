@@ -169,11 +169,11 @@ Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_op
   Comparison result;
   result.remote_wall_ns = remote.wall_ns();
   result.local_wall_ns = local.wall_ns();
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
-    const OpSnapshot& there = remote_ops.ops[i];
-    const OpSnapshot& here = local_ops.ops[i];
+  for (const Op op : kOps) {
+    const OpSnapshot& there = remote_ops[op];
+    const OpSnapshot& here = local_ops[op];
     if (there.calls == 0 || here.calls == 0) continue;
-    result.ops.push_back({kOps[i], there.calls, there.total_ns, here.total_ns});
+    result.ops.push_back({op, there.calls, there.times.total_ns, here.times.total_ns});
   }
   const std::span<const float> got = remote.logits.as<float>();
   const std::span<const float> expected = local.logits.as<float>();
