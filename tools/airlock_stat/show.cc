@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
+#include "runtime/json/writer.h"
 
 namespace airlock {
 namespace {
@@ -12,36 +12,23 @@ constexpr std::uint64_t kSilentNs = 1'000'000'000;
 
 double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 
-const char* state_name(ServerState state) {
-  switch (state) {
-    case ServerState::kServing:
-      return "serving";
-    case ServerState::kSilent:
-      return "silent";
-    case ServerState::kEnded:
-      return "ended";
-  }
-  return "unknown";
-}
-
 std::string json_line(const CountersSnapshot& snapshot, StatSource::Scope scope) {
-  using Json = nlohmann::ordered_json;
-  Json json = Json::parse(report_json(snapshot.report));
+  JsonObject live;
   if (scope == StatSource::Scope::kOwnSession) {
-    json["live"] = {{"scope", "own session"}};
+    live.add("scope", "own session");
   } else {
-    json["live"] = {{"scope", "server"},
-                    {"state", state_name(state_of(snapshot))},
-                    {"pid", snapshot.pid},
-                    {"start_unix_ns", snapshot.start_unix_ns},
-                    {"heartbeat_age_ns", snapshot.heartbeat_age_ns},
-                    {"sessions_active", snapshot.sessions_active},
-                    {"sessions_started", snapshot.sessions_started},
-                    {"sessions_refused", snapshot.sessions_refused},
-                    {"max_clients", snapshot.max_clients},
-                    {"settled", snapshot.settled}};
+    live.add("scope", "server")
+        .add("state", state_of(snapshot))
+        .add("pid", snapshot.pid)
+        .add("start_unix_ns", snapshot.start_unix_ns)
+        .add("heartbeat_age_ns", snapshot.heartbeat_age_ns)
+        .add("sessions_active", snapshot.sessions_active)
+        .add("sessions_started", snapshot.sessions_started)
+        .add("sessions_refused", snapshot.sessions_refused)
+        .add("max_clients", snapshot.max_clients)
+        .add("settled", snapshot.settled);
   }
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return report_object(snapshot.report).add("live", live).line();
 }
 
 }  // namespace
