@@ -13,7 +13,7 @@
 #include "runtime/rpc/client.h"
 #include "runtime/trace/trace.h"
 #include "tee_runner/connect_options.h"
-#include "tee_runner/llama.h"
+#include "tee_runner/llama/driver.h"
 #include "tee_runner/measured_backend.h"
 #include "tee_runner/npy.h"
 #include "tee_runner/options.h"

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "tee_runner/llama.h"
+#include "tee_runner/llama/driver.h"
 #include "tee_runner/recording_backend.h"
 
 namespace airlock {

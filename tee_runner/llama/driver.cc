@@ -1,4 +1,4 @@
-#include "tee_runner/llama.h"
+#include "tee_runner/llama/driver.h"
 
 #include <fmt/format.h>
 
@@ -12,9 +12,9 @@
 #include "base/log.h"
 #include "base/thread_pool.h"
 #include "proto/limits.h"
-#include "tee_runner/attention.h"
-#include "tee_runner/heads.h"
-#include "tee_runner/kernels.h"
+#include "tee_runner/llama/attention.h"
+#include "tee_runner/llama/heads.h"
+#include "tee_runner/llama/kernels.h"
 
 namespace airlock {
 

@@ -1,4 +1,4 @@
-#include "tee_runner/vector_math.h"
+#include "tee_runner/llama/vector_math.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 // Vectors whose width the compiler does not know cannot lie in arrays. CPUs with SVE have NEON too.
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 // This file includes itself once for each target.
-#define HWY_TARGET_INCLUDE "tee_runner/vector_math.cc"
+#define HWY_TARGET_INCLUDE "tee_runner/llama/vector_math.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 

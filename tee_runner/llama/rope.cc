@@ -1,4 +1,4 @@
-#include "tee_runner/rope.h"
+#include "tee_runner/llama/rope.h"
 
 #include <cmath>
 #include <numbers>

@@ -15,7 +15,7 @@
 
 #include "runtime/cpu/cpu_backend.h"
 #include "runtime/model/model_source.h"
-#include "tee_runner/llama.h"
+#include "tee_runner/llama/driver.h"
 
 namespace airlock {
 namespace {

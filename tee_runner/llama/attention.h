@@ -4,7 +4,7 @@
 
 #include "base/tensor.h"
 #include "base/thread_pool.h"
-#include "tee_runner/rope.h"
+#include "tee_runner/llama/rope.h"
 
 namespace airlock {
 

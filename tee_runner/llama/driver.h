@@ -13,8 +13,8 @@
 #include "runtime/model/config.h"
 #include "runtime/model/forward_plan.h"
 #include "runtime/stats/op_stats.h"
-#include "tee_runner/kv_cache.h"
-#include "tee_runner/rope.h"
+#include "tee_runner/llama/kv_cache.h"
+#include "tee_runner/llama/rope.h"
 
 namespace airlock {
 

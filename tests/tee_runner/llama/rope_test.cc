@@ -1,4 +1,4 @@
-#include "tee_runner/rope.h"
+#include "tee_runner/llama/rope.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <numbers>
 #include <vector>
 
-#include "tee_runner/vector_math.h"
+#include "tee_runner/llama/vector_math.h"
 
 namespace airlock {
 namespace {

@@ -1,10 +1,10 @@
-#include "tee_runner/heads.h"
+#include "tee_runner/llama/heads.h"
 
 #include <cstring>
 
 #include "base/convert.h"
 #include "proto/limits.h"
-#include "tee_runner/vector_math.h"
+#include "tee_runner/llama/vector_math.h"
 
 namespace airlock {
 

@@ -1,4 +1,4 @@
-#include "tee_runner/attention.h"
+#include "tee_runner/llama/attention.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/convert.h"
-#include "tee_runner/kernels.h"
-#include "tee_runner/vector_math.h"
+#include "tee_runner/llama/kernels.h"
+#include "tee_runner/llama/vector_math.h"
 
 namespace airlock {
 

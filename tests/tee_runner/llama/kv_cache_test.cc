@@ -1,4 +1,4 @@
-#include "tee_runner/kv_cache.h"
+#include "tee_runner/llama/kv_cache.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 
 #include "base/convert.h"
 #include "proto/limits.h"
-#include "tee_runner/heads.h"
+#include "tee_runner/llama/heads.h"
 
 namespace airlock {
 namespace {

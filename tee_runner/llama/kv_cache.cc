@@ -1,4 +1,4 @@
-#include "tee_runner/kv_cache.h"
+#include "tee_runner/llama/kv_cache.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 
 #include "base/check.h"
 #include "proto/limits.h"
-#include "tee_runner/heads.h"
+#include "tee_runner/llama/heads.h"
 
 namespace airlock {
 

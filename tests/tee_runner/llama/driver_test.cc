@@ -1,4 +1,4 @@
-#include "tee_runner/llama.h"
+#include "tee_runner/llama/driver.h"
 
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@
 
 #include "proto/limits.h"
 #include "tee_runner/measured_backend.h"
+#include "tests/tee_runner/llama/reference_llama.h"
 #include "tests/tee_runner/naive_backend.h"
-#include "tests/tee_runner/reference_llama.h"
 
 namespace airlock {
 namespace {
