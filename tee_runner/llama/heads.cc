@@ -1,6 +1,7 @@
 #include "tee_runner/llama/heads.h"
 
 #include <cstring>
+#include <vector>
 
 #include "base/convert.h"
 #include "proto/limits.h"
@@ -42,12 +43,12 @@ struct Layout {
   std::size_t in_heads(std::size_t head, std::size_t row) const {
     return first_in_heads + head * head_pitch + row * head_dim;
   }
-  /// move(row, place in `rows`, place in `heads`) for each head of each row.
+  /// move(place in `rows`, place in `heads`) for each head of each row.
   void for_each_piece(ThreadPool& pool, auto move) const {
     pool.parallel_for(row_count, [&](std::size_t begin, std::size_t end) {
       for (std::size_t row = begin; row < end; ++row) {
         for (std::size_t head = 0; head < head_count; ++head)
-          move(row, in_rows(head, row), in_heads(head, row));
+          move(in_rows(head, row), in_heads(head, row));
       }
     });
   }
@@ -61,24 +62,38 @@ void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, con
   const std::size_t first = static_cast<std::size_t>(position + tile.first_row);
   CHECK(table.half * 2 == at.head_dim);
   CHECK((first + at.row_count) * table.half <= table.cos.size());
+  const std::size_t in_element = dtype_bytes(rows.desc.dtype);
+  const std::size_t out_element = dtype_bytes(heads.desc.dtype);
   const VectorMath& math = vector_math();
-  at.for_each_piece(pool, [&](std::size_t row, std::size_t from, std::size_t to) {
-    float line[limits::kMaxHeadDim];
-    float rotated[limits::kMaxHeadDim];
-    load_f32(rows.desc.dtype, rows.data + from * dtype_bytes(rows.desc.dtype), line, at.head_dim);
-    const std::size_t angles = (first + row) * table.half;
-    math.rotate_head(line, &table.cos[angles], &table.sin[angles], table.half, rotated);
-    store_f32(heads.desc.dtype, rotated, heads.data + to * dtype_bytes(heads.desc.dtype),
-              at.head_dim);
+  pool.parallel_for(at.row_count, [&](std::size_t begin, std::size_t end) {
+    std::vector<float> line(at.head_count * at.head_dim);
+    for (std::size_t row = begin; row < end; ++row) {
+      load_f32(rows.desc.dtype, rows.data + at.in_rows(0, row) * in_element, line.data(),
+               line.size());
+      const std::size_t angles = (first + row) * table.half;
+      for (std::size_t head = 0; head < at.head_count; ++head) {
+        float* values = line.data() + head * at.head_dim;
+        math.rotate_head(values, &table.cos[angles], &table.sin[angles], table.half, values);
+        store_f32(heads.desc.dtype, values, heads.data + at.in_heads(head, row) * out_element,
+                  at.head_dim);
+      }
+    }
   });
 }
 
 void split_heads(ThreadPool& pool, TensorView rows, const HeadTile& tile, MutableTensorView heads) {
   const Layout at(rows.desc, heads.desc, tile);
-  at.for_each_piece(pool, [&](std::size_t, std::size_t from, std::size_t to) {
+  const std::size_t in_element = dtype_bytes(rows.desc.dtype);
+  const std::size_t out_element = dtype_bytes(heads.desc.dtype);
+  at.for_each_piece(pool, [&](std::size_t from, std::size_t to) {
+    if (rows.desc.dtype == heads.desc.dtype) {
+      std::memcpy(heads.data + to * out_element, rows.data + from * in_element,
+                  at.head_dim * in_element);
+      return;
+    }
     float line[limits::kMaxHeadDim];
-    load_f32(rows.desc.dtype, rows.data + from * dtype_bytes(rows.desc.dtype), line, at.head_dim);
-    store_f32(heads.desc.dtype, line, heads.data + to * dtype_bytes(heads.desc.dtype), at.head_dim);
+    load_f32(rows.desc.dtype, rows.data + from * in_element, line, at.head_dim);
+    store_f32(heads.desc.dtype, line, heads.data + to * out_element, at.head_dim);
   });
 }
 
@@ -86,7 +101,7 @@ void merge_heads(ThreadPool& pool, TensorView heads, const HeadTile& tile, Mutab
   const Layout at(rows.desc, heads.desc, tile);
   CHECK(rows.desc.dtype == heads.desc.dtype);
   const std::size_t element = dtype_bytes(rows.desc.dtype);
-  at.for_each_piece(pool, [&](std::size_t, std::size_t to, std::size_t from) {
+  at.for_each_piece(pool, [&](std::size_t to, std::size_t from) {
     std::memcpy(rows.data + to * element, heads.data + from * element, at.head_dim * element);
   });
 }

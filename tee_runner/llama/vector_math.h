@@ -55,7 +55,7 @@ struct VectorMath {
   void (*add)(const float* delta, float* sum, std::size_t count);
 
   /// out = rotate(in) by the angles of one token: one head of 2 * half floats in the rotate_half
-  /// layout, where element i pairs with i + half; cos and sin [half].
+  /// layout, where element i pairs with i + half; cos and sin [half]. `out` may be `in`.
   void (*rotate_head)(const float* in, const float* cos, const float* sin, std::size_t half,
                       float* out);
 

@@ -368,6 +368,29 @@ TEST(BlockedAttention, a_nan_value_stays_in_the_rows_that_see_it) {
   EXPECT_TRUE(std::isnan(out.as<float>()[99 * 32 + 31]));
 }
 
+TEST(BlockedAttention, a_nan_among_the_values_reaches_no_row_before_its_block_of_keys) {
+  const LlamaConfig config = attention_config(1, 1, 16);
+  const RopeTable table = rope_table(config, 130);
+  const Tensor q = random_tensor(DType::kF32, {130, 16}, 13);
+  const Tensor k = random_tensor(DType::kF32, {130, 16}, 14);
+  Tensor v = random_tensor(DType::kF32, {130, 16}, 15);
+  v.as<float>()[100 * 16] = std::nanf("");
+  const Cached cached(config.dims, table, k, v);
+  ThreadPool pool(1);
+  for (const std::int64_t first : {0, 1, 50}) {
+    Tensor out({DType::kF32, {130 - first, 16}});
+    blocked_attention(pool, table, rows_of(q, first, 130 - first, {130 - first, 16}), first,
+                      cached.keys.view(), cached.values.view(), out.mutable_view());
+    for (std::int64_t row = first; row < 130; ++row) {
+      const bool finite =
+          std::isfinite(out.as<float>()[static_cast<std::size_t>(row - first) * 16]);
+      if (row < 64 || row >= 100) {
+        EXPECT_EQ(finite, row < 64) << row << " of a pass from " << first;
+      }
+    }
+  }
+}
+
 TEST(BlockedAttention, gives_a_row_the_same_bits_whichever_rows_come_with_it) {
   const LlamaConfig config = attention_config(4, 2, 24);
   constexpr std::int64_t kTokens = 200;
