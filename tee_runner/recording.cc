@@ -129,9 +129,9 @@ Result<Backend*> Recording::start(Backend& inner, const Session& session) {
                               options_.attention,
                               options_.all_logits ? Logits::kAll : Logits::kLast};
     // The dims may be the server's word.
-    ASSIGN_OR_RETURN(
-        const PayloadNeed need,
-        payload_need(info.dims, split_prompt(prompt, options_.chunk), options_.repeat));
+    ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan,
+                     plan_forward(info.dims, prompt, options_.chunk));
+    const PayloadNeed need = payload_need(info.dims, plan, options_.repeat);
     ASSIGN_OR_RETURN(payload_, PayloadWriter::create(payload_path(options_), need));
   }
   // What was asked for whole is waited for.

@@ -27,133 +27,106 @@ std::vector<ForwardShape> split_prompt(const ForwardShape& prompt, std::int64_t 
 
 namespace {
 
-/// The one description of what a pass asks for. Lists the ops of the first layer alone.
-class Lister {
- public:
-  Lister(const ModelDims& dims, const ForwardShape& shape) : dims_(dims), shape_(shape) {}
+/// Rows [first, end) in parts whose results, of `row_bytes` a row, stay within 256 MiB.
+std::vector<Tile> parts_of(std::int64_t first, std::int64_t end, std::int64_t row_bytes) {
+  const std::int64_t step = std::max<std::int64_t>((std::int64_t{256} << 20) / row_bytes, 1);
+  std::vector<Tile> parts;
+  for (; first < end; first += step) parts.push_back({first, std::min(step, end - first)});
+  return parts;
+}
 
-  std::vector<PlannedOp> ops;
-
-  void add_embedding() {
-    add(Step::kEmbed, embedding_spec(shape_.tokens, shape_.wire), {0, shape_.tokens});
-  }
-
-  void add_layer() {
-    const Tile all{0, shape_.tokens};
-    add_linear(Step::kQkv, {WeightKind::kQ, WeightKind::kK, WeightKind::kV}, dims_.hidden, all);
-    if (shape_.attention == Attention::kOffload) add_attention();
-    add_linear(Step::kAttentionOut, {WeightKind::kO}, dims_.heads * dims_.head_dim, all);
-    const auto row_bytes = dims_.intermediate * static_cast<std::int64_t>(dtype_bytes(shape_.wire));
-    for_each_part(0, row_bytes, [&](const Tile& rows) {
-      add_linear(Step::kGateUp, {WeightKind::kGate, WeightKind::kUp}, dims_.hidden, rows);
-      add_linear(Step::kDown, {WeightKind::kDown}, dims_.intermediate, rows);
-    });
-  }
-
-  void add_logits() {
-    if (shape_.logits == Logits::kNone) return;
-    const std::int64_t first = shape_.logits == Logits::kAll ? 0 : shape_.tokens - 1;
-    const std::int64_t row_bytes = dims_.vocab * std::int64_t{sizeof(float)};
-    for_each_part(first, row_bytes, [&](const Tile& rows) {
-      add(Step::kLogits, lm_head_spec({shape_.wire, {rows.row_count, dims_.hidden}}), rows);
-    });
-  }
-
- private:
-  void add(Step step, OpSpec spec, const Tile& tile) {
-    ops.push_back({std::move(spec), std::nullopt, step, tile});
-  }
-
-  void add_linear(Step step, std::initializer_list<WeightKind> kinds, std::int64_t width,
-                  const Tile& rows) {
-    std::vector<WeightId> weights;
-    for (const WeightKind kind : kinds) weights.push_back({kind, 0});
-    add(step, linear_spec(std::move(weights), {shape_.wire, {rows.row_count, width}}, shape_.wire),
-        rows);
-  }
-
-  /// Scores within max_score_bytes: in one tile where they are, else by whole key-value heads, else
-  /// one of these at a time by rows (at least one).
-  void add_attention() {
-    const std::int64_t group = dims_.heads / dims_.kv_heads;
-    // Of one query row of one key-value head.
-    const std::int64_t row_bytes = group * (shape_.position + shape_.tokens) *
-                                   static_cast<std::int64_t>(dtype_bytes(shape_.wire));
-    const std::int64_t groups = std::clamp<std::int64_t>(
-        shape_.max_score_bytes / (row_bytes * shape_.tokens), 1, dims_.kv_heads);
-    const std::int64_t rows =
-        std::clamp<std::int64_t>(shape_.max_score_bytes / (row_bytes * groups), 1, shape_.tokens);
-    for (std::int64_t first = 0; first < dims_.kv_heads; first += groups) {
-      for (std::int64_t row = 0; row < shape_.tokens; row += rows) {
-        // create() refuses that many; no more of them are held until then.
-        if (ops.size() * static_cast<std::size_t>(dims_.layers) > kMaxPlannedOps) return;
-        add_tile({row, std::min(rows, shape_.tokens - row), first,
-                  std::min(groups, dims_.kv_heads - first)});
-      }
+/// Scores within max_score_bytes: in one tile where they are, else by whole key-value heads, else
+/// one of these at a time by rows (at least one).
+std::vector<Tile> attention_tiles(const ModelDims& dims, const ForwardShape& shape) {
+  std::vector<Tile> tiles;
+  if (shape.attention == Attention::kTee) return tiles;
+  // Of one query row of one key-value head.
+  const std::int64_t row_bytes = dims.heads / dims.kv_heads * (shape.position + shape.tokens) *
+                                 static_cast<std::int64_t>(dtype_bytes(shape.wire));
+  const std::int64_t groups = std::clamp<std::int64_t>(
+      shape.max_score_bytes / (row_bytes * shape.tokens), 1, dims.kv_heads);
+  const std::int64_t rows =
+      std::clamp<std::int64_t>(shape.max_score_bytes / (row_bytes * groups), 1, shape.tokens);
+  for (std::int64_t group = 0; group < dims.kv_heads; group += groups) {
+    for (std::int64_t row = 0; row < shape.tokens; row += rows) {
+      tiles.push_back({row, std::min(rows, shape.tokens - row), group,
+                       std::min(groups, dims.kv_heads - group)});
     }
   }
+  return tiles;
+}
 
-  void add_tile(const Tile& tile) {
-    const std::int64_t heads = tile.group_count * (dims_.heads / dims_.kv_heads);
-    const std::int64_t keys = shape_.position + tile.first_row + tile.row_count;
-    const TensorDesc queries{shape_.wire, {heads, tile.row_count, dims_.head_dim}};
-    const TensorDesc cached{shape_.wire, {tile.group_count, keys, dims_.head_dim}};
-    const TensorDesc scores{shape_.wire, {heads, tile.row_count, keys}};
-    add(Step::kScores, matmul_spec(queries, cached, Transpose::kB, shape_.wire), tile);
-    add(Step::kValues, matmul_spec(scores, cached, Transpose::kNone, shape_.wire), tile);
+/// The one description of what a pass asks for. Ends early behind kMaxPlannedOps.
+std::vector<PlannedOp> list_ops(const ModelDims& dims, const ForwardShape& shape) {
+  const DType wire = shape.wire;
+  const Tile all{0, shape.tokens};
+  const std::vector<Tile> tiles = attention_tiles(dims, shape);
+  const std::vector<Tile> parts =
+      parts_of(0, shape.tokens, dims.intermediate * static_cast<std::int64_t>(dtype_bytes(wire)));
+  std::vector<PlannedOp> ops;
+  ops.push_back({embedding_spec(shape.tokens, wire), std::nullopt, Step::kEmbed, all});
+  for (std::uint16_t layer = 0; layer < dims.layers; ++layer) {
+    const auto linear = [&](Step step, std::initializer_list<WeightKind> kinds, std::int64_t width,
+                            const Tile& rows) {
+      std::vector<WeightId> weights;
+      for (const WeightKind kind : kinds) weights.push_back({kind, layer});
+      ops.push_back({linear_spec(std::move(weights), {wire, {rows.row_count, width}}, wire), layer,
+                     step, rows});
+    };
+    linear(Step::kQkv, {WeightKind::kQ, WeightKind::kK, WeightKind::kV}, dims.hidden, all);
+    for (const Tile& tile : tiles) {
+      const std::int64_t heads = tile.group_count * (dims.heads / dims.kv_heads);
+      const std::int64_t keys = shape.position + tile.first_row + tile.row_count;
+      const TensorDesc queries{wire, {heads, tile.row_count, dims.head_dim}};
+      const TensorDesc cached{wire, {tile.group_count, keys, dims.head_dim}};
+      const TensorDesc scores{wire, {heads, tile.row_count, keys}};
+      ops.push_back(
+          {matmul_spec(queries, cached, Transpose::kB, wire), layer, Step::kScores, tile});
+      ops.push_back(
+          {matmul_spec(scores, cached, Transpose::kNone, wire), layer, Step::kValues, tile});
+      if (ops.size() > kMaxPlannedOps) return ops;
+    }
+    linear(Step::kAttentionOut, {WeightKind::kO}, dims.heads * dims.head_dim, all);
+    for (const Tile& rows : parts) {
+      linear(Step::kGateUp, {WeightKind::kGate, WeightKind::kUp}, dims.hidden, rows);
+      linear(Step::kDown, {WeightKind::kDown}, dims.intermediate, rows);
+    }
   }
-
-  /// Rows [first, tokens) in parts whose results, of `row_bytes` a row, stay within 256 MiB.
-  void for_each_part(std::int64_t first, std::int64_t row_bytes, auto take) const {
-    const std::int64_t step = std::max<std::int64_t>((std::int64_t{256} << 20) / row_bytes, 1);
-    for (; first < shape_.tokens; first += step)
-      take(Tile{first, std::min(step, shape_.tokens - first)});
-  }
-
-  const ModelDims& dims_;
-  const ForwardShape& shape_;
-};
+  if (shape.logits == Logits::kNone) return ops;
+  const std::int64_t first = shape.logits == Logits::kAll ? 0 : shape.tokens - 1;
+  for (const Tile& rows : parts_of(first, shape.tokens, dims.vocab * std::int64_t{sizeof(float)}))
+    ops.push_back({lm_head_spec({wire, {rows.row_count, dims.hidden}}), {}, Step::kLogits, rows});
+  return ops;
+}
 
 }  // namespace
 
-Result<ForwardPlan> ForwardPlan::create(const ModelDims& dims, const ForwardShape& shape) {
+Result<std::vector<PlannedOp>> plan_forward(const ModelDims& dims, const ForwardShape& shape,
+                                            std::int64_t chunk) {
   const auto refuse = [&](StatusCode code, std::string_view why) {
-    return Status(code, fmt::format("a pass over {} tokens from position {}: {}", shape.tokens,
-                                    shape.position, why));
+    return Status(code,
+                  fmt::format("{} tokens from position {}: {}", shape.tokens, shape.position, why));
   };
   if (shape.tokens < 1 || shape.position < 0 || shape.position > limits::kMaxTokens ||
       shape.tokens > limits::kMaxTokens - shape.position) {
     return refuse(StatusCode::kInvalidInput,
                   fmt::format("there are positions from 0 to {}", limits::kMaxTokens - 1));
   }
-  Lister lister(dims, shape);
-  lister.add_embedding();
-  lister.add_layer();
-  ForwardPlan plan;
-  plan.layers_ = static_cast<std::size_t>(dims.layers);
-  plan.layer_ops_ = lister.ops.size() - 1;
-  lister.add_logits();
-  plan.ops_ = std::move(lister.ops);
-  if (plan.size() > kMaxPlannedOps) {
-    return refuse(StatusCode::kResourceExhausted,
-                  fmt::format("it takes more than {} ops with this config", kMaxPlannedOps));
+  std::vector<PlannedOp> plan;
+  for (const ForwardShape& pass : split_prompt(shape, chunk)) {
+    for (PlannedOp& op : list_ops(dims, pass)) plan.push_back(std::move(op));
+    if (plan.size() > kMaxPlannedOps) {
+      return refuse(StatusCode::kResourceExhausted,
+                    fmt::format("more than {} ops with this config", kMaxPlannedOps));
+    }
   }
-  for (const PlannedOp& op : plan.ops_) {
-    const Status fits = op_results(op.spec, dims).status();
-    if (!fits.ok())
-      return refuse(fits.code(), fmt::format("{}: {}", name_of(op.spec.op), fits.message()));
+  for (const PlannedOp& op : plan) {
+    const auto results = op_results(op.spec, dims);
+    if (!results.ok())
+      return refuse(results.status().code(),
+                    fmt::format("{}: {}", name_of(op.spec.op), results.status().message()));
   }
   return plan;
-}
-
-PlannedOp ForwardPlan::operator[](std::size_t index) const {
-  const std::size_t layers_end = 1 + layers_ * layer_ops_;
-  if (index == 0 || index >= layers_end)
-    return ops_[index == 0 ? 0 : index - (layers_end - 1 - layer_ops_)];
-  PlannedOp op = ops_[1 + (index - 1) % layer_ops_];
-  op.layer = static_cast<std::uint16_t>((index - 1) / layer_ops_);
-  for (WeightId& weight : op.spec.weights) weight.layer = *op.layer;
-  return op;
 }
 
 }  // namespace airlock

@@ -61,24 +61,12 @@ struct PlannedOp {
 
 inline constexpr std::uint64_t kMaxPlannedOps = std::uint64_t{1} << 20;
 
-/// The ops of one forward pass in the order in which LlamaDriver asks a backend for them; it walks
-/// this plan, and has no other. Layers are alike, so only the first one's ops are held.
-class ForwardPlan {
- public:
-  /// `dims` passed check(), but may be the word of a config or of a server. kInvalidInput: no
-  /// token, positions over limits::kMaxTokens, or an op over the limits of the wire, which is
-  /// named. kResourceExhausted: more than kMaxPlannedOps.
-  static Result<ForwardPlan> create(const ModelDims& dims, const ForwardShape& shape);
-
-  std::size_t size() const { return ops_.size() + (layers_ - 1) * layer_ops_; }
-  /// `index` < size().
-  PlannedOp operator[](std::size_t index) const;
-
- private:
-  class Builder;
-  std::vector<PlannedOp> ops_;  // embedding, the first layer, logits
-  std::size_t layer_ops_ = 0;
-  std::size_t layers_ = 1;
-};
+/// The ops of one forward pass, or of all the passes of split_prompt(), in the order in which
+/// LlamaDriver asks a backend for them; it walks this plan and has no other. `dims` passed check(),
+/// but may be the word of a config or of a server. kInvalidInput: no token, positions over
+/// limits::kMaxTokens, or an op over the limits of the wire, which is named. kResourceExhausted:
+/// more than kMaxPlannedOps.
+Result<std::vector<PlannedOp>> plan_forward(const ModelDims& dims, const ForwardShape& shape,
+                                            std::int64_t chunk = 0);
 
 }  // namespace airlock

@@ -35,9 +35,9 @@ TraceRecord make_record(const OpSpec& spec, std::optional<std::uint16_t> layer,
   return record;
 }
 
-TraceRecord synthesise_record(const ForwardPlan& plan, std::uint64_t seq, const ModelDims& dims,
-                              const PathPolicy& policy) {
-  const PlannedOp op = plan[seq % plan.size()];
+TraceRecord synthesise_record(std::span<const PlannedOp> plan, std::uint64_t seq,
+                              const ModelDims& dims, const PathPolicy& policy) {
+  const PlannedOp& op = plan[seq % plan.size()];
   TraceRecord record = make_record(op.spec, op.layer, dims, policy);
   record.seq = seq;
   record.run = seq / plan.size();

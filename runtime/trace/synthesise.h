@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 
 #include "proto/path.h"
 #include "runtime/model/forward_plan.h"
@@ -15,7 +16,7 @@ TraceRecord make_record(const OpSpec& spec, std::optional<std::uint16_t> layer,
 
 /// Record number `seq` of a trace that runs `plan`, made for `dims`, again and again. Its times are
 /// 0.
-TraceRecord synthesise_record(const ForwardPlan& plan, std::uint64_t seq, const ModelDims& dims,
-                              const PathPolicy& policy);
+TraceRecord synthesise_record(std::span<const PlannedOp> plan, std::uint64_t seq,
+                              const ModelDims& dims, const PathPolicy& policy);
 
 }  // namespace airlock

@@ -39,6 +39,10 @@ DType cache_dtype(const LlamaOptions& options) {
   return options.attention == Attention::kTee ? DType::kF32 : options.wire;
 }
 
+std::int64_t logits_rows(const ForwardShape& shape) {
+  return shape.logits == Logits::kAll ? shape.tokens : shape.logits == Logits::kLast ? 1 : 0;
+}
+
 Status finish(const PlannedOp& op, Pending& pending) {
   return pending.wait().with_context(name_of(op.spec.op));
 }
@@ -58,12 +62,12 @@ struct LlamaDriver::Pass {
   const ForwardShape& shape;
   std::span<const std::int32_t> tokens;
   KvCache& cache;
+  std::span<float> logits;
   PendingOp qkv = {};
   PendingOp scores = {};
   PendingOp attention = {};  // the finished PV of attention that is one tile
   Tensor attended = {};      // [tokens, heads * head_dim] of attention that is several
   PendingOp gate_up = {};
-  Tensor logits = {};
 };
 
 LlamaDriver::LlamaDriver(const LlamaConfig& config, Tensor norms, const LlamaOptions& options,
@@ -79,49 +83,45 @@ Result<KvCache> LlamaDriver::make_cache(std::int64_t capacity) const {
   return KvCache::create(config_.dims, cache_dtype(options_), capacity);
 }
 
+ForwardShape LlamaDriver::shape_of(std::size_t tokens, Logits logits, std::int64_t position) const {
+  return {static_cast<std::int64_t>(tokens), options_.wire, options_.attention, logits, position,
+          options_.max_score_bytes};
+}
+
 Result<Tensor> LlamaDriver::forward(std::span<const std::int32_t> tokens, KvCache& cache,
                                     Logits logits) {
   RETURN_IF_ERROR(check_tokens(tokens, config_.dims.vocab));
   RETURN_IF_ERROR(cache.check_room(config_.dims, cache_dtype(options_), tokens.size()));
-  return run({static_cast<std::int64_t>(tokens.size()), options_.wire, options_.attention, logits,
-              cache.length(), options_.max_score_bytes},
-             tokens, cache);
+  const ForwardShape shape = shape_of(tokens.size(), logits, cache.length());
+  Tensor result({DType::kF32, {logits_rows(shape), config_.dims.vocab}});
+  RETURN_IF_ERROR(run(shape, tokens, cache, result.as<float>()));
+  return result;
 }
 
 Result<Tensor> LlamaDriver::prefill(std::span<const std::int32_t> tokens) {
   RETURN_IF_ERROR(check_tokens(tokens, config_.dims.vocab));
-  const auto count = static_cast<std::int64_t>(tokens.size());
-  const std::vector<ForwardShape> passes = split_prompt(
-      {count, options_.wire, options_.attention, options_.logits, 0, options_.max_score_bytes},
-      options_.chunk);
+  const ForwardShape prompt = shape_of(tokens.size(), options_.logits, 0);
+  const std::vector<ForwardShape> passes = split_prompt(prompt, options_.chunk);
+  // Nobody goes on from here, so that one pass needs one layer's room at a time.
   ModelDims dims = config_.dims;
   if (passes.size() == 1) dims.layers = 1;
-  if (!prompt_cache_ || prompt_cache_->layers() != dims.layers ||
-      prompt_cache_->capacity() != count) {
-    prompt_cache_.reset();
-    ASSIGN_OR_RETURN(prompt_cache_, KvCache::create(dims, cache_dtype(options_), count));
-  }
-  prompt_cache_->truncate(0);
-  Tensor logits;
+  ASSIGN_OR_RETURN(KvCache cache, KvCache::create(dims, cache_dtype(options_), prompt.tokens));
+  Tensor result({DType::kF32, {logits_rows(prompt), config_.dims.vocab}});
+  std::span<float> logits = result.as<float>();
   for (const ForwardShape& pass : passes) {
     const auto piece = tokens.subspan(static_cast<std::size_t>(pass.position),
                                       static_cast<std::size_t>(pass.tokens));
-    ASSIGN_OR_RETURN(Tensor part, run(pass, piece, *prompt_cache_));
-    if (passes.size() == 1 || options_.logits == Logits::kLast) {
-      logits = std::move(part);
-      continue;
-    }
-    if (pass.position == 0) logits = Tensor({DType::kF32, {count, config_.dims.vocab}});
-    std::memcpy(logits.as<float>().data() + pass.position * config_.dims.vocab, part.view().data,
-                part.desc().bytes());
+    const auto count = static_cast<std::size_t>(logits_rows(pass) * config_.dims.vocab);
+    RETURN_IF_ERROR(run(pass, piece, cache, logits.first(count)));
+    logits = logits.subspan(count);
   }
-  return logits;
+  return result;
 }
 
-/// One pass, behind what `cache` holds.
-Result<Tensor> LlamaDriver::run(const ForwardShape& shape, std::span<const std::int32_t> tokens,
-                                KvCache& cache) {
-  ASSIGN_OR_RETURN(const ForwardPlan plan, ForwardPlan::create(config_.dims, shape));
+/// One pass, behind what `cache` holds; logits [logits_rows(shape), vocab].
+Status LlamaDriver::run(const ForwardShape& shape, std::span<const std::int32_t> tokens,
+                        KvCache& cache, std::span<float> logits) {
+  ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, plan_forward(config_.dims, shape));
   const std::int64_t positions = shape.position + shape.tokens;
   if (positions > config_.max_position_embeddings && !std::exchange(warned_, true)) {
     log_warning(fmt::format(
@@ -131,10 +131,10 @@ Result<Tensor> LlamaDriver::run(const ForwardShape& shape, std::span<const std::
   extend_rope_table(config_, positions, rope_);
   const TensorDesc hidden{DType::kF32, {shape.tokens, config_.dims.hidden}};
   if (!(hidden_.desc() == hidden)) hidden_ = Tensor(hidden);
-  Pass pass{shape, tokens, cache};
-  for (std::size_t i = 0; i < plan.size(); ++i) RETURN_IF_ERROR(take_step(plan[i], pass));
+  Pass pass{shape, tokens, cache, logits};
+  for (const PlannedOp& op : plan) RETURN_IF_ERROR(take_step(op, pass));
   cache.extend(shape.tokens);
-  return std::move(pass.logits);
+  return {};
 }
 
 Status LlamaDriver::take_step(const PlannedOp& op, Pass& pass) {
@@ -176,13 +176,12 @@ Status LlamaDriver::take_step(const PlannedOp& op, Pass& pass) {
     }
     case Step::kLogits: {
       ASSIGN_OR_RETURN(const PendingOp head, ask_normalised(op, 2 * config_.dims.layers));
-      const bool all = pass.shape.logits == Logits::kAll;
-      const std::int64_t row = all ? op.tile.first_row : 0;
-      if (row == 0)
-        pass.logits = Tensor({DType::kF32, {all ? pass.shape.tokens : 1, config_.dims.vocab}});
-      const TensorDesc part{DType::kF32, {op.tile.row_count, config_.dims.vocab}};
-      std::memcpy(pass.logits.as<float>().data() + row * config_.dims.vocab, head->result(0).data,
-                  part.bytes());
+      const std::int64_t first_row = pass.shape.tokens - logits_rows(pass.shape);
+      const auto row = static_cast<std::size_t>(config_.dims.vocab);
+      const auto logits =
+          pass.logits.subspan(static_cast<std::size_t>(op.tile.first_row - first_row) * row,
+                              static_cast<std::size_t>(op.tile.row_count) * row);
+      std::memcpy(logits.data(), head->result(0).data, logits.size_bytes());
       return {};
     }
   }

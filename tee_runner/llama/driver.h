@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 
 #include "base/status.h"
@@ -33,8 +32,8 @@ struct LlamaOptions {
 Status check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab);
 
 /// LLaMA as Hugging Face defines it: keeps hidden states (fp32), norms, RoPE, softmax, SiLU,
-/// residuals, keys and values in this process and asks a Backend for the rest, op by op as a
-/// ForwardPlan lists them. What a backend returns is data, never a size or an index. One thread.
+/// residuals, keys and values in this process and asks a Backend for the rest, op by op as
+/// plan_forward() lists them. What a backend returns is data, never a size or an index. One thread.
 class LlamaDriver {
  public:
   /// norms: fp32 [2 * layers + 1, hidden]. kMismatch where the backend serves other dimensions;
@@ -49,10 +48,10 @@ class LlamaDriver {
   Result<KvCache> make_cache(std::int64_t capacity) const;
 
   /// One pass over `tokens` at the positions that follow those in `cache`, which get their keys and
-  /// values. `cache` is one of make_cache(). fp32 [1, vocab], [tokens, vocab], or empty for kNone.
-  /// Before anything is sent: kInvalidInput as check_tokens() or for another model's cache,
+  /// values. `cache` is one of make_cache(). fp32 [rows, vocab]: of the last token, of all or of
+  /// none. Before anything is sent: kInvalidInput as check_tokens() or for another model's cache,
   /// kResourceExhausted where the cache has no room for the tokens, errors as
-  /// ForwardPlan::create(). More positions than max_position_embeddings: a warning, once.
+  /// plan_forward(). More positions than max_position_embeddings: a warning, once.
   Result<Tensor> forward(std::span<const std::int32_t> tokens, KvCache& cache, Logits logits);
 
   /// The passes over a whole prompt, whose keys and values nobody asks for afterwards. Returns and
@@ -66,8 +65,9 @@ class LlamaDriver {
   LlamaDriver(const LlamaConfig& config, Tensor norms, const LlamaOptions& options,
               Backend& backend, TeeStatsTable& stats);
 
-  Result<Tensor> run(const ForwardShape& shape, std::span<const std::int32_t> tokens,
-                     KvCache& cache);
+  ForwardShape shape_of(std::size_t tokens, Logits logits, std::int64_t position) const;
+  Status run(const ForwardShape& shape, std::span<const std::int32_t> tokens, KvCache& cache,
+             std::span<float> logits);
   Status take_step(const PlannedOp& op, Pass& pass);
   Status ask_for_scores(const PlannedOp& op, Pass& pass);
   Status weigh_values(const PlannedOp& op, Pass& pass);
@@ -86,8 +86,6 @@ class LlamaDriver {
   ThreadPool pool_;
   RopeTable rope_;  // of the positions so far
   Tensor hidden_;   // fp32 [tokens, hidden] of the last pass
-  // Of prefill(). One layer's room, for each layer in its turn, where the prompt is one pass.
-  std::optional<KvCache> prompt_cache_;
   bool warned_ = false;
 };
 

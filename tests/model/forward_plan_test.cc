@@ -19,11 +19,9 @@ constexpr ModelDims kDims{.hidden = 64,
                           .vocab = 10};
 
 std::vector<PlannedOp> ops_of(const ModelDims& dims, const ForwardShape& shape) {
-  const auto plan = ForwardPlan::create(dims, shape);
+  auto plan = plan_forward(dims, shape);
   EXPECT_TRUE(plan.ok()) << plan.status().to_string();
-  std::vector<PlannedOp> ops;
-  for (std::size_t i = 0; plan.ok() && i < plan->size(); ++i) ops.push_back((*plan)[i]);
-  return ops;
+  return plan.ok() ? std::move(*plan) : std::vector<PlannedOp>();
 }
 
 /// The QK^T of the first layer.
@@ -141,7 +139,7 @@ TEST(ForwardPlan, attention_covers_every_group_and_row_once_within_the_limit) {
 TEST(ForwardPlan, refuses_positions_that_there_are_not) {
   const auto refused = [](std::int64_t tokens, std::int64_t position) {
     const auto plan =
-        ForwardPlan::create(kDims, {tokens, DType::kF32, Attention::kTee, Logits::kLast, position});
+        plan_forward(kDims, {tokens, DType::kF32, Attention::kTee, Logits::kLast, position});
     return !plan.ok() && plan.status().code() == StatusCode::kInvalidInput;
   };
   EXPECT_TRUE(refused(0, 0));
@@ -163,7 +161,7 @@ TEST(ForwardPlan, refuses_ops_over_the_limits_by_name) {
                        .head_dim = 64,
                        .vocab = 100};
   ASSERT_TRUE(wide.check().ok());
-  const auto plan = ForwardPlan::create(wide, {limits::kMaxTokens, DType::kF32, Attention::kTee});
+  const auto plan = plan_forward(wide, {limits::kMaxTokens, DType::kF32, Attention::kTee});
   ASSERT_FALSE(plan.ok());
   EXPECT_EQ(plan.status().code(), StatusCode::kInvalidInput);
   EXPECT_THAT(plan.status().message(), testing::HasSubstr("embedding"));
@@ -179,11 +177,32 @@ TEST(ForwardPlan, refuses_more_ops_than_can_be_listed) {
                          .head_dim = 64,
                          .vocab = 100};
     ASSERT_TRUE(deep.check().ok());
-    const auto plan = ForwardPlan::create(deep, {limits::kMaxTokens, DType::kF32});
+    const auto plan = plan_forward(deep, {limits::kMaxTokens, DType::kF32});
     ASSERT_FALSE(plan.ok());
     EXPECT_EQ(plan.status().code(), StatusCode::kResourceExhausted);
     EXPECT_THAT(plan.status().message(), testing::HasSubstr("1048576"));
   }
+}
+
+TEST(ForwardPlan, of_a_prompt_in_pieces_is_that_of_its_passes) {
+  const ForwardShape prompt{10, DType::kBF16};
+  const auto plan = plan_forward(kDims, prompt, 4).value();
+  std::size_t at = 0;
+  for (const ForwardShape& pass : split_prompt(prompt, 4)) {
+    for (const PlannedOp& op : ops_of(kDims, pass)) {
+      ASSERT_LT(at, plan.size());
+      EXPECT_TRUE(plan[at++].spec == op.spec);
+    }
+  }
+  EXPECT_EQ(at, plan.size());
+}
+
+TEST(ForwardPlan, refuses_pieces_with_too_many_ops_in_all) {
+  const ForwardShape prompt{limits::kMaxTokens, DType::kF32, Attention::kTee};
+  ASSERT_TRUE(plan_forward(kDims, prompt, 4).ok());
+  const auto plan = plan_forward(kDims, prompt, 1);
+  ASSERT_FALSE(plan.ok());
+  EXPECT_EQ(plan.status().code(), StatusCode::kResourceExhausted);
 }
 
 TEST(SplitPrompt, gives_passes_that_follow_each_other_and_the_last_ones_logits) {

@@ -11,7 +11,7 @@ namespace airlock {
 inline std::vector<TraceRecord> synthesise_records(const ModelDims& dims, const ForwardShape& shape,
                                                    const PathPolicy& policy,
                                                    std::uint64_t runs = 1) {
-  const ForwardPlan plan = ForwardPlan::create(dims, shape).value();
+  const std::vector<PlannedOp> plan = plan_forward(dims, shape).value();
   std::vector<TraceRecord> records;
   for (std::uint64_t seq = 0; seq < runs * plan.size(); ++seq)
     records.push_back(synthesise_record(plan, seq, dims, policy));

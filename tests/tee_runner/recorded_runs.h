@@ -86,17 +86,6 @@ class ZeroBackend : public Backend {
   BackendInfo info_;
 };
 
-/// The ops of the passes over a prompt, one pass after the other.
-inline std::vector<PlannedOp> planned_ops(const ModelDims& dims, const ForwardShape& prompt,
-                                          std::int64_t chunk = 0) {
-  std::vector<PlannedOp> ops;
-  for (const ForwardShape& pass : split_prompt(prompt, chunk)) {
-    const ForwardPlan plan = ForwardPlan::create(dims, pass).value();
-    for (std::size_t i = 0; i < plan.size(); ++i) ops.push_back(plan[i]);
-  }
-  return ops;
-}
-
 /// What the driver asked a recording backend around `inner` for.
 inline std::vector<TraceRecord> record_runs(Backend& inner, const ForwardShape& prompt,
                                             const RecordingOptions& options, int runs,

@@ -246,7 +246,7 @@ TEST(Recording, writes_a_whole_trace_with_what_is_known_of_the_run) {
   EXPECT_EQ(header.host.device, "naive");
   EXPECT_FALSE(header.digests);
   EXPECT_EQ(header.wall_ns, result->runs_ns[0] + result->runs_ns[1] - *run.cost_ns);
-  EXPECT_EQ(trace->records.size(), 2 * planned_ops(kTiny, {5, DType::kF32}).size());
+  EXPECT_EQ(trace->records.size(), 2 * plan_forward(kTiny, {5, DType::kF32}).value().size());
   EXPECT_EQ(trace->records.back().run, 1U);
 }
 

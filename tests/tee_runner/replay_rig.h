@@ -154,8 +154,8 @@ inline void write_trace(const std::string& path, const TraceHeader& header,
 
 /// A payload as FakeBackend answers: inputs all zero. Fills in the records' digests.
 inline void write_payload(const std::string& path, std::vector<TraceRecord>& records) {
-  const auto need = payload_need(kReplayDims, {&kReplayShape, 1}, 1);
-  auto writer = PayloadWriter::create(path, need.value()).value();
+  const auto plan = plan_forward(kReplayDims, kReplayShape).value();
+  auto writer = PayloadWriter::create(path, payload_need(kReplayDims, plan, 1)).value();
   for (TraceRecord& record : records) {
     for (std::size_t i = 0; i < record.inputs.size(); ++i) {
       const Tensor zeros(record.inputs[i].desc);

@@ -140,7 +140,8 @@ TEST(PayloadWriter, the_need_of_a_plan_holds_all_of_its_tensors) {
   const auto passes = split_prompt(prompt, 3);
   ASSERT_EQ(passes.size(), 2U);
   constexpr std::uint64_t kRuns = 3;
-  const PayloadNeed need = payload_need(kGoldenDims, passes, kRuns).value();
+  const auto plan = plan_forward(kGoldenDims, prompt, 3).value();
+  const PayloadNeed need = payload_need(kGoldenDims, plan, kRuns);
   const TempDir dir;
   const std::string path = dir.file("p.safetensors");
   auto writer = PayloadWriter::create(path, need);
@@ -172,12 +173,11 @@ TEST(PayloadWriter, the_need_of_a_plan_holds_all_of_its_tensors) {
 
 TEST(PayloadWriter, a_run_of_too_many_tensors_is_refused_before_it_starts) {
   const TempDir dir;
-  const ForwardShape shape{5, DType::kBF16};
+  const auto plan = plan_forward(kGoldenDims, {5, DType::kBF16}).value();
   const std::string path = dir.file("p.safetensors");
   for (const std::uint64_t runs :
        {std::uint64_t{1'000'000}, std::numeric_limits<std::uint64_t>::max()}) {
-    const auto writer =
-        PayloadWriter::create(path, payload_need(kGoldenDims, {&shape, 1}, runs).value());
+    const auto writer = PayloadWriter::create(path, payload_need(kGoldenDims, plan, runs));
     ASSERT_FALSE(writer.ok());
     EXPECT_EQ(writer.status().code(), StatusCode::kUsage);
     EXPECT_THAT(writer.status().message(), testing::HasSubstr("--repeat"));

@@ -50,7 +50,7 @@ Status synthesise(const Options& options) {
   ASSIGN_OR_RETURN(const LlamaConfig config, load_config(options.config));
   const ForwardShape shape{*options.tokens, options.wire.value_or(config.dtype),
                            options.attention.value_or(Attention::kOffload), options.logits};
-  ASSIGN_OR_RETURN(const ForwardPlan plan, ForwardPlan::create(config.dims, shape));
+  ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, plan_forward(config.dims, shape));
   if (shape.tokens > config.max_position_embeddings) {
     log_warning(fmt::format("{} tokens are more than the model's max_position_embeddings, {}",
                             shape.tokens, config.max_position_embeddings));

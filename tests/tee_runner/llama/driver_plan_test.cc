@@ -14,7 +14,7 @@ namespace {
 /// Of the attention of the first layer.
 std::vector<Tile> tiles_of(const ModelDims& dims, const ForwardShape& shape) {
   std::vector<Tile> tiles;
-  for (const PlannedOp& op : planned_ops(dims, shape)) {
+  for (const PlannedOp& op : plan_forward(dims, shape).value()) {
     if (op.step == Step::kScores && op.layer == 0) tiles.push_back(op.tile);
   }
   return tiles;
@@ -25,7 +25,7 @@ void expect_planned(const ModelDims& dims, const ForwardShape& prompt,
   ZeroBackend backend(dims);
   std::vector<TraceRecord> records =
       record_runs(backend, prompt, {policy, false, nullptr}, runs, chunk);
-  const std::vector<PlannedOp> ops = planned_ops(dims, prompt, chunk);
+  const std::vector<PlannedOp> ops = plan_forward(dims, prompt, chunk).value();
   ASSERT_EQ(records.size(), ops.size() * static_cast<std::size_t>(runs));
   for (std::size_t i = 0; i < records.size(); ++i) {
     const PlannedOp& op = ops[i % ops.size()];
@@ -102,11 +102,11 @@ TEST(LlamaDriver, asks_exactly_the_plan_of_a_feed_forward_and_logits_in_steps) {
   dims.intermediate = 1 << 18;
   dims.vocab = 4 << 20;
   const ForwardShape shape{300, DType::kF32, Attention::kTee, Logits::kLast};
-  ASSERT_EQ(planned_ops(dims, shape).size(), 1U + 2 + 2 * 2 + 1);
+  ASSERT_EQ(plan_forward(dims, shape).value().size(), 1U + 2 + 2 * 2 + 1);
   expect_planned(dims, shape, PathPolicy{});
   dims.intermediate = 48;
   const ForwardShape all{20, DType::kF32, Attention::kTee, Logits::kAll};
-  ASSERT_EQ(planned_ops(dims, all).size(), 1U + 4 + 2);
+  ASSERT_EQ(plan_forward(dims, all).value().size(), 1U + 4 + 2);
   expect_planned(dims, all, PathPolicy{});
 }
 
