@@ -14,7 +14,8 @@ namespace {
 /// Of the attention of the first layer.
 std::vector<Tile> tiles_of(const ModelDims& dims, const ForwardShape& shape) {
   std::vector<Tile> tiles;
-  for (const PlannedOp& op : plan_forward(dims, shape).value()) {
+  const std::vector<PlannedOp> plan = plan_forward(dims, shape).value();
+  for (const PlannedOp& op : plan) {
     if (op.step == Step::kScores && op.layer == 0) tiles.push_back(op.tile);
   }
   return tiles;
@@ -29,8 +30,8 @@ void expect_planned(const ModelDims& dims, const ForwardShape& prompt,
   ASSERT_EQ(records.size(), ops.size() * static_cast<std::size_t>(runs));
   for (std::size_t i = 0; i < records.size(); ++i) {
     const PlannedOp& op = ops[i % ops.size()];
-    EXPECT_EQ(records[i].total_ns,
-              records[i].tee_ns + records[i].wire_ns + records[i].queue_ns + records[i].server_ns);
+    const OpTimes& times = records[i].times;
+    EXPECT_EQ(times.total_ns, times.tee_ns + times.wire_ns + times.queue_ns + times.server_ns);
     if (i > 0) {
       EXPECT_GE(records[i].start_ns, records[i - 1].start_ns);
     }
@@ -38,7 +39,7 @@ void expect_planned(const ModelDims& dims, const ForwardShape& prompt,
     expected.seq = i;
     expected.run = i / ops.size();
     TraceRecord untimed = records[i];
-    untimed.start_ns = untimed.total_ns = untimed.wire_ns = 0;
+    untimed.start_ns = untimed.times.total_ns = untimed.times.wire_ns = 0;
     EXPECT_TRUE(untimed == expected) << "op " << i;
   }
 }
