@@ -76,13 +76,14 @@ class JsonObject {
   JsonObject(std::initializer_list<JsonMember> members) {
     for (const JsonMember& member : members) add(member);
   }
-  void add(const JsonMember& member) {
+  JsonObject& add(const JsonMember& member) {
     if (!members_.empty()) members_ += ',';
     members_ += member.text();
+    return *this;
   }
   template <typename T>
-  void add(std::string_view key, const T& value) {
-    add(JsonMember(key, value));
+  JsonObject& add(std::string_view key, const T& value) {
+    return add(JsonMember(key, value));
   }
   std::string text() const { return '{' + members_ + '}'; }
   std::string line() const { return text() + '\n'; }
