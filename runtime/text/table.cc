@@ -1,0 +1,124 @@
+#include "runtime/text/table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "runtime/text/figures.h"
+
+namespace airlock {
+
+Cell::Cell(double number) : Cell(Kind::kNumber, fmt::format("{}", number)) {}
+
+Cell Cell::real(double value, int digits) {
+  return {Kind::kNumber, fmt::format("{:.{}f}", value, digits)};
+}
+
+Cell Cell::ms(std::uint64_t ns, int digits) { return Cell(ns).shown_as(ms_text(ns, digits)); }
+
+Cell Cell::size(std::uint64_t bytes) { return Cell(bytes).shown_as(size_text(bytes)); }
+
+std::string csv_line(const Row& cells) {
+  std::string line;
+  for (const Cell& cell : cells) {
+    if (&cell != &cells.front()) line += ',';
+    const std::string& text = cell.exact();
+    if (text.find_first_of(",\"\r\n") == std::string::npos) {
+      line += text;
+      continue;
+    }
+    line += '"';
+    for (const char c : text) line.append(c == '"' ? 2 : 1, c);
+    line += '"';
+  }
+  return line + '\n';
+}
+
+Column left(std::string title, std::string key, std::size_t width) {
+  Column column(std::move(title), std::move(key), width);
+  column.align = Align::kLeft;
+  return column;
+}
+
+void Table::add(Row row) {
+  CHECK(row.size() == columns_.size());
+  rows_.push_back(std::move(row));
+}
+
+Row Table::titles() const {
+  Row row;
+  for (const Column& column : columns_) row.emplace_back(column.title);
+  return row;
+}
+
+Table::Widths Table::widths(std::size_t least) const {
+  Widths widths;
+  for (std::size_t i = 0; i < columns_.size(); ++i) {
+    widths.push_back(std::max({columns_[i].title.size(), columns_[i].width, least}));
+    for (const Row& row : rows_) widths[i] = std::max(widths[i], row[i].shown().size());
+  }
+  return widths;
+}
+
+std::string Table::padded(const Row& row, std::size_t column, const Widths& widths) const {
+  const std::string& text = row[column].shown();
+  return columns_[column].align == Align::kLeft ? fmt::format("{:<{}}", text, widths[column])
+                                                : fmt::format("{:>{}}", text, widths[column]);
+}
+
+std::string Table::aligned() const {
+  const Widths all = widths(0);
+  std::string text;
+  const auto add_line = [&](const Row& row) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      if (!columns_[i].title.empty()) line += padded(row, i, all) + "  ";
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + '\n';
+  };
+  add_line(titles());
+  for (const Row& row : rows_) add_line(row);
+  return text;
+}
+
+std::string Table::markdown_row(const Row& row, const Widths& widths) const {
+  std::string line = "|";
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    if (!columns_[i].title.empty()) line += fmt::format(" {} |", padded(row, i, widths));
+  }
+  return line + '\n';
+}
+
+std::string Table::markdown_head(const Widths& widths) const {
+  std::string rule = "|";
+  for (std::size_t i = 0; i < widths.size(); ++i) {
+    if (columns_[i].title.empty()) continue;
+    const bool left = columns_[i].align == Align::kLeft;
+    const std::string dashes(widths[i] == 0 ? (left ? 2 : 3) : widths[i] - 1, '-');
+    rule += fmt::format(" {}{} |", dashes, left ? '-' : ':');
+  }
+  return markdown_row(titles(), widths) + rule + '\n';
+}
+
+std::string Table::markdown(Padding padding) const {
+  const Widths all = padding == Padding::kNone ? Widths(columns_.size()) : widths(kLeastWidth);
+  std::string text = markdown_head(all);
+  for (const Row& row : rows_) text += markdown_row(row, all);
+  return text;
+}
+
+std::string Table::csv_head() const {
+  Row keys;
+  for (std::size_t i = 0; i < columns_.size(); ++i) keys.emplace_back(key(i));
+  return csv_line(keys);
+}
+
+std::string Table::csv() const {
+  std::string text = csv_head();
+  for (const Row& row : rows_) text += csv_line(row);
+  return text;
+}
+
+}  // namespace airlock
