@@ -1,135 +1,85 @@
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "runtime/stats/report.h"
+#include "runtime/text/table.h"
 
 namespace airlock {
 namespace {
 
-/// Rows of cells in aligned columns: the first `left_count` to the left, figures to the right.
-class TextTable {
- public:
-  TextTable(std::size_t left_count, std::vector<std::string> head) : left_count_(left_count) {
-    rows_.push_back(std::move(head));
-  }
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
-  bool empty() const { return rows_.size() == 1; }
-
-  std::string text() const {
-    std::vector<std::size_t> widths(rows_[0].size(), 0);
-    for (const auto& row : rows_) {
-      for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-    }
-    std::string text;
-    for (const auto& row : rows_) {
-      std::string line;
-      for (std::size_t i = 0; i < row.size(); ++i) {
-        if (i > 0) line += "  ";
-        line += i < left_count_ ? fmt::format("{:<{}}", row[i], widths[i])
-                                : fmt::format("{:>{}}", row[i], widths[i]);
-      }
-      line.erase(line.find_last_not_of(' ') + 1);
-      text += line + "\n";
-    }
-    return text;
-  }
-
- private:
-  std::size_t left_count_;
-  std::vector<std::vector<std::string>> rows_;
-};
-
 /// The table under an empty line; nothing for a table without rows.
-std::string section(const TextTable& table) {
-  if (table.empty()) return {};
-  std::string text(1, '\n');
-  text += table.text();
-  return text;
-}
+std::string section(const Table& table) { return table.empty() ? "" : '\n' + table.aligned(); }
 
-std::string mib(std::uint64_t bytes) {
-  return fmt::format("{:.2f}", static_cast<double>(bytes) / (1 << 20));
-}
-std::string ms(std::uint64_t ns) { return fmt::format("{:.2f}", static_cast<double>(ns) / 1e6); }
-std::string us(std::uint64_t ns) { return fmt::format("{:.1f}", static_cast<double>(ns) / 1e3); }
+Cell mib(std::uint64_t bytes) { return Cell::real(static_cast<double>(bytes) / (1 << 20), 2); }
+Cell ms(std::uint64_t ns) { return Cell::ms(ns, 2); }
+Cell us(std::uint64_t ns) { return Cell::real(static_cast<double>(ns) / 1e3, 1); }
 
-constexpr std::array<std::pair<Path, const char*>, kCountOf<Path>> kPaths = {
-    {{Path::kRing, "ring"}, {Path::kZmq, "zmq"}}};
-
-void add_direction(TextTable& table, const char* path, const char* name,
-                   const DirectionSnapshot& direction) {
+void add_direction(Table& table, Path path, const char* name, const DirectionSnapshot& direction) {
   if (direction == DirectionSnapshot{}) return;
-  table.add({path, name, std::to_string(direction.messages), std::to_string(direction.tensors),
-             mib(direction.bytes)});
+  table.add({name_of(path), name, direction.messages, direction.tensors, mib(direction.bytes)});
 }
 
 std::string paths_text(const TransportSnapshot& transport) {
-  TextTable traffic(2, {"path", "direction", "messages", "tensors", "MiB"});
-  TextTable waits(1, {"path", "p50 us", "p90 us", "p99 us", "max us", "slot waits", "spins",
-                      "parks", "errors"});
-  for (const auto& [path, name] : kPaths) {
+  Table traffic({left("path"), left("direction"), "messages", "tensors", "MiB"});
+  Table waits({left("path"), "p50 us", "p90 us", "p99 us", "max us", "slot waits", "spins", "parks",
+               "errors"});
+  for (const Path path : kPaths) {
     const PathSnapshot& stats = transport.path(path);
-    add_direction(traffic, name, "sent", stats.sent);
-    add_direction(traffic, name, "received", stats.received);
+    add_direction(traffic, path, "sent", stats.sent);
+    add_direction(traffic, path, "received", stats.received);
     if (stats == PathSnapshot{}) continue;
     const HistogramSnapshot& latency = stats.latency_ns;
     const bool timed = latency.count() > 0;
-    const auto cell = [timed](std::uint64_t ns) { return timed ? us(ns) : "-"; };
-    waits.add({name, cell(latency.percentile(0.5)), cell(latency.percentile(0.9)),
-               cell(latency.percentile(0.99)), cell(latency.max), std::to_string(stats.slot_waits),
-               std::to_string(stats.spins), std::to_string(stats.parks),
-               std::to_string(stats.errors)});
+    const auto cell = [timed](std::uint64_t ns) { return timed ? us(ns) : Cell(); };
+    waits.add({name_of(path), cell(latency.percentile(0.5)), cell(latency.percentile(0.9)),
+               cell(latency.percentile(0.99)), cell(latency.max), stats.slot_waits, stats.spins,
+               stats.parks, stats.errors});
   }
   if (traffic.empty() && waits.empty()) return "\nno message crossed\n";
   return section(traffic) + section(waits);
 }
 
 std::string ops_text(const OpSnapshotTable& ops) {
-  TextTable table(1, {"op", "calls", "total ms", "tee ms", "wire ms", "queue ms", "server ms"});
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
-    const OpSnapshot& op = ops.ops[i];
-    if (op.calls == 0) continue;
-    table.add({std::string(name_of(kOps[i])), std::to_string(op.calls), ms(op.total_ns),
-               ms(op.tee_ns), ms(op.wire_ns), ms(op.queue_ns), ms(op.server_ns)});
+  Table table({left("op"), "calls", "total ms", "tee ms", "wire ms", "queue ms", "server ms"});
+  for (const Op op : kOps) {
+    const OpSnapshot& sums = ops.of(op);
+    if (sums.calls == 0) continue;
+    table.add({name_of(op), sums.calls, ms(sums.total_ns), ms(sums.tee_ns), ms(sums.wire_ns),
+               ms(sums.queue_ns), ms(sums.server_ns)});
   }
   return section(table);
 }
 
 std::string devices_text(const OpSnapshotTable& ops) {
-  TextTable table(1, {"device", "copy in ms", "compute ms", "copy out ms"});
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
-    const DeviceSnapshot& device = ops.ops[i].device;
+  Table table({left("device"), "copy in ms", "compute ms", "copy out ms"});
+  for (const Op op : kOps) {
+    const DeviceSnapshot& device = ops.of(op).device;
     if (device == DeviceSnapshot{}) continue;
-    table.add({std::string(name_of(kOps[i])), ms(device.copy_in_ns), ms(device.compute_ns),
-               ms(device.copy_out_ns)});
+    table.add({name_of(op), ms(device.copy_in_ns), ms(device.compute_ns), ms(device.copy_out_ns)});
   }
   return section(table);
 }
 
 std::string tee_text(const TeeSnapshotTable& tee) {
-  TextTable table(1, {"tee", "calls", "total ms"});
-  for (std::size_t i = 0; i < kCountOf<TeeKernel>; ++i) {
-    if (tee[i].calls == 0) continue;
-    table.add({std::string(name_of(kValuesOf<TeeKernel>[i])), std::to_string(tee[i].calls),
-               ms(tee[i].total_ns)});
+  Table table({left("tee"), "calls", "total ms"});
+  for (const TeeKernel kernel : kValuesOf<TeeKernel>) {
+    const TeeKernelSnapshot& sums = tee[index_of(kernel)];
+    if (sums.calls != 0) table.add({name_of(kernel), sums.calls, ms(sums.total_ns)});
   }
   return section(table);
 }
 
 std::string sessions_text(const std::vector<SessionReport>& sessions) {
-  TextTable table(
-      2, {"session", "client", "calls", "received MiB", "sent MiB", "errors", "server ms"});
+  Table table({left("session"), left("client"), "calls", "received MiB", "sent MiB", "errors",
+               "server ms"});
   for (const SessionReport& session : sessions) {
-    PathSnapshot all = session.transport.path(Path::kRing);
-    all.merge(session.transport.path(Path::kZmq));
+    PathSnapshot all;
+    for (const PathSnapshot& path : session.transport.paths) all.merge(path);
     OpSnapshot ops;
     for (const OpSnapshot& op : session.ops.ops) ops.merge(op);
     const std::string older =
         session.sessions > 1 ? fmt::format(" and {} older", session.sessions - 1) : std::string();
-    table.add({session.id + older, session.client, std::to_string(ops.calls),
-               mib(all.received.bytes), mib(all.sent.bytes), std::to_string(all.errors),
-               ms(ops.server_ns)});
+    table.add({session.id + older, session.client, ops.calls, mib(all.received.bytes),
+               mib(all.sent.bytes), all.errors, ms(ops.server_ns)});
   }
   return section(table);
 }
