@@ -77,7 +77,7 @@ Result<std::optional<ReplayOptions>> parse_replay_options(int argc, const char* 
   if (words.speed == "recorded") options.speed = ReplaySpeed::kRecorded;
   if (words.verify == "digest") options.verify = ReplayVerify::kDigest;
   if (words.verify == "tolerance") options.verify = ReplayVerify::kTolerance;
-  options.output = output_of(words.output);
+  options.output = *from_name<OutputForm>(words.output);
   apply_connection(words.connection, options);
   if (is_same_file(options.stats_json, options.file)) {
     return Status(StatusCode::kUsage,

@@ -7,6 +7,7 @@
 
 #include "base/enum.h"
 #include "base/status.h"
+#include "runtime/text/output_form.h"
 #include "tee_runner/connection_options.h"
 
 namespace airlock {
@@ -53,7 +54,7 @@ struct ReplayOptions : ConnectionOptions {
   std::size_t inflight = 1;
   std::uint64_t seed = 0;
   std::string stats_json;
-  Output output = Output::kMarkdown;
+  OutputForm output = OutputForm::kMarkdown;
 };
 
 /// nullopt: --help was asked for and printed. kUsage says what to do. argv[1] is "replay".

@@ -384,11 +384,11 @@ ReplayCounts ReplayResult::sum() const {
 
 std::string format_replay(const ReplayResult& result) {
   switch (result.options.output) {
-    case Output::kJson:
+    case OutputForm::kJson:
       return format_json(result);
-    case Output::kCsv:
+    case OutputForm::kCsv:
       return format_csv(result);
-    case Output::kMarkdown:
+    case OutputForm::kMarkdown:
       break;
   }
   return format_markdown(result);

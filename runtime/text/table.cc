@@ -19,7 +19,7 @@ Cell Cell::ms(std::uint64_t ns, int digits) { return Cell(ns).shown_as(ms_text(n
 
 Cell Cell::size(std::uint64_t bytes) { return Cell(bytes).shown_as(size_text(bytes)); }
 
-std::string csv_line(const Row& cells) {
+std::string csv_line(const Cells& cells) {
   std::string line;
   for (const Cell& cell : cells) {
     if (&cell != &cells.front()) line += ',';
@@ -41,13 +41,13 @@ Column left(std::string title, std::string key, std::size_t width) {
   return column;
 }
 
-void Table::add(Row row) {
+void Table::add(Cells row) {
   CHECK(row.size() == columns_.size());
   rows_.push_back(std::move(row));
 }
 
-Row Table::titles() const {
-  Row row;
+Cells Table::titles() const {
+  Cells row;
   for (const Column& column : columns_) row.emplace_back(column.title);
   return row;
 }
@@ -56,12 +56,12 @@ Table::Widths Table::widths(std::size_t least) const {
   Widths widths;
   for (std::size_t i = 0; i < columns_.size(); ++i) {
     widths.push_back(std::max({columns_[i].title.size(), columns_[i].width, least}));
-    for (const Row& row : rows_) widths[i] = std::max(widths[i], row[i].shown().size());
+    for (const Cells& row : rows_) widths[i] = std::max(widths[i], row[i].shown().size());
   }
   return widths;
 }
 
-std::string Table::padded(const Row& row, std::size_t column, const Widths& widths) const {
+std::string Table::padded(const Cells& row, std::size_t column, const Widths& widths) const {
   const std::string& text = row[column].shown();
   return columns_[column].align == Align::kLeft ? fmt::format("{:<{}}", text, widths[column])
                                                 : fmt::format("{:>{}}", text, widths[column]);
@@ -70,7 +70,7 @@ std::string Table::padded(const Row& row, std::size_t column, const Widths& widt
 std::string Table::aligned() const {
   const Widths all = widths(0);
   std::string text;
-  const auto add_line = [&](const Row& row) {
+  const auto add_line = [&](const Cells& row) {
     std::string line;
     for (std::size_t i = 0; i < row.size(); ++i) {
       if (!columns_[i].title.empty()) line += padded(row, i, all) + "  ";
@@ -79,14 +79,16 @@ std::string Table::aligned() const {
     text += line + '\n';
   };
   add_line(titles());
-  for (const Row& row : rows_) add_line(row);
+  for (const Cells& row : rows_) add_line(row);
   return text;
 }
 
-std::string Table::markdown_row(const Row& row, const Widths& widths) const {
+std::string Table::markdown_row(const Cells& row, const Widths& widths) const {
   std::string line = "|";
   for (std::size_t i = 0; i < row.size(); ++i) {
-    if (!columns_[i].title.empty()) line += fmt::format(" {} |", padded(row, i, widths));
+    if (columns_[i].title.empty()) continue;
+    const std::string text = padded(row, i, widths);
+    line += ' ' + text + (text.empty() ? "|" : " |");
   }
   return line + '\n';
 }
@@ -105,19 +107,19 @@ std::string Table::markdown_head(const Widths& widths) const {
 std::string Table::markdown(Padding padding) const {
   const Widths all = padding == Padding::kNone ? Widths(columns_.size()) : widths(kLeastWidth);
   std::string text = markdown_head(all);
-  for (const Row& row : rows_) text += markdown_row(row, all);
+  for (const Cells& row : rows_) text += markdown_row(row, all);
   return text;
 }
 
 std::string Table::csv_head() const {
-  Row keys;
+  Cells keys;
   for (std::size_t i = 0; i < columns_.size(); ++i) keys.emplace_back(key(i));
   return csv_line(keys);
 }
 
 std::string Table::csv() const {
   std::string text = csv_head();
-  for (const Row& row : rows_) text += csv_line(row);
+  for (const Cells& row : rows_) text += csv_line(row);
   return text;
 }
 

@@ -58,10 +58,11 @@ class Cell {
   std::string shown_ = "-";
 };
 
-using Row = std::vector<Cell>;
+/// A row, or a part of one.
+using Cells = std::vector<Cell>;
 
 /// One line of csv (RFC 4180, but with a plain newline).
-std::string csv_line(const Row& cells);
+std::string csv_line(const Cells& cells);
 
 enum class Align : std::uint8_t { kLeft, kRight };
 
@@ -87,9 +88,9 @@ class Table {
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
 
   /// `row` has a cell for each column (CHECKed).
-  void add(Row row);
+  void add(Cells row);
   bool empty() const { return rows_.empty(); }
-  const std::vector<Row>& rows() const { return rows_; }
+  const std::vector<Cells>& rows() const { return rows_; }
 
   /// Columns two spaces apart, for a terminal.
   std::string aligned() const;
@@ -101,7 +102,7 @@ class Table {
   template <typename Json>
   Json json() const {
     Json array = Json::array();
-    for (const Row& row : rows_) {
+    for (const Cells& row : rows_) {
       Json object = Json::object();
       for (std::size_t i = 0; i < row.size(); ++i) object[key(i)] = row[i].json<Json>();
       array.push_back(std::move(object));
@@ -111,7 +112,9 @@ class Table {
 
   /// The lines of a table whose rows come over time: its columns are as wide as they say.
   std::string markdown_head() const { return markdown_head(widths(kLeastWidth)); }
-  std::string markdown_row(const Row& row) const { return markdown_row(row, widths(kLeastWidth)); }
+  std::string markdown_row(const Cells& row) const {
+    return markdown_row(row, widths(kLeastWidth));
+  }
   std::string csv_head() const;
 
  private:
@@ -121,14 +124,14 @@ class Table {
   const std::string& key(std::size_t column) const {
     return columns_[column].key.empty() ? columns_[column].title : columns_[column].key;
   }
-  Row titles() const;
+  Cells titles() const;
   Widths widths(std::size_t least) const;
   std::string markdown_head(const Widths& widths) const;
-  std::string markdown_row(const Row& row, const Widths& widths) const;
-  std::string padded(const Row& row, std::size_t column, const Widths& widths) const;
+  std::string markdown_row(const Cells& row, const Widths& widths) const;
+  std::string padded(const Cells& row, std::size_t column, const Widths& widths) const;
 
   std::vector<Column> columns_;
-  std::vector<Row> rows_;
+  std::vector<Cells> rows_;
 };
 
 }  // namespace airlock

@@ -115,7 +115,7 @@ TEST(ReplayCounts, survive_times_whose_sum_wraps) {
   const ReplayCounts sum = result.sum();
   EXPECT_EQ(sum.recorded.sum().server_ns, UINT64_MAX);
   EXPECT_EQ(sum.recorded.wall_ns, 64 * year);
-  result.options.output = Output::kJson;
+  result.options.output = OutputForm::kJson;
   const Json json = Json::parse(format_replay(result));
   EXPECT_EQ(json["time"]["recorded"]["server_ns"], UINT64_MAX);
   EXPECT_LE(json["time"]["recorded"]["share"]["server"], 1.0);
@@ -143,7 +143,7 @@ TEST(ReplayCounts, of_a_trace_recorded_without_a_server_have_no_paths) {
 
 TEST(ReplayReport, json_holds_exact_sums_over_clients) {
   ReplayResult result = result_of(2);
-  result.options.output = Output::kJson;
+  result.options.output = OutputForm::kJson;
   const std::size_t ops = replay_records().size();
   const Json json = Json::parse(format_replay(result));
   EXPECT_EQ(json["op_count"], 2 * ops);
@@ -173,9 +173,9 @@ TEST(ReplayReport, has_no_ratio_where_nothing_was_timed) {
   result.trace.source = TraceSource::kSynthesised;
   result.clients = {{replay_all(result.trace, records), {}}};
   EXPECT_THAT(format_replay(result), HasSubstr("| recorded | - | - | - | - | - | - |"));
-  result.options.output = Output::kJson;
+  result.options.output = OutputForm::kJson;
   EXPECT_TRUE(Json::parse(format_replay(result))["ops"]["matmul"]["ratio"].is_null());
-  result.options.output = Output::kCsv;
+  result.options.output = OutputForm::kCsv;
   EXPECT_THAT(format_replay(result), Not(HasSubstr("ratio")));
 }
 
@@ -184,9 +184,9 @@ TEST(ReplayReport, has_no_shares_where_the_time_between_ops_is_not_known) {
   result.trace.source = TraceSource::kImported;
   result.clients = {{replay_all(result.trace, replay_records()), {}}};
   EXPECT_THAT(format_replay(result), HasSubstr("| recorded | - | - | - | - | - | - |"));
-  result.options.output = Output::kCsv;
+  result.options.output = OutputForm::kCsv;
   EXPECT_THAT(format_replay(result), HasSubstr("time,tee,ns,,"));
-  result.options.output = Output::kJson;
+  result.options.output = OutputForm::kJson;
   const Json recorded = Json::parse(format_replay(result))["time"]["recorded"];
   for (const char* unknown : {"between_ns", "tee_ns", "wall_ns"}) {
     EXPECT_TRUE(recorded[unknown].is_null()) << unknown;
@@ -200,15 +200,15 @@ TEST(ReplayReport, says_what_the_dropped_ops_make_of_the_time_between) {
   EXPECT_THAT(format_replay(result), Not(HasSubstr("missing from the trace")));
   result.trace.dropped = 3;
   EXPECT_THAT(format_replay(result), HasSubstr("3 ops are missing from the trace"));
-  result.options.output = Output::kJson;
+  result.options.output = OutputForm::kJson;
   EXPECT_EQ(Json::parse(format_replay(result))["trace"]["dropped"], 3);
 }
 
 TEST(ReplayReport, csv_has_five_columns_and_the_numbers_of_the_json) {
   ReplayResult result = result_of(1);
-  result.options.output = Output::kJson;
+  result.options.output = OutputForm::kJson;
   const Json json = Json::parse(format_replay(result));
-  result.options.output = Output::kCsv;
+  result.options.output = OutputForm::kCsv;
   const std::string csv = format_replay(result);
   std::size_t begin = 0;
   for (std::size_t end = 0; (end = csv.find('\n', begin)) != std::string::npos; begin = end + 1) {
@@ -238,7 +238,7 @@ TEST(ReplayReport, of_a_replay_that_did_not_begin_divides_by_nothing) {
   ReplayResult result;
   result.trace = replay_header();
   result.clients = {{}};
-  for (const Output output : {Output::kMarkdown, Output::kJson, Output::kCsv}) {
+  for (const OutputForm output : {OutputForm::kMarkdown, OutputForm::kJson, OutputForm::kCsv}) {
     result.options.output = output;
     EXPECT_THAT(format_replay(result), Not(HasSubstr("nan")));
   }

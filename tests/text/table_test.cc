@@ -53,6 +53,9 @@ TEST(Table, does_without_padding_in_markdown) {
             "| --- | ---: | ---: |\n"
             "| matmul | 12 | 1.235 |\n"
             "| lm_head | 3 | - |\n");
+  Table empty({"a", "b"});
+  empty.add({"", 1});
+  EXPECT_EQ(empty.markdown(Table::Padding::kNone), "| a | b |\n| ---: | ---: |\n| | 1 |\n");
 }
 
 TEST(Table, gives_programs_exact_values_under_their_own_keys) {

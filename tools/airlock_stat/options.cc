@@ -59,7 +59,7 @@ Result<std::optional<StatOptions>> parse_stat_options(int argc, const char* cons
   }
   if (options.endpoint.empty()) options.endpoint = default_endpoint().text();
   RETURN_IF_ERROR(parse_endpoint(options.endpoint).status());
-  options.format = format == "json" ? StatFormat::kJson : StatFormat::kTable;
+  options.form = *from_name<OutputForm>(format);
   options.timeout = std::chrono::milliseconds(timeout_ms);
   return std::optional<StatOptions>(options);
 }

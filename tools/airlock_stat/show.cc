@@ -64,8 +64,8 @@ std::string describe_state(const CountersSnapshot& snapshot) {
       snapshot.max_clients, snapshot.sessions_started, snapshot.sessions_refused, state);
 }
 
-std::string show(const CountersSnapshot& snapshot, StatSource::Scope scope, StatFormat format) {
-  if (format == StatFormat::kJson) return json_line(snapshot, scope);
+std::string show(const CountersSnapshot& snapshot, StatSource::Scope scope, OutputForm form) {
+  if (form == OutputForm::kJson) return json_line(snapshot, scope);
   std::string text;
   if (scope == StatSource::Scope::kOwnSession) {
     text = "asked over a session of its own: these are that session's figures only\n";

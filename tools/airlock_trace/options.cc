@@ -124,8 +124,7 @@ Status finish(const CLI::App& app, const Raw& raw, Options& options) {
     options.run = run;
   }
   if (options.command == Command::kExport && options.output.empty()) options.output = "-";
-  if (raw.form == "json") options.form = Form::kJson;
-  if (raw.form == "csv") options.form = Form::kCsv;
+  options.form = *from_name<OutputForm>(raw.form);
   if (raw.format == "csv") options.format = ExportFormat::kCsv;
   if (raw.format == "jsonl") options.format = ExportFormat::kJsonl;
   return {};

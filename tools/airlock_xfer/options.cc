@@ -30,7 +30,7 @@ struct Raw {
   int check = 1;
   std::string mode = "echo";
   std::string zmq = "ipc";
-  std::string format = "md";
+  std::string form = "md";
   bool json = false;
   std::int64_t timeout_ms = 10000;
 };
@@ -80,9 +80,9 @@ void declare(CLI::App& app, Options& options, Raw& raw) {
   app.add_option("--timeout-ms", raw.timeout_ms,
                  "longest wait for the peer; one second more for each 64 MiB of a message (10000)")
       ->check(CLI::Range(kMinTimeoutMs, kMaxTimeoutMs));
-  auto* format = app.add_option("-o,--output", raw.format, "md, csv or json (md)")
-                     ->check(CLI::IsMember({"md", "csv", "json"}));
-  app.add_flag("--json", raw.json, "the same as -o json")->excludes(format);
+  auto* form = app.add_option("-o,--output", raw.form, "md, csv or json (md)")
+                   ->check(CLI::IsMember({"md", "csv", "json"}));
+  app.add_flag("--json", raw.json, "the same as -o json")->excludes(form);
   app.set_version_flag("--version", fmt::format("airlock_xfer {}", kVersion));
 }
 
@@ -174,8 +174,7 @@ Status finish(const Raw& raw, Options& options) {
   options.check = raw.check != 0;
   if (raw.mode == "stream") options.mode = Mode::kStream;
   if (raw.zmq == "tcp") options.zmq = ZmqTransport::kTcp;
-  if (raw.format == "csv") options.format = Format::kCsv;
-  if (raw.format == "json" || raw.json) options.format = Format::kJson;
+  options.form = raw.json ? OutputForm::kJson : *from_name<OutputForm>(raw.form);
   options.timeout = std::chrono::milliseconds(raw.timeout_ms);
   return {};
 }

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "proto/handshake.h"
 #include "proto/limits.h"
+#include "runtime/text/output_form.h"
 #include "tools/airlock_xfer/cpu_pin.h"
 
 namespace airlock::xfer {
@@ -19,7 +20,6 @@ enum class PathAsked : std::uint8_t { kRing, kZmq, kAuto };
 std::string_view path_name(PathAsked path);
 
 enum class Mode : std::uint8_t { kEcho, kStream };
-enum class Format : std::uint8_t { kMd, kCsv, kJson };
 enum class ZmqTransport : std::uint8_t { kIpc, kTcp };
 
 inline constexpr std::uint64_t kMaxIterations = 1'000'000;
@@ -40,7 +40,7 @@ struct Options {
   std::optional<CpuPair> cpus;  // nullopt: wherever the system puts them
   double max_seconds = 2;
   std::chrono::milliseconds timeout{10000};
-  Format format = Format::kMd;
+  OutputForm form = OutputForm::kMarkdown;
   std::string command;  // as it was given
 };
 
