@@ -14,7 +14,7 @@
 #include "base/convert.h"
 #include "base/log.h"
 #include "runtime/model/digest.h"
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 #include "runtime/model/llama_tensors.h"
 #include "runtime/model/model_source.h"
 #include "runtime/model/safetensors.h"

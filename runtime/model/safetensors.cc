@@ -9,7 +9,7 @@
 #include <system_error>
 
 #include "proto/limits.h"
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 
 namespace airlock {
 

@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "proto/limits.h"
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 #include "runtime/trace/trace_line.h"
 
 namespace airlock {

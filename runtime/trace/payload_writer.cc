@@ -17,7 +17,7 @@
 #include "base/saturating.h"
 #include "proto/limits.h"
 #include "runtime/model/digest.h"
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 #include "runtime/model/safetensors.h"
 #include "runtime/trace/trace.h"
 

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "base/unique_fd.h"
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 #include "tools/airlock_report/stats_file.h"
 
 namespace airlock::report {

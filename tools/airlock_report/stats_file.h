@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "base/status.h"
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 #include "runtime/stats/report.h"
 
 namespace airlock::report {

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 
 namespace airlock {
 namespace {

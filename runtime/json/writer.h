@@ -1,0 +1,68 @@
+#pragma once
+
+#include <concepts>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace airlock {
+
+/// The text of one JSON object, member by member in the order of the calls; well formed whatever
+/// the texts and numbers hold. A key is added once.
+class JsonObject {
+ public:
+  /// A value is a bool, a number, a text, an enumerator that has a name, another JsonObject, an
+  /// optional or a pointer (null where there is nothing), a pair (an array of two) or a range (an
+  /// array) of these. Numbers have the shortest text that reads back equal and NaN and infinities
+  /// are null; what is not UTF-8 in a text is replaced.
+  template <typename T>
+  JsonObject& add(std::string_view key, const T& value) {
+    if (!members_.empty()) members_ += ',';
+    append(members_, key);
+    members_ += ':';
+    append(members_, value);
+    return *this;
+  }
+  std::string text() const { return '{' + members_ + '}'; }
+  std::string line() const { return text() + '\n'; }
+  /// Over many lines, two blanks deeper at each level: for people.
+  std::string indented() const;
+
+ private:
+  template <typename T>
+  static void append(std::string& to, const T& value) {
+    if constexpr (std::is_same_v<T, JsonObject>) {
+      to += value.text();
+    } else if constexpr (std::is_same_v<T, bool>) {
+      to += value ? "true" : "false";
+    } else if constexpr (std::is_enum_v<T>) {
+      append_text(to, name_of(value));
+    } else if constexpr (std::is_integral_v<T>) {
+      to += std::to_string(value);
+    } else if constexpr (std::is_floating_point_v<T>) {
+      append_number(to, value);
+    } else if constexpr (std::is_convertible_v<const T&, std::string_view>) {
+      append_text(to, value);
+    } else if constexpr (requires { value.has_value(); }) {
+      value ? append(to, *value) : void(to += "null");
+    } else if constexpr (requires { value.second; }) {
+      append(to += '[', value.first);
+      append(to += ',', value.second);
+      to += ']';
+    } else {
+      std::string_view separator = "[";
+      for (const auto& item : value) {
+        append(to += separator, item);
+        separator = ",";
+      }
+      to += value.empty() ? "[]" : "]";
+    }
+  }
+  static void append_text(std::string& to, std::string_view text);
+  static void append_number(std::string& to, float number);
+  static void append_number(std::string& to, double number);
+
+  std::string members_;
+};
+
+}  // namespace airlock
