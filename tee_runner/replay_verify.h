@@ -9,7 +9,7 @@
 #include "runtime/backend.h"
 #include "runtime/trace/trace.h"
 #include "tee_runner/replay_inputs.h"
-#include "tee_runner/replay_options.h"
+#include "tee_runner/replay_settings.h"
 
 namespace airlock {
 
