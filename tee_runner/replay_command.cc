@@ -13,13 +13,13 @@
 #include <vector>
 
 #include "base/log.h"
+#include "runtime/replay/replay.h"
+#include "runtime/replay/report.h"
 #include "runtime/rpc/client.h"
 #include "runtime/trace/trace.h"
 #include "runtime/trace/trace_reader.h"
 #include "tee_runner/connect_options.h"
-#include "tee_runner/replay.h"
 #include "tee_runner/replay_options.h"
-#include "tee_runner/replay_report.h"
 #include "tee_runner/run_prefill.h"
 #include "tee_runner/stats_reporter.h"
 

@@ -4,9 +4,9 @@
 #include <string>
 
 #include "base/status.h"
+#include "runtime/replay/settings.h"
 #include "runtime/text/output_form.h"
 #include "tee_runner/connection_options.h"
-#include "tee_runner/replay_settings.h"
 
 namespace airlock {
 

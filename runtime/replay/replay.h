@@ -10,11 +10,11 @@
 
 #include "base/status.h"
 #include "runtime/backend.h"
-#include "tee_runner/replay_counts.h"
-#include "tee_runner/replay_inputs.h"
-#include "tee_runner/replay_settings.h"
-#include "tee_runner/replay_trace.h"
-#include "tee_runner/replay_verify.h"
+#include "runtime/replay/counts.h"
+#include "runtime/replay/inputs.h"
+#include "runtime/replay/records.h"
+#include "runtime/replay/settings.h"
+#include "runtime/replay/verify.h"
 
 namespace airlock {
 

@@ -1,11 +1,10 @@
-#include "tee_runner/replay_report.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
-#include "tests/tee_runner/replay_rig.h"
+#include "runtime/replay/report.h"
+#include "tests/replay/replay_rig.h"
 
 namespace airlock {
 namespace {

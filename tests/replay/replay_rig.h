@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/replay/replay.h"
 #include "runtime/trace/payload_writer.h"
 #include "runtime/trace/synthesise.h"
 #include "runtime/trace/trace_writer.h"
-#include "tee_runner/replay.h"
 
 namespace airlock::testing {
 

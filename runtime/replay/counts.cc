@@ -1,4 +1,4 @@
-#include "tee_runner/replay_counts.h"
+#include "runtime/replay/counts.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "tee_runner/replay.h"
+#include "runtime/replay/replay.h"
 
 #include <fmt/format.h>
 

@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "runtime/backend.h"
+#include "runtime/replay/counts.h"
+#include "runtime/replay/settings.h"
 #include "runtime/stats/transport_stats.h"
 #include "runtime/text/output_form.h"
 #include "runtime/trace/trace.h"
-#include "tee_runner/replay_counts.h"
-#include "tee_runner/replay_settings.h"
 
 namespace airlock {
 

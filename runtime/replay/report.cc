@@ -1,4 +1,4 @@
-#include "tee_runner/replay_report.h"
+#include "runtime/replay/report.h"
 
 #include <fmt/format.h>
 
