@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/deadline.h"
+#include "runtime/json/writer.h"
 #include "runtime/text/table.h"
 
 namespace airlock {
@@ -18,34 +19,38 @@ namespace {
 
 constexpr std::size_t kTopCount = 5;
 
-std::string json_number(double value) {
-  return std::isfinite(value) ? fmt::format("{}", value) : "null";
-}
-
-std::string json_comparison(const Comparison& c) {
-  std::string ops;
+JsonObject comparison_json(const Comparison& c) {
+  JsonObject ops;
   for (const Comparison::OpCost& op : c.ops) {
-    ops += fmt::format(R"({}"{}":{{"calls":{},"remote_ns":{},"local_ns":{}}})",
-                       ops.empty() ? "" : ",", name_of(op.op), op.calls, op.remote_ns, op.local_ns);
+    ops.add(name_of(op.op), JsonObject()
+                                .add("calls", op.calls)
+                                .add("remote_ns", op.remote_ns)
+                                .add("local_ns", op.local_ns));
   }
-  return fmt::format(
-      R"(,"compare_local":{{"passed":{},"same_bits":{},"differing":{},"largest_error":{},"tolerance":{},)"
-      R"("remote_wall_ns":{},"local_wall_ns":{},"overhead":{},"ops":{{{}}}}})",
-      c.passed(), c.same_bits, c.differing, json_number(c.largest_error), c.tolerance,
-      c.remote_wall_ns, c.local_wall_ns, json_number(c.overhead()), ops);
+  return JsonObject()
+      .add("passed", c.passed())
+      .add("same_bits", c.same_bits)
+      .add("differing", c.differing)
+      .add("largest_error", c.largest_error)
+      .add("tolerance", c.tolerance)
+      .add("remote_wall_ns", c.remote_wall_ns)
+      .add("local_wall_ns", c.local_wall_ns)
+      .add("overhead", c.overhead())
+      .add("ops", ops);
 }
 
 std::string format_json(const PrefillResult& result, const std::optional<Comparison>& comparison) {
-  std::string top;
-  for (const TopLogit& entry : result.top) {
-    top += fmt::format(R"({}{{"id":{},"logit":{}}})", top.empty() ? "" : ",", entry.id,
-                       std::isfinite(entry.logit) ? fmt::format("{}", entry.logit) : "null");
-  }
-  return fmt::format(
-             R"({{"tokens":{},"runs_ns":[{}],"wall_ns":{},"tokens_per_s":{:.3f},"top":[{}]{}}})",
-             result.tokens, fmt::join(result.runs_ns, ","), result.wall_ns(), result.tokens_per_s(),
-             top, comparison ? json_comparison(*comparison) : "") +
-         "\n";
+  std::vector<JsonObject> top;
+  for (const TopLogit& entry : result.top)
+    top.push_back(JsonObject().add("id", entry.id).add("logit", entry.logit));
+  JsonObject json;
+  json.add("tokens", result.tokens)
+      .add("runs_ns", result.runs_ns)
+      .add("wall_ns", result.wall_ns())
+      .add("tokens_per_s", JsonFixed{result.tokens_per_s(), 3})
+      .add("top", top);
+  if (comparison) json.add("compare_local", comparison_json(*comparison));
+  return json.line();
 }
 
 std::string format_csv(const PrefillResult& result, const std::optional<Comparison>& comparison) {

@@ -4,10 +4,22 @@
 
 namespace airlock {
 
-JsonReader JsonReader::inner(const Json& json, std::string_view key) const {
-  return {json, source_, status_,
-          place_.empty() ? std::string(key) : fmt::format("{}.{}", place_, key)};
+namespace {
+
+/// Puts the keys that lead from `document` to `json` before `place`, each with a dot behind it.
+/// False where it is not in there.
+bool find_place(const Json& document, const Json& json, std::string& place) {
+  if (&document == &json) return true;
+  for (std::size_t i = 0; i < document.items.size(); ++i) {
+    if (!find_place(document.items[i], json, place)) continue;
+    place =
+        fmt::format("{}.{}", document.is_object() ? document.keys[i] : std::to_string(i), place);
+    return true;
+  }
+  return false;
 }
+
+}  // namespace
 
 bool JsonReader::is_object() const {
   if (!json_.is_object()) refuse("an object");
@@ -22,9 +34,8 @@ bool JsonReader::has(std::string_view key) const {
 JsonReader JsonReader::at(std::string_view key) const {
   static const Json kNull;
   const Json* member = is_object() ? json_.find(key) : nullptr;
-  JsonReader reader = inner(member != nullptr ? *member : kNull, key);
-  if (member == nullptr) reader.fail("is missing");
-  return reader;
+  if (member == nullptr) fail("is missing", key);
+  return inner(member != nullptr ? *member : kNull);
 }
 
 std::vector<JsonReader> JsonReader::items(std::size_t most) const {
@@ -33,8 +44,7 @@ std::vector<JsonReader> JsonReader::items(std::size_t most) const {
     refuse(fmt::format("an array of at most {}", most));
     return readers;
   }
-  for (const Json& item : json_.items)
-    readers.push_back(inner(item, std::to_string(readers.size())));
+  for (const Json& item : json_.items) readers.push_back(inner(item));
   return readers;
 }
 
@@ -46,7 +56,7 @@ std::vector<std::pair<std::string_view, JsonReader>> JsonReader::members(std::si
     return readers;
   }
   for (std::size_t i = 0; i < json_.items.size(); ++i)
-    readers.emplace_back(json_.keys[i], inner(json_.items[i], json_.keys[i]));
+    readers.emplace_back(json_.keys[i], inner(json_.items[i]));
   return readers;
 }
 
@@ -84,10 +94,13 @@ void JsonReader::refuse(std::string_view expected) const {
   if (ok()) fail(fmt::format("is {}, expected {}", json_.describe(), expected));
 }
 
-void JsonReader::fail(std::string_view what) const {
+void JsonReader::fail(std::string_view what, std::string_view key) const {
   if (!ok()) return;
-  const std::string at = place_.empty() ? "" : fmt::format("'{}' ", printable(place_));
-  status_ = {StatusCode::kInvalidInput, fmt::format("{}: {}{}", source_, at, what)};
+  std::string place(key);
+  find_place(document_, json_, place);
+  if (place.ends_with('.')) place.pop_back();
+  if (!place.empty()) place = fmt::format("'{}' ", printable(place));
+  status_ = {StatusCode::kInvalidInput, fmt::format("{}: {}{}", source_, place, what)};
 }
 
 }  // namespace airlock

@@ -52,8 +52,8 @@ constexpr JsonRange json_range() {
 /// status.
 class JsonReader {
  public:
-  JsonReader(const Json& json, std::string_view source, Status& status)
-      : JsonReader(json, source, status, {}) {}
+  JsonReader(const Json& document, std::string_view source, Status& status)
+      : JsonReader(document, document, source, status) {}
 
   const Json& json() const { return json_; }
   bool ok() const { return status_.ok(); }
@@ -111,21 +111,21 @@ class JsonReader {
 
   /// "SOURCE: 'PLACE' is VALUE, expected EXPECTED".
   void refuse(std::string_view expected) const;
-  /// "SOURCE: 'PLACE' WHAT".
-  void fail(std::string_view what) const;
+  /// "SOURCE: 'PLACE' WHAT"; `key`: of a member that is not there.
+  void fail(std::string_view what, std::string_view key = {}) const;
 
  private:
-  JsonReader(const Json& json, std::string_view source, Status& status, std::string place)
-      : json_(json), source_(source), status_(status), place_(std::move(place)) {}
-  JsonReader inner(const Json& json, std::string_view key) const;
+  JsonReader(const Json& json, const Json& document, std::string_view source, Status& status)
+      : json_(json), document_(document), source_(source), status_(status) {}
+  JsonReader inner(const Json& json) const { return {json, document_, source_, status_}; }
   bool is_object() const;
   std::int64_t integer(JsonRange range, std::int64_t otherwise) const;
 
   const Json& json_;
+  // For messages only: the place is looked up when one is needed.
+  const Json& document_;
   std::string_view source_;
   Status& status_;
-  // "paths.ring"; empty for the document itself.
-  std::string place_;
 };
 
 }  // namespace airlock

@@ -7,15 +7,6 @@
 #include <nlohmann/json.hpp>
 
 namespace airlock {
-namespace {
-
-template <typename Number>
-void append_finite(std::string& to, Number number) {
-  to += std::isfinite(number) ? fmt::format("{}", number) : "null";
-}
-
-}  // namespace
-
 std::string JsonObject::indented() const { return nlohmann::ordered_json::parse(text()).dump(2); }
 
 void JsonObject::append_text(std::string& to, std::string_view text) {
@@ -29,7 +20,16 @@ void JsonObject::append_text(std::string& to, std::string_view text) {
   }
 }
 
-void JsonObject::append_number(std::string& to, float number) { append_finite(to, number); }
-void JsonObject::append_number(std::string& to, double number) { append_finite(to, number); }
+void JsonObject::append_number(std::string& to, float number) {
+  to += std::isfinite(number) ? fmt::format("{}", number) : "null";
+}
+
+void JsonObject::append_number(std::string& to, double number) {
+  to += std::isfinite(number) ? fmt::format("{}", number) : "null";
+}
+
+void JsonObject::append_number(std::string& to, JsonFixed number) {
+  to += std::isfinite(number.value) ? fmt::format("{:.{}f}", number.value, number.digits) : "null";
+}
 
 }  // namespace airlock

@@ -1,20 +1,25 @@
 #pragma once
 
-#include <concepts>
 #include <string>
 #include <string_view>
 #include <type_traits>
 
 namespace airlock {
 
+/// A number with so many digits after the point; null where it is none.
+struct JsonFixed {
+  double value;
+  int digits;
+};
+
 /// The text of one JSON object, member by member in the order of the calls; well formed whatever
 /// the texts and numbers hold. A key is added once.
 class JsonObject {
  public:
   /// A value is a bool, a number, a text, an enumerator that has a name, another JsonObject, an
-  /// optional or a pointer (null where there is nothing), a pair (an array of two) or a range (an
-  /// array) of these. Numbers have the shortest text that reads back equal and NaN and infinities
-  /// are null; what is not UTF-8 in a text is replaced.
+  /// optional (null where it is empty), a pair (an array of two) or a range (an array) of these.
+  /// Numbers have the shortest text that reads back equal; NaN and infinities are null. What is not
+  /// UTF-8 in a text is replaced.
   template <typename T>
   JsonObject& add(std::string_view key, const T& value) {
     if (!members_.empty()) members_ += ',';
@@ -41,6 +46,8 @@ class JsonObject {
       to += std::to_string(value);
     } else if constexpr (std::is_floating_point_v<T>) {
       append_number(to, value);
+    } else if constexpr (std::is_same_v<T, JsonFixed>) {
+      append_number(to, value);
     } else if constexpr (std::is_convertible_v<const T&, std::string_view>) {
       append_text(to, value);
     } else if constexpr (requires { value.has_value(); }) {
@@ -61,6 +68,7 @@ class JsonObject {
   static void append_text(std::string& to, std::string_view text);
   static void append_number(std::string& to, float number);
   static void append_number(std::string& to, double number);
+  static void append_number(std::string& to, JsonFixed number);
 
   std::string members_;
 };

@@ -42,13 +42,16 @@ TEST(JsonWriter, writes_arrays) {
 TEST(JsonWriter, writes_numbers_as_short_as_they_read_back) {
   JsonObject json;
   json.add("d", 0.1).add("f", 0.1F).add("whole", 10000.0).add("small", 1e-5).add("large", 1e300);
-  EXPECT_EQ(json.text(), R"({"d":0.1,"f":0.1,"whole":10000,"small":1e-05,"large":1e+300})");
+  json.add("fixed", JsonFixed{2.0 / 3, 3});
+  EXPECT_EQ(json.text(),
+            R"({"d":0.1,"f":0.1,"whole":10000,"small":1e-05,"large":1e+300,"fixed":0.667})");
 }
 
 TEST(JsonWriter, writes_null_for_what_is_no_number) {
   JsonObject json;
   json.add("nan", std::nan("")).add("inf", -std::numeric_limits<float>::infinity());
-  EXPECT_EQ(json.text(), R"({"nan":null,"inf":null})");
+  json.add("fixed", JsonFixed{std::nan(""), 1});
+  EXPECT_EQ(json.text(), R"({"nan":null,"inf":null,"fixed":null})");
 }
 
 TEST(JsonWriter, is_well_formed_whatever_a_text_holds) {

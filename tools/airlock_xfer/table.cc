@@ -4,15 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
+#include "runtime/json/writer.h"
 #include "runtime/text/table.h"
 #include "tools/airlock_xfer/plan.h"
 
 namespace airlock::xfer {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr int kSchemaVersion = 1;
 const std::vector<Column>& columns() {
@@ -74,21 +72,26 @@ std::pair<std::size_t, std::size_t> rows_on_one_cpu(const std::vector<Row>& rows
   return {shared, measured};
 }
 
-Json row_json(const Row& row) {
-  Json json{
-      {"bytes", row.bytes}, {"path", path_name(row.asked)}, {"carried", row.measured.has_value()}};
+JsonObject row_json(const Row& row) {
+  JsonObject json;
+  json.add("bytes", row.bytes)
+      .add("path", path_name(row.asked))
+      .add("carried", row.measured.has_value());
   if (!row.measured.has_value()) return json;
   const Measured& m = *row.measured;
-  json["taken"] = m.taken;
-  json["iterations"] = m.iterations;
-  json["latency_ns"] = {{"p50", m.p50_ns}, {"p90", m.p90_ns}, {"p99", m.p99_ns}, {"max", m.max_ns}};
-  json["one_way_ns"] = m.one_way_ns;
-  json["gb_per_s"] = gb_per_s(row);
-  json["memcpy_ns"] = m.memcpy_ns;
-  json["memcpy_ratio"] = m.memcpy_ratio();
-  json["wrong_bytes"] = m.wrong_bytes;
-  json["same_cpu_share"] = m.same_cpu_share;
-  return json;
+  return json.add("taken", m.taken)
+      .add("iterations", m.iterations)
+      .add("latency_ns", JsonObject()
+                             .add("p50", m.p50_ns)
+                             .add("p90", m.p90_ns)
+                             .add("p99", m.p99_ns)
+                             .add("max", m.max_ns))
+      .add("one_way_ns", m.one_way_ns)
+      .add("gb_per_s", gb_per_s(row))
+      .add("memcpy_ns", m.memcpy_ns)
+      .add("memcpy_ratio", m.memcpy_ratio())
+      .add("wrong_bytes", m.wrong_bytes)
+      .add("same_cpu_share", m.same_cpu_share);
 }
 
 }  // namespace
@@ -145,19 +148,24 @@ void ResultTable::summarize(const Status& end) {
 }
 
 void ResultTable::write_json(const Status& end) {
-  Json json{{"schema_version", kSchemaVersion}};
-  for (const auto& [name, text] : facts_) json["run"][name] = text;
-  json["rows"] = Json::array();
-  for (const Row& row : rows_) json["rows"].push_back(row_json(row));
-  json["peak"] = Json::object();
+  JsonObject run;
+  for (const auto& [name, text] : facts_) run.add(name, text);
+  std::vector<JsonObject> rows;
+  for (const Row& row : rows_) rows.push_back(row_json(row));
+  JsonObject peak;
   for (const Row& row : peaks(rows_)) {
-    json["peak"][std::string(path_name(row.asked))] = {{"bytes", row.bytes},
-                                                       {"gb_per_s", gb_per_s(row)}};
+    peak.add(path_name(row.asked),
+             JsonObject().add("bytes", row.bytes).add("gb_per_s", gb_per_s(row)));
   }
-  json["wrong_bytes"] = all_wrong(rows_);
-  json["ok"] = end.ok();
-  if (!end.ok()) json["error"] = end.message();
-  sink_(json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  JsonObject json;
+  json.add("schema_version", kSchemaVersion)
+      .add("run", run)
+      .add("rows", rows)
+      .add("peak", peak)
+      .add("wrong_bytes", all_wrong(rows_))
+      .add("ok", end.ok());
+  if (!end.ok()) json.add("error", end.message());
+  sink_(json.indented() + "\n");
 }
 
 }  // namespace airlock::xfer
