@@ -9,21 +9,51 @@
 
 namespace airlock {
 
-Cell::Cell(double number) : Cell(Kind::kNumber, fmt::format("{}", number)) {}
+Cell::Cell(double number) : value_(number), shown_(fmt::format("{}", number)) {}
 
 Cell Cell::real(double value, int digits) {
-  return {Kind::kNumber, fmt::format("{:.{}f}", value, digits)};
+  Cell cell;
+  cell.value_ = JsonFixed{value, digits};
+  cell.shown_ = fmt::format("{:.{}f}", value, digits);
+  return cell;
 }
 
 Cell Cell::ms(std::uint64_t ns, int digits) { return Cell(ns).shown_as(ms_text(ns, digits)); }
 
 Cell Cell::size(std::uint64_t bytes) { return Cell(bytes).shown_as(size_text(bytes)); }
 
+std::string Cell::csv() const {
+  return std::visit(
+      [](const auto& value) -> std::string {
+        using T = std::decay_t<decltype(value)>;
+        if constexpr (std::is_same_v<T, std::monostate>) {
+          return {};
+        } else if constexpr (std::is_same_v<T, JsonFixed>) {
+          return fmt::format("{:.{}f}", value.value, value.digits);
+        } else {
+          return fmt::format("{}", value);
+        }
+      },
+      value_);
+}
+
+void Cell::add_to(JsonObject& object, std::string_view key) const {
+  std::visit(
+      [&](const auto& value) {
+        if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::monostate>) {
+          object.add(key, std::optional<bool>());
+        } else {
+          object.add(key, value);
+        }
+      },
+      value_);
+}
+
 std::string csv_line(const Cells& cells) {
   std::string line;
   for (const Cell& cell : cells) {
     if (&cell != &cells.front()) line += ',';
-    const std::string& text = cell.exact();
+    const std::string text = cell.csv();
     if (text.find_first_of(",\"\r\n") == std::string::npos) {
       line += text;
       continue;
@@ -115,6 +145,15 @@ std::string Table::csv_head() const {
   Cells keys;
   for (std::size_t i = 0; i < columns_.size(); ++i) keys.emplace_back(key(i));
   return csv_line(keys);
+}
+
+std::vector<JsonObject> Table::json() const {
+  std::vector<JsonObject> objects;
+  for (const Cells& row : rows_) {
+    JsonObject& object = objects.emplace_back();
+    for (std::size_t i = 0; i < row.size(); ++i) row[i].add_to(object, key(i));
+  }
+  return objects;
 }
 
 std::string Table::csv() const {

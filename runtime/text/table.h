@@ -6,8 +6,12 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
+
+#include "runtime/json/writer.h"
 
 namespace airlock {
 
@@ -17,11 +21,11 @@ class Cell {
  public:
   /// Nothing: empty in csv, null in JSON, "-" for people.
   Cell() = default;
-  Cell(std::string text) : kind_(Kind::kText), exact_(text), shown_(std::move(text)) {}
+  Cell(std::string text) : value_(text), shown_(std::move(text)) {}
   Cell(std::string_view text) : Cell(std::string(text)) {}
   Cell(const char* text) : Cell(std::string(text)) {}
   template <std::integral T>
-  Cell(T number) : Cell(Kind::kNumber, std::to_string(number)) {}
+  Cell(T number) : value_(Integer<T>(number)), shown_(std::to_string(number)) {}
   /// With as many digits as it takes to read the same number back.
   Cell(double number);
   template <typename T>
@@ -39,22 +43,15 @@ class Cell {
   /// Bytes, which people see as size_text() writes them.
   static Cell size(std::uint64_t bytes);
 
-  const std::string& exact() const { return exact_; }
   const std::string& shown() const { return shown_; }
-  /// As a value of nlohmann's Json; null for a number that JSON cannot hold.
-  template <typename Json>
-  Json json() const {
-    if (kind_ == Kind::kText) return exact_;
-    const Json value = Json::parse(exact_, nullptr, false);
-    return value.is_discarded() ? Json() : value;
-  }
+  std::string csv() const;
+  void add_to(JsonObject& object, std::string_view key) const;
 
  private:
-  enum class Kind : std::uint8_t { kNothing, kText, kNumber };
-  Cell(Kind kind, std::string text) : kind_(kind), exact_(text), shown_(std::move(text)) {}
+  template <typename T>
+  using Integer = std::conditional_t<std::is_signed_v<T>, std::int64_t, std::uint64_t>;
 
-  Kind kind_ = Kind::kNothing;
-  std::string exact_;
+  std::variant<std::monostate, std::string, std::int64_t, std::uint64_t, double, JsonFixed> value_;
   std::string shown_ = "-";
 };
 
@@ -98,17 +95,8 @@ class Table {
   enum class Padding : std::uint8_t { kPadded, kNone };
   std::string markdown(Padding padding = Padding::kPadded) const;
   std::string csv() const;
-  /// An array of objects, of nlohmann's Json.
-  template <typename Json>
-  Json json() const {
-    Json array = Json::array();
-    for (const Cells& row : rows_) {
-      Json object = Json::object();
-      for (std::size_t i = 0; i < row.size(); ++i) object[key(i)] = row[i].json<Json>();
-      array.push_back(std::move(object));
-    }
-    return array;
-  }
+  /// Each row as an object.
+  std::vector<JsonObject> json() const;
 
   /// The lines of a table whose rows come over time: its columns are as wide as they say.
   std::string markdown_head() const { return markdown_head(widths(kLeastWidth)); }
