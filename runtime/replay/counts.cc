@@ -82,9 +82,10 @@ void ReplayTally::book(const TraceRecord& record, const OpTiming& timing, std::u
 }
 
 void ReplayTally::book_recorded(const TraceRecord& record) {
-  counts_.recorded.ops.of(record.op).merge(
-      {1, record.total_ns, record.tee_ns, record.wire_ns, record.queue_ns, record.server_ns});
-  recorded_.add(record.start_ns, record.start_ns + record.total_ns);
+  counts_.recorded.ops.of(record.op).merge({1, record.times.total_ns, record.times.tee_ns,
+                                            record.times.wire_ns, record.times.queue_ns,
+                                            record.times.server_ns});
+  recorded_.add(record.start_ns, record.start_ns + record.times.total_ns);
   if (!crosses_) return;
   PathFlow& header = counts_.recorded_paths[static_cast<std::size_t>(header_path_)];
   ++header.sent.messages;

@@ -102,8 +102,8 @@ TEST(ReplayCounts, survive_times_whose_sum_wraps) {
   const std::uint64_t year = 366ULL * 24 * 3600 * 1'000'000'000;
   for (TraceRecord& record : records) {
     record.start_ns = 0;
-    record.total_ns = record.server_ns = year;
-    record.tee_ns = record.wire_ns = 0;
+    record.times.total_ns = record.times.server_ns = year;
+    record.times.tee_ns = record.times.wire_ns = 0;
   }
   ReplayResult result;
   result.trace = replay_header();
@@ -165,7 +165,8 @@ TEST(ReplayReport, has_no_ratio_where_nothing_was_timed) {
   ReplayResult result = result_of(1);
   auto records = replay_records();
   for (TraceRecord& record : records) {
-    record.start_ns = record.total_ns = record.tee_ns = record.wire_ns = record.server_ns = 0;
+    record.start_ns = record.times.total_ns = record.times.tee_ns = record.times.wire_ns =
+        record.times.server_ns = 0;
   }
   result.trace.source = TraceSource::kSynthesised;
   result.clients = {{replay_all(result.trace, records), {}}};

@@ -13,11 +13,11 @@ void add_to(std::uint64_t& sum, std::uint64_t value) { sum = add_saturating(sum,
 
 void add_times(OpSnapshot& sum, const TraceRecord& record) {
   add_to(sum.calls, 1);
-  add_to(sum.total_ns, record.total_ns);
-  add_to(sum.tee_ns, record.tee_ns);
-  add_to(sum.wire_ns, record.wire_ns);
-  add_to(sum.queue_ns, record.queue_ns);
-  add_to(sum.server_ns, record.server_ns);
+  add_to(sum.total_ns, record.times.total_ns);
+  add_to(sum.tee_ns, record.times.tee_ns);
+  add_to(sum.wire_ns, record.times.wire_ns);
+  add_to(sum.queue_ns, record.times.queue_ns);
+  add_to(sum.server_ns, record.times.server_ns);
 }
 
 std::uint64_t& bytes_of(Bin& bin, Path path) {
@@ -37,13 +37,13 @@ void keep_greatest(std::vector<BigOp>& heap, const BigOp& op, std::size_t most, 
 }
 
 bool more_bytes(const BigOp& a, const BigOp& b) {
-  return std::tuple(b.bytes, b.record.total_ns, a.record.seq) <
-         std::tuple(a.bytes, a.record.total_ns, b.record.seq);
+  return std::tuple(b.bytes, b.record.times.total_ns, a.record.seq) <
+         std::tuple(a.bytes, a.record.times.total_ns, b.record.seq);
 }
 
 bool more_time(const BigOp& a, const BigOp& b) {
-  return std::tuple(b.record.total_ns, b.bytes, a.record.seq) <
-         std::tuple(a.record.total_ns, a.bytes, b.record.seq);
+  return std::tuple(b.record.times.total_ns, b.bytes, a.record.seq) <
+         std::tuple(a.record.times.total_ns, a.bytes, b.record.seq);
 }
 
 }  // namespace
@@ -77,7 +77,8 @@ void TraceSummarizer::add_to_bins(Bins& bins, std::uint64_t begin, std::uint64_t
 }
 
 void TraceSummarizer::add(const TraceRecord& record) {
-  const std::uint64_t end = record.start_ns + record.total_ns;  // each at most a year (decode_line)
+  const std::uint64_t end =
+      record.start_ns + record.times.total_ns;  // each at most a year (decode_line)
   const std::uint64_t number = summary_.records++;
   summary_.has_times = summary_.has_times || end != 0;
   summary_.ops_time.add(record.start_ns, end);
@@ -100,7 +101,7 @@ void TraceSummarizer::add(const TraceRecord& record) {
     add_to(path.output_bytes, tensor.desc.bytes());
   }
   if (const auto path = record.slowest_path())
-    (*latency_)[static_cast<std::size_t>(*path)].record(record.tee_ns + record.wire_ns);
+    (*latency_)[static_cast<std::size_t>(*path)].record(record.times.tee_ns + record.times.wire_ns);
   summary_.slots_most = std::max<std::uint64_t>(summary_.slots_most, record.slots_in_use);
   add_to_bins(by_time_, record.start_ns, end, record);
   add_to_bins(by_number_, number, number, record);

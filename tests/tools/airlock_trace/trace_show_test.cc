@@ -50,15 +50,15 @@ TEST(Summary, counts_time_once_where_ops_overlap) {
   ASSERT_TRUE(summary.ok());
   const TraceRecord& last = trace.records.back();
   EXPECT_EQ(summary->under_way_ns(),
-            last.start_ns + last.total_ns - trace.records.front().start_ns);
+            last.start_ns + last.times.total_ns - trace.records.front().start_ns);
   EXPECT_LT(summary->under_way_ns(), summary->all.total_ns);
 }
 
 TEST(Summary, keeps_the_ops_that_took_longest) {
   const TempFolder folder;
   Trace trace = timed_trace(64);
-  trace.records[7].wire_ns += 1'000'000;
-  trace.records[7].total_ns += 1'000'000;
+  trace.records[7].times.wire_ns += 1'000'000;
+  trace.records[7].times.total_ns += 1'000'000;
   test::write(trace, folder.path("t"));
   const auto summary = summarise(folder.path("t"));
   ASSERT_TRUE(summary.ok());
@@ -75,8 +75,8 @@ TEST(Summary, survives_times_whose_sum_wraps) {
   const std::uint64_t year = 366ULL * 24 * 3600 * 1'000'000'000;
   for (TraceRecord& record : trace.records) {
     record.start_ns = 0;
-    record.total_ns = record.server_ns = year;
-    record.tee_ns = record.wire_ns = record.queue_ns = 0;
+    record.times.total_ns = record.times.server_ns = year;
+    record.times.tee_ns = record.times.wire_ns = record.times.queue_ns = 0;
   }
   test::write(trace, folder.path("t"));
   const auto summary = summarise(folder.path("t"));
