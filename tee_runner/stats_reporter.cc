@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/deadline.h"
+#include "base/file.h"
 #include "base/log.h"
 
 namespace airlock {

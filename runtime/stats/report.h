@@ -68,9 +68,4 @@ std::string session_json(const SessionReport& session);
 /// left out.
 std::string report_table(const SideReport& report);
 
-/// Replaces `path` by a new file of `mode` that holds `text`, so that a reader sees the old or the
-/// new text, never half of one. What is no regular file (/dev/stdout, a pipe) is written to
-/// instead. kInvalidInput names path and reason; kResourceExhausted where the disk is full.
-Status write_file_atomically(const std::string& path, std::string_view text, unsigned mode = 0600);
-
 }  // namespace airlock

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
+#include "base/enum.h"
 #include "base/status.h"
 #include "runtime/text/output_form.h"
 

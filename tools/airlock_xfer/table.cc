@@ -28,7 +28,7 @@ const std::vector<Column>& columns() {
 Cell us(double ns) { return Cell::real(ns / 1e3, ns < 1e6 ? 3 : 1); }
 
 Cells cells_of(const Row& row) {
-  Cells cells = {row.bytes, path_name(row.asked)};
+  Cells cells = {row.bytes, name_of(row.asked)};
   if (row.measured.has_value()) {
     const Measured& m = *row.measured;
     cells.insert(cells.end(),
@@ -75,7 +75,7 @@ std::pair<std::size_t, std::size_t> rows_on_one_cpu(const std::vector<Row>& rows
 JsonObject row_json(const Row& row) {
   JsonObject json;
   json.add("bytes", row.bytes)
-      .add("path", path_name(row.asked))
+      .add("path", name_of(row.asked))
       .add("carried", row.measured.has_value());
   if (!row.measured.has_value()) return json;
   const Measured& m = *row.measured;
@@ -131,7 +131,7 @@ void ResultTable::finish(const Status& end) {
 void ResultTable::summarize(const Status& end) {
   std::string text;
   for (const Row& row : peaks(rows_)) {
-    text += fmt::format("{}{} {:.3f} GB/s at {}", text.empty() ? "" : ", ", path_name(row.asked),
+    text += fmt::format("{}{} {:.3f} GB/s at {}", text.empty() ? "" : ", ", name_of(row.asked),
                         gb_per_s(row), size_text(row.bytes));
   }
   if (form_ == OutputForm::kMarkdown) sink_("\n");
@@ -154,7 +154,7 @@ void ResultTable::write_json(const Status& end) {
   for (const Row& row : rows_) rows.push_back(row_json(row));
   JsonObject peak;
   for (const Row& row : peaks(rows_)) {
-    peak.add(path_name(row.asked),
+    peak.add(name_of(row.asked),
              JsonObject().add("bytes", row.bytes).add("gb_per_s", gb_per_s(row)));
   }
   JsonObject json;
