@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -15,6 +16,18 @@ namespace airlock::trace {
 
 enum class Command : std::uint8_t { kSynth, kImport, kShow, kDiff, kExport };
 enum class ExportFormat : std::uint8_t { kChrome, kCsv, kJsonl };
+
+constexpr std::string_view name_of(ExportFormat format) {
+  switch (format) {
+    case ExportFormat::kChrome:
+      return "chrome";
+    case ExportFormat::kCsv:
+      return "csv";
+    case ExportFormat::kJsonl:
+      return "jsonl";
+  }
+  return {};
+}
 
 inline constexpr std::uint64_t kMaxRuns = 1'000'000;
 inline constexpr std::uint64_t kLastRun = 0;  // runs of a log are counted from 1
