@@ -199,8 +199,9 @@ void expect_planned(const ModelDims& dims, const PrefillShape& shape,
   ASSERT_EQ(records.size(), plan.size() * static_cast<std::size_t>(runs));
   for (std::size_t i = 0; i < records.size(); ++i) {
     const PlannedOp& op = plan[i % plan.size()];
-    EXPECT_EQ(records[i].total_ns,
-              records[i].tee_ns + records[i].wire_ns + records[i].queue_ns + records[i].server_ns);
+    EXPECT_EQ(records[i].times.total_ns, records[i].times.tee_ns + records[i].times.wire_ns +
+                                             records[i].times.queue_ns +
+                                             records[i].times.server_ns);
     if (i > 0) {
       EXPECT_GE(records[i].start_ns, records[i - 1].start_ns);
     }
@@ -208,7 +209,7 @@ void expect_planned(const ModelDims& dims, const PrefillShape& shape,
     expected.seq = i;
     expected.run = i / plan.size();
     TraceRecord untimed = records[i];
-    untimed.start_ns = untimed.total_ns = untimed.wire_ns = 0;
+    untimed.start_ns = untimed.times.total_ns = untimed.times.wire_ns = 0;
     EXPECT_TRUE(untimed == expected) << "op " << i;
   }
 }
@@ -278,11 +279,11 @@ TEST(RecordingBackend, takes_a_backends_own_times_where_it_tells_them) {
   ZeroBackend backend(kTiny);
   backend.timing = {7, 100, 3, 890, 1000, 2};
   for (const TraceRecord& record : record_runs(backend, {5, DType::kF32}, {}, 1)) {
-    EXPECT_EQ(record.total_ns, 1000U);
-    EXPECT_EQ(record.tee_ns, 3U);
-    EXPECT_EQ(record.queue_ns, 7U);
-    EXPECT_EQ(record.server_ns, 100U);
-    EXPECT_EQ(record.wire_ns, 890U);
+    EXPECT_EQ(record.times.total_ns, 1000U);
+    EXPECT_EQ(record.times.tee_ns, 3U);
+    EXPECT_EQ(record.times.queue_ns, 7U);
+    EXPECT_EQ(record.times.server_ns, 100U);
+    EXPECT_EQ(record.times.wire_ns, 890U);
     EXPECT_EQ(record.slots_in_use, 2U);
   }
 }
@@ -291,7 +292,8 @@ TEST(RecordingBackend, parts_make_the_total_whatever_a_backend_claims) {
   ZeroBackend backend(kTiny);
   backend.timing = {1'000'000'000'000, 5, 3, 0, 10, 2};
   for (const TraceRecord& record : record_runs(backend, {5, DType::kF32}, {}, 1)) {
-    EXPECT_EQ(record.total_ns, record.tee_ns + record.wire_ns + record.queue_ns + record.server_ns);
+    EXPECT_EQ(record.times.total_ns, record.times.tee_ns + record.times.wire_ns +
+                                         record.times.queue_ns + record.times.server_ns);
   }
 }
 

@@ -140,9 +140,9 @@ std::string big_ops_table(const std::string& key, std::string_view caption,
     table.text(record.layer ? fmt::format("{}", *record.layer) : "");
     table.number(prefix + "bytes", op.bytes);
     if (times) {
-      table.number(prefix + "total_ns", record.total_ns);
-      table.number(prefix + "wire_ns", record.wire_ns);
-      table.number(prefix + "server_ns", record.server_ns);
+      table.number(prefix + "total_ns", record.times.total_ns);
+      table.number(prefix + "wire_ns", record.times.wire_ns);
+      table.number(prefix + "server_ns", record.times.server_ns);
     }
     table.lines(tensor_lines(record.inputs));
     table.lines(tensor_lines(record.outputs));

@@ -28,13 +28,13 @@ void keep_greatest(std::vector<BigOp>& heap, const BigOp& op, std::size_t most, 
 }
 
 bool more_bytes(const BigOp& a, const BigOp& b) {
-  return std::tuple(b.bytes, b.record.total_ns, a.record.seq) <
-         std::tuple(a.bytes, a.record.total_ns, b.record.seq);
+  return std::tuple(b.bytes, b.record.times.total_ns, a.record.seq) <
+         std::tuple(a.bytes, a.record.times.total_ns, b.record.seq);
 }
 
 bool more_time(const BigOp& a, const BigOp& b) {
-  return std::tuple(b.record.total_ns, b.bytes, a.record.seq) <
-         std::tuple(a.record.total_ns, a.bytes, b.record.seq);
+  return std::tuple(b.record.times.total_ns, b.bytes, a.record.seq) <
+         std::tuple(a.record.times.total_ns, a.bytes, b.record.seq);
 }
 
 }  // namespace
@@ -68,16 +68,14 @@ void TraceSummarizer::add_to_bins(Bins& bins, std::uint64_t begin, std::uint64_t
 }
 
 void TraceSummarizer::add(const TraceRecord& record) {
-  const std::uint64_t end = record.start_ns + record.total_ns;  // each at most a year (decode_line)
+  const std::uint64_t end = record.end_ns();
   const std::uint64_t number = summary_.records++;
   summary_.has_times = summary_.has_times || end != 0;
   summary_.ops_time.add(record.start_ns, end);
   summary_.end_ns = std::max(summary_.end_ns, end);
 
   const BigOp big{record, add_saturating(record.input_bytes(), record.output_bytes())};
-  merge(summary_.ops[record.op], OpSnapshot{1,
-                                            {record.total_ns, record.tee_ns, record.wire_ns,
-                                             record.queue_ns, record.server_ns}});
+  merge(summary_.ops[record.op], OpSnapshot{1, record.times});
   for (const TraceTensor& tensor : record.inputs) {
     if (!tensor.path) continue;
     TracePath& path = summary_.paths[*tensor.path];
@@ -91,7 +89,7 @@ void TraceSummarizer::add(const TraceRecord& record) {
     add_to(path.output_bytes, tensor.desc.bytes());
   }
   if (const auto path = record.slowest_path())
-    (*latency_)[*path].record(record.tee_ns + record.wire_ns);
+    (*latency_)[*path].record(record.times.tee_ns + record.times.wire_ns);
   summary_.slots_most = std::max<std::uint64_t>(summary_.slots_most, record.slots_in_use);
   add_to_bins(by_time_, record.start_ns, end, record);
   add_to_bins(by_number_, number, number, record);

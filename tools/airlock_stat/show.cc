@@ -46,8 +46,8 @@ std::string describe_state(const CountersSnapshot& snapshot) {
       snapshot.max_clients, snapshot.sessions_started, snapshot.sessions_refused, state);
 }
 
-std::string show(const CountersSnapshot& snapshot, StatSource::Scope scope, StatFormat format) {
-  if (format == StatFormat::kJson) {
+std::string show(const CountersSnapshot& snapshot, StatSource::Scope scope, OutputForm form) {
+  if (form == OutputForm::kJson) {
     JsonObject json = report_object(snapshot.report);
     json.add("live", live_json(snapshot, scope));
     return json.line();

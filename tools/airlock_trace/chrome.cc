@@ -40,8 +40,8 @@ std::string args_of(const TraceRecord& record) {
       "\"server_ns\":{}",
       record.seq, record.run, record.layer ? std::to_string(*record.layer) : "null",
       shapes_text(record), record.input_bytes(), record.output_bytes(),
-      path_text(record.slowest_path()), zmq_bytes, record.slots_in_use, record.tee_ns,
-      record.wire_ns, record.queue_ns, record.server_ns);
+      path_text(record.slowest_path()), zmq_bytes, record.slots_in_use, record.times.tee_ns,
+      record.times.wire_ns, record.times.queue_ns, record.times.server_ns);
 }
 
 }  // namespace
@@ -121,7 +121,7 @@ Status ChromeExport::add(const TraceRecord& record) {
   ++count_;
   const bool timed = header_.source != TraceSource::kSynthesised;
   const std::uint64_t start = timed ? record.start_ns : (count_ - 1) * kNominalOpNs;
-  const std::uint64_t total = timed ? record.total_ns : kNominalOpNs;
+  const std::uint64_t total = timed ? record.times.total_ns : kNominalOpNs;
   ASSIGN_OR_RETURN(const std::size_t lane, take_lane(start, start + total));
   const std::string name = slice_name(record);
   const std::string args = args_of(record);
@@ -132,19 +132,19 @@ Status ChromeExport::add(const TraceRecord& record) {
     if (ns != 0) slice({pid, lane, part_name, pid == kServerPid ? "server" : "part", at, ns, ""});
     at += ns;
   };
-  part(kRunnerPid, "encode", record.tee_ns / 2);
+  part(kRunnerPid, "encode", record.times.tee_ns / 2);
   const std::uint64_t request = at;
-  part(kRunnerPid, "wire: request", record.wire_ns / 2);
+  part(kRunnerPid, "wire: request", record.times.wire_ns / 2);
   flow("s", kRunnerPid, lane, request);
-  part(kServerPid, "queue", record.queue_ns);
+  part(kServerPid, "queue", record.times.queue_ns);
   // Drawn even where it took no time: the flow goes by it.
-  slice({kServerPid, lane, name, "server", at, record.server_ns, args});
+  slice({kServerPid, lane, name, "server", at, record.times.server_ns, args});
   flow("t", kServerPid, lane, at);
-  at += record.server_ns;
+  at += record.times.server_ns;
   const std::uint64_t reply = at;
-  part(kRunnerPid, "wire: reply", record.wire_ns - record.wire_ns / 2);
+  part(kRunnerPid, "wire: reply", record.times.wire_ns - record.times.wire_ns / 2);
   flow("f", kRunnerPid, lane, reply);
-  part(kRunnerPid, "check", record.tee_ns - record.tee_ns / 2);
+  part(kRunnerPid, "check", record.times.tee_ns - record.times.tee_ns / 2);
   return {};
 }
 

@@ -211,13 +211,13 @@ Result<TraceDiff> compare(const std::string& a, const std::string& b) {
   return diff;
 }
 
-Result<std::string> diff(const std::string& a, const std::string& b, Form form) {
+Result<std::string> diff(const std::string& a, const std::string& b, OutputForm form) {
   ASSIGN_OR_RETURN(const TraceDiff compared, compare(a, b));
   for (const TraceSummary* summary : {&compared.a, &compared.b}) {
     if (!summary->cut.empty()) log_warning(summary->cut);
   }
-  if (form == Form::kJson) return diff_json(compared);
-  return form == Form::kCsv ? diff_csv(compared) : diff_markdown(compared);
+  if (form == OutputForm::kJson) return diff_json(compared);
+  return form == OutputForm::kCsv ? diff_csv(compared) : diff_markdown(compared);
 }
 
 }  // namespace airlock::trace

@@ -26,6 +26,6 @@ struct TraceDiff {
 
 Result<TraceDiff> compare(const std::string& a, const std::string& b);
 /// compare() as text. What is cut is also warned of in the log.
-Result<std::string> diff(const std::string& a, const std::string& b, Form form);
+Result<std::string> diff(const std::string& a, const std::string& b, OutputForm form);
 
 }  // namespace airlock::trace

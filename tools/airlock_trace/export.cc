@@ -77,22 +77,22 @@ std::string csv_record(const TraceRecord& record) {
                   record.slowest_path() ? std::string(path_text(record.slowest_path())) : "",
                   number(record.slots_in_use),
                   number(record.start_ns),
-                  number(record.total_ns),
-                  number(record.tee_ns),
-                  number(record.wire_ns),
-                  number(record.queue_ns),
-                  number(record.server_ns)});
+                  number(record.times.total_ns),
+                  number(record.times.tee_ns),
+                  number(record.times.wire_ns),
+                  number(record.times.queue_ns),
+                  number(record.times.server_ns)});
 }
 
 void RunningTotals::add(const TraceRecord& record) {
   ++ops;
   ring_bytes = add_capped(ring_bytes, bytes_by(record, Path::kRing));
   zmq_bytes = add_capped(zmq_bytes, bytes_by(record, Path::kZmq));
-  total_ns = add_capped(total_ns, record.total_ns);
-  tee_ns = add_capped(tee_ns, record.tee_ns);
-  wire_ns = add_capped(wire_ns, record.wire_ns);
-  queue_ns = add_capped(queue_ns, record.queue_ns);
-  server_ns = add_capped(server_ns, record.server_ns);
+  total_ns = add_capped(total_ns, record.times.total_ns);
+  tee_ns = add_capped(tee_ns, record.times.tee_ns);
+  wire_ns = add_capped(wire_ns, record.times.wire_ns);
+  queue_ns = add_capped(queue_ns, record.times.queue_ns);
+  server_ns = add_capped(server_ns, record.times.server_ns);
 }
 
 std::string jsonl_record(const TraceRecord& record, const RunningTotals& so_far) {
@@ -109,7 +109,7 @@ std::string jsonl_record(const TraceRecord& record, const RunningTotals& so_far)
   line += fmt::format(
       ",\"end_ns\":{},\"input_bytes\":{},\"output_bytes\":{},\"ring_bytes\":{},\"zmq_bytes\":{},"
       "\"path\":{}",
-      record.start_ns + record.total_ns, record.input_bytes(), record.output_bytes(),
+      record.start_ns + record.times.total_ns, record.input_bytes(), record.output_bytes(),
       bytes_by(record, Path::kRing), bytes_by(record, Path::kZmq),
       path ? fmt::format("\"{}\"", path_text(path)) : "null");
   return line + fmt::format(

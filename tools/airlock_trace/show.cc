@@ -264,20 +264,20 @@ std::string summary_json(const TraceSummary& summary) {
   return json.dump(-1, ' ', false, Ordered::error_handler_t::replace);
 }
 
-Result<std::string> show(const std::vector<std::string>& files, Form form) {
+Result<std::string> show(const std::vector<std::string>& files, OutputForm form) {
   std::vector<TraceSummary> summaries;
   for (const std::string& file : files) {
     ASSIGN_OR_RETURN(TraceSummary summary, summarise(file));
     if (!summary.cut.empty()) log_warning(summary.cut);
     summaries.push_back(std::move(summary));
   }
-  if (form == Form::kCsv) return show_csv(summaries);
+  if (form == OutputForm::kCsv) return show_csv(summaries);
   std::string text;
   for (const TraceSummary& summary : summaries) {
-    if (!text.empty()) text += form == Form::kJson ? "," : "\n";
-    text += form == Form::kJson ? summary_json(summary) : show_markdown(summary);
+    if (!text.empty()) text += form == OutputForm::kJson ? "," : "\n";
+    text += form == OutputForm::kJson ? summary_json(summary) : show_markdown(summary);
   }
-  return form == Form::kJson ? "{\"traces\":[" + text + "]}\n" : text;
+  return form == OutputForm::kJson ? "{\"traces\":[" + text + "]}\n" : text;
 }
 
 }  // namespace airlock::trace

@@ -15,6 +15,6 @@ std::string summary_json(const TraceSummary& summary);
 
 /// The summaries of `files`: md one after the other, json {"traces":[...]}, csv a row an op and
 /// file. What is cut or missing is also warned of in the log.
-Result<std::string> show(const std::vector<std::string>& files, Form form);
+Result<std::string> show(const std::vector<std::string>& files, OutputForm form);
 
 }  // namespace airlock::trace

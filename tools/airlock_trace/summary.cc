@@ -40,11 +40,11 @@ void OpTotals::add(const TraceRecord& record) {
   ++calls;
   input_bytes = add_capped(input_bytes, record.input_bytes());
   output_bytes = add_capped(output_bytes, record.output_bytes());
-  total_ns = add_capped(total_ns, record.total_ns);
-  tee_ns = add_capped(tee_ns, record.tee_ns);
-  wire_ns = add_capped(wire_ns, record.wire_ns);
-  queue_ns = add_capped(queue_ns, record.queue_ns);
-  server_ns = add_capped(server_ns, record.server_ns);
+  total_ns = add_capped(total_ns, record.times.total_ns);
+  tee_ns = add_capped(tee_ns, record.times.tee_ns);
+  wire_ns = add_capped(wire_ns, record.times.wire_ns);
+  queue_ns = add_capped(queue_ns, record.times.queue_ns);
+  server_ns = add_capped(server_ns, record.times.server_ns);
 }
 
 std::optional<std::uint64_t> TraceSummary::between_ns() const {
@@ -64,10 +64,10 @@ void Summariser::add(const TraceRecord& record) {
   const std::size_t row = traced_op_index(record.op);
   if (row < kTracedOps.size()) {
     summary.ops[row].add(record);
-    state_->latency[row].record(record.total_ns);
+    state_->latency[row].record(record.times.total_ns);
   }
   summary.all.add(record);
-  state_->latency_of_all.record(record.total_ns);
+  state_->latency_of_all.record(record.times.total_ns);
   for (const TraceTensor& tensor : record.inputs) {
     PathTotals& path = summary.paths[path_row(tensor.path)];
     ++path.tensors;
@@ -78,14 +78,14 @@ void Summariser::add(const TraceRecord& record) {
     ++path.tensors;
     path.output_bytes = add_capped(path.output_bytes, tensor.desc.bytes());
   }
-  summary.ops_time.add(record.start_ns, record.start_ns + record.total_ns);
+  summary.ops_time.add(record.start_ns, record.start_ns + record.times.total_ns);
   BigOp big{record.seq,
             record.run,
             record.op,
             record.layer,
             {},
             record.input_bytes() + record.output_bytes(),
-            record.total_ns,
+            record.times.total_ns,
             record.slowest_path()};
   auto& biggest = summary.biggest;
   if (biggest.size() == kBigOps && weight(biggest.back()) >= weight(big)) return;

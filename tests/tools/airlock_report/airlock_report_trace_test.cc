@@ -130,10 +130,10 @@ TEST(ReportTrace, keeps_the_biggest_ops_only) {
     records.push_back(sample_record(i, i * 5000, (i * 7919) % 1000));
   const TraceSummary summary = summary_of(records, {64, 3});
   std::vector<std::uint64_t> times;
-  for (const BigOp& op : summary.by_time) times.push_back(op.record.total_ns);
+  for (const BigOp& op : summary.by_time) times.push_back(op.record.times.total_ns);
   EXPECT_THAT(times, ElementsAre(999, 998, 997));
   ASSERT_EQ(summary.by_bytes.size(), 3U);  // the same bytes: the longest of them
-  EXPECT_EQ(summary.by_bytes[0].record.total_ns, 999U);
+  EXPECT_EQ(summary.by_bytes[0].record.times.total_ns, 999U);
   EXPECT_LE(summary.bins.bins().size(), 64U);
 }
 

@@ -94,11 +94,11 @@ TraceRecord record_of_csv(const std::string& line) {
   EXPECT_EQ(cell("output_bytes"), std::to_string(record.output_bytes()));
   record.slots_in_use = static_cast<std::uint32_t>(std::stoul(cell("slots")));
   record.start_ns = std::stoull(cell("start_ns"));
-  record.total_ns = std::stoull(cell("total_ns"));
-  record.tee_ns = std::stoull(cell("tee_ns"));
-  record.wire_ns = std::stoull(cell("wire_ns"));
-  record.queue_ns = std::stoull(cell("queue_ns"));
-  record.server_ns = std::stoull(cell("server_ns"));
+  record.times.total_ns = std::stoull(cell("total_ns"));
+  record.times.tee_ns = std::stoull(cell("tee_ns"));
+  record.times.wire_ns = std::stoull(cell("wire_ns"));
+  record.times.queue_ns = std::stoull(cell("queue_ns"));
+  record.times.server_ns = std::stoull(cell("server_ns"));
   return record;
 }
 
@@ -134,11 +134,11 @@ TEST(JsonlExport, parses_back_to_the_same_records_with_running_totals) {
     EXPECT_EQ(*record, trace.records[i]);
     const json line = json::parse(lines[i]);
     zmq_bytes += line["zmq_bytes"].get<std::uint64_t>();
-    total_ns += record->total_ns;
+    total_ns += record->times.total_ns;
     EXPECT_EQ(line["so_far"]["ops"], i + 1);
     EXPECT_EQ(line["so_far"]["zmq_bytes"], zmq_bytes);
     EXPECT_EQ(line["so_far"]["total_ns"], total_ns);
-    EXPECT_EQ(line["end_ns"], record->start_ns + record->total_ns);
+    EXPECT_EQ(line["end_ns"], record->start_ns + record->times.total_ns);
     EXPECT_EQ(line["ring_bytes"].get<std::uint64_t>() + line["zmq_bytes"].get<std::uint64_t>(),
               record->input_bytes() + record->output_bytes());
     if (!record->weights.empty()) {
@@ -190,15 +190,15 @@ std::size_t expect_well_formed(const Trace& trace, const std::string& text) {
       if (event["cat"] == "op") {
         const TraceRecord& record = trace.records.at(ops++);
         EXPECT_EQ(start, static_cast<std::int64_t>(record.start_ns));
-        EXPECT_EQ(end - start, static_cast<std::int64_t>(record.total_ns));
+        EXPECT_EQ(end - start, static_cast<std::int64_t>(record.times.total_ns));
         EXPECT_EQ(event["args"]["bytes_in"], record.input_bytes());
         lanes.insert(lane.second);
       }
       if (event["cat"] == "server" && event["name"] != "queue") {
         const TraceRecord& record = trace.records.at(services++);
         EXPECT_GE(start, static_cast<std::int64_t>(record.start_ns));
-        EXPECT_LE(end, static_cast<std::int64_t>(record.start_ns + record.total_ns));
-        EXPECT_EQ(end - start, static_cast<std::int64_t>(record.server_ns));
+        EXPECT_LE(end, static_cast<std::int64_t>(record.start_ns + record.times.total_ns));
+        EXPECT_EQ(end - start, static_cast<std::int64_t>(record.times.server_ns));
       }
       continue;
     }
@@ -234,7 +234,8 @@ TEST(ChromeExport, keeps_slices_apart_where_ops_are_not_in_the_order_of_their_st
 TEST(ChromeExport, writes_ops_without_any_time) {
   Trace trace = timed_trace(16);
   for (TraceRecord& record : trace.records) {
-    record.total_ns = record.tee_ns = record.wire_ns = record.queue_ns = record.server_ns = 0;
+    record.times.total_ns = record.times.tee_ns = record.times.wire_ns = record.times.queue_ns =
+        record.times.server_ns = 0;
   }
   expect_well_formed(trace, exported(trace, ExportFormat::kChrome));
 }

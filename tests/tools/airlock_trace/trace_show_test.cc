@@ -50,15 +50,15 @@ TEST(Summary, counts_time_once_where_ops_overlap) {
   ASSERT_TRUE(summary.ok());
   const TraceRecord& last = trace.records.back();
   EXPECT_EQ(summary->under_way_ns(),
-            last.start_ns + last.total_ns - trace.records.front().start_ns);
+            last.start_ns + last.times.total_ns - trace.records.front().start_ns);
   EXPECT_LT(summary->under_way_ns(), summary->all.total_ns);
 }
 
 TEST(Summary, keeps_the_ops_that_took_longest) {
   const TempFolder folder;
   Trace trace = timed_trace(64);
-  trace.records[7].wire_ns += 1'000'000;
-  trace.records[7].total_ns += 1'000'000;
+  trace.records[7].times.wire_ns += 1'000'000;
+  trace.records[7].times.total_ns += 1'000'000;
   test::write(trace, folder.path("t"));
   const auto summary = summarise(folder.path("t"));
   ASSERT_TRUE(summary.ok());
@@ -75,8 +75,8 @@ TEST(Summary, survives_times_whose_sum_wraps) {
   const std::uint64_t year = 366ULL * 24 * 3600 * 1'000'000'000;
   for (TraceRecord& record : trace.records) {
     record.start_ns = 0;
-    record.total_ns = record.server_ns = year;
-    record.tee_ns = record.wire_ns = record.queue_ns = 0;
+    record.times.total_ns = record.times.server_ns = year;
+    record.times.tee_ns = record.times.wire_ns = record.times.queue_ns = 0;
   }
   test::write(trace, folder.path("t"));
   const auto summary = summarise(folder.path("t"));
@@ -90,9 +90,9 @@ TEST(Show, says_the_same_in_each_form) {
   const Trace trace = timed_trace(64);
   test::write(trace, folder.path("t"));
   const std::string file = folder.path("t");
-  const auto md = show({file}, Form::kMd);
-  const auto csv = show({file, file}, Form::kCsv);
-  const auto text = show({file, file}, Form::kJson);
+  const auto md = show({file}, OutputForm::kMarkdown);
+  const auto csv = show({file, file}, OutputForm::kCsv);
+  const auto text = show({file, file}, OutputForm::kJson);
   ASSERT_TRUE(md.ok() && csv.ok() && text.ok());
   EXPECT_THAT(*md, HasSubstr("| matmul "));
   EXPECT_THAT(*md, HasSubstr("TEE between ops"));
@@ -123,7 +123,7 @@ TEST(Show, tells_the_time_between_ops_only_where_it_is_known) {
   EXPECT_TRUE(between().has_value());  // a recording's starts were measured
   trace.header.source = TraceSource::kImported;
   EXPECT_EQ(between(), std::nullopt);
-  const auto md = show({folder.path("t")}, Form::kMd);
+  const auto md = show({folder.path("t")}, OutputForm::kMarkdown);
   ASSERT_TRUE(md.ok());
   EXPECT_THAT(*md, HasSubstr("Wall unknown; an op was under way"));
   trace.header.wall_ns = wall;
@@ -138,8 +138,8 @@ TEST(Show, does_not_pass_control_characters_on) {
   trace.header.model = "evil\x1b[2J\n\"";
   trace.header.build = "\xff";
   test::write(trace, folder.path("t"));
-  const auto md = show({folder.path("t")}, Form::kMd);
-  const auto json = show({folder.path("t")}, Form::kJson);
+  const auto md = show({folder.path("t")}, OutputForm::kMarkdown);
+  const auto json = show({folder.path("t")}, OutputForm::kJson);
   ASSERT_TRUE(md.ok() && json.ok());
   EXPECT_THAT(*md, Not(HasSubstr("\x1b")));
   EXPECT_TRUE(nlohmann::json::accept(*json));
@@ -165,7 +165,7 @@ TEST(Diff, finds_equal_traces_equal) {
   EXPECT_EQ(compared->compared, 20U);
   EXPECT_EQ(compared->differing, 0U);
   EXPECT_FALSE(compared->first.has_value());
-  const auto text = diff(folder.path("a"), folder.path("a"), Form::kJson);
+  const auto text = diff(folder.path("a"), folder.path("a"), OutputForm::kJson);
   ASSERT_TRUE(text.ok());
   const auto json = nlohmann::json::parse(*text);
   EXPECT_EQ(json["shapes"]["same"], true);
@@ -175,7 +175,7 @@ TEST(Diff, finds_equal_traces_equal) {
       EXPECT_EQ(figure["ratio"], 1.0) << figure;
     }
   }
-  EXPECT_THAT(*diff(folder.path("a"), folder.path("a"), Form::kMd),
+  EXPECT_THAT(*diff(folder.path("a"), folder.path("a"), OutputForm::kMarkdown),
               HasSubstr("The 20 ops have the same shapes and paths."));
 }
 
@@ -188,10 +188,10 @@ TEST(Diff, names_the_first_op_with_another_shape) {
   EXPECT_EQ(compared->first, 0U);
   EXPECT_EQ(compared->differing, 19U);  // the logits of the last token are the same
   EXPECT_EQ(compared->first_a, "embedding int32[64] -> fp32[64x128]");
-  for (const Form form : {Form::kMd, Form::kJson, Form::kCsv}) {
+  for (const OutputForm form : {OutputForm::kMarkdown, OutputForm::kJson, OutputForm::kCsv}) {
     const auto text = diff(folder.path("a"), folder.path("b"), form);
     ASSERT_TRUE(text.ok());
-    if (form == Form::kJson) {
+    if (form == OutputForm::kJson) {
       EXPECT_EQ(nlohmann::json::parse(*text)["shapes"]["first_difference"]["position"], 0);
     }
   }

@@ -1,4 +1,4 @@
-#include "tee_runner/replay.h"
+#include "runtime/replay/replay.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,7 +11,7 @@
 #include <string>
 
 #include "base/convert.h"
-#include "tests/tee_runner/replay_rig.h"
+#include "tests/replay/replay_rig.h"
 #include "tests/trace/temp_dir.h"
 
 namespace airlock {

@@ -1,4 +1,4 @@
-#include "tee_runner/replay_counts.h"
+#include "runtime/replay/counts.h"
 
 #include <algorithm>
 
@@ -74,10 +74,8 @@ void ReplayTally::book(const TraceRecord& record, const OpTiming& timing, std::u
 }
 
 void ReplayTally::book_recorded(const TraceRecord& record) {
-  merge(counts_.recorded.ops[record.op], OpSnapshot{1,
-                                                    {record.total_ns, record.tee_ns, record.wire_ns,
-                                                     record.queue_ns, record.server_ns}});
-  recorded_.add(record.start_ns, record.start_ns + record.total_ns);
+  merge(counts_.recorded.ops[record.op], OpSnapshot{1, record.times});
+  recorded_.add(record.start_ns, record.end_ns());
   if (!crosses_) return;
   PathFlow& header = counts_.recorded_paths[header_path_];
   ++header.sent.messages;

@@ -1,11 +1,10 @@
-#include "tee_runner/replay_report.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
-#include "tests/tee_runner/replay_rig.h"
+#include "runtime/replay/report.h"
+#include "tests/replay/replay_rig.h"
 
 namespace airlock {
 namespace {
@@ -40,8 +39,8 @@ ReplayCounts replay_all(const TraceHeader& header, const std::vector<TraceRecord
 
 ReplayResult result_of(std::size_t clients) {
   ReplayResult result;
-  result.options.file = "t.jsonl";
-  result.options.clients = clients;
+  result.settings.file = "t.jsonl";
+  result.settings.clients = clients;
   result.trace = replay_header();
   result.complete = true;
   for (std::size_t i = 0; i < clients; ++i) {
@@ -103,8 +102,8 @@ TEST(ReplayCounts, survive_times_whose_sum_wraps) {
   const std::uint64_t year = 366ULL * 24 * 3600 * 1'000'000'000;
   for (TraceRecord& record : records) {
     record.start_ns = 0;
-    record.total_ns = record.server_ns = year;
-    record.tee_ns = record.wire_ns = 0;
+    record.times.total_ns = record.times.server_ns = year;
+    record.times.tee_ns = record.times.wire_ns = 0;
   }
   ReplayResult result;
   result.trace = replay_header();
@@ -115,8 +114,7 @@ TEST(ReplayCounts, survive_times_whose_sum_wraps) {
   const ReplayCounts sum = result.sum();
   EXPECT_EQ(sum.recorded.sum().times.server_ns, UINT64_MAX);
   EXPECT_EQ(sum.recorded.wall_ns, 64 * year);
-  result.options.output = Output::kJson;
-  const Json json = Json::parse(format_replay(result));
+  const Json json = Json::parse(format_replay(result, OutputForm::kJson));
   EXPECT_EQ(json["time"]["recorded"]["server_ns"], UINT64_MAX);
   EXPECT_LE(json["time"]["recorded"]["share"]["server"], 1.0);
 }
@@ -143,9 +141,8 @@ TEST(ReplayCounts, of_a_trace_recorded_without_a_server_have_no_paths) {
 
 TEST(ReplayReport, json_holds_exact_sums_over_clients) {
   ReplayResult result = result_of(2);
-  result.options.output = Output::kJson;
   const std::size_t ops = replay_records().size();
-  const Json json = Json::parse(format_replay(result));
+  const Json json = Json::parse(format_replay(result, OutputForm::kJson));
   EXPECT_EQ(json["op_count"], 2 * ops);
   EXPECT_EQ(json["wall_ns"], 400 * ops);  // the clients ran at once
   EXPECT_EQ(json["time"]["replayed"]["wall_ns"], 2 * 400 * ops);
@@ -168,26 +165,26 @@ TEST(ReplayReport, has_no_ratio_where_nothing_was_timed) {
   ReplayResult result = result_of(1);
   auto records = replay_records();
   for (TraceRecord& record : records) {
-    record.start_ns = record.total_ns = record.tee_ns = record.wire_ns = record.server_ns = 0;
+    record.start_ns = record.times.total_ns = record.times.tee_ns = record.times.wire_ns =
+        record.times.server_ns = 0;
   }
   result.trace.source = TraceSource::kSynthesised;
   result.clients = {{replay_all(result.trace, records), {}}};
-  EXPECT_THAT(format_replay(result), HasSubstr("| recorded | - | - | - | - | - | - |"));
-  result.options.output = Output::kJson;
-  EXPECT_TRUE(Json::parse(format_replay(result))["ops"]["matmul"]["ratio"].is_null());
-  result.options.output = Output::kCsv;
-  EXPECT_THAT(format_replay(result), Not(HasSubstr("ratio")));
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown),
+              HasSubstr("| recorded | - | - | - | - | - | - |"));
+  EXPECT_TRUE(
+      Json::parse(format_replay(result, OutputForm::kJson))["ops"]["matmul"]["ratio"].is_null());
+  EXPECT_THAT(format_replay(result, OutputForm::kCsv), Not(HasSubstr("ratio")));
 }
 
 TEST(ReplayReport, has_no_shares_where_the_time_between_ops_is_not_known) {
   ReplayResult result = result_of(1);
   result.trace.source = TraceSource::kImported;
   result.clients = {{replay_all(result.trace, replay_records()), {}}};
-  EXPECT_THAT(format_replay(result), HasSubstr("| recorded | - | - | - | - | - | - |"));
-  result.options.output = Output::kCsv;
-  EXPECT_THAT(format_replay(result), HasSubstr("time,tee,ns,,"));
-  result.options.output = Output::kJson;
-  const Json recorded = Json::parse(format_replay(result))["time"]["recorded"];
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown),
+              HasSubstr("| recorded | - | - | - | - | - | - |"));
+  EXPECT_THAT(format_replay(result, OutputForm::kCsv), HasSubstr("time,tee,ns,,"));
+  const Json recorded = Json::parse(format_replay(result, OutputForm::kJson))["time"]["recorded"];
   for (const char* unknown : {"between_ns", "tee_ns", "wall_ns"}) {
     EXPECT_TRUE(recorded[unknown].is_null()) << unknown;
   }
@@ -197,19 +194,18 @@ TEST(ReplayReport, has_no_shares_where_the_time_between_ops_is_not_known) {
 
 TEST(ReplayReport, says_what_the_dropped_ops_make_of_the_time_between) {
   ReplayResult result = result_of(1);
-  EXPECT_THAT(format_replay(result), Not(HasSubstr("missing from the trace")));
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown),
+              Not(HasSubstr("missing from the trace")));
   result.trace.dropped = 3;
-  EXPECT_THAT(format_replay(result), HasSubstr("3 ops are missing from the trace"));
-  result.options.output = Output::kJson;
-  EXPECT_EQ(Json::parse(format_replay(result))["trace"]["dropped"], 3);
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown),
+              HasSubstr("3 ops are missing from the trace"));
+  EXPECT_EQ(Json::parse(format_replay(result, OutputForm::kJson))["trace"]["dropped"], 3);
 }
 
 TEST(ReplayReport, csv_has_five_columns_and_the_numbers_of_the_json) {
   ReplayResult result = result_of(1);
-  result.options.output = Output::kJson;
-  const Json json = Json::parse(format_replay(result));
-  result.options.output = Output::kCsv;
-  const std::string csv = format_replay(result);
+  const Json json = Json::parse(format_replay(result, OutputForm::kJson));
+  const std::string csv = format_replay(result, OutputForm::kCsv);
   std::size_t begin = 0;
   for (std::size_t end = 0; (end = csv.find('\n', begin)) != std::string::npos; begin = end + 1) {
     const std::string line = csv.substr(begin, end - begin);
@@ -227,7 +223,7 @@ TEST(ReplayReport, names_each_client_that_failed) {
   result.complete = false;
   result.clients[1].error = "the server is gone";
   result.clients[2].error = "op 3 (matmul): no room";
-  const std::string text = format_replay(result);
+  const std::string text = format_replay(result, OutputForm::kMarkdown);
   EXPECT_THAT(text, HasSubstr("Partial"));
   EXPECT_THAT(text, HasSubstr("- client 2, after "));
   EXPECT_THAT(text, HasSubstr("- client 3, after "));
@@ -238,17 +234,16 @@ TEST(ReplayReport, of_a_replay_that_did_not_begin_divides_by_nothing) {
   ReplayResult result;
   result.trace = replay_header();
   result.clients = {{}};
-  for (const Output output : {Output::kMarkdown, Output::kJson, Output::kCsv}) {
-    result.options.output = output;
-    EXPECT_THAT(format_replay(result), Not(HasSubstr("nan")));
+  for (const OutputForm output : {OutputForm::kMarkdown, OutputForm::kJson, OutputForm::kCsv}) {
+    EXPECT_THAT(format_replay(result, output), Not(HasSubstr("nan")));
   }
 }
 
 TEST(ReplayReport, says_that_the_ring_is_another) {
   ReplayResult result = result_of(1);
-  EXPECT_THAT(format_replay(result), Not(HasSubstr("not the recorded one")));
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown), Not(HasSubstr("not the recorded one")));
   result.same_paths = false;
-  EXPECT_THAT(format_replay(result), HasSubstr("not the recorded one"));
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown), HasSubstr("not the recorded one"));
 }
 
 }  // namespace

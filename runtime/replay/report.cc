@@ -1,4 +1,4 @@
-#include "tee_runner/replay_report.h"
+#include "runtime/replay/report.h"
 
 #include <fmt/format.h>
 
@@ -156,10 +156,10 @@ Json clients_json(const ReplayResult& result) {
 std::string format_json(const ReplayResult& result) {
   const Figures figures(result);
   const ReplayCounts& counts = figures.counts;
-  const ReplayOptions& options = result.options;
+  const ReplaySettings& settings = result.settings;
   Json json;
   json["schema_version"] = 1;
-  json["trace"] = {{"file", options.file},
+  json["trace"] = {{"file", settings.file},
                    {"source", name_of(result.trace.source)},
                    {"model", result.trace.model},
                    {"tokens", result.trace.tokens},
@@ -169,10 +169,10 @@ std::string format_json(const ReplayResult& result) {
   json["server"] = {{"device", result.server.device},
                     {"dtype", name_of(result.server.dtype)},
                     {"digest", result.server.digest}};
-  json["config"] = {{"speed", name_of(options.speed)},
-                    {"repeat", options.repeat},
-                    {"clients", options.clients},
-                    {"inflight", options.inflight},
+  json["config"] = {{"speed", name_of(settings.speed)},
+                    {"repeat", settings.repeat},
+                    {"clients", settings.clients},
+                    {"inflight", settings.inflight},
                     {"inputs", result.recorded_inputs ? "payload" : "seed"}};
   json["complete"] = result.complete;
   json["wall_ns"] = figures.wall_ns;
@@ -188,7 +188,7 @@ std::string format_json(const ReplayResult& result) {
   }
   json["time"] = {{"recorded", time_json(counts.recorded, figures.recorded)},
                   {"replayed", time_json(counts.replayed, figures.replayed)}};
-  json["verify"] = {{"mode", name_of(options.verify)},
+  json["verify"] = {{"mode", name_of(settings.verify)},
                     {"tensors", counts.tensors_checked},
                     {"differing", counts.tensors_differing},
                     {"first", text_or_null(counts.first_difference)}};
@@ -266,7 +266,7 @@ std::string format_csv(const ReplayResult& result) {
       result.complete ? 1 : 0, figures.wall_ns, counts.ops, counts.bytes, figures.ops_per_s,
       figures.gb_per_s);
   return text + fmt::format("verify,{0},tensors,,{1}\nverify,{0},differing,,{2}\n",
-                            name_of(result.options.verify), counts.tensors_checked,
+                            name_of(result.settings.verify), counts.tensors_checked,
                             counts.tensors_differing);
 }
 
@@ -356,18 +356,18 @@ std::string md_failures(const ReplayResult& result) {
 std::string format_markdown(const ReplayResult& result) {
   const Figures figures(result);
   const ReplayCounts& counts = figures.counts;
-  const ReplayOptions& options = result.options;
+  const ReplaySettings& settings = result.settings;
   std::string text = md_ops(counts) + "\n" + md_paths(result, counts) + "\n" +
                      md_time(figures, result.trace.dropped);
   text += fmt::format(
       "\n| clients | repeat | in flight | speed | wall ms | ops | ops/s | GB moved | GB/s |\n"
       "| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n"
       "| {} | {} | {} | {} | {:.3f} | {} | {:.1f} | {:.3f} | {:.3f} |\n",
-      options.clients, options.repeat, options.inflight, name_of(options.speed),
+      settings.clients, settings.repeat, settings.inflight, name_of(settings.speed),
       ms(figures.wall_ns), counts.ops, figures.ops_per_s, static_cast<double>(counts.bytes) / 1e9,
       figures.gb_per_s);
-  if (options.verify != ReplayVerify::kNone) {
-    text += fmt::format("\n--verify {}: {} of {} tensors differ.\n", name_of(options.verify),
+  if (settings.verify != ReplayVerify::kNone) {
+    text += fmt::format("\n--verify {}: {} of {} tensors differ.\n", name_of(settings.verify),
                         counts.tensors_differing, counts.tensors_checked);
   }
   if (!result.cut.empty()) text += fmt::format("\n{}.\n", result.cut);
@@ -382,13 +382,13 @@ ReplayCounts ReplayResult::sum() const {
   return sum;
 }
 
-std::string format_replay(const ReplayResult& result) {
-  switch (result.options.output) {
-    case Output::kJson:
+std::string format_replay(const ReplayResult& result, OutputForm form) {
+  switch (form) {
+    case OutputForm::kJson:
       return format_json(result);
-    case Output::kCsv:
+    case OutputForm::kCsv:
       return format_csv(result);
-    case Output::kMarkdown:
+    case OutputForm::kMarkdown:
       break;
   }
   return format_markdown(result);

@@ -5,10 +5,11 @@
 #include <vector>
 
 #include "runtime/backend.h"
+#include "runtime/replay/counts.h"
+#include "runtime/replay/settings.h"
 #include "runtime/stats/transport_stats.h"
+#include "runtime/text/output_form.h"
 #include "runtime/trace/trace.h"
-#include "tee_runner/replay_counts.h"
-#include "tee_runner/replay_options.h"
 
 namespace airlock {
 
@@ -19,7 +20,7 @@ struct ReplayClientResult {
 
 /// What a replay gave, whole or in part. A plain value.
 struct ReplayResult {
-  ReplayOptions options;
+  ReplaySettings settings;
   TraceHeader trace;
   std::string cut;  // what the trace lacks
   BackendInfo server;
@@ -33,7 +34,7 @@ struct ReplayResult {
   ReplayCounts sum() const;
 };
 
-/// The result in the form that options.output names, with a newline at its end.
-std::string format_replay(const ReplayResult& result);
+/// The result with a newline at its end.
+std::string format_replay(const ReplayResult& result, OutputForm form);
 
 }  // namespace airlock
