@@ -13,7 +13,7 @@ import machine
 from report import Failed, NotRun, run, say
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-sys.path.insert(0, os.path.join(ROOT, "tests", "integration"))
+sys.path.insert(0, os.path.join(ROOT, "tools"))
 from pair import Pair, read_json, wait_until  # noqa: E402 (found by the line above)
 
 TARGETS = ("gpu_server", "tee_runner", "airlock_cuda", "cuda_conformance_test", "cuda_bench")
