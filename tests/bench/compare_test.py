@@ -67,6 +67,11 @@ class CompareTest(unittest.TestCase):
         _, (figure,) = self.compare(self.build("a", 1000, 1001), self.build("b", 1000, 1001, 3000, 1000, 1001))
         self.assertEqual(figure["verdict"], "no difference")
 
+    def test_one_slow_run_does_not_hide_a_difference(self):
+        before = self.build("a", 1000, 1010, 5000, 1010, 1000, 1010, 1000, 1010, 1000, 1010)
+        _, (figure,) = self.compare(before, self.build("b", 1200))
+        self.assertEqual(figure["verdict"], "slower by 19.4 %")
+
     def test_faster_is_said_and_never_fails(self):
         _, (figure,) = self.compare(self.build("a", 1000, 1010), self.build("b", 800), "--fail-over", "0")
         self.assertEqual(figure["verdict"], "faster by 20.4 %")
