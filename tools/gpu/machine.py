@@ -38,18 +38,16 @@ def first_existing(names):
 def find_toolkit():
     """{"nvcc", "version", "root", "libcublas", "cublas_header"}, each None where it was not found."""
     nvcc = find_program("nvcc", [os.path.join(root, "bin") for root in TOOLKITS])
-    found = {"nvcc": nvcc, "version": None, "root": None, "libcublas": None, "cublas_header": None}
     if nvcc is None:
-        return found
-    found["root"] = root = os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))
+        return dict.fromkeys(("nvcc", "version", "root", "libcublas", "cublas_header"))
+    root = os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))
     version = re.search(r"release ([0-9.]+)", output_of([nvcc, "--version"]) or "")
-    found["version"] = version.group(1) if version else None
     roots = [root, os.path.join(root, "targets", "x86_64-linux"), *python_wheels()]
     libraries = [os.path.join(folder, lib) for folder in roots for lib in ("lib64", "lib")]
     libraries += ["/usr/lib/x86_64-linux-gnu", "/usr/local/lib"]
-    found["libcublas"] = first_existing([os.path.join(folder, "libcublas.so*") for folder in libraries])
-    found["cublas_header"] = first_existing([os.path.join(folder, "include/cublas_v2.h") for folder in (*roots, "/usr")])
-    return found
+    return {"nvcc": nvcc, "version": version.group(1) if version else None, "root": root,
+            "libcublas": first_existing([f"{folder}/libcublas.so*" for folder in libraries]),
+            "cublas_header": first_existing([f"{folder}/include/cublas_v2.h" for folder in (*roots, "/usr")])}
 
 
 def toolkit_flags(found):

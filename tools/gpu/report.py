@@ -48,9 +48,10 @@ class Report:
         self.path = path
         self.data = dict(head, result="unfinished", steps=[])
 
-    def run_step(self, name, action, limit_s, budget):
-        """Runs action(details), which fills `details` as it goes; whatever it raises becomes the step's result."""
-        start = time.monotonic()
+    def run_step(self, name, function, context, limit_s):
+        """Runs function(context, details), which fills the details as it goes; whatever it raises becomes the step's
+        result."""
+        start, budget = time.monotonic(), context.budget
         budget.begin_step(limit_s)
         say(f"\n== {name} (at most {budget.left():.0f} s)")
         step = {"name": name, "result": CUT, "why": "the check was ended", "seconds": 0, "details": {}}
@@ -59,7 +60,7 @@ class Report:
         try:
             if budget.used_up():
                 raise Failed(f"the budget of {budget.total_s:g} s was used up before it began")
-            action(step["details"])
+            function(context, step["details"])
             step.update(result=PASSED, why="")
         except NotRun as reason:
             step.update(result=NOT_RUN, why=str(reason))
