@@ -17,12 +17,12 @@ JsonObject live_json(const CountersSnapshot& snapshot, StatSource::Scope scope) 
   return {{"scope", "server"},
           {"state", state_of(snapshot)},
           {"pid", snapshot.pid},
-          {"start_unix_ns", snapshot.start_unix_ns},
+          {"start_unix_ns", snapshot.server.start_unix_ns},
           {"heartbeat_age_ns", snapshot.heartbeat_age_ns},
           {"sessions_active", snapshot.sessions_active},
           {"sessions_started", snapshot.sessions_started},
           {"sessions_refused", snapshot.sessions_refused},
-          {"max_clients", snapshot.max_clients},
+          {"max_clients", snapshot.server.max_clients},
           {"settled", snapshot.settled}};
 }
 
@@ -42,8 +42,9 @@ std::string describe_state(const CountersSnapshot& snapshot) {
     state = "ended without cleaning up: " + sign + "; the next server here replaces its file";
   return fmt::format(
       "gpu_server pid {} at {}, up {:.1f} s; {} of {} sessions under way, {} begun, {} refused; {}",
-      snapshot.pid, snapshot.endpoint, seconds(snapshot.report.wall_ns), snapshot.sessions_active,
-      snapshot.max_clients, snapshot.sessions_started, snapshot.sessions_refused, state);
+      snapshot.pid, snapshot.server.endpoint, seconds(snapshot.report.wall_ns),
+      snapshot.sessions_active, snapshot.server.max_clients, snapshot.sessions_started,
+      snapshot.sessions_refused, state);
 }
 
 std::string show(const CountersSnapshot& snapshot, StatSource::Scope scope, OutputForm form) {

@@ -16,11 +16,11 @@ CountersSnapshot serving() {
   CountersSnapshot snapshot;
   snapshot.report.side = "gpu_server";
   snapshot.report.wall_ns = 1'500'000'000;
-  snapshot.endpoint = "ipc:///x/ctl";
+  snapshot.server.endpoint = "ipc:///x/ctl";
   snapshot.pid = 42;
   snapshot.alive = true;
   snapshot.heartbeat_age_ns = 100'000'000;
-  snapshot.max_clients = 8;
+  snapshot.server.max_clients = 8;
   return snapshot;
 }
 
