@@ -16,6 +16,11 @@ struct DeviceTimesOf {
   // Results back.
   Cell copy_out_ns{};
   bool operator==(const DeviceTimesOf&) const = default;
+  /// As visit_device_times() below.
+  template <typename Visit, typename... Times>
+  static void visit(Visit&& visit, Times&... times) {
+    visit_device_times(visit, times...);
+  }
 };
 
 /// Where the time of an op went, or that of many ops added up: total = tee + wire + queue + server.
@@ -25,7 +30,7 @@ struct OpTimesOf {
   // Submit to checked result, also where wait() was called later, and what was waited for a place
   // to write the operands.
   Cell total_ns{};
-  // The caller's side: rounding, encoding, checking.
+  // The caller's side: encoding the request, checking the reply. Zero in a server's counts.
   Cell tee_ns{};
   // The rest of total_ns, never negative.
   Cell wire_ns{};

@@ -34,12 +34,12 @@ class MeasuredPending : public Pending {
   void book() {
     const OpTiming timing = inner_->timing();
     const std::uint64_t total_ns = std::max(spent_ns_, timing.queue_ns + timing.server_ns);
-    stats_.calls.fetch_add(1, std::memory_order_relaxed);
-    stats_.total_ns.fetch_add(total_ns, std::memory_order_relaxed);
-    stats_.queue_ns.fetch_add(timing.queue_ns, std::memory_order_relaxed);
-    stats_.server_ns.fetch_add(timing.server_ns, std::memory_order_relaxed);
-    stats_.wire_ns.fetch_add(total_ns - timing.queue_ns - timing.server_ns,
-                             std::memory_order_relaxed);
+    OpTimes times;
+    times.total_ns = total_ns;
+    times.wire_ns = total_ns - timing.queue_ns - timing.server_ns;
+    times.queue_ns = timing.queue_ns;
+    times.server_ns = timing.server_ns;
+    merge(stats_, OpSnapshot{1, times});
   }
 
   std::unique_ptr<Pending> inner_;
@@ -56,7 +56,7 @@ class Measured : public MeasuredBackend {
                                            Deadline deadline) override {
     ASSIGN_OR_RETURN(auto pending, inner_.prepare(spec, operands, deadline));
     return std::unique_ptr<Pending>(
-        std::make_unique<MeasuredPending>(std::move(pending), stats_.of(spec.op)));
+        std::make_unique<MeasuredPending>(std::move(pending), stats_[spec.op]));
   }
 
  private:

@@ -22,33 +22,30 @@ constexpr std::size_t kTopCount = 5;
 JsonObject comparison_json(const Comparison& c) {
   JsonObject ops;
   for (const Comparison::OpCost& op : c.ops) {
-    ops.add(name_of(op.op), JsonObject()
-                                .add("calls", op.calls)
-                                .add("remote_ns", op.remote_ns)
-                                .add("local_ns", op.local_ns));
+    ops.add(
+        name_of(op.op),
+        JsonObject{{"calls", op.calls}, {"remote_ns", op.remote_ns}, {"local_ns", op.local_ns}});
   }
-  return JsonObject()
-      .add("passed", c.passed())
-      .add("same_bits", c.same_bits)
-      .add("differing", c.differing)
-      .add("largest_error", c.largest_error)
-      .add("tolerance", c.tolerance)
-      .add("remote_wall_ns", c.remote_wall_ns)
-      .add("local_wall_ns", c.local_wall_ns)
-      .add("overhead", c.overhead())
-      .add("ops", ops);
+  return {{"passed", c.passed()},
+          {"same_bits", c.same_bits},
+          {"differing", c.differing},
+          {"largest_error", c.largest_error},
+          {"tolerance", c.tolerance},
+          {"remote_wall_ns", c.remote_wall_ns},
+          {"local_wall_ns", c.local_wall_ns},
+          {"overhead", c.overhead()},
+          {"ops", ops}};
 }
 
 std::string format_json(const PrefillResult& result, const std::optional<Comparison>& comparison) {
   std::vector<JsonObject> top;
   for (const TopLogit& entry : result.top)
-    top.push_back(JsonObject().add("id", entry.id).add("logit", entry.logit));
-  JsonObject json;
-  json.add("tokens", result.tokens)
-      .add("runs_ns", result.runs_ns)
-      .add("wall_ns", result.wall_ns())
-      .add("tokens_per_s", JsonFixed{result.tokens_per_s(), 3})
-      .add("top", top);
+    top.push_back({{"id", entry.id}, {"logit", entry.logit}});
+  JsonObject json = {{"tokens", result.tokens},
+                     {"runs_ns", result.runs_ns},
+                     {"wall_ns", result.wall_ns()},
+                     {"tokens_per_s", JsonFixed{result.tokens_per_s(), 3}},
+                     {"top", top}};
   if (comparison) json.add("compare_local", comparison_json(*comparison));
   return json.line();
 }
@@ -172,11 +169,11 @@ Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_op
   Comparison result;
   result.remote_wall_ns = remote.wall_ns();
   result.local_wall_ns = local.wall_ns();
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
-    const OpSnapshot& there = remote_ops.ops[i];
-    const OpSnapshot& here = local_ops.ops[i];
+  for (const Op op : kOps) {
+    const OpSnapshot& there = remote_ops[op];
+    const OpSnapshot& here = local_ops[op];
     if (there.calls == 0 || here.calls == 0) continue;
-    result.ops.push_back({kOps[i], there.calls, there.total_ns, here.total_ns});
+    result.ops.push_back({op, there.calls, there.times.total_ns, here.times.total_ns});
   }
   const std::span<const float> got = remote.logits.as<float>();
   const std::span<const float> expected = local.logits.as<float>();

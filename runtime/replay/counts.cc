@@ -7,10 +7,8 @@
 namespace airlock {
 namespace {
 
-void add(std::uint64_t& sum, std::uint64_t value) { sum = add_saturating(sum, value); }
-
 /// What is not known makes the sum unknown.
-void add(std::optional<std::uint64_t>& sum, const std::optional<std::uint64_t>& value) {
+void merge_known(std::optional<std::uint64_t>& sum, const std::optional<std::uint64_t>& value) {
   sum = sum && value ? std::optional(add_saturating(*sum, *value)) : std::nullopt;
 }
 
@@ -22,17 +20,17 @@ std::optional<Path> header_path_of(const TraceHeader& header) {
 }  // namespace
 
 void ReplaySide::merge(const ReplaySide& other) {
-  sums.merge(other.sums);
-  add(wall_ns, other.wall_ns);
-  add(between_ns, other.between_ns);
-  add(idle_ns, other.idle_ns);
+  airlock::merge(sums, other.sums);
+  airlock::merge(wall_ns, other.wall_ns);
+  merge_known(between_ns, other.between_ns);
+  airlock::merge(idle_ns, other.idle_ns);
 }
 
 void ReplayCounts::merge(const ReplayCounts& other) {
   recorded.merge(other.recorded);
   replayed.merge(other.replayed);
-  add(tensors_checked, other.tensors_checked);
-  add(tensors_differing, other.tensors_differing);
+  airlock::merge(tensors_checked, other.tensors_checked);
+  airlock::merge(tensors_differing, other.tensors_differing);
   if (first_difference.empty()) first_difference = other.first_difference;
   if (other.start_ns != 0) {
     start_ns = start_ns == 0 ? other.start_ns : std::min(start_ns, other.start_ns);
@@ -60,7 +58,7 @@ void ReplayTally::book(const TraceRecord& record, const OpTiming& timing, std::u
   counts_.end_ns = std::max(counts_.end_ns, submit_ns + timing.total_ns);
   counts_.recorded.sums.add(record);
   if (header_path_) {
-    PathSums& path = counts_.recorded.sums.paths[*header_path_];
+    PathSnapshot& path = counts_.recorded.sums.paths[*header_path_];
     ++path.sent.messages;
     ++path.received.messages;
   }
@@ -83,8 +81,8 @@ void ReplayTally::end_pass() {
   ReplaySide& recorded = counts_.recorded;
   BusyTime& busy = recorded.sums.busy;
   // The header's wall also holds the TEE's work after the last op.
-  add(recorded.wall_ns, std::max(recorded_wall_ns_.value_or(0), busy.wall_ns()));
-  add(recorded.between_ns, between_ops_ns(source_, busy, recorded_wall_ns_));
+  merge(recorded.wall_ns, std::max(recorded_wall_ns_.value_or(0), busy.wall_ns()));
+  merge_known(recorded.between_ns, between_ops_ns(source_, busy, recorded_wall_ns_));
   busy = BusyTime();
 }
 
@@ -93,8 +91,8 @@ ReplayCounts ReplayTally::counts() const {
   ReplayCounts counts = counts_;
   ReplaySide& recorded = counts.recorded;
   if (const BusyTime& busy = recorded.sums.busy; busy.begun()) {  // the pass that is under way
-    add(recorded.wall_ns, busy.wall_ns());
-    add(recorded.between_ns, between_ops_ns(source_, busy, std::nullopt));
+    merge(recorded.wall_ns, busy.wall_ns());
+    merge_known(recorded.between_ns, between_ops_ns(source_, busy, std::nullopt));
   }
   ReplaySide& replayed = counts.replayed;
   replayed.wall_ns = replayed.sums.busy.wall_ns();

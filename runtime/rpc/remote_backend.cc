@@ -197,9 +197,9 @@ Status RemoteSession::receive_one(Deadline deadline) {
   call->times.total_ns = now_ns() - call->submit_ns;
   call->times.queue_ns = call->response.queue_ns;
   call->times.server_ns = call->response.server_ns;
-  const std::uint64_t latency_ns = book_op(op_stats_.of(call->request.spec.op), call->times);
+  const std::uint64_t latency_ns = book_op(op_stats_[call->request.spec.op], call->times);
   const Path path = call->used_zmq ? Path::kZmq : header_path(channel_.policy());
-  channel_.stats().path(path).latency_ns.record(latency_ns);
+  channel_.stats()[path].latency_ns.record(latency_ns);
   if (call->response.code != StatusCode::kOk) {
     call->failure = server_said(call->response);
     call->state = Call::State::kFailed;

@@ -238,20 +238,15 @@ class Server {
   }
 
   void book(const ResponseHeader& header, const OpTiming& timing, std::uint64_t total_ns) {
-    constexpr auto relaxed = std::memory_order_relaxed;
-    OpStats& stats = op_stats_.of(header.op);
-    stats.calls.fetch_add(1, relaxed);
-    stats.total_ns.fetch_add(total_ns, relaxed);
-    if (context_.service_ns != nullptr) {
-      (*context_.service_ns)[static_cast<std::size_t>(header.op) - 1].record(total_ns);
-    }
-    stats.queue_ns.fetch_add(header.queue_ns, relaxed);
-    stats.server_ns.fetch_add(header.server_ns, relaxed);
-    stats.device.copy_in_ns.fetch_add(timing.copy_in_ns, relaxed);
-    stats.device.compute_ns.fetch_add(timing.compute_ns, relaxed);
-    stats.device.copy_out_ns.fetch_add(timing.copy_out_ns, relaxed);
     const std::uint64_t known_ns = header.queue_ns + header.server_ns;
-    stats.wire_ns.fetch_add(total_ns > known_ns ? total_ns - known_ns : 0, relaxed);
+    OpTimes times;
+    times.total_ns = total_ns;
+    times.wire_ns = total_ns > known_ns ? total_ns - known_ns : 0;
+    times.queue_ns = header.queue_ns;
+    times.server_ns = header.server_ns;
+    times.device = {timing.copy_in_ns, timing.compute_ns, timing.copy_out_ns};
+    merge(op_stats_[header.op], OpSnapshot{1, times});
+    if (context_.service_ns != nullptr) (*context_.service_ns)[header.op].record(total_ns);
   }
 
   Channel& channel_;

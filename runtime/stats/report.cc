@@ -28,13 +28,13 @@ HostReport describe_host(std::string_view device) {
 
 void SessionReport::merge_older(const SessionReport& older) {
   sessions += older.sessions;
-  transport.merge(older.transport);
-  ops.merge(older.ops);
+  airlock::merge(transport, older.transport);
+  airlock::merge(ops, older.ops);
 }
 
 void SideReport::merge(const SessionReport& session) {
-  transport.merge(session.transport);
-  ops.merge(session.ops);
+  airlock::merge(transport, session.transport);
+  airlock::merge(ops, session.ops);
 }
 
 }  // namespace airlock

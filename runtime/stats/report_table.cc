@@ -23,7 +23,7 @@ std::string paths_text(const TransportSnapshot& transport) {
   Table waits({left("path"), "p50 us", "p90 us", "p99 us", "max us", "slot waits", "spins", "parks",
                "errors"});
   for (const Path path : kPaths) {
-    const PathSnapshot& stats = transport.path(path);
+    const PathSnapshot& stats = transport[path];
     add_direction(traffic, path, "sent", stats.sent);
     add_direction(traffic, path, "received", stats.received);
     if (stats == PathSnapshot{}) continue;
@@ -41,10 +41,11 @@ std::string paths_text(const TransportSnapshot& transport) {
 std::string ops_text(const OpSnapshotTable& ops) {
   Table table({left("op"), "calls", "total ms", "tee ms", "wire ms", "queue ms", "server ms"});
   for (const Op op : kOps) {
-    const OpSnapshot& sums = ops.of(op);
-    if (sums.calls == 0) continue;
-    table.add({name_of(op), sums.calls, ms(sums.total_ns), ms(sums.tee_ns), ms(sums.wire_ns),
-               ms(sums.queue_ns), ms(sums.server_ns)});
+    const auto& [calls, times] = ops[op];
+    if (calls == 0) continue;
+    Cells row = {name_of(op), calls};
+    visit_times([&row](std::string_view, std::uint64_t ns) { row.push_back(ms(ns)); }, times);
+    table.add(std::move(row));
   }
   return section(table);
 }
@@ -52,8 +53,8 @@ std::string ops_text(const OpSnapshotTable& ops) {
 std::string devices_text(const OpSnapshotTable& ops) {
   Table table({left("device"), "copy in ms", "compute ms", "copy out ms"});
   for (const Op op : kOps) {
-    const DeviceSnapshot& device = ops.of(op).device;
-    if (device == DeviceSnapshot{}) continue;
+    const DeviceTimes& device = ops[op].times.device;
+    if (device == DeviceTimes{}) continue;
     table.add({name_of(op), ms(device.copy_in_ns), ms(device.compute_ns), ms(device.copy_out_ns)});
   }
   return section(table);
@@ -62,7 +63,7 @@ std::string devices_text(const OpSnapshotTable& ops) {
 std::string tee_text(const TeeSnapshotTable& tee) {
   Table table({left("tee"), "calls", "total ms"});
   for (const TeeKernel kernel : kValuesOf<TeeKernel>) {
-    const TeeKernelSnapshot& sums = tee[index_of(kernel)];
+    const TeeKernelSnapshot& sums = tee[kernel];
     if (sums.calls != 0) table.add({name_of(kernel), sums.calls, ms(sums.total_ns)});
   }
   return section(table);
@@ -73,13 +74,13 @@ std::string sessions_text(const std::vector<SessionReport>& sessions) {
                "server ms"});
   for (const SessionReport& session : sessions) {
     PathSnapshot all;
-    for (const PathSnapshot& path : session.transport.paths) all.merge(path);
+    for (const PathSnapshot& path : session.transport) merge(all, path);
     OpSnapshot ops;
-    for (const OpSnapshot& op : session.ops.ops) ops.merge(op);
+    for (const OpSnapshot& op : session.ops) merge(ops, op);
     const std::string older =
         session.sessions > 1 ? fmt::format(" and {} older", session.sessions - 1) : std::string();
     table.add({session.id + older, session.client, ops.calls, mib(all.received.bytes),
-               mib(all.sent.bytes), all.errors, ms(ops.server_ns)});
+               mib(all.sent.bytes), all.errors, ms(ops.times.server_ns)});
   }
   return section(table);
 }

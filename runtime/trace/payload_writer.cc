@@ -37,12 +37,10 @@ Status file_error(std::string_view what, const std::string& path, int error) {
 /// What goes where the header's last brace is: a comma before it, the new last brace behind it.
 std::string entry_json(std::string_view name, const TensorDesc& desc, std::uint64_t begin,
                        std::uint64_t end) {
-  std::string json = JsonObject()
-                         .add(name, JsonObject()
-                                        .add("dtype", safetensors_dtype(desc.dtype))
-                                        .add("shape", desc.shape.extents())
-                                        .add("data_offsets", std::pair(begin, end)))
-                         .text();
+  const JsonObject entry = {{"dtype", safetensors_dtype(desc.dtype)},
+                            {"shape", desc.shape.extents()},
+                            {"data_offsets", std::pair(begin, end)}};
+  std::string json = JsonObject{{name, entry}}.text();
   json.front() = ',';
   return json;
 }

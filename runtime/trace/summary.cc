@@ -9,19 +9,6 @@
 namespace airlock {
 namespace {
 
-void add_to(std::uint64_t& sum, std::uint64_t value) { sum = add_saturating(sum, value); }
-
-void add_to(OpTimes& sum, const OpTimes& times) {
-  visit_times([](std::string_view, std::uint64_t& a, std::uint64_t b) { add_to(a, b); }, sum,
-              times);
-}
-
-void add_to(DirectionSnapshot& sum, const DirectionSnapshot& other) {
-  add_to(sum.messages, other.messages);
-  add_to(sum.tensors, other.tensors);
-  add_to(sum.bytes, other.bytes);
-}
-
 bool took_longer(const TraceRecord& a, const TraceRecord& b) {
   return std::tuple(b.times.total_ns, b.bytes(), a.seq) <
          std::tuple(a.times.total_ns, a.bytes(), b.seq);
@@ -43,51 +30,25 @@ void keep_greatest(std::vector<TraceRecord>& kept, const TraceRecord& record, Be
 
 }  // namespace
 
-void OpSums::merge(const OpSums& other) {
-  add_to(calls, other.calls);
-  add_to(times, other.times);
-  add_to(input_bytes, other.input_bytes);
-  add_to(output_bytes, other.output_bytes);
-  total_ns.merge(other.total_ns);
-}
-
-void PathSums::merge(const PathSums& other) {
-  add_to(sent, other.sent);
-  add_to(received, other.received);
-  latency_ns.merge(other.latency_ns);
-}
-
 void TraceSummary::add(const TraceRecord& record, std::uint64_t start_ns, const OpTimes& times) {
   for (OpSums* sums : {&ops[record.op], &all}) {
-    add_to(sums->calls, 1);
-    add_to(sums->times, times);
-    add_to(sums->input_bytes, record.input_bytes());
-    add_to(sums->output_bytes, record.output_bytes());
-    sums->total_ns.record(times.total_ns);
+    merge<OpSnapshot>(*sums, OpSnapshot{1, times});
+    merge(sums->input_bytes, record.input_bytes());
+    merge(sums->output_bytes, record.output_bytes());
+    sums->call_ns.record(times.total_ns);
   }
   const auto add_tensors = [this](const std::vector<TraceTensor>& tensors,
-                                  DirectionSnapshot PathSums::*direction) {
+                                  DirectionSnapshot PathSnapshot::*direction) {
     for (const TraceTensor& tensor : tensors) {
-      PathSums& path = tensor.path ? paths[*tensor.path] : uncrossed;
-      DirectionSnapshot& sums = path.*direction;
-      add_to(sums.tensors, 1);
-      add_to(sums.bytes, tensor.desc.bytes());
+      PathSnapshot& path = tensor.path ? paths[*tensor.path] : uncrossed;
+      merge(path.*direction, DirectionSnapshot{0, 1, tensor.desc.bytes()});
     }
   };
-  add_tensors(record.inputs, &PathSums::sent);
-  add_tensors(record.outputs, &PathSums::received);
+  add_tensors(record.inputs, &PathSnapshot::sent);
+  add_tensors(record.outputs, &PathSnapshot::received);
   if (const auto path = record.slowest_path())
     paths[*path].latency_ns.record(times.tee_ns + times.wire_ns);
   busy.add(start_ns, start_ns + times.total_ns);
-  slots_most = std::max<std::uint64_t>(slots_most, record.slots_in_use);
-}
-
-void TraceSummary::merge(const TraceSummary& other) {
-  for (const Op op : kOps) ops[op].merge(other.ops[op]);
-  all.merge(other.all);
-  for (const Path path : kPaths) paths[path].merge(other.paths[path]);
-  uncrossed.merge(other.uncrossed);
-  slots_most = std::max(slots_most, other.slots_most);
 }
 
 void TraceFileSummary::add(const TraceRecord& record) {

@@ -11,7 +11,7 @@
 #include "base/saturating.h"
 #include "base/status.h"
 #include "runtime/op_times.h"
-#include "runtime/stats/histogram.h"
+#include "runtime/stats/op_stats.h"
 #include "runtime/stats/transport_stats.h"
 #include "runtime/trace/between.h"
 #include "runtime/trace/trace.h"
@@ -19,26 +19,19 @@
 namespace airlock {
 
 /// Calls of one op, or of several, added up.
-struct OpSums {
-  std::uint64_t calls = 0;
-  OpTimes times;
+struct OpSums : OpSnapshot {
   std::uint64_t input_bytes = 0;
   std::uint64_t output_bytes = 0;
-  // How long each call took.
-  HistogramSnapshot total_ns;
+  // How long each call took: their total_ns.
+  HistogramSnapshot call_ns;
   std::uint64_t bytes() const { return add_saturating(input_bytes, output_bytes); }
-  void merge(const OpSums& other);
-};
-
-/// What went by one path, as the runner sees it: inputs are sent, outputs are received.
-struct PathSums {
-  DirectionSnapshot sent;
-  DirectionSnapshot received;
-  // Of the ops of which this is the slowest path: total_ns less queue_ns and server_ns.
-  HistogramSnapshot latency_ns;
-  std::uint64_t tensors() const { return add_saturating(sent.tensors, received.tensors); }
-  std::uint64_t bytes() const { return add_saturating(sent.bytes, received.bytes); }
-  void merge(const PathSums& other);
+  template <typename Each, typename... Sums>
+  static void visit(Each&& each, Sums&... sums) {
+    OpSnapshot::visit(each, sums...);
+    each("input_bytes", sums.input_bytes...);
+    each("output_bytes", sums.output_bytes...);
+    each("call_ns", sums.call_ns...);
+  }
 };
 
 /// Ops of a trace added up: the one summary of recorded ops and of replayed ones, for show, diff,
@@ -47,20 +40,24 @@ struct PathSums {
 struct TraceSummary {
   PerValue<Op, OpSums> ops;
   OpSums all;
-  // Messages are not counted here: a record does not name its header's path.
-  PerValue<Path, PathSums> paths;
+  // As the runner counts: inputs are sent, outputs received; an op's latency is on its slowest
+  // path. Messages are not counted: a record does not name its header's path.
+  TransportSnapshot paths;
   // Of tensors that crossed nothing.
-  PathSums uncrossed;
-  // Time in which an op was under way.
+  PathSnapshot uncrossed;
+  // Time in which an op was under way. Merging leaves it out: two runs have no common clock.
   BusyTime busy;
-  // Most ring slots in use at any submit.
-  std::uint64_t slots_most = 0;
 
   void add(const TraceRecord& record) { add(record, record.start_ns, record.times); }
   /// The record's op as it went another time.
   void add(const TraceRecord& record, std::uint64_t start_ns, const OpTimes& times);
-  /// Adds all but `busy`: spans of two runs have no common clock.
-  void merge(const TraceSummary& other);
+  template <typename Each, typename... Summaries>
+  static void visit(Each&& each, Summaries&... summaries) {
+    each("ops", summaries.ops...);
+    each("all", summaries.all...);
+    each("paths", summaries.paths...);
+    each("uncrossed", summaries.uncrossed...);
+  }
 };
 
 /// Of the ops that took longest or moved most, as many are kept.

@@ -120,7 +120,7 @@ TEST_F(ScriptedServer, takes_a_good_reply) {
   EXPECT_EQ(pending->result(1).data[0], std::byte{1});
   EXPECT_EQ(pending->timing().queue_ns, 5U);
   EXPECT_EQ(pending->timing().server_ns, 7U);
-  EXPECT_EQ(op_stats_.of(Op::kBatchLinear).calls.load(), 1U);
+  EXPECT_EQ(op_stats_[Op::kBatchLinear].calls.load(), 1U);
 }
 
 TEST_F(ScriptedServer, sends_what_was_asked_for) {
@@ -134,9 +134,10 @@ TEST_F(ScriptedServer, never_books_more_than_the_time_that_passed) {
   header.queue_ns = header.server_ns = ~std::uint64_t{0};
   send(encode(header), sizes_of(header));
   ASSERT_TRUE(pending->wait().ok());
-  const OpSnapshot stats = op_stats_.snapshot().of(Op::kBatchLinear);
-  EXPECT_EQ(stats.total_ns, stats.tee_ns + stats.wire_ns + stats.queue_ns + stats.server_ns);
-  EXPECT_LE(stats.queue_ns, stats.total_ns);
+  const OpSnapshot stats = snapshot_of(op_stats_)[Op::kBatchLinear];
+  EXPECT_EQ(stats.times.total_ns, stats.times.tee_ns + stats.times.wire_ns + stats.times.queue_ns +
+                                      stats.times.server_ns);
+  EXPECT_LE(stats.times.queue_ns, stats.times.total_ns);
 }
 
 TEST_F(ScriptedServer, refuses_the_reply_to_another_request) {

@@ -12,7 +12,6 @@
 
 #include "base/unique_fd.h"
 #include "runtime/json/json.h"
-#include "tools/airlock_report/stats_file.h"
 
 namespace airlock::report {
 namespace {
@@ -49,17 +48,14 @@ Result<std::string> read_beginning(const std::string& path, std::size_t most) {
   }
 }
 
-Result<Json> read_json(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, read_beginning(path, kMaxStatsFileBytes + 1));
+Result<std::string> read_whole(const std::string& path) {
+  ASSIGN_OR_RETURN(std::string text, read_beginning(path, kMaxStatsFileBytes + 1));
   if (text.size() > kMaxStatsFileBytes) {
     return Status(StatusCode::kInvalidInput,
                   fmt::format("{}: no trace, and over {} bytes, too large for statistics", path,
                               kMaxStatsFileBytes));
   }
-  auto json = parse_json(text, path);
-  if (json.ok()) return json;
-  return Status(json.status().code(),
-                fmt::format("{} (neither statistics nor a trace)", json.status().message()));
+  return text;
 }
 
 }  // namespace
@@ -67,13 +63,30 @@ Result<Json> read_json(const std::string& path) {
 Result<InputKind> kind_of_file(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string head, read_beginning(path, kMaxTraceLineBytes + 1));
   const auto first = parse_json(std::string_view(head).substr(0, head.find('\n')), path);
-  if (first.ok() && first->is_object() && first->find("airlock_trace") != nullptr)
-    return InputKind::kTrace;
-  ASSIGN_OR_RETURN(const Json json, read_json(path));
-  if (json.is_object() && json.find("side") != nullptr) return InputKind::kStats;
+  if (first.ok() && first->find("airlock_trace") != nullptr) return InputKind::kTrace;
+  ASSIGN_OR_RETURN(const std::string text, read_whole(path));
+  const auto json = parse_json(text, path);
+  if (!json.ok()) {
+    return Status(json.status().code(),
+                  fmt::format("{} (neither statistics nor a trace)", json.status().message()));
+  }
+  if (json->find("side") != nullptr) return InputKind::kStats;
   return Status(
       StatusCode::kInvalidInput,
       fmt::format("{}: neither statistics (no 'side') nor a trace (no 'airlock_trace')", path));
+}
+
+Result<ReportedTrace> read_trace(const std::string& path, std::size_t most_bins) {
+  Bins by_time(most_bins);
+  Bins by_number(most_bins);
+  std::uint64_t number = 0;
+  ASSIGN_OR_RETURN(TraceFileSummary summary, summarise_trace(path, [&](const TraceRecord& record) {
+                     by_time.add(record.start_ns, record.end_ns(), record);
+                     by_number.add(number, number, record);
+                     ++number;
+                   }));
+  const bool timed = summary.has_times();
+  return ReportedTrace(std::move(summary), std::move(timed ? by_time : by_number));
 }
 
 Result<std::vector<Input>> read_inputs(const std::vector<std::string>& paths) {
@@ -83,17 +96,16 @@ Result<std::vector<Input>> read_inputs(const std::vector<std::string>& paths) {
     kinds.push_back(kind);
   }
   const auto traces = static_cast<std::size_t>(std::ranges::count(kinds, InputKind::kTrace));
-  SummaryLimits limits;
-  limits.bins = std::min(kMostBins, kBinsInAll / std::max<std::size_t>(traces, 1));
+  const std::size_t most_bins = std::min(kMostBins, kBinsInAll / std::max<std::size_t>(traces, 1));
 
   std::vector<Input> inputs;
   for (std::size_t i = 0; i < paths.size(); ++i) {
     if (kinds[i] == InputKind::kTrace) {
-      ASSIGN_OR_RETURN(TraceSummary summary, summarise_trace(paths[i], limits));
-      inputs.push_back({paths[i], std::move(summary)});
+      ASSIGN_OR_RETURN(ReportedTrace trace, read_trace(paths[i], most_bins));
+      inputs.push_back({paths[i], std::move(trace)});
     } else {
-      ASSIGN_OR_RETURN(const Json json, read_json(paths[i]));
-      ASSIGN_OR_RETURN(SideReport report, read_stats(json, paths[i]));
+      ASSIGN_OR_RETURN(const std::string text, read_whole(paths[i]));
+      ASSIGN_OR_RETURN(SideReport report, read_report(text, paths[i]));
       inputs.push_back({paths[i], std::move(report)});
     }
   }

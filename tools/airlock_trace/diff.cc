@@ -80,12 +80,12 @@ class Figures {
                     std::uint64_t y) { add_time("op", name, key, x, y); },
                 a.times, b.times);
     for (const auto& [key, share] : {std::pair("p50_ns", 0.5), {"p99_ns", 0.99}}) {
-      add_time("op", name, key, a.total_ns.percentile(share), b.total_ns.percentile(share));
+      add_time("op", name, key, a.call_ns.percentile(share), b.call_ns.percentile(share));
     }
   }
-  void add_path(std::string_view name, const PathSums& a, const PathSums& b) {
-    if (a.tensors() == 0 && b.tensors() == 0) return;
-    add("path", name, "tensors", a.tensors(), b.tensors(), count);
+  void add_path(std::string_view name, const PathSnapshot& a, const PathSnapshot& b) {
+    if (tensors_of(a) == 0 && tensors_of(b) == 0) return;
+    add("path", name, "tensors", tensors_of(a), tensors_of(b), count);
     add("path", name, "input_bytes", a.sent.bytes, b.sent.bytes, Cell::size);
     add("path", name, "output_bytes", a.received.bytes, b.received.bytes, Cell::size);
   }

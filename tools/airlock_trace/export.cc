@@ -95,7 +95,8 @@ std::string jsonl_record(const TraceRecord& record, const TraceSummary& so_far) 
   sums.add("ops", so_far.all.calls);
   for (const Path path : kPaths) {
     json.add(bytes_key(path), record.bytes_by(path));
-    sums.add(bytes_key(path), so_far.paths[path].bytes());
+    sums.add(bytes_key(path),
+             add_saturating(so_far.paths[path].sent.bytes, so_far.paths[path].received.bytes));
   }
   visit_times([&](std::string_view key, std::uint64_t ns) { sums.add(key, ns); }, so_far.all.times);
   return json.add("path", record.slowest_path()).add("so_far", sums).line();

@@ -121,8 +121,8 @@ Table ops_table(const std::vector<TraceFileSummary>& summaries) {
       visit_times([&](std::string_view, std::uint64_t ns) { row.push_back(Cell::ms(ns)); },
                   sums.times);
       row.insert(row.end(),
-                 {Cell::ms(sums.total_ns.percentile(0.5)), Cell::ms(sums.total_ns.percentile(0.99)),
-                  sums.total_ns.max, wall, under_way});
+                 {Cell::ms(sums.call_ns.percentile(0.5)), Cell::ms(sums.call_ns.percentile(0.99)),
+                  sums.call_ns.max, wall, under_way});
       table.add(std::move(row));
     };
     for (const Op op : kComputeOps) {
@@ -182,9 +182,9 @@ JsonObject sums_json(const OpSums& sums) {
       .add("input_bytes", sums.input_bytes)
       .add("output_bytes", sums.output_bytes);
   visit_times([&](std::string_view key, std::uint64_t ns) { json.add(key, ns); }, sums.times);
-  return json.add("p50_ns", sums.total_ns.percentile(0.5))
-      .add("p99_ns", sums.total_ns.percentile(0.99))
-      .add("max_ns", sums.total_ns.max);
+  return json.add("p50_ns", sums.call_ns.percentile(0.5))
+      .add("p99_ns", sums.call_ns.percentile(0.99))
+      .add("max_ns", sums.call_ns.max);
 }
 
 JsonObject header_json(const TraceHeader& header) {
@@ -224,13 +224,17 @@ JsonObject shares_json(const Shares& shares) {
 
 }  // namespace
 
+std::uint64_t tensors_of(const PathSnapshot& path) {
+  return add_saturating(path.sent.tensors, path.received.tensors);
+}
+
 std::string show_markdown(const TraceFileSummary& summary) {
   std::string text = header_markdown(summary) + ops_table({summary}).markdown();
   Table paths({left("path"), "tensors", "to the server", "back", "both"});
-  visit_paths(summary, [&](std::string_view name, const PathSums& sums) {
-    if (sums.tensors() == 0) return;
-    paths.add({name, sums.tensors(), Cell::size(sums.sent.bytes), Cell::size(sums.received.bytes),
-               Cell::size(sums.bytes())});
+  visit_paths(summary, [&](std::string_view name, const PathSnapshot& sums) {
+    if (tensors_of(sums) == 0) return;
+    paths.add({name, tensors_of(sums), Cell::size(sums.sent.bytes), Cell::size(sums.received.bytes),
+               Cell::size(add_saturating(sums.sent.bytes, sums.received.bytes))});
   });
   text += '\n' + paths.markdown() + '\n';
   text += summary.header.source == TraceSource::kSynthesised
@@ -245,9 +249,9 @@ JsonObject summary_json(const TraceFileSummary& summary) {
     if (summary.ops[op].calls != 0) ops.add(name_of(op), sums_json(summary.ops[op]));
   }
   JsonObject paths;
-  visit_paths(summary, [&](std::string_view name, const PathSums& sums) {
+  visit_paths(summary, [&](std::string_view name, const PathSnapshot& sums) {
     paths.add(name, JsonObject()
-                        .add("tensors", sums.tensors())
+                        .add("tensors", tensors_of(sums))
                         .add("input_bytes", sums.sent.bytes)
                         .add("output_bytes", sums.received.bytes));
   });

@@ -10,6 +10,8 @@
 
 namespace airlock::trace {
 
+/// Sent and received.
+std::uint64_t tensors_of(const PathSnapshot& path);
 std::string show_markdown(const TraceFileSummary& summary);
 /// docs/INTERFACE.md names the keys.
 JsonObject summary_json(const TraceFileSummary& summary);

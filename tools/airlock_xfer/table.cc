@@ -73,25 +73,21 @@ std::pair<std::size_t, std::size_t> rows_on_one_cpu(const std::vector<Row>& rows
 }
 
 JsonObject row_json(const Row& row) {
-  JsonObject json;
-  json.add("bytes", row.bytes)
-      .add("path", name_of(row.asked))
-      .add("carried", row.measured.has_value());
+  JsonObject json = {
+      {"bytes", row.bytes}, {"path", name_of(row.asked)}, {"carried", row.measured.has_value()}};
   if (!row.measured.has_value()) return json;
   const Measured& m = *row.measured;
-  return json.add("taken", m.taken)
-      .add("iterations", m.iterations)
-      .add("latency_ns", JsonObject()
-                             .add("p50", m.p50_ns)
-                             .add("p90", m.p90_ns)
-                             .add("p99", m.p99_ns)
-                             .add("max", m.max_ns))
-      .add("one_way_ns", m.one_way_ns)
-      .add("gb_per_s", gb_per_s(row))
-      .add("memcpy_ns", m.memcpy_ns)
-      .add("memcpy_ratio", m.memcpy_ratio())
-      .add("wrong_bytes", m.wrong_bytes)
-      .add("same_cpu_share", m.same_cpu_share);
+  json.add("taken", m.taken);
+  json.add("iterations", m.iterations);
+  json.add("latency_ns",
+           JsonObject{{"p50", m.p50_ns}, {"p90", m.p90_ns}, {"p99", m.p99_ns}, {"max", m.max_ns}});
+  json.add("one_way_ns", m.one_way_ns);
+  json.add("gb_per_s", gb_per_s(row));
+  json.add("memcpy_ns", m.memcpy_ns);
+  json.add("memcpy_ratio", m.memcpy_ratio());
+  json.add("wrong_bytes", m.wrong_bytes);
+  json.add("same_cpu_share", m.same_cpu_share);
+  return json;
 }
 
 }  // namespace
@@ -153,17 +149,11 @@ void ResultTable::write_json(const Status& end) {
   std::vector<JsonObject> rows;
   for (const Row& row : rows_) rows.push_back(row_json(row));
   JsonObject peak;
-  for (const Row& row : peaks(rows_)) {
-    peak.add(name_of(row.asked),
-             JsonObject().add("bytes", row.bytes).add("gb_per_s", gb_per_s(row)));
-  }
-  JsonObject json;
-  json.add("schema_version", kSchemaVersion)
-      .add("run", run)
-      .add("rows", rows)
-      .add("peak", peak)
-      .add("wrong_bytes", all_wrong(rows_))
-      .add("ok", end.ok());
+  for (const Row& row : peaks(rows_))
+    peak.add(name_of(row.asked), JsonObject{{"bytes", row.bytes}, {"gb_per_s", gb_per_s(row)}});
+  JsonObject json = {
+      {"schema_version", kSchemaVersion}, {"run", run},    {"rows", rows}, {"peak", peak},
+      {"wrong_bytes", all_wrong(rows_)},  {"ok", end.ok()}};
   if (!end.ok()) json.add("error", end.message());
   sink_(json.indented() + "\n");
 }

@@ -32,16 +32,19 @@ TEST(Summary, adds_up_ops_and_paths) {
     bytes += record.bytes();
   }
   for (const OpSums& op : summary->ops) calls += op.calls;
-  for (const PathSums& path : summary->paths) bytes_by_path += path.bytes();
-  const auto& [all, times, input_bytes, output_bytes, latency] = summary->all;
+  for (const PathSnapshot& path : summary->paths) {
+    bytes_by_path += path.sent.bytes + path.received.bytes;
+  }
+  const OpSums& all = summary->all;
+  const OpTimes& times = all.times;
   EXPECT_EQ(calls, trace.records.size());
-  EXPECT_EQ(all, trace.records.size());
-  EXPECT_EQ(latency.count(), trace.records.size());
+  EXPECT_EQ(all.calls, trace.records.size());
+  EXPECT_EQ(all.call_ns.count(), trace.records.size());
   EXPECT_EQ(times.total_ns, total_ns);
   EXPECT_EQ(times.tee_ns + times.wire_ns + times.queue_ns + times.server_ns, total_ns);
-  EXPECT_EQ(input_bytes + output_bytes, bytes);
+  EXPECT_EQ(all.bytes(), bytes);
   EXPECT_EQ(bytes_by_path, bytes);
-  EXPECT_GT(summary->paths[Path::kZmq].bytes(), 0U);
+  EXPECT_GT(summary->paths[Path::kZmq].sent.bytes, 0U);
   EXPECT_EQ(summary->busy.busy_ns(), total_ns);  // none overlap
   EXPECT_EQ(summary->between_ns(), *trace.header.wall_ns - total_ns);
 }
