@@ -148,7 +148,7 @@ void replay_in_thread(Client& client, const ReplayOptions& options, const Materi
 Status judge_verified(const ReplayResult& result, const ReplayCounts& sum) {
   if (result.settings.verify == ReplayVerify::kNone) return {};
   const std::uint64_t replays = result.settings.clients * result.settings.repeat;
-  return check_verified_all(result.trace, result.cut, {sum.ops / replays, sum.tensors_checked});
+  return check_verified_all(result.trace, result.cut, {sum.ops() / replays, sum.tensors_checked});
 }
 
 /// The first failure, which decides the exit code; the others are logged.

@@ -3,46 +3,46 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
 #include "base/saturating.h"
+#include "runtime/json/writer.h"
+#include "runtime/text/figures.h"
+#include "runtime/text/table.h"
 
 namespace airlock {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Unknown = std::optional<std::uint64_t>;
 
-constexpr std::array kOps = {Op::kEmbedding, Op::kBatchLinear, Op::kMatmul, Op::kLmHead};
-constexpr std::array kPaths = {Path::kRing, Path::kZmq};
+constexpr std::array kShares = {std::pair("p50", 0.50), std::pair("p90", 0.90),
+                                std::pair("p99", 0.99)};
 
-const char* path_text(Path path) { return path == Path::kRing ? "ring" : "zmq"; }
-double ms(std::uint64_t ns) { return static_cast<double>(ns) / 1e6; }
-
-/// The sides' time in the end's terms: what it went to, and of what in all. The parts of ops that
-/// were under way at once each count whole, so that `all_ns` may be more than the wall. Where the
-/// TEE's time is not known there is no whole, and there are no shares.
+/// What one side's time went to, and shares of that. The parts of ops that were under way at once
+/// each count whole, so that `all_ns` may be more than the wall. Where the TEE's time is not known
+/// there is no whole, and there are no shares.
 struct TimeShares {
   explicit TimeShares(const ReplaySide& side) {
-    const OpSnapshot ops = side.sum();
-    if (side.between_ns) wall_ns = side.wall_ns;
-    if (side.between_ns) tee_ns = add_saturating(*side.between_ns, ops.times.tee_ns);
-    parts = {{{"tee", tee_ns},
-              {"wire", ops.times.wire_ns},
-              {"queue", ops.times.queue_ns},
-              {"server", ops.times.server_ns},
-              {"idle", side.idle_ns}}};
-    if (!tee_ns) return;
-    for (const auto& [name, ns] : parts) all_ns = add_saturating(all_ns, ns.value_or(0));
+    const OpTimes& times = side.sums.all.times;
+    if (side.between_ns) {
+      wall_ns = side.wall_ns;
+      parts[0].second = add_saturating(*side.between_ns, times.tee_ns);
+    }
+    parts[1].second = times.wire_ns;
+    parts[2].second = times.queue_ns;
+    parts[3].second = times.server_ns;
+    parts[4].second = side.idle_ns;
+    for (const auto& [name, ns] : parts)
+      if (side.between_ns) merge(all_ns, ns.value_or(0));
   }
-  std::optional<double> share(std::size_t i) const {
+  std::optional<double> share(const Unknown& ns) const {
     if (all_ns == 0) return std::nullopt;
-    return static_cast<double>(parts[i].second.value_or(0)) / static_cast<double>(all_ns);
+    return static_cast<double>(ns.value_or(0)) / static_cast<double>(all_ns);
   }
-  std::optional<std::uint64_t> wall_ns;
-  std::optional<std::uint64_t> tee_ns;
-  std::array<std::pair<const char*, std::optional<std::uint64_t>>, 5> parts;
+  Unknown wall_ns;
+  std::array<std::pair<std::string_view, Unknown>, 5> parts = {
+      {{"tee", {}}, {"wire", {}}, {"queue", {}}, {"server", {}}, {"idle", {}}}};
   std::uint64_t all_ns = 0;
 };
 
@@ -50,105 +50,109 @@ struct TimeShares {
 struct Figures {
   explicit Figures(const ReplayResult& result)
       : counts(result.sum()), recorded(counts.recorded), replayed(counts.replayed) {
-    wall_ns = counts.end_ns - counts.start_ns;
-    const double seconds = static_cast<double>(wall_ns) / 1e9;
-    if (wall_ns > 0) {
-      ops_per_s = static_cast<double>(counts.ops) / seconds;
-      gb_per_s = static_cast<double>(counts.bytes) / 1e9 / seconds;
+    const double seconds = static_cast<double>(counts.wall_ns()) / 1e9;
+    if (seconds > 0) {
+      ops_per_s = static_cast<double>(counts.ops()) / seconds;
+      gb_per_s = static_cast<double>(bytes()) / 1e9 / seconds;
     }
   }
+  std::uint64_t bytes() const { return counts.replayed.sums.all.bytes(); }
+  /// visit(name, recorded, replayed) of each op that was replayed.
+  template <typename Visit>
+  void visit_ops(Visit&& visit) const {
+    for (const Op op : kComputeOps) {
+      const OpSums& sums = counts.replayed.sums.ops[op];
+      if (sums.calls != 0) visit(name_of(op), counts.recorded.sums.ops[op], sums);
+    }
+  }
+  /// visit(path, "sent" or "received", recorded, replayed).
+  template <typename Visit>
+  void visit_paths(Visit&& visit) const {
+    for (const Path path : kPaths) {
+      const PathSnapshot& a = counts.recorded.sums.paths[path];
+      const PathSnapshot& b = counts.replayed.sums.paths[path];
+      visit(name_of(path), "sent", a.sent, b.sent);
+      visit(name_of(path), "received", a.received, b.received);
+    }
+  }
+
   ReplayCounts counts;
   TimeShares recorded;
   TimeShares replayed;
-  std::uint64_t wall_ns = 0;  // first client's start to the last reply of all
   double ops_per_s = 0;
   double gb_per_s = 0;
 };
 
 /// nullopt where nothing was timed, as in a synthesised trace.
-std::optional<double> ratio(const OpSnapshot& recorded, const OpSnapshot& replayed) {
+std::optional<double> ratio(const OpSums& recorded, const OpSums& replayed) {
   if (recorded.times.total_ns == 0) return std::nullopt;
   return static_cast<double>(replayed.times.total_ns) /
          static_cast<double>(recorded.times.total_ns);
 }
 
-PathFlow flow_of(const TransportSnapshot& transport, Path path) {
-  return {transport[path].sent, transport[path].received};
-}
-
 // --- json
 
-template <typename Value>
-Json value_or_null(const std::optional<Value>& value) {
-  return value ? Json(*value) : Json();
+std::optional<std::string_view> text_or_null(std::string_view text) {
+  return text.empty() ? std::nullopt : std::optional(text);
 }
 
-Json direction_json(const DirectionSnapshot& d) {
-  return {{"messages", d.messages}, {"tensors", d.tensors}, {"bytes", d.bytes}};
+JsonObject direction_json(const DirectionSnapshot& direction) {
+  JsonObject json;
+  DirectionSnapshot::visit([&](std::string_view key, std::uint64_t n) { json.add(key, n); },
+                           direction);
+  return json;
 }
 
-Json flow_json(const PathFlow& flow) {
-  return {{"sent", direction_json(flow.sent)}, {"received", direction_json(flow.received)}};
-}
-
-Json op_json(const OpSnapshot& op) {
-  return {{"total_ns", op.times.total_ns},
-          {"tee_ns", op.times.tee_ns},
-          {"wire_ns", op.times.wire_ns},
-          {"queue_ns", op.times.queue_ns},
-          {"server_ns", op.times.server_ns}};
-}
-
-Json histogram_json(const HistogramSnapshot& histogram) {
-  Json buckets = Json::array();
-  for (const auto& [upper_ns, count] : histogram.buckets()) {
-    buckets.push_back(Json::array({upper_ns, count}));
+JsonObject paths_json(const TransportSnapshot& recorded, const TransportSnapshot& replayed) {
+  const auto flow = [](const PathSnapshot& path) {
+    return JsonObject{{"sent", direction_json(path.sent)},
+                      {"received", direction_json(path.received)}};
+  };
+  JsonObject json;
+  for (const Path path : kPaths) {
+    json.add(name_of(path),
+             JsonObject{{"recorded", flow(recorded[path])}, {"replayed", flow(replayed[path])}});
   }
-  return {{"p50", histogram.percentile(0.50)},
-          {"p90", histogram.percentile(0.90)},
-          {"p99", histogram.percentile(0.99)},
-          {"max", histogram.max},
-          {"buckets", std::move(buckets)}};
+  return json;
 }
 
-Json ops_json(const ReplayCounts& counts) {
-  Json ops = Json::object();
-  for (const Op op : kOps) {
-    const OpSnapshot& recorded = counts.recorded.ops[op];
-    const OpSnapshot& replayed = counts.replayed.ops[op];
-    if (replayed.calls == 0) continue;
-    Json one = {{"calls", replayed.calls},
-                {"recorded", op_json(recorded)},
-                {"replayed", op_json(replayed)},
-                {"ratio", nullptr},
-                {"latency_ns", histogram_json(counts.total_ns[op])}};
-    if (const auto value = ratio(recorded, replayed)) one["ratio"] = *value;
-    ops[std::string(name_of(op))] = std::move(one);
+JsonObject ops_json(const Figures& figures) {
+  const auto times_json = [](const OpTimes& times) {
+    JsonObject json;
+    visit_times([&](std::string_view key, std::uint64_t ns) { json.add(key, ns); }, times);
+    return json;
+  };
+  JsonObject json;
+  figures.visit_ops([&](std::string_view name, const OpSums& recorded, const OpSums& replayed) {
+    JsonObject latency;
+    for (const auto& [key, share] : kShares) latency.add(key, replayed.call_ns.percentile(share));
+    latency.add("max", replayed.call_ns.max).add("buckets", replayed.call_ns.buckets());
+    json.add(name, JsonObject{{"calls", replayed.calls},
+                              {"recorded", times_json(recorded.times)},
+                              {"replayed", times_json(replayed.times)},
+                              {"ratio", ratio(recorded, replayed)},
+                              {"latency_ns", latency}});
+  });
+  return json;
+}
+
+JsonObject time_json(const ReplaySide& side, const TimeShares& shares) {
+  JsonObject json = {{"wall_ns", shares.wall_ns}, {"between_ns", side.between_ns}};
+  JsonObject share;
+  for (const auto& [name, ns] : shares.parts) {
+    json.add(fmt::format("{}_ns", name), ns);
+    share.add(name, shares.share(ns));
   }
-  return ops;
+  return json.add("share", share);
 }
 
-Json time_json(const ReplaySide& side, const TimeShares& shares) {
-  Json time = {{"wall_ns", value_or_null(shares.wall_ns)},
-               {"between_ns", value_or_null(side.between_ns)}};
-  for (const auto& [name, ns] : shares.parts) time[fmt::format("{}_ns", name)] = value_or_null(ns);
-  time["share"] = Json::object();
-  for (std::size_t i = 0; i < shares.parts.size(); ++i) {
-    time["share"][shares.parts[i].first] = value_or_null(shares.share(i));
-  }
-  return time;
-}
-
-Json text_or_null(const std::string& text) { return text.empty() ? Json() : Json(text); }
-
-Json clients_json(const ReplayResult& result) {
-  Json clients = Json::array();
-  for (const ReplayClientResult& client : result.clients) {
-    const ReplayCounts& counts = client.counts;
-    clients.push_back({{"ops", counts.ops},
-                       {"bytes", counts.bytes},
-                       {"wall_ns", counts.end_ns - counts.start_ns},
-                       {"error", text_or_null(client.error)}});
+std::vector<JsonObject> clients_json(const ReplayResult& result) {
+  std::vector<JsonObject> clients;
+  for (const auto& [counts, error] : result.clients) {
+    clients.push_back({{"ops", counts.ops()},
+                       {"bytes", counts.replayed.sums.all.bytes()},
+                       {"wall_ns", counts.wall_ns()},
+                       {"error", text_or_null(error)}});
   }
   return clients;
 }
@@ -157,160 +161,122 @@ std::string format_json(const ReplayResult& result) {
   const Figures figures(result);
   const ReplayCounts& counts = figures.counts;
   const ReplaySettings& settings = result.settings;
-  Json json;
-  json["schema_version"] = 1;
-  json["trace"] = {{"file", settings.file},
-                   {"source", name_of(result.trace.source)},
-                   {"model", result.trace.model},
-                   {"tokens", result.trace.tokens},
-                   {"started_at", result.trace.started_at},
-                   {"dropped", result.trace.dropped},
-                   {"cut", text_or_null(result.cut)}};
-  json["server"] = {{"device", result.server.device},
-                    {"dtype", name_of(result.server.dtype)},
-                    {"digest", result.server.digest}};
-  json["config"] = {{"speed", name_of(settings.speed)},
-                    {"repeat", settings.repeat},
-                    {"clients", settings.clients},
-                    {"inflight", settings.inflight},
-                    {"inputs", result.recorded_inputs ? "payload" : "seed"}};
-  json["complete"] = result.complete;
-  json["wall_ns"] = figures.wall_ns;
-  json["op_count"] = counts.ops;
-  json["bytes"] = counts.bytes;
-  json["ops_per_s"] = figures.ops_per_s;
-  json["gb_per_s"] = figures.gb_per_s;
-  json["ops"] = ops_json(counts);
-  json["same_paths"] = result.same_paths;
-  for (const Path path : kPaths) {
-    json["paths"][path_text(path)] = {{"recorded", flow_json(counts.recorded_paths[path])},
-                                      {"replayed", flow_json(flow_of(result.transport, path))}};
-  }
-  json["time"] = {{"recorded", time_json(counts.recorded, figures.recorded)},
-                  {"replayed", time_json(counts.replayed, figures.replayed)}};
-  json["verify"] = {{"mode", name_of(settings.verify)},
-                    {"tensors", counts.tensors_checked},
-                    {"differing", counts.tensors_differing},
-                    {"first", text_or_null(counts.first_difference)}};
-  json["clients"] = clients_json(result);
-  // A path or a model's name may hold anything: what is not UTF-8 is replaced.
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return JsonObject{
+      {"schema_version", 1},
+      {"trace", JsonObject{{"file", settings.file},
+                           {"source", result.trace.source},
+                           {"model", result.trace.model},
+                           {"tokens", result.trace.tokens},
+                           {"started_at", result.trace.started_at},
+                           {"dropped", result.trace.dropped},
+                           {"cut", text_or_null(result.cut)}}},
+      {"server", JsonObject{{"device", result.server.device},
+                            {"dtype", result.server.dtype},
+                            {"digest", result.server.digest}}},
+      {"config", JsonObject{{"speed", settings.speed},
+                            {"repeat", settings.repeat},
+                            {"clients", settings.clients},
+                            {"inflight", settings.inflight},
+                            {"inputs", result.recorded_inputs ? "payload" : "seed"}}},
+      {"complete", result.complete},
+      {"wall_ns", counts.wall_ns()},
+      {"op_count", counts.ops()},
+      {"bytes", figures.bytes()},
+      {"ops_per_s", figures.ops_per_s},
+      {"gb_per_s", figures.gb_per_s},
+      {"ops", ops_json(figures)},
+      {"same_paths", result.same_paths},
+      {"paths", paths_json(counts.recorded.sums.paths, counts.replayed.sums.paths)},
+      {"time", JsonObject{{"recorded", time_json(counts.recorded, figures.recorded)},
+                          {"replayed", time_json(counts.replayed, figures.replayed)}}},
+      {"verify", JsonObject{{"mode", settings.verify},
+                            {"tensors", counts.tensors_checked},
+                            {"differing", counts.tensors_differing},
+                            {"first", text_or_null(counts.first_difference)}}},
+      {"clients", clients_json(result)}}
+      .line();
 }
 
 // --- csv
 
-std::string csv_flow(const char* path, const char* direction, const DirectionSnapshot& recorded,
-                     const DirectionSnapshot& replayed) {
-  return fmt::format(
-      "path,{0},{1}_messages,{2},{3}\npath,{0},{1}_tensors,{4},{5}\npath,{0},{1}_bytes,{6},{7}\n",
-      path, direction, recorded.messages, replayed.messages, recorded.tensors, replayed.tensors,
-      recorded.bytes, replayed.bytes);
-}
-
-template <typename Value>
-std::string value_or_nothing(const std::optional<Value>& value) {
-  return value ? fmt::format("{}", *value) : std::string();
-}
-
-std::string csv_op(Op op, const ReplayCounts& counts) {
-  const OpSnapshot& recorded = counts.recorded.ops[op];
-  const OpSnapshot& replayed = counts.replayed.ops[op];
-  if (replayed.calls == 0) return {};
-  std::string text;
-  const auto line = [&](const char* field, std::uint64_t a, std::uint64_t b) {
-    text += fmt::format("op,{},{},{},{}\n", name_of(op), field, a, b);
-  };
-  line("calls", recorded.calls, replayed.calls);
-  line("total_ns", recorded.times.total_ns, replayed.times.total_ns);
-  line("tee_ns", recorded.times.tee_ns, replayed.times.tee_ns);
-  line("wire_ns", recorded.times.wire_ns, replayed.times.wire_ns);
-  line("queue_ns", recorded.times.queue_ns, replayed.times.queue_ns);
-  line("server_ns", recorded.times.server_ns, replayed.times.server_ns);
-  const HistogramSnapshot& histogram = counts.total_ns[op];
-  const auto only_replayed = [&](const char* field, std::uint64_t ns) {
-    text += fmt::format("op,{},{},,{}\n", name_of(op), field, ns);
-  };
-  only_replayed("p50_ns", histogram.percentile(0.50));
-  only_replayed("p90_ns", histogram.percentile(0.90));
-  only_replayed("p99_ns", histogram.percentile(0.99));
-  only_replayed("max_ns", histogram.max);
-  if (const auto value = ratio(recorded, replayed)) {
-    text += fmt::format("op,{},ratio,,{}\n", name_of(op), *value);
-  }
-  return text;
-}
-
 std::string format_csv(const ReplayResult& result) {
   const Figures figures(result);
   const ReplayCounts& counts = figures.counts;
-  std::string text = "kind,name,field,recorded,replayed\n";
-  for (const Op op : kOps) text += csv_op(op, counts);
-  for (const Path path : kPaths) {
-    const PathFlow& recorded = counts.recorded_paths[path];
-    const PathFlow replayed = flow_of(result.transport, path);
-    text += csv_flow(path_text(path), "sent", recorded.sent, replayed.sent);
-    text += csv_flow(path_text(path), "received", recorded.received, replayed.received);
-  }
+  Table table({"kind", "name", "field", "recorded", "replayed"});
+  figures.visit_ops([&](std::string_view name, const OpSums& recorded, const OpSums& replayed) {
+    table.add({"op", name, "calls", recorded.calls, replayed.calls});
+    visit_times(
+        [&](std::string_view key, std::uint64_t a, std::uint64_t b) {
+          table.add({"op", name, key, a, b});
+        },
+        recorded.times, replayed.times);
+    for (const auto& [key, share] : kShares) {
+      table.add({"op", name, fmt::format("{}_ns", key), {}, replayed.call_ns.percentile(share)});
+    }
+    table.add({"op", name, "max_ns", {}, replayed.call_ns.max});
+    if (const auto value = ratio(recorded, replayed)) table.add({"op", name, "ratio", {}, *value});
+  });
+  figures.visit_paths([&](std::string_view path, std::string_view direction,
+                          const DirectionSnapshot& recorded, const DirectionSnapshot& replayed) {
+    DirectionSnapshot::visit(
+        [&](std::string_view key, std::uint64_t a, std::uint64_t b) {
+          table.add({"path", path, fmt::format("{}_{}", direction, key), a, b});
+        },
+        recorded, replayed);
+  });
   for (std::size_t i = 0; i < figures.replayed.parts.size(); ++i) {
     const auto& [name, ns] = figures.replayed.parts[i];
-    text += fmt::format("time,{0},ns,{1},{2}\ntime,{0},share,{3},{4}\n", name,
-                        value_or_nothing(figures.recorded.parts[i].second), value_or_nothing(ns),
-                        value_or_nothing(figures.recorded.share(i)),
-                        value_or_nothing(figures.replayed.share(i)));
+    const Unknown& recorded_ns = figures.recorded.parts[i].second;
+    table.add({"time", name, "ns", recorded_ns, ns});
+    table.add(
+        {"time", name, "share", figures.recorded.share(recorded_ns), figures.replayed.share(ns)});
   }
-  text += fmt::format("time,wall,ns,{},{}\n", value_or_nothing(figures.recorded.wall_ns),
-                      value_or_nothing(figures.replayed.wall_ns));
-  text += fmt::format(
-      "total,replay,complete,,{}\ntotal,replay,wall_ns,,{}\ntotal,replay,ops,,{}\n"
-      "total,replay,bytes,,{}\ntotal,replay,ops_per_s,,{}\ntotal,replay,gb_per_s,,{}\n",
-      result.complete ? 1 : 0, figures.wall_ns, counts.ops, counts.bytes, figures.ops_per_s,
-      figures.gb_per_s);
-  return text + fmt::format("verify,{0},tensors,,{1}\nverify,{0},differing,,{2}\n",
-                            name_of(result.settings.verify), counts.tensors_checked,
-                            counts.tensors_differing);
+  table.add({"time", "wall", "ns", figures.recorded.wall_ns, figures.replayed.wall_ns});
+  const auto total = [&table](std::string_view field, const Cell& value) {
+    table.add({"total", "replay", field, {}, value});
+  };
+  total("complete", result.complete ? 1 : 0);
+  total("wall_ns", counts.wall_ns());
+  total("ops", counts.ops());
+  total("bytes", figures.bytes());
+  total("ops_per_s", figures.ops_per_s);
+  total("gb_per_s", figures.gb_per_s);
+  const std::string_view verify = name_of(result.settings.verify);
+  table.add({"verify", verify, "tensors", {}, counts.tensors_checked});
+  table.add({"verify", verify, "differing", {}, counts.tensors_differing});
+  return table.csv();
 }
 
 // --- markdown
 
-std::string md_ops(const ReplayCounts& counts) {
-  std::string text =
-      "| op | calls | recorded ms | replayed ms | ratio | p50 ms | p99 ms |\n"
-      "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n";
-  const auto row = [&](std::string_view name, const OpSnapshot& recorded,
-                       const OpSnapshot& replayed, const HistogramSnapshot& histogram) {
+std::string md_ops(const Figures& figures) {
+  Table table({left("op"), "calls", "recorded ms", "replayed ms", "ratio", "p50 ms", "p99 ms"});
+  const auto add = [&](std::string_view name, const OpSums& recorded, const OpSums& replayed) {
     const auto value = ratio(recorded, replayed);
-    text += fmt::format("| {} | {} | {} | {:.3f} | {} | {:.3f} | {:.3f} |\n", name, replayed.calls,
-                        value ? fmt::format("{:.3f}", ms(recorded.times.total_ns)) : "-",
-                        ms(replayed.times.total_ns), value ? fmt::format("{:.2f}", *value) : "-",
-                        ms(histogram.percentile(0.50)), ms(histogram.percentile(0.99)));
+    table.add({name, replayed.calls, value ? Cell::ms(recorded.times.total_ns) : Cell(),
+               Cell::ms(replayed.times.total_ns), value ? Cell::real(*value, 2) : Cell(),
+               Cell::ms(replayed.call_ns.percentile(0.50)),
+               Cell::ms(replayed.call_ns.percentile(0.99))});
   };
-  HistogramSnapshot all;
-  for (const Op op : kOps) {
-    const HistogramSnapshot& histogram = counts.total_ns[op];
-    if (counts.replayed.ops[op].calls == 0) continue;
-    row(name_of(op), counts.recorded.ops[op], counts.replayed.ops[op], histogram);
-    all.merge(histogram);
-  }
-  row("all", counts.recorded.sum(), counts.replayed.sum(), all);
-  return text;
+  figures.visit_ops(add);
+  add("all", figures.counts.recorded.sums.all, figures.counts.replayed.sums.all);
+  return table.markdown(Table::Padding::kNone);
 }
 
-std::string md_paths(const ReplayResult& result, const ReplayCounts& counts) {
-  std::string text =
-      "| path | messages recorded | replayed | tensors recorded | replayed | bytes recorded | "
-      "replayed |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n";
-  const auto row = [&](const char* path, const char* direction, const DirectionSnapshot& recorded,
-                       const DirectionSnapshot& replayed) {
-    text += fmt::format("| {} {} | {} | {} | {} | {} | {} | {} |\n", path, direction,
-                        recorded.messages, replayed.messages, recorded.tensors, replayed.tensors,
-                        recorded.bytes, replayed.bytes);
-  };
-  for (const Path path : kPaths) {
-    const PathFlow& recorded = counts.recorded_paths[path];
-    const PathFlow replayed = flow_of(result.transport, path);
-    row(path_text(path), "sent", recorded.sent, replayed.sent);
-    row(path_text(path), "received", recorded.received, replayed.received);
-  }
+std::string md_paths(const ReplayResult& result, const Figures& figures) {
+  Table table({left("path"), "messages recorded", "replayed", "tensors recorded", "replayed",
+               "bytes recorded", "replayed"});
+  figures.visit_paths([&](std::string_view path, std::string_view direction,
+                          const DirectionSnapshot& recorded, const DirectionSnapshot& replayed) {
+    Cells row = {fmt::format("{} {}", path, direction)};
+    DirectionSnapshot::visit(
+        [&row](std::string_view, std::uint64_t a, std::uint64_t b) {
+          row.insert(row.end(), {a, b});
+        },
+        recorded, replayed);
+    table.add(std::move(row));
+  });
+  std::string text = table.markdown(Table::Padding::kNone);
   if (result.trace.backend == "local") {
     text += "\nThe trace was recorded with --backend local: nothing crossed then.\n";
   } else if (!result.same_paths) {
@@ -320,19 +286,18 @@ std::string md_paths(const ReplayResult& result, const ReplayCounts& counts) {
 }
 
 std::string md_time(const Figures& figures, std::uint64_t dropped) {
-  std::string text =
-      "| share of the time | TEE | wire | queue | server | idle | wall ms |\n"
-      "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n";
-  const auto row = [&](const char* name, const TimeShares& shares) {
-    text += fmt::format("| {} |", name);
-    for (std::size_t i = 0; i < shares.parts.size(); ++i) {
-      const auto share = shares.share(i);
-      text += share ? fmt::format(" {:.1f} % |", 100 * *share) : " - |";
-    }
-    text += shares.all_ns == 0 ? " - |\n" : fmt::format(" {:.3f} |\n", ms(*shares.wall_ns));
+  Table table({left("share of the time"), "TEE", "wire", "queue", "server", "idle", "wall ms"});
+  const auto add = [&table](const char* name, const TimeShares& shares) {
+    Cells row = {name};
+    for (const auto& [part, ns] : shares.parts)
+      row.emplace_back(
+          percent_text(static_cast<double>(ns.value_or(0)), static_cast<double>(shares.all_ns)));
+    row.push_back(shares.all_ns == 0 ? Cell() : Cell::ms(*shares.wall_ns));
+    table.add(std::move(row));
   };
-  row("recorded", figures.recorded);
-  row("replayed", figures.replayed);
+  add("recorded", figures.recorded);
+  add("replayed", figures.replayed);
+  std::string text = table.markdown(Table::Padding::kNone);
   if (dropped > 0) {
     text += fmt::format(
         "\n{} ops are missing from the trace, as the disk could not keep up: recorded, their time "
@@ -348,7 +313,8 @@ std::string md_failures(const ReplayResult& result) {
   for (std::size_t i = 0; i < result.clients.size(); ++i) {
     const ReplayClientResult& client = result.clients[i];
     if (client.error.empty()) continue;
-    text += fmt::format("- client {}, after {} ops: {}\n", i + 1, client.counts.ops, client.error);
+    text +=
+        fmt::format("- client {}, after {} ops: {}\n", i + 1, client.counts.ops(), client.error);
   }
   return text;
 }
@@ -357,15 +323,15 @@ std::string format_markdown(const ReplayResult& result) {
   const Figures figures(result);
   const ReplayCounts& counts = figures.counts;
   const ReplaySettings& settings = result.settings;
-  std::string text = md_ops(counts) + "\n" + md_paths(result, counts) + "\n" +
-                     md_time(figures, result.trace.dropped);
-  text += fmt::format(
-      "\n| clients | repeat | in flight | speed | wall ms | ops | ops/s | GB moved | GB/s |\n"
-      "| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n"
-      "| {} | {} | {} | {} | {:.3f} | {} | {:.1f} | {:.3f} | {:.3f} |\n",
-      settings.clients, settings.repeat, settings.inflight, name_of(settings.speed),
-      ms(figures.wall_ns), counts.ops, figures.ops_per_s, static_cast<double>(counts.bytes) / 1e9,
-      figures.gb_per_s);
+  Table total({"clients", "repeat", "in flight", left("speed"), "wall ms", "ops", "ops/s",
+               "GB moved", "GB/s"});
+  total.add({settings.clients, settings.repeat, settings.inflight, name_of(settings.speed),
+             Cell::ms(counts.wall_ns()), counts.ops(), Cell::real(figures.ops_per_s, 1),
+             Cell::real(static_cast<double>(figures.bytes()) / 1e9, 3),
+             Cell::real(figures.gb_per_s, 3)});
+  std::string text = md_ops(figures) + '\n' + md_paths(result, figures) + '\n' +
+                     md_time(figures, result.trace.dropped) + '\n' +
+                     total.markdown(Table::Padding::kNone);
   if (settings.verify != ReplayVerify::kNone) {
     text += fmt::format("\n--verify {}: {} of {} tensors differ.\n", name_of(settings.verify),
                         counts.tensors_differing, counts.tensors_checked);
@@ -379,6 +345,8 @@ std::string format_markdown(const ReplayResult& result) {
 ReplayCounts ReplayResult::sum() const {
   ReplayCounts sum;
   for (const ReplayClientResult& client : clients) sum.merge(client.counts);
+  sum.replayed.sums.paths = transport;
+  if (trace.backend == "local") sum.recorded.sums.paths = {};
   return sum;
 }
 

@@ -28,9 +28,10 @@ struct ReplayResult {
   bool same_paths = true;        // the session decides paths as the recorded one did
   bool complete = false;         // every client replayed everything
   std::vector<ReplayClientResult> clients;
-  TransportSnapshot transport;  // of all sessions
+  // Of all sessions.
+  TransportSnapshot transport;
 
-  /// All clients in one.
+  /// All clients in one; the paths of its replayed side are what the sessions counted.
   ReplayCounts sum() const;
 };
 

@@ -43,8 +43,9 @@ std::string ops_text(const OpSnapshotTable& ops) {
   for (const Op op : kOps) {
     const auto& [calls, times] = ops[op];
     if (calls == 0) continue;
-    table.add({name_of(op), calls, ms(times.total_ns), ms(times.tee_ns), ms(times.wire_ns),
-               ms(times.queue_ns), ms(times.server_ns)});
+    Cells row = {name_of(op), calls};
+    visit_times([&row](std::string_view, std::uint64_t ns) { row.push_back(ms(ns)); }, times);
+    table.add(std::move(row));
   }
   return section(table);
 }

@@ -68,6 +68,7 @@ struct TraceRecord {
   std::uint64_t end_ns() const { return start_ns + times.total_ns; }
   std::uint64_t input_bytes() const;
   std::uint64_t output_bytes() const;
+  std::uint64_t bytes() const { return input_bytes() + output_bytes(); }
   /// Of inputs and outputs that went by `path`.
   std::uint64_t bytes_by(Path path) const;
   /// The slowest path that any of its tensors took; nullopt if none crossed.

@@ -63,12 +63,11 @@ std::vector<TraceTensor> tensors_of(const std::string& text, const std::string& 
   return tensors;
 }
 
-TraceRecord record_of_csv(const std::string& line) {
+TraceRecord record_of_csv(const std::vector<std::string>& columns, const std::string& line) {
   const auto cells = split(line, ',');
-  EXPECT_EQ(cells.size(), kCsvColumns.size()) << line;
+  EXPECT_EQ(cells.size(), columns.size()) << line;
   const auto cell = [&](std::string_view name) {
-    return cells[static_cast<std::size_t>(std::ranges::find(kCsvColumns, name) -
-                                          kCsvColumns.begin())];
+    return cells.at(static_cast<std::size_t>(std::ranges::find(columns, name) - columns.begin()));
   };
   TraceRecord record;
   record.seq = std::stoull(cell("seq"));
@@ -116,9 +115,13 @@ TEST(CsvExport, parses_back_to_the_same_records) {
   for (const Trace& trace : {timed_trace(64, 2), with_digests(timed_trace(16))}) {
     const auto lines = lines_of(exported(trace, ExportFormat::kCsv));
     ASSERT_EQ(lines.size(), trace.records.size() + 1);
-    EXPECT_EQ(split(lines[0], ',').size(), kCsvColumns.size());
+    EXPECT_EQ(lines[0],
+              "seq,run,op,layer,weights,transpose,inputs,outputs,input_sha256,output_sha256,"
+              "input_bytes,output_bytes,ring_bytes,zmq_bytes,path,slots,start_ns,total_ns,tee_ns,"
+              "wire_ns,queue_ns,server_ns");
+    const auto columns = split(lines[0], ',');
     for (std::size_t i = 0; i < trace.records.size(); ++i) {
-      EXPECT_EQ(record_of_csv(lines[i + 1]), trace.records[i]) << lines[i + 1];
+      EXPECT_EQ(record_of_csv(columns, lines[i + 1]), trace.records[i]) << lines[i + 1];
     }
   }
 }

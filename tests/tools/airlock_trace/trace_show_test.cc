@@ -24,34 +24,41 @@ TEST(Summary, adds_up_ops_and_paths) {
   const TempFolder folder;
   const Trace trace = timed_trace(64, 2);
   test::write(trace, folder.path("t"));
-  const auto summary = summarise(folder.path("t"));
+  const auto summary = summarise_trace(folder.path("t"));
   ASSERT_TRUE(summary.ok()) << summary.status().message();
-  OpTotals all;
-  std::uint64_t bytes = 0, calls = 0;
-  for (const TraceRecord& record : trace.records) all.add(record);
-  for (const OpTotals& op : summary->ops) calls += op.calls;
-  for (const PathTotals& path : summary->paths) bytes += path.bytes();
+  std::uint64_t total_ns = 0, bytes = 0, calls = 0, bytes_by_path = 0;
+  for (const TraceRecord& record : trace.records) {
+    total_ns += record.times.total_ns;
+    bytes += record.bytes();
+  }
+  for (const OpSums& op : summary->ops) calls += op.calls;
+  for (const PathSnapshot& path : summary->paths) {
+    bytes_by_path += path.sent.bytes + path.received.bytes;
+  }
+  const OpSums& all = summary->all;
+  const OpTimes& times = all.times;
   EXPECT_EQ(calls, trace.records.size());
-  EXPECT_EQ(summary->all.total_ns, all.total_ns);
-  EXPECT_EQ(
-      summary->all.tee_ns + summary->all.wire_ns + summary->all.queue_ns + summary->all.server_ns,
-      all.total_ns);
-  EXPECT_EQ(bytes, all.input_bytes + all.output_bytes);
-  EXPECT_GT(summary->paths[path_row(Path::kZmq)].bytes(), 0U);
-  EXPECT_EQ(summary->under_way_ns(), all.total_ns);  // none overlap
-  EXPECT_EQ(summary->between_ns(), *trace.header.wall_ns - all.total_ns);
+  EXPECT_EQ(all.calls, trace.records.size());
+  EXPECT_EQ(all.call_ns.count(), trace.records.size());
+  EXPECT_EQ(times.total_ns, total_ns);
+  EXPECT_EQ(times.tee_ns + times.wire_ns + times.queue_ns + times.server_ns, total_ns);
+  EXPECT_EQ(all.bytes(), bytes);
+  EXPECT_EQ(bytes_by_path, bytes);
+  EXPECT_GT(summary->paths[Path::kZmq].sent.bytes, 0U);
+  EXPECT_EQ(summary->busy.busy_ns(), total_ns);  // none overlap
+  EXPECT_EQ(summary->between_ns(), *trace.header.wall_ns - total_ns);
 }
 
 TEST(Summary, counts_time_once_where_ops_overlap) {
   const TempFolder folder;
   const Trace trace = timed_trace(64, 1, 4000);  // each begins before the last has ended
   test::write(trace, folder.path("t"));
-  const auto summary = summarise(folder.path("t"));
+  const auto summary = summarise_trace(folder.path("t"));
   ASSERT_TRUE(summary.ok());
   const TraceRecord& last = trace.records.back();
-  EXPECT_EQ(summary->under_way_ns(),
+  EXPECT_EQ(summary->busy.busy_ns(),
             last.start_ns + last.times.total_ns - trace.records.front().start_ns);
-  EXPECT_LT(summary->under_way_ns(), summary->all.total_ns);
+  EXPECT_LT(summary->busy.busy_ns(), summary->all.times.total_ns);
 }
 
 TEST(Summary, keeps_the_ops_that_took_longest) {
@@ -60,12 +67,12 @@ TEST(Summary, keeps_the_ops_that_took_longest) {
   trace.records[7].times.wire_ns += 1'000'000;
   trace.records[7].times.total_ns += 1'000'000;
   test::write(trace, folder.path("t"));
-  const auto summary = summarise(folder.path("t"));
+  const auto summary = summarise_trace(folder.path("t"));
   ASSERT_TRUE(summary.ok());
-  ASSERT_EQ(summary->biggest.size(), kBigOps);
-  EXPECT_EQ(summary->biggest[0].seq, 7U);
+  ASSERT_EQ(summary->by_time.size(), kBigOps);
+  EXPECT_EQ(summary->by_time[0].seq, 7U);
   for (std::size_t i = 1; i < kBigOps; ++i) {
-    EXPECT_GE(summary->biggest[i - 1].total_ns, summary->biggest[i].total_ns);
+    EXPECT_GE(summary->by_time[i - 1].times.total_ns, summary->by_time[i].times.total_ns);
   }
 }
 
@@ -79,10 +86,10 @@ TEST(Summary, survives_times_whose_sum_wraps) {
     record.times.tee_ns = record.times.wire_ns = record.times.queue_ns = 0;
   }
   test::write(trace, folder.path("t"));
-  const auto summary = summarise(folder.path("t"));
+  const auto summary = summarise_trace(folder.path("t"));
   ASSERT_TRUE(summary.ok());
-  EXPECT_EQ(summary->all.server_ns, std::numeric_limits<std::uint64_t>::max());
-  EXPECT_EQ(summary->under_way_ns(), year);
+  EXPECT_EQ(summary->all.times.server_ns, std::numeric_limits<std::uint64_t>::max());
+  EXPECT_EQ(summary->busy.busy_ns(), year);
 }
 
 TEST(Show, says_the_same_in_each_form) {
@@ -118,7 +125,7 @@ TEST(Show, tells_the_time_between_ops_only_where_it_is_known) {
   trace.header.wall_ns.reset();
   const auto between = [&] {
     test::write(trace, folder.path("t"));
-    return summarise(folder.path("t")).value().between_ns();
+    return summarise_trace(folder.path("t")).value().between_ns();
   };
   EXPECT_TRUE(between().has_value());  // a recording's starts were measured
   trace.header.source = TraceSource::kImported;
@@ -150,7 +157,7 @@ TEST(Show, says_what_is_cut) {
   test::write(timed_trace(64), folder.path("t"));
   const std::string whole = read_file(folder.path("t"));
   write_file(folder.path("cut"), whole.substr(0, whole.size() * 2 / 3));
-  const auto summary = summarise(folder.path("cut"));
+  const auto summary = summarise_trace(folder.path("cut"));
   ASSERT_TRUE(summary.ok()) << summary.status().message();
   EXPECT_LT(summary->all.calls, 20U);
   EXPECT_GT(summary->all.calls, 0U);

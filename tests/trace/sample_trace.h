@@ -1,9 +1,8 @@
 #pragma once
 
 #include "runtime/trace/trace.h"
-#include "tests/stats/sample_reports.h"
 
-namespace airlock::report {
+namespace airlock {
 
 inline TraceHeader sample_header() {
   TraceHeader header;
@@ -38,4 +37,4 @@ inline TraceRecord sample_record(std::uint64_t seq, std::uint64_t start_ns, std:
   return record;
 }
 
-}  // namespace airlock::report
+}  // namespace airlock
