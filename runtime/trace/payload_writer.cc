@@ -53,12 +53,13 @@ std::uint64_t times(std::uint64_t a, std::uint64_t b) {
 
 Status check_need(const std::string& path, const PayloadNeed& need) {
   if (need.header_bytes > limits::kMaxSafetensorsHeaderBytes || need.json_values > kMaxJsonValues) {
-    return {StatusCode::kUsage,
-            fmt::format("the tensors of this run need a safetensors header of {} bytes and {} "
-                        "values, at most {} and {} can be read: record fewer runs (--repeat) or "
-                        "without payloads",
-                        need.header_bytes, need.json_values, limits::kMaxSafetensorsHeaderBytes,
-                        kMaxJsonValues)};
+    return {
+        StatusCode::kUsage,
+        fmt::format("the tensors of this run need a safetensors header of at least {} bytes "
+                    "and {} values, at most {} and {} can be read: record fewer runs (--repeat) or "
+                    "without payloads",
+                    need.header_bytes, need.json_values, limits::kMaxSafetensorsHeaderBytes,
+                    kMaxJsonValues)};
   }
   const std::size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
@@ -77,33 +78,43 @@ Status check_need(const std::string& path, const PayloadNeed& need) {
 
 }  // namespace
 
-PayloadNeed payload_need(const ModelDims& dims, std::span<const PlannedOp> plan,
-                         std::uint64_t runs) {
-  PayloadNeed one;
+Result<PayloadNeed> payload_need(const ModelDims& dims, std::span<const ForwardShape> passes,
+                                 std::uint64_t runs) {
+  PayloadNeed run;
+  std::uint64_t ops = 0;
   std::uint64_t tensors = 0;
-  const std::uint64_t last_seq = times(plan.size(), runs);
+  // Without the last brace, with the shortest names and offsets of one digit: the longest come
+  // below.
   const auto count = [&](std::span<const TensorDesc> descs, TraceSide side) {
     for (std::size_t i = 0; i < descs.size(); ++i) {
       ++tensors;
-      one.data_bytes += descs[i].bytes();
-      // Without the last brace, and with offsets of one digit, for which the longest come below.
-      one.header_bytes +=
-          entry_json(payload_tensor_name(last_seq, side, i), descs[i], 0, 0).size() - 1;
-      one.json_values += 6 + descs[i].shape.rank();
+      run.data_bytes = add_saturating(run.data_bytes, descs[i].bytes());
+      run.header_bytes += entry_json(payload_tensor_name(0, side, i), descs[i], 0, 0).size() - 1;
+      run.json_values += 6 + descs[i].shape.rank();
     }
   };
-  for (const PlannedOp& op : plan) {
-    const auto results = op_results(op.spec, dims);
-    CHECK(results.ok());
-    count(op.spec.inputs, TraceSide::kInput);
-    count(*results, TraceSide::kOutput);
+  for (const ForwardShape& pass : passes) {
+    // Too many already: create() refuses them, whatever follows.
+    if (run.header_bytes > limits::kMaxSafetensorsHeaderBytes) break;
+    ASSIGN_OR_RETURN(const ForwardPlan plan, ForwardPlan::create(dims, pass));
+    ops += plan.size();
+    for (std::size_t i = 0; i < plan.size(); ++i) {
+      const OpSpec spec = plan[i].spec;
+      ASSIGN_OR_RETURN(const std::vector<TensorDesc> results, op_results(spec, dims));
+      count(spec.inputs, TraceSide::kInput);
+      count(results, TraceSide::kOutput);
+    }
   }
   PayloadNeed all;
-  all.data_bytes = times(one.data_bytes, runs);
-  const std::uint64_t offset_bytes = 2 * (std::to_string(all.data_bytes).size() - 1);
-  const std::uint64_t run_bytes = one.header_bytes + tensors * offset_bytes;
+  all.data_bytes = times(run.data_bytes, runs);
+  const auto name_bytes = [](std::uint64_t seq) {
+    return payload_tensor_name(seq, TraceSide::kInput, 0).size();
+  };
+  const std::uint64_t tensor_bytes = 2 * (std::to_string(all.data_bytes).size() - 1) +
+                                     name_bytes(times(ops, runs)) - name_bytes(0);
+  const std::uint64_t run_bytes = run.header_bytes + tensors * tensor_bytes;
   all.header_bytes = add_saturating(times(run_bytes, runs), kEmptyHeader.size() + kDataAlignment);
-  all.json_values = add_saturating(times(one.json_values, runs), 3);
+  all.json_values = add_saturating(times(run.json_values, runs), 3);
   return all;
 }
 

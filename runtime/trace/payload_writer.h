@@ -11,7 +11,7 @@
 #include "base/status.h"
 #include "base/tensor.h"
 #include "base/unique_fd.h"
-#include "runtime/model/prefill_plan.h"
+#include "runtime/model/forward_plan.h"
 
 namespace airlock {
 
@@ -22,9 +22,9 @@ struct PayloadNeed {
   std::uint64_t data_bytes = 0;
   std::uint64_t json_values = 0;  // of the header, which our own reader bounds
 };
-/// `runs` times the tensors of `plan`, a checked_plan() of `dims` (CHECKed).
-PayloadNeed payload_need(const ModelDims& dims, std::span<const PlannedOp> plan,
-                         std::uint64_t runs);
+/// `runs` times the tensors of `passes`. Errors as ForwardPlan::create().
+Result<PayloadNeed> payload_need(const ModelDims& dims, std::span<const ForwardShape> passes,
+                                 std::uint64_t runs);
 
 /// Writes a safetensors file tensor by tensor. Its header has room for all of them from the start,
 /// so that the file can be read after each tensor and after a kill: a tensor's entry comes first,

@@ -95,7 +95,7 @@ class Importer {
 
   Result<Imported> import() {
     make_header();
-    ASSIGN_OR_RETURN(plan_, checked_plan(choice_.dims, shape_));
+    ASSIGN_OR_RETURN(plan_, ForwardPlan::create(choice_.dims, shape_));
     for (const LogCall& call : log_.calls) RETURN_IF_ERROR(add_call(call));
     if (runs_ == 0) {
       return Status(StatusCode::kInvalidInput, fmt::format("{}: no prefill in it", source_));
@@ -165,7 +165,7 @@ class Importer {
       return {};
     }
     if (between) position_ = 0;
-    const PlannedOp& planned = plan_[position_];
+    const PlannedOp planned = plan_[position_];
     const auto expected = method_of(planned.spec.op);
     if (call.method != expected) {
       return refuse(call,
@@ -274,8 +274,8 @@ class Importer {
   const PrototypeLog& log_;
   const ImportChoice& choice_;
   std::string_view source_;
-  PrefillShape shape_;
-  std::vector<PlannedOp> plan_;
+  ForwardShape shape_;
+  ForwardPlan plan_;
   Imported imported_;
   std::size_t position_ = 0;  // in plan_
   std::uint64_t runs_ = 0;    // begun
