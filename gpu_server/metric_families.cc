@@ -48,11 +48,11 @@ std::string label(E value) {
   return std::string(name_of(value));
 }
 
-MetricFamily direction_family(const MetricsSnapshot& snapshot, std::string name, std::string help,
+MetricFamily direction_family(const CountersSnapshot& snapshot, std::string name, std::string help,
                               std::uint64_t DirectionSnapshot::*field) {
   MetricFamily made = family(std::move(name), std::move(help), MetricType::Counter);
   for (const Path path : kPaths) {
-    const PathSnapshot& stats = snapshot.transport[path];
+    const PathSnapshot& stats = snapshot.report.transport[path];
     add(made, {{"path", label(path)}, {"direction", "sent"}},
         static_cast<double>(stats.sent.*field));
     add(made, {{"path", label(path)}, {"direction", "received"}},
@@ -61,11 +61,11 @@ MetricFamily direction_family(const MetricsSnapshot& snapshot, std::string name,
   return made;
 }
 
-MetricFamily path_family(const MetricsSnapshot& snapshot, std::string name, std::string help,
+MetricFamily path_family(const CountersSnapshot& snapshot, std::string name, std::string help,
                          std::uint64_t PathSnapshot::*field) {
   MetricFamily made = family(std::move(name), std::move(help), MetricType::Counter);
   for (const Path path : kPaths)
-    add(made, {{"path", label(path)}}, static_cast<double>(snapshot.transport[path].*field));
+    add(made, {{"path", label(path)}}, static_cast<double>(snapshot.report.transport[path].*field));
   return made;
 }
 
@@ -123,7 +123,7 @@ ClientMetric::Histogram histogram(const HistogramSnapshot& from, std::uint64_t s
   return made;
 }
 
-MetricFamily service_family(const MetricsSnapshot& snapshot) {
+MetricFamily service_family(const CountersSnapshot& snapshot) {
   MetricFamily made =
       family("airlock_op_service_seconds",
              "How long each op took here, from the whole request to the reply's send.",
@@ -131,30 +131,30 @@ MetricFamily service_family(const MetricsSnapshot& snapshot) {
   for (const Op op : kOps) {
     ClientMetric metric;
     metric.label = {{"op", label(op)}};
-    metric.histogram = histogram(snapshot.service_ns[op], snapshot.ops[op].times.total_ns);
+    metric.histogram = histogram(snapshot.service_ns[op], snapshot.report.ops[op].times.total_ns);
     made.metric.push_back(std::move(metric));
   }
   return made;
 }
 
-MetricFamily build_info(const MetricsSnapshot& snapshot) {
+MetricFamily build_info(const CountersSnapshot& snapshot) {
   MetricFamily made =
       family("airlock_build_info",
              "Always 1; device and dtype are empty while the model is loading.", MetricType::Gauge);
   add(made,
       {{"version", kVersion},
        {"protocol", fmt::format("{}.{}", kProtocolMajor, kProtocolMinor)},
-       {"device", snapshot.device},
-       {"dtype", snapshot.dtype}},
+       {"device", snapshot.server.host.device},
+       {"dtype", snapshot.server.dtype}},
       1);
   return made;
 }
 
-void add_sessions(std::vector<MetricFamily>& to, const MetricsSnapshot& snapshot) {
+void add_sessions(std::vector<MetricFamily>& to, const CountersSnapshot& snapshot) {
   to.push_back(single("airlock_sessions", "Sessions under way.", MetricType::Gauge,
                       static_cast<double>(snapshot.sessions_active)));
   to.push_back(single("airlock_sessions_limit", "Sessions that may be under way at once.",
-                      MetricType::Gauge, static_cast<double>(snapshot.max_clients)));
+                      MetricType::Gauge, static_cast<double>(snapshot.server.max_clients)));
   to.push_back(single("airlock_sessions_total", "Sessions that were begun.", MetricType::Counter,
                       static_cast<double>(snapshot.sessions_started)));
   to.push_back(single("airlock_sessions_refused_total", "Clients that got no session.",
@@ -163,11 +163,11 @@ void add_sessions(std::vector<MetricFamily>& to, const MetricsSnapshot& snapshot
 
 }  // namespace
 
-std::vector<MetricFamily> metric_families(const MetricsSnapshot& snapshot) {
+std::vector<MetricFamily> metric_families(const CountersSnapshot& snapshot) {
   std::vector<MetricFamily> families;
   families.push_back(build_info(snapshot));
   families.push_back(single("process_start_time_seconds", "When the server started, since 1970.",
-                            MetricType::Gauge, seconds(snapshot.start_unix_ns)));
+                            MetricType::Gauge, seconds(snapshot.server.start_unix_ns)));
   families.push_back(single("airlock_heartbeat_age_seconds",
                             "Since the control thread's last sign of life; over 1: it hangs.",
                             MetricType::Gauge, seconds(snapshot.heartbeat_age_ns)));
@@ -190,9 +190,9 @@ std::vector<MetricFamily> metric_families(const MetricsSnapshot& snapshot) {
                                  "Waits that ended while spinning.", &PathSnapshot::spins));
   families.push_back(path_family(snapshot, "airlock_transport_parks_total",
                                  "Times a wait went to sleep.", &PathSnapshot::parks));
-  families.push_back(calls_family(snapshot.ops));
-  families.push_back(op_time_family(snapshot.ops));
-  families.push_back(device_time_family(snapshot.ops));
+  families.push_back(calls_family(snapshot.report.ops));
+  families.push_back(op_time_family(snapshot.report.ops));
+  families.push_back(device_time_family(snapshot.report.ops));
   families.push_back(service_family(snapshot));
   return families;
 }

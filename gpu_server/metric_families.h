@@ -12,6 +12,6 @@ namespace airlock {
 
 /// All metrics, in base units (seconds, bytes), with labels from fixed sets only. Named and
 /// explained in docs/STATS.md.
-std::vector<prometheus::MetricFamily> metric_families(const MetricsSnapshot& snapshot);
+std::vector<prometheus::MetricFamily> metric_families(const CountersSnapshot& snapshot);
 
 }  // namespace airlock

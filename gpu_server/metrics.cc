@@ -89,7 +89,7 @@ Status explain(const Endpoint& endpoint) {
 
 class Collector : public prometheus::Collectable {
  public:
-  explicit Collector(std::function<MetricsSnapshot()> collect) : collect_(std::move(collect)) {}
+  explicit Collector(std::function<CountersSnapshot()> collect) : collect_(std::move(collect)) {}
   std::vector<prometheus::MetricFamily> Collect() const override {
     // The library's threads have 100 KiB of stack, a handful of our histograms. And what is thrown
     // into them ends the process.
@@ -102,12 +102,12 @@ class Collector : public prometheus::Collectable {
   }
 
  private:
-  const std::function<MetricsSnapshot()> collect_;
+  const std::function<CountersSnapshot()> collect_;
 };
 
 class MetricsEndpointImpl : public MetricsEndpoint {
  public:
-  MetricsEndpointImpl(const Endpoint& endpoint, std::function<MetricsSnapshot()> collect)
+  MetricsEndpointImpl(const Endpoint& endpoint, std::function<CountersSnapshot()> collect)
       : collector_(std::make_shared<Collector>(std::move(collect))),
         exposer_(std::make_unique<prometheus::Exposer>(std::vector<std::string>{
             "listening_ports", endpoint.host + ":" + endpoint.port, "num_threads", "2",
@@ -147,7 +147,7 @@ Status check_metrics_address(const std::string& address, bool beyond_loopback) {
 }
 
 Result<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::start(
-    const std::string& address, bool beyond_loopback, std::function<MetricsSnapshot()> collect) {
+    const std::string& address, bool beyond_loopback, std::function<CountersSnapshot()> collect) {
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_address(address, beyond_loopback));
   try {
     return std::unique_ptr<MetricsEndpoint>(

@@ -191,26 +191,17 @@ SideReport ServerImpl::report() const {
 }
 
 // Any thread; also while the model is loading.
-MetricsSnapshot ServerImpl::metrics() const {
-  MetricsSnapshot metrics;
+CountersSnapshot ServerImpl::metrics() const {
+  CountersSnapshot metrics;
   const std::lock_guard lock(mutex_);
-  metrics.device = info_.host.device;
-  metrics.dtype = info_.dtype;
-  metrics.start_unix_ns = info_.start_unix_ns;
-  metrics.max_clients = info_.max_clients;
+  metrics.server = info_;
   metrics.sessions_active = static_cast<std::uint64_t>(
       std::ranges::count_if(sessions_, [](const auto& entry) { return !entry.second->ending(); }));
   if (!counters_) return metrics;
   const CounterSums sums = counters_->sums();
-  metrics.transport = sums.transport;
-  metrics.ops = sums.ops;
-  const counters_layout::Live& live = counters_->live();
-  metrics.sessions_started = live.sessions_started.load(std::memory_order_relaxed);
-  metrics.sessions_refused = live.sessions_refused.load(std::memory_order_relaxed);
-  metrics.service_ns = snapshot_of(live.service_ns);
-  const std::uint64_t sign_ns = live.heartbeat_ns.load(std::memory_order_relaxed);
-  const std::uint64_t now = now_ns();
-  metrics.heartbeat_age_ns = now > sign_ns ? now - sign_ns : 0;
+  metrics.report.transport = sums.transport;
+  metrics.report.ops = sums.ops;
+  take_live(counters_->live(), metrics);
   return metrics;
 }
 

@@ -62,7 +62,7 @@ class ServerImpl : public Server {
   Status send(const Identity& identity, const ControlMessage& message);
   Status wait_for_signals(int signal_fd);
   SideReport report() const;
-  MetricsSnapshot metrics() const;
+  CountersSnapshot metrics() const;
   Status publish(bool print);
   void publish_now();
 

@@ -49,8 +49,4 @@ void apply_connection(const ConnectionWords& words, ConnectionOptions& options) 
   options.op_timeout = std::chrono::milliseconds(words.op_timeout_ms);
 }
 
-Output output_of(const std::string& word) {
-  return word == "json" ? Output::kJson : word == "csv" ? Output::kCsv : Output::kMarkdown;
-}
-
 }  // namespace airlock

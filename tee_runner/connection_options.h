@@ -12,8 +12,6 @@ class App;
 
 namespace airlock {
 
-enum class Output : std::uint8_t { kMarkdown, kJson, kCsv };
-
 /// How a subcommand reaches its server; docs/INTERFACE.md says what each option means.
 struct ConnectionOptions {
   std::string endpoint;  // empty: the default
@@ -32,7 +30,4 @@ struct ConnectionWords {
 /// Adds the options to a subcommand; all three must live until it has parsed.
 void declare_connection(CLI::App& app, ConnectionOptions& options, ConnectionWords& words);
 void apply_connection(const ConnectionWords& words, ConnectionOptions& options);
-/// "md", "json" or "csv", already checked.
-Output output_of(const std::string& word);
-
 }  // namespace airlock

@@ -143,7 +143,7 @@ Status apply(const Words& words, PrefillOptions& options) {
   options.wire = from_name<DType>(words.wire);
   options.dtype = from_name<DType>(words.dtype);
   options.attention = words.attention == "tee" ? Attention::kTee : Attention::kOffload;
-  options.output = output_of(words.output);
+  options.output = *from_name<OutputForm>(words.output);
   apply_connection(words.connection, options);
   const auto refuse = [](const char* text) { return Status(StatusCode::kUsage, text); };
   const bool has_model = !options.model.empty() || !options.synthetic.empty();

@@ -10,6 +10,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 #include "runtime/model/forward_plan.h"
+#include "runtime/text/output_form.h"
 #include "tee_runner/connection_options.h"
 
 namespace airlock {
@@ -40,7 +41,7 @@ struct PrefillOptions : ConnectionOptions {
   std::string record;          // a trace file; empty: nothing is recorded
   bool record_digest = false;  // both need `record`
   bool record_payload = false;
-  Output output = Output::kMarkdown;
+  OutputForm output = OutputForm::kMarkdown;
 };
 
 /// nullopt: --help or --version was asked for and printed. kUsage says what to do.

@@ -104,11 +104,11 @@ class RecordingPending : public Pending {
     const CostTimer timer(owner_.cost());
     const OpTiming timing = inner_->timing();
     const std::uint64_t parts = timing.tee_ns + timing.queue_ns + timing.server_ns;
-    record_.total_ns = std::max(timing.total_ns != 0 ? timing.total_ns : spent_ns_, parts);
-    record_.tee_ns = timing.tee_ns;
-    record_.queue_ns = timing.queue_ns;
-    record_.server_ns = timing.server_ns;
-    record_.wire_ns = record_.total_ns - parts;
+    record_.times.total_ns = std::max(timing.total_ns != 0 ? timing.total_ns : spent_ns_, parts);
+    record_.times.tee_ns = timing.tee_ns;
+    record_.times.queue_ns = timing.queue_ns;
+    record_.times.server_ns = timing.server_ns;
+    record_.times.wire_ns = record_.times.total_ns - parts;
     record_.slots_in_use = static_cast<std::uint32_t>(timing.slots_in_use);
     for (std::size_t i = 0; i < record_.outputs.size(); ++i) {
       owner_.keep(record_, TraceSide::kOutput, i, inner_->result(i));

@@ -13,13 +13,13 @@
 #include <vector>
 
 #include "base/log.h"
+#include "runtime/replay/replay.h"
+#include "runtime/replay/report.h"
 #include "runtime/rpc/client.h"
 #include "runtime/trace/trace.h"
 #include "runtime/trace/trace_reader.h"
 #include "tee_runner/connect_options.h"
-#include "tee_runner/replay.h"
 #include "tee_runner/replay_options.h"
-#include "tee_runner/replay_report.h"
 #include "tee_runner/run_prefill.h"
 #include "tee_runner/stats_reporter.h"
 
@@ -114,7 +114,7 @@ bool has_recorded_paths(const TraceHeader& header, const PathPolicy& policy) {
 ReplayResult describe(const ReplayOptions& options, const Material& material,
                       ClientSession& session) {
   ReplayResult result;
-  result.options = options;
+  result.settings = options;
   result.trace = material.trace->header();
   result.server = session.backend().info();
   result.recorded_inputs = material.payload != nullptr;
@@ -132,24 +132,23 @@ ReplayResult describe(const ReplayOptions& options, const Material& material,
 void replay_in_thread(Client& client, const ReplayOptions& options, const Material& material,
                       const ReplayVerifier* verifier) {
   const std::unique_ptr<ReplayClock> clock = make_steady_clock();
-  ReplaySettings settings;
-  settings.speed = material.trace->header().source == TraceSource::kSynthesised ? ReplaySpeed::kMax
-                                                                                : options.speed;
-  settings.repeat = options.repeat;
-  settings.inflight = options.inflight;
-  settings.op_timeout = options.op_timeout;
-  Replay replay({client.session->backend(), *client.records, *material.inputs, verifier, *clock,
-                 client.tally, [&session = *client.session] { return session.check(); }},
-                settings);
+  ReplaySettings settings = options;
+  if (material.trace->header().source == TraceSource::kSynthesised) {
+    settings.speed = ReplaySpeed::kMax;  // it has no times
+  }
+  Replay replay(
+      {client.session->backend(), *client.records, *material.inputs, verifier, *clock, client.tally,
+       [&session = *client.session] { return session.check(); }, options.op_timeout},
+      settings);
   client.status = replay.run();
   client.attachment->say_goodbye();  // its place at the server is another's to have
 }
 
 /// What --verify says of outputs that were all as recorded, where no client failed.
 Status judge_verified(const ReplayResult& result, const ReplayCounts& sum) {
-  if (result.options.verify == ReplayVerify::kNone) return {};
-  const std::uint64_t replays = result.options.clients * result.options.repeat;
-  return check_verified_all(result.trace, result.cut, {sum.ops / replays, sum.tensors_checked});
+  if (result.settings.verify == ReplayVerify::kNone) return {};
+  const std::uint64_t replays = result.settings.clients * result.settings.repeat;
+  return check_verified_all(result.trace, result.cut, {sum.ops() / replays, sum.tensors_checked});
 }
 
 /// The first failure, which decides the exit code; the others are logged.
@@ -198,13 +197,14 @@ Status replay(const ReplayOptions& options, StatsReporter& reporter) {
   const ReplayVerifier verifier(
       options.verify, material.payload.get(),
       std::max(tolerance_of(result.trace.wire), tolerance_of(result.server.dtype)));
-  reporter.set_last_words([&clients, partial = result](const SideReport& report) mutable {
-    read_tallies(clients, partial);
-    partial.transport = report.transport;
-    if (const Status printed = print(format_replay(partial)); !printed.ok()) {
-      log_error(printed.message());
-    }
-  });
+  reporter.set_last_words(
+      [&clients, form = options.output, partial = result](const SideReport& report) mutable {
+        read_tallies(clients, partial);
+        partial.transport = report.transport;
+        if (const Status printed = print(format_replay(partial, form)); !printed.ok()) {
+          log_error(printed.message());
+        }
+      });
   for (const auto& client : clients) {
     client->thread = std::thread([&client = *client, &options, &material, &verifier] {
       replay_in_thread(client, options, material,
@@ -223,7 +223,7 @@ Status replay(const ReplayOptions& options, StatsReporter& reporter) {
   }
   if (!result.cut.empty()) log_warning(result.cut);
   result.transport = reporter.report().transport;
-  const Status printed = print(format_replay(result));
+  const Status printed = print(format_replay(result, options.output));
   Status status = judge(clients, result);
   return status.ok() ? printed : status;
 }

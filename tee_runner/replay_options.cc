@@ -74,10 +74,9 @@ Result<std::optional<ReplayOptions>> parse_replay_options(int argc, const char* 
   } catch (const std::exception& error) {
     return Status(StatusCode::kUsage, std::string(error.what()) + hint);
   }
-  if (words.speed == "recorded") options.speed = ReplaySpeed::kRecorded;
-  if (words.verify == "digest") options.verify = ReplayVerify::kDigest;
-  if (words.verify == "tolerance") options.verify = ReplayVerify::kTolerance;
-  options.output = output_of(words.output);
+  options.speed = *from_name<ReplaySpeed>(words.speed);
+  options.verify = *from_name<ReplayVerify>(words.verify);
+  options.output = *from_name<OutputForm>(words.output);
   apply_connection(words.connection, options);
   if (is_same_file(options.stats_json, options.file)) {
     return Status(StatusCode::kUsage,

@@ -11,6 +11,7 @@
 
 #include "base/deadline.h"
 #include "runtime/json/writer.h"
+#include "runtime/text/table.h"
 
 namespace airlock {
 
@@ -21,67 +22,67 @@ constexpr std::size_t kTopCount = 5;
 JsonObject comparison_json(const Comparison& c) {
   JsonObject ops;
   for (const Comparison::OpCost& op : c.ops) {
-    ops.add(name_of(op.op), JsonObject()
-                                .add("calls", op.calls)
-                                .add("remote_ns", op.remote_ns)
-                                .add("local_ns", op.local_ns));
+    ops.add(
+        name_of(op.op),
+        JsonObject{{"calls", op.calls}, {"remote_ns", op.remote_ns}, {"local_ns", op.local_ns}});
   }
-  return JsonObject()
-      .add("passed", c.passed())
-      .add("same_bits", c.same_bits)
-      .add("differing", c.differing)
-      .add("largest_error", c.largest_error)
-      .add("tolerance", c.tolerance)
-      .add("remote_wall_ns", c.remote_wall_ns)
-      .add("local_wall_ns", c.local_wall_ns)
-      .add("overhead", c.overhead())
-      .add("ops", ops);
+  return {{"passed", c.passed()},
+          {"same_bits", c.same_bits},
+          {"differing", c.differing},
+          {"largest_error", c.largest_error},
+          {"tolerance", c.tolerance},
+          {"remote_wall_ns", c.remote_wall_ns},
+          {"local_wall_ns", c.local_wall_ns},
+          {"overhead", c.overhead()},
+          {"ops", ops}};
 }
 
 std::string format_json(const PrefillResult& result, const std::optional<Comparison>& comparison) {
   std::vector<JsonObject> top;
   for (const TopLogit& entry : result.top)
-    top.push_back(JsonObject().add("id", entry.id).add("logit", entry.logit));
-  JsonObject json;
-  json.add("tokens", result.tokens)
-      .add("runs_ns", result.runs_ns)
-      .add("wall_ns", result.wall_ns())
-      .add("tokens_per_s", JsonFixed{result.tokens_per_s(), 3})
-      .add("top", top);
+    top.push_back({{"id", entry.id}, {"logit", entry.logit}});
+  JsonObject json = {{"tokens", result.tokens},
+                     {"runs_ns", result.runs_ns},
+                     {"wall_ns", result.wall_ns()},
+                     {"tokens_per_s", JsonFixed{result.tokens_per_s(), 3}},
+                     {"top", top}};
   if (comparison) json.add("compare_local", comparison_json(*comparison));
   return json.line();
 }
 
 std::string format_csv(const PrefillResult& result, const std::optional<Comparison>& comparison) {
-  std::string header = "tokens,runs,wall_ns,tokens_per_s";
-  std::string line = fmt::format("{},{},{},{:.3f}", result.tokens, result.runs_ns.size(),
-                                 result.wall_ns(), result.tokens_per_s());
+  Cells keys = {"tokens", "runs", "wall_ns", "tokens_per_s"};
+  Cells values = {result.tokens, result.runs_ns.size(), result.wall_ns(),
+                  Cell::real(result.tokens_per_s(), 3)};
   for (std::size_t i = 0; i < result.top.size(); ++i) {
-    header += fmt::format(",top{}_id,top{}_logit", i + 1, i + 1);
-    line += fmt::format(",{},{}", result.top[i].id, result.top[i].logit);
+    keys.insert(keys.end(), {fmt::format("top{}_id", i + 1), fmt::format("top{}_logit", i + 1)});
+    values.insert(values.end(), {result.top[i].id, fmt::format("{}", result.top[i].logit)});
   }
   if (comparison) {
-    header += ",local_wall_ns,overhead,same_bits,largest_error";
-    line += fmt::format(",{},{:.6f},{},{}", comparison->local_wall_ns, comparison->overhead(),
-                        comparison->same_bits ? 1 : 0, comparison->largest_error);
+    keys.insert(keys.end(), {"local_wall_ns", "overhead", "same_bits", "largest_error"});
+    values.insert(values.end(), {comparison->local_wall_ns, Cell::real(comparison->overhead(), 6),
+                                 comparison->same_bits ? 1 : 0, comparison->largest_error});
   }
-  return header + "\n" + line + "\n";
+  return csv_line(keys) + csv_line(values);
 }
 
 std::string comparison_table(const Comparison& c) {
-  std::string text =
-      "\n| op | calls | remote ms/call | local ms/call | over |\n| --- | ---: | ---: | ---: | ---: "
-      "|\n";
+  Table table({left("op"), "calls", "remote ms/call", "local ms/call", "over"});
+  const auto add = [&table](std::string_view name, const Cell& calls, double remote_ns,
+                            double local_ns, double over) {
+    table.add({name, calls, Cell::real(remote_ns / 1e6, 3), Cell::real(local_ns / 1e6, 3),
+               fmt::format("{:+.1f} %", 100 * over)});
+  };
   for (const Comparison::OpCost& op : c.ops) {
-    const double remote_ms =
-        static_cast<double>(op.remote_ns) / 1e6 / static_cast<double>(op.calls);
-    const double local_ms = static_cast<double>(op.local_ns) / 1e6 / static_cast<double>(op.calls);
-    text += fmt::format("| {} | {} | {:.3f} | {:.3f} | {:+.1f} % |\n", name_of(op.op), op.calls,
-                        remote_ms, local_ms, local_ms > 0 ? 100 * (remote_ms / local_ms - 1) : 0.0);
+    const auto calls = static_cast<double>(op.calls);
+    const double remote_ns = static_cast<double>(op.remote_ns) / calls;
+    const double local_ns = static_cast<double>(op.local_ns) / calls;
+    add(name_of(op.op), op.calls, remote_ns, local_ns,
+        local_ns > 0 ? remote_ns / local_ns - 1 : 0.0);
   }
-  text += fmt::format("| prefill | | {:.3f} | {:.3f} | {:+.1f} % |\n\n",
-                      static_cast<double>(c.remote_wall_ns) / 1e6,
-                      static_cast<double>(c.local_wall_ns) / 1e6, 100 * c.overhead());
+  add("prefill", "", static_cast<double>(c.remote_wall_ns), static_cast<double>(c.local_wall_ns),
+      c.overhead());
+  const std::string text = '\n' + table.markdown(Table::Padding::kNone) + '\n';
   if (c.same_bits) return text + "The logits are the same bits.\n";
   return text +
          fmt::format("{} logits differ; the largest error is {:.3g} of the largest logit{}.\n",
@@ -91,16 +92,15 @@ std::string comparison_table(const Comparison& c) {
 
 std::string format_markdown(const PrefillResult& result,
                             const std::optional<Comparison>& comparison) {
-  std::string text = fmt::format(
-      "| tokens | runs | median ms | tokens/s |\n| ---: | ---: | ---: | ---: |\n| {} | {} | {:.3f} "
-      "| {:.1f} |\n\n"
-      "| top | token id | logit |\n| ---: | ---: | ---: |\n",
-      result.tokens, result.runs_ns.size(), static_cast<double>(result.wall_ns()) / 1e6,
-      result.tokens_per_s());
+  Table runs({"tokens", "runs", "median ms", "tokens/s"});
+  runs.add({result.tokens, result.runs_ns.size(), Cell::ms(result.wall_ns()),
+            Cell::real(result.tokens_per_s(), 1)});
+  Table top({"top", "token id", "logit"});
   for (std::size_t i = 0; i < result.top.size(); ++i) {
-    text += fmt::format("| {} | {} | {:.5f} |\n", i + 1, result.top[i].id, result.top[i].logit);
+    top.add({i + 1, result.top[i].id, Cell::real(result.top[i].logit, 5)});
   }
-  return comparison ? text + comparison_table(*comparison) : text;
+  return runs.markdown(Table::Padding::kNone) + '\n' + top.markdown(Table::Padding::kNone) +
+         (comparison ? comparison_table(*comparison) : "");
 }
 
 }  // namespace
@@ -206,13 +206,13 @@ Status check_comparison(const Comparison& comparison) {
 }
 
 std::string format_result(const PrefillResult& result, const std::optional<Comparison>& comparison,
-                          Output output) {
-  switch (output) {
-    case Output::kJson:
+                          OutputForm form) {
+  switch (form) {
+    case OutputForm::kJson:
       return format_json(result, comparison);
-    case Output::kCsv:
+    case OutputForm::kCsv:
       return format_csv(result, comparison);
-    case Output::kMarkdown:
+    case OutputForm::kMarkdown:
       break;
   }
   return format_markdown(result, comparison);

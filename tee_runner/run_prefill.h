@@ -70,6 +70,6 @@ Status check_comparison(const Comparison& comparison);
 
 /// The result as text for stdout.
 std::string format_result(const PrefillResult& result, const std::optional<Comparison>& comparison,
-                          Output output);
+                          OutputForm form);
 
 }  // namespace airlock

@@ -9,7 +9,7 @@
 namespace airlock {
 std::string JsonObject::indented() const { return nlohmann::ordered_json::parse(text()).dump(2); }
 
-void JsonObject::append_text(std::string& to, std::string_view text) {
+void JsonMember::append_text(std::string& to, std::string_view text) {
   const bool plain = std::ranges::all_of(
       text, [](char c) { return c >= ' ' && c <= '~' && c != '"' && c != '\\'; });
   if (plain) {
@@ -20,15 +20,15 @@ void JsonObject::append_text(std::string& to, std::string_view text) {
   }
 }
 
-void JsonObject::append_number(std::string& to, float number) {
+void JsonMember::append_number(std::string& to, float number) {
   to += std::isfinite(number) ? fmt::format("{}", number) : "null";
 }
 
-void JsonObject::append_number(std::string& to, double number) {
+void JsonMember::append_number(std::string& to, double number) {
   to += std::isfinite(number) ? fmt::format("{}", number) : "null";
 }
 
-void JsonObject::append_number(std::string& to, JsonFixed number) {
+void JsonMember::append_number(std::string& to, JsonFixed number) {
   to += std::isfinite(number.value) ? fmt::format("{:.{}f}", number.value, number.digits) : "null";
 }
 

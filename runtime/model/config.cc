@@ -202,33 +202,32 @@ std::string config_to_json(const LlamaConfig& config) {
   std::optional<JsonObject> scaling;
   const RopeScaling& rope = config.rope_scaling;
   if (rope.type != RopeScaling::Type::kNone) {
-    scaling.emplace().add("factor", rope.factor);
+    scaling = {{"factor", rope.factor}};
     if (rope.type == RopeScaling::Type::kLlama3) {
-      scaling->add("high_freq_factor", rope.high_freq_factor)
-          .add("low_freq_factor", rope.low_freq_factor)
-          .add("original_max_position_embeddings", rope.original_max_position_embeddings);
+      scaling->add("high_freq_factor", rope.high_freq_factor);
+      scaling->add("low_freq_factor", rope.low_freq_factor);
+      scaling->add("original_max_position_embeddings", rope.original_max_position_embeddings);
     }
     scaling->add("rope_type", rope.type);
   }
   const ModelDims& dims = config.dims;
-  return JsonObject()
-      .add("architectures", std::array{"LlamaForCausalLM"})
-      .add("head_dim", dims.head_dim)
-      .add("hidden_act", "silu")
-      .add("hidden_size", dims.hidden)
-      .add("intermediate_size", dims.intermediate)
-      .add("max_position_embeddings", config.max_position_embeddings)
-      .add("model_type", "llama")
-      .add("num_attention_heads", dims.heads)
-      .add("num_hidden_layers", dims.layers)
-      .add("num_key_value_heads", dims.kv_heads)
-      .add("rms_norm_eps", config.rms_norm_eps)
-      .add("rope_scaling", scaling)
-      .add("rope_theta", config.rope_theta)
-      .add("tie_word_embeddings", config.tie_word_embeddings)
-      .add("torch_dtype", config_dtype_name(config.dtype))
-      .add("vocab_size", dims.vocab)
-      .text();
+  const JsonObject json = {{"architectures", std::array{"LlamaForCausalLM"}},
+                           {"head_dim", dims.head_dim},
+                           {"hidden_act", "silu"},
+                           {"hidden_size", dims.hidden},
+                           {"intermediate_size", dims.intermediate},
+                           {"max_position_embeddings", config.max_position_embeddings},
+                           {"model_type", "llama"},
+                           {"num_attention_heads", dims.heads},
+                           {"num_hidden_layers", dims.layers},
+                           {"num_key_value_heads", dims.kv_heads},
+                           {"rms_norm_eps", config.rms_norm_eps},
+                           {"rope_scaling", scaling},
+                           {"rope_theta", config.rope_theta},
+                           {"tie_word_embeddings", config.tie_word_embeddings},
+                           {"torch_dtype", config_dtype_name(config.dtype)},
+                           {"vocab_size", dims.vocab}};
+  return json.text();
 }
 
 }  // namespace airlock

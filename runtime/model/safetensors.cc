@@ -24,9 +24,9 @@ Status refuse(const std::string& source, std::string_view what) {
 }
 
 std::optional<DType> dtype_of(std::string_view text) {
-  if (text == "F32") return DType::kF32;
-  if (text == "F16") return DType::kF16;
-  if (text == "BF16") return DType::kBF16;
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    if (text == safetensors_dtype(dtype)) return dtype;
+  }
   return std::nullopt;
 }
 

@@ -221,21 +221,15 @@ void CountersFile::introduce(const ServerInfo& info) {
   to.bucket_count = kHistogramBucketCount;
   to.total_bytes = file_bytes(blocks_.size());
   to.pid = static_cast<std::uint64_t>(::getpid());
-  to.start_ns = info.start_ns;
-  to.start_unix_ns = info.start_unix_ns;
-  to.host_cores = info.host.cores;
-  to.threads = info.threads;
-  to.slot_count = info.slot_count;
-  to.slot_bytes = info.slot_bytes;
-  to.max_clients = info.max_clients;
-  to.ring_on = info.ring_on ? 1 : 0;
-  set_text(to.endpoint, info.endpoint);
-  set_text(to.model, info.model);
-  set_text(to.digest, info.digest);
-  set_text(to.dtype, info.dtype);
-  set_text(to.device, info.host.device);
-  set_text(to.host_name, info.host.name);
-  set_text(to.host_cpu, info.host.cpu);
+  visit_server(
+      [](std::string_view, auto& field, const auto& value) {
+        if constexpr (std::is_array_v<std::remove_reference_t<decltype(field)>>) {
+          set_text(field, value);
+        } else {
+          field = value;
+        }
+      },
+      to, info);
   header_->live.heartbeat_ns.store(now_ns(), kRelaxed);
   to.magic.store(counters_layout::kMagic, std::memory_order_release);  // the rest is complete
 }

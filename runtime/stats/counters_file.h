@@ -32,6 +32,27 @@ struct ServerInfo {
   std::uint64_t start_ns = 0;       // steady clock
   std::uint64_t start_unix_ns = 0;  // since 1970
 };
+/// each(name, identity.field, info.field) for all that a counters file says of its server, apart
+/// from its process.
+template <typename Each, typename Identity, typename Info>
+void visit_server(Each&& each, Identity& identity, Info& info) {
+  each("endpoint", identity.endpoint, info.endpoint);
+  each("model", identity.model, info.model);
+  each("digest", identity.digest, info.digest);
+  each("dtype", identity.dtype, info.dtype);
+  each("device", identity.device, info.host.device);
+  each("host's name", identity.host_name, info.host.name);
+  each("host's CPU", identity.host_cpu, info.host.cpu);
+  each("host's cores", identity.host_cores, info.host.cores);
+  each("threads", identity.threads, info.threads);
+  each("slot_count", identity.slot_count, info.slot_count);
+  each("slot_bytes", identity.slot_bytes, info.slot_bytes);
+  each("max_clients", identity.max_clients, info.max_clients);
+  each("ring_on", identity.ring_on, info.ring_on);
+  each("start_ns", identity.start_ns, info.start_ns);
+  each("start_unix_ns", identity.start_unix_ns, info.start_unix_ns);
+}
+
 /// A report of this server without any counters; wall_ns is left 0.
 SideReport describe_server(const ServerInfo& info);
 

@@ -16,7 +16,6 @@
 #include "base/deadline.h"
 #include "base/unique_fd.h"
 #include "proto/limits.h"
-#include "runtime/stats/counters_file.h"
 #include "runtime/stats/counters_layout.h"
 
 namespace airlock {
@@ -228,8 +227,6 @@ class Reader {
 
   Status fill(CountersSnapshot& snapshot) const {
     RETURN_IF_ERROR(fill_server(snapshot));
-    snapshot.service_ns = snapshot_of(header_->live.service_ns);
-    if (!is_sane(snapshot.service_ns, kMaxAmount)) return bad("a histogram holds an absurd count");
     const auto add = [&](const SessionBlock& block) -> Status {
       ASSIGN_OR_RETURN(SessionReport made, session(block));
       snapshot.report.merge(made);
@@ -250,39 +247,30 @@ class Reader {
 
   Status fill_server(CountersSnapshot& snapshot) const {
     const Identity& identity = header_->identity;
-    ServerInfo info;
-    ASSIGN_OR_RETURN(info.endpoint, text(identity.endpoint, "endpoint"));
-    ASSIGN_OR_RETURN(info.model, text(identity.model, "model"));
-    ASSIGN_OR_RETURN(info.digest, text(identity.digest, "digest"));
-    ASSIGN_OR_RETURN(info.dtype, text(identity.dtype, "dtype"));
-    ASSIGN_OR_RETURN(info.host.device, text(identity.device, "device"));
-    ASSIGN_OR_RETURN(info.host.name, text(identity.host_name, "host's name"));
-    ASSIGN_OR_RETURN(info.host.cpu, text(identity.host_cpu, "host's CPU"));
-    info.host.cores = identity.host_cores;
-    info.threads = identity.threads;
-    info.slot_count = identity.slot_count;
-    info.slot_bytes = identity.slot_bytes;
-    info.ring_on = identity.ring_on != 0;
-    snapshot.report = describe_server(info);
-    snapshot.endpoint = info.endpoint;
-    snapshot.dtype = info.dtype;
+    Status status;
+    visit_server(
+        [&](std::string_view name, const auto& field, auto& value) {
+          if constexpr (std::is_array_v<std::remove_reference_t<decltype(field)>>) {
+            auto read = text(field, name);
+            if (!read.ok()) status = read.status();
+            if (read.ok()) value = *read;
+          } else {
+            value = static_cast<std::remove_reference_t<decltype(value)>>(field);
+          }
+        },
+        identity, snapshot.server);
+    RETURN_IF_ERROR(status);
+    snapshot.report = describe_server(snapshot.server);
     snapshot.pid = identity.pid;
-    snapshot.start_unix_ns = identity.start_unix_ns;
-    snapshot.max_clients = identity.max_clients;
-    const counters_layout::Live& live = header_->live;
-    snapshot.sessions_started = live.sessions_started.load(std::memory_order_relaxed);
-    snapshot.sessions_refused = live.sessions_refused.load(std::memory_order_relaxed);
-    if (snapshot.max_clients > limits::kMaxClients || snapshot.sessions_started > kMaxEvents ||
-        snapshot.sessions_refused > kMaxEvents) {
+    take_live(header_->live, snapshot);
+    if (snapshot.server.max_clients > limits::kMaxClients ||
+        snapshot.sessions_started > kMaxEvents || snapshot.sessions_refused > kMaxEvents) {
       return bad("it holds an absurd count of sessions");
     }
-    const auto since = [](std::uint64_t then, std::uint64_t now) {
-      return now > then ? now - then : 0;
-    };
-    const std::uint64_t now = now_ns();
-    const std::uint64_t sign_ns = live.heartbeat_ns.load(std::memory_order_relaxed);
-    snapshot.heartbeat_age_ns = since(sign_ns, now);
-    snapshot.report.wall_ns = since(identity.start_ns, snapshot.alive ? now : sign_ns);
+    if (!is_sane(snapshot.service_ns, kMaxAmount)) return bad("a histogram holds an absurd count");
+    const std::uint64_t last =
+        snapshot.alive ? now_ns() : header_->live.heartbeat_ns.load(std::memory_order_relaxed);
+    snapshot.report.wall_ns = last > identity.start_ns ? last - identity.start_ns : 0;
     return {};
   }
 
@@ -294,6 +282,15 @@ class Reader {
 };
 
 }  // namespace
+
+void take_live(const counters_layout::Live& live, CountersSnapshot& snapshot) {
+  snapshot.sessions_started = live.sessions_started.load(std::memory_order_relaxed);
+  snapshot.sessions_refused = live.sessions_refused.load(std::memory_order_relaxed);
+  snapshot.service_ns = snapshot_of(live.service_ns);
+  const std::uint64_t sign_ns = live.heartbeat_ns.load(std::memory_order_relaxed);
+  const std::uint64_t now = now_ns();
+  snapshot.heartbeat_age_ns = now > sign_ns ? now - sign_ns : 0;
+}
 
 Result<CountersSnapshot> read_counters_file(const std::string& path) { return Reader(path).read(); }
 

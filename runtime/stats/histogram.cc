@@ -24,6 +24,11 @@ std::uint64_t upper_edge(std::size_t bucket) {
 
 }  // namespace
 
+void HistogramSnapshot::record(std::uint64_t value) {
+  ++counts[bucket_of(value)];
+  max = std::max(max, value);
+}
+
 void HistogramSnapshot::merge(const HistogramSnapshot& other) {
   for (std::size_t i = 0; i < counts.size(); ++i) counts[i] += other.counts[i];
   max = std::max(max, other.max);

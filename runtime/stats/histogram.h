@@ -16,6 +16,7 @@ struct HistogramSnapshot {
   std::array<std::uint64_t, kHistogramBucketCount> counts{};
   std::uint64_t max = 0;
 
+  void record(std::uint64_t value);
   void merge(const HistogramSnapshot& other);
   std::uint64_t count() const;
   /// As Histogram's.

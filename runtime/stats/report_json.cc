@@ -24,7 +24,9 @@ constexpr std::array kShares = {std::pair("p50", 0.5), std::pair("p90", 0.9),
 JsonObject to_json(const HistogramSnapshot& histogram) {
   JsonObject json;
   for (const auto& [key, share] : kShares) json.add(key, histogram.percentile(share));
-  return json.add("max", histogram.max).add("buckets", histogram.buckets());
+  json.add("max", histogram.max);
+  json.add("buckets", histogram.buckets());
+  return json;
 }
 
 template <typename Stats>
@@ -46,27 +48,23 @@ JsonObject to_json(const Stats& stats) {
 }
 
 JsonObject to_json(const HostReport& host) {
-  JsonObject json;
-  json.add("name", host.name)
-      .add("cpu", host.cpu)
-      .add("cores", host.cores)
-      .add("device", host.device);
+  JsonObject json = {
+      {"name", host.name}, {"cpu", host.cpu}, {"cores", host.cores}, {"device", host.device}};
   if (host.gpu) {
-    json.add("driver", host.gpu->driver)
-        .add("cuda_runtime", host.gpu->cuda_runtime)
-        .add("cublas", host.gpu->cublas)
-        .add("device_memory_bytes", host.gpu->memory_bytes);
+    json.add("driver", host.gpu->driver);
+    json.add("cuda_runtime", host.gpu->cuda_runtime);
+    json.add("cublas", host.gpu->cublas);
+    json.add("device_memory_bytes", host.gpu->memory_bytes);
   }
   return json;
 }
 
 JsonObject to_json(const SessionReport& session) {
-  return JsonObject()
-      .add("id", session.id)
-      .add("client", session.client)
-      .add("sessions", session.sessions)
-      .add("paths", to_json(session.transport))
-      .add("ops", to_json(session.ops));
+  return {{"id", session.id},
+          {"client", session.client},
+          {"sessions", session.sessions},
+          {"paths", to_json(session.transport)},
+          {"ops", to_json(session.ops)}};
 }
 
 void read_into(const JsonReader& json, HistogramSnapshot& histogram) {
@@ -117,13 +115,9 @@ void read_into(const JsonReader& json, SessionReport& session) {
 JsonObject report_object(const SideReport& report) {
   JsonObject config;
   for (const auto& [key, value] : report.config) config.add(key, value);
-  JsonObject json;
-  json.add("schema_version", kSchemaVersion)
-      .add("side", report.side)
-      .add("host", to_json(report.host))
-      .add("config", config)
-      .add("paths", to_json(report.transport))
-      .add("ops", to_json(report.ops));
+  JsonObject json = {{"schema_version", kSchemaVersion},   {"side", report.side},
+                     {"host", to_json(report.host)},       {"config", config},
+                     {"paths", to_json(report.transport)}, {"ops", to_json(report.ops)}};
   if (report.side == "tee_runner") json.add("tee", to_json(report.tee));
   json.add("wall_ns", report.wall_ns);
   if (report.side == "gpu_server") {

@@ -16,6 +16,8 @@ class BusyTime {
   bool begun() const { return begun_; }
   bool in_order() const { return in_order_; }
   std::uint64_t wall_ns() const { return last_ns_ - first_ns_; }
+  /// Of the span that ended last.
+  std::uint64_t end_ns() const { return last_ns_; }
   std::uint64_t busy_ns() const { return busy_ns_; }
 
  private:

@@ -11,9 +11,9 @@
 #include <cerrno>
 #include <cstring>
 #include <limits>
-#include <system_error>
 #include <utility>
 
+#include "base/file.h"
 #include "base/saturating.h"
 #include "proto/limits.h"
 #include "runtime/json/json.h"
@@ -31,21 +31,16 @@ constexpr std::size_t kCopyBytes = std::size_t{1} << 20;
 constexpr std::string_view kEmptyHeader = R"({"__metadata__":{"made_by":"airlock"}})";
 
 Status file_error(std::string_view what, const std::string& path, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
-  return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
-          fmt::format("cannot {} the payload file {}: {}", what, path,
-                      std::generic_category().message(error))};
+  return os_error(fmt::format("{} the payload file {}", what, path), error);
 }
 
 /// What goes where the header's last brace is: a comma before it, the new last brace behind it.
 std::string entry_json(std::string_view name, const TensorDesc& desc, std::uint64_t begin,
                        std::uint64_t end) {
-  std::string json = JsonObject()
-                         .add(name, JsonObject()
-                                        .add("dtype", safetensors_dtype(desc.dtype))
-                                        .add("shape", desc.shape.extents())
-                                        .add("data_offsets", std::pair(begin, end)))
-                         .text();
+  const JsonObject entry = {{"dtype", safetensors_dtype(desc.dtype)},
+                            {"shape", desc.shape.extents()},
+                            {"data_offsets", std::pair(begin, end)}};
+  std::string json = JsonObject{{name, entry}}.text();
   json.front() = ',';
   return json;
 }

@@ -9,6 +9,19 @@
 #include "base/version.h"
 
 namespace airlock {
+namespace {
+
+/// Of all tensors, or of those that went by `path`.
+std::uint64_t sum_bytes(const std::vector<TraceTensor>& tensors,
+                        std::optional<Path> path = std::nullopt) {
+  std::uint64_t bytes = 0;
+  for (const TraceTensor& tensor : tensors) {
+    if (!path || tensor.path == path) bytes += tensor.desc.bytes();
+  }
+  return bytes;
+}
+
+}  // namespace
 
 OpSpec TraceRecord::spec() const {
   OpSpec spec;
@@ -20,24 +33,18 @@ OpSpec TraceRecord::spec() const {
   return spec;
 }
 
-std::uint64_t TraceRecord::input_bytes() const {
-  std::uint64_t bytes = 0;
-  for (const TraceTensor& tensor : inputs) bytes += tensor.desc.bytes();
-  return bytes;
-}
+std::uint64_t TraceRecord::input_bytes() const { return sum_bytes(inputs); }
 
-std::uint64_t TraceRecord::output_bytes() const {
-  std::uint64_t bytes = 0;
-  for (const TraceTensor& tensor : outputs) bytes += tensor.desc.bytes();
-  return bytes;
+std::uint64_t TraceRecord::output_bytes() const { return sum_bytes(outputs); }
+
+std::uint64_t TraceRecord::bytes_by(Path path) const {
+  return sum_bytes(inputs, path) + sum_bytes(outputs, path);
 }
 
 std::optional<Path> TraceRecord::slowest_path() const {
-  std::optional<Path> slowest;
+  std::optional<Path> slowest;  // less than any path
   for (const auto* tensors : {&inputs, &outputs}) {
-    for (const TraceTensor& tensor : *tensors) {
-      if (tensor.path && (!slowest || *tensor.path == Path::kZmq)) slowest = tensor.path;
-    }
+    for (const TraceTensor& tensor : *tensors) slowest = std::max(slowest, tensor.path);
   }
   return slowest;
 }

@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "proto/op.h"
 #include "proto/path.h"
+#include "runtime/op_times.h"
 #include "runtime/stats/report.h"
 
 namespace airlock {
@@ -52,7 +53,7 @@ struct TraceTensor {
 struct TraceRecord {
   std::uint64_t seq = 0;                   // from 0; a gap is an op that failed or was dropped
   std::uint64_t run = 0;                   // which prefill of --repeat
-  Op op = Op::kEmbedding;                  // embedding, batch_linear, matmul or lm_head
+  Op op = Op::kEmbedding;                  // one that a backend computes
   std::optional<std::uint16_t> layer;      // the weights', else that of the last op that had some
   std::vector<WeightId> weights;           // batch_linear
   Transpose transpose = Transpose::kNone;  // matmul
@@ -60,18 +61,17 @@ struct TraceRecord {
   std::vector<TraceTensor> outputs;
   std::uint32_t slots_in_use = 0;  // ring slots of the requests, at submit, this op's among them
   std::uint64_t start_ns = 0;      // submit, since the first run began
-  // The parts of the op's time: total = tee + wire + queue + server.
-  std::uint64_t total_ns = 0;   // submit to checked reply
-  std::uint64_t tee_ns = 0;     // the runner: encoding, checking
-  std::uint64_t wire_ns = 0;    // the rest
-  std::uint64_t queue_ns = 0;   // the server's word: waited for its turn
-  std::uint64_t server_ns = 0;  // the server's word: computed
+  OpTimes times;                   // the device's part is in no trace
   bool operator==(const TraceRecord&) const = default;
 
   OpSpec spec() const;
+  std::uint64_t end_ns() const { return start_ns + times.total_ns; }
   std::uint64_t input_bytes() const;
   std::uint64_t output_bytes() const;
-  /// The slowest path that any of its tensors took: kZmq before kRing; nullopt if none crossed.
+  std::uint64_t bytes() const { return input_bytes() + output_bytes(); }
+  /// Of inputs and outputs that went by `path`.
+  std::uint64_t bytes_by(Path path) const;
+  /// The slowest path that any of its tensors took; nullopt if none crossed.
   std::optional<Path> slowest_path() const;
 };
 

@@ -6,9 +6,9 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <system_error>
 #include <utility>
 
+#include "base/file.h"
 #include "runtime/trace/trace_line.h"
 
 namespace airlock {
@@ -17,8 +17,7 @@ namespace {
 constexpr std::size_t kReadBytes = std::size_t{256} << 10;
 
 Status file_error(std::string_view what, const std::string& path, int error) {
-  return {StatusCode::kInvalidInput, fmt::format("cannot {} the trace {}: {}", what, path,
-                                                 std::generic_category().message(error))};
+  return os_error(fmt::format("{} the trace {}", what, path), error);
 }
 
 }  // namespace

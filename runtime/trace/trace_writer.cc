@@ -11,13 +11,13 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/check.h"
 #include "base/deadline.h"
+#include "base/file.h"
 #include "base/unique_fd.h"
 #include "runtime/trace/trace_line.h"
 
@@ -35,10 +35,7 @@ constexpr std::uint64_t kPatienceNs = 5'000'000'000;
 constexpr int kLookMs = 50;
 
 Status file_error(std::string_view what, const std::string& path, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
-  return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
-          fmt::format("cannot {} the trace {}: {}", what, path,
-                      std::generic_category().message(error))};
+  return os_error(fmt::format("{} the trace {}", what, path), error);
 }
 
 class Writer final : public TraceWriter {

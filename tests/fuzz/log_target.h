@@ -44,7 +44,7 @@ inline void import_anything(std::string_view text) {
       CHECK(decoded.ok());
       CHECK(*decoded == record);
       CHECK(record.start_ns == end_ns);
-      end_ns += record.total_ns;
+      end_ns += record.times.total_ns;
     }
     CHECK(!header->wall_ns || *header->wall_ns >= end_ns);
   }

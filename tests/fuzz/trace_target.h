@@ -25,7 +25,8 @@ inline void decode_any_trace_line(std::string_view line, const TraceHeader& head
       for (const TraceTensor& tensor : *tensors)
         CHECK(tensor.desc.bytes() <= limits::kMaxTensorBytes);
     }
-    CHECK(read->total_ns == read->tee_ns + read->wire_ns + read->queue_ns + read->server_ns);
+    CHECK(read->times.total_ns ==
+          read->times.tee_ns + read->times.wire_ns + read->times.queue_ns + read->times.server_ns);
     const auto again = decode_trace_record(encode_trace_line(*read), header, "fuzz");
     CHECK(again.ok() && again.value() == *read);
   }

@@ -35,23 +35,23 @@ std::string get(const std::string& url, const std::string& path) {
   return answer;
 }
 
-MetricsSnapshot counted() {
-  MetricsSnapshot snapshot;
-  snapshot.transport[Path::kRing].sent = {1, 2, 3000};
-  snapshot.transport[Path::kZmq].errors = 4;
+CountersSnapshot counted() {
+  CountersSnapshot snapshot;
+  snapshot.report.transport[Path::kRing].sent = {1, 2, 3000};
+  snapshot.report.transport[Path::kZmq].errors = 4;
   Histogram histogram;
   for (const std::uint64_t ns :
        {std::uint64_t{1}, (std::uint64_t{1} << 13) - 1, std::uint64_t{1} << 13, ~std::uint64_t{0}})
     histogram.record(ns);
   snapshot.service_ns[Op::kBatchLinear] = histogram.snapshot();
-  snapshot.ops[Op::kBatchLinear] = {4,
-                                    {6'000'000'000,
-                                     0,
-                                     1'000'000'000,
-                                     2'000'000'000,
-                                     3'000'000'000,
-                                     {500'000'000, 2'000'000'000, 250'000'000}}};
-  snapshot.device = "a \"device\"";
+  snapshot.report.ops[Op::kBatchLinear] = {4,
+                                           {6'000'000'000,
+                                            0,
+                                            1'000'000'000,
+                                            2'000'000'000,
+                                            3'000'000'000,
+                                            {500'000'000, 2'000'000'000, 250'000'000}}};
+  snapshot.server.host.device = "a \"device\"";
   return snapshot;
 }
 

@@ -97,10 +97,10 @@ TEST_F(CountersFileTest, tells_a_reader_what_the_server_is) {
   EXPECT_TRUE(read->alive);
   EXPECT_TRUE(read->settled);
   EXPECT_EQ(read->pid, static_cast<std::uint64_t>(::getpid()));
-  EXPECT_EQ(read->endpoint, info_.endpoint);
-  EXPECT_EQ(read->dtype, "fp32");
-  EXPECT_EQ(read->start_unix_ns, 7U);
-  EXPECT_EQ(read->max_clients, 2U);
+  EXPECT_EQ(read->server.endpoint, info_.endpoint);
+  EXPECT_EQ(read->server.dtype, "fp32");
+  EXPECT_EQ(read->server.start_unix_ns, 7U);
+  EXPECT_EQ(read->server.max_clients, 2U);
   EXPECT_EQ(read->sessions_started, 5U);
   EXPECT_EQ(read->sessions_refused, 6U);
   EXPECT_EQ(read->report.host.cpu, "a CPU");

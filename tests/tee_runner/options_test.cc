@@ -85,7 +85,7 @@ TEST(Options, reads_the_whole_command_line) {
   EXPECT_TRUE(options.all_logits);
   EXPECT_EQ(options.stats_json, "s.json");
   EXPECT_TRUE(options.compare_local);
-  EXPECT_EQ(options.output, Output::kJson);
+  EXPECT_EQ(options.output, OutputForm::kJson);
 }
 
 TEST(Options, have_the_documented_defaults) {
@@ -101,7 +101,7 @@ TEST(Options, have_the_documented_defaults) {
   EXPECT_EQ(options.op_timeout.count(), 300000);
   EXPECT_EQ(options.ring.choice, RingChoice::kAuto);
   EXPECT_EQ(options.ring.slot_count, 0U);
-  EXPECT_EQ(options.output, Output::kMarkdown);
+  EXPECT_EQ(options.output, OutputForm::kMarkdown);
   EXPECT_GE(options.threads, 1U);
 }
 

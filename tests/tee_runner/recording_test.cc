@@ -111,11 +111,11 @@ TEST(RecordingBackend, takes_a_backends_own_times_where_it_tells_them) {
   ZeroBackend backend(kTiny);
   backend.timing = {7, 100, 3, 890, 1000, 2};
   for (const TraceRecord& record : record_runs(backend, {5, DType::kF32}, {}, 1)) {
-    EXPECT_EQ(record.total_ns, 1000U);
-    EXPECT_EQ(record.tee_ns, 3U);
-    EXPECT_EQ(record.queue_ns, 7U);
-    EXPECT_EQ(record.server_ns, 100U);
-    EXPECT_EQ(record.wire_ns, 890U);
+    EXPECT_EQ(record.times.total_ns, 1000U);
+    EXPECT_EQ(record.times.tee_ns, 3U);
+    EXPECT_EQ(record.times.queue_ns, 7U);
+    EXPECT_EQ(record.times.server_ns, 100U);
+    EXPECT_EQ(record.times.wire_ns, 890U);
     EXPECT_EQ(record.slots_in_use, 2U);
   }
 }
@@ -124,7 +124,8 @@ TEST(RecordingBackend, parts_make_the_total_whatever_a_backend_claims) {
   ZeroBackend backend(kTiny);
   backend.timing = {1'000'000'000'000, 5, 3, 0, 10, 2};
   for (const TraceRecord& record : record_runs(backend, {5, DType::kF32}, {}, 1)) {
-    EXPECT_EQ(record.total_ns, record.tee_ns + record.wire_ns + record.queue_ns + record.server_ns);
+    EXPECT_EQ(record.times.total_ns, record.times.tee_ns + record.times.wire_ns +
+                                         record.times.queue_ns + record.times.server_ns);
   }
 }
 

@@ -65,7 +65,7 @@ TEST(ReplayOptions, are_taken_as_given) {
   EXPECT_EQ((*options)->op_timeout, std::chrono::milliseconds(900));
   EXPECT_EQ((*options)->ring.choice, RingChoice::kOff);
   EXPECT_EQ((*options)->stats_json, "s.json");
-  EXPECT_EQ((*options)->output, Output::kCsv);
+  EXPECT_EQ((*options)->output, OutputForm::kCsv);
 }
 
 TEST(ReplayOptions, that_make_no_sense_are_refused) {

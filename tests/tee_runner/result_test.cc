@@ -88,7 +88,7 @@ TEST(PrefillResult, takes_the_median_of_its_runs) {
 
 TEST(Output, json_has_the_promised_keys_and_no_bare_nan) {
   const std::string text =
-      format_result(result_of({2000000}, {1.5F, std::nanf("")}), std::nullopt, Output::kJson);
+      format_result(result_of({2000000}, {1.5F, std::nanf("")}), std::nullopt, OutputForm::kJson);
   EXPECT_EQ(text,
             "{\"tokens\":4,\"runs_ns\":[2000000],\"wall_ns\":2000000,\"tokens_per_s\":2000.000,"
             "\"top\":[{\"id\":0,\"logit\":1.5},{\"id\":1,\"logit\":null}]}\n");
@@ -96,7 +96,7 @@ TEST(Output, json_has_the_promised_keys_and_no_bare_nan) {
 
 TEST(Output, csv_is_one_header_and_one_line_of_as_many_fields) {
   const std::string text =
-      format_result(result_of({2000000}, {1.5F, 2.5F}), std::nullopt, Output::kCsv);
+      format_result(result_of({2000000}, {1.5F, 2.5F}), std::nullopt, OutputForm::kCsv);
   const std::size_t line = text.find('\n') + 1;
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
   EXPECT_EQ(std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(line), ','),
@@ -140,7 +140,7 @@ TEST(Comparison, lists_the_ops_that_both_sides_ran) {
   ASSERT_EQ(comparison.ops.size(), 1U);
   EXPECT_EQ(comparison.ops[0].op, Op::kMatmul);
   EXPECT_EQ(comparison.ops[0].remote_ns, 300U);
-  EXPECT_NE(format_result(result, comparison, Output::kMarkdown).find("| matmul | 2 |"),
+  EXPECT_NE(format_result(result, comparison, OutputForm::kMarkdown).find("| matmul | 2 |"),
             std::string::npos);
 }
 

@@ -51,11 +51,12 @@ inline void time_record(TraceRecord& record, std::uint64_t seq, std::uint64_t ru
   record.run = run;
   record.slots_in_use = static_cast<std::uint32_t>(seq % 4 + 1);
   record.start_ns = 1000 * seq;
-  record.tee_ns = 10 + seq;
-  record.wire_ns = 20;
-  record.queue_ns = seq % 2;
-  record.server_ns = 400;
-  record.total_ns = record.tee_ns + record.wire_ns + record.queue_ns + record.server_ns;
+  record.times.tee_ns = 10 + seq;
+  record.times.wire_ns = 20;
+  record.times.queue_ns = seq % 2;
+  record.times.server_ns = 400;
+  record.times.total_ns =
+      record.times.tee_ns + record.times.wire_ns + record.times.queue_ns + record.times.server_ns;
 }
 
 inline std::vector<TraceRecord> golden_records() {

@@ -2,12 +2,13 @@
 
 #include <algorithm>
 
+#include "runtime/stats/counters.h"
+
 namespace airlock::report {
 
 void Bin::merge(const Bin& other) {
-  ring_bytes = add_saturating(ring_bytes, other.ring_bytes);
-  zmq_bytes = add_saturating(zmq_bytes, other.zmq_bytes);
-  ops = add_saturating(ops, other.ops);
+  airlock::merge(bytes, other.bytes);
+  airlock::merge(ops, other.ops);
   slots_most = std::max(slots_most, other.slots_most);
 }
 
@@ -26,6 +27,19 @@ Bin& Bins::at(std::uint64_t position) {
   const auto index = static_cast<std::size_t>(position >> width_log2_);
   if (index >= bins_.size()) bins_.resize(index + 1);
   return bins_[index];
+}
+
+void Bins::add(std::uint64_t begin, std::uint64_t end, const TraceRecord& record) {
+  Bin& first = at(begin);
+  merge(first.ops, 1);
+  first.slots_most = std::max<std::uint64_t>(first.slots_most, record.slots_in_use);
+  for (const TraceTensor& tensor : record.inputs) {
+    if (tensor.path) merge(first.bytes[*tensor.path], tensor.desc.bytes());
+  }
+  Bin& last = at(end > begin ? end - 1 : end);  // what ends there, not what begins
+  for (const TraceTensor& tensor : record.outputs) {
+    if (tensor.path) merge(last.bytes[*tensor.path], tensor.desc.bytes());
+  }
 }
 
 }  // namespace airlock::report

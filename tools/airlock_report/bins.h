@@ -4,16 +4,20 @@
 #include <cstdint>
 #include <vector>
 
-#include "base/saturating.h"
+#include "base/enum.h"
+#include "proto/path.h"
+#include "runtime/trace/trace.h"
 
 namespace airlock::report {
 
 /// What went on in one interval.
 struct Bin {
-  std::uint64_t ring_bytes = 0;
-  std::uint64_t zmq_bytes = 0;
-  std::uint64_t ops = 0;         // submitted
-  std::uint64_t slots_most = 0;  // in use at any of these submits
+  // Inputs count at the submit, outputs at the checked reply.
+  PerValue<Path, std::uint64_t> bytes;
+  // Submitted.
+  std::uint64_t ops = 0;
+  // Ring slots in use at any of these submits.
+  std::uint64_t slots_most = 0;
   void merge(const Bin& other);
   bool operator==(const Bin&) const = default;
 };
@@ -27,6 +31,8 @@ class Bins {
   explicit Bins(std::size_t most);
   /// The interval that holds `position`. The reference lives until the next call.
   Bin& at(std::uint64_t position);
+  /// An op from `begin` to `end`.
+  void add(std::uint64_t begin, std::uint64_t end, const TraceRecord& record);
 
   /// Of one interval: a power of two.
   std::uint64_t width() const { return std::uint64_t{1} << width_log2_; }

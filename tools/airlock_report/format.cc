@@ -99,9 +99,4 @@ std::string human_bytes(std::uint64_t bytes) {
   return scaled(static_cast<double>(bytes), 1024, kUnits);
 }
 
-std::string percent(std::uint64_t part, std::uint64_t whole) {
-  if (whole == 0) return "-";
-  return fmt::format("{:.1f} %", 100 * static_cast<double>(part) / static_cast<double>(whole));
-}
-
 }  // namespace airlock::report

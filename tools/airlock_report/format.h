@@ -18,7 +18,5 @@ std::string grouped(std::uint64_t value);
 std::string human_time(std::uint64_t ns);
 /// "512 B", "22.2 MiB".
 std::string human_bytes(std::uint64_t bytes);
-/// "38.2 %"; "-" of nothing.
-std::string percent(std::uint64_t part, std::uint64_t whole);
 
 }  // namespace airlock::report

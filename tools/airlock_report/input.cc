@@ -76,6 +76,19 @@ Result<InputKind> kind_of_file(const std::string& path) {
       fmt::format("{}: neither statistics (no 'side') nor a trace (no 'airlock_trace')", path));
 }
 
+Result<ReportedTrace> read_trace(const std::string& path, std::size_t most_bins) {
+  Bins by_time(most_bins);
+  Bins by_number(most_bins);
+  std::uint64_t number = 0;
+  ASSIGN_OR_RETURN(TraceFileSummary summary, summarise_trace(path, [&](const TraceRecord& record) {
+                     by_time.add(record.start_ns, record.end_ns(), record);
+                     by_number.add(number, number, record);
+                     ++number;
+                   }));
+  const bool timed = summary.has_times();
+  return ReportedTrace(std::move(summary), std::move(timed ? by_time : by_number));
+}
+
 Result<std::vector<Input>> read_inputs(const std::vector<std::string>& paths) {
   std::vector<InputKind> kinds;
   for (const std::string& path : paths) {
@@ -83,14 +96,13 @@ Result<std::vector<Input>> read_inputs(const std::vector<std::string>& paths) {
     kinds.push_back(kind);
   }
   const auto traces = static_cast<std::size_t>(std::ranges::count(kinds, InputKind::kTrace));
-  SummaryLimits limits;
-  limits.bins = std::min(kMostBins, kBinsInAll / std::max<std::size_t>(traces, 1));
+  const std::size_t most_bins = std::min(kMostBins, kBinsInAll / std::max<std::size_t>(traces, 1));
 
   std::vector<Input> inputs;
   for (std::size_t i = 0; i < paths.size(); ++i) {
     if (kinds[i] == InputKind::kTrace) {
-      ASSIGN_OR_RETURN(TraceSummary summary, summarise_trace(paths[i], limits));
-      inputs.push_back({paths[i], std::move(summary)});
+      ASSIGN_OR_RETURN(ReportedTrace trace, read_trace(paths[i], most_bins));
+      inputs.push_back({paths[i], std::move(trace)});
     } else {
       ASSIGN_OR_RETURN(const std::string text, read_whole(paths[i]));
       ASSIGN_OR_RETURN(SideReport report, read_report(text, paths[i]));

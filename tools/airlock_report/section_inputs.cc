@@ -54,7 +54,7 @@ std::string stats_card(const std::string& key, const SideReport& report) {
                      config.empty() ? std::string() : more(config));
 }
 
-std::vector<std::string> trace_notes(const TraceSummary& trace) {
+std::vector<std::string> trace_notes(const ReportedTrace& trace) {
   const TraceHeader& header = trace.header;
   std::vector<std::string> notes;
   if (!trace.cut.empty()) notes.push_back(trace.cut);
@@ -68,11 +68,11 @@ std::vector<std::string> trace_notes(const TraceSummary& trace) {
     notes.push_back(fmt::format("assumed by the import: {}", fmt::join(header.assumed, ", ")));
   if (header.source == TraceSource::kSynthesised)
     notes.emplace_back("synthesised from the model's shape: nothing was measured");
-  if (!trace.ops_time.in_order()) notes.emplace_back("ops are not in the order of their submits");
+  if (!trace.busy.in_order()) notes.emplace_back("ops are not in the order of their submits");
   return notes;
 }
 
-std::string trace_card(const std::string& key, const TraceSummary& trace) {
+std::string trace_card(const std::string& key, const ReportedTrace& trace) {
   const TraceHeader& header = trace.header;
   std::string entries = entry("side", fmt::format("tee_runner, {} trace", name_of(header.source)));
   entries += host_entries(header.host) + entry("model", header.model);
@@ -80,8 +80,8 @@ std::string trace_card(const std::string& key, const TraceSummary& trace) {
       number_entry("tokens", key + "tokens", static_cast<std::uint64_t>(header.tokens),
                    fmt::format("{}, {} {}", grouped(static_cast<std::uint64_t>(header.tokens)),
                                grouped(header.runs), header.runs == 1 ? "run" : "runs"));
-  entries += number_entry("ops", key + "records", trace.records, grouped(trace.records));
-  if (trace.has_times) {
+  entries += number_entry("ops", key + "records", trace.all.calls, grouped(trace.all.calls));
+  if (trace.has_times()) {
     entries +=
         number_entry("wall time", key + "wall_ns", trace.wall_ns(),
                      human_time(trace.wall_ns()) +

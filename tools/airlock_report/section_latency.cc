@@ -12,8 +12,6 @@ namespace {
 
 using PathHistograms = PerValue<Path, HistogramSnapshot>;
 
-constexpr PerValue<Path, Series> kPathSeries = {Series::kRing, Series::kZmq};
-
 /// Files whose histograms may be merged: those of one side, or the traces.
 struct Group {
   std::string key;    // "merged.tee_runner."
@@ -24,10 +22,8 @@ struct Group {
 
 PathHistograms histograms_of(const Input& input) {
   PathHistograms histograms;
-  for (const Path path : kPaths) {
-    histograms[path] = input.stats() != nullptr ? input.stats()->transport[path].latency_ns
-                                                : input.trace()->paths[path].latency_ns;
-  }
+  if (input.trace() != nullptr && !input.trace()->has_times()) return histograms;
+  for (const Path path : kPaths) histograms[path] = input.paths()[path].latency_ns;
   return histograms;
 }
 

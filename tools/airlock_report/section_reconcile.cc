@@ -1,6 +1,6 @@
 #include <fmt/format.h>
 
-#include <array>
+#include <cctype>
 
 #include "tools/airlock_report/format.h"
 #include "tools/airlock_report/sections.h"
@@ -19,19 +19,34 @@ void add_direction(Table& table, const std::string& prefix, std::string_view pat
   table.derived(human_bytes(counts.bytes));
 }
 
-std::string stats_paths(const std::string& key, const SideReport& report, ChartIds& ids) {
-  const PathSnapshot& ring = report.transport[Path::kRing];
-  const PathSnapshot& zmq = report.transport[Path::kZmq];
-  const auto row = [](std::string label, std::uint64_t by_ring, std::uint64_t by_zmq) {
-    return BarRow{std::move(label),
-                  {{Series::kRing, by_ring}, {Series::kZmq, by_zmq}},
-                  human_bytes(by_ring + by_zmq)};
+/// A bar a direction, in a segment for each path. `sent` and `received` are what they are called.
+std::string path_bars(ChartIds& ids, std::string title, const std::string& sent,
+                      const std::string& received, const TransportSnapshot& paths) {
+  std::string words;
+  std::vector<BarRow> rows;
+  const auto add = [&](const std::string& name, const auto& direction) {
+    std::uint64_t all_bytes = 0;
+    BarRow& row = rows.emplace_back();
+    row.label = name;
+    words +=
+        fmt::format("{}{:c}{}:", words.empty() ? "" : " ", std::toupper(name[0]), name.substr(1));
+    for (const Path path : kPaths) {
+      const std::uint64_t bytes = direction(paths[path]).bytes;
+      row.segments.push_back({kPathSeries[path], bytes});
+      words += fmt::format("{} {} by {}", path == kPaths.front() ? "" : ",", human_bytes(bytes),
+                           series_name(kPathSeries[path]));
+      merge(all_bytes, bytes);
+    }
+    words += '.';
+    row.value = human_bytes(all_bytes);
   };
-  const ChartText text{
-      "Bytes sent and received",
-      fmt::format("Sent: {} by the ring, {} by ZeroMQ. Received: {} by the ring, {} by ZeroMQ.",
-                  human_bytes(ring.sent.bytes), human_bytes(zmq.sent.bytes),
-                  human_bytes(ring.received.bytes), human_bytes(zmq.received.bytes))};
+  add(sent, [](const PathSnapshot& path) { return path.sent; });
+  add(received, [](const PathSnapshot& path) { return path.received; });
+  return stacked_bars(ids, {std::move(title), words}, rows, Unit::kBytes) +
+         legend({kPathSeries.begin(), kPathSeries.end()});
+}
+
+std::string stats_paths(const std::string& key, const SideReport& report, ChartIds& ids) {
   Table counts("Messages, tensors and bytes", {"path", "messages", "tensors", "bytes", "bytes"});
   Table waits("Waits and faults", {"path", "errors", "slot waits", "spins", "parks"});
   for (const Path path : kPaths) {
@@ -45,40 +60,24 @@ std::string stats_paths(const std::string& key, const SideReport& report, ChartI
     waits.number(prefix + "spins", stats.spins);
     waits.number(prefix + "parks", stats.parks);
   }
-  return stacked_bars(ids, text,
-                      {row("sent", ring.sent.bytes, zmq.sent.bytes),
-                       row("received", ring.received.bytes, zmq.received.bytes)},
-                      Unit::kBytes) +
-         legend({Series::kRing, Series::kZmq}) + counts.html() + waits.html();
+  return path_bars(ids, "Bytes sent and received", "sent", "received", report.transport) +
+         counts.html() + waits.html();
 }
 
-std::string trace_paths(const std::string& key, const TraceSummary& trace, ChartIds& ids) {
-  const TracePath& ring = trace.paths[Path::kRing];
-  const TracePath& zmq = trace.paths[Path::kZmq];
-  const ChartText text{"Bytes of inputs and outputs",
-                       fmt::format("Inputs: {} by the ring, {} by ZeroMQ. Outputs: {} by the ring, "
-                                   "{} by ZeroMQ.",
-                                   human_bytes(ring.input_bytes), human_bytes(zmq.input_bytes),
-                                   human_bytes(ring.output_bytes), human_bytes(zmq.output_bytes))};
+std::string trace_paths(const std::string& key, const ReportedTrace& trace, ChartIds& ids) {
   Table table("Tensors and bytes",
               {"path", "inputs", "inputs, bytes", "outputs", "outputs, bytes"});
   for (const Path path : kPaths) {
-    const TracePath& sums = trace.paths[path];
+    const PathSnapshot& sums = trace.paths[path];
     const std::string prefix = fmt::format("{}paths.{}.", key, name_of(path));
     table.row(name_of(path));
-    table.number(prefix + "input_tensors", sums.input_tensors);
-    table.number(prefix + "input_bytes", sums.input_bytes);
-    table.number(prefix + "output_tensors", sums.output_tensors);
-    table.number(prefix + "output_bytes", sums.output_bytes);
+    table.number(prefix + "input_tensors", sums.sent.tensors);
+    table.number(prefix + "input_bytes", sums.sent.bytes);
+    table.number(prefix + "output_tensors", sums.received.tensors);
+    table.number(prefix + "output_bytes", sums.received.bytes);
   }
-  const BarRow inputs{"inputs",
-                      {{Series::kRing, ring.input_bytes}, {Series::kZmq, zmq.input_bytes}},
-                      human_bytes(add_saturating(ring.input_bytes, zmq.input_bytes))};
-  const BarRow outputs{"outputs",
-                       {{Series::kRing, ring.output_bytes}, {Series::kZmq, zmq.output_bytes}},
-                       human_bytes(add_saturating(ring.output_bytes, zmq.output_bytes))};
-  return stacked_bars(ids, text, {inputs, outputs}, Unit::kBytes) +
-         legend({Series::kRing, Series::kZmq}) + table.html();
+  return path_bars(ids, "Bytes of inputs and outputs", "inputs", "outputs", trace.paths) +
+         table.html();
 }
 
 /// The server's session of this runner, by its id. A runner without one (it had several, or it is

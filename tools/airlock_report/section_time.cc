@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "tools/airlock_report/bins.h"
+#include "runtime/text/figures.h"
 #include "tools/airlock_report/format.h"
 #include "tools/airlock_report/sections.h"
 #include "tools/airlock_report/table.h"
@@ -17,9 +17,9 @@ std::vector<Segment> segments_of(const OpTimes& times) {
           {Series::kServer, times.server_ns}};
 }
 
-OpTimes sum_of(const OpSnapshotTable& table) {
+OpTimes sum_of(const Input& input) {
   OpSnapshot sum;
-  for (const OpSnapshot& op : table) merge(sum, op);
+  for (const Op op : kOps) merge(sum, input.op(op));
   return sum.times;
 }
 
@@ -31,7 +31,7 @@ std::uint64_t kernels_ns(const SideReport& report) {
 
 /// All that the input says about time, as one bar: the ops' parts, and what the TEE did beside.
 std::vector<Segment> sides_of(const Input& input) {
-  std::vector<Segment> segments = segments_of(sum_of(input.ops()));
+  std::vector<Segment> segments = segments_of(sum_of(input));
   if (input.stats() != nullptr && input.stats()->side == "tee_runner")
     segments.push_back({Series::kKernel, kernels_ns(*input.stats())});
   const auto between = input.trace() == nullptr ? std::nullopt : input.trace()->between_ns();
@@ -48,17 +48,20 @@ std::vector<Series> series_of(const std::vector<Segment>& segments) {
 std::string side_part(const std::string& key, const Input& input, ChartIds& ids) {
   const std::vector<Segment> segments = sides_of(input);
   std::uint64_t total = 0;
-  for (const Segment& segment : segments) total = add_saturating(total, segment.value);
+  for (const Segment& segment : segments) merge(total, segment.value);
+  const auto percent = [total](std::uint64_t ns) {
+    return percent_text(static_cast<double>(ns), static_cast<double>(total));
+  };
   std::string words;
   Table table("Time by side", {"part", "time, ns", "time", "share"});
   for (const Segment& segment : segments) {
     const std::string_view name = series_name(segment.series);
     words += fmt::format("{}{} {} ({})", words.empty() ? "" : ", ", name, human_time(segment.value),
-                         percent(segment.value, total));
+                         percent(segment.value));
     table.row(name);
     table.number(fmt::format("{}sides.{}_ns", key, series_id(segment.series)), segment.value);
     table.derived(human_time(segment.value));
-    table.derived(percent(segment.value, total));
+    table.derived(percent(segment.value));
   }
   if (input.trace() != nullptr && !input.trace()->between_ns()) {
     words += fmt::format(", {} not known", series_name(Series::kBetween));
@@ -75,7 +78,7 @@ std::string ops_part(const std::string& key, const Input& input, ChartIds& ids) 
   std::vector<BarRow> rows;
   std::string words;
   for (const Op op : kOps) {
-    const auto& [calls, times] = input.ops()[op];
+    const auto& [calls, times] = input.op(op);
     if (calls == 0) continue;
     const std::string name(name_of(op));
     rows.push_back({name, segments_of(times), human_time(times.total_ns)});
@@ -93,10 +96,10 @@ std::string ops_part(const std::string& key, const Input& input, ChartIds& ids) 
 }
 
 /// Nothing where no op ran on a device.
-std::string devices_part(const std::string& key, const OpSnapshotTable& ops) {
+std::string devices_part(const std::string& key, const Input& input) {
   Table table("Time on the device by op, ns", {"op", "copy in", "compute", "copy out"});
   for (const Op op : kOps) {
-    const DeviceTimes& device = ops[op].times.device;
+    const DeviceTimes& device = input.op(op).times.device;
     if (device == DeviceTimes{}) continue;
     const std::string prefix = fmt::format("{}ops.{}.device.", key, name_of(op));
     table.row(name_of(op));
@@ -142,12 +145,12 @@ std::string time_section(const std::vector<Input>& inputs, ChartIds& ids) {
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const Input& input = inputs[i];
     body += input_heading(i, input);
-    if (input.trace() != nullptr && !input.trace()->has_times) {
+    if (input.trace() != nullptr && !input.trace()->has_times()) {
       body += "<p>This trace has no times.</p>\n";
       continue;
     }
     body += side_part(key_of(i), input, ids) + ops_part(key_of(i), input, ids) +
-            devices_part(key_of(i), input.ops());
+            devices_part(key_of(i), input);
     if (input.stats() != nullptr && input.stats()->side == "tee_runner")
       body += kernels_part(key_of(i), *input.stats(), ids);
   }

@@ -10,6 +10,9 @@
 
 namespace airlock::report {
 
+/// The colour and the name of a path on the whole page.
+inline constexpr PerValue<Path, Series> kPathSeries = {{Series::kRing, Series::kZmq}};
+
 /// The parts of the page, each HTML. A part that the inputs have nothing for is empty.
 
 /// A card for each input: whose it is, and what is missing or guessed.

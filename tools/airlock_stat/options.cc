@@ -1,5 +1,7 @@
 #include "tools/airlock_stat/options.h"
 
+#include <array>
+
 #include "runtime/program/command_line.h"
 #include "runtime/program/connection_options.h"
 #include "runtime/rpc/endpoint.h"
@@ -22,7 +24,8 @@ Result<std::optional<StatOptions>> parse_stat_options(int argc, const char* cons
                 "look again every so many seconds (1) until SIGINT or the server's end; redraws on "
                 "a terminal, else appends")
           .count(0, 1);
-  command.choice("-o", options.format, "md: tables, json: one line");
+  static constexpr std::array kForms = {OutputForm::kMarkdown, OutputForm::kJson};
+  command.choice<OutputForm>("-o", options.form, "md: tables, json: one line", kForms);
   std::int64_t timeout_ms = options.timeout.count();
   command.number("--timeout-ms", timeout_ms, std::int64_t{1}, std::int64_t{3'600'000},
                  "how long to wait for a server on another machine (5000)");

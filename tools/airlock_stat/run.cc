@@ -51,9 +51,9 @@ Status watch(const StatOptions& options, StatSource& source, CountersSnapshot sn
     if (!next.ok()) return next.status();
     const bool changed = next->pid != snapshot.pid;
     snapshot = std::move(next).value();
-    const bool table = options.format == StatFormat::kTable;
+    const bool table = options.form == OutputForm::kMarkdown;
     if (table) RETURN_IF_ERROR(print(terminal ? kClearScreen : "\n"));
-    RETURN_IF_ERROR(print(show(snapshot, source.scope(), options.format)));
+    RETURN_IF_ERROR(print(show(snapshot, source.scope(), options.form)));
     if (changed) log_info(fmt::format("another server serves here now (pid {})", snapshot.pid));
     if (!snapshot.alive) return killed(snapshot);
   }
@@ -66,7 +66,7 @@ Status run_stat(const StatOptions& options) {
   // Not before: until then a signal ends the program, however long the server takes to answer.
   const UniqueFd signals = options.watch ? take_signals({SIGINT, SIGTERM}) : UniqueFd();
   ASSIGN_OR_RETURN(CountersSnapshot snapshot, source->look());
-  RETURN_IF_ERROR(print(show(snapshot, source->scope(), options.format)));
+  RETURN_IF_ERROR(print(show(snapshot, source->scope(), options.form)));
   if (!snapshot.alive) return killed(snapshot);
   if (!options.watch) return {};
   return watch(options, *source, std::move(snapshot), signals.get());

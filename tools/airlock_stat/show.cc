@@ -12,23 +12,18 @@ constexpr std::uint64_t kSilentNs = 1'000'000'000;
 
 double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 
-std::string json_line(const CountersSnapshot& snapshot, StatSource::Scope scope) {
-  JsonObject live;
-  if (scope == StatSource::Scope::kOwnSession) {
-    live.add("scope", "own session");
-  } else {
-    live.add("scope", "server")
-        .add("state", state_of(snapshot))
-        .add("pid", snapshot.pid)
-        .add("start_unix_ns", snapshot.start_unix_ns)
-        .add("heartbeat_age_ns", snapshot.heartbeat_age_ns)
-        .add("sessions_active", snapshot.sessions_active)
-        .add("sessions_started", snapshot.sessions_started)
-        .add("sessions_refused", snapshot.sessions_refused)
-        .add("max_clients", snapshot.max_clients)
-        .add("settled", snapshot.settled);
-  }
-  return report_object(snapshot.report).add("live", live).line();
+JsonObject live_json(const CountersSnapshot& snapshot, StatSource::Scope scope) {
+  if (scope == StatSource::Scope::kOwnSession) return {{"scope", "own session"}};
+  return {{"scope", "server"},
+          {"state", state_of(snapshot)},
+          {"pid", snapshot.pid},
+          {"start_unix_ns", snapshot.server.start_unix_ns},
+          {"heartbeat_age_ns", snapshot.heartbeat_age_ns},
+          {"sessions_active", snapshot.sessions_active},
+          {"sessions_started", snapshot.sessions_started},
+          {"sessions_refused", snapshot.sessions_refused},
+          {"max_clients", snapshot.server.max_clients},
+          {"settled", snapshot.settled}};
 }
 
 }  // namespace
@@ -47,12 +42,17 @@ std::string describe_state(const CountersSnapshot& snapshot) {
     state = "ended without cleaning up: " + sign + "; the next server here replaces its file";
   return fmt::format(
       "gpu_server pid {} at {}, up {:.1f} s; {} of {} sessions under way, {} begun, {} refused; {}",
-      snapshot.pid, snapshot.endpoint, seconds(snapshot.report.wall_ns), snapshot.sessions_active,
-      snapshot.max_clients, snapshot.sessions_started, snapshot.sessions_refused, state);
+      snapshot.pid, snapshot.server.endpoint, seconds(snapshot.report.wall_ns),
+      snapshot.sessions_active, snapshot.server.max_clients, snapshot.sessions_started,
+      snapshot.sessions_refused, state);
 }
 
-std::string show(const CountersSnapshot& snapshot, StatSource::Scope scope, StatFormat format) {
-  if (format == StatFormat::kJson) return json_line(snapshot, scope);
+std::string show(const CountersSnapshot& snapshot, StatSource::Scope scope, OutputForm form) {
+  if (form == OutputForm::kJson) {
+    JsonObject json = report_object(snapshot.report);
+    json.add("live", live_json(snapshot, scope));
+    return json.line();
+  }
   std::string text;
   if (scope == StatSource::Scope::kOwnSession) {
     text = "asked over a session of its own: these are that session's figures only\n";

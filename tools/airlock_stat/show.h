@@ -32,6 +32,6 @@ ServerState state_of(const CountersSnapshot& snapshot);
 std::string describe_state(const CountersSnapshot& snapshot);
 /// The server's own table or JSON with what describe_state() says: lines above the table, a member
 /// "live" in the JSON.
-std::string show(const CountersSnapshot& snapshot, StatSource::Scope scope, StatFormat format);
+std::string show(const CountersSnapshot& snapshot, StatSource::Scope scope, OutputForm form);
 
 }  // namespace airlock

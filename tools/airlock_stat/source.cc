@@ -117,7 +117,7 @@ Result<std::unique_ptr<StatSource>> StatSource::open(const StatOptions& options)
   Status status = check_endpoint_directory(directory, IfMissing::kRefuse);
   if (status.ok()) {
     const auto snapshot = read_counters_file(path);
-    if (snapshot.ok() && is_same_server(snapshot->endpoint, endpoint)) {
+    if (snapshot.ok() && is_same_server(snapshot->server.endpoint, endpoint)) {
       // Where no lock keeps an endpoint to one server, another may serve there without a file.
       if (!ipc && !snapshot->alive) {
         StatOptions brief = options;

@@ -3,17 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <string>
 
-#include "tools/airlock_trace/summary.h"
 #include "tools/airlock_trace/text.h"
 
 namespace airlock::trace {
 namespace {
 
-/// Microseconds with all their nanoseconds, exactly.
-std::string us(std::uint64_t ns) { return fmt::format("{}.{:03}", ns / 1000, ns % 1000); }
+/// Microseconds, which the format counts in, to the nanosecond.
+JsonFixed us(std::uint64_t ns) { return {static_cast<double>(ns) / 1000, 3}; }
 
 std::string slice_name(const TraceRecord& record) {
   std::string name(name_of(record.op));
@@ -21,27 +19,30 @@ std::string slice_name(const TraceRecord& record) {
     name +=
         fmt::format("{}{}", &weight == &record.weights.front() ? " " : "+", name_of(weight.kind));
   }
-  if (record.op == Op::kMatmul && record.transpose == Transpose::kB) name += " transpose b";
-  if (record.op == Op::kMatmul && record.transpose == Transpose::kA) name += " transpose a";
+  if (record.transpose != Transpose::kNone) {
+    name += fmt::format(" transpose {}", name_of(record.transpose));
+  }
   return record.layer ? name + fmt::format(" L{}", *record.layer) : name;
 }
 
-/// Only numbers and our own words: nothing to escape.
-std::string args_of(const TraceRecord& record) {
-  std::uint64_t zmq_bytes = 0;
-  for (const auto* tensors : {&record.inputs, &record.outputs}) {
-    for (const TraceTensor& tensor : *tensors) {
-      if (tensor.path == Path::kZmq) zmq_bytes += tensor.desc.bytes();
-    }
-  }
-  return fmt::format(
-      "\"seq\":{},\"run\":{},\"layer\":{},\"shapes\":\"{}\",\"bytes_in\":{},\"bytes_out\":{},"
-      "\"path\":\"{}\",\"zmq_bytes\":{},\"slots\":{},\"tee_ns\":{},\"wire_ns\":{},\"queue_ns\":{},"
-      "\"server_ns\":{}",
-      record.seq, record.run, record.layer ? std::to_string(*record.layer) : "null",
-      shapes_text(record), record.input_bytes(), record.output_bytes(),
-      path_text(record.slowest_path()), zmq_bytes, record.slots_in_use, record.tee_ns,
-      record.wire_ns, record.queue_ns, record.server_ns);
+JsonObject args_of(const TraceRecord& record) {
+  JsonObject args;
+  args.add("seq", record.seq)
+      .add("run", record.run)
+      .add("layer", record.layer)
+      .add("shapes", shapes_text(record))
+      .add("bytes_in", record.input_bytes())
+      .add("bytes_out", record.output_bytes())
+      .add("path", path_text(record.slowest_path()));
+  for (const Path path : kPaths)
+    args.add(fmt::format("{}_bytes", name_of(path)), record.bytes_by(path));
+  args.add("slots", record.slots_in_use);
+  visit_times([&](std::string_view key, std::uint64_t ns) { args.add(key, ns); }, record.times);
+  return args;
+}
+
+JsonObject event_of(std::string_view phase, std::string_view name, int pid, std::size_t tid) {
+  return JsonObject().add("ph", phase).add("name", name).add("pid", pid).add("tid", tid);
 }
 
 }  // namespace
@@ -53,7 +54,7 @@ struct ChromeExport::Slice {
   std::string_view category;
   std::uint64_t start_ns;
   std::uint64_t ns;
-  std::string_view args;
+  JsonObject args;
 };
 
 ChromeExport::ChromeExport(const TraceHeader& header, Output& output)
@@ -61,28 +62,24 @@ ChromeExport::ChromeExport(const TraceHeader& header, Output& output)
   output_.add("{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n");
   const bool local = header_.backend == "local";
   const auto name = [&](int pid, std::string_view text) {
-    event(
-        fmt::format(R"({{"ph":"M","name":"process_name","pid":{},"tid":0,"args":{{"name":"{}"}}}})",
-                    pid, text));
-    event(fmt::format(
-        R"({{"ph":"M","name":"process_sort_index","pid":{0},"tid":0,"args":{{"sort_index":{0}}}}})",
-        pid));
+    event(event_of("M", "process_name", pid, 0).add("args", JsonObject().add("name", text)));
+    event(event_of("M", "process_sort_index", pid, 0)
+              .add("args", JsonObject().add("sort_index", pid)));
   };
   name(kRunnerPid, "tee_runner (TEE)");
   name(kServerPid, local ? "backend in the runner's process" : "gpu_server (untrusted)");
 }
 
-void ChromeExport::event(std::string_view json) {
+void ChromeExport::event(const JsonObject& event) {
   if (!first_) output_.add(",\n");
   first_ = false;
-  output_.add(json);
+  output_.add(event.text());
 }
 
 void ChromeExport::name_lane(std::size_t lane) {
+  const auto args = JsonObject().add("name", fmt::format("lane {}", lane + 1));
   for (const int pid : {kRunnerPid, kServerPid}) {
-    event(fmt::format(
-        R"({{"ph":"M","name":"thread_name","pid":{},"tid":{},"args":{{"name":"lane {}"}}}})", pid,
-        lane + 1, lane + 1));
+    event(event_of("M", "thread_name", pid, lane + 1).add("args", args));
   }
 }
 
@@ -106,66 +103,69 @@ Result<std::size_t> ChromeExport::take_lane(std::uint64_t start_ns, std::uint64_
 }
 
 void ChromeExport::slice(const Slice& slice) {
-  event(fmt::format(
-      R"({{"ph":"X","name":"{}","cat":"{}","pid":{},"tid":{},"ts":{},"dur":{},"args":{{{}}}}})",
-      slice.name, slice.category, slice.pid, slice.lane + 1, us(slice.start_ns), us(slice.ns),
-      slice.args));
+  event(event_of("X", slice.name, slice.pid, slice.lane + 1)
+            .add("cat", slice.category)
+            .add("ts", us(slice.start_ns))
+            .add("dur", us(slice.ns))
+            .add("args", slice.args));
 }
 
 void ChromeExport::flow(std::string_view phase, int pid, std::size_t lane, std::uint64_t ns) {
-  event(fmt::format(R"({{"ph":"{}","name":"op","cat":"flow","id":{},"pid":{},"tid":{},"ts":{}{}}})",
-                    phase, count_, pid, lane + 1, us(ns), phase == "f" ? R"(,"bp":"e")" : ""));
+  JsonObject flow = event_of(phase, "op", pid, lane + 1);
+  flow.add("cat", "flow").add("id", count_).add("ts", us(ns));
+  if (phase == "f") flow.add("bp", "e");
+  event(flow);
 }
 
 Status ChromeExport::add(const TraceRecord& record) {
   ++count_;
   const bool timed = header_.source != TraceSource::kSynthesised;
+  const OpTimes& times = record.times;
   const std::uint64_t start = timed ? record.start_ns : (count_ - 1) * kNominalOpNs;
-  const std::uint64_t total = timed ? record.total_ns : kNominalOpNs;
+  const std::uint64_t total = timed ? times.total_ns : kNominalOpNs;
   ASSIGN_OR_RETURN(const std::size_t lane, take_lane(start, start + total));
   const std::string name = slice_name(record);
-  const std::string args = args_of(record);
+  const JsonObject args = args_of(record);
   slice({kRunnerPid, lane, name, "op", start, total, args});
   if (!timed) return {};
   std::uint64_t at = start;
   const auto part = [&](int pid, std::string_view part_name, std::uint64_t ns) {
-    if (ns != 0) slice({pid, lane, part_name, pid == kServerPid ? "server" : "part", at, ns, ""});
+    if (ns != 0) slice({pid, lane, part_name, pid == kServerPid ? "server" : "part", at, ns, {}});
     at += ns;
   };
-  part(kRunnerPid, "encode", record.tee_ns / 2);
+  part(kRunnerPid, "encode", times.tee_ns / 2);
   const std::uint64_t request = at;
-  part(kRunnerPid, "wire: request", record.wire_ns / 2);
+  part(kRunnerPid, "wire: request", times.wire_ns / 2);
   flow("s", kRunnerPid, lane, request);
-  part(kServerPid, "queue", record.queue_ns);
+  part(kServerPid, "queue", times.queue_ns);
   // Drawn even where it took no time: the flow goes by it.
-  slice({kServerPid, lane, name, "server", at, record.server_ns, args});
+  slice({kServerPid, lane, name, "server", at, times.server_ns, args});
   flow("t", kServerPid, lane, at);
-  at += record.server_ns;
+  at += times.server_ns;
   const std::uint64_t reply = at;
-  part(kRunnerPid, "wire: reply", record.wire_ns - record.wire_ns / 2);
+  part(kRunnerPid, "wire: reply", times.wire_ns - times.wire_ns / 2);
   flow("f", kRunnerPid, lane, reply);
-  part(kRunnerPid, "check", record.tee_ns - record.tee_ns / 2);
+  part(kRunnerPid, "check", times.tee_ns - times.tee_ns / 2);
   return {};
 }
 
 void ChromeExport::finish(std::string_view cut) {
-  nlohmann::ordered_json other;
-  other["source"] = name_of(header_.source);
-  other["build"] = header_.build;
-  other["model"] = header_.model;
-  other["tokens"] = header_.tokens;
-  other["runs"] = header_.runs;
-  other["ops"] = count_;
-  other["dropped"] = header_.dropped;
-  if (header_.wall_ns) other["wall_ns"] = *header_.wall_ns;
-  if (!cut.empty()) other["cut"] = cut;
-  other["layout"] =
-      header_.source == TraceSource::kSynthesised
-          ? "the trace has no times: ops are drawn one after the other, 1 us each"
-          : "when the server worked within an op is not known: wire and TEE time are drawn half "
-            "before and half after";
-  output_.add("\n],\"otherData\":" +
-              other.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "}\n");
+  JsonObject other;
+  other.add("source", header_.source)
+      .add("build", header_.build)
+      .add("model", header_.model)
+      .add("tokens", header_.tokens)
+      .add("runs", header_.runs)
+      .add("ops", count_)
+      .add("dropped", header_.dropped);
+  if (header_.wall_ns) other.add("wall_ns", *header_.wall_ns);
+  if (!cut.empty()) other.add("cut", cut);
+  other.add("layout",
+            header_.source == TraceSource::kSynthesised
+                ? "the trace has no times: ops are drawn one after the other, 1 us each"
+                : "when the server worked within an op is not known: wire and TEE time are drawn "
+                  "half before and half after");
+  output_.add("\n],\"otherData\":" + other.text() + "}\n");
 }
 
 }  // namespace airlock::trace

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "runtime/json/writer.h"
 #include "runtime/trace/trace.h"
 #include "tools/airlock_trace/output.h"
 
@@ -33,7 +34,7 @@ class ChromeExport {
 
  private:
   struct Slice;
-  void event(std::string_view json);
+  void event(const JsonObject& event);
   void name_lane(std::size_t lane);
   Result<std::size_t> take_lane(std::uint64_t start_ns, std::uint64_t end_ns);
   void slice(const Slice& slice);

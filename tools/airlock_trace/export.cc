@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "base/log.h"
 #include "runtime/trace/trace_line.h"
 #include "runtime/trace/trace_reader.h"
@@ -12,41 +14,23 @@
 namespace airlock::trace {
 namespace {
 
-std::uint64_t bytes_by(const TraceRecord& record, Path path) {
-  std::uint64_t bytes = 0;
-  for (const auto* tensors : {&record.inputs, &record.outputs}) {
-    for (const TraceTensor& tensor : *tensors) {
-      if (tensor.path == path) bytes += tensor.desc.bytes();
-    }
-  }
-  return bytes;
-}
-
-/// "bf16[32x1024x64]@ring bf16[8x1024x64]@zmq"
-std::string tensors_text(const std::vector<TraceTensor>& tensors) {
+/// What `text_of` gives for each, with a space between them.
+template <typename T, typename TextOf>
+std::string joined(const std::vector<T>& items, TextOf text_of) {
   std::string text;
-  for (const TraceTensor& tensor : tensors) {
-    text += fmt::format("{}{}@{}", text.empty() ? "" : " ", desc_text(tensor.desc),
-                        path_text(tensor.path));
+  for (const T& item : items) {
+    if (!text.empty()) text += ' ';
+    text += text_of(item);
   }
   return text;
 }
 
-std::string digests_text(const std::vector<TraceTensor>& tensors) {
-  std::string text;
-  for (const TraceTensor& tensor : tensors) {
-    text += fmt::format("{}{}", text.empty() ? "" : " ", tensor.sha256);
-  }
-  return text;
+/// "bf16[32x1024x64]@ring"
+std::string tensor_text(const TraceTensor& tensor) {
+  return fmt::format("{}@{}", desc_text(tensor.desc), path_text(tensor.path));
 }
 
-std::string weights_text(const TraceRecord& record) {
-  std::string text;
-  for (const WeightId& weight : record.weights) {
-    text += fmt::format("{}{}", text.empty() ? "" : " ", weight_text(weight));
-  }
-  return text;
-}
+const std::string& digest_text(const TraceTensor& tensor) { return tensor.sha256; }
 
 /// The transformers name of a weight, as a checkpoint has it.
 std::string full_name(const WeightId& weight) {
@@ -56,89 +40,89 @@ std::string full_name(const WeightId& weight) {
                      name_of(weight.kind));
 }
 
+std::string bytes_key(Path path) { return fmt::format("{}_bytes", name_of(path)); }
+
+std::string csv_head() {
+  Cells keys;
+  for (const auto& [key, cell] : csv_record({})) keys.emplace_back(key);
+  return csv_line(keys);
+}
+
+std::string csv_row(const TraceRecord& record) {
+  Cells cells;
+  for (auto& [key, cell] : csv_record(record)) cells.push_back(std::move(cell));
+  return csv_line(cells);
+}
+
 }  // namespace
 
-std::string csv_record(const TraceRecord& record) {
-  const auto number = [](std::uint64_t value) { return std::to_string(value); };
-  return csv_row({number(record.seq),
-                  number(record.run),
-                  std::string(name_of(record.op)),
-                  record.layer ? std::to_string(*record.layer) : "",
-                  weights_text(record),
-                  record.op == Op::kMatmul ? std::string(transpose_text(record.transpose)) : "",
-                  tensors_text(record.inputs),
-                  tensors_text(record.outputs),
-                  digests_text(record.inputs),
-                  digests_text(record.outputs),
-                  number(record.input_bytes()),
-                  number(record.output_bytes()),
-                  number(bytes_by(record, Path::kRing)),
-                  number(bytes_by(record, Path::kZmq)),
-                  record.slowest_path() ? std::string(path_text(record.slowest_path())) : "",
-                  number(record.slots_in_use),
-                  number(record.start_ns),
-                  number(record.total_ns),
-                  number(record.tee_ns),
-                  number(record.wire_ns),
-                  number(record.queue_ns),
-                  number(record.server_ns)});
+std::vector<std::pair<std::string, Cell>> csv_record(const TraceRecord& record) {
+  const bool matmul = record.op == Op::kMatmul;
+  std::vector<std::pair<std::string, Cell>> cells = {
+      {"seq", record.seq},
+      {"run", record.run},
+      {"op", name_of(record.op)},
+      {"layer", record.layer},
+      {"weights", joined(record.weights, weight_text)},
+      {"transpose", matmul ? name_of(record.transpose) : ""},
+      {"inputs", joined(record.inputs, tensor_text)},
+      {"outputs", joined(record.outputs, tensor_text)},
+      {"input_sha256", joined(record.inputs, digest_text)},
+      {"output_sha256", joined(record.outputs, digest_text)},
+      {"input_bytes", record.input_bytes()},
+      {"output_bytes", record.output_bytes()}};
+  for (const Path path : kPaths) cells.emplace_back(bytes_key(path), record.bytes_by(path));
+  const auto slowest = record.slowest_path();
+  cells.emplace_back("path", slowest ? name_of(*slowest) : "");
+  cells.emplace_back("slots", record.slots_in_use);
+  cells.emplace_back("start_ns", record.start_ns);
+  visit_times([&](std::string_view key, std::uint64_t ns) { cells.emplace_back(key, ns); },
+              record.times);
+  return cells;
 }
 
-void RunningTotals::add(const TraceRecord& record) {
-  ++ops;
-  ring_bytes = add_capped(ring_bytes, bytes_by(record, Path::kRing));
-  zmq_bytes = add_capped(zmq_bytes, bytes_by(record, Path::kZmq));
-  total_ns = add_capped(total_ns, record.total_ns);
-  tee_ns = add_capped(tee_ns, record.tee_ns);
-  wire_ns = add_capped(wire_ns, record.wire_ns);
-  queue_ns = add_capped(queue_ns, record.queue_ns);
-  server_ns = add_capped(server_ns, record.server_ns);
-}
-
-std::string jsonl_record(const TraceRecord& record, const RunningTotals& so_far) {
-  std::string line = encode_trace_line(record);
-  line.pop_back();  // the object's end: what is added is of our own letters
+std::string jsonl_record(const TraceRecord& record, const TraceSummary& so_far) {
+  JsonObject json = record_object(record);
   if (!record.weights.empty()) {
-    line += ",\"weight_names\":[";
-    for (const WeightId& weight : record.weights) {
-      line += fmt::format("{}\"{}\"", line.back() == '[' ? "" : ",", full_name(weight));
-    }
-    line += ']';
+    std::vector<std::string> names;
+    for (const WeightId& weight : record.weights) names.push_back(full_name(weight));
+    json.add("weight_names", names);
   }
-  const auto path = record.slowest_path();
-  line += fmt::format(
-      ",\"end_ns\":{},\"input_bytes\":{},\"output_bytes\":{},\"ring_bytes\":{},\"zmq_bytes\":{},"
-      "\"path\":{}",
-      record.start_ns + record.total_ns, record.input_bytes(), record.output_bytes(),
-      bytes_by(record, Path::kRing), bytes_by(record, Path::kZmq),
-      path ? fmt::format("\"{}\"", path_text(path)) : "null");
-  return line + fmt::format(
-                    ",\"so_far\":{{\"ops\":{},\"ring_bytes\":{},\"zmq_bytes\":{},"
-                    "\"total_ns\":{},\"tee_ns\":{},\"wire_ns\":{},\"queue_ns\":{},"
-                    "\"server_ns\":{}}}}}\n",
-                    so_far.ops, so_far.ring_bytes, so_far.zmq_bytes, so_far.total_ns, so_far.tee_ns,
-                    so_far.wire_ns, so_far.queue_ns, so_far.server_ns);
+  json.add("end_ns", record.end_ns())
+      .add("input_bytes", record.input_bytes())
+      .add("output_bytes", record.output_bytes());
+  JsonObject sums;
+  sums.add("ops", so_far.all.calls);
+  for (const Path path : kPaths) {
+    json.add(bytes_key(path), record.bytes_by(path));
+    sums.add(bytes_key(path),
+             add_saturating(so_far.paths[path].sent.bytes, so_far.paths[path].received.bytes));
+  }
+  visit_times([&](std::string_view key, std::uint64_t ns) { sums.add(key, ns); }, so_far.all.times);
+  return json.add("path", record.slowest_path()).add("so_far", sums).line();
 }
 
 Status export_trace(const std::string& file, ExportFormat format, const std::string& output_path) {
   ASSIGN_OR_RETURN(TraceReader reader, TraceReader::open(file));
   ASSIGN_OR_RETURN(const auto output, Output::create(output_path));
   std::optional<ChromeExport> chrome;
-  RunningTotals totals;
+  TraceSummary so_far;
   if (format == ExportFormat::kChrome) chrome.emplace(reader.header(), *output);
-  if (format == ExportFormat::kCsv) {
-    output->add(csv_row({kCsvColumns.begin(), kCsvColumns.end()}));
-  }
+  if (format == ExportFormat::kCsv) output->add(csv_head());
   while (!output->failed()) {
     ASSIGN_OR_RETURN(const std::optional<TraceRecord> record, reader.next());
     if (!record) break;
-    if (chrome) {
-      RETURN_IF_ERROR(chrome->add(*record).with_context(file));
-    } else if (format == ExportFormat::kCsv) {
-      output->add(csv_record(*record));
-    } else {
-      totals.add(*record);
-      output->add(jsonl_record(*record, totals));
+    switch (format) {
+      case ExportFormat::kChrome:
+        RETURN_IF_ERROR(chrome->add(*record).with_context(file));
+        break;
+      case ExportFormat::kCsv:
+        output->add(csv_row(*record));
+        break;
+      case ExportFormat::kJsonl:
+        so_far.add(*record);
+        output->add(jsonl_record(*record, so_far));
+        break;
     }
   }
   if (chrome) chrome->finish(reader.cut());

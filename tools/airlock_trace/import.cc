@@ -179,10 +179,10 @@ class Importer {
     TraceRecord record = make_record(planned.spec, planned.layer, choice_.dims, std::nullopt);
     RETURN_IF_ERROR(set_paths(call, record));
     record.run = runs_ - 1;
-    record.total_ns = call.total_ns;
-    record.tee_ns = std::min(call.serialise_ns + call.deserialise_ns, record.total_ns);
-    record.server_ns = std::min(call.gpu_ns, record.total_ns - record.tee_ns);
-    record.wire_ns = record.total_ns - record.tee_ns - record.server_ns;
+    record.times.total_ns = call.total_ns;
+    record.times.tee_ns = std::min(call.serialise_ns + call.deserialise_ns, record.times.total_ns);
+    record.times.server_ns = std::min(call.gpu_ns, record.times.total_ns - record.times.tee_ns);
+    record.times.wire_ns = record.times.total_ns - record.times.tee_ns - record.times.server_ns;
     imported_.records.push_back(std::move(record));
     if (position_ == plan_.size()) last_whole_run_ = runs_;
     comm_ns_ = (between ? 0 : comm_ns_) + call.serialise_ns + call.send_ns + call.receive_ns +
@@ -256,7 +256,7 @@ class Importer {
       record.seq = i;
       if (choice_.run) record.run = 0;
       record.start_ns = start_ns;
-      start_ns += record.total_ns;
+      start_ns += record.times.total_ns;
       if (start_ns > kMaxTraceTimeNs) {
         return {StatusCode::kInvalidInput,
                 fmt::format("{}: its calls take more than a year", source_)};

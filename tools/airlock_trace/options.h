@@ -3,18 +3,31 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
 #include "proto/limits.h"
 #include "proto/path.h"
 #include "runtime/model/forward_plan.h"
+#include "runtime/text/output_form.h"
 
 namespace airlock::trace {
 
 enum class Command : std::uint8_t { kSynth, kImport, kShow, kDiff, kExport };
-enum class Form : std::uint8_t { kMd, kJson, kCsv };               // of show and diff
-enum class ExportFormat : std::uint8_t { kChrome, kCsv, kJsonl };  // of export
+enum class ExportFormat : std::uint8_t { kChrome, kCsv, kJsonl };
+
+constexpr std::string_view name_of(ExportFormat format) {
+  switch (format) {
+    case ExportFormat::kChrome:
+      return "chrome";
+    case ExportFormat::kCsv:
+      return "csv";
+    case ExportFormat::kJsonl:
+      return "jsonl";
+  }
+  return {};
+}
 
 inline constexpr std::uint64_t kMaxRuns = 1'000'000;
 inline constexpr std::uint64_t kLastRun = 0;  // runs of a log are counted from 1
@@ -32,7 +45,7 @@ struct Options {
   std::uint64_t runs = 1;            // synth: how many
   std::optional<std::uint64_t> run;  // import: which one, or kLastRun; nullopt: all
   PathPolicy policy{true, limits::kDefaultSlotBytes, limits::kDefaultSlotCount};
-  Form form = Form::kMd;
+  OutputForm form = OutputForm::kMarkdown;  // of show and diff
   ExportFormat format = ExportFormat::kChrome;
 };
 

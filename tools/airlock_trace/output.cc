@@ -7,18 +7,13 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <system_error>
+
+#include "base/file.h"
 
 namespace airlock::trace {
 namespace {
 
 constexpr std::size_t kFlushBytes = std::size_t{256} << 10;
-
-Status file_error(std::string_view what, const std::string& path, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
-  return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
-          fmt::format("cannot {} {}: {}", what, path, std::generic_category().message(error))};
-}
 
 }  // namespace
 
@@ -27,14 +22,14 @@ Result<std::unique_ptr<Output>> Output::create(const std::string& path) {
   struct stat info {};
   if (::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
     UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
-    if (!fd.valid()) return file_error("open", path, errno);
+    if (!fd.valid()) return os_error("open " + path, errno);
     std::unique_ptr<Output> output(new Output(path, fd.get()));
     output->own_ = std::move(fd);
     return output;
   }
   std::string temporary = path + ".XXXXXX";
   UniqueFd fd(::mkostemp(temporary.data(), O_CLOEXEC));  // mode 0600
-  if (!fd.valid()) return file_error("create", path, errno);
+  if (!fd.valid()) return os_error("create " + path, errno);
   std::unique_ptr<Output> output(new Output(path, fd.get()));
   output->temporary_ = std::move(temporary);
   output->own_ = std::move(fd);
@@ -50,35 +45,20 @@ void Output::add(std::string_view text) {
   if (buffer_.size() >= kFlushBytes) flush();
 }
 
-void Output::fail(std::string_view what, int error) {
-  if (status_.ok()) status_ = file_error(what, path_, error);
-}
-
 void Output::flush() {
-  std::string_view left = buffer_;
-  while (status_.ok() && !left.empty()) {
-    const ssize_t count = ::write(fd_, left.data(), left.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) {
-      fail("write", errno);
-      break;
-    }
-    left.remove_prefix(static_cast<std::size_t>(count));
-  }
+  if (status_.ok()) status_ = write_all(fd_, buffer_, path_);
   buffer_.clear();
 }
 
 Status Output::close() {
   flush();
+  if (!status_.ok() || temporary_.empty()) return status_;
   // A full disk may be told of only here.
-  if (status_.ok() && !temporary_.empty() && ::fsync(fd_) != 0) fail("write", errno);
-  if (status_.ok() && !temporary_.empty()) {
-    if (::rename(temporary_.c_str(), path_.c_str()) == 0) {
-      temporary_.clear();
-    } else {
-      fail("replace", errno);
-    }
+  if (::fsync(fd_) != 0) return status_ = os_error("write " + path_, errno);
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    return status_ = os_error("replace " + path_, errno);
   }
+  temporary_.clear();
   return status_;
 }
 

@@ -31,7 +31,6 @@ class Output {
  private:
   Output(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
   void flush();
-  void fail(std::string_view what, int error);
 
   std::string path_;
   std::string temporary_;  // empty: written in place

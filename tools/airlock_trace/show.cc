@@ -2,22 +2,59 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
+#include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 #include "runtime/json/json.h"
+#include "runtime/text/figures.h"
+#include "runtime/text/table.h"
+#include "runtime/trace/trace_line.h"
 #include "tools/airlock_trace/text.h"
 
 namespace airlock::trace {
 namespace {
 
-using Ordered = nlohmann::ordered_json;
+/// As many of the longest ops are shown.
+constexpr std::size_t kShownOps = 5;
 
-std::string layer_text(const std::optional<std::uint16_t>& layer) {
-  return layer ? std::to_string(*layer) : "-";
+/// 0 is no wall either: synthesis knows no times.
+bool has_wall(const TraceFileSummary& summary) { return summary.header.wall_ns.value_or(0) != 0; }
+
+/// The shares of the time. They are of the wall, or where that is unknown of the time from the
+/// first op to the last, or of the time in which an op was under way.
+struct Shares {
+  explicit Shares(const TraceFileSummary& summary) {
+    const std::uint64_t busy_ns = summary.busy.busy_ns();
+    const auto between = summary.between_ns();
+    const OpTimes& times = summary.all.times;
+    of = has_wall(summary) ? "wall" : between ? "span" : "under_way";
+    whole_ns = has_wall(summary) ? std::max(*summary.header.wall_ns, busy_ns)
+                                 : add_saturating(busy_ns, between.value_or(0));
+    parts = {{"tee_between", "TEE between ops", between},
+             {"tee_in_ops", "TEE in ops", times.tee_ns},
+             {"wire", "wire", times.wire_ns},
+             {"queue", "queue", times.queue_ns},
+             {"server", "server", times.server_ns}};
+  }
+  struct Part {
+    std::string_view key;
+    std::string_view title;
+    std::optional<std::uint64_t> ns;
+  };
+  std::string_view of;
+  std::uint64_t whole_ns = 0;
+  std::vector<Part> parts;
+};
+
+/// visit(name, sums) of each path, and of what crossed nothing.
+template <typename Visit>
+void visit_paths(const TraceSummary& summary, Visit&& visit) {
+  for (const Path path : kPaths) visit(name_of(path), summary.paths[path]);
+  visit("none", summary.uncrossed);
 }
 
-std::string header_markdown(const TraceSummary& summary) {
+std::string header_markdown(const TraceFileSummary& summary) {
   const TraceHeader& header = summary.header;
   const ModelDims& dims = header.dims;
   std::string text = fmt::format("## {}\n\n", printable(summary.file));
@@ -59,225 +96,203 @@ std::string header_markdown(const TraceSummary& summary) {
   return text + '\n';
 }
 
-std::vector<std::string> op_row(std::string_view name, const OpTotals& totals) {
-  return {std::string(name),
-          std::to_string(totals.calls),
-          size_text(totals.input_bytes),
-          size_text(totals.output_bytes),
-          milliseconds(totals.total_ns),
-          milliseconds(totals.tee_ns),
-          milliseconds(totals.wire_ns),
-          milliseconds(totals.queue_ns),
-          milliseconds(totals.server_ns),
-          milliseconds(totals.p50_ns),
-          milliseconds(totals.p99_ns)};
+/// A row an op that was called, and one of all of them.
+Table ops_table(const std::vector<TraceFileSummary>& summaries) {
+  Table table({{"", "file"},
+               left("op"),
+               "calls",
+               {"in", "input_bytes"},
+               {"out", "output_bytes"},
+               {"total ms", "total_ns"},
+               {"tee ms", "tee_ns"},
+               {"wire ms", "wire_ns"},
+               {"queue ms", "queue_ns"},
+               {"server ms", "server_ns"},
+               {"p50 ms", "p50_ns"},
+               {"p99 ms", "p99_ns"},
+               {"", "max_ns"},
+               {"", "wall_ns"},
+               {"", "under_way_ns"}});
+  for (const TraceFileSummary& summary : summaries) {
+    const auto add = [&](std::string_view name, const OpSums& sums, const Cell& wall,
+                         const Cell& under_way) {
+      Cells row = {summary.file, name, sums.calls, Cell::size(sums.input_bytes),
+                   Cell::size(sums.output_bytes)};
+      visit_times([&](std::string_view, std::uint64_t ns) { row.push_back(Cell::ms(ns)); },
+                  sums.times);
+      row.insert(row.end(),
+                 {Cell::ms(sums.call_ns.percentile(0.5)), Cell::ms(sums.call_ns.percentile(0.99)),
+                  sums.call_ns.max, wall, under_way});
+      table.add(std::move(row));
+    };
+    for (const Op op : kComputeOps) {
+      if (summary.ops[op].calls != 0) add(name_of(op), summary.ops[op], {}, {});
+    }
+    add("all", summary.all, summary.header.wall_ns, summary.busy.busy_ns());
+  }
+  return table;
 }
 
-std::string shares_markdown(const TraceSummary& summary) {
-  const std::uint64_t whole = summary.whole_ns();
-  const OpTotals& all = summary.all;
+Table biggest_table(const TraceFileSummary& summary) {
+  Table table({left("seq"),
+               {"", "run"},
+               left("op"),
+               left("shapes"),
+               "layer",
+               "path",
+               "bytes",
+               {"total ms", "total_ns"}});
+  for (const TraceRecord& record : summary.by_time) {
+    if (table.rows().size() == kShownOps) break;
+    const auto path = record.slowest_path();
+    table.add({record.seq, record.run, name_of(record.op), shapes_text(record), record.layer,
+               path ? Cell(name_of(*path)) : Cell(), Cell::size(record.bytes()),
+               Cell::ms(record.times.total_ns)});
+  }
+  return table;
+}
+
+std::string shares_markdown(const TraceFileSummary& summary) {
+  const Shares shares(summary);
+  const std::string under_way = ms_text(summary.busy.busy_ns());
   std::string text =
-      summary.has_wall()
-          ? fmt::format("Wall {} ms, of which an op was under way {} ms.\n\n",
-                        milliseconds(*summary.header.wall_ns), milliseconds(summary.under_way_ns()))
+      has_wall(summary) ? fmt::format("Wall {} ms, of which an op was under way {} ms.\n\n",
+                                      ms_text(*summary.header.wall_ns), under_way)
       : summary.between_ns()
           ? fmt::format(
                 "Wall unknown; {} ms from the first op to the last, of which one was under way {} "
                 "ms.\n\n",
-                milliseconds(whole), milliseconds(summary.under_way_ns()))
+                ms_text(shares.whole_ns), under_way)
           : fmt::format(
                 "Wall unknown; an op was under way {} ms, and shares are of "
                 "that.\n\n",
-                milliseconds(summary.under_way_ns()));
-  std::vector<std::vector<std::string>> rows;
-  const auto row = [&](std::string_view name, std::uint64_t ns) {
-    rows.push_back({std::string(name), milliseconds(ns), percent(ns, whole)});
-  };
-  if (const auto between = summary.between_ns()) {
-    row("TEE between ops", *between);
-  } else {
-    rows.push_back({"TEE between ops", "-", "-"});
+                under_way);
+  Table table({left("side"), "ms", "share"});
+  for (const auto& [key, title, ns] : shares.parts) {
+    table.add(
+        {title, ns ? Cell::ms(*ns) : Cell(),
+         ns ? percent_text(static_cast<double>(*ns), static_cast<double>(shares.whole_ns)) : "-"});
   }
-  row("TEE in ops", all.tee_ns);
-  row("wire", all.wire_ns);
-  row("queue", all.queue_ns);
-  row("server", all.server_ns);
-  return text + markdown_table({"side", "ms", "share"}, rows) + '\n';
+  return text + table.markdown() + '\n';
 }
 
-Ordered totals_json(const OpTotals& totals) {
-  return {{"calls", totals.calls},
-          {"input_bytes", totals.input_bytes},
-          {"output_bytes", totals.output_bytes},
-          {"total_ns", totals.total_ns},
-          {"tee_ns", totals.tee_ns},
-          {"wire_ns", totals.wire_ns},
-          {"queue_ns", totals.queue_ns},
-          {"server_ns", totals.server_ns},
-          {"p50_ns", totals.p50_ns},
-          {"p99_ns", totals.p99_ns},
-          {"max_ns", totals.max_ns}};
+JsonObject sums_json(const OpSums& sums) {
+  JsonObject json;
+  json.add("calls", sums.calls)
+      .add("input_bytes", sums.input_bytes)
+      .add("output_bytes", sums.output_bytes);
+  visit_times([&](std::string_view key, std::uint64_t ns) { json.add(key, ns); }, sums.times);
+  return json.add("p50_ns", sums.call_ns.percentile(0.5))
+      .add("p99_ns", sums.call_ns.percentile(0.99))
+      .add("max_ns", sums.call_ns.max);
 }
 
-Ordered header_json(const TraceHeader& header) {
-  const ModelDims& dims = header.dims;
-  return {{"source", name_of(header.source)},
-          {"build", header.build},
-          {"host", header.host.name},
-          {"cpu", header.host.cpu},
-          {"device", header.host.device},
-          {"started_at", header.started_at},
-          {"model", header.model},
-          {"config",
-           {{"hidden_size", dims.hidden},
-            {"intermediate_size", dims.intermediate},
-            {"num_hidden_layers", dims.layers},
-            {"num_attention_heads", dims.heads},
-            {"num_key_value_heads", dims.kv_heads},
-            {"head_dim", dims.head_dim},
-            {"vocab_size", dims.vocab}}},
-          {"tokens", header.tokens},
-          {"runs", header.runs},
-          {"wire", name_of(header.wire)},
-          {"dtype", name_of(header.dtype)},
-          {"attention", header.attention},
-          {"backend", header.backend},
-          {"path_limit_bytes", header.path_limit_bytes},
-          {"ring_slots", header.ring_slots},
-          {"digests", header.digests},
-          {"assumed", header.assumed},
-          {"dropped", header.dropped}};
+JsonObject header_json(const TraceHeader& header) {
+  return JsonObject()
+      .add("source", header.source)
+      .add("build", header.build)
+      .add("host", header.host.name)
+      .add("cpu", header.host.cpu)
+      .add("device", header.host.device)
+      .add("started_at", header.started_at)
+      .add("model", header.model)
+      .add("config", dims_object(header.dims))
+      .add("tokens", header.tokens)
+      .add("runs", header.runs)
+      .add("wire", header.wire)
+      .add("dtype", header.dtype)
+      .add("attention", header.attention)
+      .add("backend", header.backend)
+      .add("path_limit_bytes", header.path_limit_bytes)
+      .add("ring_slots", header.ring_slots)
+      .add("digests", header.digests)
+      .add("assumed", header.assumed)
+      .add("dropped", header.dropped);
 }
 
-Ordered shares_json(const TraceSummary& summary) {
-  const auto share = [&](std::uint64_t ns) {
-    const std::uint64_t whole = summary.whole_ns();
-    return whole == 0 ? Ordered() : Ordered(static_cast<double>(ns) / static_cast<double>(whole));
-  };
-  const auto between = summary.between_ns();
-  return {{"of", summary.has_wall() ? "wall"
-                 : between          ? "span"
-                                    : "under_way"},
-          {"tee_between", between ? share(*between) : Ordered()},
-          {"tee_in_ops", share(summary.all.tee_ns)},
-          {"wire", share(summary.all.wire_ns)},
-          {"queue", share(summary.all.queue_ns)},
-          {"server", share(summary.all.server_ns)}};
-}
-
-std::string show_csv(const std::vector<TraceSummary>& summaries) {
-  std::string text = csv_row({"file", "op", "calls", "input_bytes", "output_bytes", "total_ns",
-                              "tee_ns", "wire_ns", "queue_ns", "server_ns", "p50_ns", "p99_ns",
-                              "max_ns", "wall_ns", "under_way_ns"});
-  for (const TraceSummary& summary : summaries) {
-    const auto add = [&](std::string_view name, const OpTotals& t, bool is_all) {
-      std::vector<std::string> cells = {summary.file, std::string(name)};
-      for (const std::uint64_t value :
-           {t.calls, t.input_bytes, t.output_bytes, t.total_ns, t.tee_ns, t.wire_ns, t.queue_ns,
-            t.server_ns, t.p50_ns, t.p99_ns, t.max_ns}) {
-        cells.push_back(std::to_string(value));
-      }
-      cells.push_back(is_all && summary.header.wall_ns ? std::to_string(*summary.header.wall_ns)
-                                                       : "");
-      cells.push_back(is_all ? std::to_string(summary.under_way_ns()) : "");
-      text += csv_row(cells);
-    };
-    for (std::size_t i = 0; i < kTracedOps.size(); ++i) {
-      if (summary.ops[i].calls != 0) add(name_of(kTracedOps[i]), summary.ops[i], false);
-    }
-    add("all", summary.all, true);
+JsonObject shares_json(const Shares& shares) {
+  JsonObject json;
+  json.add("of", shares.of);
+  for (const auto& [key, title, ns] : shares.parts) {
+    std::optional<double> share;
+    if (ns && shares.whole_ns != 0)
+      share = static_cast<double>(*ns) / static_cast<double>(shares.whole_ns);
+    json.add(key, share);
   }
-  return text;
+  return json;
 }
 
 }  // namespace
 
-std::string show_markdown(const TraceSummary& summary) {
-  std::string text = header_markdown(summary);
-  std::vector<std::vector<std::string>> rows;
-  for (std::size_t i = 0; i < kTracedOps.size(); ++i) {
-    if (summary.ops[i].calls != 0) rows.push_back(op_row(name_of(kTracedOps[i]), summary.ops[i]));
-  }
-  rows.push_back(op_row("all", summary.all));
-  text += markdown_table({"op", "calls", "in", "out", "total ms", "tee ms", "wire ms", "queue ms",
-                          "server ms", "p50 ms", "p99 ms"},
-                         rows);
-  rows.clear();
-  for (std::size_t i = 0; i < kPathRows.size(); ++i) {
-    const PathTotals& path = summary.paths[i];
-    if (path.tensors == 0) continue;
-    rows.push_back({std::string(kPathRows[i]), std::to_string(path.tensors),
-                    size_text(path.input_bytes), size_text(path.output_bytes),
-                    size_text(path.bytes())});
-  }
-  text += '\n' + markdown_table({"path", "tensors", "to the server", "back", "both"}, rows) + '\n';
-  if (summary.header.source == TraceSource::kSynthesised) {
-    text += "A synthesised trace has no times.\n\n";
-  } else {
-    text += shares_markdown(summary);
-  }
-  rows.clear();
-  for (const BigOp& big : summary.biggest) {
-    rows.push_back({std::to_string(big.seq), std::string(name_of(big.op)), big.shapes,
-                    layer_text(big.layer), std::string(path_text(big.path)), size_text(big.bytes),
-                    milliseconds(big.total_ns)});
-  }
-  return text + "Biggest ops:\n\n" +
-         markdown_table({"seq", "op", "shapes", "layer", "path", "bytes", "total ms"}, rows, 3);
+std::uint64_t tensors_of(const PathSnapshot& path) {
+  return add_saturating(path.sent.tensors, path.received.tensors);
 }
 
-std::string summary_json(const TraceSummary& summary) {
-  Ordered json;
-  json["file"] = summary.file;
-  json["header"] = header_json(summary.header);
-  json["records"] = summary.all.calls;
-  json["wall_ns"] = summary.header.wall_ns ? Ordered(*summary.header.wall_ns) : Ordered();
-  json["under_way_ns"] = summary.under_way_ns();
-  const auto between = summary.between_ns();
-  json["tee_between_ns"] = between ? Ordered(*between) : Ordered();
-  json["shares"] = shares_json(summary);
-  json["ops"] = Ordered::object();
-  for (std::size_t i = 0; i < kTracedOps.size(); ++i) {
-    if (summary.ops[i].calls != 0)
-      json["ops"][name_of(kTracedOps[i])] = totals_json(summary.ops[i]);
-  }
-  json["all"] = totals_json(summary.all);
-  json["paths"] = Ordered::object();
-  for (std::size_t i = 0; i < kPathRows.size(); ++i) {
-    const PathTotals& path = summary.paths[i];
-    json["paths"][kPathRows[i]] = {{"tensors", path.tensors},
-                                   {"input_bytes", path.input_bytes},
-                                   {"output_bytes", path.output_bytes}};
-  }
-  json["biggest"] = Ordered::array();
-  for (const BigOp& big : summary.biggest) {
-    json["biggest"].push_back({{"seq", big.seq},
-                               {"run", big.run},
-                               {"op", name_of(big.op)},
-                               {"layer", big.layer ? Ordered(*big.layer) : Ordered()},
-                               {"shapes", big.shapes},
-                               {"bytes", big.bytes},
-                               {"path", big.path ? Ordered(path_text(big.path)) : Ordered()},
-                               {"total_ns", big.total_ns}});
-  }
-  json["cut"] = summary.cut.empty() ? Ordered() : Ordered(summary.cut);
-  return json.dump(-1, ' ', false, Ordered::error_handler_t::replace);
+std::string show_markdown(const TraceFileSummary& summary) {
+  std::string text = header_markdown(summary) + ops_table({summary}).markdown();
+  Table paths({left("path"), "tensors", "to the server", "back", "both"});
+  visit_paths(summary, [&](std::string_view name, const PathSnapshot& sums) {
+    if (tensors_of(sums) == 0) return;
+    paths.add({name, tensors_of(sums), Cell::size(sums.sent.bytes), Cell::size(sums.received.bytes),
+               Cell::size(add_saturating(sums.sent.bytes, sums.received.bytes))});
+  });
+  text += '\n' + paths.markdown() + '\n';
+  text += summary.header.source == TraceSource::kSynthesised
+              ? "A synthesised trace has no times.\n\n"
+              : shares_markdown(summary);
+  return text + "Biggest ops:\n\n" + biggest_table(summary).markdown();
 }
 
-Result<std::string> show(const std::vector<std::string>& files, Form form) {
-  std::vector<TraceSummary> summaries;
+JsonObject summary_json(const TraceFileSummary& summary) {
+  JsonObject ops;
+  for (const Op op : kComputeOps) {
+    if (summary.ops[op].calls != 0) ops.add(name_of(op), sums_json(summary.ops[op]));
+  }
+  JsonObject paths;
+  visit_paths(summary, [&](std::string_view name, const PathSnapshot& sums) {
+    paths.add(name, JsonObject()
+                        .add("tensors", tensors_of(sums))
+                        .add("input_bytes", sums.sent.bytes)
+                        .add("output_bytes", sums.received.bytes));
+  });
+  return JsonObject()
+      .add("file", summary.file)
+      .add("header", header_json(summary.header))
+      .add("records", summary.all.calls)
+      .add("wall_ns", summary.header.wall_ns)
+      .add("under_way_ns", summary.busy.busy_ns())
+      .add("tee_between_ns", summary.between_ns())
+      .add("shares", shares_json(Shares(summary)))
+      .add("ops", ops)
+      .add("all", sums_json(summary.all))
+      .add("paths", paths)
+      .add("biggest", biggest_table(summary).json())
+      .add("cut", summary.cut.empty() ? std::nullopt : std::optional(summary.cut));
+}
+
+Result<std::string> show(const std::vector<std::string>& files, OutputForm form) {
+  std::vector<TraceFileSummary> summaries;
   for (const std::string& file : files) {
-    ASSIGN_OR_RETURN(TraceSummary summary, summarise(file));
+    ASSIGN_OR_RETURN(TraceFileSummary summary, summarise_trace(file));
     if (!summary.cut.empty()) log_warning(summary.cut);
     summaries.push_back(std::move(summary));
   }
-  if (form == Form::kCsv) return show_csv(summaries);
   std::string text;
-  for (const TraceSummary& summary : summaries) {
-    if (!text.empty()) text += form == Form::kJson ? "," : "\n";
-    text += form == Form::kJson ? summary_json(summary) : show_markdown(summary);
+  std::vector<JsonObject> objects;
+  switch (form) {
+    case OutputForm::kCsv:
+      return ops_table(summaries).csv();
+    case OutputForm::kJson:
+      for (const TraceFileSummary& summary : summaries) objects.push_back(summary_json(summary));
+      return JsonObject().add("traces", objects).line();
+    case OutputForm::kMarkdown:
+      for (const TraceFileSummary& summary : summaries) {
+        if (!text.empty()) text += '\n';
+        text += show_markdown(summary);
+      }
+      break;
   }
-  return form == Form::kJson ? "{\"traces\":[" + text + "]}\n" : text;
+  return text;
 }
 
 }  // namespace airlock::trace

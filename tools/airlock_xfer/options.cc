@@ -110,9 +110,8 @@ CommandOption declare(const CommandOptions& command, Options& options, SizeRange
                "a row ends after this time, though not before 3 iterations (2)");
   command.number("--timeout-ms", timeout_ms, kMinTimeoutMs, kMaxTimeoutMs,
                  "longest wait for the peer; one second more for each 64 MiB of a message (10000)");
-  const CommandOption format =
-      command.choice("-o,--output", options.format, "md, csv or json (md)");
-  (void)command.flag("--json", json, "the same as -o json").excludes(format);
+  const CommandOption form = command.choice("-o,--output", options.form, "md, csv or json (md)");
+  (void)command.flag("--json", json, "the same as -o json").excludes(form);
   return step;
 }
 
@@ -151,7 +150,7 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   if (Status planned = plan(step, range, options); !planned.ok()) {
     return line.refuse(planned.message());
   }
-  if (json) options.format = Format::kJson;
+  if (json) options.form = OutputForm::kJson;
   options.timeout = std::chrono::milliseconds(timeout_ms);
   options.command = fmt::format("{}", fmt::join(argv, argv + argc, " "));
   return std::optional<Options>(std::move(options));

@@ -12,13 +12,13 @@
 #include "proto/limits.h"
 #include "proto/path.h"
 #include "proto/ring.h"
+#include "runtime/text/output_form.h"
 #include "tools/airlock_xfer/cpu_pin.h"
 
 namespace airlock::xfer {
 
 enum class PathAsked : std::uint8_t { kRing, kZmq, kAuto };
 enum class Mode : std::uint8_t { kEcho, kStream };
-enum class Format : std::uint8_t { kMd, kCsv, kJson };
 enum class ZmqTransport : std::uint8_t { kIpc, kTcp };
 
 constexpr std::string_view name_of(PathAsked path) {
@@ -39,18 +39,6 @@ constexpr std::string_view name_of(Mode mode) {
       return "echo";
     case Mode::kStream:
       return "stream";
-  }
-  return {};
-}
-
-constexpr std::string_view name_of(Format format) {
-  switch (format) {
-    case Format::kMd:
-      return "md";
-    case Format::kCsv:
-      return "csv";
-    case Format::kJson:
-      return "json";
   }
   return {};
 }
@@ -83,7 +71,7 @@ struct Options {
   std::optional<CpuPair> cpus;  // nullopt: wherever the system puts them
   double max_seconds = 2;
   std::chrono::milliseconds timeout{10000};
-  Format format = Format::kMd;
+  OutputForm form = OutputForm::kMarkdown;
   std::string command;  // as it was given
 };
 

@@ -70,7 +70,7 @@ Facts describe(const Options& options) {
           {"x memcpy", "time of one way over that of one memcpy of the size in this process"}};
 }
 
-Status measure_all(const Options& options, Pair& pair, Table& table, std::vector<Row>& rows) {
+Status measure_all(const Options& options, Pair& pair, ResultTable& table, std::vector<Row>& rows) {
   Meter meter(pair, options);
   for (const std::size_t bytes : options.sizes) {
     for (const PathAsked path : options.paths) {
@@ -101,7 +101,8 @@ Status check_rows(const std::vector<Row>& rows) {
 
 }  // namespace
 
-Outcome run(const Options& options, const Table::Sink& sink, int signal_fd, const Hooks& hooks) {
+Outcome run(const Options& options, const ResultTable::Sink& sink, int signal_fd,
+            const Hooks& hooks) {
   Outcome outcome;
   outcome.status = check_memory(options);
   if (!outcome.status.ok()) return outcome;
@@ -110,7 +111,7 @@ Outcome run(const Options& options, const Table::Sink& sink, int signal_fd, cons
     outcome.status = pair.status();
     return outcome;
   }
-  Table table(options.format, sink);
+  ResultTable table(options.form, sink);
   table.begin(describe(options));
   outcome.status = measure_all(options, **pair, table, outcome.rows);
   if (outcome.status.ok()) outcome.status = check_rows(outcome.rows);

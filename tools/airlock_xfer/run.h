@@ -17,7 +17,7 @@ struct Outcome {
 /// The whole benchmark: forks the peer, measures each (size, path), writes the table to `sink` also
 /// where it ends early. Call it while the process has one thread. `signal_fd`: a signalfd that ends
 /// the run, or -1.
-Outcome run(const Options& options, const Table::Sink& sink, int signal_fd = -1,
+Outcome run(const Options& options, const ResultTable::Sink& sink, int signal_fd = -1,
             const Hooks& hooks = {});
 
 }  // namespace airlock::xfer

@@ -3,78 +3,40 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "runtime/json/writer.h"
+#include "runtime/text/table.h"
 #include "tools/airlock_xfer/plan.h"
 
 namespace airlock::xfer {
 namespace {
 
 constexpr int kSchemaVersion = 1;
-constexpr std::size_t kColumns = 11;
-constexpr std::array<std::string_view, kColumns> kTitles{
-    "bytes",  "path",   "taken", "iterations", "p50 us", "p90 us",
-    "p99 us", "max us", "GB/s",  "x memcpy",   "#wrong"};
-constexpr std::array<std::string_view, kColumns> kCsvTitles{
-    "bytes",  "path",   "taken",    "iterations",   "p50_us",     "p90_us",
-    "p99_us", "max_us", "gb_per_s", "memcpy_ratio", "wrong_bytes"};
-constexpr std::array<int, kColumns> kWidths{10, 4, 5, 10, 10, 10, 10, 10, 7, 9, 6};
+const std::vector<Column>& columns() {
+  static const std::vector<Column> kColumns = {
+      {"bytes", "", 10},           left("path", "", 4),
+      left("taken", "", 5),        {"iterations", "", 10},
+      {"p50 us", "p50_us", 10},    {"p90 us", "p90_us", 10},
+      {"p99 us", "p99_us", 10},    {"max us", "max_us", 10},
+      {"GB/s", "gb_per_s", 7},     {"x memcpy", "memcpy_ratio", 9},
+      {"#wrong", "wrong_bytes", 6}};
+  return kColumns;
+}
 
 /// Three digits after the point where they mean something.
-std::string us(double ns) {
-  return ns < 1e6 ? fmt::format("{:.3f}", ns / 1e3) : fmt::format("{:.1f}", ns / 1e3);
-}
+Cell us(double ns) { return Cell::real(ns / 1e3, ns < 1e6 ? 3 : 1); }
 
-std::array<std::string, kColumns> cells(const Row& row) {
-  std::array<std::string, kColumns> out;
-  out.fill("n/a");
-  out[0] = std::to_string(row.bytes);
-  out[1] = std::string(name_of(row.asked));
-  if (!row.measured.has_value()) return out;
-  const Measured& m = *row.measured;
-  out[2] = m.taken;
-  out[3] = std::to_string(m.iterations);
-  out[4] = us(m.p50_ns);
-  out[5] = us(m.p90_ns);
-  out[6] = us(m.p99_ns);
-  out[7] = us(m.max_ns);
-  out[8] = fmt::format("{:.3f}", gb_per_s(row));
-  out[9] = fmt::format("{:.2f}", m.memcpy_ratio());
-  out[10] = std::to_string(m.wrong_bytes);
-  return out;
-}
-
-template <typename Cells>
-std::string md_line(const Cells& cells) {
-  std::string line = "|";
-  for (std::size_t i = 0; i < kColumns; ++i) {
-    const bool is_text = i == 1 || i == 2;
-    line += is_text ? fmt::format(" {:<{}} |", cells[i], kWidths[i])
-                    : fmt::format(" {:>{}} |", cells[i], kWidths[i]);
+Cells cells_of(const Row& row) {
+  Cells cells = {row.bytes, name_of(row.asked)};
+  if (row.measured.has_value()) {
+    const Measured& m = *row.measured;
+    cells.insert(cells.end(),
+                 {m.taken, m.iterations, us(m.p50_ns), us(m.p90_ns), us(m.p99_ns), us(m.max_ns),
+                  Cell::real(gb_per_s(row), 3), Cell::real(m.memcpy_ratio(), 2), m.wrong_bytes});
   }
-  return line + "\n";
-}
-
-std::string md_rule() {
-  std::string line = "|";
-  for (std::size_t i = 0; i < kColumns; ++i) {
-    const bool is_text = i == 1 || i == 2;
-    line += is_text ? fmt::format(" {:-<{}} |", "", kWidths[i])
-                    : fmt::format(" {:-<{}}: |", "", kWidths[i] - 1);
-  }
-  return line + "\n";
-}
-
-template <typename Cells>
-std::string csv_line(const Cells& cells) {
-  std::string line;
-  for (std::size_t i = 0; i < kColumns; ++i) {
-    line += i == 0 ? "" : ",";
-    line += cells[i];
-  }
-  return line + "\n";
+  cells.resize(columns().size(), "n/a");
+  return cells;
 }
 
 /// The row of each path with the highest GB/s, in the order in which the paths were asked for.
@@ -111,25 +73,21 @@ std::pair<std::size_t, std::size_t> rows_on_one_cpu(const std::vector<Row>& rows
 }
 
 JsonObject row_json(const Row& row) {
-  JsonObject json;
-  json.add("bytes", row.bytes)
-      .add("path", name_of(row.asked))
-      .add("carried", row.measured.has_value());
+  JsonObject json = {
+      {"bytes", row.bytes}, {"path", name_of(row.asked)}, {"carried", row.measured.has_value()}};
   if (!row.measured.has_value()) return json;
   const Measured& m = *row.measured;
-  return json.add("taken", m.taken)
-      .add("iterations", m.iterations)
-      .add("latency_ns", JsonObject()
-                             .add("p50", m.p50_ns)
-                             .add("p90", m.p90_ns)
-                             .add("p99", m.p99_ns)
-                             .add("max", m.max_ns))
-      .add("one_way_ns", m.one_way_ns)
-      .add("gb_per_s", gb_per_s(row))
-      .add("memcpy_ns", m.memcpy_ns)
-      .add("memcpy_ratio", m.memcpy_ratio())
-      .add("wrong_bytes", m.wrong_bytes)
-      .add("same_cpu_share", m.same_cpu_share);
+  json.add("taken", m.taken);
+  json.add("iterations", m.iterations);
+  json.add("latency_ns",
+           JsonObject{{"p50", m.p50_ns}, {"p90", m.p90_ns}, {"p99", m.p99_ns}, {"max", m.max_ns}});
+  json.add("one_way_ns", m.one_way_ns);
+  json.add("gb_per_s", gb_per_s(row));
+  json.add("memcpy_ns", m.memcpy_ns);
+  json.add("memcpy_ratio", m.memcpy_ratio());
+  json.add("wrong_bytes", m.wrong_bytes);
+  json.add("same_cpu_share", m.same_cpu_share);
+  return json;
 }
 
 }  // namespace
@@ -144,38 +102,35 @@ double gb_per_s(const Row& row) {
   return static_cast<double>(row.bytes) / row.measured->one_way_ns;
 }
 
-void Table::begin(const Facts& facts) {
+void ResultTable::begin(const Facts& facts) {
   facts_ = facts;
-  if (format_ == Format::kJson) return;
+  if (form_ == OutputForm::kJson) return;
   for (const auto& [name, text] : facts) sink_(fmt::format("# {}: {}\n", name, text));
-  if (format_ == Format::kCsv) {
-    sink_(csv_line(kCsvTitles));
-  } else {
-    sink_(fmt::format("\n{}{}", md_line(kTitles), md_rule()));
-  }
+  const Table table(columns());
+  sink_(form_ == OutputForm::kCsv ? table.csv_head() : '\n' + table.markdown_head());
 }
 
-void Table::add(const Row& row) {
+void ResultTable::add(const Row& row) {
   rows_.push_back(row);
-  if (format_ == Format::kCsv) sink_(csv_line(cells(row)));
-  if (format_ == Format::kMd) sink_(md_line(cells(row)));
+  if (form_ == OutputForm::kCsv) sink_(csv_line(cells_of(row)));
+  if (form_ == OutputForm::kMarkdown) sink_(Table(columns()).markdown_row(cells_of(row)));
 }
 
-void Table::finish(const Status& end) {
-  if (format_ == Format::kJson) {
+void ResultTable::finish(const Status& end) {
+  if (form_ == OutputForm::kJson) {
     write_json(end);
   } else {
     summarize(end);
   }
 }
 
-void Table::summarize(const Status& end) {
+void ResultTable::summarize(const Status& end) {
   std::string text;
   for (const Row& row : peaks(rows_)) {
     text += fmt::format("{}{} {:.3f} GB/s at {}", text.empty() ? "" : ", ", name_of(row.asked),
                         gb_per_s(row), size_text(row.bytes));
   }
-  if (format_ == Format::kMd) sink_("\n");
+  if (form_ == OutputForm::kMarkdown) sink_("\n");
   sink_(fmt::format("# peak: {}\n", text.empty() ? "nothing was measured" : text));
   sink_(fmt::format("# wrong bytes: {}\n", all_wrong(rows_)));
   const auto [shared, measured] = rows_on_one_cpu(rows_);
@@ -188,23 +143,17 @@ void Table::summarize(const Status& end) {
   if (!end.ok()) sink_(fmt::format("# ended early or failed: {}\n", end.message()));
 }
 
-void Table::write_json(const Status& end) {
+void ResultTable::write_json(const Status& end) {
   JsonObject run;
   for (const auto& [name, text] : facts_) run.add(name, text);
   std::vector<JsonObject> rows;
   for (const Row& row : rows_) rows.push_back(row_json(row));
   JsonObject peak;
-  for (const Row& row : peaks(rows_)) {
-    peak.add(name_of(row.asked),
-             JsonObject().add("bytes", row.bytes).add("gb_per_s", gb_per_s(row)));
-  }
-  JsonObject json;
-  json.add("schema_version", kSchemaVersion)
-      .add("run", run)
-      .add("rows", rows)
-      .add("peak", peak)
-      .add("wrong_bytes", all_wrong(rows_))
-      .add("ok", end.ok());
+  for (const Row& row : peaks(rows_))
+    peak.add(name_of(row.asked), JsonObject{{"bytes", row.bytes}, {"gb_per_s", gb_per_s(row)}});
+  JsonObject json = {
+      {"schema_version", kSchemaVersion}, {"run", run},    {"rows", rows}, {"peak", peak},
+      {"wrong_bytes", all_wrong(rows_)},  {"ok", end.ok()}};
   if (!end.ok()) json.add("error", end.message());
   sink_(json.indented() + "\n");
 }

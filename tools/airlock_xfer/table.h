@@ -47,10 +47,10 @@ using Facts = std::vector<std::pair<std::string, std::string>>;
 
 /// Writes the rows as they come (md, csv) or all at the end (json), so that what was measured
 /// before a failure is shown. One thread.
-class Table {
+class ResultTable {
  public:
   using Sink = std::function<void(std::string_view)>;
-  Table(Format format, Sink sink) : format_(format), sink_(std::move(sink)) {}
+  ResultTable(OutputForm form, Sink sink) : form_(form), sink_(std::move(sink)) {}
 
   void begin(const Facts& facts);
   void add(const Row& row);
@@ -61,7 +61,7 @@ class Table {
   void summarize(const Status& end);
   void write_json(const Status& end);
 
-  Format format_;
+  OutputForm form_;
   Sink sink_;
   Facts facts_;
   std::vector<Row> rows_;

@@ -43,8 +43,6 @@ TEST(ReportFormat, shows_three_digits) {
   EXPECT_EQ(human_bytes(1023), "1023 B");
   EXPECT_EQ(human_bytes(23'328'000), "22.2 MiB");
   EXPECT_EQ(grouped(1'234'567), "1\u202f234\u202f567");
-  EXPECT_EQ(percent(1, 8), "12.5 %");
-  EXPECT_EQ(percent(0, 0), "-");
 }
 
 TEST(ReportTicks, are_round_and_reach_the_greatest) {

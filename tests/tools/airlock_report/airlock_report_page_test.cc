@@ -4,7 +4,8 @@
 #include <set>
 #include <string>
 
-#include "tests/tools/airlock_report/samples.h"
+#include "tests/stats/sample_reports.h"
+#include "tests/trace/sample_trace.h"
 #include "tools/airlock_report/page.h"
 
 namespace airlock::report {
@@ -15,11 +16,21 @@ using testing::Not;
 
 constexpr std::string_view kScript = "<script>alert(1)</script>";
 
-TraceSummary sample_trace(TraceHeader header = sample_header(), std::string cut = {}) {
-  TraceSummarizer summarizer(header, {});
-  summarizer.add(sample_record(0, 0, 1000));
-  summarizer.add(sample_record(1, 5000, 2000, Path::kZmq));
-  return summarizer.finish(std::move(cut));
+ReportedTrace trace_of(const std::vector<TraceRecord>& records,
+                       const TraceHeader& header = sample_header()) {
+  ReportedTrace trace(TraceFileSummary("t", header), Bins(64));
+  for (const TraceRecord& record : records) {
+    trace.add(record);
+    trace.bins.add(record.start_ns, record.end_ns(), record);
+  }
+  return trace;
+}
+
+ReportedTrace sample_trace(const TraceHeader& header = sample_header(), std::string cut = {}) {
+  ReportedTrace trace =
+      trace_of({sample_record(0, 0, 1000), sample_record(1, 5000, 2000, Path::kZmq)}, header);
+  trace.cut = std::move(cut);
+  return trace;
 }
 
 std::string page_of(const std::vector<Input>& inputs) {
@@ -127,10 +138,8 @@ TEST(ReportPage, does_not_compare_a_runner_that_has_no_session_of_its_own) {
 }
 
 TEST(ReportPage, names_each_number_once_where_a_trace_has_a_seq_twice) {
-  TraceSummarizer summarizer(sample_header(), {});
-  summarizer.add(sample_record(7, 0, 1000));
-  summarizer.add(sample_record(7, 5000, 2000));
-  const std::string page = page_of({{"t", summarizer.finish({})}});
+  const std::string page =
+      page_of({{"t", trace_of({sample_record(7, 0, 1000), sample_record(7, 5000, 2000)})}});
   EXPECT_THAT(page, HasSubstr(cell("inputs.0.by_time.0.total_ns", 2000)));
   EXPECT_THAT(page, HasSubstr(cell("inputs.0.by_time.1.total_ns", 1000)));
   std::set<std::string> keys;
@@ -156,8 +165,7 @@ TEST(ReportPage, says_what_a_trace_lacks) {
 TEST(ReportPage, of_an_empty_trace_and_empty_statistics_is_whole) {
   SideReport nothing;
   nothing.side = "tee_runner";
-  TraceSummarizer summarizer(sample_header(), {});
-  const std::string page = page_of({{"r", nothing}, {"t", summarizer.finish({})}});
+  const std::string page = page_of({{"r", nothing}, {"t", trace_of({})}});
   EXPECT_TRUE(page.ends_with("</html>\n"));
   EXPECT_THAT(page, HasSubstr("This trace has no times"));
 }

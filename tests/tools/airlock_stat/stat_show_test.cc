@@ -16,11 +16,11 @@ CountersSnapshot serving() {
   CountersSnapshot snapshot;
   snapshot.report.side = "gpu_server";
   snapshot.report.wall_ns = 1'500'000'000;
-  snapshot.endpoint = "ipc:///x/ctl";
+  snapshot.server.endpoint = "ipc:///x/ctl";
   snapshot.pid = 42;
   snapshot.alive = true;
   snapshot.heartbeat_age_ns = 100'000'000;
-  snapshot.max_clients = 8;
+  snapshot.server.max_clients = 8;
   return snapshot;
 }
 
@@ -48,7 +48,7 @@ TEST(StatShow, tells_a_server_that_hangs_from_one_that_was_killed) {
 TEST(StatShow, json_is_the_report_with_the_live_part) {
   const CountersSnapshot snapshot = serving();
   auto json =
-      nlohmann::json::parse(show(snapshot, StatSource::Scope::kWholeServer, StatFormat::kJson));
+      nlohmann::json::parse(show(snapshot, StatSource::Scope::kWholeServer, OutputForm::kJson));
   EXPECT_EQ(json["live"]["state"], "serving");
   EXPECT_EQ(json["live"]["pid"], 42);
   json.erase("live");
@@ -57,17 +57,17 @@ TEST(StatShow, json_is_the_report_with_the_live_part) {
 
 TEST(StatShow, says_that_figures_are_of_one_session_only) {
   const CountersSnapshot snapshot = serving();
-  EXPECT_THAT(show(snapshot, StatSource::Scope::kOwnSession, StatFormat::kTable),
+  EXPECT_THAT(show(snapshot, StatSource::Scope::kOwnSession, OutputForm::kMarkdown),
               HasSubstr("that session's figures only"));
   const auto json =
-      nlohmann::json::parse(show(snapshot, StatSource::Scope::kOwnSession, StatFormat::kJson));
+      nlohmann::json::parse(show(snapshot, StatSource::Scope::kOwnSession, OutputForm::kJson));
   EXPECT_EQ(json["live"]["scope"], "own session");
 }
 
 TEST(StatShow, warns_of_sums_that_are_not_settled) {
   CountersSnapshot snapshot = serving();
   const auto table = [&] {
-    return show(snapshot, StatSource::Scope::kWholeServer, StatFormat::kTable);
+    return show(snapshot, StatSource::Scope::kWholeServer, OutputForm::kMarkdown);
   };
   EXPECT_THAT(table(), Not(HasSubstr("twice")));
   snapshot.settled = false;
@@ -78,7 +78,7 @@ TEST(StatOptions, watch_takes_seconds_or_one) {
   EXPECT_FALSE((*parse({}))->watch.has_value());
   EXPECT_EQ((*parse({"--watch"}))->watch, std::chrono::seconds(1));
   EXPECT_EQ((*parse({"--watch", "0.5", "-o", "json"}))->watch, std::chrono::milliseconds(500));
-  EXPECT_EQ((*parse({"--watch", "-o", "json"}))->format, StatFormat::kJson);
+  EXPECT_EQ((*parse({"--watch", "-o", "json"}))->form, OutputForm::kJson);
 }
 
 TEST(StatOptions, refuses_what_it_cannot_parse) {

@@ -63,7 +63,7 @@ void expect_decodes(const Imported& imported) {
     EXPECT_EQ(*decoded, record);
     EXPECT_EQ(record.seq, i);
     EXPECT_EQ(record.start_ns, end_ns);
-    end_ns += record.total_ns;
+    end_ns += record.times.total_ns;
   }
 }
 
@@ -184,11 +184,11 @@ TEST(Import, splits_a_call_into_parts_that_sum_to_its_total) {
     const auto imported = import_text(line_of(1, "Embedding", parts.numbers), tiny_choice());
     ASSERT_TRUE(imported.ok()) << imported.status().message();
     const TraceRecord& record = imported->records.at(0);
-    EXPECT_EQ(record.total_ns, parts.total);
-    EXPECT_EQ(record.tee_ns, parts.tee);
-    EXPECT_EQ(record.wire_ns, parts.wire);
-    EXPECT_EQ(record.queue_ns, 0U);
-    EXPECT_EQ(record.server_ns, parts.server);
+    EXPECT_EQ(record.times.total_ns, parts.total);
+    EXPECT_EQ(record.times.tee_ns, parts.tee);
+    EXPECT_EQ(record.times.wire_ns, parts.wire);
+    EXPECT_EQ(record.times.queue_ns, 0U);
+    EXPECT_EQ(record.times.server_ns, parts.server);
   }
 }
 

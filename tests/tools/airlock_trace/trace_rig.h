@@ -47,16 +47,17 @@ inline Trace timed_trace(std::int64_t tokens, std::uint64_t runs = 1,
   std::uint64_t start_ns = 500;
   for (TraceRecord& record : trace.records) {
     record.start_ns = start_ns;
-    record.tee_ns = 101 + record.seq;
-    record.wire_ns = 2003;
-    record.queue_ns = record.seq % 3 == 0 ? 0 : 40;
-    record.server_ns = 5000;
-    record.total_ns = record.tee_ns + record.wire_ns + record.queue_ns + record.server_ns;
+    record.times.tee_ns = 101 + record.seq;
+    record.times.wire_ns = 2003;
+    record.times.queue_ns = record.seq % 3 == 0 ? 0 : 40;
+    record.times.server_ns = 5000;
+    record.times.total_ns =
+        record.times.tee_ns + record.times.wire_ns + record.times.queue_ns + record.times.server_ns;
     record.slots_in_use = 1;
-    start_ns += record.total_ns + 1000 - overlap_ns;
+    start_ns += record.times.total_ns + 1000 - overlap_ns;
   }
   header.records = trace.records.size();
-  header.wall_ns = trace.records.back().start_ns + trace.records.back().total_ns + 300;
+  header.wall_ns = trace.records.back().start_ns + trace.records.back().times.total_ns + 300;
   return trace;
 }
 

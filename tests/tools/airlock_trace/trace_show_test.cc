@@ -24,48 +24,55 @@ TEST(Summary, adds_up_ops_and_paths) {
   const TempFolder folder;
   const Trace trace = timed_trace(64, 2);
   test::write(trace, folder.path("t"));
-  const auto summary = summarise(folder.path("t"));
+  const auto summary = summarise_trace(folder.path("t"));
   ASSERT_TRUE(summary.ok()) << summary.status().message();
-  OpTotals all;
-  std::uint64_t bytes = 0, calls = 0;
-  for (const TraceRecord& record : trace.records) all.add(record);
-  for (const OpTotals& op : summary->ops) calls += op.calls;
-  for (const PathTotals& path : summary->paths) bytes += path.bytes();
+  std::uint64_t total_ns = 0, bytes = 0, calls = 0, bytes_by_path = 0;
+  for (const TraceRecord& record : trace.records) {
+    total_ns += record.times.total_ns;
+    bytes += record.bytes();
+  }
+  for (const OpSums& op : summary->ops) calls += op.calls;
+  for (const PathSnapshot& path : summary->paths) {
+    bytes_by_path += path.sent.bytes + path.received.bytes;
+  }
+  const OpSums& all = summary->all;
+  const OpTimes& times = all.times;
   EXPECT_EQ(calls, trace.records.size());
-  EXPECT_EQ(summary->all.total_ns, all.total_ns);
-  EXPECT_EQ(
-      summary->all.tee_ns + summary->all.wire_ns + summary->all.queue_ns + summary->all.server_ns,
-      all.total_ns);
-  EXPECT_EQ(bytes, all.input_bytes + all.output_bytes);
-  EXPECT_GT(summary->paths[path_row(Path::kZmq)].bytes(), 0U);
-  EXPECT_EQ(summary->under_way_ns(), all.total_ns);  // none overlap
-  EXPECT_EQ(summary->between_ns(), *trace.header.wall_ns - all.total_ns);
+  EXPECT_EQ(all.calls, trace.records.size());
+  EXPECT_EQ(all.call_ns.count(), trace.records.size());
+  EXPECT_EQ(times.total_ns, total_ns);
+  EXPECT_EQ(times.tee_ns + times.wire_ns + times.queue_ns + times.server_ns, total_ns);
+  EXPECT_EQ(all.bytes(), bytes);
+  EXPECT_EQ(bytes_by_path, bytes);
+  EXPECT_GT(summary->paths[Path::kZmq].sent.bytes, 0U);
+  EXPECT_EQ(summary->busy.busy_ns(), total_ns);  // none overlap
+  EXPECT_EQ(summary->between_ns(), *trace.header.wall_ns - total_ns);
 }
 
 TEST(Summary, counts_time_once_where_ops_overlap) {
   const TempFolder folder;
   const Trace trace = timed_trace(64, 1, 4000);  // each begins before the last has ended
   test::write(trace, folder.path("t"));
-  const auto summary = summarise(folder.path("t"));
+  const auto summary = summarise_trace(folder.path("t"));
   ASSERT_TRUE(summary.ok());
   const TraceRecord& last = trace.records.back();
-  EXPECT_EQ(summary->under_way_ns(),
-            last.start_ns + last.total_ns - trace.records.front().start_ns);
-  EXPECT_LT(summary->under_way_ns(), summary->all.total_ns);
+  EXPECT_EQ(summary->busy.busy_ns(),
+            last.start_ns + last.times.total_ns - trace.records.front().start_ns);
+  EXPECT_LT(summary->busy.busy_ns(), summary->all.times.total_ns);
 }
 
 TEST(Summary, keeps_the_ops_that_took_longest) {
   const TempFolder folder;
   Trace trace = timed_trace(64);
-  trace.records[7].wire_ns += 1'000'000;
-  trace.records[7].total_ns += 1'000'000;
+  trace.records[7].times.wire_ns += 1'000'000;
+  trace.records[7].times.total_ns += 1'000'000;
   test::write(trace, folder.path("t"));
-  const auto summary = summarise(folder.path("t"));
+  const auto summary = summarise_trace(folder.path("t"));
   ASSERT_TRUE(summary.ok());
-  ASSERT_EQ(summary->biggest.size(), kBigOps);
-  EXPECT_EQ(summary->biggest[0].seq, 7U);
+  ASSERT_EQ(summary->by_time.size(), kBigOps);
+  EXPECT_EQ(summary->by_time[0].seq, 7U);
   for (std::size_t i = 1; i < kBigOps; ++i) {
-    EXPECT_GE(summary->biggest[i - 1].total_ns, summary->biggest[i].total_ns);
+    EXPECT_GE(summary->by_time[i - 1].times.total_ns, summary->by_time[i].times.total_ns);
   }
 }
 
@@ -75,14 +82,14 @@ TEST(Summary, survives_times_whose_sum_wraps) {
   const std::uint64_t year = 366ULL * 24 * 3600 * 1'000'000'000;
   for (TraceRecord& record : trace.records) {
     record.start_ns = 0;
-    record.total_ns = record.server_ns = year;
-    record.tee_ns = record.wire_ns = record.queue_ns = 0;
+    record.times.total_ns = record.times.server_ns = year;
+    record.times.tee_ns = record.times.wire_ns = record.times.queue_ns = 0;
   }
   test::write(trace, folder.path("t"));
-  const auto summary = summarise(folder.path("t"));
+  const auto summary = summarise_trace(folder.path("t"));
   ASSERT_TRUE(summary.ok());
-  EXPECT_EQ(summary->all.server_ns, std::numeric_limits<std::uint64_t>::max());
-  EXPECT_EQ(summary->under_way_ns(), year);
+  EXPECT_EQ(summary->all.times.server_ns, std::numeric_limits<std::uint64_t>::max());
+  EXPECT_EQ(summary->busy.busy_ns(), year);
 }
 
 TEST(Show, says_the_same_in_each_form) {
@@ -90,9 +97,9 @@ TEST(Show, says_the_same_in_each_form) {
   const Trace trace = timed_trace(64);
   test::write(trace, folder.path("t"));
   const std::string file = folder.path("t");
-  const auto md = show({file}, Form::kMd);
-  const auto csv = show({file, file}, Form::kCsv);
-  const auto text = show({file, file}, Form::kJson);
+  const auto md = show({file}, OutputForm::kMarkdown);
+  const auto csv = show({file, file}, OutputForm::kCsv);
+  const auto text = show({file, file}, OutputForm::kJson);
   ASSERT_TRUE(md.ok() && csv.ok() && text.ok());
   EXPECT_THAT(*md, HasSubstr("| matmul "));
   EXPECT_THAT(*md, HasSubstr("TEE between ops"));
@@ -118,12 +125,12 @@ TEST(Show, tells_the_time_between_ops_only_where_it_is_known) {
   trace.header.wall_ns.reset();
   const auto between = [&] {
     test::write(trace, folder.path("t"));
-    return summarise(folder.path("t")).value().between_ns();
+    return summarise_trace(folder.path("t")).value().between_ns();
   };
   EXPECT_TRUE(between().has_value());  // a recording's starts were measured
   trace.header.source = TraceSource::kImported;
   EXPECT_EQ(between(), std::nullopt);
-  const auto md = show({folder.path("t")}, Form::kMd);
+  const auto md = show({folder.path("t")}, OutputForm::kMarkdown);
   ASSERT_TRUE(md.ok());
   EXPECT_THAT(*md, HasSubstr("Wall unknown; an op was under way"));
   trace.header.wall_ns = wall;
@@ -138,8 +145,8 @@ TEST(Show, does_not_pass_control_characters_on) {
   trace.header.model = "evil\x1b[2J\n\"";
   trace.header.build = "\xff";
   test::write(trace, folder.path("t"));
-  const auto md = show({folder.path("t")}, Form::kMd);
-  const auto json = show({folder.path("t")}, Form::kJson);
+  const auto md = show({folder.path("t")}, OutputForm::kMarkdown);
+  const auto json = show({folder.path("t")}, OutputForm::kJson);
   ASSERT_TRUE(md.ok() && json.ok());
   EXPECT_THAT(*md, Not(HasSubstr("\x1b")));
   EXPECT_TRUE(nlohmann::json::accept(*json));
@@ -150,7 +157,7 @@ TEST(Show, says_what_is_cut) {
   test::write(timed_trace(64), folder.path("t"));
   const std::string whole = read_file(folder.path("t"));
   write_file(folder.path("cut"), whole.substr(0, whole.size() * 2 / 3));
-  const auto summary = summarise(folder.path("cut"));
+  const auto summary = summarise_trace(folder.path("cut"));
   ASSERT_TRUE(summary.ok()) << summary.status().message();
   EXPECT_LT(summary->all.calls, 20U);
   EXPECT_GT(summary->all.calls, 0U);
@@ -165,7 +172,7 @@ TEST(Diff, finds_equal_traces_equal) {
   EXPECT_EQ(compared->compared, 20U);
   EXPECT_EQ(compared->differing, 0U);
   EXPECT_FALSE(compared->first.has_value());
-  const auto text = diff(folder.path("a"), folder.path("a"), Form::kJson);
+  const auto text = diff(folder.path("a"), folder.path("a"), OutputForm::kJson);
   ASSERT_TRUE(text.ok());
   const auto json = nlohmann::json::parse(*text);
   EXPECT_EQ(json["shapes"]["same"], true);
@@ -175,7 +182,7 @@ TEST(Diff, finds_equal_traces_equal) {
       EXPECT_EQ(figure["ratio"], 1.0) << figure;
     }
   }
-  EXPECT_THAT(*diff(folder.path("a"), folder.path("a"), Form::kMd),
+  EXPECT_THAT(*diff(folder.path("a"), folder.path("a"), OutputForm::kMarkdown),
               HasSubstr("The 20 ops have the same shapes and paths."));
 }
 
@@ -188,10 +195,10 @@ TEST(Diff, names_the_first_op_with_another_shape) {
   EXPECT_EQ(compared->first, 0U);
   EXPECT_EQ(compared->differing, 19U);  // the logits of the last token are the same
   EXPECT_EQ(compared->first_a, "embedding int32[64] -> fp32[64x128]");
-  for (const Form form : {Form::kMd, Form::kJson, Form::kCsv}) {
+  for (const OutputForm form : {OutputForm::kMarkdown, OutputForm::kJson, OutputForm::kCsv}) {
     const auto text = diff(folder.path("a"), folder.path("b"), form);
     ASSERT_TRUE(text.ok());
-    if (form == Form::kJson) {
+    if (form == OutputForm::kJson) {
       EXPECT_EQ(nlohmann::json::parse(*text)["shapes"]["first_difference"]["position"], 0);
     }
   }

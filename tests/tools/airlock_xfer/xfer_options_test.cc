@@ -52,11 +52,11 @@ TEST(Options, take_modes_and_formats) {
   EXPECT_EQ(options.mode, Mode::kStream);
   EXPECT_EQ(options.inflight, 8U);
   EXPECT_EQ(options.zmq, ZmqTransport::kTcp);
-  EXPECT_EQ(options.format, Format::kJson);
+  EXPECT_EQ(options.form, OutputForm::kJson);
   EXPECT_FALSE(options.check);
   EXPECT_EQ(options.timeout, std::chrono::milliseconds(500));
   EXPECT_EQ(options.max_seconds, 0.5);
-  EXPECT_EQ(parsed({"-o", "csv"}).format, Format::kCsv);
+  EXPECT_EQ(parsed({"-o", "csv"}).form, OutputForm::kCsv);
 }
 
 TEST(Options, are_refused_with_the_value_named) {

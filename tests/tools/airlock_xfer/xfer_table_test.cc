@@ -30,9 +30,9 @@ std::vector<Row> three_rows() {
           {4000, PathAsked::kZmq, std::nullopt}};
 }
 
-std::string text_of(Format format, const Status& end) {
+std::string text_of(OutputForm form, const Status& end) {
   std::string text;
-  Table table(format, [&text](std::string_view part) { text += part; });
+  ResultTable table(form, [&text](std::string_view part) { text += part; });
   table.begin({{"command", "airlock_xfer \"-b\" 1"}});
   for (const Row& row : three_rows()) table.add(row);
   table.finish(end);
@@ -48,8 +48,8 @@ TEST(Percentile, is_a_value_that_was_measured) {
   EXPECT_EQ(percentile({7}, 0.99), 7);
 }
 
-TEST(Table, writes_markdown) {
-  EXPECT_EQ(text_of(Format::kMd, {}),
+TEST(ResultTable, writes_markdown) {
+  EXPECT_EQ(text_of(OutputForm::kMarkdown, {}),
             "# command: airlock_xfer \"-b\" 1\n"
             "\n"
             "|      bytes | path | taken | iterations |     p50 us |     p90 us |     p99 us |     "
@@ -72,8 +72,8 @@ TEST(Table, writes_markdown) {
             "# wrong bytes: 0\n");
 }
 
-TEST(Table, writes_csv) {
-  EXPECT_EQ(text_of(Format::kCsv, {}),
+TEST(ResultTable, writes_csv) {
+  EXPECT_EQ(text_of(OutputForm::kCsv, {}),
             "# command: airlock_xfer \"-b\" 1\n"
             "bytes,path,taken,iterations,p50_us,p90_us,p99_us,max_us,gb_per_s,memcpy_ratio,"
             "wrong_bytes\n"
@@ -84,8 +84,8 @@ TEST(Table, writes_csv) {
             "# wrong bytes: 0\n");
 }
 
-TEST(Table, writes_json) {
-  const auto parsed = parse_json(text_of(Format::kJson, {}), "test");
+TEST(ResultTable, writes_json) {
+  const auto parsed = parse_json(text_of(OutputForm::kJson, {}), "test");
   ASSERT_TRUE(parsed.ok()) << parsed.status().message();
   EXPECT_EQ(parsed->find("schema_version")->integer, 1);
   EXPECT_EQ(parsed->find("run")->find("command")->text, "airlock_xfer \"-b\" 1");
@@ -107,25 +107,26 @@ TEST(Table, writes_json) {
   EXPECT_TRUE(parsed->find("ok")->boolean);
 }
 
-TEST(Table, says_why_it_ended_early) {
+TEST(ResultTable, says_why_it_ended_early) {
   const Status end(StatusCode::kUnavailable, "the peer died");
-  EXPECT_THAT(text_of(Format::kMd, end), HasSubstr("# ended early or failed: the peer died\n"));
-  const auto parsed = parse_json(text_of(Format::kJson, end), "test").value();
+  EXPECT_THAT(text_of(OutputForm::kMarkdown, end),
+              HasSubstr("# ended early or failed: the peer died\n"));
+  const auto parsed = parse_json(text_of(OutputForm::kJson, end), "test").value();
   EXPECT_FALSE(parsed.find("ok")->boolean);
   EXPECT_EQ(parsed.find("error")->text, "the peer died");
 }
 
-TEST(Table, shows_markdown_rows_before_the_end) {
+TEST(ResultTable, shows_markdown_rows_before_the_end) {
   std::string text;
-  Table table(Format::kMd, [&text](std::string_view part) { text += part; });
+  ResultTable table(OutputForm::kMarkdown, [&text](std::string_view part) { text += part; });
   table.begin({});
   table.add(three_rows()[0]);
   EXPECT_THAT(text, HasSubstr("|       1000 | ring |"));
 }
 
-TEST(Table, shows_bytes_that_were_wrong) {
+TEST(ResultTable, shows_bytes_that_were_wrong) {
   std::string text;
-  Table table(Format::kCsv, [&text](std::string_view part) { text += part; });
+  ResultTable table(OutputForm::kCsv, [&text](std::string_view part) { text += part; });
   Row row = three_rows()[0];
   row.measured->wrong_bytes = 17;
   table.begin({});
@@ -135,9 +136,9 @@ TEST(Table, shows_bytes_that_were_wrong) {
   EXPECT_THAT(text, HasSubstr("# wrong bytes: 17\n"));
 }
 
-TEST(Table, says_where_both_processes_shared_a_cpu) {
+TEST(ResultTable, says_where_both_processes_shared_a_cpu) {
   std::string text;
-  Table table(Format::kMd, [&text](std::string_view part) { text += part; });
+  ResultTable table(OutputForm::kMarkdown, [&text](std::string_view part) { text += part; });
   Row row = three_rows()[0];
   row.measured->same_cpu_share = 0.9;
   table.begin({});

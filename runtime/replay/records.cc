@@ -1,4 +1,4 @@
-#include "tee_runner/replay_trace.h"
+#include "runtime/replay/records.h"
 
 #include <fmt/format.h>
 

@@ -5,10 +5,11 @@
 #include <vector>
 
 #include "runtime/backend.h"
+#include "runtime/replay/counts.h"
+#include "runtime/replay/settings.h"
 #include "runtime/stats/transport_stats.h"
+#include "runtime/text/output_form.h"
 #include "runtime/trace/trace.h"
-#include "tee_runner/replay_counts.h"
-#include "tee_runner/replay_options.h"
 
 namespace airlock {
 
@@ -19,7 +20,7 @@ struct ReplayClientResult {
 
 /// What a replay gave, whole or in part. A plain value.
 struct ReplayResult {
-  ReplayOptions options;
+  ReplaySettings settings;
   TraceHeader trace;
   std::string cut;  // what the trace lacks
   BackendInfo server;
@@ -27,13 +28,14 @@ struct ReplayResult {
   bool same_paths = true;        // the session decides paths as the recorded one did
   bool complete = false;         // every client replayed everything
   std::vector<ReplayClientResult> clients;
-  TransportSnapshot transport;  // of all sessions
+  // Of all sessions.
+  TransportSnapshot transport;
 
-  /// All clients in one.
+  /// All clients in one; the paths of its replayed side are what the sessions counted.
   ReplayCounts sum() const;
 };
 
-/// The result in the form that options.output names, with a newline at its end.
-std::string format_replay(const ReplayResult& result);
+/// The result with a newline at its end.
+std::string format_replay(const ReplayResult& result, OutputForm form);
 
 }  // namespace airlock

@@ -10,11 +10,11 @@
 
 #include "base/status.h"
 #include "runtime/backend.h"
-#include "tee_runner/replay_counts.h"
-#include "tee_runner/replay_inputs.h"
-#include "tee_runner/replay_options.h"
-#include "tee_runner/replay_trace.h"
-#include "tee_runner/replay_verify.h"
+#include "runtime/replay/counts.h"
+#include "runtime/replay/inputs.h"
+#include "runtime/replay/records.h"
+#include "runtime/replay/settings.h"
+#include "runtime/replay/verify.h"
 
 namespace airlock {
 
@@ -32,17 +32,13 @@ struct ReplayParts {
   Backend& backend;
   RecordSource& records;
   const ReplayInputs& inputs;
-  const ReplayVerifier* verifier;  // null: outputs are not compared
+  // Null: outputs are not compared.
+  const ReplayVerifier* verifier;
   ReplayClock& clock;
   ReplayTally& tally;
-  /// Whether the server is there: asked while nothing is waited for but a recorded start.
+  // Whether the server is there: asked while nothing is waited for but a recorded start.
   std::function<Status()> check_server;
-};
-
-struct ReplaySettings {
-  ReplaySpeed speed = ReplaySpeed::kMax;
-  std::size_t repeat = 1;
-  std::size_t inflight = 1;
+  // The longest time for one op.
   std::chrono::milliseconds op_timeout{300000};
 };
 
@@ -51,6 +47,7 @@ struct ReplaySettings {
 /// when it was recorded. One thread.
 class Replay {
  public:
+  /// Of `settings` it takes speed, repeat and inflight.
   Replay(const ReplayParts& parts, const ReplaySettings& settings)
       : parts_(parts), settings_(settings) {}
 

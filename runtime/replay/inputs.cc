@@ -1,4 +1,4 @@
-#include "tee_runner/replay_inputs.h"
+#include "runtime/replay/inputs.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "tee_runner/replay.h"
+#include "runtime/replay/replay.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,7 +11,7 @@
 #include <string>
 
 #include "base/convert.h"
-#include "tests/tee_runner/replay_rig.h"
+#include "tests/replay/replay_rig.h"
 #include "tests/trace/temp_dir.h"
 
 namespace airlock {
@@ -69,7 +69,7 @@ TEST(Replay, asks_for_every_op_in_order) {
   Rig rig(records);
   ASSERT_TRUE(rig.run().ok());
   EXPECT_EQ(rig.backend.submitted, specs_of(records));
-  EXPECT_EQ(rig.counts().ops, records.size());
+  EXPECT_EQ(rig.counts().ops(), records.size());
 }
 
 TEST(Replay, streams_a_trace_that_is_too_long_to_keep) {
@@ -93,7 +93,7 @@ TEST(Replay, repeats_from_the_first_op) {
   EXPECT_EQ(rig.backend.submitted.size(), 3 * records.size());
   EXPECT_EQ(rig.backend.inputs0[0], rig.backend.inputs0[records.size()]);
   const ReplayCounts counts = rig.counts();
-  EXPECT_EQ(counts.recorded.sum().calls, counts.replayed.sum().calls);
+  EXPECT_EQ(counts.recorded.sums.all.calls, counts.replayed.sums.all.calls);
   EXPECT_EQ(counts.recorded.wall_ns, 3 * 1000 * records.size());
 }
 
@@ -149,7 +149,7 @@ TEST(Replay, notices_in_a_long_gap_that_the_server_is_gone) {
   EXPECT_THAT(status.message(), HasSubstr("it was killed"));
   EXPECT_THAT(rig.clock.sleeps, ElementsAre(100'001'000, 200'001'000, 300'001'000));
   EXPECT_EQ(rig.counts().replayed.idle_ns, 300'000'000U);
-  EXPECT_EQ(rig.counts().ops, 1U);
+  EXPECT_EQ(rig.counts().ops(), 1U);
 }
 
 TEST(Replay, does_not_wait_for_a_start_that_has_passed) {
@@ -182,7 +182,7 @@ TEST(Replay, names_the_op_that_failed_and_counts_those_before_it) {
   const Status status = rig.run(settings);
   EXPECT_EQ(status.code(), StatusCode::kUnavailable);
   EXPECT_THAT(status.message(), HasSubstr("op 4 ("));
-  EXPECT_EQ(rig.counts().ops, 4U);
+  EXPECT_EQ(rig.counts().ops(), 4U);
 }
 
 /// Has no inputs for one op.
@@ -205,7 +205,7 @@ TEST(Replay, counts_the_ops_under_way_where_it_cannot_make_the_next) {
   const Status status = rig.run(settings);
   EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
   EXPECT_THAT(status.message(), HasSubstr("op 5 ("));
-  EXPECT_EQ(rig.counts().ops, 5U);
+  EXPECT_EQ(rig.counts().ops(), 5U);
 }
 
 TEST(Replay, replays_what_comes_before_a_bad_line) {
@@ -216,7 +216,7 @@ TEST(Replay, replays_what_comes_before_a_bad_line) {
   ReplaySettings settings;
   settings.inflight = 4;
   EXPECT_EQ(rig.run(settings).code(), StatusCode::kInvalidInput);
-  EXPECT_EQ(rig.counts().ops, records.size());
+  EXPECT_EQ(rig.counts().ops(), records.size());
 }
 
 TEST(Replay, plays_a_trace_that_was_cut_off_up_to_the_cut) {
@@ -313,7 +313,7 @@ TEST(ReplayVerify, finds_nothing_where_outputs_are_as_recorded) {
     ASSERT_TRUE(rig.rig->run().ok());
     const ReplayCounts counts = rig.rig->counts();
     EXPECT_EQ(counts.tensors_differing, 0U) << counts.first_difference;
-    EXPECT_GT(counts.tensors_checked, counts.ops);
+    EXPECT_GT(counts.tensors_checked, counts.ops());
     EXPECT_THAT(rig.rig->backend.inputs0[1], Each(std::byte{0}));  // the recorded ones
   }
 }
@@ -353,7 +353,7 @@ TEST(ReplayVerify, digest_names_the_payload_whose_input_is_not_the_recorded_one)
   EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
   EXPECT_THAT(status.message(), HasSubstr(rig.payload_file));
   EXPECT_THAT(status.message(), HasSubstr("000004.in.0"));
-  EXPECT_EQ(rig.rig->counts().ops, 4U);
+  EXPECT_EQ(rig.rig->counts().ops(), 4U);
 }
 
 TEST(ReplayVerify, counts_what_was_under_way_where_the_payload_lacks_an_output) {
@@ -366,7 +366,7 @@ TEST(ReplayVerify, counts_what_was_under_way_where_the_payload_lacks_an_output) 
   ReplaySettings settings;
   settings.inflight = 3;
   EXPECT_EQ(other.run(settings).code(), StatusCode::kInvalidInput);
-  EXPECT_EQ(other.counts().ops, 6U);  // the one that was compared, and two more under way
+  EXPECT_EQ(other.counts().ops(), 6U);  // the one that was compared, and two more under way
 }
 
 TEST(ReplayVerify, of_nothing_or_of_a_part_is_no_success) {

@@ -1,11 +1,10 @@
-#include "tee_runner/replay_report.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
-#include "tests/tee_runner/replay_rig.h"
+#include "runtime/replay/report.h"
+#include "tests/replay/replay_rig.h"
 
 namespace airlock {
 namespace {
@@ -40,34 +39,14 @@ ReplayCounts replay_all(const TraceHeader& header, const std::vector<TraceRecord
 
 ReplayResult result_of(std::size_t clients) {
   ReplayResult result;
-  result.options.file = "t.jsonl";
-  result.options.clients = clients;
+  result.settings.file = "t.jsonl";
+  result.settings.clients = clients;
   result.trace = replay_header();
   result.complete = true;
   for (std::size_t i = 0; i < clients; ++i) {
     result.clients.push_back({replay_all(result.trace, replay_records()), {}});
   }
   return result;
-}
-
-TEST(BusyTime, counts_overlapping_spans_once) {
-  BusyTime time;
-  time.begin(100);
-  time.add(150, 250);
-  time.add(200, 300);
-  time.add(210, 220);
-  time.add(400, 500);
-  EXPECT_EQ(time.wall_ns(), 400U);
-  EXPECT_EQ(time.busy_ns(), 250U);
-}
-
-TEST(BusyTime, is_sane_where_a_trace_lies_about_the_order) {
-  BusyTime time;
-  time.add(1000, 2000);
-  time.add(10, 20);
-  time.add(0, 3000);
-  EXPECT_EQ(time.wall_ns(), 2000U);
-  EXPECT_EQ(time.busy_ns(), 2000U);
 }
 
 TEST(ReplayCounts, hold_time_between_ops_on_both_sides) {
@@ -79,7 +58,7 @@ TEST(ReplayCounts, hold_time_between_ops_on_both_sides) {
   EXPECT_EQ(counts.recorded.between_ns, *header.wall_ns - 600 * records.size());
   EXPECT_EQ(counts.replayed.wall_ns, 400 * records.size());
   EXPECT_EQ(counts.replayed.between_ns, 100 * records.size());
-  EXPECT_EQ(counts.replayed.sum().times.server_ns, 200 * records.size());
+  EXPECT_EQ(counts.replayed.sums.all.times.server_ns, 200 * records.size());
 }
 
 TEST(ReplayCounts, do_not_know_what_lay_between_ops_that_an_import_laid_out) {
@@ -103,8 +82,8 @@ TEST(ReplayCounts, survive_times_whose_sum_wraps) {
   const std::uint64_t year = 366ULL * 24 * 3600 * 1'000'000'000;
   for (TraceRecord& record : records) {
     record.start_ns = 0;
-    record.total_ns = record.server_ns = year;
-    record.tee_ns = record.wire_ns = 0;
+    record.times.total_ns = record.times.server_ns = year;
+    record.times.tee_ns = record.times.wire_ns = 0;
   }
   ReplayResult result;
   result.trace = replay_header();
@@ -113,10 +92,9 @@ TEST(ReplayCounts, survive_times_whose_sum_wraps) {
     result.clients.push_back({replay_all(result.trace, records), {}});
   }
   const ReplayCounts sum = result.sum();
-  EXPECT_EQ(sum.recorded.sum().times.server_ns, UINT64_MAX);
+  EXPECT_EQ(sum.recorded.sums.all.times.server_ns, UINT64_MAX);
   EXPECT_EQ(sum.recorded.wall_ns, 64 * year);
-  result.options.output = Output::kJson;
-  const Json json = Json::parse(format_replay(result));
+  const Json json = Json::parse(format_replay(result, OutputForm::kJson));
   EXPECT_EQ(json["time"]["recorded"]["server_ns"], UINT64_MAX);
   EXPECT_LE(json["time"]["recorded"]["share"]["server"], 1.0);
 }
@@ -124,28 +102,27 @@ TEST(ReplayCounts, survive_times_whose_sum_wraps) {
 TEST(ReplayCounts, hold_the_recorded_paths) {
   const auto records = replay_records();
   const ReplayCounts counts = replay_all(replay_header(), records);
-  const PathFlow& ring = counts.recorded_paths[Path::kRing];
-  const PathFlow& zmq = counts.recorded_paths[Path::kZmq];
+  const PathSnapshot& ring = counts.recorded.sums.paths[Path::kRing];
+  const PathSnapshot& zmq = counts.recorded.sums.paths[Path::kZmq];
   EXPECT_EQ(ring.sent.messages, records.size());
   EXPECT_EQ(ring.received.messages, records.size());
   EXPECT_EQ(zmq.sent.messages, 0U);
   EXPECT_EQ(ring.sent.bytes + ring.received.bytes + zmq.sent.bytes + zmq.received.bytes,
-            counts.bytes);
+            counts.replayed.sums.all.bytes());
 }
 
 TEST(ReplayCounts, of_a_trace_recorded_without_a_server_have_no_paths) {
   TraceHeader header = replay_header();
   header.backend = "local";
   const ReplayCounts counts = replay_all(header, replay_records());
-  EXPECT_EQ(counts.recorded_paths[Path::kRing].sent.messages, 0U);
-  EXPECT_EQ(counts.recorded_paths[Path::kZmq].sent.messages, 0U);
+  EXPECT_EQ(counts.recorded.sums.paths[Path::kRing].sent.messages, 0U);
+  EXPECT_EQ(counts.recorded.sums.paths[Path::kZmq].sent.messages, 0U);
 }
 
 TEST(ReplayReport, json_holds_exact_sums_over_clients) {
   ReplayResult result = result_of(2);
-  result.options.output = Output::kJson;
   const std::size_t ops = replay_records().size();
-  const Json json = Json::parse(format_replay(result));
+  const Json json = Json::parse(format_replay(result, OutputForm::kJson));
   EXPECT_EQ(json["op_count"], 2 * ops);
   EXPECT_EQ(json["wall_ns"], 400 * ops);  // the clients ran at once
   EXPECT_EQ(json["time"]["replayed"]["wall_ns"], 2 * 400 * ops);
@@ -168,26 +145,26 @@ TEST(ReplayReport, has_no_ratio_where_nothing_was_timed) {
   ReplayResult result = result_of(1);
   auto records = replay_records();
   for (TraceRecord& record : records) {
-    record.start_ns = record.total_ns = record.tee_ns = record.wire_ns = record.server_ns = 0;
+    record.start_ns = record.times.total_ns = record.times.tee_ns = record.times.wire_ns =
+        record.times.server_ns = 0;
   }
   result.trace.source = TraceSource::kSynthesised;
   result.clients = {{replay_all(result.trace, records), {}}};
-  EXPECT_THAT(format_replay(result), HasSubstr("| recorded | - | - | - | - | - | - |"));
-  result.options.output = Output::kJson;
-  EXPECT_TRUE(Json::parse(format_replay(result))["ops"]["matmul"]["ratio"].is_null());
-  result.options.output = Output::kCsv;
-  EXPECT_THAT(format_replay(result), Not(HasSubstr("ratio")));
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown),
+              HasSubstr("| recorded | - | - | - | - | - | - |"));
+  EXPECT_TRUE(
+      Json::parse(format_replay(result, OutputForm::kJson))["ops"]["matmul"]["ratio"].is_null());
+  EXPECT_THAT(format_replay(result, OutputForm::kCsv), Not(HasSubstr("ratio")));
 }
 
 TEST(ReplayReport, has_no_shares_where_the_time_between_ops_is_not_known) {
   ReplayResult result = result_of(1);
   result.trace.source = TraceSource::kImported;
   result.clients = {{replay_all(result.trace, replay_records()), {}}};
-  EXPECT_THAT(format_replay(result), HasSubstr("| recorded | - | - | - | - | - | - |"));
-  result.options.output = Output::kCsv;
-  EXPECT_THAT(format_replay(result), HasSubstr("time,tee,ns,,"));
-  result.options.output = Output::kJson;
-  const Json recorded = Json::parse(format_replay(result))["time"]["recorded"];
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown),
+              HasSubstr("| recorded | - | - | - | - | - | - |"));
+  EXPECT_THAT(format_replay(result, OutputForm::kCsv), HasSubstr("time,tee,ns,,"));
+  const Json recorded = Json::parse(format_replay(result, OutputForm::kJson))["time"]["recorded"];
   for (const char* unknown : {"between_ns", "tee_ns", "wall_ns"}) {
     EXPECT_TRUE(recorded[unknown].is_null()) << unknown;
   }
@@ -197,19 +174,18 @@ TEST(ReplayReport, has_no_shares_where_the_time_between_ops_is_not_known) {
 
 TEST(ReplayReport, says_what_the_dropped_ops_make_of_the_time_between) {
   ReplayResult result = result_of(1);
-  EXPECT_THAT(format_replay(result), Not(HasSubstr("missing from the trace")));
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown),
+              Not(HasSubstr("missing from the trace")));
   result.trace.dropped = 3;
-  EXPECT_THAT(format_replay(result), HasSubstr("3 ops are missing from the trace"));
-  result.options.output = Output::kJson;
-  EXPECT_EQ(Json::parse(format_replay(result))["trace"]["dropped"], 3);
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown),
+              HasSubstr("3 ops are missing from the trace"));
+  EXPECT_EQ(Json::parse(format_replay(result, OutputForm::kJson))["trace"]["dropped"], 3);
 }
 
 TEST(ReplayReport, csv_has_five_columns_and_the_numbers_of_the_json) {
   ReplayResult result = result_of(1);
-  result.options.output = Output::kJson;
-  const Json json = Json::parse(format_replay(result));
-  result.options.output = Output::kCsv;
-  const std::string csv = format_replay(result);
+  const Json json = Json::parse(format_replay(result, OutputForm::kJson));
+  const std::string csv = format_replay(result, OutputForm::kCsv);
   std::size_t begin = 0;
   for (std::size_t end = 0; (end = csv.find('\n', begin)) != std::string::npos; begin = end + 1) {
     const std::string line = csv.substr(begin, end - begin);
@@ -227,7 +203,7 @@ TEST(ReplayReport, names_each_client_that_failed) {
   result.complete = false;
   result.clients[1].error = "the server is gone";
   result.clients[2].error = "op 3 (matmul): no room";
-  const std::string text = format_replay(result);
+  const std::string text = format_replay(result, OutputForm::kMarkdown);
   EXPECT_THAT(text, HasSubstr("Partial"));
   EXPECT_THAT(text, HasSubstr("- client 2, after "));
   EXPECT_THAT(text, HasSubstr("- client 3, after "));
@@ -238,17 +214,16 @@ TEST(ReplayReport, of_a_replay_that_did_not_begin_divides_by_nothing) {
   ReplayResult result;
   result.trace = replay_header();
   result.clients = {{}};
-  for (const Output output : {Output::kMarkdown, Output::kJson, Output::kCsv}) {
-    result.options.output = output;
-    EXPECT_THAT(format_replay(result), Not(HasSubstr("nan")));
+  for (const OutputForm output : {OutputForm::kMarkdown, OutputForm::kJson, OutputForm::kCsv}) {
+    EXPECT_THAT(format_replay(result, output), Not(HasSubstr("nan")));
   }
 }
 
 TEST(ReplayReport, says_that_the_ring_is_another) {
   ReplayResult result = result_of(1);
-  EXPECT_THAT(format_replay(result), Not(HasSubstr("not the recorded one")));
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown), Not(HasSubstr("not the recorded one")));
   result.same_paths = false;
-  EXPECT_THAT(format_replay(result), HasSubstr("not the recorded one"));
+  EXPECT_THAT(format_replay(result, OutputForm::kMarkdown), HasSubstr("not the recorded one"));
 }
 
 }  // namespace

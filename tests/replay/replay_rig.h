@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/replay/replay.h"
 #include "runtime/trace/payload_writer.h"
 #include "runtime/trace/trace_writer.h"
-#include "tee_runner/replay.h"
 #include "tests/support/synthesise_records.h"
 
 namespace airlock::testing {
@@ -136,10 +136,10 @@ inline std::vector<TraceRecord> replay_records() {
   std::vector<TraceRecord> records = synthesise_records(kReplayDims, kReplayShape, kReplayPolicy);
   for (TraceRecord& record : records) {
     record.start_ns = 100 + 1000 * record.seq;
-    record.total_ns = 600;
-    record.tee_ns = 100;
-    record.wire_ns = 200;
-    record.server_ns = 300;
+    record.times.total_ns = 600;
+    record.times.tee_ns = 100;
+    record.times.wire_ns = 200;
+    record.times.server_ns = 300;
   }
   return records;
 }

@@ -1,4 +1,4 @@
-#include "tee_runner/replay_verify.h"
+#include "runtime/replay/verify.h"
 
 #include <fmt/format.h>
 

@@ -1,9 +1,8 @@
 #pragma once
 
 #include "runtime/trace/trace.h"
-#include "tests/stats/sample_reports.h"
 
-namespace airlock::report {
+namespace airlock {
 
 inline TraceHeader sample_header() {
   TraceHeader header;
@@ -33,9 +32,9 @@ inline TraceRecord sample_record(std::uint64_t seq, std::uint64_t start_ns, std:
   record.outputs = {{{DType::kF32, {4, 8, 8}}, result, {}}};
   record.slots_in_use = 2;
   record.start_ns = start_ns;
-  record.wire_ns = wire_ns;
-  record.total_ns = wire_ns;
+  record.times.wire_ns = wire_ns;
+  record.times.total_ns = wire_ns;
   return record;
 }
 
-}  // namespace airlock::report
+}  // namespace airlock

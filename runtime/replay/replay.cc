@@ -1,4 +1,4 @@
-#include "tee_runner/replay.h"
+#include "runtime/replay/replay.h"
 
 #include <fmt/format.h>
 
@@ -71,7 +71,7 @@ Status Replay::submit(const TraceRecord& record) {
 }
 
 Status Replay::start(const TraceRecord& record) {
-  auto pending = parts_.backend.prepare(record.spec(), {}, Deadline::after(settings_.op_timeout));
+  auto pending = parts_.backend.prepare(record.spec(), {}, Deadline::after(parts_.op_timeout));
   if (!pending.ok()) return pending.status().with_context(op_text(record));
   for (std::size_t i = 0; i < record.inputs.size(); ++i) {
     if (Status filled = parts_.inputs.fill(record, i, (*pending)->input(i)); !filled.ok()) {

@@ -7,9 +7,9 @@
 #include "base/status.h"
 #include "base/tensor.h"
 #include "runtime/backend.h"
+#include "runtime/replay/inputs.h"
+#include "runtime/replay/settings.h"
 #include "runtime/trace/trace.h"
-#include "tee_runner/replay_inputs.h"
-#include "tee_runner/replay_options.h"
 
 namespace airlock {
 

@@ -1,0 +1,104 @@
+#include "runtime/replay/counts.h"
+
+#include <algorithm>
+
+#include "base/saturating.h"
+
+namespace airlock {
+namespace {
+
+/// What is not known makes the sum unknown.
+void merge_known(std::optional<std::uint64_t>& sum, const std::optional<std::uint64_t>& value) {
+  sum = sum && value ? std::optional(add_saturating(*sum, *value)) : std::nullopt;
+}
+
+std::optional<Path> header_path_of(const TraceHeader& header) {
+  if (header.backend != "remote") return std::nullopt;
+  return header_path({.has_ring = header.path_limit_bytes > 0 && header.ring_slots > 0});
+}
+
+}  // namespace
+
+void ReplaySide::merge(const ReplaySide& other) {
+  airlock::merge(sums, other.sums);
+  airlock::merge(wall_ns, other.wall_ns);
+  merge_known(between_ns, other.between_ns);
+  airlock::merge(idle_ns, other.idle_ns);
+}
+
+void ReplayCounts::merge(const ReplayCounts& other) {
+  recorded.merge(other.recorded);
+  replayed.merge(other.replayed);
+  airlock::merge(tensors_checked, other.tensors_checked);
+  airlock::merge(tensors_differing, other.tensors_differing);
+  if (first_difference.empty()) first_difference = other.first_difference;
+  if (other.start_ns != 0) {
+    start_ns = start_ns == 0 ? other.start_ns : std::min(start_ns, other.start_ns);
+  }
+  end_ns = std::max(end_ns, other.end_ns);
+}
+
+ReplayTally::ReplayTally(const TraceHeader& header)
+    : source_(header.source),
+      header_path_(header_path_of(header)),
+      recorded_wall_ns_(header.source == TraceSource::kSynthesised ? std::nullopt
+                                                                   : header.wall_ns) {}
+
+void ReplayTally::begin(std::uint64_t now_ns) {
+  const std::lock_guard lock(mutex_);
+  counts_.start_ns = counts_.end_ns = now_ns;
+  counts_.replayed.sums.busy.begin(now_ns);
+}
+
+void ReplayTally::book(const TraceRecord& record, const OpTiming& timing, std::uint64_t submit_ns) {
+  const std::lock_guard lock(mutex_);
+  counts_.replayed.sums.add(
+      record, submit_ns,
+      {timing.total_ns, timing.tee_ns, timing.wire_ns, timing.queue_ns, timing.server_ns, {}});
+  counts_.end_ns = std::max(counts_.end_ns, submit_ns + timing.total_ns);
+  counts_.recorded.sums.add(record);
+  if (header_path_) {
+    PathSnapshot& path = counts_.recorded.sums.paths[*header_path_];
+    ++path.sent.messages;
+    ++path.received.messages;
+  }
+}
+
+void ReplayTally::book_idle(std::uint64_t idle_ns) {
+  const std::lock_guard lock(mutex_);
+  counts_.replayed.idle_ns += idle_ns;
+}
+
+void ReplayTally::book_check(const std::string& difference) {
+  const std::lock_guard lock(mutex_);
+  ++counts_.tensors_checked;
+  if (difference.empty()) return;
+  if (counts_.tensors_differing++ == 0) counts_.first_difference = difference;
+}
+
+void ReplayTally::end_pass() {
+  const std::lock_guard lock(mutex_);
+  ReplaySide& recorded = counts_.recorded;
+  BusyTime& busy = recorded.sums.busy;
+  // The header's wall also holds the TEE's work after the last op.
+  merge(recorded.wall_ns, std::max(recorded_wall_ns_.value_or(0), busy.wall_ns()));
+  merge_known(recorded.between_ns, between_ops_ns(source_, busy, recorded_wall_ns_));
+  busy = BusyTime();
+}
+
+ReplayCounts ReplayTally::counts() const {
+  const std::lock_guard lock(mutex_);
+  ReplayCounts counts = counts_;
+  ReplaySide& recorded = counts.recorded;
+  if (const BusyTime& busy = recorded.sums.busy; busy.begun()) {  // the pass that is under way
+    merge(recorded.wall_ns, busy.wall_ns());
+    merge_known(recorded.between_ns, between_ops_ns(source_, busy, std::nullopt));
+  }
+  ReplaySide& replayed = counts.replayed;
+  replayed.wall_ns = replayed.sums.busy.wall_ns();
+  const std::uint64_t not_busy_ns = replayed.wall_ns - replayed.sums.busy.busy_ns();
+  replayed.between_ns = not_busy_ns - std::min(replayed.idle_ns, not_busy_ns);
+  return counts;
+}
+
+}  // namespace airlock
