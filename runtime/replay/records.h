@@ -2,23 +2,39 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
 #include "runtime/trace/trace.h"
+#include "runtime/trace/trace_reader.h"
 
 namespace airlock {
 
-/// The ops to replay, one after the other. One thread.
+/// The ops to replay, one after the other: some that are kept, or a file's. One thread.
 class RecordSource {
  public:
-  virtual ~RecordSource() = default;
+  /// The records outlive it; `cut` is what they lack.
+  RecordSource(std::span<const TraceRecord> kept, std::string cut)
+      : kept_(kept), cut_(std::move(cut)) {}
+  explicit RecordSource(TraceReader reader) : reader_(std::move(reader)) {}
+
   /// Lives until the next call; nullptr at the end. Errors as TraceReader::next().
-  virtual Result<const TraceRecord*> next() = 0;
-  virtual Status rewind() = 0;
+  Result<const TraceRecord*> next();
+  Status rewind();
   /// After the end: what is missing; empty where the trace is whole.
-  virtual std::string cut() const = 0;
+  const std::string& cut() const { return reader_ ? reader_->cut() : cut_; }
+
+ private:
+  std::span<const TraceRecord> kept_;
+  std::string cut_;
+  std::size_t next_ = 0;
+  // Where nothing is kept.
+  std::optional<TraceReader> reader_;
+  std::optional<TraceRecord> record_;
 };
 
 inline constexpr std::size_t kReplayRecordsKept = 16384;
@@ -31,7 +47,6 @@ class ReplayTrace {
   static Result<std::unique_ptr<ReplayTrace>> open(const std::string& path,
                                                    std::size_t most_kept = kReplayRecordsKept);
 
-  const std::string& path() const { return path_; }
   const TraceHeader& header() const { return header_; }
   /// The trace outlives it. kInvalidInput where the file is another than it was.
   Result<std::unique_ptr<RecordSource>> make_source() const;
@@ -40,8 +55,9 @@ class ReplayTrace {
   std::string path_;
   TraceHeader header_;
   bool kept_ = false;
-  std::vector<TraceRecord> records_;  // where kept_
-  std::string cut_;                   // where kept_
+  // Both where kept_.
+  std::vector<TraceRecord> records_;
+  std::string cut_;
 };
 
 }  // namespace airlock

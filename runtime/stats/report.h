@@ -22,6 +22,7 @@ struct DeviceReport {
   std::string cuda_runtime;
   std::string cublas;
   std::size_t memory_bytes = 0;
+  bool operator==(const DeviceReport&) const = default;
 };
 
 /// The machine that a report was made on.
@@ -31,6 +32,7 @@ struct HostReport {
   std::size_t cores = 0;
   std::string device;                    // what the backend computes on
   std::optional<DeviceReport> gpu = {};  // where that is a GPU of this machine
+  bool operator==(const HostReport&) const = default;
 };
 HostReport describe_host(std::string_view device);
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <ctime>
-#include <tuple>
 
 #include "base/version.h"
 
@@ -47,18 +46,6 @@ std::optional<Path> TraceRecord::slowest_path() const {
     for (const TraceTensor& tensor : *tensors) slowest = std::max(slowest, tensor.path);
   }
   return slowest;
-}
-
-bool operator==(const TraceHeader& a, const TraceHeader& b) {
-  const auto host = [](const TraceHeader& h) {
-    return std::tie(h.host.name, h.host.cpu, h.host.cores, h.host.device);
-  };
-  const auto rest = [](const TraceHeader& h) {
-    return std::tie(h.source, h.build, h.started_at, h.model, h.dims, h.digest, h.tokens, h.runs,
-                    h.wire, h.dtype, h.attention, h.backend, h.path_limit_bytes, h.ring_slots,
-                    h.digests, h.payload, h.assumed, h.wall_ns, h.records, h.dropped);
-  };
-  return host(a) == host(b) && rest(a) == rest(b);
 }
 
 std::string payload_tensor_name(std::uint64_t seq, TraceSide side, std::size_t index) {

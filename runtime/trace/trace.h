@@ -98,8 +98,8 @@ struct TraceHeader {
   std::optional<std::uint64_t> wall_ns;  // of all runs: ops, and the TEE between them
   std::optional<std::uint64_t> records;
   std::uint64_t dropped = 0;  // ops that are missing because the disk was too slow
+  bool operator==(const TraceHeader&) const = default;
 };
-bool operator==(const TraceHeader& a, const TraceHeader& b);
 
 /// Names of an op's tensors in the payload file: "000012.in.0", "000012.out.1".
 enum class TraceSide : std::uint8_t { kInput, kOutput };

@@ -150,11 +150,7 @@ class Reader {
   Reader(const JsonReader& at, bool digests) : at_(at), digests_(digests) {}
 
   template <typename T>
-  void operator()(std::string_view key, T& value) const {
-    at_.read(key, value);
-  }
-  template <typename T>
-  void operator()(std::string_view key, T& value, JsonRange range) const {
+  void operator()(std::string_view key, T& value, JsonRange range = json_range<T>()) const {
     at_.read(key, value, range);
   }
   template <typename T>

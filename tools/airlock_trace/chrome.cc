@@ -26,14 +26,13 @@ std::string slice_name(const TraceRecord& record) {
 }
 
 JsonObject args_of(const TraceRecord& record) {
-  JsonObject args;
-  args.add("seq", record.seq)
-      .add("run", record.run)
-      .add("layer", record.layer)
-      .add("shapes", shapes_text(record))
-      .add("bytes_in", record.input_bytes())
-      .add("bytes_out", record.output_bytes())
-      .add("path", path_text(record.slowest_path()));
+  JsonObject args = {{"seq", record.seq},
+                     {"run", record.run},
+                     {"layer", record.layer},
+                     {"shapes", shapes_text(record)},
+                     {"bytes_in", record.input_bytes()},
+                     {"bytes_out", record.output_bytes()},
+                     {"path", path_text(record.slowest_path())}};
   for (const Path path : kPaths)
     args.add(fmt::format("{}_bytes", name_of(path)), record.bytes_by(path));
   args.add("slots", record.slots_in_use);
@@ -42,7 +41,7 @@ JsonObject args_of(const TraceRecord& record) {
 }
 
 JsonObject event_of(std::string_view phase, std::string_view name, int pid, std::size_t tid) {
-  return JsonObject().add("ph", phase).add("name", name).add("pid", pid).add("tid", tid);
+  return {{"ph", phase}, {"name", name}, {"pid", pid}, {"tid", tid}};
 }
 
 }  // namespace
@@ -62,9 +61,8 @@ ChromeExport::ChromeExport(const TraceHeader& header, Output& output)
   output_.add("{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n");
   const bool local = header_.backend == "local";
   const auto name = [&](int pid, std::string_view text) {
-    event(event_of("M", "process_name", pid, 0).add("args", JsonObject().add("name", text)));
-    event(event_of("M", "process_sort_index", pid, 0)
-              .add("args", JsonObject().add("sort_index", pid)));
+    event(event_of("M", "process_name", pid, 0).add("args", JsonObject{{"name", text}}));
+    event(event_of("M", "process_sort_index", pid, 0).add("args", JsonObject{{"sort_index", pid}}));
   };
   name(kRunnerPid, "tee_runner (TEE)");
   name(kServerPid, local ? "backend in the runner's process" : "gpu_server (untrusted)");
@@ -77,7 +75,7 @@ void ChromeExport::event(const JsonObject& event) {
 }
 
 void ChromeExport::name_lane(std::size_t lane) {
-  const auto args = JsonObject().add("name", fmt::format("lane {}", lane + 1));
+  const JsonObject args = {{"name", fmt::format("lane {}", lane + 1)}};
   for (const int pid : {kRunnerPid, kServerPid}) {
     event(event_of("M", "thread_name", pid, lane + 1).add("args", args));
   }
@@ -150,14 +148,10 @@ Status ChromeExport::add(const TraceRecord& record) {
 }
 
 void ChromeExport::finish(std::string_view cut) {
-  JsonObject other;
-  other.add("source", header_.source)
-      .add("build", header_.build)
-      .add("model", header_.model)
-      .add("tokens", header_.tokens)
-      .add("runs", header_.runs)
-      .add("ops", count_)
-      .add("dropped", header_.dropped);
+  JsonObject other = {{"source", header_.source},  {"build", header_.build},
+                      {"model", header_.model},    {"tokens", header_.tokens},
+                      {"runs", header_.runs},      {"ops", count_},
+                      {"dropped", header_.dropped}};
   if (header_.wall_ns) other.add("wall_ns", *header_.wall_ns);
   if (!cut.empty()) other.add("cut", cut);
   other.add("layout",

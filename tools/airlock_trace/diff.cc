@@ -138,19 +138,15 @@ std::string diff_csv(const TraceDiff& diff) {
 
 std::string diff_json(const TraceDiff& diff) {
   std::optional<JsonObject> first;
-  if (diff.first) {
-    first.emplace().add("position", *diff.first).add("a", diff.first_a).add("b", diff.first_b);
-  }
-  return JsonObject()
-      .add("a", summary_json(diff.a))
-      .add("b", summary_json(diff.b))
-      .add("shapes", JsonObject()
-                         .add("same", !diff.first)
-                         .add("compared", diff.compared)
-                         .add("differing", diff.differing)
-                         .add("other_paths", diff.other_paths)
-                         .add("first_difference", first))
-      .add("figures", Figures(diff).table().json())
+  if (diff.first) first = {{"position", *diff.first}, {"a", diff.first_a}, {"b", diff.first_b}};
+  return JsonObject{{"a", summary_json(diff.a)},
+                    {"b", summary_json(diff.b)},
+                    {"shapes", JsonObject{{"same", !diff.first},
+                                          {"compared", diff.compared},
+                                          {"differing", diff.differing},
+                                          {"other_paths", diff.other_paths},
+                                          {"first_difference", first}}},
+                    {"figures", Figures(diff).table().json()}}
       .line();
 }
 

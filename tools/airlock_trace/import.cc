@@ -22,21 +22,6 @@ constexpr std::uint64_t kRoundingBytes = 6;
 /// The summary has four decimals of a second.
 constexpr std::uint64_t kSummarySlackNs = 100'000;
 
-std::optional<LogMethod> method_of(Op op) {
-  switch (op) {
-    case Op::kEmbedding:
-      return LogMethod::kEmbedding;
-    case Op::kBatchLinear:
-      return LogMethod::kBatchLinear;
-    case Op::kMatmul:
-      return LogMethod::kMatmul;
-    case Op::kLmHead:
-      return LogMethod::kLmHead;
-    default:
-      return std::nullopt;
-  }
-}
-
 /// `count` where `bytes` are `count` units and a header; else nullopt.
 std::optional<std::int64_t> units(std::uint64_t bytes, std::uint64_t unit) {
   const std::uint64_t count = (bytes + kRoundingBytes) / unit;
@@ -51,7 +36,7 @@ std::optional<std::int64_t> units(std::uint64_t bytes, std::uint64_t unit) {
 /// matmul's result, else of gate and up, or of what down takes.
 std::optional<std::int64_t> tokens_of(const LogCall& call, const ModelDims& dims, DType wire) {
   const auto bytes = static_cast<std::uint64_t>(dtype_bytes(wire));
-  if (call.method == LogMethod::kMatmul && call.received_bytes > 8 * kHeaderSlackBytes) {
+  if (call.op == Op::kMatmul && call.received_bytes > 8 * kHeaderSlackBytes) {
     const std::uint64_t unit = static_cast<std::uint64_t>(dims.heads) * bytes;
     const auto root =
         static_cast<std::uint64_t>(std::sqrt(static_cast<double>(call.received_bytes / unit)));
@@ -60,7 +45,7 @@ std::optional<std::int64_t> tokens_of(const LogCall& call, const ModelDims& dims
       if (rows && static_cast<std::uint64_t>(*rows) == root) return rows;
     }
   }
-  if (call.method == LogMethod::kBatchLinear) {
+  if (call.op == Op::kBatchLinear) {
     const std::uint64_t unit = static_cast<std::uint64_t>(dims.intermediate) * bytes;
     if (call.received_bytes > 8 * kHeaderSlackBytes) return units(call.received_bytes, 2 * unit);
     if (call.sent_bytes > 8 * kHeaderSlackBytes) return units(call.sent_bytes, unit);
@@ -132,8 +117,8 @@ class Importer {
     header.assumed.insert(header.assumed.end(), {"dtype", "path_limit_bytes", "ring_slots"});
     header.tokens = choose_tokens();
     // A log without a matmul is one of attention in the TEE, if it goes on after the projections.
-    const bool has_matmul = std::ranges::any_of(
-        log_.calls, [](const LogCall& call) { return call.method == LogMethod::kMatmul; });
+    const bool has_matmul =
+        std::ranges::any_of(log_.calls, [](const LogCall& call) { return call.op == Op::kMatmul; });
     const Attention attention = choice_.attention.value_or(
         has_matmul || log_.calls.size() < 4 ? Attention::kOffload : Attention::kTee);
     header.attention = attention == Attention::kTee ? "tee" : "offload";
@@ -159,20 +144,19 @@ class Importer {
 
   Status add_call(const LogCall& call) {
     const bool between = runs_ == 0 || position_ == plan_.size();
-    if (call.method == LogMethod::kInit) {
+    if (call.op == Op::kInit) {
       if (!between) return refuse(call, "Init in the middle of a prefill");
       ++inits_;
       return {};
     }
     if (between) position_ = 0;
     const PlannedOp& planned = plan_[position_];
-    const auto expected = method_of(planned.spec.op);
-    if (call.method != expected) {
+    const Op expected = planned.spec.op;
+    if (call.op != expected) {
       return refuse(call,
                     fmt::format("{}, but op {} of a prefill with {} tokens and attention {} is {}",
-                                log_method_name(call.method), position_ + 1, shape_.tokens,
-                                imported_.header.attention,
-                                log_method_name(expected.value_or(LogMethod::kInit))));
+                                prototype_name(call.op), position_ + 1, shape_.tokens,
+                                imported_.header.attention, prototype_name(expected)));
     }
     if (between) ++runs_;
     ++position_;

@@ -13,8 +13,6 @@ namespace {
 constexpr std::array<std::string_view, 11> kColumns = {
     "ID",       "Method",  "Ser(ms)",   "Send(ms)", "Recv(ms)", "Deser(ms)",
     "Comm(ms)", "GPU(ms)", "Total(ms)", "Sent(KB)", "Recv(KB)"};
-constexpr std::array<std::string_view, 5> kMethods = {"Init", "Embedding", "BatchLinear", "Matmul",
-                                                      "LMHead"};
 constexpr std::size_t kMillisecondDigits = 6;  // down to nanoseconds
 constexpr std::size_t kSecondDigits = 9;
 constexpr std::size_t kKilobyteDigits = 6;
@@ -114,12 +112,7 @@ class Parser {
     LogCall call;
     call.line = line_;
     RETURN_IF_ERROR(read_id(words[0], call));
-    const auto* const method = std::ranges::find(kMethods, words[1]);
-    if (method == kMethods.end()) {
-      return refuse(fmt::format("unknown method '{}' (known: {})", printable(words[1]),
-                                fmt::join(kMethods, ", ")));
-    }
-    call.method = static_cast<LogMethod>(method - kMethods.begin());
+    RETURN_IF_ERROR(read_method(words[1], call.op));
     std::uint64_t comm_ns = 0;  // the four before it and what lies between them
     const std::array<std::uint64_t*, 7> times = {
         &call.serialise_ns, &call.send_ns, &call.receive_ns, &call.deserialise_ns,
@@ -132,6 +125,19 @@ class Parser {
     RETURN_IF_ERROR(read_bytes(words[10], kColumns[10], call.received_bytes));
     log_.calls.push_back(call);
     return {};
+  }
+
+  Status read_method(std::string_view word, Op& op) const {
+    std::string known;
+    for (const Op each : kOps) {
+      const std::string_view name = prototype_name(each);
+      if (name.empty()) continue;
+      known += fmt::format("{}{}", known.empty() ? "" : ", ", name);
+      if (name != word) continue;
+      op = each;
+      return {};
+    }
+    return refuse(fmt::format("unknown method '{}' (known: {})", printable(word), known));
   }
 
   /// Ids count calls and begin again with each prefill.
@@ -220,8 +226,23 @@ class Parser {
 
 }  // namespace
 
-std::string_view log_method_name(LogMethod method) {
-  return kMethods[static_cast<std::size_t>(method)];
+std::string_view prototype_name(Op op) {
+  switch (op) {
+    case Op::kInit:
+      return "Init";
+    case Op::kEmbedding:
+      return "Embedding";
+    case Op::kBatchLinear:
+      return "BatchLinear";
+    case Op::kMatmul:
+      return "Matmul";
+    case Op::kLmHead:
+      return "LMHead";
+    case Op::kStats:
+    case Op::kPing:
+      return {};
+  }
+  return {};
 }
 
 std::optional<std::uint64_t> parse_decimal(std::string_view text, std::size_t digits) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "proto/op.h"
 
 namespace airlock::trace {
 
@@ -17,13 +18,13 @@ inline constexpr std::size_t kMaxLogBytes = std::size_t{64} << 20;
 inline constexpr std::size_t kMaxLogLineBytes = std::size_t{64} << 10;
 inline constexpr std::size_t kMaxLogCalls = std::size_t{1} << 17;
 
-enum class LogMethod : std::uint8_t { kInit, kEmbedding, kBatchLinear, kMatmul, kLmHead };
-std::string_view log_method_name(LogMethod method);  // "Init", "BatchLinear", ...
+/// As the prototype calls it: "Init", "BatchLinear"; empty for what it does not have.
+std::string_view prototype_name(Op op);
 
 struct LogCall {
   std::uint64_t line = 0;  // in the file, from 1
   std::uint64_t id = 0;
-  LogMethod method = LogMethod::kInit;
+  Op op = Op::kInit;
   std::uint64_t serialise_ns = 0;
   std::uint64_t send_ns = 0;
   std::uint64_t receive_ns = 0;  // waiting for the server included

@@ -1,5 +1,6 @@
 #include "tools/airlock_trace/run.h"
 
+#include "runtime/program/program.h"
 #include "tools/airlock_trace/diff.h"
 #include "tools/airlock_trace/export.h"
 #include "tools/airlock_trace/import.h"
@@ -8,16 +9,6 @@
 #include "tools/airlock_trace/synth.h"
 
 namespace airlock::trace {
-namespace {
-
-Status print(const std::string& text) {
-  ASSIGN_OR_RETURN(const auto output, Output::create("-"));
-  output->add(text);
-  return output->close();
-}
-
-}  // namespace
-
 Status run(const Options& options) {
   if (!options.output.empty()) {
     RETURN_IF_ERROR(check_not_an_input(options.output, options.inputs));

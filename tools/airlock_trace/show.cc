@@ -177,42 +177,38 @@ std::string shares_markdown(const TraceFileSummary& summary) {
 }
 
 JsonObject sums_json(const OpSums& sums) {
-  JsonObject json;
-  json.add("calls", sums.calls)
-      .add("input_bytes", sums.input_bytes)
-      .add("output_bytes", sums.output_bytes);
+  JsonObject json = {{"calls", sums.calls},
+                     {"input_bytes", sums.input_bytes},
+                     {"output_bytes", sums.output_bytes}};
   visit_times([&](std::string_view key, std::uint64_t ns) { json.add(key, ns); }, sums.times);
-  return json.add("p50_ns", sums.call_ns.percentile(0.5))
-      .add("p99_ns", sums.call_ns.percentile(0.99))
-      .add("max_ns", sums.call_ns.max);
+  json.add("p50_ns", sums.call_ns.percentile(0.5)).add("p99_ns", sums.call_ns.percentile(0.99));
+  return json.add("max_ns", sums.call_ns.max);
 }
 
 JsonObject header_json(const TraceHeader& header) {
-  return JsonObject()
-      .add("source", header.source)
-      .add("build", header.build)
-      .add("host", header.host.name)
-      .add("cpu", header.host.cpu)
-      .add("device", header.host.device)
-      .add("started_at", header.started_at)
-      .add("model", header.model)
-      .add("config", dims_object(header.dims))
-      .add("tokens", header.tokens)
-      .add("runs", header.runs)
-      .add("wire", header.wire)
-      .add("dtype", header.dtype)
-      .add("attention", header.attention)
-      .add("backend", header.backend)
-      .add("path_limit_bytes", header.path_limit_bytes)
-      .add("ring_slots", header.ring_slots)
-      .add("digests", header.digests)
-      .add("assumed", header.assumed)
-      .add("dropped", header.dropped);
+  return {{"source", header.source},
+          {"build", header.build},
+          {"host", header.host.name},
+          {"cpu", header.host.cpu},
+          {"device", header.host.device},
+          {"started_at", header.started_at},
+          {"model", header.model},
+          {"config", dims_object(header.dims)},
+          {"tokens", header.tokens},
+          {"runs", header.runs},
+          {"wire", header.wire},
+          {"dtype", header.dtype},
+          {"attention", header.attention},
+          {"backend", header.backend},
+          {"path_limit_bytes", header.path_limit_bytes},
+          {"ring_slots", header.ring_slots},
+          {"digests", header.digests},
+          {"assumed", header.assumed},
+          {"dropped", header.dropped}};
 }
 
 JsonObject shares_json(const Shares& shares) {
-  JsonObject json;
-  json.add("of", shares.of);
+  JsonObject json = {{"of", shares.of}};
   for (const auto& [key, title, ns] : shares.parts) {
     std::optional<double> share;
     if (ns && shares.whole_ns != 0)
@@ -250,24 +246,22 @@ JsonObject summary_json(const TraceFileSummary& summary) {
   }
   JsonObject paths;
   visit_paths(summary, [&](std::string_view name, const PathSnapshot& sums) {
-    paths.add(name, JsonObject()
-                        .add("tensors", tensors_of(sums))
-                        .add("input_bytes", sums.sent.bytes)
-                        .add("output_bytes", sums.received.bytes));
+    paths.add(name, JsonObject{{"tensors", tensors_of(sums)},
+                               {"input_bytes", sums.sent.bytes},
+                               {"output_bytes", sums.received.bytes}});
   });
-  return JsonObject()
-      .add("file", summary.file)
-      .add("header", header_json(summary.header))
-      .add("records", summary.all.calls)
-      .add("wall_ns", summary.header.wall_ns)
-      .add("under_way_ns", summary.busy.busy_ns())
-      .add("tee_between_ns", summary.between_ns())
-      .add("shares", shares_json(Shares(summary)))
-      .add("ops", ops)
-      .add("all", sums_json(summary.all))
-      .add("paths", paths)
-      .add("biggest", biggest_table(summary).json())
-      .add("cut", summary.cut.empty() ? std::nullopt : std::optional(summary.cut));
+  return {{"file", summary.file},
+          {"header", header_json(summary.header)},
+          {"records", summary.all.calls},
+          {"wall_ns", summary.header.wall_ns},
+          {"under_way_ns", summary.busy.busy_ns()},
+          {"tee_between_ns", summary.between_ns()},
+          {"shares", shares_json(Shares(summary))},
+          {"ops", ops},
+          {"all", sums_json(summary.all)},
+          {"paths", paths},
+          {"biggest", biggest_table(summary).json()},
+          {"cut", summary.cut.empty() ? std::nullopt : std::optional(summary.cut)}};
 }
 
 Result<std::string> show(const std::vector<std::string>& files, OutputForm form) {
@@ -284,7 +278,7 @@ Result<std::string> show(const std::vector<std::string>& files, OutputForm form)
       return ops_table(summaries).csv();
     case OutputForm::kJson:
       for (const TraceFileSummary& summary : summaries) objects.push_back(summary_json(summary));
-      return JsonObject().add("traces", objects).line();
+      return JsonObject{{"traces", objects}}.line();
     case OutputForm::kMarkdown:
       for (const TraceFileSummary& summary : summaries) {
         if (!text.empty()) text += '\n';

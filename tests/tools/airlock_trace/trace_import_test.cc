@@ -7,10 +7,10 @@
 #include <filesystem>
 
 #include "runtime/model/file.h"
+#include "runtime/trace/summary.h"
 #include "runtime/trace/trace_line.h"
 #include "tests/tools/airlock_trace/trace_rig.h"
 #include "tools/airlock_trace/import.h"
-#include "tools/airlock_trace/summary.h"
 
 namespace airlock::trace {
 namespace {
@@ -43,11 +43,14 @@ Result<Imported> import_text(const std::string& text, const ImportChoice& choice
   return import_log(log, choice, "x.log");
 }
 
-TraceSummary summary_of(const Imported& imported) {
-  Summariser summariser;
-  for (const TraceRecord& record : imported.records) summariser.add(record);
-  TraceSummary summary = summariser.finish();
-  summary.header = imported.header;
+std::uint64_t zmq_bytes(const TraceSummary& summary) {
+  const PathSnapshot& zmq = summary.paths[Path::kZmq];
+  return zmq.sent.bytes + zmq.received.bytes;
+}
+
+TraceFileSummary summary_of(const Imported& imported) {
+  TraceFileSummary summary("imported", imported.header);
+  for (const TraceRecord& record : imported.records) summary.add(record);
   return summary;
 }
 
@@ -82,7 +85,7 @@ TEST(Import, lays_calls_over_the_plan_of_a_prefill) {
   ASSERT_EQ(imported->records.size(), 40U);
   EXPECT_EQ(imported->records[20].op, Op::kEmbedding);
   EXPECT_EQ(imported->records[20].run, 1U);
-  EXPECT_EQ(summary_of(*imported).paths[path_row(Path::kZmq)].tensors, 0U);
+  EXPECT_EQ(zmq_bytes(summary_of(*imported)), 0U);
   EXPECT_THAT(imported->warnings, IsEmpty());
   // The summary counts the second prefill alone.
   EXPECT_FALSE(header.wall_ns.has_value());
@@ -239,11 +242,11 @@ TEST_P(RealLogs, gives_the_figures_of_its_summary) {
   ASSERT_TRUE(imported.ok()) << imported.status().message();
   expect_decodes(*imported);
   EXPECT_EQ(imported->records.size(), GetParam().calls);
-  const TraceSummary summary = summary_of(*imported);
-  EXPECT_EQ(summary.paths[path_row(Path::kZmq)].bytes(), GetParam().zmq_bytes);
+  const TraceFileSummary summary = summary_of(*imported);
+  EXPECT_EQ(zmq_bytes(summary), GetParam().zmq_bytes);
   const auto rounded = [](double seconds) { return std::llround(seconds * 1e4); };
   if (GetParam().gpu_s) {
-    EXPECT_EQ(rounded(static_cast<double>(summary.all.server_ns) / 1e9),
+    EXPECT_EQ(rounded(static_cast<double>(summary.all.times.server_ns) / 1e9),
               rounded(*GetParam().gpu_s));
   }
   if (GetParam().wall_s) {

@@ -27,7 +27,7 @@ TEST(PrototypeLog, reads_a_call) {
   const LogCall& call = log->calls[0];
   EXPECT_EQ(call.line, 4U);
   EXPECT_EQ(call.id, 1U);
-  EXPECT_EQ(call.method, LogMethod::kEmbedding);
+  EXPECT_EQ(call.op, Op::kEmbedding);
   EXPECT_EQ(call.serialise_ns, 10'000U);
   EXPECT_EQ(call.send_ns, 15'000U);
   EXPECT_EQ(call.receive_ns, 60'580'000U);
