@@ -67,16 +67,16 @@ void ReplayTally::begin(std::uint64_t now_ns) {
   replayed_.begin(now_ns);
 }
 
-void ReplayTally::book(const TraceRecord& record, const OpTiming& timing, std::uint64_t submit_ns) {
+void ReplayTally::book(const TraceRecord& record, const OpTimes& times, std::uint64_t start_ns) {
   const std::lock_guard lock(mutex_);
-  const std::uint64_t end_ns = submit_ns + timing.total_ns;
+  const std::uint64_t end_ns = start_ns + times.total_ns;
   ++counts_.ops;
   add(counts_.bytes, record.input_bytes());
   add(counts_.bytes, record.output_bytes());
   counts_.replayed.ops.of(record.op).merge(
-      {1, timing.total_ns, timing.tee_ns, timing.wire_ns, timing.queue_ns, timing.server_ns});
-  histograms_[static_cast<std::size_t>(record.op) - 1].record(timing.total_ns);
-  replayed_.add(submit_ns, end_ns);
+      {1, times.total_ns, times.tee_ns, times.wire_ns, times.queue_ns, times.server_ns});
+  histograms_[static_cast<std::size_t>(record.op) - 1].record(times.total_ns);
+  replayed_.add(start_ns, end_ns);
   counts_.end_ns = std::max(counts_.end_ns, end_ns);
   book_recorded(record);
 }

@@ -4,6 +4,19 @@
 
 namespace airlock {
 
+void OpStats::book(const OpTimes& times) {
+  constexpr auto relaxed = std::memory_order_relaxed;
+  calls.fetch_add(1, relaxed);
+  total_ns.fetch_add(times.total_ns, relaxed);
+  tee_ns.fetch_add(times.tee_ns, relaxed);
+  wire_ns.fetch_add(times.wire_ns, relaxed);
+  queue_ns.fetch_add(times.queue_ns, relaxed);
+  server_ns.fetch_add(times.server_ns, relaxed);
+  device.copy_in_ns.fetch_add(times.device.copy_in_ns, relaxed);
+  device.compute_ns.fetch_add(times.device.compute_ns, relaxed);
+  device.copy_out_ns.fetch_add(times.device.copy_out_ns, relaxed);
+}
+
 void DeviceSnapshot::merge(const DeviceSnapshot& other) {
   copy_in_ns = add_saturating(copy_in_ns, other.copy_in_ns);
   compute_ns = add_saturating(compute_ns, other.compute_ns);

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "proto/op.h"
+#include "runtime/op_times.h"
 #include "runtime/stats/histogram.h"
 
 namespace airlock {
@@ -18,15 +19,22 @@ struct DeviceStats {
   std::atomic<std::uint64_t> copy_out_ns{0};
 };
 
-/// Relaxed atomics: one thread adds, any thread reads. total = tee + wire + queue + server.
+/// The OpTimes of one op's calls, added up. Relaxed atomics: one thread adds, any thread reads.
+///
+/// At the runner OpTimes says what each part holds; the server's words are bounded, so that total =
+/// tee + wire + queue + server. At the server total is from receipt of the whole request to the
+/// reply's send, tee is 0, queue is from receipt to the start of the computation, and wire is the
+/// rest; they add up there too.
 struct OpStats {
   std::atomic<std::uint64_t> calls{0};
-  std::atomic<std::uint64_t> total_ns{0};   // submit to checked reply
-  std::atomic<std::uint64_t> tee_ns{0};     // rounding, encoding, checking
-  std::atomic<std::uint64_t> wire_ns{0};    // the rest, never negative
-  std::atomic<std::uint64_t> queue_ns{0};   // the server's word
-  std::atomic<std::uint64_t> server_ns{0};  // the server's word
+  std::atomic<std::uint64_t> total_ns{0};
+  std::atomic<std::uint64_t> tee_ns{0};
+  std::atomic<std::uint64_t> wire_ns{0};
+  std::atomic<std::uint64_t> queue_ns{0};
+  std::atomic<std::uint64_t> server_ns{0};
   DeviceStats device;
+  /// One more call, whose parts add up.
+  void book(const OpTimes& times);
 };
 
 /// A DeviceStats at one moment.

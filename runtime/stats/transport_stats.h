@@ -26,7 +26,7 @@ struct PathStats {
   std::atomic<std::uint64_t> slot_waits{0};  // prepare() found no free slot at once (ring)
   std::atomic<std::uint64_t> spins{0};       // waits that ended while spinning
   std::atomic<std::uint64_t> parks{0};       // times a wait went to sleep
-  Histogram latency_ns;  // runner: submit to checked reply, less what the server reports
+  Histogram latency_ns;  // runner: an op's total_ns less what the server reports
 };
 
 /// The counters of one direction of one path at one moment: plain values, to be kept and merged.

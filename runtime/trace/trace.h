@@ -59,9 +59,9 @@ struct TraceRecord {
   std::vector<TraceTensor> inputs;
   std::vector<TraceTensor> outputs;
   std::uint32_t slots_in_use = 0;  // ring slots of the requests, at submit, this op's among them
-  std::uint64_t start_ns = 0;      // submit, since the first run began
+  std::uint64_t start_ns = 0;  // submit less what prepare() took, since the first run began
   // The parts of the op's time: total = tee + wire + queue + server.
-  std::uint64_t total_ns = 0;   // submit to checked reply
+  std::uint64_t total_ns = 0;   // from there to the checked reply
   std::uint64_t tee_ns = 0;     // the runner: encoding, checking
   std::uint64_t wire_ns = 0;    // the rest
   std::uint64_t queue_ns = 0;   // the server's word: waited for its turn
