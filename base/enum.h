@@ -100,6 +100,11 @@ struct PerValue {
   constexpr auto end() { return values.end(); }
   constexpr auto end() const { return values.end(); }
   bool operator==(const PerValue&) const = default;
+  /// each(name, tables[value]...) for every value.
+  template <typename Each, typename... Tables>
+  static constexpr void visit(Each&& each, Tables&... tables) {
+    for (const E value : kValuesOf<E>) each(name_of(value), tables[value]...);
+  }
 };
 
 }  // namespace airlock

@@ -6,6 +6,20 @@ namespace airlock {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
+constexpr std::string_view name_of(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarning:
+      return "warning";
+    case LogLevel::kError:
+      return "error";
+  }
+  return {};
+}
+
 /// Writes one line to stderr, with the program's name and the level, in one write(2). Thread-safe.
 /// An error is logged once, where it is decided what to do about it.
 /// AIRLOCK_LOG=debug|info|warning|error sets the least level (info).

@@ -1,7 +1,7 @@
 // Round trips over two rings to a forked peer that copies each payload into its reply, against two
-// copies of the same size within one process (which is what the two sides must do at least). Prints
-// a Markdown table.
-//   ring_echo [ROUNDS]      (1000; fewer for large payloads)
+// copies of the same size within one process (which is what the two sides must do at least).
+//   ring_echo [ROUNDS [-o md|json]]      (1000, fewer for large payloads; md)
+#include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -11,8 +11,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "bench/record.h"
 #include "shm/ring.h"
 
 namespace airlock {
@@ -60,22 +62,20 @@ std::unique_ptr<Segment> make_segment(SegmentDirection direction) {
   return segment;
 }
 
-std::uint64_t median(std::vector<std::uint64_t> times) {
-  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
-                   times.end());
-  return times[times.size() / 2];
-}
-
-struct Timing {
-  std::uint64_t echo_ns = 0;
-  std::uint64_t copies_ns = 0;
+struct Row {
+  std::size_t bytes = 0;
+  std::size_t rounds = 0;
+  double echo_ns = 0;  // medians
+  double copies_ns = 0;
+  std::uint64_t spins = 0;
+  std::uint64_t parks = 0;
 };
 
-Timing measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes,
-               std::size_t rounds) {
+Row measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes, std::size_t rounds) {
+  const RingCounters counted_before = replies.counters();
   const std::vector<std::byte> source(bytes, std::byte{1});
   std::vector<std::byte> middle(bytes), target(bytes);
-  std::vector<std::uint64_t> echo_ns, copies_ns;
+  std::vector<double> echo_ns, copies_ns;
   for (std::size_t i = 0; i < rounds + rounds / 10 + 1; ++i) {  // the first tenth warms up
     const std::uint64_t start = now_ns();
     if (Status status = send(requests, source.data(), bytes); !status.ok()) fail(status);
@@ -89,13 +89,43 @@ Timing measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes,
     asm volatile("" : : "r"(target.data()) : "memory");
     const std::uint64_t copied = now_ns();
     if (i <= rounds / 10) continue;
-    echo_ns.push_back(echoed - start);
-    copies_ns.push_back(copied - before);
+    echo_ns.push_back(static_cast<double>(echoed - start));
+    copies_ns.push_back(static_cast<double>(copied - before));
   }
-  return {median(std::move(echo_ns)), median(std::move(copies_ns))};
+  const RingCounters counted = replies.counters();
+  return {.bytes = bytes,
+          .rounds = rounds,
+          .echo_ns = bench::median_of(std::move(echo_ns)),
+          .copies_ns = bench::median_of(std::move(copies_ns)),
+          .spins = counted.spins - counted_before.spins,
+          .parks = counted.parks - counted_before.parks};
 }
 
-int run(std::size_t rounds) {
+void print_markdown(const std::vector<Row>& rows) {
+  fmt::print(
+      "| payload bytes | rounds | echo, median us | two memcpys, median us | ratio | spins | parks "
+      "|\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+  for (const Row& row : rows)
+    fmt::print("| {} | {} | {:.2f} | {:.2f} | {:.2f} | {} | {} |\n", row.bytes, row.rounds,
+               row.echo_ns / 1e3, row.copies_ns / 1e3, row.echo_ns / row.copies_ns, row.spins,
+               row.parks);
+}
+
+void print_json(const std::vector<Row>& rows) {
+  std::vector<std::string> records;
+  for (const Row& row : rows)
+    records.push_back(bench::Record()
+                          .count("bytes", row.bytes)
+                          .count("rounds", row.rounds)
+                          .number("echo_ns", row.echo_ns)
+                          .number("copies_ns", row.copies_ns)
+                          .count("spins", row.spins)
+                          .count("parks", row.parks)
+                          .json());
+  fmt::print("{{\"results\":[\n{}\n]}}\n", fmt::join(records, ",\n"));
+}
+
+int run(std::size_t rounds, void (*print)(const std::vector<Row>&)) {
   auto request_segment = make_segment(SegmentDirection::kRequest);
   auto reply_segment = make_segment(SegmentDirection::kReply);
   std::fflush(stdout);
@@ -109,25 +139,14 @@ int run(std::size_t rounds) {
   reply_segment->unlink();
   auto requests = must(RingProducer::create(*request_segment, kGeometry, kEpoch));
   auto replies = must(RingConsumer::create(*reply_segment, kGeometry, kEpoch));
-  std::printf(
-      "| payload bytes | rounds | echo, median us | two memcpys, median us | ratio | spins | parks "
-      "|\n");
-  std::printf("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+  std::vector<Row> rows;
   for (const std::size_t bytes :
        {std::size_t{64}, std::size_t{1} << 20, std::size_t{4} << 20, std::size_t{8} << 20}) {
     const std::size_t count =
         bytes < 4096 ? rounds * 10 : std::max<std::size_t>(rounds / (bytes >> 20), 10);
-    const RingCounters before = replies.counters();
-    const Timing timing = measure(requests, replies, bytes, count);
-    const RingCounters after = replies.counters();
-    std::printf("| %zu | %zu | %.2f | %.2f | %.2f | %llu | %llu |\n", bytes, count,
-                static_cast<double>(timing.echo_ns) / 1e3,
-                static_cast<double>(timing.copies_ns) / 1e3,
-                static_cast<double>(timing.echo_ns) /
-                    static_cast<double>(std::max<std::uint64_t>(timing.copies_ns, 1)),
-                static_cast<unsigned long long>(after.spins - before.spins),
-                static_cast<unsigned long long>(after.parks - before.parks));
+    rows.push_back(measure(requests, replies, bytes, count));
   }
+  print(rows);
   if (Status status = send(requests, nullptr, 0); !status.ok()) fail(status);
   int state = 0;
   ::waitpid(peer, &state, 0);
@@ -138,10 +157,13 @@ int run(std::size_t rounds) {
 }  // namespace airlock
 
 int main(int argc, char** argv) {
-  const unsigned long rounds = argc > 1 ? std::strtoul(argv[1], nullptr, 10) : 1000;
-  if (rounds == 0 || rounds > 1'000'000) {
-    std::fprintf(stderr, "usage: ring_echo [ROUNDS, 1 to 1000000]\n");
+  const std::vector<std::string_view> args(argv + 1, argv + argc);
+  const unsigned long rounds = args.empty() ? 1000 : std::strtoul(argv[1], nullptr, 10);
+  const bool json = args.size() == 3 && args[1] == "-o" && args[2] == "json";
+  const bool markdown = args.size() < 2 || (args.size() == 3 && args[1] == "-o" && args[2] == "md");
+  if (rounds == 0 || rounds > 1'000'000 || (!json && !markdown)) {
+    std::fprintf(stderr, "usage: ring_echo [ROUNDS, 1 to 1000000 [-o md|json]]\n");
     return 2;
   }
-  return airlock::run(rounds);
+  return airlock::run(rounds, json ? airlock::print_json : airlock::print_markdown);
 }

@@ -7,6 +7,7 @@ find_package(CLI11 REQUIRED)          # libcli11-dev
 find_package(OpenSSL REQUIRED)        # libssl-dev
 find_package(GTest REQUIRED)          # libgtest-dev, libgmock-dev
 find_package(prometheus-cpp CONFIG REQUIRED)  # prometheus-cpp-dev: --metrics
+find_package(hwy REQUIRED)            # libhwy-dev
 find_package(OneDNN REQUIRED)         # libdnnl-dev, cmake/FindOneDNN.cmake
 find_path(MSGPACK_INCLUDE_DIR msgpack.hpp REQUIRED)  # libmsgpack-cxx-dev; its own config wants Boost
 add_library(msgpack_headers INTERFACE)

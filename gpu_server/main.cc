@@ -9,27 +9,15 @@
 #include <memory>
 #include <thread>
 
-#include "base/log.h"
-#include "base/unique_fd.h"
 #include "base/wake_event.h"
 #include "gpu_server/load_compute.h"
 #include "gpu_server/options.h"
 #include "gpu_server/server.h"
 #include "runtime/model/model_source.h"
+#include "runtime/program/program.h"
 
 namespace airlock {
 namespace {
-
-// Blocked in every thread and read from a descriptor: no handler of ours ever interrupts anything.
-UniqueFd take_signals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (int number : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&signals, number);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-  signal(SIGXFSZ, SIG_IGN);  // a file that may grow no more is an error of that write
-  return UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-}
 
 // While a driver starts or a model loads, nobody else reads the signals: a stop then gives the
 // endpoint back and ends at once.
@@ -82,7 +70,8 @@ Result<DeviceChoice> find_device(const ServerOptions& options, int signal_fd) {
 }
 
 Status run(const ServerOptions& options) {
-  const UniqueFd signals = take_signals();
+  signal(SIGPIPE, SIG_IGN);
+  const UniqueFd signals = take_signals({SIGINT, SIGTERM, SIGUSR1});
   ASSIGN_OR_RETURN(const DeviceChoice choice, find_device(options, signals.get()));
   // The endpoint first: to load a model and then find it taken would waste minutes.
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
@@ -103,13 +92,7 @@ Status run(const ServerOptions& options) {
 }  // namespace airlock
 
 int main(int argc, char** argv) {
-  airlock::set_log_name("gpu_server");
-  auto options = airlock::parse_server_options(argc, argv);
-  airlock::Status status = options.status();
-  if (options.ok()) {
-    if (!options->has_value()) return 0;
-    status = airlock::run(**options);
-  }
-  if (!status.ok()) airlock::log_error(status.message());
-  return airlock::exit_code(status.code());
+  using namespace airlock;
+  return run_program(
+      "gpu_server", [&] { return parse_server_options(argc, argv); }, airlock::run);
 }

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <string>
 #include <utility>
 
@@ -16,9 +15,6 @@ using prometheus::ClientMetric;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
 using Labels = std::vector<ClientMetric::Label>;
-
-constexpr std::array<std::pair<Path, const char*>, kCountOf<Path>> kPaths = {
-    {{Path::kRing, "ring"}, {Path::kZmq, "zmq"}}};
 
 // Edges of the latency histogram: 2^13 ns (8 us) to 2^34 ns (17 s), a factor of two apart.
 constexpr int kFirstEdgeBit = 13;
@@ -47,13 +43,19 @@ MetricFamily single(std::string name, std::string help, MetricType type, double 
   return made;
 }
 
+template <typename E>
+std::string label(E value) {
+  return std::string(name_of(value));
+}
+
 MetricFamily direction_family(const MetricsSnapshot& snapshot, std::string name, std::string help,
                               std::uint64_t DirectionSnapshot::*field) {
   MetricFamily made = family(std::move(name), std::move(help), MetricType::Counter);
-  for (const auto& [path, path_name] : kPaths) {
-    const PathSnapshot& stats = snapshot.transport.path(path);
-    add(made, {{"path", path_name}, {"direction", "sent"}}, static_cast<double>(stats.sent.*field));
-    add(made, {{"path", path_name}, {"direction", "received"}},
+  for (const Path path : kPaths) {
+    const PathSnapshot& stats = snapshot.transport[path];
+    add(made, {{"path", label(path)}, {"direction", "sent"}},
+        static_cast<double>(stats.sent.*field));
+    add(made, {{"path", label(path)}, {"direction", "received"}},
         static_cast<double>(stats.received.*field));
   }
   return made;
@@ -62,19 +64,15 @@ MetricFamily direction_family(const MetricsSnapshot& snapshot, std::string name,
 MetricFamily path_family(const MetricsSnapshot& snapshot, std::string name, std::string help,
                          std::uint64_t PathSnapshot::*field) {
   MetricFamily made = family(std::move(name), std::move(help), MetricType::Counter);
-  for (const auto& [path, path_name] : kPaths) {
-    add(made, {{"path", path_name}}, static_cast<double>(snapshot.transport.path(path).*field));
-  }
+  for (const Path path : kPaths)
+    add(made, {{"path", label(path)}}, static_cast<double>(snapshot.transport[path].*field));
   return made;
 }
-
-std::string op_label(std::size_t op) { return std::string(name_of(kOps[op])); }
 
 MetricFamily calls_family(const OpSnapshotTable& ops) {
   MetricFamily made = family("airlock_op_calls_total", "Replies that were made, errors included.",
                              MetricType::Counter);
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i)
-    add(made, {{"op", op_label(i)}}, static_cast<double>(ops.ops[i].calls));
+  for (const Op op : kOps) add(made, {{"op", label(op)}}, static_cast<double>(ops[op].calls));
   return made;
 }
 
@@ -84,11 +82,11 @@ MetricFamily op_time_family(const OpSnapshotTable& ops) {
              "Time from the whole request to the reply's send, by part: waiting for a turn, "
              "computing, the rest.",
              MetricType::Counter);
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
-    const OpSnapshot& op = ops.ops[i];
-    add(made, {{"op", op_label(i)}, {"part", "queue"}}, seconds(op.queue_ns));
-    add(made, {{"op", op_label(i)}, {"part", "compute"}}, seconds(op.server_ns));
-    add(made, {{"op", op_label(i)}, {"part", "wire"}}, seconds(op.wire_ns));
+  for (const Op op : kOps) {
+    const OpTimes& times = ops[op].times;
+    add(made, {{"op", label(op)}, {"part", "queue"}}, seconds(times.queue_ns));
+    add(made, {{"op", label(op)}, {"part", "compute"}}, seconds(times.server_ns));
+    add(made, {{"op", label(op)}, {"part", "wire"}}, seconds(times.wire_ns));
   }
   return made;
 }
@@ -99,11 +97,11 @@ MetricFamily device_time_family(const OpSnapshotTable& ops) {
              "Time on the device by its own clock, by part: copying operands in, computing, "
              "copying results out. 0 on a CPU.",
              MetricType::Counter);
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
-    const DeviceSnapshot& device = ops.ops[i].device;
-    add(made, {{"op", op_label(i)}, {"part", "copy_in"}}, seconds(device.copy_in_ns));
-    add(made, {{"op", op_label(i)}, {"part", "compute"}}, seconds(device.compute_ns));
-    add(made, {{"op", op_label(i)}, {"part", "copy_out"}}, seconds(device.copy_out_ns));
+  for (const Op op : kOps) {
+    const DeviceTimes& device = ops[op].times.device;
+    add(made, {{"op", label(op)}, {"part", "copy_in"}}, seconds(device.copy_in_ns));
+    add(made, {{"op", label(op)}, {"part", "compute"}}, seconds(device.compute_ns));
+    add(made, {{"op", label(op)}, {"part", "copy_out"}}, seconds(device.copy_out_ns));
   }
   return made;
 }
@@ -130,10 +128,10 @@ MetricFamily service_family(const MetricsSnapshot& snapshot) {
       family("airlock_op_service_seconds",
              "How long each op took here, from the whole request to the reply's send.",
              MetricType::Histogram);
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
+  for (const Op op : kOps) {
     ClientMetric metric;
-    metric.label = {{"op", op_label(i)}};
-    metric.histogram = histogram(snapshot.service_ns[i], snapshot.ops.ops[i].total_ns);
+    metric.label = {{"op", label(op)}};
+    metric.histogram = histogram(snapshot.service_ns[op], snapshot.ops[op].times.total_ns);
     made.metric.push_back(std::move(metric));
   }
   return made;

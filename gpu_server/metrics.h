@@ -15,7 +15,7 @@ namespace airlock {
 struct MetricsSnapshot {
   TransportSnapshot transport;  // sums over all sessions, as in its report
   OpSnapshotTable ops;
-  OpHistogramSnapshots service_ns{};
+  OpHistogramSnapshots service_ns;
   std::string device;  // empty while the model is loading
   std::string dtype;
   std::uint64_t start_unix_ns = 0;

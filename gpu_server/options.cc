@@ -1,119 +1,82 @@
 #include "gpu_server/options.h"
 
-#include <fmt/format.h>
-
-#include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <cctype>
-#include <iostream>
-#include <thread>
 
-#include "base/version.h"
 #include "gpu_server/metrics.h"
-#include "proto/handshake.h"
+#include "runtime/program/command_line.h"
+#include "runtime/program/connection_options.h"
 
 namespace airlock {
 
 namespace {
 
-std::string check_device(const std::string& device) {
+Status set_device(const std::string& device, std::string& value) {
   const bool numbered = device.starts_with("cuda:") && device.size() > 5 && device.size() <= 8 &&
                         std::all_of(device.begin() + 5, device.end(),
                                     [](unsigned char c) { return std::isdigit(c) != 0; });
-  if (device == "auto" || device == "cpu" || device == "cuda" || numbered) return {};
-  return "'" + device + "' is neither auto, cpu, cuda nor cuda:N";
-}
-
-std::string check_slot_bytes(const std::string& text) {
-  char* end = nullptr;
-  const unsigned long long bytes = std::strtoull(text.c_str(), &end, 10);
-  if (*end != '\0' || bytes < limits::kMinSlotBytes || bytes > limits::kMaxSlotBytes ||
-      bytes % 4096 != 0) {
-    return fmt::format("'{}' is not a multiple of 4096 from {} to {}", text, limits::kMinSlotBytes,
-                       limits::kMaxSlotBytes);
+  if (device != "auto" && device != "cpu" && device != "cuda" && !numbered) {
+    return {StatusCode::kUsage, "'" + device + "' is neither auto, cpu, cuda nor cuda:N"};
   }
+  value = device;
   return {};
 }
 
-std::string check_interval(const std::string& text) {
-  char* end = nullptr;
-  const double seconds = std::strtod(text.c_str(), &end);
-  if (*end == '\0' && seconds >= 0.001 && seconds <= 86400.0) return {};  // false for NaN
-  return "'" + text + "' is not a number of seconds from 0.001 to 86400";
-}
+constexpr std::array kFloatTypes = {DType::kF32, DType::kF16, DType::kBF16};
 
-void declare(CLI::App& app, ServerOptions& options, std::string& dtype, std::string& ring) {
-  auto* model = app.add_option("--model", options.model,
-                               "Hugging Face LLaMA directory (config.json, safetensors)");
-  auto* synthetic = app.add_option("--synthetic", options.synthetic,
-                                   "serve random weights of this config.json's shape");
-  model->excludes(synthetic);
-  app.add_option("--weights-seed", options.weights_seed, "seed of --synthetic weights")
-      ->needs(synthetic);
-  app.add_option("--endpoint", options.endpoint,
-                 "ipc:///path or tcp://host:port (default $XDG_RUNTIME_DIR/airlock/ctl, else "
-                 "/tmp/airlock-UID/ctl)");
-  app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->check(check_device);
-  app.add_option("--cuda-module", options.cuda_module,
-                 "the module for a GPU (default: airlock_cuda.so beside this program)");
-  app.add_flag("--tf32", options.tf32, "let a GPU round the operands of fp32 products to TF32");
-  app.add_option("--dtype", dtype,
-                 "what weights are rounded to: auto (as stored), fp32, fp16, bf16")
-      ->check(CLI::IsMember({"auto", "fp32", "fp16", "bf16"}));
-  app.add_option("--threads", options.threads, "compute threads in all")
-      ->check(CLI::Range(std::size_t{1}, limits::kMaxThreads));
-  app.add_option("--ring", ring, "shared-memory ring: auto (on for ipc), on, off")
-      ->check(CLI::IsMember({"auto", "on", "off"}));
-  app.add_option("--ring-slots", options.ring.slot_count, "slots of each ring")
-      ->check(CLI::Range(limits::kMinSlotCount, limits::kMaxSlotCount));
-  app.add_option("--ring-slot-bytes", options.ring.slot_bytes,
-                 "payload bytes of a slot; also the path limit")
-      ->check(check_slot_bytes);
-  app.add_option("--max-clients", options.max_clients, "sessions at once")
-      ->check(CLI::Range(std::size_t{1}, limits::kMaxClients));
-  app.add_flag("--insecure-tcp", options.insecure_tcp,
+void declare(const CommandOptions& command, ServerOptions& options) {
+  const CommandOption model = command.text(
+      "--model", options.model, "Hugging Face LLaMA directory (config.json, safetensors)");
+  const CommandOption synthetic = command.text("--synthetic", options.synthetic,
+                                               "serve random weights of this config.json's shape");
+  (void)model.excludes(synthetic);
+  command
+      .number("--weights-seed", options.weights_seed, std::uint64_t{0}, UINT64_MAX,
+              "seed of --synthetic weights")
+      .needs(synthetic);
+  declare_endpoint(command, options.endpoint);
+  command.parsed("--device", "D", "auto, cpu, cuda or cuda:N",
+                 [&](const std::string& text) { return set_device(text, options.device); });
+  command.text("--cuda-module", options.cuda_module,
+               "the module for a GPU (default: airlock_cuda.so beside this program)");
+  command.flag("--tf32", options.tf32, "let a GPU round the operands of fp32 products to TF32");
+  command.choice<DType>("--dtype", options.dtype,
+                        "what weights are rounded to: auto (as stored), fp32, fp16, bf16",
+                        kFloatTypes);
+  declare_threads(command, options.threads);
+  declare_ring(command, options.ring, RingSide::kServer);
+  command.number("--max-clients", options.max_clients, std::size_t{1}, limits::kMaxClients,
+                 "sessions at once");
+  command.flag("--insecure-tcp", options.insecure_tcp,
                "allow a tcp endpoint or --metrics beyond loopback: no encryption, no keys");
-  app.add_option("--metrics", options.metrics,
-                 "serve Prometheus metrics at http://HOST:PORT/metrics (as 127.0.0.1:9464; port 0: "
-                 "any free one, named in the log)");
-  app.add_option("--stats-json", options.stats_json, "write the statistics to this file");
-  app.add_option("--stats-interval", options.stats_interval_s,
-                 "print the statistics every so many seconds")
-      ->check(check_interval);
-  app.set_version_flag("--version", fmt::format("gpu_server {}, protocol {}.{}", kVersion,
-                                                kProtocolMajor, kProtocolMinor));
+  command.text("--metrics", options.metrics,
+               "serve Prometheus metrics at http://HOST:PORT/metrics (as 127.0.0.1:9464; port 0: "
+               "any free one, named in the log)");
+  command.text("--stats-json", options.stats_json, "write the statistics to this file");
+  command.real("--stats-interval", options.stats_interval_s, 0.001, 86400,
+               "print the statistics every so many seconds");
 }
 
 }  // namespace
 
 Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* const* argv) {
   ServerOptions options;
-  options.threads = std::max(1U, std::thread::hardware_concurrency());
-  std::string dtype = "auto";
-  std::string ring = "auto";
-  CLI::App app{
+  const CommandLine line(
+      "gpu_server",
       "The untrusted side of Airlock: computes embedding, linear, matmul and lm_head for "
       "tee_runner.\n"
-      "In this mode it sees token ids and every activation (docs/THREAT_MODEL.md)."};
-  declare(app, options, dtype, ring);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) {
-      app.exit(error, std::cout, std::cerr);
-      return std::optional<ServerOptions>();
-    }
-    return Status(StatusCode::kUsage, std::string(error.what()) + " (see gpu_server --help)");
-  }
+      "In this mode it sees token ids and every activation (docs/THREAT_MODEL.md).",
+      protocol_suffix());
+  declare(line.options(), options);
+  ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
+  if (!asked) return std::optional<ServerOptions>();
   if (options.model.empty() && options.synthetic.empty()) {
-    return Status(StatusCode::kUsage,
-                  "give --model DIR or --synthetic CONFIG.json (see gpu_server --help)");
+    return line.refuse("give --model DIR or --synthetic CONFIG.json");
   }
   if (!options.metrics.empty()) {
     RETURN_IF_ERROR(check_metrics_address(options.metrics, options.insecure_tcp));
   }
-  options.dtype = from_name<DType>(dtype);
-  options.ring.choice = *from_name<RingChoice>(ring);
   return std::optional<ServerOptions>(options);
 }
 

@@ -13,6 +13,7 @@
 #include <iterator>
 #include <vector>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "gpu_server/server_impl.h"
 
@@ -78,8 +79,7 @@ Status ServerImpl::open_control() {
   ZmqSocketOptions options;
   options.linger = std::chrono::milliseconds(200);  // lets goodbyes leave
   options.max_frame_bytes = limits::kMaxControlBytes;
-  options.send_high_water_frames = 64;
-  options.receive_high_water_frames = 64;
+  options.high_water_frames = 64;
   options.monitor = false;
   options.wake_fd = wake_.fd();
   ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(*context_, ZmqSocketType::kRouter, options));

@@ -108,8 +108,8 @@ SessionReport Session::report() const {
   SessionReport report;
   report.id = id_;
   report.client = client_;
-  report.transport = counters_.block.transport.snapshot();
-  report.ops = counters_.block.ops.snapshot();
+  report.transport = snapshot_of(counters_.block.transport);
+  report.ops = snapshot_of(counters_.block.ops);
   return report;
 }
 

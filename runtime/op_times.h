@@ -17,6 +17,11 @@ struct DeviceTimesOf {
   // Results back.
   Cell copy_out_ns{};
   bool operator==(const DeviceTimesOf&) const = default;
+  /// As visit_device_times() below.
+  template <typename Visit, typename... Times>
+  static void visit(Visit&& visit, Times&... times) {
+    visit_device_times(visit, times...);
+  }
 };
 
 /// Where the time of an op went, or that of many ops added up: total = tee + wire + queue + server.
@@ -27,7 +32,7 @@ struct OpTimesOf {
   // the checked result, whenever wait() was called. What the caller did in between is not the op's.
   Cell total_ns{};
   // The runner's own work on the message: checking the spec, encoding the request, checking the
-  // reply. Rounding and copying operands is the caller's.
+  // reply. Rounding and copying operands is the caller's. Zero in a server's counts.
   Cell tee_ns{};
   // The rest of total_ns, never negative: waiting for slots, the transport, waking up.
   Cell wire_ns{};

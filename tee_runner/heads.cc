@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/convert.h"
+#include "tee_runner/vector_math.h"
 
 namespace airlock {
 
@@ -46,6 +47,7 @@ void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, con
                   MutableTensorView heads) {
   const Layout at(rows.desc, heads.desc, tile);
   CHECK(table.half * 2 == at.head_dim);
+  const VectorMath& math = vector_math();
   pool.parallel_for(at.row_count, [&](std::size_t begin, std::size_t end) {
     std::vector<float> line(at.head_count * at.head_dim);
     std::vector<float> rotated(at.head_dim);
@@ -53,8 +55,8 @@ void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, con
       load_f32(rows.desc.dtype, rows.data + at.in_rows(0, row), line.data(), line.size());
       const std::size_t angles = (static_cast<std::size_t>(tile.first_row) + row) * table.half;
       for (std::size_t head = 0; head < at.head_count; ++head) {
-        rotate_head(line.data() + head * at.head_dim, &table.cos[angles], &table.sin[angles],
-                    table.half, rotated.data());
+        math.rotate_head(line.data() + head * at.head_dim, &table.cos[angles], &table.sin[angles],
+                         table.half, rotated.data());
         store_f32(heads.desc.dtype, rotated.data(), heads.data + at.in_heads(head, row),
                   at.head_dim);
       }

@@ -8,9 +8,11 @@
 namespace airlock {
 
 /// The kernels of the trusted side: fp32 inside, each output rounded once to the output view's
-/// float type. The bits do not depend on the number of threads. Views may lie in memory that the
-/// peer can change: every input element is read once, none is used as an index or a size. Shapes
-/// are the caller's own (CHECKed).
+/// float type. A row's bits depend neither on the number of threads nor on the rows computed beside
+/// it nor on the width of the CPU's vectors. They are the same on all CPUs with fused multiply-add
+/// (AVX2, AVX-512, AArch64), and may be others, but again the same, on all CPUs without (SSE4,
+/// plain C++). Views may lie in memory that the peer can change: every input element is read once,
+/// none is used as an index or a size. Shapes are the caller's own (CHECKed).
 
 /// RMSNorm of rows [first_row, first_row + out.shape[0]) of `hidden`.
 /// hidden fp32 [tokens, width], weight fp32 [width], out any float type [rows, width].
@@ -29,9 +31,6 @@ void silu_multiply(ThreadPool& pool, TensorView gate, TensorView up, MutableTens
 /// Adds `delta` [rows, width] to rows [first_row, first_row + rows) of `hidden`, fp32 [tokens,
 /// width].
 void add_residual(ThreadPool& pool, TensorView delta, std::int64_t first_row, Tensor& hidden);
-
-/// The fp32 values of exp_f32() (tee_runner/vector_math.h), for tests of its accuracy.
-void exp_f32_array(const float* in, float* out, std::size_t count);
 
 /// Index `i` of [0, n) in the order 0, n-1, 1, n-2, ...: causal work, whose cost grows with the
 /// index, then splits evenly among threads that take contiguous parts.

@@ -24,11 +24,8 @@ namespace {
 class KernelTimer {
  public:
   KernelTimer(TeeStatsTable& stats, TeeKernel kernel)
-      : stats_(stats[static_cast<std::size_t>(kernel)]), start_ns_(now_ns()) {}
-  ~KernelTimer() {
-    stats_.calls.fetch_add(1, std::memory_order_relaxed);
-    stats_.total_ns.fetch_add(now_ns() - start_ns_, std::memory_order_relaxed);
-  }
+      : stats_(stats[kernel]), start_ns_(now_ns()) {}
+  ~KernelTimer() { merge(stats_, TeeKernelSnapshot{1, now_ns() - start_ns_}); }
   KernelTimer(const KernelTimer&) = delete;
   KernelTimer& operator=(const KernelTimer&) = delete;
 

@@ -156,7 +156,7 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
   Outcome outcome;
   ASSIGN_OR_RETURN(outcome.result, prefill(options, std::move(*own), session->backend(),
                                            reporter.tee(), recording, session->policy()));
-  const OpSnapshotTable ops = session->op_stats().snapshot();
+  const OpSnapshotTable ops = snapshot_of(session->op_stats());
   attachment.say_goodbye();
   if (options.compare_local) {
     OpStatsTable local_ops;
@@ -169,7 +169,7 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
                                info.device.starts_with("cpu") ? info.threads : options.threads};
     ASSIGN_OR_RETURN(const PrefillResult local,
                      run_local(options, *source, compute, local_ops, local_tee, no_recording));
-    outcome.comparison = compare(outcome.result, ops, info, wire, local, local_ops.snapshot());
+    outcome.comparison = compare(outcome.result, ops, info, wire, local, snapshot_of(local_ops));
   }
   return outcome;
 }

@@ -12,7 +12,7 @@ class MeasuredPending : public ForwardingPending {
       : ForwardingPending(std::move(inner)), stats_(stats) {}
   Status wait() override {
     Status status = ForwardingPending::wait();
-    if (status.ok() && !std::exchange(booked_, true)) stats_.book(times());
+    if (status.ok() && !std::exchange(booked_, true)) merge(stats_, OpSnapshot{1, times()});
     return status;
   }
 
@@ -26,7 +26,7 @@ class MeasuredPending : public ForwardingPending {
 Result<std::unique_ptr<Pending>> MeasuredBackend::prepare(const OpSpec& spec, Deadline deadline) {
   ASSIGN_OR_RETURN(auto pending, inner_.prepare(spec, deadline));
   return std::unique_ptr<Pending>(
-      std::make_unique<MeasuredPending>(std::move(pending), stats_.of(spec.op)));
+      std::make_unique<MeasuredPending>(std::move(pending), stats_[spec.op]));
 }
 
 }  // namespace airlock

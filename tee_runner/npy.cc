@@ -1,18 +1,13 @@
 #include "tee_runner/npy.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <span>
+#include <string>
 
-#include "base/unique_fd.h"
+#include "base/file.h"
 
 namespace airlock {
-
 namespace {
 
 std::string npy_header(const Shape& shape) {
@@ -29,41 +24,13 @@ std::string npy_header(const Shape& shape) {
   return text + header;
 }
 
-bool write_all(int fd, const void* data, std::size_t size) {
-  const char* at = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t written = ::write(fd, at, size);
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return false;
-    at += written;
-    size -= static_cast<std::size_t>(written);
-  }
-  return true;
-}
-
-Status failed(const std::string& path, int error) {
-  return {StatusCode::kInvalidInput,
-          fmt::format("cannot write {}: {}", path, std::strerror(error))};
-}
-
 }  // namespace
 
 Status write_npy(const std::string& path, TensorView tensor) {
   CHECK(tensor.desc.dtype == DType::kF32);
-  const std::string beside = fmt::format("{}.{}.part", path, ::getpid());
-  ::unlink(beside.c_str());  // of a process of this id that died
-  const UniqueFd fd(
-      ::open(beside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd.valid()) return failed(path, errno);
-  const std::string header = npy_header(tensor.desc.shape);
-  const bool written = write_all(fd.get(), header.data(), header.size()) &&
-                       write_all(fd.get(), tensor.data, tensor.desc.bytes());
-  if (!written || ::rename(beside.c_str(), path.c_str()) != 0) {
-    const int error = errno;
-    ::unlink(beside.c_str());
-    return failed(path, error);
-  }
-  return {};
+  const std::span<const std::byte> data = tensor.bytes();
+  return write_file_atomically(path, {npy_header(tensor.desc.shape),
+                                      {reinterpret_cast<const char*>(data.data()), data.size()}});
 }
 
 }  // namespace airlock

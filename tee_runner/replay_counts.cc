@@ -14,14 +14,8 @@ void add(std::optional<std::uint64_t>& sum, const std::optional<std::uint64_t>& 
   sum = sum && value ? std::optional(add_saturating(*sum, *value)) : std::nullopt;
 }
 
-void add(DirectionSnapshot& sum, const DirectionSnapshot& other) {
-  add(sum.messages, other.messages);
-  add(sum.tensors, other.tensors);
-  add(sum.bytes, other.bytes);
-}
-
 void add(ReplaySide& sum, const ReplaySide& other) {
-  sum.ops.merge(other.ops);
+  merge(sum.ops, other.ops);
   add(sum.wall_ns, other.wall_ns);
   add(sum.between_ns, other.between_ns);
   add(sum.idle_ns, other.idle_ns);
@@ -31,7 +25,7 @@ void add(ReplaySide& sum, const ReplaySide& other) {
 
 OpSnapshot ReplaySide::sum() const {
   OpSnapshot sum;
-  for (const OpSnapshot& op : ops.ops) sum.merge(op);
+  for (const OpSnapshot& op : ops) merge(sum, op);
   return sum;
 }
 
@@ -40,11 +34,8 @@ void ReplayCounts::merge(const ReplayCounts& other) {
   add(bytes, other.bytes);
   add(recorded, other.recorded);
   add(replayed, other.replayed);
-  for (std::size_t i = 0; i < total_ns.size(); ++i) total_ns[i].merge(other.total_ns[i]);
-  for (std::size_t i = 0; i < recorded_paths.size(); ++i) {
-    add(recorded_paths[i].sent, other.recorded_paths[i].sent);
-    add(recorded_paths[i].received, other.recorded_paths[i].received);
-  }
+  airlock::merge(total_ns, other.total_ns);
+  airlock::merge(recorded_paths, other.recorded_paths);
   add(tensors_checked, other.tensors_checked);
   add(tensors_differing, other.tensors_differing);
   if (first_difference.empty()) first_difference = other.first_difference;
@@ -73,28 +64,27 @@ void ReplayTally::book(const TraceRecord& record, const OpTimes& times, std::uin
   ++counts_.ops;
   add(counts_.bytes, record.input_bytes());
   add(counts_.bytes, record.output_bytes());
-  counts_.replayed.ops.of(record.op).merge(
-      {1, times.total_ns, times.tee_ns, times.wire_ns, times.queue_ns, times.server_ns});
-  histograms_[static_cast<std::size_t>(record.op) - 1].record(times.total_ns);
+  merge(counts_.replayed.ops[record.op], OpSnapshot{1, times});
+  histograms_[record.op].record(times.total_ns);
   replayed_.add(start_ns, end_ns);
   counts_.end_ns = std::max(counts_.end_ns, end_ns);
   book_recorded(record);
 }
 
 void ReplayTally::book_recorded(const TraceRecord& record) {
-  counts_.recorded.ops.of(record.op).merge(
-      {1, record.total_ns, record.tee_ns, record.wire_ns, record.queue_ns, record.server_ns});
+  merge(counts_.recorded.ops[record.op], OpSnapshot{1,
+                                                    {record.total_ns, record.tee_ns, record.wire_ns,
+                                                     record.queue_ns, record.server_ns}});
   recorded_.add(record.start_ns, record.start_ns + record.total_ns);
   if (!crosses_) return;
-  PathFlow& header = counts_.recorded_paths[static_cast<std::size_t>(header_path_)];
+  PathFlow& header = counts_.recorded_paths[header_path_];
   ++header.sent.messages;
   ++header.received.messages;
   const auto book_tensors = [this](const std::vector<TraceTensor>& tensors,
                                    DirectionSnapshot PathFlow::*direction) {
     for (const TraceTensor& tensor : tensors) {
       if (!tensor.path) continue;
-      DirectionSnapshot& flow =
-          counts_.recorded_paths[static_cast<std::size_t>(*tensor.path)].*direction;
+      DirectionSnapshot& flow = counts_.recorded_paths[*tensor.path].*direction;
       ++flow.tensors;
       add(flow.bytes, tensor.desc.bytes());
     }

@@ -19,6 +19,11 @@ namespace airlock {
 struct PathFlow {
   DirectionSnapshot sent;
   DirectionSnapshot received;
+  template <typename Each, typename... Flows>
+  static void visit(Each&& each, Flows&... flows) {
+    each("sent", flows.sent...);
+    each("received", flows.received...);
+  }
 };
 
 /// Time of one side, recorded or replayed, added up over clients. Sums saturate: a trace's times
@@ -38,8 +43,8 @@ struct ReplayCounts {
   std::uint64_t bytes = 0;  // of tensors, both ways
   ReplaySide recorded;
   ReplaySide replayed;
-  OpHistogramSnapshots total_ns;                          // of each replayed op
-  std::array<PathFlow, kCountOf<Path>> recorded_paths{};  // the replayed are in TransportStats
+  OpHistogramSnapshots total_ns;            // of each replayed op
+  PerValue<Path, PathFlow> recorded_paths;  // the replayed are in TransportStats
   std::uint64_t tensors_checked = 0;
   std::uint64_t tensors_differing = 0;
   std::string first_difference;

@@ -27,11 +27,11 @@ struct TimeShares {
   explicit TimeShares(const ReplaySide& side) {
     const OpSnapshot ops = side.sum();
     if (side.between_ns) wall_ns = side.wall_ns;
-    if (side.between_ns) tee_ns = add_saturating(*side.between_ns, ops.tee_ns);
+    if (side.between_ns) tee_ns = add_saturating(*side.between_ns, ops.times.tee_ns);
     parts = {{{"tee", tee_ns},
-              {"wire", ops.wire_ns},
-              {"queue", ops.queue_ns},
-              {"server", ops.server_ns},
+              {"wire", ops.times.wire_ns},
+              {"queue", ops.times.queue_ns},
+              {"server", ops.times.server_ns},
               {"idle", side.idle_ns}}};
     if (!tee_ns) return;
     for (const auto& [name, ns] : parts) all_ns = add_saturating(all_ns, ns.value_or(0));
@@ -67,12 +67,13 @@ struct Figures {
 
 /// nullopt where nothing was timed, as in a synthesised trace.
 std::optional<double> ratio(const OpSnapshot& recorded, const OpSnapshot& replayed) {
-  if (recorded.total_ns == 0) return std::nullopt;
-  return static_cast<double>(replayed.total_ns) / static_cast<double>(recorded.total_ns);
+  if (recorded.times.total_ns == 0) return std::nullopt;
+  return static_cast<double>(replayed.times.total_ns) /
+         static_cast<double>(recorded.times.total_ns);
 }
 
 PathFlow flow_of(const TransportSnapshot& transport, Path path) {
-  return {transport.path(path).sent, transport.path(path).received};
+  return {transport[path].sent, transport[path].received};
 }
 
 // --- json
@@ -91,11 +92,11 @@ Json flow_json(const PathFlow& flow) {
 }
 
 Json op_json(const OpSnapshot& op) {
-  return {{"total_ns", op.total_ns},
-          {"tee_ns", op.tee_ns},
-          {"wire_ns", op.wire_ns},
-          {"queue_ns", op.queue_ns},
-          {"server_ns", op.server_ns}};
+  return {{"total_ns", op.times.total_ns},
+          {"tee_ns", op.times.tee_ns},
+          {"wire_ns", op.times.wire_ns},
+          {"queue_ns", op.times.queue_ns},
+          {"server_ns", op.times.server_ns}};
 }
 
 Json histogram_json(const HistogramSnapshot& histogram) {
@@ -113,14 +114,14 @@ Json histogram_json(const HistogramSnapshot& histogram) {
 Json ops_json(const ReplayCounts& counts) {
   Json ops = Json::object();
   for (const Op op : kOps) {
-    const OpSnapshot& recorded = counts.recorded.ops.of(op);
-    const OpSnapshot& replayed = counts.replayed.ops.of(op);
+    const OpSnapshot& recorded = counts.recorded.ops[op];
+    const OpSnapshot& replayed = counts.replayed.ops[op];
     if (replayed.calls == 0) continue;
     Json one = {{"calls", replayed.calls},
                 {"recorded", op_json(recorded)},
                 {"replayed", op_json(replayed)},
                 {"ratio", nullptr},
-                {"latency_ns", histogram_json(counts.total_ns[static_cast<std::size_t>(op) - 1])}};
+                {"latency_ns", histogram_json(counts.total_ns[op])}};
     if (const auto value = ratio(recorded, replayed)) one["ratio"] = *value;
     ops[std::string(name_of(op))] = std::move(one);
   }
@@ -182,9 +183,8 @@ std::string format_json(const ReplayResult& result) {
   json["ops"] = ops_json(counts);
   json["same_paths"] = result.same_paths;
   for (const Path path : kPaths) {
-    json["paths"][path_text(path)] = {
-        {"recorded", flow_json(counts.recorded_paths[static_cast<std::size_t>(path)])},
-        {"replayed", flow_json(flow_of(result.transport, path))}};
+    json["paths"][path_text(path)] = {{"recorded", flow_json(counts.recorded_paths[path])},
+                                      {"replayed", flow_json(flow_of(result.transport, path))}};
   }
   json["time"] = {{"recorded", time_json(counts.recorded, figures.recorded)},
                   {"replayed", time_json(counts.replayed, figures.replayed)}};
@@ -213,20 +213,20 @@ std::string value_or_nothing(const std::optional<Value>& value) {
 }
 
 std::string csv_op(Op op, const ReplayCounts& counts) {
-  const OpSnapshot& recorded = counts.recorded.ops.of(op);
-  const OpSnapshot& replayed = counts.replayed.ops.of(op);
+  const OpSnapshot& recorded = counts.recorded.ops[op];
+  const OpSnapshot& replayed = counts.replayed.ops[op];
   if (replayed.calls == 0) return {};
   std::string text;
   const auto line = [&](const char* field, std::uint64_t a, std::uint64_t b) {
     text += fmt::format("op,{},{},{},{}\n", name_of(op), field, a, b);
   };
   line("calls", recorded.calls, replayed.calls);
-  line("total_ns", recorded.total_ns, replayed.total_ns);
-  line("tee_ns", recorded.tee_ns, replayed.tee_ns);
-  line("wire_ns", recorded.wire_ns, replayed.wire_ns);
-  line("queue_ns", recorded.queue_ns, replayed.queue_ns);
-  line("server_ns", recorded.server_ns, replayed.server_ns);
-  const HistogramSnapshot& histogram = counts.total_ns[static_cast<std::size_t>(op) - 1];
+  line("total_ns", recorded.times.total_ns, replayed.times.total_ns);
+  line("tee_ns", recorded.times.tee_ns, replayed.times.tee_ns);
+  line("wire_ns", recorded.times.wire_ns, replayed.times.wire_ns);
+  line("queue_ns", recorded.times.queue_ns, replayed.times.queue_ns);
+  line("server_ns", recorded.times.server_ns, replayed.times.server_ns);
+  const HistogramSnapshot& histogram = counts.total_ns[op];
   const auto only_replayed = [&](const char* field, std::uint64_t ns) {
     text += fmt::format("op,{},{},,{}\n", name_of(op), field, ns);
   };
@@ -246,7 +246,7 @@ std::string format_csv(const ReplayResult& result) {
   std::string text = "kind,name,field,recorded,replayed\n";
   for (const Op op : kOps) text += csv_op(op, counts);
   for (const Path path : kPaths) {
-    const PathFlow& recorded = counts.recorded_paths[static_cast<std::size_t>(path)];
+    const PathFlow& recorded = counts.recorded_paths[path];
     const PathFlow replayed = flow_of(result.transport, path);
     text += csv_flow(path_text(path), "sent", recorded.sent, replayed.sent);
     text += csv_flow(path_text(path), "received", recorded.received, replayed.received);
@@ -280,15 +280,15 @@ std::string md_ops(const ReplayCounts& counts) {
                        const OpSnapshot& replayed, const HistogramSnapshot& histogram) {
     const auto value = ratio(recorded, replayed);
     text += fmt::format("| {} | {} | {} | {:.3f} | {} | {:.3f} | {:.3f} |\n", name, replayed.calls,
-                        value ? fmt::format("{:.3f}", ms(recorded.total_ns)) : "-",
-                        ms(replayed.total_ns), value ? fmt::format("{:.2f}", *value) : "-",
+                        value ? fmt::format("{:.3f}", ms(recorded.times.total_ns)) : "-",
+                        ms(replayed.times.total_ns), value ? fmt::format("{:.2f}", *value) : "-",
                         ms(histogram.percentile(0.50)), ms(histogram.percentile(0.99)));
   };
   HistogramSnapshot all;
   for (const Op op : kOps) {
-    const HistogramSnapshot& histogram = counts.total_ns[static_cast<std::size_t>(op) - 1];
-    if (counts.replayed.ops.of(op).calls == 0) continue;
-    row(name_of(op), counts.recorded.ops.of(op), counts.replayed.ops.of(op), histogram);
+    const HistogramSnapshot& histogram = counts.total_ns[op];
+    if (counts.replayed.ops[op].calls == 0) continue;
+    row(name_of(op), counts.recorded.ops[op], counts.replayed.ops[op], histogram);
     all.merge(histogram);
   }
   row("all", counts.recorded.sum(), counts.replayed.sum(), all);
@@ -306,7 +306,7 @@ std::string md_paths(const ReplayResult& result, const ReplayCounts& counts) {
                         recorded.bytes, replayed.bytes);
   };
   for (const Path path : kPaths) {
-    const PathFlow& recorded = counts.recorded_paths[static_cast<std::size_t>(path)];
+    const PathFlow& recorded = counts.recorded_paths[path];
     const PathFlow replayed = flow_of(result.transport, path);
     row(path_text(path), "sent", recorded.sent, replayed.sent);
     row(path_text(path), "received", recorded.received, replayed.received);

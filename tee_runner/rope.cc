@@ -3,8 +3,6 @@
 #include <cmath>
 #include <numbers>
 
-#include "base/vectorize.h"
-
 namespace airlock {
 
 namespace {
@@ -61,16 +59,6 @@ RopeTable make_rope_table(const LlamaConfig& config, std::int64_t tokens) {
     table.sin[i] = static_cast<float>(std::sin(static_cast<double>(angle)));
   }
   return table;
-}
-
-AIRLOCK_VECTORIZE void rotate_head(const float* in, const float* cos, const float* sin,
-                                   std::size_t half, float* out) {
-  for (std::size_t i = 0; i < half; ++i) {
-    const float low = in[i];
-    const float high = in[i + half];
-    out[i] = low * cos[i] - high * sin[i];
-    out[i + half] = high * cos[i] + low * sin[i];
-  }
 }
 
 }  // namespace airlock

@@ -20,8 +20,4 @@ struct RopeTable {
 std::vector<float> rope_inverse_frequencies(const LlamaConfig& config);
 RopeTable make_rope_table(const LlamaConfig& config, std::int64_t tokens);
 
-/// out = rotate(in): one head of one token, in and out [2 * half]; cos and sin are the token's rows
-/// of the table.
-void rotate_head(const float* in, const float* cos, const float* sin, std::size_t half, float* out);
-
 }  // namespace airlock

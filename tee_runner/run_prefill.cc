@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/deadline.h"
+#include "runtime/json/writer.h"
 
 namespace airlock {
 
@@ -17,34 +18,35 @@ namespace {
 
 constexpr std::size_t kTopCount = 5;
 
-std::string json_number(double value) {
-  return std::isfinite(value) ? fmt::format("{}", value) : "null";
-}
-
-std::string json_comparison(const Comparison& c) {
-  std::string ops;
+JsonObject comparison_json(const Comparison& c) {
+  JsonObject ops;
   for (const Comparison::OpCost& op : c.ops) {
-    ops += fmt::format(R"({}"{}":{{"calls":{},"remote_ns":{},"local_ns":{}}})",
-                       ops.empty() ? "" : ",", name_of(op.op), op.calls, op.remote_ns, op.local_ns);
+    ops.add(
+        name_of(op.op),
+        JsonObject{{"calls", op.calls}, {"remote_ns", op.remote_ns}, {"local_ns", op.local_ns}});
   }
-  return fmt::format(
-      R"(,"compare_local":{{"passed":{},"same_bits":{},"differing":{},"largest_error":{},"tolerance":{},)"
-      R"("remote_wall_ns":{},"local_wall_ns":{},"overhead":{},"ops":{{{}}}}})",
-      c.passed(), c.same_bits, c.differing, json_number(c.largest_error), c.tolerance,
-      c.remote_wall_ns, c.local_wall_ns, json_number(c.overhead()), ops);
+  return {{"passed", c.passed()},
+          {"same_bits", c.same_bits},
+          {"differing", c.differing},
+          {"largest_error", c.largest_error},
+          {"tolerance", c.tolerance},
+          {"remote_wall_ns", c.remote_wall_ns},
+          {"local_wall_ns", c.local_wall_ns},
+          {"overhead", c.overhead()},
+          {"ops", ops}};
 }
 
 std::string format_json(const PrefillResult& result, const std::optional<Comparison>& comparison) {
-  std::string top;
-  for (const TopLogit& entry : result.top) {
-    top += fmt::format(R"({}{{"id":{},"logit":{}}})", top.empty() ? "" : ",", entry.id,
-                       std::isfinite(entry.logit) ? fmt::format("{}", entry.logit) : "null");
-  }
-  return fmt::format(
-             R"({{"tokens":{},"runs_ns":[{}],"wall_ns":{},"tokens_per_s":{:.3f},"top":[{}]{}}})",
-             result.tokens, fmt::join(result.runs_ns, ","), result.wall_ns(), result.tokens_per_s(),
-             top, comparison ? json_comparison(*comparison) : "") +
-         "\n";
+  std::vector<JsonObject> top;
+  for (const TopLogit& entry : result.top)
+    top.push_back({{"id", entry.id}, {"logit", entry.logit}});
+  JsonObject json = {{"tokens", result.tokens},
+                     {"runs_ns", result.runs_ns},
+                     {"wall_ns", result.wall_ns()},
+                     {"tokens_per_s", JsonFixed{result.tokens_per_s(), 3}},
+                     {"top", top}};
+  if (comparison) json.add("compare_local", comparison_json(*comparison));
+  return json.line();
 }
 
 std::string format_csv(const PrefillResult& result, const std::optional<Comparison>& comparison) {
@@ -164,11 +166,11 @@ Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_op
   Comparison result;
   result.remote_wall_ns = remote.wall_ns();
   result.local_wall_ns = local.wall_ns();
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
-    const OpSnapshot& there = remote_ops.ops[i];
-    const OpSnapshot& here = local_ops.ops[i];
+  for (const Op op : kOps) {
+    const OpSnapshot& there = remote_ops[op];
+    const OpSnapshot& here = local_ops[op];
     if (there.calls == 0 || here.calls == 0) continue;
-    result.ops.push_back({kOps[i], there.calls, there.total_ns, here.total_ns});
+    result.ops.push_back({op, there.calls, there.times.total_ns, here.times.total_ns});
   }
   const std::span<const float> got = remote.logits.as<float>();
   const std::span<const float> expected = local.logits.as<float>();

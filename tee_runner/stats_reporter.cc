@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/deadline.h"
+#include "base/file.h"
 #include "base/log.h"
 
 namespace airlock {
@@ -86,8 +87,8 @@ void StatsReporter::detach(SourceId source) {
   const std::lock_guard lock(mutex_);
   const Source* gone = find(source);
   if (gone == nullptr) return;
-  if (gone->transport != nullptr) ended_.transport.merge(gone->transport->snapshot());
-  if (gone->ops != nullptr) ended_.ops.merge(gone->ops->snapshot());
+  if (gone->transport != nullptr) merge(ended_.transport, *gone->transport);
+  if (gone->ops != nullptr) merge(ended_.ops, *gone->ops);
   std::erase_if(sources_, [source](const Source& s) { return s.id == source; });
   read_counters();
 }
@@ -119,10 +120,10 @@ void StatsReporter::read_counters() {
   report_.transport = ended_.transport;
   report_.ops = ended_.ops;
   for (const Source& source : sources_) {
-    if (source.transport != nullptr) report_.transport.merge(source.transport->snapshot());
-    if (source.ops != nullptr) report_.ops.merge(source.ops->snapshot());
+    if (source.transport != nullptr) merge(report_.transport, *source.transport);
+    if (source.ops != nullptr) merge(report_.ops, *source.ops);
   }
-  report_.tee = tee_snapshot(tee_);
+  report_.tee = snapshot_of(tee_);
   report_.wall_ns = now_ns() - start_ns_;
 }
 

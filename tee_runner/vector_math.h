@@ -1,89 +1,68 @@
 #pragma once
 
-#include <bit>
 #include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-
-/// Small pieces of the TEE kernels, inlined into functions that AIRLOCK_VECTORIZE compiles for
-/// several instruction sets. No intrinsics: GCC's and clang's vector extension, which either lowers
-/// to what the target has.
-#define AIRLOCK_INLINE inline __attribute__((always_inline))
 
 namespace airlock {
 
-inline constexpr std::size_t kLanes = 16;
-/// Sixteen floats in one register (or two, or four). Never a parameter or result: its ABI depends
-/// on the target.
-using FloatLanes __attribute__((vector_size(64))) = float;
+/// Sums run over this many lanes whatever the width of the CPU's vectors, and the lanes are added
+/// up in order: the width does not show in the bits.
+inline constexpr std::size_t kSumLanes = 16;
 
-/// exp(x) within 2 ulp wherever the result is a normal float; 0 below that, infinity above it, NaN
-/// for NaN. Branch-free, so that loops over it vectorise. Method and coefficients: Cephes expf.
-AIRLOCK_INLINE float exp_f32(float x) {
-  constexpr float kLowest = -87.3365402F;  // -126 ln 2
-  constexpr float kHighest = 88.7228317F;  // the largest x whose exp is finite
-  constexpr float kMagic =
-      12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  float clamped = x < kLowest ? kLowest : x;
-  clamped = clamped > kHighest ? kHighest : clamped;
-  const float shifted = clamped * 1.44269504088896341F + kMagic;
-  const float n = shifted - kMagic;
-  const float r = (clamped - n * 0.693359375F) - n * -2.12194440e-4F;
-  float p = 1.9875691500e-4F;
-  p = p * r + 1.3981999507e-3F;
-  p = p * r + 8.3334519073e-3F;
-  p = p * r + 4.1665795894e-2F;
-  p = p * r + 1.6666665459e-1F;
-  p = p * r + 5.0000001201e-1F;
-  p = p * r * r + r + 1.0F;
-  const std::uint32_t exponent =
-      (std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(kMagic)) << 23;
-  float result = std::bit_cast<float>(std::bit_cast<std::uint32_t>(p) + exponent);
-  result = x < kLowest ? 0.0F : result;
-  result = x > kHighest ? std::numeric_limits<float>::infinity() : result;
-  return x != x ? x : result;
+constexpr std::size_t round_up(std::size_t value, std::size_t step) {
+  return (value + step - 1) / step * step;
 }
 
-/// Sum of the lanes, always in the same order.
-AIRLOCK_INLINE float sum_lanes(const FloatLanes& lanes) {
-  float sum = 0.0F;
-  for (std::size_t lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
-  return sum;
-}
+/// Queries of one head while they walk over its keys with a running softmax. Before the first step
+/// the caller sets output and total to 0, peak to -infinity. Where all the scores that a query has
+/// seen are -infinity, its weights so far are 0.
+struct QueryBlock {
+  static constexpr std::size_t kRows = 32;       // queries
+  static constexpr std::size_t kKeys = 64;       // keys of one step
+  static constexpr std::size_t kPitchStep = 32;  // floats
 
-AIRLOCK_INLINE float max_lanes(const FloatLanes& lanes) {
-  float best = lanes[0];
-  for (std::size_t lane = 1; lane < kLanes; ++lane) best = lanes[lane] > best ? lanes[lane] : best;
-  return best;
-}
+  const float* queries;  // [kRows, pitch], rotated
+  float* output;         // [kRows, pitch], to be divided by total after the last step
+  std::size_t head_dim;
+  std::size_t pitch;           // head_dim rounded up to kPitchStep
+  std::size_t first_position;  // of the first query; the others follow it
+  float scale;
+  float peak[kRows];   // largest score so far, scaled
+  float total[kRows];  // sum of the weights so far
+  alignas(64) float scores[kRows * kKeys];
+};
 
-/// Largest of values[0, count); NaN is passed over. -infinity for count 0.
-AIRLOCK_INLINE float max_of(const float* values, std::size_t count) {
-  FloatLanes best = {};
-  best -= std::numeric_limits<float>::infinity();
-  std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    FloatLanes block;
-    std::memcpy(&block, values + i, sizeof(block));
-    best = block > best ? block : best;
-  }
-  float result = max_lanes(best);
-  for (; i < count; ++i) result = values[i] > result ? values[i] : result;
-  return result;
-}
+/// The arithmetic of the TEE kernels over plain arrays of fp32, of any alignment. Written once with
+/// Highway and compiled for several instruction sets.
+struct VectorMath {
+  /// exp(x) within 2 ulp wherever the result is a normal float; 0 below that, infinity above it,
+  /// NaN for NaN.
+  void (*exp)(const float* in, float* out, std::size_t count);
 
-AIRLOCK_INLINE float sum_of(const float* values, std::size_t count) {
-  FloatLanes sum = {};
-  std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    FloatLanes block;
-    std::memcpy(&block, values + i, sizeof(block));
-    sum += block;
-  }
-  float result = sum_lanes(sum);
-  for (; i < count; ++i) result += values[i];
-  return result;
-}
+  /// out = weight * x / sqrt(mean of x^2 + epsilon).
+  void (*rms_norm)(const float* x, const float* weight, float epsilon, float* out,
+                   std::size_t count);
+
+  /// values := softmax(values * scale). There is room for `count` rounded up to kSumLanes; what
+  /// lies beyond `count` is overwritten.
+  void (*softmax)(float* values, std::size_t count, float scale);
+
+  /// gate := silu(gate) * up.
+  void (*silu_multiply)(float* gate, const float* up, std::size_t count);
+
+  /// sum := sum + delta.
+  void (*add)(const float* delta, float* sum, std::size_t count);
+
+  /// out = rotate(in) by the angles of one token: one head of 2 * half floats in the rotate_half
+  /// layout, where element i pairs with i + half; cos and sin [half].
+  void (*rotate_head)(const float* in, const float* cos, const float* sin, std::size_t half,
+                      float* out);
+
+  /// One step of a block: takes kKeys keys, the first of them at position `first_key`, into each
+  /// query that is not before them. keys [head_dim, kKeys], transposed; values [kKeys, pitch].
+  void (*attend)(QueryBlock& block, std::size_t first_key, const float* keys, const float* values);
+};
+
+/// For the best instruction set that this CPU has.
+const VectorMath& vector_math();
 
 }  // namespace airlock

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/dtype.h"
-#include "bench/cuda/record.h"
+#include "bench/record.h"
 #include "gpu_server/cuda_module_abi.h"
 #include "runtime/model/prefill_plan.h"
 

@@ -150,7 +150,7 @@ Status BulkTransfer::wait(For purpose, Deadline deadline) {
   } else if (sending_) {
     wake = purpose == For::kSend ? Wake::kWritable : Wake::kReadableOrWritable;
   }
-  stats_.path(Path::kZmq).parks.fetch_add(1, std::memory_order_relaxed);
+  stats_[Path::kZmq].parks.fetch_add(1, std::memory_order_relaxed);
   const Status woken = is_router && purpose == For::kSend
                            ? socket_.pause(slice)
                            : socket_.poll(wake, deadline.slice(slice));

@@ -106,7 +106,7 @@ class InProcessChannel final : public Channel {
   TransportStats& stats() override { return stats_; }
 
  private:
-  PathStats& main_path() { return stats_.path(header_path(policy_)); }
+  PathStats& main_path() { return stats_[header_path(policy_)]; }
   Status poison(Status status) { return poison_.set(std::move(status), main_path()); }
 
   const PathPolicy policy_;

@@ -98,9 +98,7 @@ class LocalChannelImpl final : public Channel {
   Status take_header(Deadline deadline);
   Status place_ring_tensors(std::span<const Path> paths);
   Status copy_out(std::span<const Path> paths);
-  Status fail(Status status, Path path) {
-    return poison_.set(std::move(status), stats_.path(path));
-  }
+  Status fail(Status status, Path path) { return poison_.set(std::move(status), stats_[path]); }
   void note_ring_counters();
 
   const PathPolicy policy_;
@@ -123,7 +121,7 @@ class LocalChannelImpl final : public Channel {
 void LocalChannelImpl::note_ring_counters() {
   const RingCounters out = out_ring_.counters();
   const RingCounters in = in_ring_.counters();
-  PathStats& stats = stats_.path(Path::kRing);
+  PathStats& stats = stats_[Path::kRing];
   stats.spins.store(out.spins + in.spins, std::memory_order_relaxed);
   stats.parks.store(out.parks + in.parks, std::memory_order_relaxed);
   stats.slot_waits.store(out.slot_waits, std::memory_order_relaxed);

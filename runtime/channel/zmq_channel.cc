@@ -60,7 +60,7 @@ class ZmqChannelImpl final : public Channel {
  private:
   Status advance(const Accept& accept, bool& accepted);
   Status take_header();
-  Status poison(Status status) { return poison_.set(std::move(status), stats_.path(Path::kZmq)); }
+  Status poison(Status status) { return poison_.set(std::move(status), stats_[Path::kZmq]); }
 
   const PathPolicy policy_;
   const std::uint64_t epoch_;

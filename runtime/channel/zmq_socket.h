@@ -21,41 +21,39 @@ class ZmqContext {
  public:
   static Result<std::unique_ptr<ZmqContext>> create();
   ~ZmqContext();
-  ZmqContext(const ZmqContext&) = delete;
-  ZmqContext& operator=(const ZmqContext&) = delete;
-
-  void* handle() const { return handle_; }
 
  private:
-  explicit ZmqContext(void* handle) : handle_(handle) {}
-  void* handle_;
+  friend class ZmqSocket;
+  struct Impl;
+  explicit ZmqContext(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
 };
 
 enum class ZmqSocketType { kRouter, kDealer };
 
 struct ZmqSocketOptions {
-  std::chrono::milliseconds linger{
-      0};  // how long what was sent may still leave after the socket is destroyed
-  int send_high_water_frames = 16;
-  int receive_high_water_frames = 16;
-  std::size_t max_frame_bytes =
-      limits::kFrameBytes;  // a peer that sends a larger one is disconnected
-  bool router_mandatory =
-      true;                // a ROUTER says kResourceExhausted or kUnavailable instead of dropping
-  std::string routing_id;  // of a DEALER; empty: chosen by the ROUTER
-  std::chrono::milliseconds heartbeat_timeout{0};  // 0: no heartbeats; else one a second
+  /// How long what was sent may still leave after the socket is destroyed.
+  std::chrono::milliseconds linger{0};
+  /// Queued at each side of each connection.
+  int high_water_frames = 16;
+  /// A peer that sends a larger frame is disconnected.
+  std::size_t max_frame_bytes = limits::kFrameBytes;
+  /// Of a DEALER. Empty: the ROUTER chooses one.
+  std::string routing_id;
+  /// 0: no heartbeats, else one a second.
+  std::chrono::milliseconds heartbeat_timeout{0};
   bool reconnect = false;
-  bool monitor = true;        // whether connected() and disconnected() know anything
-  int wake_fd = -1;           // waits end early, kDeadlineExceeded, while it is readable, or when a
-                              // connection comes or goes
-  int send_buffer_bytes = 0;  // 0: the system's
-  int receive_buffer_bytes = 0;  // 0: the system's
+  /// Whether connected() and disconnected() know anything.
+  bool monitor = true;
+  /// Waits end early, kDeadlineExceeded, while it is readable. With it, and a monitor, they also
+  /// end when a connection comes or goes.
+  int wake_fd = -1;
 };
 
-/// One ZeroMQ socket; the only home of zmq's headers is its .cc. One thread at a time. What libzmq
-/// reports comes back as a Status: kResourceExhausted (no room to send by the deadline),
-/// kDeadlineExceeded (nothing to receive), kUnavailable (a ROUTER knows no such peer), kCancelled
-/// (the context ends), kInUse (endpoint), kProtocolError.
+/// One ZeroMQ socket; its .cc is the only home of ZeroMQ's headers and the end of its exceptions.
+/// One thread at a time. Errors: kResourceExhausted (no room to send by the deadline, no memory, no
+/// descriptor), kDeadlineExceeded (nothing to receive), kUnavailable (a ROUTER knows no such peer),
+/// kCancelled (the context ends), kInUse and kInvalidInput (endpoint), kProtocolError.
 class ZmqSocket {
  public:
   static Result<ZmqSocket> create(const ZmqContext& context, ZmqSocketType type,
@@ -64,7 +62,7 @@ class ZmqSocket {
   ZmqSocket& operator=(ZmqSocket&&) noexcept;
   ~ZmqSocket();
 
-  /// The real endpoint ("tcp://127.0.0.1:*" gets its port).
+  /// Returns the real endpoint ("tcp://127.0.0.1:*" gets its port).
   Result<std::string> bind(const std::string& endpoint);
   Status connect(const std::string& endpoint);
 
@@ -79,8 +77,8 @@ class ZmqSocket {
   /// One message of any parts, at most 8 (kProtocolError); at a ROUTER the first is the peer's
   /// routing id.
   Result<std::vector<std::vector<std::byte>>> receive(Deadline deadline);
-  /// One single-part message into `into`; gives its size. kProtocolError where it is larger or has
-  /// more parts. At a ROUTER only from `route`: messages of anyone else are dropped.
+  /// One single-part message into `into`; returns its size. kProtocolError where it is larger or
+  /// has more parts. At a ROUTER only from `route`: messages from anyone else are dropped.
   Result<std::size_t> receive_into(std::string_view route, std::span<std::byte> into,
                                    Deadline deadline);
 
@@ -103,8 +101,9 @@ class ZmqSocket {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Options of a session's data socket: RECONNECT_IVL -1, one frame's limit, high-water marks that
-/// bound memory. `routing_id`: the session's token at the runner, empty at the server.
+/// Options of a session's data socket: it never reconnects, its frames have one limit, and its
+/// high-water marks bound memory. `routing_id`: the session's token at the runner, empty at the
+/// server.
 ZmqSocketOptions data_socket_options(std::string routing_id,
                                      std::chrono::milliseconds heartbeat_timeout);
 

@@ -13,8 +13,8 @@
 
 #include "base/convert.h"
 #include "base/log.h"
+#include "runtime/json/reader.h"
 #include "runtime/model/digest.h"
-#include "runtime/model/json.h"
 #include "runtime/model/llama_tensors.h"
 #include "runtime/model/model_source.h"
 #include "runtime/model/safetensors.h"
@@ -57,21 +57,18 @@ bool exists(const std::string& path) {
 Result<std::map<std::string, std::string>> read_index(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, read_text_file(path, kMaxIndexBytes));
   ASSIGN_OR_RETURN(const Json root, parse_json(text, path));
-  const Json* weights = root.is_object() ? root.find("weight_map") : nullptr;
-  if (weights == nullptr || !weights->is_object()) return refuse(path, "has no weight_map object");
+  Status status;
   std::map<std::string, std::string> result;
-  for (std::size_t i = 0; i < weights->items.size(); ++i) {
-    const Json& file = weights->items[i];
-    if (!file.is_string() || !file.text.ends_with(".safetensors") || file.text.size() > 255 ||
-        file.text.find('/') != std::string::npos || file.text.find('\0') != std::string::npos) {
-      return refuse(
-          path,
-          fmt::format(
-              "tensor '{}' is said to be in {}: must be the name of a .safetensors file beside it",
-              printable(weights->keys[i]), file.describe()));
-    }
-    result.emplace(weights->keys[i], file.text);
+  for (const auto& [name, file] :
+       JsonReader(root, path, status).at("weight_map").members(kMaxJsonValues)) {
+    std::string file_name;
+    file.get(file_name, 255);
+    if (!file_name.ends_with(".safetensors") ||
+        file_name.find_first_of(std::string_view("/\0", 2)) != std::string::npos)
+      file.refuse("the name of a .safetensors file beside the index");
+    result.emplace(name, std::move(file_name));
   }
+  RETURN_IF_ERROR(status);
   return result;
 }
 

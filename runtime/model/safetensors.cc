@@ -9,7 +9,7 @@
 #include <system_error>
 
 #include "proto/limits.h"
-#include "runtime/model/json.h"
+#include "runtime/json/reader.h"
 
 namespace airlock {
 
@@ -24,9 +24,9 @@ Status refuse(const std::string& source, std::string_view what) {
 }
 
 std::optional<DType> dtype_of(std::string_view text) {
-  if (text == "F32") return DType::kF32;
-  if (text == "F16") return DType::kF16;
-  if (text == "BF16") return DType::kBF16;
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    if (text == safetensors_dtype(dtype)) return dtype;
+  }
   return std::nullopt;
 }
 
@@ -49,57 +49,38 @@ std::optional<std::uint64_t> product(const std::vector<std::int64_t>& shape, std
   return result;
 }
 
-Status parse_shape(const Json& json, std::vector<std::int64_t>& shape) {
-  if (json.kind != Json::Kind::kArray || json.items.size() > kMaxRank) {
-    return {StatusCode::kInvalidInput,
-            fmt::format("shape is {}, not a list of extents", json.describe())};
-  }
-  for (const Json& extent : json.items) {
-    if (extent.kind != Json::Kind::kInteger || extent.integer < 0) {
-      return {StatusCode::kInvalidInput, fmt::format("shape has the extent {}", extent.describe())};
-    }
-    shape.push_back(extent.integer);
-  }
-  return {};
-}
-
 /// `data_offset` is where the data begins in the file, `data_bytes` how much of it there is.
-Result<SafetensorsEntry> parse_entry(const std::string& name, const Json& json,
-                                     std::uint64_t data_offset, std::uint64_t data_bytes) {
-  const auto wrong = [](std::string what) {
-    return Status(StatusCode::kInvalidInput, std::move(what));
-  };
-  if (!json.is_object()) return wrong(fmt::format("is {}, not an object", json.describe()));
-  const Json* dtype = json.find("dtype");
-  const Json* shape = json.find("shape");
-  const Json* offsets = json.find("data_offsets");
-  if (dtype == nullptr || !dtype->is_string()) return wrong("has no dtype");
-  if (shape == nullptr) return wrong("has no shape");
-  if (offsets == nullptr || offsets->kind != Json::Kind::kArray || offsets->items.size() != 2) {
-    return wrong("has no pair of data_offsets");
-  }
+SafetensorsEntry read_entry(std::string_view name, const JsonReader& json,
+                            std::uint64_t data_offset, std::uint64_t data_bytes) {
   SafetensorsEntry entry;
   entry.name = name;
-  entry.dtype_text = printable(dtype->text);
-  entry.dtype = dtype_of(dtype->text);
-  RETURN_IF_ERROR(parse_shape(*shape, entry.shape));
-  const Json& first = offsets->items[0];
-  const Json& last = offsets->items[1];
-  if (first.kind != Json::Kind::kInteger || last.kind != Json::Kind::kInteger ||
-      first.integer < 0 || last.integer < first.integer ||
-      static_cast<std::uint64_t>(last.integer) > data_bytes) {
-    return wrong(
-        fmt::format("data_offsets [{}, {}] do not lie in the {} bytes of data (a truncated file?)",
-                    first.describe(), last.describe(), data_bytes));
+  if (name.size() > kMaxNameBytes) json.fail(fmt::format("has a name of {} bytes", name.size()));
+  std::string dtype;
+  json.read("dtype", dtype);
+  entry.dtype_text = printable(dtype);
+  entry.dtype = dtype_of(dtype);
+  for (const JsonReader& extent : json.at("shape").items(kMaxRank))
+    extent.get(entry.shape.emplace_back());
+  const auto offsets = json.at("data_offsets").items(2);
+  if (offsets.size() != 2) json.at("data_offsets").refuse("a pair");
+  if (!json.ok()) return entry;
+  std::uint64_t first = 0;
+  std::uint64_t last = 0;
+  offsets[0].get(first);
+  offsets[1].get(last);
+  if (last < first || last > data_bytes) {
+    json.fail(fmt::format(
+        "has data_offsets [{}, {}], which do not lie in the {} bytes of data (a truncated file?)",
+        first, last, data_bytes));
   }
-  entry.file_offset = data_offset + static_cast<std::uint64_t>(first.integer);
-  entry.bytes = static_cast<std::uint64_t>(last.integer - first.integer);
-  if (const std::uint64_t unit = element_bytes(dtype->text); unit != 0) {
+  entry.file_offset = data_offset + first;
+  entry.bytes = last - first;
+  if (const std::uint64_t unit = element_bytes(dtype); unit != 0) {
     const auto wanted = product(entry.shape, unit);
     if (!wanted || *wanted != entry.bytes) {
-      return wrong(fmt::format("has {} bytes, its dtype {} and shape ask for {}", entry.bytes,
-                               entry.dtype_text,
-                               wanted ? fmt::format("{}", *wanted) : "more than 2^64"));
+      json.fail(fmt::format("has {} bytes, its dtype {} and shape ask for {}", entry.bytes,
+                            entry.dtype_text,
+                            wanted ? fmt::format("{}", *wanted) : "more than 2^64"));
     }
   }
   return entry;
@@ -153,20 +134,16 @@ Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view 
                                                                const std::string& source) {
   const std::uint64_t data_offset = kLengthBytes + json.size();
   if (data_offset > file_bytes) return refuse(source, "its header does not fit the file");
-  ASSIGN_OR_RETURN(const Json root, parse_json(json, source + ": header"));
-  if (!root.is_object()) return refuse(source, "its header is not a JSON object");
+  const std::string header = source + ": header";
+  ASSIGN_OR_RETURN(const Json root, parse_json(json, header));
+  Status status;
   std::vector<SafetensorsEntry> entries;
-  for (std::size_t i = 0; i < root.items.size(); ++i) {
-    const std::string& name = root.keys[i];
+  for (const auto& [name, entry] : JsonReader(root, header, status).members(kMaxJsonValues)) {
     if (name == "__metadata__") continue;
-    if (name.size() > kMaxNameBytes)
-      return refuse(source, fmt::format("a name of {} bytes", name.size()));
-    auto entry = parse_entry(name, root.items[i], data_offset, file_bytes - data_offset);
-    if (!entry.ok()) {
-      return entry.status().with_context(fmt::format("{}: tensor '{}'", source, printable(name)));
-    }
-    entries.push_back(std::move(entry).value());
+    entries.push_back(read_entry(name, entry, data_offset, file_bytes - data_offset));
+    RETURN_IF_ERROR(status);
   }
+  RETURN_IF_ERROR(status);
   RETURN_IF_ERROR(check_coverage(entries, data_offset, file_bytes, source));
   std::sort(entries.begin(), entries.end(),
             [](const auto& a, const auto& b) { return a.name < b.name; });

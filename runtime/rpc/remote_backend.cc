@@ -185,9 +185,9 @@ void RequestQueue::book(Call& call, const ResponseHeader& response) {
   times.queue_ns = response.queue_ns;
   times.server_ns = response.server_ns;
   balance(times);
-  op_stats_.of(response.op).book(times);
+  merge(op_stats_[response.op], OpSnapshot{1, times});
   const Path path = call.used_zmq ? Path::kZmq : header_path(channel_.policy());
-  channel_.stats().path(path).latency_ns.record(times.tee_ns + times.wire_ns);
+  channel_.stats()[path].latency_ns.record(times.tee_ns + times.wire_ns);
 }
 
 Status RequestQueue::wait(Call& call) {

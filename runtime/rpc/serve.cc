@@ -191,9 +191,8 @@ class ServeLoop {
     balance(times);
     header.queue_ns = times.queue_ns;
     header.server_ns = times.server_ns;
-    op_stats_.of(header.op).book(times);
-    if (context_.service_ns != nullptr)
-      (*context_.service_ns)[index_of(header.op)].record(times.total_ns);
+    merge(op_stats_[header.op], OpSnapshot{1, times});
+    if (context_.service_ns != nullptr) (*context_.service_ns)[header.op].record(times.total_ns);
     RETURN_IF_ERROR(no_taker(channel_.send(*service.reply, encode(header), service.deadline)));
     if (service.status.code() != StatusCode::kDevice) return {};
     let_client_leave();

@@ -269,8 +269,8 @@ void CountersFile::close_session(SessionBlock& block) {
   ended.start_ns = block.start_ns;
   ended.sessions += 1;
   set_text(ended.client, block.client);
-  ended.transport.merge(block.transport.snapshot());
-  ended.ops.merge(block.ops.snapshot());
+  merge(ended.transport, block.transport);
+  merge(ended.ops, block.ops);
   ended.state.store(static_cast<std::uint64_t>(BlockState::kActive), kRelaxed);
   free_block(block);
 }
@@ -286,11 +286,11 @@ void CountersFile::free_block(SessionBlock& block) {
 }
 
 CounterSums CountersFile::sums() const {
-  CounterSums sums{header_->ended.transport.snapshot(), header_->ended.ops.snapshot()};
+  CounterSums sums{snapshot_of(header_->ended.transport), snapshot_of(header_->ended.ops)};
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     if (!used_[i]) continue;
-    sums.transport.merge(blocks_[i].transport.snapshot());
-    sums.ops.merge(blocks_[i].ops.snapshot());
+    merge(sums.transport, blocks_[i].transport);
+    merge(sums.ops, blocks_[i].ops);
   }
   return sums;
 }

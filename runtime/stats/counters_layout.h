@@ -85,8 +85,9 @@ static_assert(kCountOf<Op> == 7 && kCountOf<Path> == 2 && kHistogramBucketCount 
 static_assert(sizeof(Histogram) == 3976 && sizeof(PathStats) == 4056 && sizeof(OpStats) == 72);
 static_assert(offsetof(PathStats, received) == 24 && offsetof(PathStats, errors) == 48);
 static_assert(offsetof(PathStats, parks) == 72 && offsetof(PathStats, latency_ns) == 80);
-static_assert(offsetof(OpStats, server_ns) == 40 && offsetof(OpStats, device) == 48);
-static_assert(offsetof(DeviceStats, compute_ns) == 8 && offsetof(DeviceStats, copy_out_ns) == 16);
+static_assert(offsetof(OpStats, times) == 8 && offsetof(AtomicOpTimes, wire_ns) == 16);
+static_assert(offsetof(AtomicOpTimes, server_ns) == 32 && offsetof(AtomicOpTimes, device) == 40);
+static_assert(sizeof(DeviceTimesOf<Counter>) == 24);
 static_assert(offsetof(Identity, total_bytes) == 40 && offsetof(Identity, endpoint) == 128);
 static_assert(offsetof(Identity, model) == 392 && offsetof(Identity, digest) == 1416);
 static_assert(offsetof(Identity, host_cpu) == 1832 && sizeof(Identity) == 2048);

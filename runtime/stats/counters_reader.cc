@@ -59,6 +59,32 @@ std::string without_controls(std::string text) {
   return text;
 }
 
+bool is_sane(const HistogramSnapshot& histogram) {
+  return histogram.max <= kMaxAmount &&
+         std::ranges::all_of(histogram.counts, [](auto count) { return count <= kMaxEvents; });
+}
+
+/// Whether each bucket and each number of events is at most kMaxEvents, and each number of bytes or
+/// nanoseconds `max_amount`.
+template <typename Stats>
+bool is_sane(const Stats& stats, std::uint64_t max_amount) {
+  bool sane = true;
+  Stats::visit(
+      [&](std::string_view key, const auto& member) {
+        using Member = std::remove_cvref_t<decltype(member)>;
+        if constexpr (std::is_same_v<Member, std::uint64_t>) {
+          const bool is_amount = key == "bytes" || key.ends_with("_ns");
+          sane &= member <= (is_amount ? max_amount : kMaxEvents);
+        } else if constexpr (std::is_same_v<Member, HistogramSnapshot>) {
+          sane &= is_sane(member);
+        } else {
+          sane &= is_sane(member, max_amount);
+        }
+      },
+      stats);
+  return sane;
+}
+
 class Reader {
  public:
   explicit Reader(std::string path) : path_(std::move(path)) {}
@@ -185,49 +211,25 @@ class Reader {
     return without_controls({std::begin(field), end});
   }
 
-  Status check(const HistogramSnapshot& histogram) const {
-    const bool sane =
-        histogram.max <= kMaxAmount &&
-        std::ranges::all_of(histogram.counts, [](auto count) { return count <= kMaxEvents; });
-    return sane ? Status() : bad("a histogram holds an absurd count");
-  }
-
-  Status check(const SessionReport& session, std::uint64_t max_amount) const {
-    bool sane = session.sessions <= kMaxEvents;
-    for (const PathSnapshot& path : session.transport.paths) {
-      for (const DirectionSnapshot& direction : {path.sent, path.received}) {
-        sane = sane && direction.messages <= kMaxEvents && direction.tensors <= kMaxEvents &&
-               direction.bytes <= max_amount;
-      }
-      sane = sane && path.errors <= kMaxEvents && path.slot_waits <= kMaxEvents &&
-             path.spins <= kMaxEvents && path.parks <= kMaxEvents;
-      RETURN_IF_ERROR(check(path.latency_ns));
-    }
-    for (const OpSnapshot& op : session.ops.ops) {
-      sane = sane && op.calls <= kMaxEvents && op.total_ns <= max_amount &&
-             op.tee_ns <= max_amount && op.wire_ns <= max_amount && op.queue_ns <= max_amount &&
-             op.server_ns <= max_amount && op.device.copy_in_ns <= max_amount &&
-             op.device.compute_ns <= max_amount && op.device.copy_out_ns <= max_amount;
-    }
-    return sane ? Status() : bad(fmt::format("session {} holds an absurd count", session.id));
-  }
-
   Result<SessionReport> session(const SessionBlock& block) const {
     SessionReport session;
     session.id = fmt::format("{:016x}", block.epoch);
     ASSIGN_OR_RETURN(session.client, text(block.client, "client's name"));
     session.sessions = block.sessions;
-    session.transport = block.transport.snapshot();
-    session.ops = block.ops.snapshot();
-    RETURN_IF_ERROR(check(session, &block == &header_->ended ? kMaxEndedAmount : kMaxAmount));
+    session.transport = snapshot_of(block.transport);
+    session.ops = snapshot_of(block.ops);
+    const std::uint64_t max_amount = &block == &header_->ended ? kMaxEndedAmount : kMaxAmount;
+    if (session.sessions > kMaxEvents || !is_sane(session.transport, max_amount) ||
+        !is_sane(session.ops, max_amount)) {
+      return bad(fmt::format("session {} holds an absurd count", session.id));
+    }
     return session;
   }
 
   Status fill(CountersSnapshot& snapshot) const {
     RETURN_IF_ERROR(fill_server(snapshot));
     snapshot.service_ns = snapshot_of(header_->live.service_ns);
-    for (const HistogramSnapshot& histogram : snapshot.service_ns)
-      RETURN_IF_ERROR(check(histogram));
+    if (!is_sane(snapshot.service_ns, kMaxAmount)) return bad("a histogram holds an absurd count");
     const auto add = [&](const SessionBlock& block) -> Status {
       ASSIGN_OR_RETURN(SessionReport made, session(block));
       snapshot.report.merge(made);

@@ -13,7 +13,7 @@ struct CountersSnapshot {
   /// As the server's own; of the sessions that ended there is one entry for all, first. wall_ns is
   /// up to the last heartbeat where the server is dead.
   SideReport report;
-  OpHistogramSnapshots service_ns{};
+  OpHistogramSnapshots service_ns;
   std::string endpoint;
   std::string dtype;
   std::uint64_t pid = 0;

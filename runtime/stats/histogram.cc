@@ -55,6 +55,16 @@ std::vector<std::pair<std::uint64_t, std::uint64_t>> HistogramSnapshot::buckets(
   return filled;
 }
 
+bool HistogramSnapshot::append(std::uint64_t upper, std::uint64_t count) {
+  const std::size_t bucket = bucket_of(upper);
+  const auto filled = std::find_if(counts.begin() + static_cast<std::ptrdiff_t>(bucket),
+                                   counts.end(), [](std::uint64_t n) { return n != 0; });
+  if (upper_edge(bucket) != upper || filled != counts.end() || bucket > bucket_of(max))
+    return false;
+  counts[bucket] = count;
+  return true;
+}
+
 void Histogram::raise_max(std::uint64_t value) {
   std::uint64_t seen = max_.load(std::memory_order_relaxed);
   while (seen < value && !max_.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {

@@ -21,6 +21,9 @@ struct HistogramSnapshot {
   /// As Histogram's.
   std::uint64_t percentile(double share) const;
   std::vector<std::pair<std::uint64_t, std::uint64_t>> buckets() const;
+  /// The reverse, bucket by bucket, under a `max` that was set before. False where `upper` is no
+  /// bucket's upper edge, or the bucket is not above those that are filled, or it is above max's.
+  bool append(std::uint64_t upper, std::uint64_t count);
   bool operator==(const HistogramSnapshot&) const = default;
 };
 

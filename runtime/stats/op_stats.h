@@ -1,85 +1,39 @@
 #pragma once
 
-#include <array>
-#include <atomic>
-#include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include "proto/op.h"
 #include "runtime/op_times.h"
-#include "runtime/stats/histogram.h"
+#include "runtime/stats/counters.h"
 
 namespace airlock {
 
-/// Of the server's computation on a device, by the device's own clock. Parts of ops that overlap
-/// count in each op. Zero on a CPU and at the runner.
-struct DeviceStats {
-  std::atomic<std::uint64_t> copy_in_ns{0};
-  std::atomic<std::uint64_t> compute_ns{0};
-  std::atomic<std::uint64_t> copy_out_ns{0};
+/// The calls of one op and where their time went. At the runner as runtime/op_times.h says; at the
+/// server the total is from the receipt of the whole request to the reply's send, tee_ns is 0,
+/// queue_ns (from that receipt to the start of the computation) and server_ns are measured, and
+/// wire_ns is the rest. The parts add up on both sides.
+template <typename Cell>
+struct OpStatsOf {
+  Cell calls{};
+  OpTimesOf<Cell> times{};
+  bool operator==(const OpStatsOf&) const = default;
+  template <typename Each, typename... Stats>
+  static void visit(Each&& each, Stats&... stats) {
+    each("calls", stats.calls...);
+    visit_times(each, stats.times...);
+    each("device", stats.times.device...);
+  }
 };
 
-/// The OpTimes of one op's calls, added up. Relaxed atomics: one thread adds, any thread reads.
-///
-/// At the runner OpTimes says what each part holds; the server's words are bounded, so that total =
-/// tee + wire + queue + server. At the server total is from receipt of the whole request to the
-/// reply's send, tee is 0, queue is from receipt to the start of the computation, and wire is the
-/// rest; they add up there too.
-struct OpStats {
-  std::atomic<std::uint64_t> calls{0};
-  std::atomic<std::uint64_t> total_ns{0};
-  std::atomic<std::uint64_t> tee_ns{0};
-  std::atomic<std::uint64_t> wire_ns{0};
-  std::atomic<std::uint64_t> queue_ns{0};
-  std::atomic<std::uint64_t> server_ns{0};
-  DeviceStats device;
-  /// One more call, whose parts add up.
-  void book(const OpTimes& times);
-};
+using OpStats = OpStatsOf<Counter>;
+using OpSnapshot = OpStatsOf<std::uint64_t>;
+using OpStatsTable = PerValue<Op, OpStats>;
+using OpSnapshotTable = PerValue<Op, OpSnapshot>;
 
-/// A DeviceStats at one moment.
-struct DeviceSnapshot {
-  std::uint64_t copy_in_ns = 0;
-  std::uint64_t compute_ns = 0;
-  std::uint64_t copy_out_ns = 0;
-  void merge(const DeviceSnapshot& other);  // saturates
-  bool operator==(const DeviceSnapshot&) const = default;
-};
-
-/// An OpStats at one moment: a plain value, to be kept and merged.
-struct OpSnapshot {
-  std::uint64_t calls = 0;
-  std::uint64_t total_ns = 0;
-  std::uint64_t tee_ns = 0;
-  std::uint64_t wire_ns = 0;
-  std::uint64_t queue_ns = 0;
-  std::uint64_t server_ns = 0;
-  DeviceSnapshot device = {};
-  void merge(const OpSnapshot& other);  // saturates
-  bool operator==(const OpSnapshot&) const = default;
-};
-
-struct OpSnapshotTable {
-  std::array<OpSnapshot, kCountOf<Op>> ops;
-  OpSnapshot& of(Op op) { return ops[static_cast<std::size_t>(op) - 1]; }
-  const OpSnapshot& of(Op op) const { return ops[static_cast<std::size_t>(op) - 1]; }
-  void merge(const OpSnapshotTable& other);
-  bool operator==(const OpSnapshotTable&) const = default;
-};
-
-struct OpStatsTable {
-  std::array<OpStats, kCountOf<Op>> ops;
-  OpStats& of(Op op) { return ops[static_cast<std::size_t>(op) - 1]; }
-  const OpStats& of(Op op) const { return ops[static_cast<std::size_t>(op) - 1]; }
-  OpSnapshotTable snapshot() const;
-  /// Adds what another table counted.
-  void merge(const OpSnapshotTable& other);
-};
-
-/// A histogram for each op: how long each of its calls took.
-using OpHistograms = std::array<Histogram, kCountOf<Op>>;
-using OpHistogramSnapshots = std::array<HistogramSnapshot, kCountOf<Op>>;
-OpHistogramSnapshots snapshot_of(const OpHistograms& histograms);
+/// How long each call of each op took.
+using OpHistograms = PerValue<Op, Histogram>;
+using OpHistogramSnapshots = PerValue<Op, HistogramSnapshot>;
 
 enum class TeeKernel : std::uint8_t { kRmsNorm, kRope, kSoftmax, kSilu, kResidual, kAttention };
 
@@ -101,18 +55,21 @@ constexpr std::string_view name_of(TeeKernel kernel) {
   return {};
 }
 
-struct TeeKernelStats {
-  std::atomic<std::uint64_t> calls{0};
-  std::atomic<std::uint64_t> total_ns{0};
+template <typename Cell>
+struct TeeKernelStatsOf {
+  Cell calls{};
+  Cell total_ns{};
+  bool operator==(const TeeKernelStatsOf&) const = default;
+  template <typename Each, typename... Stats>
+  static void visit(Each&& each, Stats&... stats) {
+    each("calls", stats.calls...);
+    each("total_ns", stats.total_ns...);
+  }
 };
-using TeeStatsTable = std::array<TeeKernelStats, kCountOf<TeeKernel>>;
 
-struct TeeKernelSnapshot {
-  std::uint64_t calls = 0;
-  std::uint64_t total_ns = 0;
-  bool operator==(const TeeKernelSnapshot&) const = default;
-};
-using TeeSnapshotTable = std::array<TeeKernelSnapshot, kCountOf<TeeKernel>>;
-TeeSnapshotTable tee_snapshot(const TeeStatsTable& table);
+using TeeKernelStats = TeeKernelStatsOf<Counter>;
+using TeeKernelSnapshot = TeeKernelStatsOf<std::uint64_t>;
+using TeeStatsTable = PerValue<TeeKernel, TeeKernelStats>;
+using TeeSnapshotTable = PerValue<TeeKernel, TeeKernelSnapshot>;
 
 }  // namespace airlock

@@ -14,6 +14,8 @@
 
 namespace airlock {
 
+class JsonObject;
+
 /// What a GPU's driver and libraries say of themselves.
 struct DeviceReport {
   std::string driver;  // the CUDA version that the driver knows, "13.0"
@@ -51,26 +53,24 @@ struct SideReport {
   std::vector<std::pair<std::string, std::string>> config;
   TransportSnapshot transport;
   OpSnapshotTable ops;
-  TeeSnapshotTable tee{};  // the runner's
+  TeeSnapshotTable tee;  // the runner's
   std::uint64_t wall_ns = 0;
   std::vector<SessionReport> sessions;  // the server's
   /// Adds a session's counters to `transport` and `ops`; `sessions` stays as it is.
   void merge(const SessionReport& session);
-  /// Adds the counters of one end of a channel.
-  void merge(const TransportStats& stats) { transport.merge(stats.snapshot()); }
 };
 
-/// One line of JSON as docs/STATS.md defines it. "tee" is the runner's, "sessions" the server's.
+/// docs/STATS.md defines it. "tee" is the runner's, "sessions" the server's.
+JsonObject report_object(const SideReport& report);
+/// The same as one line.
 std::string report_json(const SideReport& report);
-/// One element of "sessions": what the stats op gives a client.
-std::string session_json(const SessionReport& session);
+/// Reads back what report_json() gives. The text is untrusted: kInvalidInput, beginning with
+/// `source`, names the first key that is missing or does not fit, percentiles that are not those of
+/// their buckets included. Unknown keys are ignored. Sums over ops, paths and files of what was
+/// read fit a std::uint64_t.
+Result<SideReport> read_report(std::string_view text, std::string_view source);
 /// The same for a reader at a terminal: aligned columns, paths and ops that nothing went by are
 /// left out.
 std::string report_table(const SideReport& report);
-
-/// Replaces `path` by a new file of `mode` that holds `text`, so that a reader sees the old or the
-/// new text, never half of one. What is no regular file (/dev/stdout, a pipe) is written to
-/// instead. kInvalidInput names path and reason; kResourceExhausted where the disk is full.
-Status write_file_atomically(const std::string& path, std::string_view text, unsigned mode = 0600);
 
 }  // namespace airlock

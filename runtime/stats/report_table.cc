@@ -54,32 +54,29 @@ std::string mib(std::uint64_t bytes) {
 std::string ms(std::uint64_t ns) { return fmt::format("{:.2f}", static_cast<double>(ns) / 1e6); }
 std::string us(std::uint64_t ns) { return fmt::format("{:.1f}", static_cast<double>(ns) / 1e3); }
 
-constexpr std::array<std::pair<Path, const char*>, kCountOf<Path>> kPaths = {
-    {{Path::kRing, "ring"}, {Path::kZmq, "zmq"}}};
-
-void add_direction(TextTable& table, const char* path, const char* name,
+void add_direction(TextTable& table, Path path, const char* name,
                    const DirectionSnapshot& direction) {
   if (direction == DirectionSnapshot{}) return;
-  table.add({path, name, std::to_string(direction.messages), std::to_string(direction.tensors),
-             mib(direction.bytes)});
+  table.add({std::string(name_of(path)), name, std::to_string(direction.messages),
+             std::to_string(direction.tensors), mib(direction.bytes)});
 }
 
 std::string paths_text(const TransportSnapshot& transport) {
   TextTable traffic(2, {"path", "direction", "messages", "tensors", "MiB"});
   TextTable waits(1, {"path", "p50 us", "p90 us", "p99 us", "max us", "slot waits", "spins",
                       "parks", "errors"});
-  for (const auto& [path, name] : kPaths) {
-    const PathSnapshot& stats = transport.path(path);
-    add_direction(traffic, name, "sent", stats.sent);
-    add_direction(traffic, name, "received", stats.received);
+  for (const Path path : kPaths) {
+    const PathSnapshot& stats = transport[path];
+    add_direction(traffic, path, "sent", stats.sent);
+    add_direction(traffic, path, "received", stats.received);
     if (stats == PathSnapshot{}) continue;
     const HistogramSnapshot& latency = stats.latency_ns;
     const bool timed = latency.count() > 0;
     const auto cell = [timed](std::uint64_t ns) { return timed ? us(ns) : "-"; };
-    waits.add({name, cell(latency.percentile(0.5)), cell(latency.percentile(0.9)),
-               cell(latency.percentile(0.99)), cell(latency.max), std::to_string(stats.slot_waits),
-               std::to_string(stats.spins), std::to_string(stats.parks),
-               std::to_string(stats.errors)});
+    waits.add({std::string(name_of(path)), cell(latency.percentile(0.5)),
+               cell(latency.percentile(0.9)), cell(latency.percentile(0.99)), cell(latency.max),
+               std::to_string(stats.slot_waits), std::to_string(stats.spins),
+               std::to_string(stats.parks), std::to_string(stats.errors)});
   }
   if (traffic.empty() && waits.empty()) return "\nno message crossed\n";
   return section(traffic) + section(waits);
@@ -87,21 +84,21 @@ std::string paths_text(const TransportSnapshot& transport) {
 
 std::string ops_text(const OpSnapshotTable& ops) {
   TextTable table(1, {"op", "calls", "total ms", "tee ms", "wire ms", "queue ms", "server ms"});
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
-    const OpSnapshot& op = ops.ops[i];
-    if (op.calls == 0) continue;
-    table.add({std::string(name_of(kOps[i])), std::to_string(op.calls), ms(op.total_ns),
-               ms(op.tee_ns), ms(op.wire_ns), ms(op.queue_ns), ms(op.server_ns)});
+  for (const Op op : kOps) {
+    const auto& [calls, times] = ops[op];
+    if (calls == 0) continue;
+    table.add({std::string(name_of(op)), std::to_string(calls), ms(times.total_ns),
+               ms(times.tee_ns), ms(times.wire_ns), ms(times.queue_ns), ms(times.server_ns)});
   }
   return section(table);
 }
 
 std::string devices_text(const OpSnapshotTable& ops) {
   TextTable table(1, {"device", "copy in ms", "compute ms", "copy out ms"});
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
-    const DeviceSnapshot& device = ops.ops[i].device;
-    if (device == DeviceSnapshot{}) continue;
-    table.add({std::string(name_of(kOps[i])), ms(device.copy_in_ns), ms(device.compute_ns),
+  for (const Op op : kOps) {
+    const DeviceTimes& device = ops[op].times.device;
+    if (device == DeviceTimes{}) continue;
+    table.add({std::string(name_of(op)), ms(device.copy_in_ns), ms(device.compute_ns),
                ms(device.copy_out_ns)});
   }
   return section(table);
@@ -109,10 +106,10 @@ std::string devices_text(const OpSnapshotTable& ops) {
 
 std::string tee_text(const TeeSnapshotTable& tee) {
   TextTable table(1, {"tee", "calls", "total ms"});
-  for (std::size_t i = 0; i < kCountOf<TeeKernel>; ++i) {
-    if (tee[i].calls == 0) continue;
-    table.add({std::string(name_of(kValuesOf<TeeKernel>[i])), std::to_string(tee[i].calls),
-               ms(tee[i].total_ns)});
+  for (const TeeKernel kernel : kValuesOf<TeeKernel>) {
+    const TeeKernelSnapshot& stats = tee[kernel];
+    if (stats.calls == 0) continue;
+    table.add({std::string(name_of(kernel)), std::to_string(stats.calls), ms(stats.total_ns)});
   }
   return section(table);
 }
@@ -121,15 +118,15 @@ std::string sessions_text(const std::vector<SessionReport>& sessions) {
   TextTable table(
       2, {"session", "client", "calls", "received MiB", "sent MiB", "errors", "server ms"});
   for (const SessionReport& session : sessions) {
-    PathSnapshot all = session.transport.path(Path::kRing);
-    all.merge(session.transport.path(Path::kZmq));
+    PathSnapshot all;
+    for (const PathSnapshot& path : session.transport) merge(all, path);
     OpSnapshot ops;
-    for (const OpSnapshot& op : session.ops.ops) ops.merge(op);
+    for (const OpSnapshot& op : session.ops) merge(ops, op);
     const std::string older =
         session.sessions > 1 ? fmt::format(" and {} older", session.sessions - 1) : std::string();
     table.add({session.id + older, session.client, std::to_string(ops.calls),
                mib(all.received.bytes), mib(all.sent.bytes), std::to_string(all.errors),
-               ms(ops.server_ns)});
+               ms(ops.times.server_ns)});
   }
   return section(table);
 }

@@ -1,77 +1,74 @@
 #pragma once
 
-#include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
 #include "proto/path.h"
-#include "runtime/stats/histogram.h"
+#include "runtime/stats/counters.h"
 
 namespace airlock {
 
-/// Counters of one direction of one path. Relaxed atomics: one thread adds, any thread reads; they
-/// only grow.
-struct DirectionStats {
-  std::atomic<std::uint64_t> messages{0};  // requests or replies whose header took this path
-  std::atomic<std::uint64_t> tensors{0};   // tensors that took this path
-  std::atomic<std::uint64_t> bytes{0};     // their payload bytes
+/// One direction of one path. docs/STATS.md defines each counter of these structs.
+template <typename Cell>
+struct DirectionStatsOf {
+  // Requests or replies whose header took this path.
+  Cell messages{};
+  // Tensors that took this path, and their payload bytes.
+  Cell tensors{};
+  Cell bytes{};
+  bool operator==(const DirectionStatsOf&) const = default;
+  template <typename Each, typename... Stats>
+  static void visit(Each&& each, Stats&... stats) {
+    each("messages", stats.messages...);
+    each("tensors", stats.tensors...);
+    each("bytes", stats.bytes...);
+  }
 };
 
-struct PathStats {
-  DirectionStats sent;      // at commit
-  DirectionStats received;  // after validation
-  std::atomic<std::uint64_t> errors{0};
-  std::atomic<std::uint64_t> slot_waits{0};  // prepare() found no free slot at once (ring)
-  std::atomic<std::uint64_t> spins{0};       // waits that ended while spinning
-  std::atomic<std::uint64_t> parks{0};       // times a wait went to sleep
-  Histogram latency_ns;  // runner: an op's total_ns less what the server reports
+template <typename Cell>
+struct PathStatsOf {
+  // At commit.
+  DirectionStatsOf<Cell> sent{};
+  // After validation.
+  DirectionStatsOf<Cell> received{};
+  Cell errors{};
+  // prepare() found no free slot at once (ring).
+  Cell slot_waits{};
+  // Waits that ended while spinning.
+  Cell spins{};
+  // Times that a wait went to sleep.
+  Cell parks{};
+  // The runner's: an op's total_ns less what the server reports.
+  HistogramOf<Cell> latency_ns{};
+  bool operator==(const PathStatsOf&) const = default;
+  template <typename Each, typename... Stats>
+  static void visit(Each&& each, Stats&... stats) {
+    each("sent", stats.sent...);
+    each("received", stats.received...);
+    each("errors", stats.errors...);
+    each("slot_waits", stats.slot_waits...);
+    each("spins", stats.spins...);
+    each("parks", stats.parks...);
+    each("latency_ns", stats.latency_ns...);
+  }
 };
 
-/// The counters of one direction of one path at one moment: plain values, to be kept and merged.
-struct DirectionSnapshot {
-  std::uint64_t messages = 0;
-  std::uint64_t tensors = 0;
-  std::uint64_t bytes = 0;
-  bool operator==(const DirectionSnapshot&) const = default;
-};
+using DirectionStats = DirectionStatsOf<Counter>;
+using DirectionSnapshot = DirectionStatsOf<std::uint64_t>;
+using PathStats = PathStatsOf<Counter>;
+using PathSnapshot = PathStatsOf<std::uint64_t>;
 
-struct PathSnapshot {
-  DirectionSnapshot sent;
-  DirectionSnapshot received;
-  std::uint64_t errors = 0;
-  std::uint64_t slot_waits = 0;
-  std::uint64_t spins = 0;
-  std::uint64_t parks = 0;
-  HistogramSnapshot latency_ns;
-  void merge(const PathSnapshot& other);
-  bool operator==(const PathSnapshot&) const = default;
-};
+/// What one end of one channel counted. Outlives its channel.
+using TransportSnapshot = PerValue<Path, PathSnapshot>;
 
-/// A TransportStats at one moment. Outlives its channel: what a server keeps of a session that
-/// ended.
-struct TransportSnapshot {
-  std::array<PathSnapshot, kCountOf<Path>> paths;
-  PathSnapshot& path(Path path) { return paths[static_cast<std::size_t>(path)]; }
-  const PathSnapshot& path(Path path) const { return paths[static_cast<std::size_t>(path)]; }
-  void merge(const TransportSnapshot& other);
-  bool operator==(const TransportSnapshot&) const = default;
-};
-
-/// One end of one channel. Defined counter by counter in docs/STATS.md.
-struct TransportStats {
-  std::array<PathStats, kCountOf<Path>> paths;
-  PathStats& path(Path path) { return paths[static_cast<std::size_t>(path)]; }
-  const PathStats& path(Path path) const { return paths[static_cast<std::size_t>(path)]; }
+/// One end of one channel.
+struct TransportStats : PerValue<Path, PathStats> {
   /// Books one whole message: its header on `header`, each tensor on its own path.
   void book_sent(Path header, std::span<const Path> tensor_paths,
                  std::span<const std::size_t> tensor_bytes);
   void book_received(Path header, std::span<const Path> tensor_paths,
                      std::span<const std::size_t> tensor_bytes);
-  TransportSnapshot snapshot() const;
-  /// Adds what another end counted.
-  void merge(const TransportSnapshot& other);
 };
 
 }  // namespace airlock

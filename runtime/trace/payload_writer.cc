@@ -16,8 +16,9 @@
 
 #include "base/saturating.h"
 #include "proto/limits.h"
+#include "runtime/json/json.h"
+#include "runtime/json/writer.h"
 #include "runtime/model/digest.h"
-#include "runtime/model/json.h"
 #include "runtime/model/safetensors.h"
 #include "runtime/trace/trace.h"
 
@@ -36,11 +37,15 @@ Status file_error(std::string_view what, const std::string& path, int error) {
                       std::generic_category().message(error))};
 }
 
-/// With the comma before it.
-std::string entry_json(std::string_view name, const TensorDesc& desc, std::uint64_t begin) {
-  return fmt::format(R"(,"{}":{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", name,
-                     safetensors_dtype(desc.dtype), fmt::join(desc.shape.extents(), ","), begin,
-                     begin + desc.bytes());
+/// What goes where the header's last brace is: a comma before it, the new last brace behind it.
+std::string entry_json(std::string_view name, const TensorDesc& desc, std::uint64_t begin,
+                       std::uint64_t end) {
+  const JsonObject entry = {{"dtype", safetensors_dtype(desc.dtype)},
+                            {"shape", desc.shape.extents()},
+                            {"data_offsets", std::pair(begin, end)}};
+  std::string json = JsonObject{{name, entry}}.text();
+  json.front() = ',';
+  return json;
 }
 
 std::uint64_t times(std::uint64_t a, std::uint64_t b) {
@@ -79,18 +84,14 @@ PayloadNeed payload_need(const ModelDims& dims, std::span<const PlannedOp> plan,
                          std::uint64_t runs) {
   PayloadNeed one;
   std::uint64_t tensors = 0;
-  std::uint64_t name_bytes = 0;
   const std::uint64_t last_seq = times(plan.size(), runs);
   const auto count = [&](std::span<const TensorDesc> descs, TraceSide side) {
     for (std::size_t i = 0; i < descs.size(); ++i) {
       ++tensors;
       one.data_bytes += descs[i].bytes();
-      // With offsets of one digit, which are replaced below by the longest.
-      name_bytes += payload_tensor_name(last_seq, side, i).size();
+      // Without the last brace, and with offsets of one digit, for which the longest come below.
       one.header_bytes +=
-          fmt::format(R"(,"":{{"dtype":"{}","shape":[{}],"data_offsets":[,]}})",
-                      safetensors_dtype(descs[i].dtype), fmt::join(descs[i].shape.extents(), ","))
-              .size();
+          entry_json(payload_tensor_name(last_seq, side, i), descs[i], 0, 0).size() - 1;
       one.json_values += 6 + descs[i].shape.rank();
     }
   };
@@ -102,8 +103,8 @@ PayloadNeed payload_need(const ModelDims& dims, std::span<const PlannedOp> plan,
   }
   PayloadNeed all;
   all.data_bytes = times(one.data_bytes, runs);
-  const std::uint64_t offset_bytes = 2 * fmt::format("{}", all.data_bytes).size();
-  const std::uint64_t run_bytes = one.header_bytes + name_bytes + tensors * offset_bytes;
+  const std::uint64_t offset_bytes = 2 * (std::to_string(all.data_bytes).size() - 1);
+  const std::uint64_t run_bytes = one.header_bytes + tensors * offset_bytes;
   all.header_bytes = add_saturating(times(run_bytes, runs), kEmptyHeader.size() + kDataAlignment);
   all.json_values = add_saturating(times(one.json_values, runs), 3);
   return all;
@@ -176,7 +177,7 @@ Status PayloadWriter::write_at(std::uint64_t offset, std::string_view bytes) {
 
 Result<std::string> PayloadWriter::append(std::string_view name, TensorView tensor) {
   const std::uint64_t bytes = tensor.desc.bytes();
-  const std::string entry = entry_json(name, tensor.desc, data_bytes_) + "}";
+  const std::string entry = entry_json(name, tensor.desc, data_bytes_, data_bytes_ + bytes);
   if (json_bytes_ - 1 + entry.size() > room_bytes_) {
     return Status(StatusCode::kInternal,
                   fmt::format("the payload file {} has no room for the entry of {}: the run is not "

@@ -61,8 +61,8 @@ class HostileZmqPeer : public testing::Test {
   void expect_poisoned() {
     EXPECT_EQ(receive(), StatusCode::kProtocolError);
     EXPECT_EQ(receive(), StatusCode::kProtocolError);
-    EXPECT_EQ(channel_->stats().path(Path::kZmq).errors.load(), 1u);
-    EXPECT_EQ(channel_->stats().path(Path::kZmq).received.messages.load(), 0u);
+    EXPECT_EQ(channel_->stats()[Path::kZmq].errors.load(), 1u);
+    EXPECT_EQ(channel_->stats()[Path::kZmq].received.messages.load(), 0u);
   }
 
   Watch watch_;
@@ -161,7 +161,7 @@ TEST_F(HostileZmqPeer, closed_connection_ends_a_long_wait) {
   EXPECT_EQ(receive(), StatusCode::kOk);
   { const ZmqSocket gone = std::move(sockets_.runner); }
   EXPECT_EQ(receive(), StatusCode::kUnavailable);
-  EXPECT_EQ(channel_->stats().path(Path::kZmq).errors.load(), 0u);  // leaving is no error
+  EXPECT_EQ(channel_->stats()[Path::kZmq].errors.load(), 0u);  // leaving is no error
 }
 
 TEST_F(HostileZmqPeer, last_message_of_a_dead_peer_is_still_received) {
@@ -198,7 +198,7 @@ class HostileRingPeer : public testing::Test {
   void expect_poisoned(Path path) {
     EXPECT_EQ(channel_->receive(accept_all, soon()).status().code(), StatusCode::kProtocolError);
     EXPECT_EQ(channel_->prepare({}, soon()).status().code(), StatusCode::kProtocolError);
-    EXPECT_EQ(channel_->stats().path(path).errors.load(), 1u);
+    EXPECT_EQ(channel_->stats()[path].errors.load(), 1u);
   }
 
   Watch watch_;

@@ -1,15 +1,19 @@
 #include "runtime/channel/zmq_socket.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "base/wake_event.h"
 #include "tests/channel/channel_rigs.h"
 
 namespace airlock {
@@ -105,6 +109,77 @@ TEST(ZmqSocket, lent_buffer_goes_home_once_it_was_sent) {
   EXPECT_EQ(*size, into.size());
   EXPECT_EQ(into.back(), std::byte{5});
   EXPECT_TRUE(eventually([&] { return watch.expired(); }));
+}
+
+TEST(ZmqSocket, lent_buffer_that_is_refused_goes_home_once) {
+  SocketPair pair(Transport::kIpc);
+  const std::vector<std::byte> buffer(1 << 20);
+  int returned = 0;
+  std::shared_ptr<const void> owner(buffer.data(), [&](const void*) { ++returned; });
+  EXPECT_EQ(pair.server.send_shared("nobody", buffer, std::move(owner), soon()).code(),
+            StatusCode::kUnavailable);
+  EXPECT_EQ(returned, 1);
+}
+
+TEST(ZmqSocket, wait_ends_early_while_the_wake_descriptor_is_readable) {
+  WakeEvent wake;
+  ASSERT_TRUE(wake.check().ok());
+  wake.set();
+  SocketPair pair(Transport::kIpc);
+  ZmqSocketOptions options;
+  options.wake_fd = wake.fd();
+  ZmqSocket socket = ZmqSocket::create(*pair.context, ZmqSocketType::kDealer, options).value();
+  const Deadline end = soon();
+  EXPECT_EQ(socket.receive(end).status().code(), StatusCode::kDeadlineExceeded);
+  EXPECT_FALSE(end.expired());
+}
+
+std::atomic<int> interruptions{0};
+
+TEST(ZmqSocket, no_signal_ends_a_wait) {
+  struct sigaction action {};
+  struct sigaction before {};
+  interruptions = 0;
+  action.sa_handler = [](int) { ++interruptions; };
+  ASSERT_EQ(::sigaction(SIGUSR1, &action, &before), 0);
+  SocketPair pair(Transport::kIpc);
+  std::atomic<bool> ended{false};
+  Status status;
+  std::thread waiting([&] {
+    status = pair.server.receive(soon()).status();
+    ended = true;
+  });
+  while (interruptions < 100 && !ended) {
+    ::pthread_kill(waiting.native_handle(), SIGUSR1);
+    std::this_thread::yield();
+  }
+  EXPECT_FALSE(ended);
+  EXPECT_TRUE(send_text(pair.runner, {"at last"}).ok());
+  waiting.join();
+  ::sigaction(SIGUSR1, &before, nullptr);
+  EXPECT_TRUE(status.ok()) << status.to_string();
+}
+
+TEST(ZmqSocket, says_that_the_context_ends) {
+  auto context = ZmqContext::create().value();
+  auto made = ZmqSocket::create(*context, ZmqSocketType::kDealer, {});
+  ASSERT_TRUE(made.ok());
+  Status received;
+  Status sent;
+  Status polled;
+  bool connected = true;
+  std::thread user([&, socket = std::move(made).value()]() mutable {
+    received = socket.receive(soon()).status();
+    sent = send_text(socket, {"x"});
+    polled = socket.poll(ZmqSocket::Wake::kReadable, soon());
+    connected = socket.connected();
+  });
+  context.reset();
+  user.join();
+  EXPECT_EQ(received.code(), StatusCode::kCancelled) << received.to_string();
+  EXPECT_EQ(sent.code(), StatusCode::kCancelled) << sent.to_string();
+  EXPECT_EQ(polled.code(), StatusCode::kCancelled) << polled.to_string();
+  EXPECT_FALSE(connected);
 }
 
 TEST(ZmqSocket, drops_frames_of_strangers) {

@@ -97,9 +97,9 @@ std::unique_ptr<ReceivedMessage> receive(Channel& channel, const Sizes& sizes, s
 
 void expect_reconciled(TransportStats& from, TransportStats& to) {
   for (const Path path : {Path::kRing, Path::kZmq}) {
-    EXPECT_EQ(from.path(path).sent.messages.load(), to.path(path).received.messages.load());
-    EXPECT_EQ(from.path(path).sent.tensors.load(), to.path(path).received.tensors.load());
-    EXPECT_EQ(from.path(path).sent.bytes.load(), to.path(path).received.bytes.load());
+    EXPECT_EQ(from[path].sent.messages.load(), to[path].received.messages.load());
+    EXPECT_EQ(from[path].sent.tensors.load(), to[path].received.tensors.load());
+    EXPECT_EQ(from[path].sent.bytes.load(), to[path].received.bytes.load());
   }
 }
 
@@ -169,8 +169,8 @@ TEST_P(ChannelConformance, carries_many_messages_both_ways_and_reconciles) {
   expect_reconciled(runner().stats(), server().stats());
   expect_reconciled(server().stats(), runner().stats());
   const Path header = header_path(runner().policy());
-  EXPECT_EQ(runner().stats().path(header).sent.messages.load(), kCount);
-  EXPECT_EQ(runner().stats().path(header).errors.load(), 0u);
+  EXPECT_EQ(runner().stats()[header].sent.messages.load(), kCount);
+  EXPECT_EQ(runner().stats()[header].errors.load(), 0u);
 }
 
 TEST_P(ChannelConformance, books_each_tensor_on_its_own_path) {
@@ -181,8 +181,8 @@ TEST_P(ChannelConformance, books_each_tensor_on_its_own_path) {
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     if (paths[i] == Path::kRing) ring_bytes += sizes[i];
   }
-  EXPECT_EQ(runner().stats().path(Path::kRing).sent.bytes.load(), ring_bytes);
-  EXPECT_EQ(runner().stats().path(Path::kZmq).sent.bytes.load(), 300 + kLimit - ring_bytes);
+  EXPECT_EQ(runner().stats()[Path::kRing].sent.bytes.load(), ring_bytes);
+  EXPECT_EQ(runner().stats()[Path::kZmq].sent.bytes.load(), 300 + kLimit - ring_bytes);
 }
 
 TEST_P(ChannelConformance, sends_prepared_messages_in_any_order) {
@@ -204,7 +204,7 @@ TEST_P(ChannelConformance, dropping_a_prepared_message_frees_its_places) {
   }
   send(runner(), {5}, 1);
   receive(server(), {5}, 1);
-  EXPECT_EQ(runner().stats().path(header_path(runner().policy())).sent.messages.load(), 1u);
+  EXPECT_EQ(runner().stats()[header_path(runner().policy())].sent.messages.load(), 1u);
 }
 
 TEST_P(ChannelConformance, held_leases_keep_their_bytes_and_block_nobody) {
@@ -225,7 +225,7 @@ TEST_P(ChannelConformance, accept_refusal_ends_the_session_with_its_status) {
   EXPECT_EQ(server().receive(refuse, soon()).status().message(), "not what was expected");
   EXPECT_EQ(server().receive(accept_all, soon()).status().message(), "not what was expected");
   EXPECT_EQ(server().prepare({}, soon()).status().message(), "not what was expected");
-  const PathStats& stats = server().stats().path(header_path(server().policy()));
+  const PathStats& stats = server().stats()[header_path(server().policy())];
   EXPECT_EQ(stats.errors.load(), 1u);
   EXPECT_EQ(stats.received.messages.load(), 0u);
 }

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "integration"))
-import scenarios
-from pair import TINY, Pair, read_bytes, read_json, wait_until
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path[:0] = [os.path.join(HERE, "..", "integration"), os.path.join(HERE, "..", "..", "tools")]
+import scenarios  # noqa: E402
+from pair import TINY, Pair, read_json, wait_until  # noqa: E402
+from scenarios import read_bytes  # noqa: E402
 
 NAME = "NVIDIA Fake"  # what fake_driver.cc calls a device
 

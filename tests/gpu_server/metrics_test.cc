@@ -37,20 +37,20 @@ std::string get(const std::string& url, const std::string& path) {
 
 MetricsSnapshot counted() {
   MetricsSnapshot snapshot;
-  snapshot.transport.path(Path::kRing).sent = {1, 2, 3000};
-  snapshot.transport.path(Path::kZmq).errors = 4;
+  snapshot.transport[Path::kRing].sent = {1, 2, 3000};
+  snapshot.transport[Path::kZmq].errors = 4;
   Histogram histogram;
   for (const std::uint64_t ns :
        {std::uint64_t{1}, (std::uint64_t{1} << 13) - 1, std::uint64_t{1} << 13, ~std::uint64_t{0}})
     histogram.record(ns);
-  snapshot.service_ns[2] = histogram.snapshot();
-  snapshot.ops.ops[2] = {4,
-                         6'000'000'000,
-                         0,
-                         1'000'000'000,
-                         2'000'000'000,
-                         3'000'000'000,
-                         {500'000'000, 2'000'000'000, 250'000'000}};
+  snapshot.service_ns[Op::kBatchLinear] = histogram.snapshot();
+  snapshot.ops[Op::kBatchLinear] = {4,
+                                    {6'000'000'000,
+                                     0,
+                                     1'000'000'000,
+                                     2'000'000'000,
+                                     3'000'000'000,
+                                     {500'000'000, 2'000'000'000, 250'000'000}}};
   snapshot.device = "a \"device\"";
   return snapshot;
 }

@@ -117,8 +117,8 @@ TEST_F(SessionTest, computes_over_rings) {
   auto session = connect();
   ASSERT_NE(session, nullptr);
   expect_works(*session);
-  EXPECT_GT(session->transport_stats().path(Path::kRing).sent.messages.load(), 0U);
-  EXPECT_GT(session->transport_stats().path(Path::kZmq).sent.tensors.load(), 0U);
+  EXPECT_GT(session->transport_stats()[Path::kRing].sent.messages.load(), 0U);
+  EXPECT_GT(session->transport_stats()[Path::kZmq].sent.tensors.load(), 0U);
   EXPECT_EQ(session->backend().info().dims, model_.config().dims);
   EXPECT_EQ(session->backend().info().digest, model_.digest().value());
 }
@@ -130,7 +130,7 @@ TEST_F(SessionTest, computes_without_a_ring_where_the_client_wants_none) {
   auto session = connect(options);
   ASSERT_NE(session, nullptr);
   expect_works(*session);
-  EXPECT_EQ(session->transport_stats().path(Path::kRing).sent.messages.load(), 0U);
+  EXPECT_EQ(session->transport_stats()[Path::kRing].sent.messages.load(), 0U);
 }
 
 TEST_F(SessionTest, computes_without_a_ring_where_the_server_has_none) {
@@ -139,7 +139,7 @@ TEST_F(SessionTest, computes_without_a_ring_where_the_server_has_none) {
   auto session = connect();
   ASSERT_NE(session, nullptr);
   expect_works(*session);
-  EXPECT_EQ(session->transport_stats().path(Path::kRing).sent.messages.load(), 0U);
+  EXPECT_EQ(session->transport_stats()[Path::kRing].sent.messages.load(), 0U);
 }
 
 TEST_F(SessionTest, refuses_a_session_without_the_ring_it_demands) {
@@ -158,14 +158,14 @@ TEST_F(SessionTest, computes_over_tcp_and_with_a_ring_beside_it) {
     auto plain = connect();
     ASSERT_NE(plain, nullptr);
     expect_works(*plain);
-    EXPECT_EQ(plain->transport_stats().path(Path::kRing).sent.messages.load(), 0U);
+    EXPECT_EQ(plain->transport_stats()[Path::kRing].sent.messages.load(), 0U);
   }
   ConnectOptions options = client_options();
   options.ring.choice = RingChoice::kOn;
   auto session = connect(options);
   ASSERT_NE(session, nullptr);
   expect_works(*session);
-  EXPECT_GT(session->transport_stats().path(Path::kRing).sent.messages.load(), 0U);
+  EXPECT_GT(session->transport_stats()[Path::kRing].sent.messages.load(), 0U);
 }
 
 TEST_F(SessionTest, gives_config_and_norms_to_a_client_without_a_model) {
@@ -412,8 +412,8 @@ TEST_F(SessionTest, reconciles_the_statistics_of_both_ends) {
     auto own = session->backend().session_stats(soon());
     ASSERT_TRUE(own.ok()) << own.status().to_string();
     EXPECT_TRUE(nlohmann::json::accept(*own)) << *own;
-    clients.push_back(session->transport_stats().snapshot());
-    ops.push_back(session->op_stats().snapshot());
+    clients.push_back(snapshot_of(session->transport_stats()));
+    ops.push_back(snapshot_of(session->op_stats()));
   }
   const nlohmann::json report = stop_and_read_stats();
   ASSERT_EQ(report.at("sessions").size(), 2U);
@@ -426,7 +426,7 @@ TEST_F(SessionTest, reconciles_the_statistics_of_both_ends) {
     for (const auto& [path, name] :
          {std::pair{Path::kRing, "ring"}, std::pair{Path::kZmq, "zmq"}}) {
       const nlohmann::json& server = report.at("sessions")[i].at("paths").at(name);
-      const PathSnapshot& client = clients[mine].path(path);
+      const PathSnapshot& client = clients[mine][path];
       EXPECT_EQ(server.at("received").at("messages"), client.sent.messages) << name;
       EXPECT_EQ(server.at("received").at("tensors"), client.sent.tensors) << name;
       EXPECT_EQ(server.at("received").at("bytes"), client.sent.bytes) << name;
@@ -436,7 +436,7 @@ TEST_F(SessionTest, reconciles_the_statistics_of_both_ends) {
       EXPECT_EQ(server.at("errors"), 0U) << name;
     }
     EXPECT_EQ(report.at("sessions")[i].at("ops").at("batch_linear").at("calls"),
-              ops[mine].of(Op::kBatchLinear).calls);
+              ops[mine][Op::kBatchLinear].calls);
     EXPECT_EQ(report.at("sessions")[i].at("ops").at("ping").at("calls"), 1U);
     EXPECT_EQ(report.at("sessions")[i].at("ops").at("stats").at("calls"), 1U);
   }

@@ -2,13 +2,10 @@
 and a stand-in for libcuda.so.1 says that there is a GPU. The prefills are compared with one process on the CPU."""
 import os
 import signal
-import sys
 
+from gpu import golden  # the comparison that tools/gpu_check makes on a real GPU
 from pair import ROOT, TINY, read_json, wait_until
 from prefill_scenarios import SMALL_SLOTS, expect_reconciled
-
-sys.path.insert(0, os.path.join(ROOT, "tools", "gpu"))
-import golden  # noqa: E402  (the comparison that tools/gpu_check makes on a real GPU)
 
 GOLDEN = os.path.join(ROOT, "..", "shared", "data", "golden")
 MODELS = os.path.join(ROOT, "tests", "data", "models")

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 
-from pair import TINY, segments, wait_until
+from pair import TINY, wait_until
+from scenarios import segments
 
 LONG = ("--repeat", 1000000)
 OPS_OF_WORK = 20

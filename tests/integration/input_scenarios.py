@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 
-from pair import TINY, read_bytes, read_json, write_model
+from pair import TINY, read_json
+from scenarios import read_bytes
+from tiny_model import write_model
 
 
 def expect_refused(process, codes, *words):

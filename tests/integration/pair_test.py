@@ -2,14 +2,18 @@
 """Two real processes. One scenario a run: pair_test.py --bin-dir DIR SCENARIO; --list names them all.
 
 Exit 0: it holds; 1: it does not (everything that the processes said is printed); 77: skipped, with the reason."""
-import cuda_scenarios
-import fault_scenarios
-import input_scenarios
-import prefill_scenarios
-import record_scenarios
-import replay_scenarios
-import scenarios
-from pair import Pair
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "tools"))
+import cuda_scenarios  # noqa: E402 (they find tools/pair.py by the line above)
+import fault_scenarios  # noqa: E402
+import input_scenarios  # noqa: E402
+import prefill_scenarios  # noqa: E402
+import record_scenarios  # noqa: E402
+import replay_scenarios  # noqa: E402
+import scenarios  # noqa: E402
+from pair import Pair  # noqa: E402
 
 SCENARIOS = [scenario for module in (prefill_scenarios, fault_scenarios, input_scenarios, record_scenarios, replay_scenarios,
                                      cuda_scenarios) for scenario in module.SCENARIOS]

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 
-from pair import ROOT, read_bytes, write_model
+from pair import ROOT
+from scenarios import read_bytes
+from tiny_model import write_model
 
 # At 64 tokens of TINY's shape [64, 128] fp32 is 32 KiB and [64, 320] is 80 KiB: 64 KiB slots make both paths busy.
 SMALL_SLOTS = ("--ring-slot-bytes", 65536)

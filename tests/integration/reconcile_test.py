@@ -7,7 +7,7 @@ import sys
 import tempfile
 import unittest
 
-from pair import ROOT
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 
 def side(sent, received, zmq_tensors=1):

@@ -10,7 +10,8 @@ import struct
 import subprocess
 
 from input_scenarios import expect_refused
-from pair import TINY, read_bytes, read_json, wait_until
+from pair import TINY, read_json, wait_until
+from scenarios import read_bytes
 
 # At 64 tokens of TINY's shape [64, 128] fp32 is 32 KiB and [64, 320] is 80 KiB: 64 KiB slots make both paths busy.
 SMALL_SLOTS = ("--ring-slot-bytes", 65536)

@@ -5,7 +5,8 @@ import signal
 
 from fault_scenarios import expect_gone
 from input_scenarios import expect_refused
-from pair import TINY, read_bytes, read_json, segments, wait_until
+from pair import TINY, read_json, wait_until
+from scenarios import read_bytes, segments
 
 OPS = ("embedding", "batch_linear", "matmul", "lm_head")
 

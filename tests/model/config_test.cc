@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "proto/limits.h"
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 #include "tests/model/temp_model.h"
 
 namespace airlock {
@@ -165,7 +165,7 @@ TEST(Config, refuses_by_name_and_value_what_changes_the_result) {
   for (const auto& [key, value] : cases)
     expect_refused(config_with("\"" + key + "\": " + value), {key});
   expect_refused(config_with(R"("hidden_act": "gelu_new")"), {"hidden_act", "gelu_new", "silu"});
-  expect_refused(config_with(R"("attention_bias": true)"), {"attention_bias is true"});
+  expect_refused(config_with(R"("attention_bias": true)"), {"'attention_bias' is true"});
 }
 
 TEST(Config, refuses_other_rope_types_by_name) {

@@ -169,7 +169,7 @@ TEST_F(Directory, refuses_shard_names_that_leave_the_directory) {
     const std::string index = test::read_file(folder.path(kIndex));
     test::write_file(folder.path(kIndex),
                      test::replaced(index, "model-00001-of-00003.safetensors", name));
-    expect_refused(folder.path(), "must be the name");
+    expect_refused(folder.path(), "expected the name of a .safetensors file beside the index");
   }
 }
 

@@ -120,7 +120,7 @@ TEST_F(ScriptedServer, takes_a_good_reply) {
   EXPECT_EQ(pending->result(1).data[0], std::byte{1});
   EXPECT_EQ(pending->times().queue_ns, 5U);
   EXPECT_EQ(pending->times().server_ns, 7U);
-  EXPECT_EQ(op_stats_.of(Op::kBatchLinear).calls.load(), 1U);
+  EXPECT_EQ(op_stats_[Op::kBatchLinear].calls.load(), 1U);
 }
 
 TEST_F(ScriptedServer, sends_what_was_asked_for) {
@@ -141,9 +141,10 @@ TEST_F(ScriptedServer, never_books_more_than_the_time_that_passed) {
   header.queue_ns = header.server_ns = ~std::uint64_t{0};
   send(encode(header), sizes_of(header));
   ASSERT_TRUE(pending->wait().ok());
-  const OpSnapshot stats = op_stats_.snapshot().of(Op::kBatchLinear);
-  EXPECT_EQ(stats.total_ns, stats.tee_ns + stats.wire_ns + stats.queue_ns + stats.server_ns);
-  EXPECT_LE(stats.queue_ns, stats.total_ns);
+  const OpSnapshot stats = snapshot_of(op_stats_)[Op::kBatchLinear];
+  EXPECT_EQ(stats.times.total_ns, stats.times.tee_ns + stats.times.wire_ns + stats.times.queue_ns +
+                                      stats.times.server_ns);
+  EXPECT_LE(stats.times.queue_ns, stats.times.total_ns);
 }
 
 TEST_F(ScriptedServer, refuses_the_reply_to_another_request) {
@@ -383,8 +384,8 @@ TEST_F(ScriptedServer, the_wait_for_slots_belongs_to_the_op_and_to_the_wire) {
   const OpTimes times = pending->times();
   EXPECT_GE(times.wire_ns, BusyChannel::kWaitNs);
   EXPECT_EQ(times.total_ns, times.tee_ns + times.wire_ns + times.queue_ns + times.server_ns);
-  EXPECT_EQ(op_stats_.snapshot().of(Op::kBatchLinear).wire_ns, times.wire_ns);
-  EXPECT_EQ(busy.stats().path(Path::kRing).latency_ns.snapshot().max, times.tee_ns + times.wire_ns);
+  EXPECT_EQ(op_stats_[Op::kBatchLinear].times.wire_ns.load(), times.wire_ns);
+  EXPECT_EQ(busy.stats()[Path::kRing].latency_ns.snapshot().max, times.tee_ns + times.wire_ns);
   EXPECT_EQ(pending->slots_in_use(), 3U);
   pending.reset();
   remote_.reset();
@@ -395,7 +396,7 @@ TEST_F(ScriptedServer, waits_again_for_what_is_there) {
   answer(std::byte{9});
   ASSERT_TRUE(pending->wait().ok());
   EXPECT_TRUE(pending->wait().ok());
-  EXPECT_EQ(op_stats_.of(Op::kBatchLinear).calls.load(), 1U) << "booked once";
+  EXPECT_EQ(op_stats_[Op::kBatchLinear].calls.load(), 1U) << "booked once";
 }
 
 /// init, stats and ping in a thread of their own would need a lock step; their replies are sent

@@ -201,22 +201,23 @@ TEST_P(EveryRoute, answers_init_ping_and_stats) {
 TEST_P(EveryRoute, reconciles_the_counters_of_both_ends) {
   for (const Work& work : all_work(dims())) compute(rig_.backend(), work);
   ASSERT_TRUE(rig_.backend().ping(testing_rigs::soon()).ok());
-  const TransportSnapshot runner = rig_.runner().stats().snapshot();
-  const OpSnapshotTable ops = rig_.op_stats().snapshot();
+  const TransportSnapshot runner = snapshot_of(rig_.runner().stats());
+  const OpSnapshotTable ops = snapshot_of(rig_.op_stats());
   const Status reason = rig_.stop();
   EXPECT_TRUE(reason.code() == StatusCode::kCancelled || reason.code() == StatusCode::kUnavailable)
       << reason.to_string();
-  const TransportSnapshot server = rig_.server().stats().snapshot();
-  const OpSnapshotTable server_ops = rig_.server_op_stats().snapshot();
+  const TransportSnapshot server = snapshot_of(rig_.server().stats());
+  const OpSnapshotTable server_ops = snapshot_of(rig_.server_op_stats());
   for (const Path path : {Path::kRing, Path::kZmq}) {
-    EXPECT_EQ(runner.path(path).sent, server.path(path).received);
-    EXPECT_EQ(runner.path(path).received, server.path(path).sent);
+    EXPECT_EQ(runner[path].sent, server[path].received);
+    EXPECT_EQ(runner[path].received, server[path].sent);
   }
   for (const Op op : {Op::kEmbedding, Op::kBatchLinear, Op::kMatmul, Op::kLmHead, Op::kPing}) {
-    const OpSnapshot& stats = ops.of(op);
+    const OpSnapshot& stats = ops[op];
     EXPECT_GT(stats.calls, 0U) << name_of(op);
-    EXPECT_EQ(stats.calls, server_ops.of(op).calls) << name_of(op);
-    EXPECT_EQ(stats.total_ns, stats.tee_ns + stats.wire_ns + stats.queue_ns + stats.server_ns)
+    EXPECT_EQ(stats.calls, server_ops[op].calls) << name_of(op);
+    EXPECT_EQ(stats.times.total_ns, stats.times.tee_ns + stats.times.wire_ns +
+                                        stats.times.queue_ns + stats.times.server_ns)
         << name_of(op);
   }
 }

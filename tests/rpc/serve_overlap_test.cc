@@ -325,12 +325,12 @@ TEST_F(ServeOverlap, counts_the_time_of_each_op_and_its_parts_on_the_device) {
   EXPECT_LT(second.queue_ns, 1'000'000'000'000U);
   EXPECT_EQ(overlap_.reply().server_ns, 0U);
   overlap_.stop();
-  const OpSnapshot sum = overlap_.op_stats().snapshot().of(Op::kBatchLinear);
+  const OpSnapshot sum = snapshot_of(overlap_.op_stats())[Op::kBatchLinear];
   EXPECT_EQ(sum.calls, 3U);
-  EXPECT_EQ(sum.server_ns, 5U);
-  EXPECT_EQ(sum.tee_ns, 0U);
-  EXPECT_EQ(sum.total_ns, sum.wire_ns + sum.queue_ns + sum.server_ns);
-  EXPECT_EQ(sum.device, (DeviceSnapshot{101, 302, 102}));
+  EXPECT_EQ(sum.times.server_ns, 5U);
+  EXPECT_EQ(sum.times.tee_ns, 0U);
+  EXPECT_EQ(sum.times.total_ns, sum.times.wire_ns + sum.times.queue_ns + sum.times.server_ns);
+  EXPECT_EQ(sum.times.device, (DeviceTimes{101, 302, 102}));
 }
 
 /// Room for two messages each way.

@@ -225,8 +225,8 @@ TEST_F(HostileClient, counts_each_op_it_answered) {
   EXPECT_EQ(reply().code, StatusCode::kInvalidInput);
   client_.reset();
   EXPECT_EQ(serving_->join().code(), StatusCode::kUnavailable);
-  EXPECT_EQ(serving_->op_stats().of(Op::kPing).calls.load(), 2U);
-  EXPECT_EQ(serving_->op_stats().of(Op::kEmbedding).calls.load(), 1U);
+  EXPECT_EQ(serving_->op_stats()[Op::kPing].calls.load(), 2U);
+  EXPECT_EQ(serving_->op_stats()[Op::kEmbedding].calls.load(), 1U);
 }
 
 }  // namespace

@@ -74,12 +74,12 @@ class CountersFileTest : public ::testing::Test {
     constexpr std::array<Path, 2> kPaths = {Path::kRing, Path::kZmq};
     constexpr std::array<std::size_t, 2> kBytes = {10, 1000};
     block.transport.book_sent(Path::kRing, kPaths, kBytes);
-    block.transport.path(Path::kZmq).parks.fetch_add(5);
-    block.ops.of(Op::kMatmul).calls.fetch_add(1);
-    block.ops.of(Op::kMatmul).total_ns.fetch_add(99);
-    block.ops.of(Op::kMatmul).device.copy_in_ns.fetch_add(2);
-    block.ops.of(Op::kMatmul).device.compute_ns.fetch_add(3);
-    block.ops.of(Op::kMatmul).device.copy_out_ns.fetch_add(4);
+    block.transport[Path::kZmq].parks.fetch_add(5);
+    block.ops[Op::kMatmul].calls.fetch_add(1);
+    block.ops[Op::kMatmul].times.total_ns.fetch_add(99);
+    block.ops[Op::kMatmul].times.device.copy_in_ns.fetch_add(2);
+    block.ops[Op::kMatmul].times.device.compute_ns.fetch_add(3);
+    block.ops[Op::kMatmul].times.device.copy_out_ns.fetch_add(4);
   }
 
   std::string directory_;
@@ -113,16 +113,16 @@ TEST_F(CountersFileTest, shows_what_a_session_counts_while_it_counts) {
   SessionBlock* block = file->open_session(0xabc, "a client", now_ns());
   ASSERT_NE(block, nullptr);
   count_something(*block);
-  file->live().service_ns[2].record(1000);
+  file->live().service_ns[Op::kBatchLinear].record(1000);
   const auto read = read_counters_file(path_);
   ASSERT_TRUE(read.ok()) << read.status().to_string();
   ASSERT_EQ(read->report.sessions.size(), 1U);
   EXPECT_EQ(read->sessions_active, 1U);
   EXPECT_EQ(read->report.sessions[0].id, "0000000000000abc");
   EXPECT_EQ(read->report.sessions[0].client, "a client");
-  EXPECT_EQ(read->report.transport, block->transport.snapshot());
-  EXPECT_EQ(read->report.ops, block->ops.snapshot());
-  EXPECT_EQ(read->service_ns[2].count(), 1U);
+  EXPECT_EQ(read->report.transport, snapshot_of(block->transport));
+  EXPECT_EQ(read->report.ops, snapshot_of(block->ops));
+  EXPECT_EQ(read->service_ns[Op::kBatchLinear].count(), 1U);
 }
 
 TEST_F(CountersFileTest, keeps_the_sums_of_sessions_that_ended) {
@@ -138,10 +138,10 @@ TEST_F(CountersFileTest, keeps_the_sums_of_sessions_that_ended) {
   ASSERT_EQ(read->report.sessions.size(), 2U);
   EXPECT_EQ(read->report.sessions[0].sessions, 2U);
   EXPECT_EQ(read->report.sessions[0].id, "0000000000000002");
-  EXPECT_EQ(read->report.transport.path(Path::kRing).sent, (DirectionSnapshot{3, 3, 30}));
-  EXPECT_EQ(read->report.transport.path(Path::kZmq).parks, 15U);
-  EXPECT_EQ(read->report.ops.of(Op::kMatmul).total_ns, 297U);
-  EXPECT_EQ(read->report.ops.of(Op::kMatmul).device, (DeviceSnapshot{6, 9, 12}));
+  EXPECT_EQ(read->report.transport[Path::kRing].sent, (DirectionSnapshot{3, 3, 30}));
+  EXPECT_EQ(read->report.transport[Path::kZmq].parks, 15U);
+  EXPECT_EQ(read->report.ops[Op::kMatmul].times.total_ns, 297U);
+  EXPECT_EQ(read->report.ops[Op::kMatmul].times.device, (DeviceTimes{6, 9, 12}));
 }
 
 TEST_F(CountersFileTest, gives_each_session_a_zeroed_block_of_its_own) {
@@ -153,7 +153,7 @@ TEST_F(CountersFileTest, gives_each_session_a_zeroed_block_of_its_own) {
   for (std::size_t i = 0; i < kBlocks; ++i) {
     blocks.push_back(file->open_session(i, "", 0));
     ASSERT_NE(blocks.back(), nullptr);
-    EXPECT_EQ(blocks.back()->transport.snapshot(), TransportSnapshot{});
+    EXPECT_EQ(snapshot_of(blocks.back()->transport), TransportSnapshot{});
     EXPECT_EQ(std::count(blocks.begin(), blocks.end(), blocks.back()), 1);
   }
   EXPECT_EQ(file->open_session(9, "", 0), nullptr);
@@ -167,7 +167,7 @@ TEST_F(CountersFileTest, a_reader_sees_each_session_once_while_sessions_come_and
   std::thread server([&] {
     for (std::uint64_t i = 0; i < 3000; ++i) {
       SessionBlock* block = file->open_session(i, "", 0);
-      block->ops.of(Op::kPing).calls.store(1);
+      block->ops[Op::kPing].calls.store(1);
       file->live().sessions_started.fetch_add(1);
       file->close_session(*block);
     }
@@ -178,14 +178,14 @@ TEST_F(CountersFileTest, a_reader_sees_each_session_once_while_sessions_come_and
     const auto read = read_counters_file(path_);
     ASSERT_TRUE(read.ok()) << read.status().to_string();
     if (!read->settled) continue;
-    const std::uint64_t calls = read->report.ops.of(Op::kPing).calls;
+    const std::uint64_t calls = read->report.ops[Op::kPing].calls;
     EXPECT_GE(calls, last);
     EXPECT_LE(calls, read->sessions_started + 1);
     EXPECT_GE(calls + 1, read->sessions_started);
     last = calls;
   }
   server.join();
-  EXPECT_EQ(read_counters_file(path_)->report.ops.of(Op::kPing).calls, 3000U);
+  EXPECT_EQ(read_counters_file(path_)->report.ops[Op::kPing].calls, 3000U);
 }
 
 TEST_F(CountersFileTest, a_server_that_ends_while_it_is_read_was_not_killed) {
@@ -293,7 +293,7 @@ TEST_F(CountersFileTest, counts_on_after_somebody_cut_its_file_short) {
   EXPECT_NE(second, first);  // whose session still counts there
   count_something(*second);
   file->close_session(*first);
-  EXPECT_EQ(file->sums().ops.of(Op::kMatmul).total_ns, 198U);
+  EXPECT_EQ(file->sums().ops[Op::kMatmul].times.total_ns, 198U);
   file.reset();
   EXPECT_FALSE(std::filesystem::exists(path_));
 }
@@ -307,8 +307,8 @@ TEST_F(CountersFileTest, sums_all_sessions_once) {
     if (epoch == 3) file->drop_session(*block);
   }
   const CounterSums sums = file->sums();
-  EXPECT_EQ(sums.ops.of(Op::kMatmul).total_ns, 297U);
-  EXPECT_EQ(sums.transport.path(Path::kZmq).parks, 15U);
+  EXPECT_EQ(sums.ops[Op::kMatmul].times.total_ns, 297U);
+  EXPECT_EQ(sums.transport[Path::kZmq].parks, 15U);
 }
 
 TEST_F(CountersFileTest, gives_a_sign_of_life_from_the_start) {
@@ -358,7 +358,7 @@ TEST_F(CountersFileTest, reader_knows_that_the_server_is_dead) {
   const auto read = read_counters_file(path_);
   ASSERT_TRUE(read.ok()) << read.status().to_string();
   EXPECT_FALSE(read->alive);
-  EXPECT_EQ(read->report.ops.of(Op::kMatmul).calls, 1U);
+  EXPECT_EQ(read->report.ops[Op::kMatmul].calls, 1U);
 }
 
 TEST_F(CountersFileTest, refuses_what_is_no_file_of_ours) {
@@ -411,12 +411,12 @@ TEST_F(CountersFileTest, a_file_cut_off_that_no_server_holds_is_damaged) {
 TEST_F(CountersFileTest, sums_of_ended_sessions_may_exceed_one_sessions) {
   auto file = create();
   SessionBlock* block = file->open_session(1, "", 0);
-  block->ops.of(Op::kMatmul).total_ns.store(std::uint64_t{1} << 61);
+  block->ops[Op::kMatmul].times.total_ns.store(std::uint64_t{1} << 61);
   EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kInvalidInput);
   file->close_session(*block);
   const auto read = read_counters_file(path_);
   ASSERT_TRUE(read.ok()) << read.status().to_string();
-  EXPECT_EQ(read->report.ops.of(Op::kMatmul).total_ns, std::uint64_t{1} << 61);
+  EXPECT_EQ(read->report.ops[Op::kMatmul].times.total_ns, std::uint64_t{1} << 61);
 }
 
 TEST_F(CountersFileTest, refuses_absurd_counts) {

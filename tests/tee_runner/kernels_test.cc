@@ -9,9 +9,10 @@
 #include <vector>
 
 #include "base/convert.h"
-#include "tee_runner/attention.h"
 #include "runtime/model/prefill_plan.h"
+#include "tee_runner/attention.h"
 #include "tee_runner/heads.h"
+#include "tee_runner/vector_math.h"
 
 namespace airlock {
 namespace {
@@ -46,36 +47,6 @@ void expect_close(double value, double expected, double relative, double absolut
 
 bool same_bits(const Tensor& a, const Tensor& b) {
   return a.desc() == b.desc() && std::memcmp(a.view().data, b.view().data, a.desc().bytes()) == 0;
-}
-
-TEST(Exp, stays_within_two_ulp) {
-  std::vector<float> x;
-  for (double at = -87.3; at < 88.7; at += 0.00037) x.push_back(static_cast<float>(at));
-  std::vector<float> y(x.size());
-  exp_f32_array(x.data(), y.data(), x.size());
-  double worst = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const double exact = std::exp(static_cast<double>(x[i]));
-    const float nearest = static_cast<float>(exact);
-    const double ulp =
-        static_cast<double>(std::nextafter(nearest, kInfinity)) - static_cast<double>(nearest);
-    worst = std::max(worst, std::abs(static_cast<double>(y[i]) - exact) / ulp);
-  }
-  EXPECT_LE(worst, 2.0);
-}
-
-TEST(Exp, keeps_the_ends_of_the_range) {
-  const float x[] = {-kInfinity, -1e30F, -87.4F, 0.0F, 88.72283F, 89.0F, kInfinity, std::nanf("")};
-  float y[8];
-  exp_f32_array(x, y, 8);
-  EXPECT_EQ(y[0], 0.0F);
-  EXPECT_EQ(y[1], 0.0F);
-  EXPECT_EQ(y[2], 0.0F);
-  EXPECT_EQ(y[3], 1.0F);
-  EXPECT_TRUE(std::isfinite(y[4]));
-  EXPECT_EQ(y[5], kInfinity);
-  EXPECT_EQ(y[6], kInfinity);
-  EXPECT_TRUE(std::isnan(y[7]));
 }
 
 TEST(RmsNorm, agrees_with_double_arithmetic_in_each_type) {
@@ -148,6 +119,19 @@ TEST(Softmax, survives_huge_scores) {
   EXPECT_EQ(out.as<float>()[1], 0.0F);
   EXPECT_EQ(out.as<float>()[2], 0.0F);
   EXPECT_EQ(out.as<float>()[3], 1.0F);
+}
+
+TEST(Softmax, survives_scores_whose_product_with_the_scale_is_rounded) {
+  Tensor scores({DType::kF32, {1, 2, 2}});
+  for (float& score : scores.as<float>()) score = 3.3e30F;
+  for (const float scale : {0.1F, 0.3F, 0.7F}) {
+    Tensor out({DType::kF32, {1, 2, 2}});
+    ThreadPool pool(1);
+    causal_softmax(pool, scores.view(), 0, scale, out.mutable_view());
+    EXPECT_EQ(out.as<float>()[0], 1.0F);
+    EXPECT_EQ(out.as<float>()[2], 0.5F);
+    EXPECT_EQ(out.as<float>()[3], 0.5F);
+  }
 }
 
 TEST(Softmax, passes_nan_on_in_its_own_row_only) {
@@ -245,8 +229,8 @@ std::vector<double> naive_attention(const ModelDims& dims, const RopeTable& tabl
   const auto rotate = [&](std::vector<float>& x, std::size_t count) {
     for (std::size_t i = 0; i < t * count; ++i) {
       std::vector<float> out(d);
-      rotate_head(&x[i * d], &table.cos[i / count * table.half], &table.sin[i / count * table.half],
-                  table.half, out.data());
+      vector_math().rotate_head(&x[i * d], &table.cos[i / count * table.half],
+                                &table.sin[i / count * table.half], table.half, out.data());
       std::copy(out.begin(), out.end(), &x[i * d]);
     }
   };
@@ -324,6 +308,88 @@ TEST(BlockedAttention, a_nan_value_stays_in_the_rows_that_see_it) {
   EXPECT_TRUE(std::isfinite(out.as<float>()[69 * 32]));
   EXPECT_TRUE(std::isnan(out.as<float>()[70 * 32]));
   EXPECT_TRUE(std::isnan(out.as<float>()[99 * 32 + 31]));
+}
+
+/// Angles of 0 for `tokens` positions: heads stay as they are.
+RopeTable no_rotation(std::size_t half, std::size_t tokens) {
+  return {half, std::vector<float>(half * tokens, 1.0F), std::vector<float>(half * tokens, 0.0F)};
+}
+
+TEST(BlockedAttention, gives_no_weight_to_scores_of_minus_infinity) {
+  constexpr std::int64_t kTokens = 200;
+  const ModelDims dims = attention_config(1, 1, 2).dims;
+  Tensor q({DType::kF32, {kTokens, 2}});
+  Tensor k({DType::kF32, {kTokens, 2}});
+  const Tensor v = random_tensor(DType::kF32, {kTokens, 2}, 22);
+  for (std::size_t token = 0; token < kTokens; ++token) {
+    q.as<float>()[2 * token] = 1e20F;
+    // The first 70 keys fill a block of 64 and a part of the next.
+    k.as<float>()[2 * token] = token < 70 || token == 150 ? -1e20F : 0.0F;
+  }
+  Tensor out({DType::kF32, {kTokens, 2}});
+  ThreadPool pool(1);
+  blocked_attention(pool, dims, no_rotation(1, kTokens), q.view(), k.view(), v.view(),
+                    out.mutable_view());
+  EXPECT_TRUE(std::isnan(out.as<float>()[2 * 69]));  // nothing to attend to, as causal_softmax
+  double sum = 0;
+  for (std::size_t token = 70; token < kTokens; ++token) {
+    if (token != 150) sum += static_cast<double>(v.as<float>()[2 * token]);
+    const double keys = static_cast<double>(token < 150 ? token - 69 : token - 70);
+    ASSERT_NEAR(static_cast<double>(out.as<float>()[2 * token]), sum / keys, 4e-6) << token;
+  }
+}
+
+/// Rows [first, first + count) of fp32 `all`, as a tensor of the given shape.
+TensorView rows_of(const Tensor& all, std::int64_t first, std::int64_t count, Shape shape) {
+  const auto width = all.desc().elements() / static_cast<std::size_t>(all.desc().shape[0]);
+  EXPECT_EQ(shape.element_count(), static_cast<std::size_t>(count) * width);
+  return {all.view().data + static_cast<std::size_t>(first) * width * sizeof(float),
+          {DType::kF32, shape}};
+}
+
+TEST(Kernels, give_a_row_the_same_bits_whatever_rows_are_beside_it) {
+  const LlamaConfig config = attention_config(4, 2, 20);
+  const RopeTable table = make_rope_table(config, 100);
+  const Tensor hidden = random_tensor(DType::kF32, {100, 77}, 23);
+  const Tensor scores = random_tensor(DType::kF32, {100, 100}, 24, 9.0F);
+  const Tensor q = random_tensor(DType::kF32, {100, 80}, 25);
+  const Tensor kv = random_tensor(DType::kF32, {100, 40}, 26);
+  // Each computes rows [first, first + rows); attention those from 0 on.
+  ThreadPool pool(1);
+  const auto norm = [&](std::int64_t first, std::int64_t rows) {
+    Tensor out({DType::kF32, {rows, 77}});
+    rms_norm(pool, hidden, first, hidden.as<float>().data(), 1e-6, out.mutable_view());
+    return out;
+  };
+  const auto softmax_rows = [&](std::int64_t first, std::int64_t rows) {
+    Tensor out({DType::kF32, {1, rows, 100}});
+    causal_softmax(pool, rows_of(scores, first, rows, {1, rows, 100}), first, 0.2F,
+                   out.mutable_view());
+    return out;
+  };
+  const auto silu = [&](std::int64_t first, std::int64_t rows) {
+    Tensor out({DType::kF32, {rows, 77}});
+    const TensorView in = rows_of(hidden, first, rows, {rows, 77});
+    silu_multiply(pool, in, in, out.mutable_view());
+    return out;
+  };
+  const auto attention = [&](std::int64_t, std::int64_t rows) {
+    Tensor out({DType::kF32, {rows, 80}});
+    const TensorView keys = rows_of(kv, 0, rows, {rows, 40});
+    blocked_attention(pool, config.dims, table, rows_of(q, 0, rows, {rows, 80}), keys, keys,
+                      out.mutable_view());
+    return out;
+  };
+  const auto expect_same = [](const auto& kernel, std::int64_t first, std::int64_t rows) {
+    const std::vector<float> part = floats(kernel(first, rows));
+    const std::vector<float> all = floats(kernel(0, 100));
+    const std::size_t start = all.size() / 100 * static_cast<std::size_t>(first);
+    EXPECT_EQ(std::memcmp(part.data(), &all[start], part.size() * sizeof(float)), 0);
+  };
+  expect_same(norm, 13, 5);
+  expect_same(softmax_rows, 41, 7);
+  expect_same(silu, 31, 3);
+  expect_same(attention, 0, 45);
 }
 
 TEST(Kernels, give_the_same_bits_with_any_number_of_threads) {

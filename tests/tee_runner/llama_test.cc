@@ -114,9 +114,7 @@ TEST(LlamaDriver, asks_for_one_op_a_step_and_books_each_kernel) {
   EXPECT_EQ(run.backend.calls[Op::kBatchLinear], 2 * 4);
   EXPECT_EQ(run.backend.calls[Op::kMatmul], 2 * 2);
   EXPECT_EQ(run.backend.calls[Op::kLmHead], 1);
-  const auto calls = [&](TeeKernel kernel) {
-    return run.stats[static_cast<std::size_t>(kernel)].calls.load();
-  };
+  const auto calls = [&](TeeKernel kernel) { return run.stats[kernel].calls.load(); };
   EXPECT_EQ(calls(TeeKernel::kRmsNorm), 5U);
   EXPECT_EQ(calls(TeeKernel::kRope), 2U);
   EXPECT_EQ(calls(TeeKernel::kSoftmax), 2U);
@@ -211,10 +209,11 @@ TEST(MeasuredBackend, books_every_op_and_the_parts_add_up) {
   ASSERT_TRUE(driver.ok());
   ASSERT_TRUE((*driver)->prefill(tiny_tokens(6)).ok());
   for (const auto& [op, calls] : run.backend.calls) {
-    const OpStats& of = stats.of(op);
+    const OpStats& of = stats[op];
     EXPECT_EQ(of.calls, static_cast<std::uint64_t>(calls));
-    EXPECT_EQ(of.total_ns, of.tee_ns + of.wire_ns + of.queue_ns + of.server_ns);
-    EXPECT_EQ(of.server_ns, static_cast<std::uint64_t>(2 * calls));
+    EXPECT_EQ(of.times.total_ns,
+              of.times.tee_ns + of.times.wire_ns + of.times.queue_ns + of.times.server_ns);
+    EXPECT_EQ(of.times.server_ns, static_cast<std::uint64_t>(2 * calls));
   }
 }
 
@@ -230,11 +229,11 @@ TEST(MeasuredBackend, books_an_op_once_and_only_if_it_went_well) {
     return std::move(pending).value();
   };
   start().reset();
-  EXPECT_EQ(stats.of(Op::kEmbedding).calls, 0U);
+  EXPECT_EQ(stats[Op::kEmbedding].calls, 0U);
   const auto pending = start();
   ASSERT_TRUE(pending->wait().ok() && pending->wait().ok());
-  EXPECT_EQ(stats.of(Op::kEmbedding).calls, 1U);
-  EXPECT_EQ(stats.of(Op::kEmbedding).total_ns, pending->times().total_ns);
+  EXPECT_EQ(stats[Op::kEmbedding].calls, 1U);
+  EXPECT_EQ(stats[Op::kEmbedding].times.total_ns, pending->times().total_ns);
 }
 
 }  // namespace

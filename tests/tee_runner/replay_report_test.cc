@@ -75,7 +75,7 @@ TEST(ReplayCounts, hold_time_between_ops_on_both_sides) {
   EXPECT_EQ(counts.recorded.between_ns, *header.wall_ns - 600 * records.size());
   EXPECT_EQ(counts.replayed.wall_ns, 400 * records.size());
   EXPECT_EQ(counts.replayed.between_ns, 100 * records.size());
-  EXPECT_EQ(counts.replayed.sum().server_ns, 200 * records.size());
+  EXPECT_EQ(counts.replayed.sum().times.server_ns, 200 * records.size());
 }
 
 TEST(ReplayCounts, do_not_know_what_lay_between_ops_that_an_import_laid_out) {
@@ -109,7 +109,7 @@ TEST(ReplayCounts, survive_times_whose_sum_wraps) {
     result.clients.push_back({replay_all(result.trace, records), {}});
   }
   const ReplayCounts sum = result.sum();
-  EXPECT_EQ(sum.recorded.sum().server_ns, UINT64_MAX);
+  EXPECT_EQ(sum.recorded.sum().times.server_ns, UINT64_MAX);
   EXPECT_EQ(sum.recorded.wall_ns, 64 * year);
   result.options.output = Output::kJson;
   const Json json = Json::parse(format_replay(result));
@@ -120,8 +120,8 @@ TEST(ReplayCounts, survive_times_whose_sum_wraps) {
 TEST(ReplayCounts, hold_the_recorded_paths) {
   const auto records = replay_records();
   const ReplayCounts counts = replay_all(replay_header(), records);
-  const PathFlow& ring = counts.recorded_paths[0];
-  const PathFlow& zmq = counts.recorded_paths[1];
+  const PathFlow& ring = counts.recorded_paths[Path::kRing];
+  const PathFlow& zmq = counts.recorded_paths[Path::kZmq];
   EXPECT_EQ(ring.sent.messages, records.size());
   EXPECT_EQ(ring.received.messages, records.size());
   EXPECT_EQ(zmq.sent.messages, 0U);
@@ -133,8 +133,8 @@ TEST(ReplayCounts, of_a_trace_recorded_without_a_server_have_no_paths) {
   TraceHeader header = replay_header();
   header.backend = "local";
   const ReplayCounts counts = replay_all(header, replay_records());
-  EXPECT_EQ(counts.recorded_paths[0].sent.messages, 0U);
-  EXPECT_EQ(counts.recorded_paths[1].sent.messages, 0U);
+  EXPECT_EQ(counts.recorded_paths[Path::kRing].sent.messages, 0U);
+  EXPECT_EQ(counts.recorded_paths[Path::kZmq].sent.messages, 0U);
 }
 
 TEST(ReplayReport, json_holds_exact_sums_over_clients) {

@@ -131,9 +131,9 @@ TEST(Comparison, holds_another_device_to_the_tolerance_of_the_coarser_type) {
 
 TEST(Comparison, lists_the_ops_that_both_sides_ran) {
   OpSnapshotTable remote, local;
-  remote.of(Op::kMatmul) = {2, 300, 0, 0, 0, 0};
-  remote.of(Op::kInit) = {1, 10, 0, 0, 0, 0};
-  local.of(Op::kMatmul) = {2, 200, 0, 0, 0, 0};
+  remote[Op::kMatmul] = {2, {300}};
+  remote[Op::kInit] = {1, {10}};
+  local[Op::kMatmul] = {2, {200}};
   const auto result = result_of({1}, {0});
   const Comparison comparison =
       compare(result, remote, server_of("cpu", DType::kF32), DType::kF32, result, local);

@@ -6,6 +6,8 @@
 #include <numbers>
 #include <vector>
 
+#include "tee_runner/vector_math.h"
+
 namespace airlock {
 namespace {
 
@@ -77,7 +79,7 @@ TEST(Rope, rotation_pairs_an_element_with_the_one_half_a_head_away) {
   const float cos[] = {0.0F, 0.6F};
   const float sin[] = {1.0F, 0.8F};
   float out[4];
-  rotate_head(in, cos, sin, 2, out);
+  vector_math().rotate_head(in, cos, sin, 2, out);
   EXPECT_FLOAT_EQ(out[0], -3.0F);
   EXPECT_FLOAT_EQ(out[1], 2.0F * 0.6F - 4.0F * 0.8F);
   EXPECT_FLOAT_EQ(out[2], 1.0F);

@@ -11,8 +11,7 @@
 #include <utility>
 
 #include "base/unique_fd.h"
-#include "runtime/model/json.h"
-#include "tools/airlock_report/stats_file.h"
+#include "runtime/json/json.h"
 
 namespace airlock::report {
 namespace {
@@ -49,17 +48,14 @@ Result<std::string> read_beginning(const std::string& path, std::size_t most) {
   }
 }
 
-Result<Json> read_json(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, read_beginning(path, kMaxStatsFileBytes + 1));
+Result<std::string> read_whole(const std::string& path) {
+  ASSIGN_OR_RETURN(std::string text, read_beginning(path, kMaxStatsFileBytes + 1));
   if (text.size() > kMaxStatsFileBytes) {
     return Status(StatusCode::kInvalidInput,
                   fmt::format("{}: no trace, and over {} bytes, too large for statistics", path,
                               kMaxStatsFileBytes));
   }
-  auto json = parse_json(text, path);
-  if (json.ok()) return json;
-  return Status(json.status().code(),
-                fmt::format("{} (neither statistics nor a trace)", json.status().message()));
+  return text;
 }
 
 }  // namespace
@@ -67,10 +63,14 @@ Result<Json> read_json(const std::string& path) {
 Result<InputKind> kind_of_file(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string head, read_beginning(path, kMaxTraceLineBytes + 1));
   const auto first = parse_json(std::string_view(head).substr(0, head.find('\n')), path);
-  if (first.ok() && first->is_object() && first->find("airlock_trace") != nullptr)
-    return InputKind::kTrace;
-  ASSIGN_OR_RETURN(const Json json, read_json(path));
-  if (json.is_object() && json.find("side") != nullptr) return InputKind::kStats;
+  if (first.ok() && first->find("airlock_trace") != nullptr) return InputKind::kTrace;
+  ASSIGN_OR_RETURN(const std::string text, read_whole(path));
+  const auto json = parse_json(text, path);
+  if (!json.ok()) {
+    return Status(json.status().code(),
+                  fmt::format("{} (neither statistics nor a trace)", json.status().message()));
+  }
+  if (json->find("side") != nullptr) return InputKind::kStats;
   return Status(
       StatusCode::kInvalidInput,
       fmt::format("{}: neither statistics (no 'side') nor a trace (no 'airlock_trace')", path));
@@ -92,8 +92,8 @@ Result<std::vector<Input>> read_inputs(const std::vector<std::string>& paths) {
       ASSIGN_OR_RETURN(TraceSummary summary, summarise_trace(paths[i], limits));
       inputs.push_back({paths[i], std::move(summary)});
     } else {
-      ASSIGN_OR_RETURN(const Json json, read_json(paths[i]));
-      ASSIGN_OR_RETURN(SideReport report, read_stats(json, paths[i]));
+      ASSIGN_OR_RETURN(const std::string text, read_whole(paths[i]));
+      ASSIGN_OR_RETURN(SideReport report, read_report(text, paths[i]));
       inputs.push_back({paths[i], std::move(report)});
     }
   }

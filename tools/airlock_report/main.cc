@@ -1,18 +1,9 @@
-#include <csignal>
-
-#include "base/log.h"
+#include "runtime/program/program.h"
 #include "tools/airlock_report/options.h"
 #include "tools/airlock_report/run.h"
 
 int main(int argc, char** argv) {
-  airlock::set_log_name("airlock_report");
-  std::signal(SIGXFSZ, SIG_IGN);  // a file that may grow no more is an error of that write
-  const auto options = airlock::report::parse_options(argc, argv);
-  airlock::Status status = options.status();
-  if (options.ok()) {
-    if (!options->has_value()) return 0;
-    status = airlock::report::run(**options);
-  }
-  if (!status.ok()) airlock::log_error(status.message());
-  return airlock::exit_code(status.code());
+  using namespace airlock;
+  return run_program(
+      "airlock_report", [&] { return report::parse_options(argc, argv); }, report::run);
 }

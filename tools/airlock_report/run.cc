@@ -10,7 +10,9 @@
 #include <system_error>
 #include <utility>
 
+#include "base/file.h"
 #include "base/log.h"
+#include "runtime/program/program.h"
 #include "tools/airlock_report/input.h"
 #include "tools/airlock_report/page.h"
 
@@ -34,14 +36,6 @@ Status check_files(const Options& options) {
   return {};
 }
 
-Status write_stdout(std::string_view page) {
-  if (std::fwrite(page.data(), 1, page.size(), stdout) == page.size() && std::fflush(stdout) == 0)
-    return {};
-  const int error = errno;
-  return {error == ENOSPC ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
-          fmt::format("cannot write to stdout: {}", std::generic_category().message(error))};
-}
-
 }  // namespace
 
 Status run(const Options& options) {
@@ -51,7 +45,7 @@ Status run(const Options& options) {
     if (input.trace() != nullptr && !input.trace()->cut.empty()) log_warning(input.trace()->cut);
   }
   const std::string page = render_page(inputs, {build_name(), utc_now()});
-  if (options.output == "-") return write_stdout(page);
+  if (options.output == "-") return print(page);
   RETURN_IF_ERROR(write_file_atomically(options.output, page));
   log_info(fmt::format("{}: {} bytes from {} files", options.output, page.size(), inputs.size()));
   return {};

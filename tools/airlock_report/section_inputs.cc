@@ -42,10 +42,10 @@ std::string stats_card(const std::string& key, const SideReport& report) {
                           human_time(report.wall_ns) + " since the program's start");
   entries += entry("build", config_value(report, "build"));
   std::vector<std::string> notes;
-  for (const Path path : {Path::kRing, Path::kZmq}) {
-    if (const std::uint64_t errors = report.transport.path(path).errors; errors != 0) {
-      notes.push_back(fmt::format("{} sessions ended by a fault on the {} path", errors,
-                                  path == Path::kRing ? "ring" : "zmq"));
+  for (const Path path : kPaths) {
+    if (const std::uint64_t errors = report.transport[path].errors; errors != 0) {
+      notes.push_back(
+          fmt::format("{} sessions ended by a fault on the {} path", errors, name_of(path)));
     }
   }
   std::string config;

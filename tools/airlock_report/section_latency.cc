@@ -10,10 +10,9 @@
 namespace airlock::report {
 namespace {
 
-using PathHistograms = std::array<HistogramSnapshot, kCountOf<Path>>;
+using PathHistograms = PerValue<Path, HistogramSnapshot>;
 
-constexpr std::array<std::string_view, kCountOf<Path>> kPathNames = {"ring", "zmq"};
-constexpr std::array<Series, kCountOf<Path>> kPathSeries = {Series::kRing, Series::kZmq};
+constexpr PerValue<Path, Series> kPathSeries = {Series::kRing, Series::kZmq};
 
 /// Files whose histograms may be merged: those of one side, or the traces.
 struct Group {
@@ -25,9 +24,9 @@ struct Group {
 
 PathHistograms histograms_of(const Input& input) {
   PathHistograms histograms;
-  for (std::size_t i = 0; i < kCountOf<Path>; ++i) {
-    histograms[i] = input.stats() != nullptr ? input.stats()->transport.paths[i].latency_ns
-                                             : input.trace()->paths[i].latency_ns;
+  for (const Path path : kPaths) {
+    histograms[path] = input.stats() != nullptr ? input.stats()->transport[path].latency_ns
+                                                : input.trace()->paths[path].latency_ns;
   }
   return histograms;
 }
@@ -42,10 +41,9 @@ std::vector<Group> groups_of(const std::vector<Input>& inputs) {
                           : input.stats()->side == "gpu_server" ? 1
                                                                 : 0];
     const PathHistograms histograms = histograms_of(input);
-    if (histograms[0].count() + histograms[1].count() == 0) continue;
+    if (histograms == PathHistograms{}) continue;
     group.members.push_back(i);
-    for (std::size_t path = 0; path < kCountOf<Path>; ++path)
-      group.merged[path].merge(histograms[path]);
+    merge(group.merged, histograms);
   }
   std::erase_if(groups, [](const Group& group) { return group.members.empty(); });
   return groups;
@@ -53,12 +51,12 @@ std::vector<Group> groups_of(const std::vector<Input>& inputs) {
 
 void add_rows(Table& table, const std::string& key, const std::string& name,
               const PathHistograms& histograms) {
-  for (std::size_t path = 0; path < kCountOf<Path>; ++path) {
+  for (const Path path : kPaths) {
     const HistogramSnapshot& histogram = histograms[path];
     if (histogram.count() == 0) continue;
-    const std::string prefix = fmt::format("{}paths.{}.latency_ns.", key, kPathNames[path]);
+    const std::string prefix = fmt::format("{}paths.{}.latency_ns.", key, name_of(path));
     table.row(name);
-    table.text(kPathNames[path]);
+    table.text(name_of(path));
     table.number(prefix + "count", histogram.count());
     table.number(prefix + "p50", histogram.percentile(0.5));
     table.number(prefix + "p90", histogram.percentile(0.9));
@@ -83,12 +81,12 @@ std::vector<Column> columns_of(const HistogramSnapshot& histogram) {
 
 std::string bucket_table(const std::string& key, const Group& group) {
   Table table("Ops in each bucket", {"path", "up to, ns", "up to", "ops"});
-  for (std::size_t path = 0; path < kCountOf<Path>; ++path) {
+  for (const Path path : kPaths) {
     for (const auto& [upper, count] : group.merged[path].buckets()) {
-      table.row(kPathNames[path]);
+      table.row(name_of(path));
       table.derived(grouped(upper));
       table.derived(human_time(upper));
-      table.number(fmt::format("{}paths.{}.latency_ns.buckets.{}", key, kPathNames[path], upper),
+      table.number(fmt::format("{}paths.{}.latency_ns.buckets.{}", key, name_of(path), upper),
                    count);
     }
   }
@@ -96,21 +94,21 @@ std::string bucket_table(const std::string& key, const Group& group) {
 }
 
 std::string group_part(const Group& group, const std::vector<Input>& inputs, ChartIds& ids) {
-  std::array<std::vector<Column>, kCountOf<Path>> columns;
+  PerValue<Path, std::vector<Column>> columns;
   std::uint64_t low = UINT64_MAX;
   std::uint64_t high = 1;
-  for (std::size_t path = 0; path < kCountOf<Path>; ++path) {
+  for (const Path path : kPaths) {
     columns[path] = columns_of(group.merged[path]);
     if (columns[path].empty()) continue;
     low = std::min(low, columns[path].front().low);
     high = std::max(high, columns[path].back().high);
   }
   std::string body = fmt::format("<h3>{}</h3>\n", escape_html(group.title));
-  for (std::size_t path = 0; path < kCountOf<Path>; ++path) {
+  for (const Path path : kPaths) {
     if (columns[path].empty()) continue;
     const HistogramSnapshot& histogram = group.merged[path];
     Plot plot;
-    plot.text.title = fmt::format("Latency of ops on the {} path", kPathNames[path]);
+    plot.text.title = fmt::format("Latency of ops on the {} path", name_of(path));
     plot.series = kPathSeries[path];
     plot.x = log_time_axis(low, high, "latency of an op, logarithmic");
     plot.y_label = "ops";

@@ -9,8 +9,6 @@
 namespace airlock::report {
 namespace {
 
-constexpr std::array<std::string_view, kCountOf<Path>> kPathNames = {"ring", "zmq"};
-
 void add_direction(Table& table, const std::string& prefix, std::string_view path,
                    std::string_view direction, const DirectionSnapshot& counts) {
   const std::string key = fmt::format("{}paths.{}.{}.", prefix, path, direction);
@@ -22,8 +20,8 @@ void add_direction(Table& table, const std::string& prefix, std::string_view pat
 }
 
 std::string stats_paths(const std::string& key, const SideReport& report, ChartIds& ids) {
-  const PathSnapshot& ring = report.transport.path(Path::kRing);
-  const PathSnapshot& zmq = report.transport.path(Path::kZmq);
+  const PathSnapshot& ring = report.transport[Path::kRing];
+  const PathSnapshot& zmq = report.transport[Path::kZmq];
   const auto row = [](std::string label, std::uint64_t by_ring, std::uint64_t by_zmq) {
     return BarRow{std::move(label),
                   {{Series::kRing, by_ring}, {Series::kZmq, by_zmq}},
@@ -36,16 +34,16 @@ std::string stats_paths(const std::string& key, const SideReport& report, ChartI
                   human_bytes(ring.received.bytes), human_bytes(zmq.received.bytes))};
   Table counts("Messages, tensors and bytes", {"path", "messages", "tensors", "bytes", "bytes"});
   Table waits("Waits and faults", {"path", "errors", "slot waits", "spins", "parks"});
-  for (std::size_t i = 0; i < kCountOf<Path>; ++i) {
-    const PathSnapshot& path = report.transport.paths[i];
-    add_direction(counts, key, kPathNames[i], "sent", path.sent);
-    add_direction(counts, key, kPathNames[i], "received", path.received);
-    const std::string prefix = fmt::format("{}paths.{}.", key, kPathNames[i]);
-    waits.row(kPathNames[i]);
-    waits.number(prefix + "errors", path.errors);
-    waits.number(prefix + "slot_waits", path.slot_waits);
-    waits.number(prefix + "spins", path.spins);
-    waits.number(prefix + "parks", path.parks);
+  for (const Path path : kPaths) {
+    const PathSnapshot& stats = report.transport[path];
+    add_direction(counts, key, name_of(path), "sent", stats.sent);
+    add_direction(counts, key, name_of(path), "received", stats.received);
+    const std::string prefix = fmt::format("{}paths.{}.", key, name_of(path));
+    waits.row(name_of(path));
+    waits.number(prefix + "errors", stats.errors);
+    waits.number(prefix + "slot_waits", stats.slot_waits);
+    waits.number(prefix + "spins", stats.spins);
+    waits.number(prefix + "parks", stats.parks);
   }
   return stacked_bars(ids, text,
                       {row("sent", ring.sent.bytes, zmq.sent.bytes),
@@ -55,7 +53,8 @@ std::string stats_paths(const std::string& key, const SideReport& report, ChartI
 }
 
 std::string trace_paths(const std::string& key, const TraceSummary& trace, ChartIds& ids) {
-  const auto& [ring, zmq] = trace.paths;
+  const TracePath& ring = trace.paths[Path::kRing];
+  const TracePath& zmq = trace.paths[Path::kZmq];
   const ChartText text{"Bytes of inputs and outputs",
                        fmt::format("Inputs: {} by the ring, {} by ZeroMQ. Outputs: {} by the ring, "
                                    "{} by ZeroMQ.",
@@ -63,14 +62,14 @@ std::string trace_paths(const std::string& key, const TraceSummary& trace, Chart
                                    human_bytes(ring.output_bytes), human_bytes(zmq.output_bytes))};
   Table table("Tensors and bytes",
               {"path", "inputs", "inputs, bytes", "outputs", "outputs, bytes"});
-  for (std::size_t i = 0; i < kCountOf<Path>; ++i) {
-    const TracePath& path = trace.paths[i];
-    const std::string prefix = fmt::format("{}paths.{}.", key, kPathNames[i]);
-    table.row(kPathNames[i]);
-    table.number(prefix + "input_tensors", path.input_tensors);
-    table.number(prefix + "input_bytes", path.input_bytes);
-    table.number(prefix + "output_tensors", path.output_tensors);
-    table.number(prefix + "output_bytes", path.output_bytes);
+  for (const Path path : kPaths) {
+    const TracePath& sums = trace.paths[path];
+    const std::string prefix = fmt::format("{}paths.{}.", key, name_of(path));
+    table.row(name_of(path));
+    table.number(prefix + "input_tensors", sums.input_tensors);
+    table.number(prefix + "input_bytes", sums.input_bytes);
+    table.number(prefix + "output_tensors", sums.output_tensors);
+    table.number(prefix + "output_bytes", sums.output_bytes);
   }
   const BarRow inputs{"inputs",
                       {{Series::kRing, ring.input_bytes}, {Series::kZmq, zmq.input_bytes}},
@@ -101,17 +100,17 @@ std::string counts_text(const DirectionSnapshot& counts) {
 bool add_session(Table& table, const std::string& key, const SideReport& runner,
                  const SessionReport& session) {
   bool all = true;
-  for (std::size_t i = 0; i < kCountOf<Path>; ++i) {
-    const PathSnapshot& ours = runner.transport.paths[i];
-    const PathSnapshot& theirs = session.transport.paths[i];
+  for (const Path path : kPaths) {
+    const PathSnapshot& ours = runner.transport[path];
+    const PathSnapshot& theirs = session.transport[path];
     const auto add = [&](std::string_view what, const DirectionSnapshot& sent,
                          const DirectionSnapshot& received) {
       const bool agree = sent == received;
       all = all && agree;
-      table.row(fmt::format("{} {}", kPathNames[i], what));
+      table.row(fmt::format("{} {}", name_of(path), what));
       table.derived(counts_text(sent));
       table.derived(counts_text(received));
-      table.number_as(fmt::format("{}{}.{}", key, kPathNames[i], what), agree ? 1 : 0,
+      table.number_as(fmt::format("{}{}.{}", key, name_of(path), what), agree ? 1 : 0,
                       agree ? "yes" : "NO");
     };
     add("requests", ours.sent, theirs.received);

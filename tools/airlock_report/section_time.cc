@@ -10,22 +10,22 @@
 namespace airlock::report {
 namespace {
 
-std::vector<Segment> segments_of(const OpSnapshot& op) {
-  return {{Series::kTee, op.tee_ns},
-          {Series::kWire, op.wire_ns},
-          {Series::kQueue, op.queue_ns},
-          {Series::kServer, op.server_ns}};
+std::vector<Segment> segments_of(const OpTimes& times) {
+  return {{Series::kTee, times.tee_ns},
+          {Series::kWire, times.wire_ns},
+          {Series::kQueue, times.queue_ns},
+          {Series::kServer, times.server_ns}};
 }
 
-OpSnapshot sum_of(const OpSnapshotTable& table) {
+OpTimes sum_of(const OpSnapshotTable& table) {
   OpSnapshot sum;
-  for (const OpSnapshot& op : table.ops) sum.merge(op);
-  return sum;
+  for (const OpSnapshot& op : table) merge(sum, op);
+  return sum.times;
 }
 
 std::uint64_t kernels_ns(const SideReport& report) {
   std::uint64_t sum = 0;
-  for (const TeeKernelSnapshot& kernel : report.tee) sum = add_saturating(sum, kernel.total_ns);
+  for (const TeeKernelSnapshot& kernel : report.tee) merge(sum, kernel.total_ns);
   return sum;
 }
 
@@ -74,20 +74,18 @@ std::string ops_part(const std::string& key, const Input& input, ChartIds& ids) 
   Table table("Time by op, ns", {"op", "calls", "total", "TEE", "wire", "queue", "server"});
   std::vector<BarRow> rows;
   std::string words;
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
-    const OpSnapshot& op = input.ops().ops[i];
-    if (op.calls == 0) continue;
-    const std::string name(name_of(kOps[i]));
-    rows.push_back({name, segments_of(op), human_time(op.total_ns)});
-    words += fmt::format("{}{} {}", words.empty() ? "" : ", ", name, human_time(op.total_ns));
+  for (const Op op : kOps) {
+    const auto& [calls, times] = input.ops()[op];
+    if (calls == 0) continue;
+    const std::string name(name_of(op));
+    rows.push_back({name, segments_of(times), human_time(times.total_ns)});
+    words += fmt::format("{}{} {}", words.empty() ? "" : ", ", name, human_time(times.total_ns));
     table.row(name);
     const std::string prefix = fmt::format("{}ops.{}.", key, name);
-    table.number(prefix + "calls", op.calls);
-    table.number(prefix + "total_ns", op.total_ns);
-    table.number(prefix + "tee_ns", op.tee_ns);
-    table.number(prefix + "wire_ns", op.wire_ns);
-    table.number(prefix + "queue_ns", op.queue_ns);
-    table.number(prefix + "server_ns", op.server_ns);
+    table.number(prefix + "calls", calls);
+    visit_times([&](std::string_view part,
+                    std::uint64_t ns) { table.number(prefix + std::string(part), ns); },
+                times);
   }
   if (rows.empty()) return "<p>No op was counted.</p>\n";
   const ChartText text{"Time by op", fmt::format("A stacked bar for each op: {}.", words)};
@@ -97,15 +95,14 @@ std::string ops_part(const std::string& key, const Input& input, ChartIds& ids) 
 /// Nothing where no op ran on a device.
 std::string devices_part(const std::string& key, const OpSnapshotTable& ops) {
   Table table("Time on the device by op, ns", {"op", "copy in", "compute", "copy out"});
-  for (std::size_t i = 0; i < kCountOf<Op>; ++i) {
-    const DeviceSnapshot& device = ops.ops[i].device;
-    if (device == DeviceSnapshot{}) continue;
-    const std::string name(name_of(kOps[i]));
-    const std::string prefix = fmt::format("{}ops.{}.device.", key, name);
-    table.row(name);
-    table.number(prefix + "copy_in_ns", device.copy_in_ns);
-    table.number(prefix + "compute_ns", device.compute_ns);
-    table.number(prefix + "copy_out_ns", device.copy_out_ns);
+  for (const Op op : kOps) {
+    const DeviceTimes& device = ops[op].times.device;
+    if (device == DeviceTimes{}) continue;
+    const std::string prefix = fmt::format("{}ops.{}.device.", key, name_of(op));
+    table.row(name_of(op));
+    visit_device_times([&](std::string_view part,
+                           std::uint64_t ns) { table.number(prefix + std::string(part), ns); },
+                       device);
   }
   if (table.rows() == 0) return {};
   return "<p class=\"soft\">By the device's own clock. The copies of one op may run while another "
@@ -117,16 +114,16 @@ std::string kernels_part(const std::string& key, const SideReport& report, Chart
   Table table("TEE kernels", {"kernel", "calls", "total, ns", "total"});
   std::vector<BarRow> rows;
   std::string words;
-  for (std::size_t i = 0; i < kCountOf<TeeKernel>; ++i) {
-    const TeeKernelSnapshot& kernel = report.tee[i];
-    const std::string name(name_of(kValuesOf<TeeKernel>[i]));
+  for (const TeeKernel kernel : kValuesOf<TeeKernel>) {
+    const auto& [calls, total_ns] = report.tee[kernel];
+    const std::string name(name_of(kernel));
     table.row(name);
-    table.number(fmt::format("{}tee.{}.calls", key, name), kernel.calls);
-    table.number(fmt::format("{}tee.{}.total_ns", key, name), kernel.total_ns);
-    table.derived(human_time(kernel.total_ns));
-    if (kernel.calls == 0) continue;
-    rows.push_back({name, {{Series::kKernel, kernel.total_ns}}, human_time(kernel.total_ns)});
-    words += fmt::format("{}{} {}", words.empty() ? "" : ", ", name, human_time(kernel.total_ns));
+    table.number(fmt::format("{}tee.{}.calls", key, name), calls);
+    table.number(fmt::format("{}tee.{}.total_ns", key, name), total_ns);
+    table.derived(human_time(total_ns));
+    if (calls == 0) continue;
+    rows.push_back({name, {{Series::kKernel, total_ns}}, human_time(total_ns)});
+    words += fmt::format("{}{} {}", words.empty() ? "" : ", ", name, human_time(total_ns));
   }
   if (rows.empty()) return {};
   const ChartText text{"TEE kernels", fmt::format("A bar for each kernel: {}.", words)};

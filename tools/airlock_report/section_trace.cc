@@ -56,7 +56,7 @@ std::vector<Column> columns_of(const TraceSummary& trace, const Span& span, Valu
 std::string bytes_plot(const TraceSummary& trace, const Span& span, Path path, ChartIds& ids) {
   const bool ring = path == Path::kRing;
   const std::string_view name = ring ? "ring" : "ZeroMQ";
-  const TracePath& sums = trace.paths[static_cast<std::size_t>(path)];
+  const TracePath& sums = trace.paths[path];
   Plot plot;
   plot.series = ring ? Series::kRing : Series::kZmq;
   plot.unit = Unit::kBytes;

@@ -11,15 +11,6 @@ namespace {
 
 void add_to(std::uint64_t& sum, std::uint64_t value) { sum = add_saturating(sum, value); }
 
-void add_times(OpSnapshot& sum, const TraceRecord& record) {
-  add_to(sum.calls, 1);
-  add_to(sum.total_ns, record.total_ns);
-  add_to(sum.tee_ns, record.tee_ns);
-  add_to(sum.wire_ns, record.wire_ns);
-  add_to(sum.queue_ns, record.queue_ns);
-  add_to(sum.server_ns, record.server_ns);
-}
-
 std::uint64_t& bytes_of(Bin& bin, Path path) {
   return path == Path::kRing ? bin.ring_bytes : bin.zmq_bytes;
 }
@@ -56,7 +47,7 @@ TraceSummarizer::TraceSummarizer(const TraceHeader& header, const SummaryLimits&
     : limits_(limits),
       by_time_(limits.bins),
       by_number_(limits.bins),
-      latency_(std::make_unique<std::array<Histogram, kCountOf<Path>>>()) {
+      latency_(std::make_unique<PerValue<Path, Histogram>>()) {
   summary_.header = header;
 }
 
@@ -83,24 +74,24 @@ void TraceSummarizer::add(const TraceRecord& record) {
   summary_.ops_time.add(record.start_ns, end);
   summary_.end_ns = std::max(summary_.end_ns, end);
 
-  const std::size_t op = static_cast<std::size_t>(record.op) - 1;
   const BigOp big{record, add_saturating(record.input_bytes(), record.output_bytes())};
-  add_times(summary_.ops.ops[op], record);
-  add_to(summary_.op_bytes[op], big.bytes);
+  merge(summary_.ops[record.op], OpSnapshot{1,
+                                            {record.total_ns, record.tee_ns, record.wire_ns,
+                                             record.queue_ns, record.server_ns}});
   for (const TraceTensor& tensor : record.inputs) {
     if (!tensor.path) continue;
-    TracePath& path = summary_.paths[static_cast<std::size_t>(*tensor.path)];
+    TracePath& path = summary_.paths[*tensor.path];
     add_to(path.input_tensors, 1);
     add_to(path.input_bytes, tensor.desc.bytes());
   }
   for (const TraceTensor& tensor : record.outputs) {
     if (!tensor.path) continue;
-    TracePath& path = summary_.paths[static_cast<std::size_t>(*tensor.path)];
+    TracePath& path = summary_.paths[*tensor.path];
     add_to(path.output_tensors, 1);
     add_to(path.output_bytes, tensor.desc.bytes());
   }
   if (const auto path = record.slowest_path())
-    (*latency_)[static_cast<std::size_t>(*path)].record(record.tee_ns + record.wire_ns);
+    (*latency_)[*path].record(record.tee_ns + record.wire_ns);
   summary_.slots_most = std::max<std::uint64_t>(summary_.slots_most, record.slots_in_use);
   add_to_bins(by_time_, record.start_ns, end, record);
   add_to_bins(by_number_, number, number, record);
@@ -110,8 +101,8 @@ void TraceSummarizer::add(const TraceRecord& record) {
 
 TraceSummary TraceSummarizer::finish(std::string cut) {
   summary_.cut = std::move(cut);
-  for (std::size_t i = 0; i < kCountOf<Path>; ++i)
-    if (summary_.has_times) summary_.paths[i].latency_ns = (*latency_)[i].snapshot();
+  for (const Path path : kPaths)
+    if (summary_.has_times) summary_.paths[path].latency_ns = (*latency_)[path].snapshot();
   summary_.bins = summary_.has_times ? std::move(by_time_) : std::move(by_number_);
   std::ranges::sort_heap(summary_.by_bytes, more_bytes);
   std::ranges::sort_heap(summary_.by_time, more_time);

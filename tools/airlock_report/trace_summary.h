@@ -37,8 +37,7 @@ struct TraceSummary {
   std::string cut;  // what is missing; empty where the trace is whole
   std::uint64_t records = 0;
   OpSnapshotTable ops;
-  std::array<std::uint64_t, kCountOf<Op>> op_bytes{};  // inputs and outputs
-  std::array<TracePath, kCountOf<Path>> paths;
+  PerValue<Path, TracePath> paths;
   bool has_times = false;    // any that is not 0
   BusyTime ops_time;         // in which one was under way
   std::uint64_t end_ns = 0;  // of the op that ended last
@@ -74,7 +73,7 @@ class TraceSummarizer {
   TraceSummary summary_;
   Bins by_time_;
   Bins by_number_;
-  std::unique_ptr<std::array<Histogram, kCountOf<Path>>> latency_;
+  std::unique_ptr<PerValue<Path, Histogram>> latency_;
 };
 
 /// Streams the trace at `path`. kInvalidInput, naming file and line, for one that is bad.

@@ -4,12 +4,24 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
+#include "base/enum.h"
 #include "base/status.h"
 
 namespace airlock {
 
 enum class StatFormat : std::uint8_t { kTable, kJson };
+
+constexpr std::string_view name_of(StatFormat format) {
+  switch (format) {
+    case StatFormat::kTable:
+      return "md";
+    case StatFormat::kJson:
+      return "json";
+  }
+  return {};
+}
 
 /// The command line of airlock_stat, checked.
 struct StatOptions {

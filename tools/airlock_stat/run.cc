@@ -3,16 +3,14 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 
 #include "base/deadline.h"
 #include "base/log.h"
-#include "base/unique_fd.h"
+#include "runtime/program/program.h"
 #include "tools/airlock_stat/show.h"
 #include "tools/airlock_stat/source.h"
 
@@ -20,16 +18,6 @@ namespace airlock {
 namespace {
 
 constexpr std::string_view kClearScreen = "\x1b[H\x1b[2J\x1b[3J";
-
-/// Of this thread, the only one that has them unblocked: those of a session start without
-/// (runtime/rpc/client.cc), as do libzmq's.
-UniqueFd take_signals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (int number : {SIGINT, SIGTERM}) sigaddset(&signals, number);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  return UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-}
 
 /// Whether a signal came before `deadline`.
 bool signalled(int signal_fd, Deadline deadline) {
@@ -40,11 +28,6 @@ bool signalled(int signal_fd, Deadline deadline) {
       return true;
   } while (!deadline.expired());
   return false;
-}
-
-void print(const std::string& text) {
-  std::fputs(text.c_str(), stdout);
-  std::fflush(stdout);
 }
 
 Status killed(const CountersSnapshot& snapshot) {
@@ -69,8 +52,8 @@ Status watch(const StatOptions& options, StatSource& source, CountersSnapshot sn
     const bool changed = next->pid != snapshot.pid;
     snapshot = std::move(next).value();
     const bool table = options.format == StatFormat::kTable;
-    if (table) print(terminal ? std::string(kClearScreen) : "\n");
-    print(show(snapshot, source.scope(), options.format));
+    if (table) RETURN_IF_ERROR(print(terminal ? kClearScreen : "\n"));
+    RETURN_IF_ERROR(print(show(snapshot, source.scope(), options.format)));
     if (changed) log_info(fmt::format("another server serves here now (pid {})", snapshot.pid));
     if (!snapshot.alive) return killed(snapshot);
   }
@@ -81,9 +64,9 @@ Status watch(const StatOptions& options, StatSource& source, CountersSnapshot sn
 Status run_stat(const StatOptions& options) {
   ASSIGN_OR_RETURN(std::unique_ptr<StatSource> source, StatSource::open(options));
   // Not before: until then a signal ends the program, however long the server takes to answer.
-  const UniqueFd signals = options.watch ? take_signals() : UniqueFd();
+  const UniqueFd signals = options.watch ? take_signals({SIGINT, SIGTERM}) : UniqueFd();
   ASSIGN_OR_RETURN(CountersSnapshot snapshot, source->look());
-  print(show(snapshot, source->scope(), options.format));
+  RETURN_IF_ERROR(print(show(snapshot, source->scope(), options.format)));
   if (!snapshot.alive) return killed(snapshot);
   if (!options.watch) return {};
   return watch(options, *source, std::move(snapshot), signals.get());

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
+#include "runtime/json/writer.h"
 
 namespace airlock {
 namespace {
@@ -12,36 +12,18 @@ constexpr std::uint64_t kSilentNs = 1'000'000'000;
 
 double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 
-const char* state_name(ServerState state) {
-  switch (state) {
-    case ServerState::kServing:
-      return "serving";
-    case ServerState::kSilent:
-      return "silent";
-    case ServerState::kEnded:
-      return "ended";
-  }
-  return "unknown";
-}
-
-std::string json_line(const CountersSnapshot& snapshot, StatSource::Scope scope) {
-  using Json = nlohmann::ordered_json;
-  Json json = Json::parse(report_json(snapshot.report));
-  if (scope == StatSource::Scope::kOwnSession) {
-    json["live"] = {{"scope", "own session"}};
-  } else {
-    json["live"] = {{"scope", "server"},
-                    {"state", state_name(state_of(snapshot))},
-                    {"pid", snapshot.pid},
-                    {"start_unix_ns", snapshot.start_unix_ns},
-                    {"heartbeat_age_ns", snapshot.heartbeat_age_ns},
-                    {"sessions_active", snapshot.sessions_active},
-                    {"sessions_started", snapshot.sessions_started},
-                    {"sessions_refused", snapshot.sessions_refused},
-                    {"max_clients", snapshot.max_clients},
-                    {"settled", snapshot.settled}};
-  }
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+JsonObject live_json(const CountersSnapshot& snapshot, StatSource::Scope scope) {
+  if (scope == StatSource::Scope::kOwnSession) return {{"scope", "own session"}};
+  return {{"scope", "server"},
+          {"state", state_of(snapshot)},
+          {"pid", snapshot.pid},
+          {"start_unix_ns", snapshot.start_unix_ns},
+          {"heartbeat_age_ns", snapshot.heartbeat_age_ns},
+          {"sessions_active", snapshot.sessions_active},
+          {"sessions_started", snapshot.sessions_started},
+          {"sessions_refused", snapshot.sessions_refused},
+          {"max_clients", snapshot.max_clients},
+          {"settled", snapshot.settled}};
 }
 
 }  // namespace
@@ -65,7 +47,11 @@ std::string describe_state(const CountersSnapshot& snapshot) {
 }
 
 std::string show(const CountersSnapshot& snapshot, StatSource::Scope scope, StatFormat format) {
-  if (format == StatFormat::kJson) return json_line(snapshot, scope);
+  if (format == StatFormat::kJson) {
+    JsonObject json = report_object(snapshot.report);
+    json.add("live", live_json(snapshot, scope));
+    return json.line();
+  }
   std::string text;
   if (scope == StatSource::Scope::kOwnSession) {
     text = "asked over a session of its own: these are that session's figures only\n";

@@ -10,9 +10,22 @@ namespace airlock {
 /// How the server is: what is said in words and in JSON.
 enum class ServerState : std::uint8_t {
   kServing,
-  kSilent,  // it lives and its control thread gave no sign for over a second
-  kEnded,   // nobody holds its file: it was killed
+  // It lives, and its control thread gave no sign for over a second.
+  kSilent,
+  // Nobody holds its file: it was killed.
+  kEnded,
 };
+constexpr std::string_view name_of(ServerState state) {
+  switch (state) {
+    case ServerState::kServing:
+      return "serving";
+    case ServerState::kSilent:
+      return "silent";
+    case ServerState::kEnded:
+      return "ended";
+  }
+  return {};
+}
 ServerState state_of(const CountersSnapshot& snapshot);
 
 /// One line for a person: process, time up, sessions and the last sign of life.

@@ -10,9 +10,9 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "runtime/json/json.h"
 #include "runtime/rpc/client.h"
 #include "runtime/rpc/endpoint.h"
-#include "tools/airlock_stat/own_session.h"
 
 namespace airlock {
 namespace {
@@ -40,7 +40,7 @@ class SessionSource : public StatSource {
     ASSIGN_OR_RETURN(const std::string json,
                      session_->backend().session_stats(Deadline::after(timeout_)));
     CountersSnapshot snapshot;
-    ASSIGN_OR_RETURN(snapshot.report, parse_own_session(json));
+    ASSIGN_OR_RETURN(snapshot.report, read_own_session(json));
     snapshot.alive = true;
     return snapshot;
   }
@@ -93,6 +93,20 @@ Result<std::unique_ptr<StatSource>> connect(const StatOptions& options, const En
 }
 
 }  // namespace
+
+Result<SideReport> read_own_session(std::string_view json) {
+  auto read = read_report(json, "the server's statistics");
+  if (!read.ok()) return Status(StatusCode::kProtocolError, read.status().message());
+  SideReport report;
+  report.side = "gpu_server";
+  report.host = read->host;
+  for (std::string* text : {&report.host.name, &report.host.cpu, &report.host.device})
+    *text = printable(*text);
+  report.transport = read->transport;
+  report.ops = read->ops;
+  report.wall_ns = read->wall_ns;
+  return report;
+}
 
 Result<std::unique_ptr<StatSource>> StatSource::open(const StatOptions& options) {
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));

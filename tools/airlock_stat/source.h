@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "base/status.h"
 #include "runtime/stats/counters_reader.h"
@@ -23,5 +24,10 @@ class StatSource {
   /// server is gone.
   virtual Result<CountersSnapshot> look() = 0;
 };
+
+/// What the `stats` op answered, from a server that nobody vouches for: machine, paths and ops of
+/// one session, and nothing that would drive a terminal. kProtocolError where it is not the JSON of
+/// docs/STATS.md.
+Result<SideReport> read_own_session(std::string_view json);
 
 }  // namespace airlock

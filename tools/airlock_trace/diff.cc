@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "base/log.h"
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 #include "runtime/trace/trace_reader.h"
 #include "tools/airlock_trace/show.h"
 #include "tools/airlock_trace/text.h"

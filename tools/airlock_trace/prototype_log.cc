@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <array>
 
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 
 namespace airlock::trace {
 namespace {

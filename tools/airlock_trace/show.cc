@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 #include "tools/airlock_trace/text.h"
 
 namespace airlock::trace {

@@ -25,7 +25,7 @@ struct TensorCounts {
 
 TensorCounts tensors_sent(Channel& channel) {
   const auto of = [&channel](Path path) {
-    return channel.stats().path(path).sent.tensors.load(std::memory_order_relaxed);
+    return channel.stats()[path].sent.tensors.load(std::memory_order_relaxed);
   };
   return {of(Path::kRing), of(Path::kZmq)};
 }

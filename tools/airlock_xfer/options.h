@@ -9,18 +9,61 @@
 #include <vector>
 
 #include "base/status.h"
-#include "proto/handshake.h"
 #include "proto/limits.h"
+#include "proto/path.h"
+#include "proto/ring.h"
 #include "tools/airlock_xfer/cpu_pin.h"
 
 namespace airlock::xfer {
 
 enum class PathAsked : std::uint8_t { kRing, kZmq, kAuto };
-std::string_view path_name(PathAsked path);
-
 enum class Mode : std::uint8_t { kEcho, kStream };
 enum class Format : std::uint8_t { kMd, kCsv, kJson };
 enum class ZmqTransport : std::uint8_t { kIpc, kTcp };
+
+constexpr std::string_view name_of(PathAsked path) {
+  switch (path) {
+    case PathAsked::kRing:
+      return airlock::name_of(Path::kRing);
+    case PathAsked::kZmq:
+      return airlock::name_of(Path::kZmq);
+    case PathAsked::kAuto:
+      return "auto";
+  }
+  return {};
+}
+
+constexpr std::string_view name_of(Mode mode) {
+  switch (mode) {
+    case Mode::kEcho:
+      return "echo";
+    case Mode::kStream:
+      return "stream";
+  }
+  return {};
+}
+
+constexpr std::string_view name_of(Format format) {
+  switch (format) {
+    case Format::kMd:
+      return "md";
+    case Format::kCsv:
+      return "csv";
+    case Format::kJson:
+      return "json";
+  }
+  return {};
+}
+
+constexpr std::string_view name_of(ZmqTransport transport) {
+  switch (transport) {
+    case ZmqTransport::kIpc:
+      return "ipc";
+    case ZmqTransport::kTcp:
+      return "tcp";
+  }
+  return {};
+}
 
 inline constexpr std::uint64_t kMaxIterations = 1'000'000;
 inline constexpr std::size_t kMaxInflight = 64;
@@ -32,7 +75,7 @@ struct Options {
   std::string sizes_text;          // how they came about, for the header
   std::uint64_t iterations = 100;
   std::uint64_t warmup = 10;
-  bool check = true;
+  int check = 1;
   Mode mode = Mode::kEcho;
   std::size_t inflight = 4;
   RingGeometry geometry{limits::kDefaultSlotCount, limits::kDefaultSlotBytes};

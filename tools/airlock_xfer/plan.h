@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,9 +15,6 @@ inline constexpr std::size_t kMaxSizes = 1024;
 /// The sizes beside the path limit are this far from it.
 inline constexpr std::size_t kLimitNeighbourBytes = 4096;
 
-/// "64", "4K", "128M", "1G" (either case; powers of 1024) as bytes; nullopt for anything else and
-/// for what 64 bits do not hold.
-std::optional<std::uint64_t> parse_size(std::string_view text);
 /// "64 B", "4 KiB", "10.004 MiB": for readers.
 std::string size_text(std::uint64_t bytes);
 

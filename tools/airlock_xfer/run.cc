@@ -77,7 +77,7 @@ Status measure_all(const Options& options, Pair& pair, Table& table, std::vector
       auto row = meter.measure(path, bytes);
       if (!row.ok()) {
         return pair.explain(row.status())
-            .with_context(fmt::format("{} bytes by {}", bytes, path_name(path)));
+            .with_context(fmt::format("{} bytes by {}", bytes, name_of(path)));
       }
       table.add(*row);
       rows.push_back(std::move(*row));

@@ -5,14 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
+#include "runtime/json/writer.h"
 #include "tools/airlock_xfer/plan.h"
 
 namespace airlock::xfer {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr int kSchemaVersion = 1;
 constexpr std::size_t kColumns = 11;
@@ -33,7 +31,7 @@ std::array<std::string, kColumns> cells(const Row& row) {
   std::array<std::string, kColumns> out;
   out.fill("n/a");
   out[0] = std::to_string(row.bytes);
-  out[1] = std::string(path_name(row.asked));
+  out[1] = std::string(name_of(row.asked));
   if (!row.measured.has_value()) return out;
   const Measured& m = *row.measured;
   out[2] = m.taken;
@@ -112,20 +110,21 @@ std::pair<std::size_t, std::size_t> rows_on_one_cpu(const std::vector<Row>& rows
   return {shared, measured};
 }
 
-Json row_json(const Row& row) {
-  Json json{
-      {"bytes", row.bytes}, {"path", path_name(row.asked)}, {"carried", row.measured.has_value()}};
+JsonObject row_json(const Row& row) {
+  JsonObject json = {
+      {"bytes", row.bytes}, {"path", name_of(row.asked)}, {"carried", row.measured.has_value()}};
   if (!row.measured.has_value()) return json;
   const Measured& m = *row.measured;
-  json["taken"] = m.taken;
-  json["iterations"] = m.iterations;
-  json["latency_ns"] = {{"p50", m.p50_ns}, {"p90", m.p90_ns}, {"p99", m.p99_ns}, {"max", m.max_ns}};
-  json["one_way_ns"] = m.one_way_ns;
-  json["gb_per_s"] = gb_per_s(row);
-  json["memcpy_ns"] = m.memcpy_ns;
-  json["memcpy_ratio"] = m.memcpy_ratio();
-  json["wrong_bytes"] = m.wrong_bytes;
-  json["same_cpu_share"] = m.same_cpu_share;
+  json.add("taken", m.taken);
+  json.add("iterations", m.iterations);
+  json.add("latency_ns",
+           JsonObject{{"p50", m.p50_ns}, {"p90", m.p90_ns}, {"p99", m.p99_ns}, {"max", m.max_ns}});
+  json.add("one_way_ns", m.one_way_ns);
+  json.add("gb_per_s", gb_per_s(row));
+  json.add("memcpy_ns", m.memcpy_ns);
+  json.add("memcpy_ratio", m.memcpy_ratio());
+  json.add("wrong_bytes", m.wrong_bytes);
+  json.add("same_cpu_share", m.same_cpu_share);
   return json;
 }
 
@@ -169,7 +168,7 @@ void Table::finish(const Status& end) {
 void Table::summarize(const Status& end) {
   std::string text;
   for (const Row& row : peaks(rows_)) {
-    text += fmt::format("{}{} {:.3f} GB/s at {}", text.empty() ? "" : ", ", path_name(row.asked),
+    text += fmt::format("{}{} {:.3f} GB/s at {}", text.empty() ? "" : ", ", name_of(row.asked),
                         gb_per_s(row), size_text(row.bytes));
   }
   if (format_ == Format::kMd) sink_("\n");
@@ -186,19 +185,18 @@ void Table::summarize(const Status& end) {
 }
 
 void Table::write_json(const Status& end) {
-  Json json{{"schema_version", kSchemaVersion}};
-  for (const auto& [name, text] : facts_) json["run"][name] = text;
-  json["rows"] = Json::array();
-  for (const Row& row : rows_) json["rows"].push_back(row_json(row));
-  json["peak"] = Json::object();
-  for (const Row& row : peaks(rows_)) {
-    json["peak"][std::string(path_name(row.asked))] = {{"bytes", row.bytes},
-                                                       {"gb_per_s", gb_per_s(row)}};
-  }
-  json["wrong_bytes"] = all_wrong(rows_);
-  json["ok"] = end.ok();
-  if (!end.ok()) json["error"] = end.message();
-  sink_(json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  JsonObject run;
+  for (const auto& [name, text] : facts_) run.add(name, text);
+  std::vector<JsonObject> rows;
+  for (const Row& row : rows_) rows.push_back(row_json(row));
+  JsonObject peak;
+  for (const Row& row : peaks(rows_))
+    peak.add(name_of(row.asked), JsonObject{{"bytes", row.bytes}, {"gb_per_s", gb_per_s(row)}});
+  JsonObject json = {
+      {"schema_version", kSchemaVersion}, {"run", run},    {"rows", rows}, {"peak", peak},
+      {"wrong_bytes", all_wrong(rows_)},  {"ok", end.ok()}};
+  if (!end.ok()) json.add("error", end.message());
+  sink_(json.indented() + "\n");
 }
 
 }  // namespace airlock::xfer

@@ -38,18 +38,16 @@ def first_existing(names):
 def find_toolkit():
     """{"nvcc", "version", "root", "libcublas", "cublas_header"}, each None where it was not found."""
     nvcc = find_program("nvcc", [os.path.join(root, "bin") for root in TOOLKITS])
-    found = {"nvcc": nvcc, "version": None, "root": None, "libcublas": None, "cublas_header": None}
     if nvcc is None:
-        return found
-    found["root"] = root = os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))
+        return dict.fromkeys(("nvcc", "version", "root", "libcublas", "cublas_header"))
+    root = os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))
     version = re.search(r"release ([0-9.]+)", output_of([nvcc, "--version"]) or "")
-    found["version"] = version.group(1) if version else None
     roots = [root, os.path.join(root, "targets", "x86_64-linux"), *python_wheels()]
     libraries = [os.path.join(folder, lib) for folder in roots for lib in ("lib64", "lib")]
     libraries += ["/usr/lib/x86_64-linux-gnu", "/usr/local/lib"]
-    found["libcublas"] = first_existing([os.path.join(folder, "libcublas.so*") for folder in libraries])
-    found["cublas_header"] = first_existing([os.path.join(folder, "include", "cublas_v2.h") for folder in (*roots, "/usr")])
-    return found
+    return {"nvcc": nvcc, "version": version.group(1) if version else None, "root": root,
+            "libcublas": first_existing([f"{folder}/libcublas.so*" for folder in libraries]),
+            "cublas_header": first_existing([f"{folder}/include/cublas_v2.h" for folder in (*roots, "/usr")])}
 
 
 def toolkit_flags(found):
@@ -81,62 +79,40 @@ def toolkit_says(found):
     return f"CUDA {found['version']}: {found['nvcc']}, {found['libcublas']}"
 
 
-def gpus_by_smi():
-    """Devices as nvidia-smi lists them: [{"name", "driver", "memory_mib", "compute_capability"}], or None."""
+def query_smi(fields, *options):
+    """What nvidia-smi says of these fields, a list for each GPU; [] without it."""
     smi = find_program("nvidia-smi", ["/usr/local/nvidia/bin", "/usr/lib/wsl/lib"])
-    if smi is None:
-        return None
-    text = output_of([smi, "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader,nounits"])
-    devices = []
-    for line in (text or "").splitlines():
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) == 4:
-            devices.append(dict(zip(("name", "driver", "memory_mib", "compute_capability"), cells)))
-    return devices or None
+    text = output_of([smi, f"--query-gpu={','.join(fields)}", *options]) if smi else None
+    rows = [[cell.strip() for cell in line.split(",")] for line in (text or "").splitlines()]
+    return [row for row in rows if len(row) == len(fields)]
 
 
 def gpus_by_driver():
-    """(devices as above, None), or (None, why): asks libcuda.so.1 itself. Makes no context."""
+    """Devices without their names, and why there is none: asks libcuda.so.1 itself. Makes no context."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return None, "no driver library (libcuda.so.1) on this machine"
-    code = cuda.cuInit(0)
+        return [], "no driver library (libcuda.so.1) on this machine"
+    code, count = cuda.cuInit(0), ctypes.c_int(0)
     if code != 0:
-        return None, f"the driver refused to start: cuInit gave {code}"
-    count, version = ctypes.c_int(0), ctypes.c_int(0)
-    if cuda.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return None, "the driver is there, and no device"
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    devices = []
-    for ordinal in range(count.value):
-        device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
-        if cuda.cuDeviceGet(ctypes.byref(device), ordinal) != 0 or cuda.cuDeviceGetName(name, 256, device) != 0:
-            return None, f"the driver does not name device {ordinal}"
-        driver = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
-        devices.append({"name": name.value.decode(errors="replace"), "driver": driver})
-    return devices, None
+        return [], f"the driver refused to start: cuInit gave {code}"
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    return [{"name": "unknown", "driver": "unknown"}] * count.value, "the driver is there, and no device"
 
 
 def find_gpus():
     """(devices, None) or ([], why). nvidia-smi knows more; the driver's own word is what counts without it."""
-    devices = gpus_by_smi()
-    if devices:
-        return devices, None
-    devices, why = gpus_by_driver()
-    return devices or [], why
+    devices = query_smi(("name", "driver_version", "memory.total", "compute_cap"), "--format=csv,noheader,nounits")
+    names = ("name", "driver", "memory_mib", "compute_capability")
+    return ([dict(zip(names, cells)) for cells in devices], None) if devices else gpus_by_driver()
 
 
 def clocks(gpu):
     """What nvidia-smi says of a GPU's clocks and power at this moment, as {field: text}; {} without it."""
-    smi = find_program("nvidia-smi", ["/usr/local/nvidia/bin", "/usr/lib/wsl/lib"])
-    fields = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.draw", "power.limit", "temperature.gpu",
-              "persistence_mode", "pcie.link.gen.current", "pcie.link.width.current")
-    if smi is None:
-        return {}
-    text = output_of([smi, f"--id={gpu}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"])
-    cells = [cell.strip() for cell in (text or "").splitlines()[0].split(",")] if text else []
-    return dict(zip(fields, cells)) if len(cells) == len(fields) else {}
+    fields = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.draw", "power.limit",
+              "temperature.gpu", "persistence_mode", "pcie.link.gen.current", "pcie.link.width.current")
+    rows = query_smi(fields, f"--id={gpu}", "--format=csv,noheader")
+    return dict(zip(fields, rows[0])) if rows else {}
 
 
 def find_sanitizer(toolkit_root):
@@ -147,7 +123,4 @@ def find_sanitizer(toolkit_root):
 
 def cpu_name():
     with open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return "unknown"
+        return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")

@@ -1,4 +1,4 @@
-"""The steps of gpu_check and the JSON that they leave. Python's standard library only."""
+"""How gpu_check runs its steps: within a budget of time, with a JSON that grows as they go."""
 import json
 import os
 import signal
@@ -6,8 +6,9 @@ import subprocess
 import sys
 import time
 
-PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
+PASSED, FAILED, CUT, NOT_RUN = "passed", "failed", "cut", "not run"
 TAIL_LINES = 25
+PROGRESS_S = 10
 
 
 class Failed(Exception):
@@ -22,28 +23,61 @@ def say(text):
     print(text, flush=True)
 
 
+class Budget:
+    """The time of the whole check and, within it, of the step under way. Seconds."""
+
+    def __init__(self, total_s):
+        self.total_s = total_s
+        self.end = self.step_end = time.monotonic() + total_s
+
+    def begin_step(self, limit_s):
+        self.step_end = min(self.end, time.monotonic() + limit_s)
+
+    def left(self):
+        """What the step under way has left."""
+        return max(0.0, self.step_end - time.monotonic())
+
+    def used_up(self):
+        return time.monotonic() >= self.end
+
+
 class Report:
-    """Written anew after each step, so that a run that is cut short leaves what it had."""
+    """Written anew whenever a step begins, has a result to add, or ends: a run that is killed leaves what it had."""
 
     def __init__(self, path, head):
         self.path = path
         self.data = dict(head, result="unfinished", steps=[])
 
-    def add(self, name, result, why, seconds, details):
-        self.data["steps"].append({"name": name, "result": result, "why": why, "seconds": round(seconds, 1),
-                                   "details": details or {}})
+    def run_step(self, name, function, context, limit_s):
+        """Runs function(context, details), which fills the details as it goes; whatever it raises becomes the step's
+        result."""
+        start, budget = time.monotonic(), context.budget
+        budget.begin_step(limit_s)
+        say(f"\n== {name} (at most {budget.left():.0f} s)")
+        step = {"name": name, "result": CUT, "why": "the check was ended", "seconds": 0, "details": {}}
+        self.data["steps"].append(step)
         self.write()
-        say(f"-- {name}: {result} in {seconds:.1f} s" + (f": {why}" if why else ""))
+        try:
+            if budget.used_up():
+                raise Failed(f"the budget of {budget.total_s:g} s was used up before it began")
+            function(context, step["details"])
+            step.update(result=PASSED, why="")
+        except NotRun as reason:
+            step.update(result=NOT_RUN, why=str(reason))
+        except Exception as fault:  # the other steps can still run
+            why = str(fault) if isinstance(fault, Failed) else f"{type(fault).__name__}: {fault}"
+            step.update(result=CUT if budget.used_up() else FAILED, why=why)
+        finally:
+            step["seconds"] = round(time.monotonic() - start, 1)
+            self.write()
+            say(f"-- {name}: {step['result']} in {step['seconds']} s" + (f": {step['why']}" if step["why"] else ""))
 
-    def result_of(self, name):
-        """The result of a step, or None where it was not asked for."""
-        return next((step["result"] for step in self.data["steps"] if step["name"] == name), None)
-
-    def failed(self):
-        return [step["name"] for step in self.data["steps"] if step["result"] == FAILED]
+    def having(self, *results):
+        """Names of the steps that ended so."""
+        return [step["name"] for step in self.data["steps"] if step["result"] in results]
 
     def finish(self):
-        self.data["result"] = FAILED if self.failed() else PASSED
+        self.data["result"] = FAILED if self.having(FAILED) else CUT if self.having(CUT) else PASSED
         self.write()
 
     def write(self):
@@ -57,52 +91,41 @@ class Report:
         os.replace(part, self.path)
 
 
-def run_step(report, name, action):
-    """Runs action() -> details; whatever it raises becomes the step's result."""
-    say(f"\n== {name}")
-    start, result, why, details = time.monotonic(), PASSED, "", None
-    try:
-        details = action()
-    except NotRun as reason:
-        result, why = NOT_RUN, str(reason)
-    except Failed as fault:
-        result, why = FAILED, str(fault)
-    except Exception as fault:  # the other steps can still run
-        result, why = FAILED, f"{type(fault).__name__}: {fault}"
-    report.add(name, result, why, time.monotonic() - start, details)
-
-
-def tail(path):
+def last_lines(path, count):
     with open(path, encoding="utf-8", errors="replace") as file:
-        return "".join(file.readlines()[-TAIL_LINES:])
+        return "".join(file.readlines()[-count:])
 
 
-def kill_group(process):
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
+def wait(process, what, budget, log):
+    """The exit code of a process; Failed where the step's time ends before it. Says every few seconds how far it is."""
+    start, limit_s = time.monotonic(), budget.left()
+    while True:
+        try:
+            return process.wait(min(PROGRESS_S, budget.left()))
+        except subprocess.TimeoutExpired:
+            if budget.left() == 0:
+                raise Failed(f"{what}: did not end within {limit_s:.0f} s (log: {log})") from None
+            said = last_lines(log, 1).strip()[:120]
+            say(f"   {what}: {time.monotonic() - start:.0f} s so far, at most {limit_s:.0f} s; {said}")
 
 
-def run(command, log, limit_s, env=None, cwd=None, stdout=None):
-    """Runs a command with all of its output in `log` (stdout in a file of its own where named). Failed, with the end
-    of the log printed, where it does not exit with 0 within the limit; what it started ends with it."""
+def run(command, log, budget, env=None, stdout=None):
+    """Runs a command with all of its output in `log` (stdout in a file of its own where named). Failed, with the end of
+    the log printed, where it does not exit with 0 in time; what it started ends with it."""
     command = [str(part) for part in command]
+    name = os.path.basename(command[0])
     say("$ " + " ".join(command))
     with open(log, "wb") as file, open(stdout or os.devnull, "wb") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out if stdout else file, stderr=file, env=env,
-                                   cwd=cwd, start_new_session=True)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out if stdout else file, stderr=file,
+                                   env=env, start_new_session=True)
         try:
-            code = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            kill_group(process)
-            code = None
-        except BaseException:
-            kill_group(process)
+            code = wait(process, name, budget, log)
+            if code != 0:
+                raise Failed(f"{name}: exit {code} (log: {log})")
+        except Failed:
+            sys.stdout.write(last_lines(log, TAIL_LINES))
             raise
-    if code == 0:
-        return
-    sys.stdout.write(tail(log))
-    what = f"did not end within {limit_s} s" if code is None else f"exit {code}"
-    raise Failed(f"{os.path.basename(command[0])}: {what} (log: {log})")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()

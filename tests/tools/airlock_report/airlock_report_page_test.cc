@@ -80,9 +80,9 @@ TEST(ReportPage, forbids_everything_but_its_own_style) {
 
 TEST(ReportPage, merges_histograms_of_one_side_and_averages_nothing) {
   SideReport other = sample_runner();
-  HistogramSnapshot& ring = other.transport.path(Path::kRing).latency_ns;
+  HistogramSnapshot& ring = other.transport[Path::kRing].latency_ns;
   ring = histogram_of({1'000'000, 1'000'000, 1'000'000, 1'000'000, 1'000'000, 1'000'000});
-  HistogramSnapshot merged = sample_runner().transport.path(Path::kRing).latency_ns;
+  HistogramSnapshot merged = sample_runner().transport[Path::kRing].latency_ns;
   merged.merge(ring);
   const std::string page = page_of({{"a.json", sample_runner()}, {"b.json", other}});
   const std::string prefix = "merged.tee_runner.paths.ring.latency_ns.";
@@ -95,7 +95,7 @@ TEST(ReportPage, says_whether_both_sides_agree) {
   EXPECT_THAT(page_of({{"r", sample_runner()}, {"s", sample_server()}}),
               HasSubstr(cell("inputs.0.agree", 1)));
   SideReport lossy = sample_server();
-  lossy.sessions[0].transport.path(Path::kZmq).received.bytes -= 1;
+  lossy.sessions[0].transport[Path::kZmq].received.bytes -= 1;
   const std::string page = page_of({{"r", sample_runner()}, {"s", lossy}});
   EXPECT_THAT(page, HasSubstr(cell("inputs.0.agree", 0)));
   EXPECT_THAT(page, HasSubstr(cell("inputs.0.reconcile.zmq.requests", 0)));

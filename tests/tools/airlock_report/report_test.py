@@ -17,7 +17,7 @@ import browser
 import synthetic_trace
 
 HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "..", "integration"))
+sys.path.insert(0, os.path.join(HERE, "..", "..", "..", "tools"))
 from pair import Pair, read_json  # noqa: E402
 
 SKIPPED = 77

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 #include "tools/airlock_xfer/table.h"
 
 namespace airlock::xfer {
@@ -96,10 +96,10 @@ TEST(Table, writes_json) {
   EXPECT_TRUE(rows[1].find("carried")->boolean);
   EXPECT_EQ(rows[1].find("taken")->text, "ring");
   EXPECT_EQ(rows[1].find("iterations")->integer, 100);
-  EXPECT_EQ(rows[1].find("latency_ns")->find("p50")->number, 2000);
-  EXPECT_EQ(rows[1].find("latency_ns")->find("max")->number, 8000);
-  EXPECT_EQ(rows[1].find("gb_per_s")->number, 2);
-  EXPECT_EQ(rows[1].find("memcpy_ratio")->number, 4);
+  EXPECT_EQ(rows[1].find("latency_ns")->find("p50")->integer, 2000);
+  EXPECT_EQ(rows[1].find("latency_ns")->find("max")->integer, 8000);
+  EXPECT_EQ(rows[1].find("gb_per_s")->integer, 2);
+  EXPECT_EQ(rows[1].find("memcpy_ratio")->integer, 4);
   EXPECT_EQ(rows[1].find("wrong_bytes")->integer, 0);
   EXPECT_FALSE(rows[2].find("carried")->boolean);
   EXPECT_EQ(rows[2].find("taken"), nullptr);

@@ -4,8 +4,10 @@
 
 Exit 0: it holds; 1: it does not; 77: skipped, with the reason."""
 import argparse
+import contextlib
 import importlib.machinery
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -16,16 +18,20 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
-sys.path.insert(0, os.path.join(ROOT, "tools", "gpu"))
-import golden  # noqa: E402 (found by the line above)
-import machine  # noqa: E402
-import measure  # noqa: E402
-import report  # noqa: E402
-import steps  # noqa: E402
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+from gpu import golden, machine, measure, report, steps  # noqa: E402 (found by the line above)
+from pair import TINY  # noqa: E402
 
-TINY = os.path.join(ROOT, "tests", "data", "configs", "tiny.json")
-DEVICE_STEPS = "conformance,golden,pair,sanitizer,copies,ops,prefill"
-PASSING_SUITE = "echo '[  PASSED  ] 12 tests.'; echo '[  SKIPPED ] 1 test, listed below:'"
+DEVICE_STEPS = "conformance,golden,pair,prefill,ops,copies,sanitizer"
+
+
+def suite(passed, skipped):
+    """The lines of a script that leaves the JSON of a test program, in the file that its first argument names."""
+    cases = [{"result": "COMPLETED"}] * passed + [{"result": "SKIPPED"}] * skipped
+    return f"""echo '{json.dumps({"testsuites": [{"testsuite": cases}]})}' > "${{1#--gtest_output=json:}}\""""
+
+
+PASSING_SUITE = suite(12, 1)
 LIMIT_S = 500
 
 
@@ -179,8 +185,7 @@ def a_failed_step_does_not_stop_the_others(box):
 
 
 def a_suite_that_skipped_every_test_has_not_passed(box):
-    box.with_gpu().script("build/bin/cuda_conformance_test",
-                          "echo '[  PASSED  ] 0 tests.'; echo '[  SKIPPED ] 9 tests, listed:'")
+    box.with_gpu().script("build/bin/cuda_conformance_test", suite(0, 9))
     box.check("--steps", "conformance", "--out", box.json, code=1, says="no test of the suite ran")
     box.script("build/bin/cuda_conformance_test", PASSING_SUITE)
     box.check("--steps", "conformance", "--out", box.json)
@@ -201,14 +206,40 @@ def the_sanitizer_is_limited_to_our_kernels_but_for_memcheck(box):
 
 def a_program_that_hangs_is_ended_and_failed(box):
     log = os.path.join(box.folder, "log")
+    report.PROGRESS_S = 0.2
+    said = io.StringIO()
     try:
-        report.run(["sh", "-c", "echo begun; sleep 1000 & wait"], log, 1)
+        with contextlib.redirect_stdout(said):
+            report.run(["sh", "-c", "echo begun; sleep 1000 & wait"], log, report.Budget(1))
     except report.Failed as fault:
         assert "did not end within 1 s" in str(fault)
     else:
         raise AssertionError("a program that hangs passed")
     with open(log, encoding="utf-8") as file:
         assert file.read() == "begun\n"
+    assert "   sh: 0 s so far, at most 1 s; begun\n" in said.getvalue(), said.getvalue()
+
+
+def a_step_that_hangs_is_ended_at_its_limit_and_the_others_run(box):
+    box.with_gpu().script("build/bin/cuda_conformance_test", "echo begun; sleep 1000 & wait")
+    box.script("build/bin/cuda_bench", """echo '{"device": {}, "results": []}'""")
+    said = box.check("--budget-s", "9", "--steps", "conformance,copies", "--out", box.json, code=1,
+                     says="FAILED: conformance\n")
+    assert "conformance  expected   30 s, at most    2 s" in said and "begun\n" in said, said
+    assert box.results() == {"conformance": "failed", "copies": "passed"} and box.data["result"] == "failed"
+    assert "did not end within 2 s" in box.data["steps"][0]["why"]
+
+
+def what_the_budget_is_too_short_for_is_left_out_and_named(box):
+    box.with_gpu().script("build/bin/cuda_conformance_test", PASSING_SUITE)
+    box.script("path/compute-sanitizer", 'case "$*" in *initcheck*) sleep 1000 ;; esac; echo "--kernel-regex"')
+    box.check("--budget-s", "2", "--steps", "sanitizer,conformance", "--out", box.json, code=1,
+              says="CUT by the budget of 2 s: sanitizer, conformance")
+    assert box.results() == {"sanitizer": "cut", "conformance": "cut"} and box.data["result"] == "cut"
+    details = box.data["steps"][0]["details"]
+    assert details["memcheck"] == "passed" and details["racecheck"] == "left out: no time was left", details
+    assert "did not end within" in details["initcheck"] and "racecheck" in box.data["steps"][0]["why"], box.data["steps"]
+    assert "used up before it began" in box.data["steps"][1]["why"]
 
 
 def a_run_that_is_told_to_stop_leaves_nothing_running(box):
@@ -217,15 +248,17 @@ def a_run_that_is_told_to_stop_leaves_nothing_running(box):
     # The program holds the pipe's other end: the reader sees its end only when the program has ended.
     box.with_gpu().script("build/bin/cuda_conformance_test", f"exec 3> {fifo}; echo begun >&3; sleep 1000")
     environment = {**os.environ, "PATH": box.path + os.pathsep + os.environ["PATH"]}
+    box.script("build/bin/cuda_bench", """echo '{"device": {}, "results": []}'""")
     check = subprocess.Popen([sys.executable, "-B", os.path.join(ROOT, "tools", "gpu_check"), "--build-dir", box.build, "--steps",
-                              "conformance", "--out", box.json], stdout=subprocess.DEVNULL, env=environment)
+                              "copies,conformance", "--out", box.json], stdout=subprocess.DEVNULL, env=environment)
     with open(fifo, encoding="utf-8") as held:
         assert held.readline() == "begun\n"
+        assert box.results() == {"copies": "passed", "conformance": "cut"}  # as a kill would leave it
         check.send_signal(signal.SIGTERM)
         assert held.read() == ""
     assert check.wait(LIMIT_S) == 128 + signal.SIGTERM
-    box.results()
-    assert box.data["result"] == "unfinished"
+    assert box.results() == {"copies": "passed", "conformance": "cut"} and box.data["result"] == "unfinished"
+    assert box.data["steps"][1]["why"] == "the check was ended"
 
 
 def write_npy(path, rows, vocab, values):
@@ -382,7 +415,7 @@ def the_bundle_carries_what_install_deps_names_and_no_compiler(box):
     except SystemExit:
         raise Skip("apt has no package lists here") from None
     assert wanted - chosen == set(bundle.NOT_CARRIED)
-    assert {"libzmq5", "libsodium23", "libgssapi-krb5-2", "libdnnl2"} <= chosen
+    assert {"libzmq5", "libsodium23", "libgssapi-krb5-2", "libdnnl2", "libhwy1"} <= chosen
     assert not {name for name in chosen if name.startswith(("gcc", "g++", "libc6", "libstdc++", "libboost"))}
 
 
@@ -393,7 +426,8 @@ SCENARIOS = (without_a_gpu_it_exits_with_77_and_one_sentence, dry_run_says_what_
              a_place_that_cannot_be_written_is_said_before_the_first_step,
              a_failed_build_leaves_the_rest_not_run_and_a_json, a_failed_step_does_not_stop_the_others,
              a_suite_that_skipped_every_test_has_not_passed, the_sanitizer_is_limited_to_our_kernels_but_for_memcheck,
-             a_program_that_hangs_is_ended_and_failed,
+             a_program_that_hangs_is_ended_and_failed, a_step_that_hangs_is_ended_at_its_limit_and_the_others_run,
+             what_the_budget_is_too_short_for_is_left_out_and_named,
              a_run_that_is_told_to_stop_leaves_nothing_running, golden_logits_are_held_to_the_bounds_of_the_wire,
              ops_of_a_trace_are_split_by_what_they_compute, cuda_bench_without_a_device_says_so_and_exits_with_5,
              prefills_are_measured_in_turn, cuda_bench_runs_each_of_its_parts_on_the_fake_device,

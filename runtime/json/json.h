@@ -10,22 +10,28 @@
 
 namespace airlock {
 
-/// A JSON value from a file that nobody vouches for: parsed with limits on nesting and on the
-/// number of values, duplicate keys refused, NaN and infinities refused.
+/// A JSON value from a file or a peer that nobody vouches for: parsed with limits on nesting and on
+/// the number of values, duplicate keys refused, NaN and infinities refused. JsonReader
+/// (runtime/json/reader.h) reads it.
 struct Json {
   enum class Kind : std::uint8_t { kNull, kBool, kInteger, kNumber, kString, kArray, kObject };
 
   Kind kind = Kind::kNull;
   bool boolean = false;
-  std::int64_t integer = 0;       // kInteger
-  double number = 0;              // kNumber, and kInteger too
-  std::string text;               // kString
-  std::vector<std::string> keys;  // kObject: items[i] has keys[i]
-  std::vector<Json> items;        // kArray, kObject
+  // kInteger. What does not fit is a kNumber.
+  std::int64_t integer = 0;
+  // kNumber.
+  double number = 0;
+  // kString, UTF-8.
+  std::string text;
+  // kObject: items[i] has keys[i], in the order of the file.
+  std::vector<std::string> keys;
+  // kArray, kObject.
+  std::vector<Json> items;
 
   bool is_object() const { return kind == Kind::kObject; }
   bool is_string() const { return kind == Kind::kString; }
-  /// The member, or nullptr; linear in the number of members. Only of an object.
+  /// The member, or nullptr; linear in the number of members.
   const Json* find(std::string_view key) const;
   /// For messages: a short text with control characters replaced; "[...]" and "{...}" for arrays
   /// and objects.
@@ -39,7 +45,8 @@ std::string printable(std::string_view text);
 inline constexpr std::size_t kMaxJsonDepth = 16;
 inline constexpr std::size_t kMaxJsonValues = std::size_t{1} << 20;
 
-/// The one value in `text`; kInvalidInput, beginning with `source`, for anything else.
+/// The one value in `text`. kInvalidInput, beginning with `source`, for anything else;
+/// kResourceExhausted where there is no memory for it.
 Result<Json> parse_json(std::string_view text, std::string_view source);
 
 }  // namespace airlock

@@ -1,13 +1,13 @@
-"""Starts real gpu_server and tee_runner processes, for tests and benchmarks. Python's standard library only."""
+"""Starts real gpu_server and tee_runner processes, for tests, benchmarks and tools. Python's standard library only."""
+import contextlib
 import json
 import os
-import random
 import signal
-import struct
 import subprocess
+import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 CONFIGS = os.path.join(ROOT, "tests", "data", "configs")
 TINY = os.path.join(CONFIGS, "tiny.json")
 # Nothing is expected to take this long: it only turns a hang into a failure.
@@ -15,23 +15,16 @@ WATCHDOG_S = 120
 
 
 def wait_until(condition, what, limit_s=WATCHDOG_S):
-    """Looks until `condition()` holds; AssertionError naming `what` at the watchdog."""
+    """Looks until `condition()` holds; AssertionError naming `what` at the limit."""
     end = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < end, f"not within {limit_s} s: {what}"
+        assert time.monotonic() < end, f"not within {limit_s:.0f} s: {what}"
         time.sleep(0.01)
 
 
-def cpu_ticks(pid):
-    """User and system time of a process so far, in clock ticks."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
-
-
-def segments():
-    """Names of what Airlock has in /dev/shm now."""
-    return {name for name in os.listdir("/dev/shm") if "airlock" in name}
+def read_json(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 class Process:
@@ -65,10 +58,10 @@ class Process:
         try:
             return self.process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} did not end within {limit_s} s") from None
+            raise AssertionError(f"{self.name} did not end within {limit_s:.0f} s") from None
 
-    def expect_exit(self, code):
-        got = self.exit_code()
+    def expect_exit(self, code, limit_s=WATCHDOG_S):
+        got = self.exit_code(limit_s)
         assert got == code, f"{self.name} exited with {got}, expected {code}"
         return self
 
@@ -78,7 +71,7 @@ class Process:
 
 
 class Pair:
-    """A private folder, and the processes of one test or benchmark in it. close() ends them all."""
+    """A private folder, and the processes of one test or measurement in it. close() ends them all."""
 
     def __init__(self, bin_dir, work):
         self.bin_dir = bin_dir
@@ -100,16 +93,17 @@ class Pair:
         self.started.append(process)
         return process
 
-    def server(self, *args, endpoint=None, model=("--synthetic", TINY), threads=1, device="cpu"):
-        """A gpu_server that serves; `.endpoint` is where, as it said itself; `.stats()` what it wrote."""
+    def server(self, *args, endpoint=None, model=("--synthetic", TINY), threads=1, device="cpu", limit_s=600):
+        """A gpu_server that serves; `.endpoint` is where, as it said itself; `.stats()` what it wrote to
+        `.stats_path`."""
         stats_path = self.path(f"{len(self.started)}-server.json")
         server = self.start("gpu_server", *model, "--endpoint", endpoint or self.endpoint, "--device", device,
                             "--threads", threads, "--stats-json", stats_path, *args)
-        wait_until(lambda: "ready " in server.stdout() or not server.running(), "ready", 600)
+        wait_until(lambda: "ready " in server.stdout() or not server.running(), "ready", limit_s)
         ready = [line for line in server.stdout().splitlines() if line.startswith("ready ")]
-        assert ready, "gpu_server ended before it was ready"
+        assert ready, f"gpu_server ended before it was ready\n{server.report()}"
         server.endpoint = ready[0].split()[1]
-        server.stats = lambda: read_json(stats_path)
+        server.stats_path, server.stats = stats_path, lambda: read_json(stats_path)
         return server
 
     def runner(self, *args, endpoint=None, model=("--synthetic", TINY), tokens=("--random-tokens", 64, "--seed", 1),
@@ -118,10 +112,17 @@ class Pair:
         return self.start("tee_runner", "prefill", *model, "--endpoint", endpoint or self.endpoint, *tokens,
                           "--threads", threads, *args)
 
-    def stop(self, server):
+    def prefill(self, *args, limit_s=3600, **kwargs):
+        """What `tee_runner prefill -o json` says, which must succeed. Arguments as for runner()."""
+        runner = self.runner("-o", "json", *args, **kwargs)
+        code = runner.exit_code(limit_s)
+        assert code == 0, f"{runner.name} exited with {code}\n{runner.report()}"
+        return json.loads(runner.stdout())
+
+    def stop(self, server, limit_s=WATCHDOG_S):
         """SIGTERM; the server's exit must be 0."""
         server.signal(signal.SIGTERM)
-        server.expect_exit(0)
+        server.expect_exit(0, limit_s)
 
     def close(self):
         for process in self.started:
@@ -130,51 +131,12 @@ class Pair:
                 process.process.wait()
 
 
-def read_json(path):
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def read_bytes(path):
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def model_shapes(config):
-    """Name and shape of each tensor of a LLaMA model, as transformers names them."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    q = config["num_attention_heads"] * config["head_dim"]
-    kv = config["num_key_value_heads"] * config["head_dim"]
-    yield "model.embed_tokens.weight", [config["vocab_size"], hidden]
-    for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}."
-        yield prefix + "input_layernorm.weight", [hidden]
-        yield prefix + "post_attention_layernorm.weight", [hidden]
-        for name, shape in (("q", [q, hidden]), ("k", [kv, hidden]), ("v", [kv, hidden]), ("o", [hidden, q])):
-            yield f"{prefix}self_attn.{name}_proj.weight", shape
-        for name, shape in (("gate", [inner, hidden]), ("up", [inner, hidden]), ("down", [hidden, inner])):
-            yield f"{prefix}mlp.{name}_proj.weight", shape
-    yield "model.norm.weight", [hidden]
-
-
-def write_model(folder, seed=1):
-    """A Hugging Face directory of TINY's shape with random fp32 weights."""
-    os.makedirs(folder)
-    config = read_json(TINY)
-    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-        json.dump(config, file)
-    numbers = random.Random(seed)
-    header, parts, offset = {}, [], 0
-    for name, shape in model_shapes(config):
-        count = 1
-        for size in shape:
-            count *= size
-        middle, spread = (1.0, 0.1) if len(shape) == 1 else (0.0, shape[-1] ** -0.5)
-        parts.append(struct.pack(f"<{count}f", *(numbers.gauss(middle, spread) for _ in range(count))))
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + 4 * count]}
-        offset += 4 * count
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(os.path.join(folder, "model.safetensors"), "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + b"".join(parts))
-    return folder
+@contextlib.contextmanager
+def open_pair(bin_dir):
+    """A Pair in a folder of its own; both are gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="airlock-pair.") as work:
+        pair = Pair(os.path.abspath(bin_dir), work)
+        try:
+            yield pair
+        finally:
+            pair.close()

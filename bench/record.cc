@@ -1,4 +1,4 @@
-#include "bench/cuda/record.h"
+#include "bench/record.h"
 
 #include <fmt/format.h>
 

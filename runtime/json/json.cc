@@ -1,4 +1,4 @@
-#include "runtime/model/json.h"
+#include "runtime/json/json.h"
 
 #include <fmt/format.h>
 
@@ -8,46 +8,29 @@
 #include <nlohmann/json.hpp>
 
 namespace airlock {
-
 namespace {
 
-/// Receives nlohmann's parse events and builds a Json; returns false, with a reason, at the first
-/// thing it refuses.
+/// Builds a Json from nlohmann's parse events. False, which ends the parsing, with a reason, at the
+/// first thing that it refuses.
 class Builder : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit Builder(std::string_view text) : text_(text) {}
 
-  bool null() override { return add(Json{}) != nullptr; }
-  bool boolean(bool value) override {
-    Json json;
-    json.kind = Json::Kind::kBool;
-    json.boolean = value;
-    return add(std::move(json)) != nullptr;
-  }
+  bool null() override { return add(Json::Kind::kNull); }
+  bool boolean(bool value) override { return add(Json::Kind::kBool, &Json::boolean, value); }
   bool number_integer(number_integer_t value) override {
-    Json json;
-    json.kind = Json::Kind::kInteger;
-    json.integer = value;
-    json.number = static_cast<double>(value);
-    return add(std::move(json)) != nullptr;
+    return add(Json::Kind::kInteger, &Json::integer, value);
   }
   bool number_unsigned(number_unsigned_t value) override {
-    if (value <= static_cast<number_unsigned_t>(std::numeric_limits<std::int64_t>::max())) {
-      return number_integer(static_cast<number_integer_t>(value));
-    }
-    return number_float(static_cast<double>(value), {});
+    return value <= std::numeric_limits<number_integer_t>::max()
+               ? number_integer(static_cast<number_integer_t>(value))
+               : number_float(static_cast<double>(value), {});
   }
   bool number_float(number_float_t value, const string_t& /*text*/) override {
-    Json json;
-    json.kind = Json::Kind::kNumber;
-    json.number = value;
-    return add(std::move(json)) != nullptr;
+    return add(Json::Kind::kNumber, &Json::number, value);
   }
   bool string(string_t& value) override {
-    Json json;
-    json.kind = Json::Kind::kString;
-    json.text = std::move(value);
-    return add(std::move(json)) != nullptr;
+    return add(Json::Kind::kString, &Json::text, std::move(value));
   }
   bool binary(binary_t& /*value*/) override { return refuse("binary data"); }
   bool start_object(std::size_t /*count*/) override { return open(Json::Kind::kObject); }
@@ -58,12 +41,11 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
   bool end_object() override {
     std::vector<std::string_view> keys(open_.back()->keys.begin(), open_.back()->keys.end());
-    std::sort(keys.begin(), keys.end());
-    const auto twin = std::adjacent_find(keys.begin(), keys.end());
+    std::ranges::sort(keys);
+    const auto twin = std::ranges::adjacent_find(keys);
     if (twin != keys.end())
       return refuse(fmt::format("the key '{}' stands twice", printable(*twin)));
-    open_.pop_back();
-    return true;
+    return end_array();
   }
   bool end_array() override {
     open_.pop_back();
@@ -71,68 +53,62 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
   bool parse_error(std::size_t position, const std::string& /*token*/,
                    const nlohmann::detail::exception& error) override {
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: what". The text at hand
-    // says more to a user than the parser's own words: a NaN, say, with its key before it.
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: ...; what". The text at
+    // hand says more to a user than the parser's own words: a NaN, say, with its key before it.
     constexpr std::size_t kBefore = 48;
     constexpr std::size_t kAfter = 8;
     const std::string_view what = error.what();
-    const std::size_t begin = position > kBefore ? position - kBefore : 0;
-    const std::string_view near = begin < text_.size() ? text_.substr(begin, kBefore + kAfter) : "";
-    const auto semicolon = what.rfind("; ");
+    const std::size_t semicolon = what.rfind("; ");
+    const std::size_t begin = std::min(position - std::min(position, kBefore), text_.size());
     return refuse(fmt::format(
         "not JSON at byte {}: {}, near '{}'", position,
         printable(semicolon == std::string_view::npos ? what : what.substr(semicolon + 2)),
-        printable(near)));
+        printable(text_.substr(begin, kBefore + kAfter))));
   }
 
   bool refuse(std::string reason) {
-    if (reason_.empty()) reason_ = std::move(reason);
+    reason_ = std::move(reason);
     return false;
   }
   const std::string& reason() const { return reason_; }
   Json take() { return std::move(root_); }
 
  private:
-  // A container's address is stable while it is open: its parent's items grow only after it was
-  // closed.
-  Json* add(Json value) {
-    if (++value_count_ > kMaxJsonValues) {
-      refuse(fmt::format("more than {} values", kMaxJsonValues));
-      return nullptr;
-    }
-    if (open_.empty()) {
-      root_ = std::move(value);
-      return &root_;
-    }
-    open_.back()->items.push_back(std::move(value));
-    return &open_.back()->items.back();
+  bool add(Json::Kind kind) {
+    if (++value_count_ > kMaxJsonValues)
+      return refuse(fmt::format("more than {} values", kMaxJsonValues));
+    last_ = open_.empty() ? &root_ : &open_.back()->items.emplace_back();
+    last_->kind = kind;
+    return true;
+  }
+  template <typename Value>
+  bool add(Json::Kind kind, Value Json::*member, Value value) {
+    if (add(kind)) last_->*member = std::move(value);
+    return reason_.empty();
   }
   bool open(Json::Kind kind) {
     if (open_.size() >= kMaxJsonDepth)
       return refuse(fmt::format("nested deeper than {}", kMaxJsonDepth));
-    Json json;
-    json.kind = kind;
-    Json* place = add(std::move(json));
-    if (place == nullptr) return false;
-    open_.push_back(place);
-    return true;
+    if (add(kind)) open_.push_back(last_);
+    return reason_.empty();
   }
 
+  const std::string_view text_;
   Json root_;
+  // A container's address is stable while it is open: its parent's items grow only after it was
+  // closed.
   std::vector<Json*> open_;
+  Json* last_ = nullptr;
   std::size_t value_count_ = 0;
+  // Empty while nothing was refused.
   std::string reason_;
-
-  std::string_view text_;
 };
 
 }  // namespace
 
 const Json* Json::find(std::string_view key) const {
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    if (keys[i] == key) return &items[i];
-  }
-  return nullptr;
+  const auto found = std::ranges::find(keys, key);
+  return found == keys.end() ? nullptr : &items[static_cast<std::size_t>(found - keys.begin())];
 }
 
 std::string Json::describe() const {
@@ -176,9 +152,7 @@ Result<Json> parse_json(std::string_view text, std::string_view source) {
   } catch (const std::exception& error) {
     builder.refuse(printable(error.what()));
   }
-  return Status(
-      StatusCode::kInvalidInput,
-      fmt::format("{}: {}", source, builder.reason().empty() ? "not JSON" : builder.reason()));
+  return Status(StatusCode::kInvalidInput, fmt::format("{}: {}", source, builder.reason()));
 }
 
 }  // namespace airlock

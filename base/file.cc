@@ -1,0 +1,77 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <system_error>
+
+#include "base/unique_fd.h"
+
+namespace airlock {
+namespace {
+
+bool is_used_up(int error) {
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+    case ENOMEM:
+    case EMFILE:
+    case ENFILE:
+      return true;
+    default:
+      return false;
+  }
+}
+
+Status write_parts(int fd, std::initializer_list<std::string_view> parts, const std::string& path) {
+  for (const std::string_view part : parts) RETURN_IF_ERROR(write_all(fd, part, path));
+  return {};
+}
+
+}  // namespace
+
+Status os_error(std::string_view what, int error) {
+  return {is_used_up(error) ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
+          "cannot " + std::string(what) + ": " + std::generic_category().message(error)};
+}
+
+Status write_all(int fd, std::string_view bytes, const std::string& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return os_error("write " + path, errno);
+    bytes.remove_prefix(static_cast<std::size_t>(written));
+  }
+  return {};
+}
+
+Status write_file_atomically(const std::string& path, std::initializer_list<std::string_view> parts,
+                             unsigned mode) {
+  struct stat existing {};
+  if (::stat(path.c_str(), &existing) == 0 && !S_ISREG(existing.st_mode)) {
+    const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+    if (!fd.valid()) return os_error("open " + path, errno);
+    return write_parts(fd.get(), parts, path);
+  }
+  // Process id and count: neither another process nor another thread writes to the same temporary
+  // file.
+  static std::atomic<unsigned> next{0};
+  const std::string temporary =
+      path + "." + std::to_string(::getpid()) + "." + std::to_string(next.fetch_add(1)) + ".tmp";
+  UniqueFd fd(
+      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode));
+  if (!fd.valid()) return os_error("create " + temporary, errno);
+  Status status = write_parts(fd.get(), parts, temporary);
+  fd.reset();
+  if (status.ok() && ::rename(temporary.c_str(), path.c_str()) != 0) {
+    status = os_error("replace " + path, errno);
+  }
+  if (!status.ok()) ::unlink(temporary.c_str());
+  return status;
+}
+
+}  // namespace airlock

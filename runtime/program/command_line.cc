@@ -1,0 +1,133 @@
+#include "runtime/program/command_line.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdlib>
+#include <iostream>
+#include <utility>
+
+#include "base/version.h"
+
+namespace airlock {
+
+CommandOption CommandOption::required() const {
+  option_->required();
+  return *this;
+}
+
+CommandOption CommandOption::excludes(CommandOption other) const {
+  option_->excludes(other.option_);
+  return *this;
+}
+
+CommandOption CommandOption::needs(CommandOption other) const {
+  option_->needs(other.option_);
+  return *this;
+}
+
+CommandOption CommandOption::count(std::size_t least, std::size_t most) const {
+  option_->expected(static_cast<int>(least), static_cast<int>(most));
+  return *this;
+}
+
+bool CommandOption::given() const { return option_->count() > 0; }
+
+CommandOption CommandOptions::parsed(const std::string& name, const std::string& type,
+                                     const std::string& help,
+                                     std::function<Status(const std::string&)> set) const {
+  CLI::Option* option = app_->add_option_function<std::string>(
+      name, [](const std::string&) {}, help);
+  // CLI11 puts the option's name before what a check says.
+  option->check([set = std::move(set)](const std::string& text) { return set(text).message(); }, "")
+      ->type_name(type);
+  return CommandOption(option);
+}
+
+CommandOption CommandOptions::text(const std::string& name, std::string& value,
+                                   const std::string& help) const {
+  return CommandOption(app_->add_option(name, value, help));
+}
+
+CommandOption CommandOptions::text(const std::string& name, std::optional<std::string>& value,
+                                   const std::string& help) const {
+  return CommandOption(app_->add_option(name, value, help));
+}
+
+CommandOption CommandOptions::texts(const std::string& name, std::vector<std::string>& values,
+                                    const std::string& help) const {
+  return CommandOption(app_->add_option(name, values, help));
+}
+
+CommandOption CommandOptions::flag(const std::string& name, bool& value,
+                                   const std::string& help) const {
+  return CommandOption(app_->add_flag(name, value, help));
+}
+
+CommandOption CommandOptions::real(const std::string& name, double& value, double least,
+                                   double most, const std::string& help) const {
+  return parsed(name, "NUMBER", help, [&value, least, most](const std::string& text) -> Status {
+    char* end = nullptr;
+    const double number = std::strtod(text.c_str(), &end);
+    // False for NaN.
+    if (!text.empty() && *end == '\0' && number >= least && number <= most) {
+      value = number;
+      return {};
+    }
+    return {StatusCode::kUsage,
+            fmt::format("'{}' is not a number from {} to {}", text, least, most)};
+  });
+}
+
+CommandOption CommandOptions::choice(const std::string& name, const std::string& help,
+                                     const std::vector<std::string_view>& names,
+                                     std::function<void(const std::string&)> set) const {
+  return parsed(name, fmt::format("{}", fmt::join(names, "|")), help,
+                [names, set = std::move(set)](const std::string& text) -> Status {
+                  if (std::ranges::find(names, text) == names.end()) {
+                    return {StatusCode::kUsage,
+                            fmt::format("'{}' is not one of: {}", text, fmt::join(names, ", "))};
+                  }
+                  set(text);
+                  return {};
+                });
+}
+
+CommandOptions CommandOptions::subcommand(const std::string& name,
+                                          const std::string& description) const {
+  return CommandOptions(app_->add_subcommand(name, description));
+}
+
+bool CommandOptions::chosen() const { return app_->parsed(); }
+
+CommandLine::CommandLine(std::string program, const std::string& description,
+                         std::string_view version_suffix)
+    : program_(std::move(program)), app_(std::make_unique<CLI::App>(description, program_)) {
+  app_->set_version_flag("--version", fmt::format("{} {}{}", program_, kVersion, version_suffix));
+}
+
+CommandLine::~CommandLine() = default;
+
+void CommandLine::require_subcommand() { app_->require_subcommand(1); }
+
+Result<bool> CommandLine::parse(int argc, const char* const* argv) const {
+  try {
+    app_->parse(argc, argv);
+    return true;
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != 0) return refuse(error.what());
+    app_->exit(error, std::cout, std::cerr);
+    return false;
+  } catch (const std::exception& error) {
+    return refuse(error.what());
+  }
+}
+
+Status CommandLine::refuse(std::string_view what) const {
+  std::string command = program_;
+  for (const CLI::App* chosen : app_->get_subcommands()) command += " " + chosen->get_name();
+  return {StatusCode::kUsage, fmt::format("{} (see {} --help)", what, command)};
+}
+
+}  // namespace airlock

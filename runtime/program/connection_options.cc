@@ -1,0 +1,62 @@
+#include "runtime/program/connection_options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "proto/handshake.h"
+#include "proto/limits.h"
+#include "runtime/program/sizes.h"
+
+namespace airlock {
+
+CommandOption declare_endpoint(const CommandOptions& command, std::string& endpoint) {
+  return command.text("--endpoint", endpoint,
+                      "ipc:///path or tcp://host:port (default $XDG_RUNTIME_DIR/airlock/ctl, else "
+                      "/tmp/airlock-UID/ctl)");
+}
+
+CommandOption declare_threads(const CommandOptions& command, std::size_t& threads) {
+  threads = std::max(1U, std::thread::hardware_concurrency());
+  return command.number("--threads", threads, std::size_t{1}, limits::kMaxThreads,
+                        "compute threads in all");
+}
+
+void declare_ring(const CommandOptions& command, RingWish& ring, RingSide side) {
+  const bool demands = side == RingSide::kRunner;
+  command.choice("--ring", ring.choice, "shared-memory ring: auto (on for ipc), on, off");
+  declare_ring_slots(command, ring.slot_count,
+                     demands ? "demand a ring of so many slots" : "slots of each ring");
+  declare_ring_slot_bytes(command, ring.slot_bytes,
+                          demands ? "demand slots of so many payload bytes"
+                                  : "payload bytes of a slot; also the path limit");
+}
+
+CommandOption declare_ring_slots(const CommandOptions& command, std::uint32_t& slot_count,
+                                 const std::string& help) {
+  return command.number("--ring-slots", slot_count, limits::kMinSlotCount, limits::kMaxSlotCount,
+                        help);
+}
+
+CommandOption declare_ring_slot_bytes(const CommandOptions& command, std::uint32_t& slot_bytes,
+                                      const std::string& help) {
+  return command.parsed(
+      "--ring-slot-bytes", "BYTES", help, [&slot_bytes](const std::string& text) -> Status {
+        const auto bytes = parse_size(text);
+        if (!bytes || *bytes < limits::kMinSlotBytes || *bytes > limits::kMaxSlotBytes ||
+            *bytes % 4096 != 0) {
+          return {StatusCode::kUsage,
+                  fmt::format("'{}' is not a multiple of 4096 from {} to {}", text,
+                              limits::kMinSlotBytes, limits::kMaxSlotBytes)};
+        }
+        slot_bytes = static_cast<std::uint32_t>(*bytes);
+        return {};
+      });
+}
+
+std::string protocol_suffix() {
+  return fmt::format(", protocol {}.{}", kProtocolMajor, kProtocolMinor);
+}
+
+}  // namespace airlock

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "proto/ring.h"
+#include "runtime/program/command_line.h"
+
+namespace airlock {
+
+/// Options that several programs have, each declared once; docs/INTERFACE.md says what they mean.
+/// The values must live until the command line was parsed.
+
+CommandOption declare_endpoint(const CommandOptions& command, std::string& endpoint);
+/// `threads` becomes the number of this machine's processors.
+CommandOption declare_threads(const CommandOptions& command, std::size_t& threads);
+
+/// Whether the geometry is offered, or demanded of the other side.
+enum class RingSide { kServer, kRunner };
+/// --ring, --ring-slots and --ring-slot-bytes.
+void declare_ring(const CommandOptions& command, RingWish& ring, RingSide side);
+/// The two that give a ring's geometry. Sizes may have suffixes K, M and G.
+CommandOption declare_ring_slots(const CommandOptions& command, std::uint32_t& slot_count,
+                                 const std::string& help);
+CommandOption declare_ring_slot_bytes(const CommandOptions& command, std::uint32_t& slot_bytes,
+                                      const std::string& help);
+
+/// ", protocol 1.0": what --version says after the version.
+std::string protocol_suffix();
+
+}  // namespace airlock

@@ -1,0 +1,27 @@
+#include "runtime/program/program.h"
+
+#include <sys/signalfd.h>
+
+#include <cerrno>
+#include <cstdio>
+
+#include "base/file.h"
+
+namespace airlock {
+
+UniqueFd take_signals(std::initializer_list<int> signals) {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int number : signals) sigaddset(&set, number);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  return UniqueFd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+Status print(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) {
+    return {};
+  }
+  return os_error("write to stdout", errno);
+}
+
+}  // namespace airlock

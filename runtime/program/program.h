@@ -1,0 +1,36 @@
+#pragma once
+
+#include <signal.h>
+
+#include <initializer_list>
+#include <string_view>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "base/unique_fd.h"
+
+namespace airlock {
+
+/// Blocks `signals` in this thread and in those that it starts, and gives a descriptor from which
+/// they are read (signalfd_siginfo): no handler interrupts anything. Before any other thread.
+UniqueFd take_signals(std::initializer_list<int> signals);
+
+/// The main of a program: `parse()` gives a Result<std::optional<Options>>, in which nullopt means
+/// that --help or --version was printed; `run(options)` gives a Status. An error is logged here,
+/// and nowhere else; the exit code is docs/INTERFACE.md's. A file that may grow no more is an error
+/// of that write and never a signal.
+template <typename Parse, typename Run>
+int run_program(const char* name, const Parse& parse, const Run& run) {
+  set_log_name(name);
+  signal(SIGXFSZ, SIG_IGN);
+  const auto options = parse();
+  Status status = options.status();
+  if (options.ok() && options->has_value()) status = run(**options);
+  if (!status.ok()) log_error(status.message());
+  return exit_code(status.code());
+}
+
+/// All of `text` on stdout, at once. Errors as os_error().
+Status print(std::string_view text);
+
+}  // namespace airlock

@@ -1,0 +1,250 @@
+#include "tee_runner/vector_math.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+// Vectors whose width the compiler does not know cannot lie in arrays. CPUs with SVE have NEON too.
+#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+// This file includes itself once for each target.
+#define HWY_TARGET_INCLUDE "tee_runner/vector_math.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace airlock::HWY_NAMESPACE {
+
+// Compiled with -ffp-contract=off: a product and a sum are one rounding exactly where it says
+// MulAdd and the target has it, so that targets with FMA agree in every bit.
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Tag = hn::CappedTag<float, kSumLanes>;
+using OneTag = hn::CappedTag<float, 1>;
+using Vector = hn::Vec<Tag>;
+
+constexpr Tag kTag;
+constexpr std::size_t kWidth = hn::MaxLanes(kTag);
+constexpr std::size_t kParts = kSumLanes / kWidth;  // vectors that make up the lanes of a sum
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// body(tag, i) for each whole vector of [0, count), then for each float that is left over.
+template <typename Body>
+HWY_INLINE void for_each_vector(std::size_t count, const Body& body) {
+  std::size_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) body(kTag, i);
+  for (; i < count; ++i) body(OneTag(), i);
+}
+
+/// Branch-free: computes something for every x, then overwrites it outside the range. Method and
+/// coefficients: Cephes expf.
+template <typename D, typename V>
+HWY_INLINE V exp_f32(D d, V x) {
+  constexpr float kLowest = -87.3365402F;  // -126 ln 2
+  constexpr float kHighest = 88.7228317F;  // the largest x whose exp is finite
+  const hn::RebindToUnsigned<D> bits;
+  // Adding 1.5 * 2^23 rounds to an integer in the low bits.
+  const V magic = hn::Set(d, 12582912.0F);
+  const V shifted = hn::MulAdd(x, hn::Set(d, 1.44269504088896341F), magic);
+  const V n = hn::Sub(shifted, magic);
+  const V near = hn::NegMulAdd(n, hn::Set(d, 0.693359375F), x);
+  const V r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4F), near);
+  V p = hn::Set(d, 1.9875691500e-4F);
+  p = hn::MulAdd(p, r, hn::Set(d, 1.3981999507e-3F));
+  p = hn::MulAdd(p, r, hn::Set(d, 8.3334519073e-3F));
+  p = hn::MulAdd(p, r, hn::Set(d, 4.1665795894e-2F));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.6666665459e-1F));
+  p = hn::MulAdd(p, r, hn::Set(d, 5.0000001201e-1F));
+  p = hn::Add(hn::MulAdd(hn::Mul(p, r), r, r), hn::Set(d, 1.0F));
+  const auto exponent =
+      hn::ShiftLeft<23>(hn::Sub(hn::BitCast(bits, shifted), hn::BitCast(bits, magic)));
+  V result = hn::BitCast(d, hn::Add(hn::BitCast(bits, p), exponent));
+  result = hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, kLowest)), result);
+  result = hn::IfThenElse(hn::Gt(x, hn::Set(d, kHighest)), hn::Set(d, kInfinity), result);
+  return hn::IfThenElse(hn::IsNaN(x), x, result);
+}
+
+/// sum = add_to(sum, i) for each whole vector of [0, count), a multiple of kSumLanes, in as many
+/// partial sums as there are lanes.
+template <typename AddTo>
+HWY_INLINE float sum_lanes(std::size_t count, const AddTo& add_to) {
+  Vector sums[kParts];
+  for (Vector& sum : sums) sum = hn::Zero(kTag);
+  for (std::size_t i = 0; i < count; i += kSumLanes) {
+    for (std::size_t part = 0; part < kParts; ++part)
+      sums[part] = add_to(sums[part], i + part * kWidth);
+  }
+  alignas(64) float lanes[kSumLanes];
+  for (std::size_t part = 0; part < kParts; ++part)
+    hn::Store(sums[part], kTag, lanes + part * kWidth);
+  float sum = 0.0F;
+  for (const float lane : lanes) sum += lane;
+  return sum;
+}
+
+/// Largest of values[0, count); NaN is passed over. count is a multiple of kSumLanes.
+HWY_INLINE float max_of(const float* values, std::size_t count) {
+  const Vector lowest = hn::Set(kTag, -kInfinity);
+  Vector best = lowest;
+  for (std::size_t i = 0; i < count; i += kWidth) {
+    const Vector v = hn::LoadU(kTag, values + i);
+    best = hn::Max(best, hn::IfThenElse(hn::IsNaN(v), lowest, v));
+  }
+  return hn::GetLane(hn::MaxOfLanes(kTag, best));
+}
+
+/// values := exp(values * scale - shift); gives their sum. count is a multiple of kSumLanes. The
+/// product is rounded before shift is taken off: of the largest value 0 is left, however large.
+HWY_INLINE float exp_and_sum(float* values, std::size_t count, float scale, float shift) {
+  return sum_lanes(count, [&](Vector sum, std::size_t i) HWY_ATTR {
+    const Vector scaled = hn::Mul(hn::LoadU(kTag, values + i), hn::Set(kTag, scale));
+    const Vector weights = exp_f32(kTag, hn::Sub(scaled, hn::Set(kTag, shift)));
+    hn::StoreU(weights, kTag, values + i);
+    return hn::Add(sum, weights);
+  });
+}
+
+/// values := values * factor. count is a multiple of kSumLanes.
+HWY_INLINE void multiply_by(float* values, std::size_t count, float factor) {
+  for (std::size_t i = 0; i < count; i += kWidth)
+    hn::StoreU(hn::Mul(hn::LoadU(kTag, values + i), hn::Set(kTag, factor)), kTag, values + i);
+}
+
+void exp(const float* in, float* out, std::size_t count) {
+  for_each_vector(count, [&](auto d, std::size_t i) HWY_ATTR {
+    hn::StoreU(exp_f32(d, hn::LoadU(d, in + i)), d, out + i);
+  });
+}
+
+void rms_norm(const float* x, const float* weight, float epsilon, float* out, std::size_t count) {
+  const std::size_t whole = count / kSumLanes * kSumLanes;
+  float squares = sum_lanes(whole, [&](Vector sum, std::size_t i) HWY_ATTR {
+    const Vector v = hn::LoadU(kTag, x + i);
+    return hn::MulAdd(v, v, sum);
+  });
+  for (std::size_t i = whole; i < count; ++i) squares += x[i] * x[i];
+  const float scale = 1.0F / std::sqrt(squares / static_cast<float>(count) + epsilon);
+  for_each_vector(count, [&](auto d, std::size_t i) HWY_ATTR {
+    const auto scaled = hn::Mul(hn::LoadU(d, x + i), hn::Set(d, scale));
+    hn::StoreU(hn::Mul(hn::LoadU(d, weight + i), scaled), d, out + i);
+  });
+}
+
+void softmax(float* values, std::size_t count, float scale) {
+  const std::size_t padded = round_up(count, kSumLanes);
+  std::fill(values + count, values + padded, -kInfinity);
+  const float peak = max_of(values, padded) * scale;
+  multiply_by(values, padded, 1.0F / exp_and_sum(values, padded, scale, peak));
+}
+
+void silu_multiply(float* gate, const float* up, std::size_t count) {
+  for_each_vector(count, [&](auto d, std::size_t i) HWY_ATTR {
+    const auto x = hn::LoadU(d, gate + i);
+    const auto silu = hn::Div(x, hn::Add(hn::Set(d, 1.0F), exp_f32(d, hn::Neg(x))));
+    hn::StoreU(hn::Mul(silu, hn::LoadU(d, up + i)), d, gate + i);
+  });
+}
+
+void add(const float* delta, float* sum, std::size_t count) {
+  for_each_vector(count, [&](auto d, std::size_t i) HWY_ATTR {
+    hn::StoreU(hn::Add(hn::LoadU(d, sum + i), hn::LoadU(d, delta + i)), d, sum + i);
+  });
+}
+
+void rotate_head(const float* in, const float* cos, const float* sin, std::size_t half,
+                 float* out) {
+  for_each_vector(half, [&](auto d, std::size_t i) HWY_ATTR {
+    const auto low = hn::LoadU(d, in + i);
+    const auto high = hn::LoadU(d, in + half + i);
+    const auto c = hn::LoadU(d, cos + i);
+    const auto s = hn::LoadU(d, sin + i);
+    hn::StoreU(hn::MulSub(low, c, hn::Mul(high, s)), d, out + i);
+    hn::StoreU(hn::MulAdd(high, c, hn::Mul(low, s)), d, out + half + i);
+  });
+}
+
+// A tile of sums fills half of the registers: 32 with AVX-512 and on AArch64, else 16. Each element
+// of a product sums in the same order whatever the tile.
+constexpr std::size_t kTileRows = HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64 ? 8 : 4;
+constexpr std::size_t kTileColumns = 2 * kWidth;
+static_assert(QueryBlock::kRows % kTileRows == 0 && QueryBlock::kPitchStep % kTileColumns == 0);
+
+/// As multiply(), for the kTileRows rows of a and the kTileColumns columns of b that start there.
+HWY_INLINE void multiply_tile(const float* a, std::size_t pitch, const float* b, std::size_t depth,
+                              float* c, std::size_t columns) {
+  Vector sums[kTileRows][2];
+  for (std::size_t row = 0; row < kTileRows; ++row) {
+    sums[row][0] = hn::LoadU(kTag, c + row * columns);
+    sums[row][1] = hn::LoadU(kTag, c + row * columns + kWidth);
+  }
+  for (std::size_t i = 0; i < depth; ++i) {
+    const Vector left = hn::LoadU(kTag, b + i * columns);
+    const Vector right = hn::LoadU(kTag, b + i * columns + kWidth);
+    for (std::size_t row = 0; row < kTileRows; ++row) {
+      const Vector factor = hn::Set(kTag, a[row * pitch + i]);
+      sums[row][0] = hn::MulAdd(left, factor, sums[row][0]);
+      sums[row][1] = hn::MulAdd(right, factor, sums[row][1]);
+    }
+  }
+  for (std::size_t row = 0; row < kTileRows; ++row) {
+    hn::StoreU(sums[row][0], kTag, c + row * columns);
+    hn::StoreU(sums[row][1], kTag, c + row * columns + kWidth);
+  }
+}
+
+/// c [QueryBlock::kRows, columns] += a [QueryBlock::kRows, depth] * b [depth, columns]. The rows of
+/// a lie `pitch` floats apart, columns is a multiple of QueryBlock::kPitchStep.
+HWY_INLINE void multiply(const float* a, std::size_t pitch, const float* b, std::size_t depth,
+                         float* c, std::size_t columns) {
+  for (std::size_t row = 0; row < QueryBlock::kRows; row += kTileRows) {
+    for (std::size_t column = 0; column < columns; column += kTileColumns)
+      multiply_tile(a + row * pitch, pitch, b + column, depth, c + row * columns + column, columns);
+  }
+}
+
+/// Makes weights of the scores; rescales the output and the total to the new peak.
+HWY_INLINE void weigh_scores(QueryBlock& block, std::size_t first_key) {
+  for (std::size_t row = 0; row < QueryBlock::kRows; ++row) {
+    float* scores = block.scores + row * QueryBlock::kKeys;
+    const std::size_t end = block.first_position + row + 1;
+    for (std::size_t i = end > first_key ? end - first_key : 0; i < QueryBlock::kKeys; ++i)
+      scores[i] = -kInfinity;
+    const float in_block = max_of(scores, QueryBlock::kKeys) * block.scale;
+    const float peak = in_block > block.peak[row] ? in_block : block.peak[row];
+    // exp(-infinity - 0) is 0, exp(-infinity + infinity) would be NaN.
+    const float shift = peak == -kInfinity ? 0.0F : peak;
+    const float correction =
+        hn::GetLane(exp_f32(OneTag(), hn::Set(OneTag(), block.peak[row] - shift)));
+    block.peak[row] = peak;
+    block.total[row] =
+        block.total[row] * correction + exp_and_sum(scores, QueryBlock::kKeys, block.scale, shift);
+    multiply_by(block.output + row * block.pitch, block.pitch, correction);
+  }
+}
+
+void attend(QueryBlock& block, std::size_t first_key, const float* keys, const float* values) {
+  std::memset(block.scores, 0, sizeof(block.scores));
+  multiply(block.queries, block.pitch, keys, block.head_dim, block.scores, QueryBlock::kKeys);
+  weigh_scores(block, first_key);
+  multiply(block.scores, QueryBlock::kKeys, values, QueryBlock::kKeys, block.output, block.pitch);
+}
+
+const VectorMath& table() {
+  static constexpr VectorMath kTable{exp, rms_norm,    softmax, silu_multiply,
+                                     add, rotate_head, attend};
+  return kTable;
+}
+
+}  // namespace airlock::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace airlock {
+
+HWY_EXPORT(table);
+
+const VectorMath& vector_math() { return HWY_DYNAMIC_DISPATCH(table)(); }
+
+}  // namespace airlock
+#endif
