@@ -9,7 +9,8 @@
 #include "base/deadline.h"
 #include "base/thread_pool.h"
 #include "proto/op.h"
-#include "runtime/cpu/cpu_backend.h"
+#include "runtime/cpu/cpu_model.h"
+#include "runtime/local_backend.h"
 
 namespace airlock {
 namespace {
@@ -56,7 +57,7 @@ class BenchModel : public ModelSource {
 void measure(Backend& backend, const std::string& name, const OpSpec& spec, double flops) {
   std::vector<double> seconds;
   for (int round = 0; round < 8; ++round) {
-    auto pending = backend.prepare(spec, {}, Deadline::after(std::chrono::minutes(5)));
+    auto pending = backend.prepare(spec, Deadline::after(std::chrono::minutes(5)));
     CHECK(pending.ok());
     for (std::size_t i = 0; i < spec.inputs.size(); ++i)
       std::ranges::fill((*pending)->input(i).bytes(), std::byte{0x3c});
@@ -130,8 +131,8 @@ int main(int argc, char** argv) {
     CHECK(model.ok());
     fmt::print("\n{} weights and wire, {} threads; loaded in {:.2f} s\n", airlock::name_of(dtype),
                threads, static_cast<double>(airlock::now_ns() - start) * 1e-9);
-    const auto backend = model.value()->make_backend();
-    airlock::measure_all(*backend, dtype);
+    airlock::LocalBackend backend(model.value()->make_compute());
+    airlock::measure_all(backend, dtype);
   }
   return 0;
 }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "runtime/compute_model.h"
+#include "runtime/compute.h"
 #include "runtime/model/model_source.h"
 
 /// What gpu_server and its CUDA module (airlock_cuda.so) know of each other. Both are built from
@@ -16,8 +16,8 @@
 /// The module has its own copy of airlock's libraries, so it logs through `warn` only.
 namespace airlock {
 
-/// Of the headers whose types cross and of the compiler, made by cmake/AirlockOptions.cmake: a module
-/// that was built from others is refused.
+/// Of the headers whose types cross and of the compiler, made by cmake/AirlockOptions.cmake: a
+/// module that was built from others is refused.
 inline constexpr std::uint32_t kCudaModuleAbi = AIRLOCK_CUDA_ABI;
 inline constexpr const char* kCudaModuleEntry = "airlock_cuda_module";
 

@@ -9,7 +9,7 @@
 #include "gpu_server/cuda_module.h"
 #include "gpu_server/cuda_probe.h"
 #include "gpu_server/progress_bar.h"
-#include "runtime/cpu/cpu_backend.h"
+#include "runtime/cpu/cpu_model.h"
 
 namespace airlock {
 

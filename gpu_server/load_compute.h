@@ -6,7 +6,7 @@
 
 #include "base/status.h"
 #include "gpu_server/options.h"
-#include "runtime/compute_model.h"
+#include "runtime/compute.h"
 #include "runtime/model/model_source.h"
 #include "runtime/stats/report.h"
 

@@ -7,7 +7,7 @@
 #include "base/status.h"
 #include "base/tensor.h"
 #include "gpu_server/options.h"
-#include "runtime/compute_model.h"
+#include "runtime/compute.h"
 #include "runtime/stats/report.h"
 
 namespace airlock {

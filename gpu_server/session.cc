@@ -82,12 +82,12 @@ Status Session::serve_client() {
   }
   // Before the client is told that it has a session: one that finds no memory on the device is
   // refused, and the first op does not wait for what a device needs once.
-  auto made = model_.compute->make_backend(channel_->segments());
+  auto made = model_.compute->make_compute(channel_->segments());
   if (!made.ok()) {
     close_channel();  // the control thread joins this one when it has the refusal
     return refuse(made.status());
   }
-  const std::unique_ptr<Backend> backend = std::move(made).value();
+  const std::unique_ptr<Compute> compute = std::move(made).value();
   {
     const std::lock_guard lock(mutex_);
     offer_ = welcome_;
@@ -101,7 +101,7 @@ Status Session::serve_client() {
   context.watch = &life_;
   context.service_ns = &counters_.service_ns;
   context.session_stats = [this] { return own_json(); };
-  return serve(channel, *backend, context, counters_.block.ops);
+  return serve(channel, *compute, context, counters_.block.ops);
 }
 
 SessionReport Session::report() const {

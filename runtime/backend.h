@@ -1,57 +1,18 @@
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
 #include <memory>
 #include <span>
-#include <string>
-#include <vector>
+#include <utility>
 
 #include "base/deadline.h"
 #include "base/status.h"
 #include "base/tensor.h"
 #include "proto/op.h"
+#include "runtime/compute.h"
+#include "runtime/op_times.h"
 
 namespace airlock {
-
-/// What a backend computes with.
-struct BackendInfo {
-  ModelDims dims;
-  DType dtype =
-      DType::kF32;  // what weights are rounded to and operands converted to; accumulation is fp32
-  DType stored_dtype = DType::kF32;  // the model's stored type
-  std::size_t threads = 1;
-  std::string device;  // "cpu", "cuda:0 NVIDIA H100"
-  std::string digest;  // of the model, hex
-};
-
-/// How long the parts of an op took. Local backends: server_ns is the computation, the rest 0.
-struct OpTiming {
-  std::uint64_t queue_ns = 0;    // waited for a turn
-  std::uint64_t server_ns = 0;   // computed
-  std::uint64_t tee_ns = 0;      // encoded and checked
-  std::uint64_t wire_ns = 0;     // the rest of total_ns
-  std::uint64_t total_ns = 0;    // submit to checked reply, also where wait() was called later
-  std::size_t slots_in_use = 0;  // of the ring, at submit, this op's among them
-  // Of server_ns, by the device's own clock, where they may overlap other ops; 0 on a CPU.
-  std::uint64_t copy_in_ns = 0;   // operands to the device
-  std::uint64_t compute_ns = 0;   // kernels
-  std::uint64_t copy_out_ns = 0;  // results back
-};
-
-/// Memory of the caller's for an op's operands and results. An empty span means: the backend
-/// provides it.
-struct Operands {
-  std::span<const TensorView> inputs;
-  std::span<const MutableTensorView> results;
-};
-
-/// What a caller gives must be just what the spec says, aligned for its type, or nothing at all.
-/// kInvalidInput names the tensor. `results` are op_results() of `spec`.
-Status check_operands(const Operands& operands, const OpSpec& spec,
-                      std::span<const TensorDesc> results);
-/// The ids of an embedding, int32 [tokens], read once: the peer may change them between check and
-/// use. kInvalidInput names the first one outside [0, vocab).
-Result<std::vector<std::int32_t>> read_token_ids(TensorView tensor, std::int64_t vocab);
 
 /// One op, from loan to result: prepared -> submit() -> wait() -> results, until it is destroyed.
 /// One thread; must not outlive its backend. Destroying it before wait() abandons the result, never
@@ -59,7 +20,8 @@ Result<std::vector<std::int32_t>> read_token_ids(TensorView tensor, std::int64_t
 class Pending {
  public:
   virtual ~Pending() = default;
-  /// Where input `index` is to be written before submit(); only where the caller gave no inputs.
+  /// Where input `index` is to be written before submit(), a block of rows at a time or all at
+  /// once.
   virtual MutableTensorView input(std::size_t index) = 0;
   /// The inputs are complete. The op may start.
   virtual Status submit() = 0;
@@ -68,23 +30,45 @@ class Pending {
   virtual bool done() = 0;
   /// Until the result is there or the op's deadline passes.
   virtual Status wait() = 0;
-  /// After wait() was ok. In place, perhaps in memory that the peer can still change: read each
-  /// byte once.
+  /// The results' types and shapes as op_results() gives them. From prepare() on.
+  virtual std::span<const TensorDesc> result_descs() const = 0;
+  /// After wait() was ok: of the type and shape that result_descs() says, whatever a server
+  /// answered. In place, perhaps in memory that the peer can still change: read each byte once.
   virtual TensorView result(std::size_t index) const = 0;
-  virtual OpTiming timing() const = 0;
+  /// After wait() was ok. Whole: the parts add up.
+  virtual OpTimes times() const = 0;
+  /// Slots of the ring that were in use at submit(), this op's among them; 0 where there is none.
+  virtual std::size_t slots_in_use() const = 0;
 };
 
-/// Computes the offloaded ops (embedding, batch_linear, matmul, lm_head). Results are rounded once,
-/// to nearest even, to spec.result_dtype. One thread a Backend object; several ops may be under
-/// way.
+/// Hands everything on to another Pending, so that a decorator says only what it adds: it derives
+/// from this and calls ForwardingPending::submit() and so on.
+class ForwardingPending : public Pending {
+ public:
+  explicit ForwardingPending(std::unique_ptr<Pending> inner) : inner_(std::move(inner)) {}
+  MutableTensorView input(std::size_t index) override { return inner_->input(index); }
+  Status submit() override { return inner_->submit(); }
+  bool done() override { return inner_->done(); }
+  Status wait() override { return inner_->wait(); }
+  std::span<const TensorDesc> result_descs() const override { return inner_->result_descs(); }
+  TensorView result(std::size_t index) const override { return inner_->result(index); }
+  OpTimes times() const override { return inner_->times(); }
+  std::size_t slots_in_use() const override { return inner_->slots_in_use(); }
+
+ private:
+  const std::unique_ptr<Pending> inner_;
+};
+
+/// Lends memory for the offloaded ops and has them computed, here (LocalBackend) or by a server
+/// (RemoteBackend). Results are rounded once, to nearest even, to spec.result_dtype. One thread a
+/// Backend object; several ops may be under way.
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual const BackendInfo& info() const = 0;
   /// kInvalidInput where the spec does not fit the model. `deadline` bounds the op from here to its
   /// result.
-  virtual Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
-                                                   Deadline deadline) = 0;
+  virtual Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, Deadline deadline) = 0;
 };
 
 }  // namespace airlock

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -27,12 +28,13 @@ struct DeviceTimesOf {
 /// The one record of an op's durations, from the backends to statistics, traces and replays.
 template <typename Cell>
 struct OpTimesOf {
-  // Submit to checked result, also where wait() was called later, and what was waited for a place
-  // to write the operands.
+  // The caller's wait: in prepare(), where an op may have to wait for slots, and from submit() to
+  // the checked result, whenever wait() was called. What the caller did in between is not the op's.
   Cell total_ns{};
-  // The caller's side: encoding the request, checking the reply. Zero in a server's counts.
+  // The runner's own work on the message: checking the spec, encoding the request, checking the
+  // reply. Rounding and copying operands is the caller's. Zero in a server's counts.
   Cell tee_ns{};
-  // The rest of total_ns, never negative.
+  // The rest of total_ns, never negative: waiting for slots, the transport, waking up.
   Cell wire_ns{};
   // Waited for its turn; a server's word, bounded by total_ns.
   Cell queue_ns{};
@@ -46,6 +48,17 @@ using DeviceTimes = DeviceTimesOf<std::uint64_t>;
 using OpTimes = OpTimesOf<std::uint64_t>;
 /// The same as counters: relaxed atomics, of which one thread adds and any thread reads.
 using AtomicOpTimes = OpTimesOf<std::atomic<std::uint64_t>>;
+
+/// Makes the parts add up to total_ns: tee, queue and server, in this order, are bounded by what is
+/// left of it (the last two may be a server's word), and wire is the rest.
+inline void balance(OpTimes& times) {
+  std::uint64_t left = times.total_ns;
+  for (std::uint64_t* part : {&times.tee_ns, &times.queue_ns, &times.server_ns}) {
+    *part = std::min(*part, left);
+    left -= *part;
+  }
+  times.wire_ns = left;
+}
 
 /// visit("copy_in_ns", a.copy_in_ns, b.copy_in_ns, ...) and so on: the one list of the device's
 /// parts and of the keys under which files have them.

@@ -8,7 +8,8 @@
 
 #include "base/log.h"
 #include "proto/limits.h"
-#include "runtime/cpu/cpu_backend.h"
+#include "runtime/cpu/cpu_model.h"
+#include "runtime/local_backend.h"
 #include "runtime/model/model_source.h"
 #include "runtime/rpc/client.h"
 #include "runtime/trace/trace.h"
@@ -91,9 +92,9 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource
   cpu.dtype = compute.dtype;
   cpu.threads = compute.threads;
   ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu));
-  const std::unique_ptr<Backend> backend = model->make_backend();
-  const std::unique_ptr<MeasuredBackend> measured = MeasuredBackend::create(*backend, ops);
-  return prefill(options, std::move(prompt), *measured, tee, recording);
+  LocalBackend backend(model->make_compute());
+  MeasuredBackend measured(backend, ops);
+  return prefill(options, std::move(prompt), measured, tee, recording);
 }
 
 /// The one place where the runner reaches out of its process.

@@ -7,13 +7,17 @@
 
 namespace airlock {
 
-/// Decorates a local Backend: books each op that was waited for in an OpStatsTable, as
-/// RemoteBackend does for its own. total is the time that the caller spent inside submit() and
-/// wait(), server_ns the computation, wire_ns the rest (the cost of the call itself). Backend and
-/// table outlive it. One thread.
+/// Books each op that was waited for in an OpStatsTable, as RemoteBackend does by itself. Backend
+/// and table outlive it. One thread.
 class MeasuredBackend : public Backend {
  public:
-  static std::unique_ptr<MeasuredBackend> create(Backend& inner, OpStatsTable& stats);
+  MeasuredBackend(Backend& inner, OpStatsTable& stats) : inner_(inner), stats_(stats) {}
+  const BackendInfo& info() const override { return inner_.info(); }
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, Deadline deadline) override;
+
+ private:
+  Backend& inner_;
+  OpStatsTable& stats_;
 };
 
 }  // namespace airlock

@@ -140,7 +140,7 @@ Result<Backend*> Recording::start(Backend& inner, const Session& session) {
                                                           : TraceWriter::WhenFull::kDrop));
   say_start();
   const RecordingOptions recording{session.policy, digests(), payload_.get()};
-  backend_ = RecordingBackend::create(
+  backend_ = std::make_unique<RecordingBackend>(
       inner, recording, [this](TraceRecord record) { writer_->add(std::move(record)); });
   return backend_.get();
 }

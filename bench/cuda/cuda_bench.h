@@ -37,9 +37,9 @@ struct PrefillOptions {
 
 /// Host to device and back, pinned and not, beside memcpy; from 64 KiB on.
 std::vector<std::string> run_copies(std::size_t largest_bytes);
-/// Each op of a model's shape through the module's Backend, beside one bare cuBLAS call.
+/// Each op of a model's shape through the module's Compute, beside one bare cuBLAS call.
 std::vector<std::string> run_ops(const OpsOptions& options);
-/// The whole prefill by the runner's driver and the module's Backend in this one process.
+/// The whole prefill by the runner's driver over the module's Compute, in this one process.
 std::vector<std::string> run_prefills(const PrefillOptions& options);
 
 }  // namespace airlock::bench

@@ -60,29 +60,28 @@ class Lane {
       } else {
         fill_random(bytes, spec.inputs[i].dtype, index + i);
       }
-      inputs_.push_back({data, spec.inputs[i]});
+      memory_.inputs.push_back({data, spec.inputs[i]});
     }
     const auto results = op_results(spec, dims);
     must(results.status(), "op_results");
     for (std::size_t i = 0; i < results->size(); ++i) {
       const TensorDesc& desc = (*results)[i];
-      results_.push_back({place(desc, replies.slot(index * kResults + i)), desc});
+      memory_.results.push_back({place(desc, replies.slot(index * kResults + i)), desc});
     }
   }
 
-  Status submit(Backend& backend) {
+  Status submit(Compute& compute) {
     start_ns_ = now_ns();
-    ASSIGN_OR_RETURN(pending_,
-                     backend.prepare(spec_, {inputs_, results_}, Deadline::after(kOpLimit)));
-    return pending_->submit();
+    ASSIGN_OR_RETURN(computation_, compute.prepare(spec_, memory_, Deadline::after(kOpLimit)));
+    return computation_->submit();
   }
   /// Also gives the time since submit() was called.
-  Result<std::pair<OpTiming, double>> finish() {
-    RETURN_IF_ERROR(pending_->wait());
+  Result<std::pair<OpTimes, double>> finish() {
+    RETURN_IF_ERROR(computation_->wait());
     const double whole_ns = static_cast<double>(now_ns() - start_ns_);
-    const OpTiming timing = pending_->timing();
-    pending_.reset();
-    return std::pair(timing, whole_ns);
+    const OpTimes times = computation_->times();
+    computation_.reset();
+    return std::pair(times, whole_ns);
   }
   bool all_in_slots() const { return owned_.empty(); }
 
@@ -95,9 +94,8 @@ class Lane {
 
   OpSpec spec_;
   std::vector<std::unique_ptr<Tensor>> owned_;
-  std::vector<TensorView> inputs_;
-  std::vector<MutableTensorView> results_;
-  std::unique_ptr<Pending> pending_;
+  OpMemory memory_;
+  std::unique_ptr<Computation> computation_;
   std::uint64_t start_ns_ = 0;
 };
 
@@ -176,31 +174,31 @@ struct OurTimes {
   bool in_slots = true;
 };
 
-Result<OurTimes> time_ours(Backend& backend, const Case& c, const Slots& requests,
+Result<OurTimes> time_ours(Compute& compute, const Case& c, const Slots& requests,
                            const Slots& replies, int calls) {
   constexpr int kWarmUp = 5;
   std::array<std::unique_ptr<Lane>, kLanes> lanes;
   for (std::size_t i = 0; i < kLanes; ++i)
-    lanes[i] = std::make_unique<Lane>(c.spec, backend.info().dims, requests, replies, i);
+    lanes[i] = std::make_unique<Lane>(c.spec, compute.info().dims, requests, replies, i);
   OurTimes times;
   times.in_slots = lanes[0]->all_in_slots();
   for (int i = 0; i < kWarmUp + calls; ++i) {
     Lane& lane = *lanes[static_cast<std::size_t>(i) % kLanes];
-    RETURN_IF_ERROR(lane.submit(backend));
+    RETURN_IF_ERROR(lane.submit(compute));
     ASSIGN_OR_RETURN(const auto took, lane.finish());
     if (i < kWarmUp) continue;
-    const auto& [timing, whole_ns] = took;
-    times.copy_in_ns.push_back(static_cast<double>(timing.copy_in_ns));
-    times.compute_ns.push_back(static_cast<double>(timing.compute_ns));
-    times.copy_out_ns.push_back(static_cast<double>(timing.copy_out_ns));
-    times.server_ns.push_back(static_cast<double>(timing.server_ns));
-    times.queue_ns.push_back(static_cast<double>(timing.queue_ns));
+    const auto& [op, whole_ns] = took;
+    times.copy_in_ns.push_back(static_cast<double>(op.device.copy_in_ns));
+    times.compute_ns.push_back(static_cast<double>(op.device.compute_ns));
+    times.copy_out_ns.push_back(static_cast<double>(op.device.copy_out_ns));
+    times.server_ns.push_back(static_cast<double>(op.server_ns));
+    times.queue_ns.push_back(static_cast<double>(op.queue_ns));
     times.whole_ns.push_back(whole_ns);
   }
   const std::uint64_t start = now_ns();
-  RETURN_IF_ERROR(lanes[0]->submit(backend));
+  RETURN_IF_ERROR(lanes[0]->submit(compute));
   for (int i = 1; i < calls; ++i) {
-    RETURN_IF_ERROR(lanes[static_cast<std::size_t>(i) % kLanes]->submit(backend));
+    RETURN_IF_ERROR(lanes[static_cast<std::size_t>(i) % kLanes]->submit(compute));
     RETURN_IF_ERROR(lanes[static_cast<std::size_t>(i - 1) % kLanes]->finish().status());
   }
   RETURN_IF_ERROR(lanes[static_cast<std::size_t>(calls - 1) % kLanes]->finish().status());
@@ -266,11 +264,11 @@ void run_model(const OpsOptions& options, const std::string& config, DType dtype
   const Slots requests(kLanes * kInputs);
   const Slots replies(kLanes * kResults);
   const std::array<std::span<std::byte>, 2> segments{requests.all(), replies.all()};
-  auto backend = (*model)->make_backend(segments);
-  if (!backend.ok()) return not_run("ops", backend.status());
+  auto compute = (*model)->make_compute(segments);
+  if (!compute.ok()) return not_run("ops", compute.status());
   for (const Case& c : cases_of((*source)->config().dims, dtype, options.tokens)) {
     fmt::print(stderr, "{} {} {} {}\n", name, name_of(dtype), c.op, c.tokens);
-    const auto ours = time_ours(**backend, c, requests, replies, options.calls);
+    const auto ours = time_ours(**compute, c, requests, replies, options.calls);
     if (ours.status().code() == StatusCode::kResourceExhausted) {
       not_run(fmt::format("{} {}", c.op, c.tokens), ours.status());
       continue;

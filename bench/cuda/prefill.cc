@@ -7,12 +7,17 @@
 #include "base/deadline.h"
 #include "bench/cuda/check.h"
 #include "bench/cuda/cuda_bench.h"
+#include "bench/cuda/segment_backend.h"
 #include "runtime/model/model_source.h"
 #include "tee_runner/llama/driver.h"
 
 namespace airlock::bench {
 
 namespace {
+
+/// For the tensors of all ops under way: a tile of attention has 256 MiB of scores, which come and
+/// go back.
+constexpr std::size_t kSegmentBytes = std::size_t{2} << 30;
 
 std::vector<std::int32_t> random_tokens(std::int64_t count, std::int64_t vocab) {
   std::mt19937 engine(1);  // the same prompt each time
@@ -60,12 +65,14 @@ std::vector<std::string> run_prefills(const PrefillOptions& options) {
   cuda.warn = [](const std::string& text) { fmt::print(stderr, "cuda_bench: {}\n", text); };
   auto model = options.module->create(**source, cuda);
   must(model.status(), "the model");
-  auto backend = (*model)->make_backend({});
-  must(backend.status(), "the backend");
+  Segment segment(kSegmentBytes);
+  auto compute = (*model)->make_compute(std::vector{segment.bytes()});
+  must(compute.status(), "the session");
+  SegmentBackend backend(std::move(*compute), segment);
   std::vector<std::string> records;
   for (const std::int64_t tokens : options.tokens) {
     fmt::print(stderr, "prefill in one process, {} tokens\n", tokens);
-    records.push_back(prefill_record(**source, **backend, options, tokens));
+    records.push_back(prefill_record(**source, backend, options, tokens));
   }
   return records;
 }

@@ -4,7 +4,8 @@
 #include <string>
 #include <utility>
 
-#include "gpu_server/cuda/cuda_backend.h"
+#include "gpu_server/cuda/cuda_compute.h"
+#include "runtime/local_backend.h"
 
 namespace airlock::cuda {
 
@@ -18,9 +19,9 @@ class CudaModelImpl : public CudaModel {
 
   const BackendInfo& info() const override { return shared_->info; }
   const CudaDeviceInfo& device() const override { return shared_->device->info(); }
-  Result<std::unique_ptr<Backend>> make_backend(
+  Result<std::unique_ptr<Compute>> make_compute(
       std::span<const std::span<std::byte>> segments) override {
-    return make_cuda_backend(shared_, segments);
+    return make_cuda_compute(shared_, segments);
   }
   Status health() const override { return shared_->device->health(); }
 
@@ -29,7 +30,7 @@ class CudaModelImpl : public CudaModel {
 };
 
 Status run_once(Backend& backend, const OpSpec& spec) {
-  ASSIGN_OR_RETURN(auto op, backend.prepare(spec, {}, Deadline::after(kWarmUpTimeout)));
+  ASSIGN_OR_RETURN(auto op, backend.prepare(spec, Deadline::after(kWarmUpTimeout)));
   for (std::size_t i = 0; i < spec.inputs.size(); ++i) {
     const auto bytes = op->input(i).bytes();
     std::fill(bytes.begin(), bytes.end(), std::byte{0});
@@ -86,8 +87,9 @@ Result<std::shared_ptr<CudaModel>> create_model(const ModelSource& model,
                   options.threads,     shared->device->label(), std::move(digest)};
   ASSIGN_OR_RETURN(shared->weights, DeviceWeights::load(*shared->device, model, options));
   {
-    ASSIGN_OR_RETURN(const auto backend, make_cuda_backend(shared, {}));
-    RETURN_IF_ERROR(warm_up(*backend));
+    ASSIGN_OR_RETURN(auto compute, make_cuda_compute(shared, {}));
+    LocalBackend backend(std::move(compute));
+    RETURN_IF_ERROR(warm_up(backend));
   }
   return std::shared_ptr<CudaModel>(std::make_shared<CudaModelImpl>(std::move(shared)));
 }

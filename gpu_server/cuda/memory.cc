@@ -54,10 +54,9 @@ Result<Registration> Registration::make(Device& device, std::span<std::byte> mem
   return made;
 }
 
-Result<HostBuffer> HostBuffer::allocate(Device& device, std::size_t bytes, Pin pin) {
+Result<HostBuffer> HostBuffer::allocate(Device& device, std::size_t bytes) {
   HostBuffer made;
   ASSIGN_OR_RETURN(made.pages_, PageBuffer::allocate(bytes));
-  if (pin == Pin::kNever) return made;
   auto registration = Registration::make(device, {made.pages_.data(), made.pages_.bytes()});
   if (registration.ok()) {
     made.registration_ = std::move(registration).value();
@@ -66,32 +65,6 @@ Result<HostBuffer> HostBuffer::allocate(Device& device, std::size_t bytes, Pin p
     return registration.status();
   }
   return made;
-}
-
-Result<HostBuffer> HostPool::take(std::size_t bytes) {
-  const auto best = std::ranges::find_if(
-      idle_, [&](const HostBuffer& buffer) { return buffer.bytes() >= bytes; });
-  if (best != idle_.end() && best->bytes() / 4 <= bytes + (std::size_t{1} << 20)) {
-    HostBuffer found = std::move(*best);
-    idle_.erase(best);
-    idle_bytes_ -= found.bytes();
-    return found;
-  }
-  const Pin pin = pinned_bytes_ + bytes <= kMaxPinnedBytes ? Pin::kTry : Pin::kNever;
-  ASSIGN_OR_RETURN(HostBuffer made, HostBuffer::allocate(device_, bytes, pin));
-  if (made.pinned()) pinned_bytes_ += made.bytes();
-  return made;
-}
-
-void HostPool::give_back(HostBuffer buffer) {
-  idle_bytes_ += buffer.bytes();
-  idle_.push_back(std::move(buffer));
-  std::ranges::sort(idle_, {}, &HostBuffer::bytes);
-  while (idle_.size() > kMaxIdle || idle_bytes_ > kMaxIdleBytes) {
-    idle_bytes_ -= idle_.back().bytes();
-    if (idle_.back().pinned()) pinned_bytes_ -= idle_.back().bytes();
-    idle_.pop_back();
-  }
 }
 
 }  // namespace airlock::cuda

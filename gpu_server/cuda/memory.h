@@ -4,7 +4,6 @@
 #include <span>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include "base/page_buffer.h"
 #include "gpu_server/cuda/device.h"
@@ -62,45 +61,20 @@ class Registration {
   std::span<std::byte> memory_;
 };
 
-enum class Pin { kTry, kNever };
-
 /// Host pages, registered where the device takes them. One thread.
 class HostBuffer {
  public:
   HostBuffer() = default;
   /// kResourceExhausted where the system has no memory; without pinning it is as good and slower.
-  static Result<HostBuffer> allocate(Device& device, std::size_t bytes, Pin pin = Pin::kTry);
+  static Result<HostBuffer> allocate(Device& device, std::size_t bytes);
   std::byte* data() const { return pages_.data(); }
-  std::size_t bytes() const { return pages_.bytes(); }
   bool pinned() const { return pinned_; }
-  bool covers(const std::byte* data, std::size_t bytes) const {
-    return pinned_ && registration_.covers(data, bytes);
-  }
 
  private:
+  // Its registration goes before the pages do.
   PageBuffer pages_;
-  Registration registration_;  // goes before its pages
+  Registration registration_;
   bool pinned_ = false;
-};
-
-/// Host memory for ops whose caller gives none, kept for the next op. Up to a bound of it is
-/// pinned. One thread.
-class HostPool {
- public:
-  static constexpr std::size_t kMaxPinnedBytes = std::size_t{512} << 20;
-  static constexpr std::size_t kMaxIdle = 16;  // buffers, and
-  static constexpr std::size_t kMaxIdleBytes = std::size_t{512} << 20;
-
-  explicit HostPool(Device& device) : device_(device) {}
-  /// At least `bytes`; contents are whatever the last op left. kResourceExhausted.
-  Result<HostBuffer> take(std::size_t bytes);
-  void give_back(HostBuffer buffer);
-
- private:
-  Device& device_;
-  std::vector<HostBuffer> idle_;  // by size
-  std::size_t idle_bytes_ = 0;
-  std::size_t pinned_bytes_ = 0;  // idle or not
 };
 
 }  // namespace airlock::cuda

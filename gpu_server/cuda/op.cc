@@ -27,10 +27,21 @@ static_assert(static_cast<std::size_t>(limits::kMaxHeads * limits::kMaxHeadDim) 
 
 }  // namespace
 
+OpWork::OpWork(SessionDevice& session, const OpSpec& spec, const OpMemory& memory)
+    : session_(session), spec_(spec) {
+  const auto on_host = [&](std::byte* data, const TensorDesc& desc) {
+    return HostTensor{data, desc, session.is_pinned(data, desc.bytes())};
+  };
+  for (const TensorView& input : memory.inputs)
+    inputs_.push_back(on_host(const_cast<std::byte*>(input.data), input.desc));
+  for (const MutableTensorView& result : memory.results)
+    results_.push_back(on_host(result.data, result.desc));
+}
+
 Status OpWork::check() {
   if (spec_.op != Op::kEmbedding) return {};
   ASSIGN_OR_RETURN(
-      ids_, read_token_ids({inputs[0].data, inputs[0].desc}, session_.shared->info.dims.vocab));
+      ids_, read_token_ids({inputs_[0].data, inputs_[0].desc}, session_.shared->info.dims.vocab));
   return {};
 }
 
@@ -54,12 +65,12 @@ Status OpWork::record(const Event& event, const Stream& stream) {
 
 Status OpWork::copy_in() {
   std::size_t bytes = 0;
-  for (const HostTensor& input : inputs) bytes += aligned(input.desc.bytes());
+  for (const HostTensor& input : inputs_) bytes += aligned(input.desc.bytes());
   RETURN_IF_ERROR(reserve(lane_->in, bytes, session_.in));
   RETURN_IF_ERROR(record(lane_->in_begin, session_.in));
   std::byte* to = lane_->in.data();
   operands_.clear();
-  for (const HostTensor& input : inputs) {
+  for (const HostTensor& input : inputs_) {
     const bool is_ids =
         spec_.op == Op::kEmbedding;  // the checked copy, not what the peer can change
     const std::byte* from = is_ids ? reinterpret_cast<const std::byte*>(ids_.data()) : input.data;
@@ -118,8 +129,8 @@ Status OpWork::compute() {
     case Op::kInit:
     case Op::kStats:
     case Op::kPing:
-      return {StatusCode::kInvalidInput,
-              fmt::format("{} is not computed on a GPU", name_of(spec_.op))};
+      // check_memory() takes none of them.
+      CHECK(false);
   }
   return record(lane_->compute_end, session_.compute);
 }
@@ -127,15 +138,15 @@ Status OpWork::compute() {
 Status OpWork::plan_results() {
   std::size_t values = 0;
   std::size_t converted = 0;
-  for (const HostTensor& result : results) {
+  for (const HostTensor& result : results_) {
     values += aligned(result.desc.elements() * dtype_bytes(product_dtype()));
     if (!direct() && spec_.op != Op::kEmbedding) converted += aligned(result.desc.bytes());
   }
   RETURN_IF_ERROR(reserve(lane_->out, values + converted, session_.compute));
-  device_results_.assign(results.size(), {});
+  device_results_.assign(results_.size(), {});
   std::byte* to = lane_->out.data() + values;
-  for (std::size_t i = 0; i < results.size(); ++i) {  // linear() and direct results change this
-    const TensorDesc& desc = results[i].desc;
+  for (std::size_t i = 0; i < results_.size(); ++i) {  // linear() and direct results change this
+    const TensorDesc& desc = results_[i].desc;
     device_results_[i] = {to, desc.bytes(), desc.bytes(), 1};
     to += aligned(desc.bytes());
   }
@@ -145,14 +156,14 @@ Status OpWork::plan_results() {
 Status OpWork::convert_operands() {
   const DType held = session_.shared->weights.dtype();
   std::size_t bytes = 0;
-  for (const HostTensor& input : inputs) {
+  for (const HostTensor& input : inputs_) {
     if (input.desc.dtype != held) bytes += aligned(input.desc.elements() * dtype_bytes(held));
   }
   RETURN_IF_ERROR(reserve(lane_->converted, bytes, session_.compute));
   RETURN_IF_ERROR(record(lane_->compute_begin, session_.compute));
   std::byte* to = lane_->converted.data();
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const TensorDesc& desc = inputs[i].desc;
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    const TensorDesc& desc = inputs_[i].desc;
     if (desc.dtype == held) continue;
     const auto count = static_cast<std::int64_t>(desc.elements());
     const Conversion job{operands_[i], desc.dtype, count, to, held, 1, count};
@@ -180,7 +191,7 @@ Status OpWork::embed() {
 
 Status OpWork::linear() {
   const DeviceWeights& weights = session_.shared->weights;
-  const std::int64_t rows = inputs[0].desc.shape[0];
+  const std::int64_t rows = inputs_[0].desc.shape[0];
   const std::size_t element = dtype_bytes(product_dtype());
   std::byte* values = lane_->out.data();
   for (std::size_t first = 0; first < spec_.weights.size();) {
@@ -219,13 +230,13 @@ Status OpWork::linear() {
 Status OpWork::lm_head() {
   device_results_[0].data = lane_->out.data();  // fp32, which any product can give
   return session_.products->linear(
-      operands_[0], inputs[0].desc.shape[0], session_.shared->weights.lm_head(),
+      operands_[0], inputs_[0].desc.shape[0], session_.shared->weights.lm_head(),
       session_.shared->weights.dtype(), {lane_->out.data(), DType::kF32});
 }
 
 Status OpWork::multiply() {
   RETURN_IF_ERROR(session_.products->matmul(
-      operands_[0], inputs[0].desc.shape, operands_[1], inputs[1].desc.shape, spec_.transpose,
+      operands_[0], inputs_[0].desc.shape, operands_[1], inputs_[1].desc.shape, spec_.transpose,
       session_.shared->weights.dtype(), {lane_->out.data(), product_dtype()}));
   if (direct()) {
     device_results_[0].data = lane_->out.data();
@@ -233,13 +244,13 @@ Status OpWork::multiply() {
   }
   return convert_result(
       lane_->out.data(),
-      static_cast<std::int64_t>(results[0].desc.elements() / results[0].desc.shape[0]), 0,
+      static_cast<std::int64_t>(results_[0].desc.elements() / results_[0].desc.shape[0]), 0,
       const_cast<std::byte*>(device_results_[0].data));
 }
 
 Status OpWork::convert_result(const std::byte* values, std::int64_t pitch, std::size_t index,
                               std::byte* to) {
-  const TensorDesc& desc = results[index].desc;
+  const TensorDesc& desc = results_[index].desc;
   const std::int64_t rows = desc.shape[0];
   const Conversion job{values,
                        product_dtype(),
@@ -255,7 +266,7 @@ Status OpWork::convert_result(const std::byte* values, std::int64_t pitch, std::
 // before this one may still have to be. So an op that needs pieces queues nothing before it has
 // computed.
 Status OpWork::copy_out() {
-  if (!std::ranges::all_of(results, &HostTensor::pinned)) return session_.stage_out.prepare();
+  if (!std::ranges::all_of(results_, &HostTensor::pinned)) return session_.stage_out.prepare();
   RETURN_IF_ERROR(session_.device.check(
       cudaStreamWaitEvent(session_.out.get(), lane_->compute_end.get(), 0), "join streams"));
   RETURN_IF_ERROR(begin_copies());
@@ -265,11 +276,11 @@ Status OpWork::copy_out() {
 Status OpWork::begin_copies() {
   copying_ = true;
   RETURN_IF_ERROR(record(lane_->out_begin, session_.out));
-  for (std::size_t i = 0; i < results.size(); ++i) {
-    if (results[i].pinned) {
-      RETURN_IF_ERROR(copy_result(device_results_[i], results[i].data));
+  for (std::size_t i = 0; i < results_.size(); ++i) {
+    if (results_[i].pinned) {
+      RETURN_IF_ERROR(copy_result(device_results_[i], results_[i].data));
     } else {
-      split(device_results_[i], results[i].data);
+      split(device_results_[i], results_[i].data);
     }
   }
   return {};
@@ -346,8 +357,8 @@ Result<bool> OpWork::advance_parts() {
   }
 }
 
-Result<OpTiming> OpWork::device_times() const {
-  OpTiming timing;
+Result<DeviceTimes> OpWork::device_times() const {
+  DeviceTimes times;
   const auto between = [&](const Event& begin, const Event& end, std::uint64_t& ns) {
     float milliseconds = 0;
     RETURN_IF_ERROR(session_.device.check(
@@ -355,11 +366,10 @@ Result<OpTiming> OpWork::device_times() const {
     ns = static_cast<std::uint64_t>(std::max(0.0, static_cast<double>(milliseconds) * 1e6));
     return Status();
   };
-  RETURN_IF_ERROR(between(lane_->in_begin, lane_->in_end, timing.copy_in_ns));
-  RETURN_IF_ERROR(between(lane_->compute_begin, lane_->compute_end, timing.compute_ns));
-  RETURN_IF_ERROR(between(lane_->out_begin, lane_->out_end, timing.copy_out_ns));
-  timing.server_ns = timing.copy_in_ns + timing.compute_ns + timing.copy_out_ns;
-  return timing;
+  RETURN_IF_ERROR(between(lane_->in_begin, lane_->in_end, times.copy_in_ns));
+  RETURN_IF_ERROR(between(lane_->compute_begin, lane_->compute_end, times.compute_ns));
+  RETURN_IF_ERROR(between(lane_->out_begin, lane_->out_end, times.copy_out_ns));
+  return times;
 }
 
 }  // namespace airlock::cuda

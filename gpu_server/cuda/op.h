@@ -9,7 +9,7 @@
 /// Internal to gpu_server/cuda.
 namespace airlock::cuda {
 
-/// A tensor of an op on the host: the caller's memory, or memory of the session's pool.
+/// A tensor of an op on the host, the caller's memory. Inputs are never written.
 struct HostTensor {
   std::byte* data = nullptr;
   TensorDesc desc;
@@ -29,10 +29,8 @@ struct DeviceResult {
 /// to become free. One thread.
 class OpWork {
  public:
-  OpWork(SessionDevice& session, const OpSpec& spec) : session_(session), spec_(spec) {}
-
-  std::vector<HostTensor> inputs;
-  std::vector<HostTensor> results;
+  /// `spec` outlives it.
+  OpWork(SessionDevice& session, const OpSpec& spec, const OpMemory& memory);
 
   /// Reads and checks what must be known before anything is queued (token ids).
   Status check();
@@ -43,7 +41,7 @@ class OpWork {
   /// through pinned pieces.
   Result<bool> advance();
   /// After advance() gave true.
-  Result<OpTiming> device_times() const;
+  Result<DeviceTimes> device_times() const;
 
  private:
   /// A part of a result on its way through a pinned piece.
@@ -79,6 +77,8 @@ class OpWork {
 
   SessionDevice& session_;
   const OpSpec& spec_;
+  std::vector<HostTensor> inputs_;
+  std::vector<HostTensor> results_;
   Lane* lane_ = nullptr;
   std::vector<std::int32_t> ids_;     // of an embedding, checked
   std::vector<std::byte*> operands_;  // on the device, of the weights' type (ids: int32)

@@ -13,7 +13,7 @@
 #include "gpu_server/cuda/products.h"
 #include "gpu_server/cuda/staging.h"
 #include "gpu_server/cuda/weights.h"
-#include "runtime/backend.h"
+#include "runtime/compute.h"
 
 /// Internal to gpu_server/cuda.
 namespace airlock::cuda {
@@ -70,8 +70,7 @@ struct SessionDevice {
         device(*shared->device),
         lanes{Lane(device), Lane(device)},
         stage_in(device),
-        stage_out(device),
-        pool(device) {}
+        stage_out(device) {}
   ~SessionDevice();
   SessionDevice(const SessionDevice&) = delete;
   SessionDevice& operator=(const SessionDevice&) = delete;
@@ -92,7 +91,6 @@ struct SessionDevice {
   std::array<Lane, kLanes> lanes;
   std::vector<Registration> segments;
   Staging stage_in, stage_out;
-  HostPool pool;
 };
 
 }  // namespace airlock::cuda

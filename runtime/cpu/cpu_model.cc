@@ -4,24 +4,11 @@
 
 #include "base/log.h"
 #include "proto/limits.h"
+#include "runtime/cpu/cpu_compute.h"
 
 namespace airlock {
 
 namespace {
-
-class CpuModelImpl : public CpuModel {
- public:
-  explicit CpuModelImpl(std::shared_ptr<CpuShared> shared) : shared_(std::move(shared)) {}
-  const BackendInfo& info() const override { return shared_->info; }
-  std::unique_ptr<Backend> make_backend() override { return make_cpu_backend(shared_); }
-  Result<std::unique_ptr<Backend>> make_backend(std::span<const std::span<std::byte>>) override {
-    return make_cpu_backend(shared_);
-  }
-  Status health() const override { return {}; }
-
- private:
-  std::shared_ptr<CpuShared> shared_;
-};
 
 Status check_options(const CpuOptions& options) {
   if (!is_float(options.dtype)) {
@@ -64,7 +51,11 @@ Result<std::shared_ptr<CpuModel>> CpuModel::create(const ModelSource& model,
                    load_weights(model, numerics, shared->engine, options, shared->pool));
   shared->info = {model.config().dims, options.dtype, model.stored_dtype(),
                   options.threads,     "cpu",         std::move(digest)};
-  return std::shared_ptr<CpuModel>(std::make_shared<CpuModelImpl>(std::move(shared)));
+  return std::shared_ptr<CpuModel>(new CpuModel(std::move(shared)));
 }
+
+const BackendInfo& CpuModel::info() const { return shared_->info; }
+
+std::unique_ptr<Compute> CpuModel::make_compute() { return make_cpu_compute(shared_); }
 
 }  // namespace airlock

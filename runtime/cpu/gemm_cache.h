@@ -28,7 +28,7 @@ struct GemmKey {
   auto operator<=>(const GemmKey&) const = default;
 };
 
-/// oneDNN products of one backend, made when first needed; the least recently used go first. One
+/// oneDNN products of one Compute, made when first needed; the least recently used go first. One
 /// thread.
 class GemmCache {
  public:

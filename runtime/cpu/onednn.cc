@@ -3,7 +3,7 @@
 #include <string_view>
 
 #include "base/check.h"
-#include "runtime/cpu/cpu_backend.h"
+#include "runtime/cpu/cpu_model.h"
 
 namespace airlock {
 namespace onednn {

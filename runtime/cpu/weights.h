@@ -5,12 +5,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/page_buffer.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
-#include "runtime/cpu/cpu_backend.h"
+#include "runtime/cpu/cpu_model.h"
 #include "runtime/cpu/numerics.h"
 #include "runtime/cpu/onednn.h"
-#include "runtime/cpu/scratch.h"
 
 namespace airlock {
 

@@ -50,12 +50,10 @@ void ReplayTally::begin(std::uint64_t now_ns) {
   counts_.replayed.sums.busy.begin(now_ns);
 }
 
-void ReplayTally::book(const TraceRecord& record, const OpTiming& timing, std::uint64_t submit_ns) {
+void ReplayTally::book(const TraceRecord& record, const OpTimes& times, std::uint64_t start_ns) {
   const std::lock_guard lock(mutex_);
-  counts_.replayed.sums.add(
-      record, submit_ns,
-      {timing.total_ns, timing.tee_ns, timing.wire_ns, timing.queue_ns, timing.server_ns, {}});
-  counts_.end_ns = std::max(counts_.end_ns, submit_ns + timing.total_ns);
+  counts_.replayed.sums.add(record, start_ns, times);
+  counts_.end_ns = std::max(counts_.end_ns, start_ns + times.total_ns);
   counts_.recorded.sums.add(record);
   if (header_path_) {
     PathSnapshot& path = counts_.recorded.sums.paths[*header_path_];

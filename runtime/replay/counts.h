@@ -46,7 +46,8 @@ class ReplayTally {
   explicit ReplayTally(const TraceHeader& header);
 
   void begin(std::uint64_t now_ns);
-  void book(const TraceRecord& record, const OpTiming& timing, std::uint64_t submit_ns);
+  /// An op that took `times` from `start_ns` on.
+  void book(const TraceRecord& record, const OpTimes& times, std::uint64_t start_ns);
   void book_idle(std::uint64_t idle_ns);
   /// An output was compared; `difference` is empty where it is as recorded.
   void book_check(const std::string& difference);

@@ -71,7 +71,9 @@ Status Replay::submit(const TraceRecord& record) {
 }
 
 Status Replay::start(const TraceRecord& record) {
-  auto pending = parts_.backend.prepare(record.spec(), {}, Deadline::after(parts_.op_timeout));
+  const std::uint64_t asked_ns = parts_.clock.now_ns();
+  auto pending = parts_.backend.prepare(record.spec(), Deadline::after(parts_.op_timeout));
+  const std::uint64_t prepare_ns = parts_.clock.now_ns() - asked_ns;
   if (!pending.ok()) return pending.status().with_context(op_text(record));
   for (std::size_t i = 0; i < record.inputs.size(); ++i) {
     if (Status filled = parts_.inputs.fill(record, i, (*pending)->input(i)); !filled.ok()) {
@@ -83,11 +85,12 @@ Status Replay::start(const TraceRecord& record) {
       return right.with_context(op_text(record));
     }
   }
-  const std::uint64_t submit_ns = parts_.clock.now_ns();
+  // The op's time is one span: what prepare() took stands right before submit().
+  const std::uint64_t start_ns = parts_.clock.now_ns() - prepare_ns;
   if (Status status = (*pending)->submit(); !status.ok()) {
     return status.with_context(op_text(record));
   }
-  under_way_.push_back({record, submit_ns, std::move(*pending)});
+  under_way_.push_back({record, start_ns, std::move(*pending)});
   return {};
 }
 
@@ -116,7 +119,7 @@ Status Replay::complete_oldest() {
   if (Status status = op.pending->wait(); !status.ok()) {
     return status.with_context(op_text(op.record));
   }
-  parts_.tally.book(op.record, op.pending->timing(), op.submit_ns);
+  parts_.tally.book(op.record, op.pending->times(), op.start_ns);
   if (parts_.verifier == nullptr) return {};
   Status verified = verify(op);
   if (!verified.ok()) book_rest();
@@ -128,7 +131,7 @@ void Replay::book_rest() {
   for (; !under_way_.empty(); under_way_.pop_front()) {
     const UnderWay& op = under_way_.front();
     if (!op.pending->wait().ok()) return;
-    parts_.tally.book(op.record, op.pending->timing(), op.submit_ns);
+    parts_.tally.book(op.record, op.pending->times(), op.start_ns);
   }
 }
 

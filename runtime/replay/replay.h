@@ -58,7 +58,7 @@ class Replay {
  private:
   struct UnderWay {
     TraceRecord record;
-    std::uint64_t submit_ns = 0;
+    std::uint64_t start_ns = 0;
     std::unique_ptr<Pending> pending;
   };
   Status replay_once();

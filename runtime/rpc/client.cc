@@ -170,7 +170,7 @@ class ClientSessionImpl : public ClientSession {
     ASSIGN_OR_RETURN(channel_, SessionChannel::attach(context, welcome, data, life_, deadline));
     BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
                      welcome.threads, welcome.device, welcome.digest};
-    backend_ = RemoteBackend::create(info, channel_->channel(), op_stats_);
+    backend_ = std::make_unique<RemoteBackend>(std::move(info), channel_->channel(), op_stats_);
     config_bytes_ = welcome.config_bytes;
     epoch_ = welcome.epoch;
     const SignalsBlocked blocked;

@@ -5,11 +5,10 @@
 #include <chrono>
 #include <cstring>
 #include <deque>
-#include <vector>
+#include <utility>
 
 #include "proto/limits.h"
 #include "proto/message.h"
-#include "runtime/rpc/op_clock.h"
 
 namespace airlock {
 
@@ -18,20 +17,19 @@ namespace {
 // One slice of a wait in which replies are pumped while a request cannot be handed over.
 constexpr std::chrono::milliseconds kPumpSlice{2};
 
-// What the session knows of one request until its Pending is destroyed.
+// One request, until its Pending is destroyed and its reply has come.
 struct Call {
   enum class State { kPrepared, kSubmitted, kReplied, kFailed };
   State state = State::kPrepared;
+  // Its Pending is gone.
   bool abandoned = false;
-  std::uint64_t request_id = 0;
   RequestHeader request;
-  std::vector<TensorDesc> expected;
-  bool sized_by_server =
-      false;  // init and stats: the one uint8 result's length is checked against a limit instead
+  // What the reply must carry. The server sizes the one result of a stats op, up to what stands
+  // here.
+  std::vector<TensorDesc> results;
   Deadline deadline = Deadline::now();
   std::unique_ptr<Message> message;
   std::unique_ptr<ReceivedMessage> reply;
-  ResponseHeader response;
   Status failure;
   std::uint64_t submit_ns = 0;
   OpTimes times;
@@ -39,34 +37,69 @@ struct Call {
   bool used_zmq = false;
 };
 
-Status server_said(const ResponseHeader& response) {
-  return {response.code,
-          fmt::format("the server refused {}: {}", name_of(response.op), response.message)};
-}
-
 std::vector<std::size_t> sizes_of(std::span<const TensorDesc> descs) {
   std::vector<std::size_t> sizes;
   for (const TensorDesc& desc : descs) sizes.push_back(desc.bytes());
   return sizes;
 }
 
+Status refuse(std::string text) { return {StatusCode::kProtocolError, std::move(text)}; }
+
+// Whether `header` and the sizes beside it are what was asked for.
+Status check_reply(Call& call, const ResponseHeader& header, std::span<const std::size_t> sizes) {
+  const Op op = call.request.spec.op;
+  if (header.request_id != call.request.request_id) {
+    return refuse(fmt::format("a reply to request {} came, expected one to {}", header.request_id,
+                              call.request.request_id));
+  }
+  if (header.op != op) {
+    return refuse(
+        fmt::format("a reply to op {} came, expected {}", name_of(header.op), name_of(op)));
+  }
+  if (header.code != StatusCode::kOk) {
+    const bool bare = header.results.empty() && sizes.empty();
+    return bare ? Status() : refuse("an error reply carries tensors");
+  }
+  if (header.results.size() != call.results.size() || sizes.size() != call.results.size()) {
+    return refuse(fmt::format("a reply to {} has {} results, expected {}", name_of(op),
+                              sizes.size(), call.results.size()));
+  }
+  if (op == Op::kStats) {
+    const std::size_t limit = call.results[0].bytes();
+    if (sizes[0] > limit)
+      return refuse(fmt::format("a reply of {} bytes, at most {} are taken", sizes[0], limit));
+    call.results[0].shape = Shape{static_cast<std::int64_t>(sizes[0])};
+  }
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const TensorDesc& expected = call.results[i];
+    if (header.results[i] == expected && sizes[i] == expected.bytes()) continue;
+    return refuse(fmt::format("result {} of {} is {} {}, expected {} {}", i, name_of(op),
+                              name_of(header.results[i].dtype), header.results[i].shape.to_string(),
+                              name_of(expected.dtype), expected.shape.to_string()));
+  }
+  return {};
+}
+
 }  // namespace
 
 // The requests under way on one channel, oldest first. Replies come in the order of the requests.
-class RemoteSession {
+class RequestQueue {
  public:
-  RemoteSession(Channel& channel, OpStatsTable& op_stats)
-      : channel_(channel), op_stats_(op_stats) {}
+  RequestQueue(Channel& channel, OpStatsTable& op_stats) : channel_(channel), op_stats_(op_stats) {}
 
-  Result<std::shared_ptr<Call>> prepare(const OpSpec& spec, std::vector<TensorDesc> expected,
-                                        bool sized_by_server, Deadline deadline);
+  // `start_ns`: when the caller began to ask.
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, std::vector<TensorDesc> results,
+                                           Deadline deadline, std::uint64_t start_ns);
   Status submit(const std::shared_ptr<Call>& call);
   Status wait(Call& call);
 
  private:
   Status receive_one(Deadline deadline);
-  Status check_reply(Call& call, std::span<const std::byte> header,
-                     std::span<const std::size_t> sizes);
+  void book(Call& call, const ResponseHeader& response);
+  void note_paths(Call& call, std::span<const std::size_t> sizes) {
+    for (const Path path : choose_paths(channel_.policy(), sizes))
+      call.used_zmq |= path == Path::kZmq;
+  }
   // Runs `step` until it is no longer short of room; replies are taken in between, so that a peer
   // that waits for us to read never waits for ever.
   template <typename Step>
@@ -79,7 +112,7 @@ class RemoteSession {
 };
 
 template <typename Step>
-Status RemoteSession::with_pump(Deadline deadline, const Step& step) {
+Status RequestQueue::with_pump(Deadline deadline, const Step& step) {
   for (;;) {
     const Status status = step(under_way_.empty() ? deadline : deadline.slice(kPumpSlice));
     if (status.code() != StatusCode::kResourceExhausted) return status;
@@ -93,34 +126,14 @@ Status RemoteSession::with_pump(Deadline deadline, const Step& step) {
   }
 }
 
-Result<std::shared_ptr<Call>> RemoteSession::prepare(const OpSpec& spec,
-                                                     std::vector<TensorDesc> expected,
-                                                     bool sized_by_server, Deadline deadline) {
-  const std::uint64_t start_ns = now_ns();
-  auto call = std::make_shared<Call>();
-  call->request.spec = spec;
-  call->expected = std::move(expected);
-  call->sized_by_server = sized_by_server;
-  call->deadline = deadline;
-  const std::vector<std::size_t> sizes = sizes_of(spec.inputs);
-  RETURN_IF_ERROR(with_pump(deadline, [&](Deadline slice) -> Status {
-    auto message = channel_.prepare(sizes, slice);
-    if (!message.ok()) return message.status();
-    call->message = std::move(message).value();
-    return {};
-  }));
-  for (Path path : choose_paths(channel_.policy(), sizes)) call->used_zmq |= path == Path::kZmq;
-  call->times.tee_ns += now_ns() - start_ns;
-  return call;
-}
-
-Status RemoteSession::submit(const std::shared_ptr<Call>& call) {
+Status RequestQueue::submit(const std::shared_ptr<Call>& call) {
   call->submit_ns = now_ns();
   if (under_way_.size() >= limits::kMaxRequestsUnderWay)
     RETURN_IF_ERROR(receive_one(call->deadline));
-  call->request.request_id = call->request_id = next_request_id_++;
+  call->request.request_id = next_request_id_++;
+  const std::uint64_t encode_ns = now_ns();
   const std::vector<std::byte> header = encode(call->request);
-  call->times.tee_ns = now_ns() - call->submit_ns;
+  call->times.tee_ns += now_ns() - encode_ns;
   call->slots_in_use = channel_.slots_in_use();
   RETURN_IF_ERROR(with_pump(call->deadline, [&](Deadline slice) {
     return channel_.send(*call->message, header, slice);
@@ -131,56 +144,16 @@ Status RemoteSession::submit(const std::shared_ptr<Call>& call) {
   return {};
 }
 
-Status RemoteSession::check_reply(Call& call, std::span<const std::byte> header,
-                                  std::span<const std::size_t> sizes) {
-  ASSIGN_OR_RETURN(call.response, decode_response(header));
-  const ResponseHeader& response = call.response;
-  auto refuse = [](std::string text) {
-    return Status(StatusCode::kProtocolError, std::move(text));
-  };
-  if (response.request_id != call.request_id) {
-    return refuse(fmt::format("a reply to request {} came, expected one to {}", response.request_id,
-                              call.request_id));
-  }
-  if (response.op != call.request.spec.op) {
-    return refuse(fmt::format("a reply to op {} came, expected {}", name_of(response.op),
-                              name_of(call.request.spec.op)));
-  }
-  if (response.code != StatusCode::kOk) {
-    if (!response.results.empty() || !sizes.empty())
-      return refuse("an error reply carries tensors");
-    return {};
-  }
-  if (response.results.size() != call.expected.size() || sizes.size() != call.expected.size()) {
-    return refuse(fmt::format("a reply to {} has {} results, expected {}", name_of(response.op),
-                              sizes.size(), call.expected.size()));
-  }
-  if (call.sized_by_server && sizes.size() == 1) {
-    const std::size_t limit = call.expected[0].bytes();
-    if (sizes[0] > limit)
-      return refuse(fmt::format("a reply of {} bytes, at most {} are taken", sizes[0], limit));
-    call.expected[0].shape = Shape{static_cast<std::int64_t>(sizes[0])};
-  }
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
-    if (!(response.results[i] == call.expected[i]) || sizes[i] != call.expected[i].bytes()) {
-      return refuse(
-          fmt::format("result {} of {} is {} {}, expected {} {}", i, name_of(response.op),
-                      name_of(response.results[i].dtype), response.results[i].shape.to_string(),
-                      name_of(call.expected[i].dtype), call.expected[i].shape.to_string()));
-    }
-  }
-  return {};
-}
-
-Status RemoteSession::receive_one(Deadline deadline) {
+Status RequestQueue::receive_one(Deadline deadline) {
   const std::shared_ptr<Call> call = under_way_.front();
+  ResponseHeader response;
   std::uint64_t check_ns = 0;
   auto received = channel_.receive(
-      [&](std::span<const std::byte> header, std::span<const std::size_t> sizes) {
+      [&](std::span<const std::byte> header, std::span<const std::size_t> sizes) -> Status {
         const std::uint64_t start_ns = now_ns();
-        Status status = check_reply(*call, header, sizes);
-        for (Path path : choose_paths(channel_.policy(), sizes))
-          call->used_zmq |= path == Path::kZmq;
+        ASSIGN_OR_RETURN(response, decode_response(header));
+        const Status status = check_reply(*call, response, sizes);
+        note_paths(*call, sizes);
         check_ns = now_ns() - start_ns;
         return status;
       },
@@ -194,14 +167,10 @@ Status RemoteSession::receive_one(Deadline deadline) {
   }
   under_way_.pop_front();
   call->times.tee_ns += check_ns;
-  call->times.total_ns = now_ns() - call->submit_ns;
-  call->times.queue_ns = call->response.queue_ns;
-  call->times.server_ns = call->response.server_ns;
-  const std::uint64_t latency_ns = book_op(op_stats_[call->request.spec.op], call->times);
-  const Path path = call->used_zmq ? Path::kZmq : header_path(channel_.policy());
-  channel_.stats()[path].latency_ns.record(latency_ns);
-  if (call->response.code != StatusCode::kOk) {
-    call->failure = server_said(call->response);
+  book(*call, response);
+  if (response.code != StatusCode::kOk) {
+    call->failure = {response.code, fmt::format("the server refused {}: {}", name_of(response.op),
+                                                response.message)};
     call->state = Call::State::kFailed;
     return {};
   }
@@ -210,7 +179,18 @@ Status RemoteSession::receive_one(Deadline deadline) {
   return {};
 }
 
-Status RemoteSession::wait(Call& call) {
+void RequestQueue::book(Call& call, const ResponseHeader& response) {
+  OpTimes& times = call.times;
+  times.total_ns += now_ns() - call.submit_ns;
+  times.queue_ns = response.queue_ns;
+  times.server_ns = response.server_ns;
+  balance(times);
+  merge(op_stats_[response.op], OpSnapshot{1, times});
+  const Path path = call.used_zmq ? Path::kZmq : header_path(channel_.policy());
+  channel_.stats()[path].latency_ns.record(times.tee_ns + times.wire_ns);
+}
+
+Status RequestQueue::wait(Call& call) {
   while (call.state == Call::State::kSubmitted) {
     const Status status = receive_one(call.deadline);
     if (status.code() == StatusCode::kDeadlineExceeded) {
@@ -230,17 +210,8 @@ namespace {
 
 class RemotePending : public Pending {
  public:
-  RemotePending(RemoteSession& session, std::shared_ptr<Call> call, const Operands& operands)
-      : session_(session),
-        call_(std::move(call)),
-        has_inputs_(!operands.inputs.empty()),
-        results_(operands.results.begin(), operands.results.end()) {
-    for (std::size_t i = 0; i < operands.inputs.size(); ++i) {
-      // The caller's memory is not the channel's: this is the copy that a loan saves.
-      const std::span<std::byte> place = call_->message->tensor(i);
-      if (!place.empty()) std::memcpy(place.data(), operands.inputs[i].data, place.size());
-    }
-  }
+  RemotePending(RequestQueue& queue, std::shared_ptr<Call> call)
+      : queue_(queue), call_(std::move(call)) {}
   ~RemotePending() override {
     call_->abandoned = true;
     call_->reply.reset();
@@ -248,139 +219,99 @@ class RemotePending : public Pending {
   }
 
   MutableTensorView input(std::size_t index) override {
-    CHECK(!has_inputs_ && call_->message != nullptr && index < call_->request.spec.inputs.size());
+    CHECK(call_->message != nullptr && index < call_->request.spec.inputs.size());
     return {call_->message->tensor(index).data(), call_->request.spec.inputs[index]};
   }
   Status submit() override {
     CHECK(call_->message != nullptr);
-    return session_.submit(call_);
+    return queue_.submit(call_);
   }
   bool done() override {
     return call_->state == Call::State::kReplied || call_->state == Call::State::kFailed;
   }
-  Status wait() override {
-    RETURN_IF_ERROR(session_.wait(*call_));
-    if (results_.empty() || copied_) return {};
-    for (std::size_t i = 0; i < results_.size(); ++i) {
-      const std::span<const std::byte> bytes = call_->reply->tensor(i);
-      if (!bytes.empty()) std::memcpy(results_[i].data, bytes.data(), bytes.size());
-    }
-    copied_ = true;
-    call_->reply.reset();
-    return {};
-  }
+  Status wait() override { return queue_.wait(*call_); }
+  std::span<const TensorDesc> result_descs() const override { return call_->results; }
   TensorView result(std::size_t index) const override {
-    CHECK(call_->state == Call::State::kReplied && index < call_->expected.size());
-    if (!results_.empty()) return results_[index];
-    return {call_->reply->tensor(index).data(), call_->expected[index]};
+    CHECK(call_->state == Call::State::kReplied && index < call_->results.size());
+    return {call_->reply->tensor(index).data(), call_->results[index]};
   }
-  OpTiming timing() const override {
-    const OpTimes& times = call_->times;
-    return {times.queue_ns, times.server_ns, times.tee_ns,
-            times.wire_ns,  times.total_ns,  call_->slots_in_use};
-  }
+  OpTimes times() const override { return call_->times; }
+  std::size_t slots_in_use() const override { return call_->slots_in_use; }
 
  private:
-  RemoteSession& session_;
-  std::shared_ptr<Call>
-      call_;  // shared with the session's queue: a reply may come after the Pending is gone
-  bool has_inputs_;
-  std::vector<MutableTensorView> results_;
-  bool copied_ = false;
+  RequestQueue& queue_;
+  // Shared with the queue: a reply may come after the Pending is gone.
+  const std::shared_ptr<Call> call_;
 };
 
-Status check_operands(std::span<const TensorDesc> expected, std::size_t given, auto desc_of,
-                      const char* what) {
-  if (given == 0) return {};
-  if (given != expected.size()) {
-    return {StatusCode::kInvalidInput,
-            fmt::format("{} {}s are given, the op has {}", given, what, expected.size())};
-  }
-  for (std::size_t i = 0; i < given; ++i) {
-    if (!(desc_of(i) == expected[i])) {
-      return {StatusCode::kInvalidInput,
-              fmt::format("{} {} is {}, the op has {}", what, i, desc_of(i).shape.to_string(),
-                          expected[i].shape.to_string())};
-    }
-  }
-  return {};
+std::string text_of(TensorView tensor) {
+  return {reinterpret_cast<const char*>(tensor.data), tensor.desc.bytes()};
 }
-
-class RemoteBackendImpl : public RemoteBackend {
- public:
-  RemoteBackendImpl(const BackendInfo& info, Channel& channel, OpStatsTable& op_stats)
-      : info_(info), session_(channel, op_stats) {}
-
-  const BackendInfo& info() const override { return info_; }
-
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
-                                           Deadline deadline) override {
-    ASSIGN_OR_RETURN(std::vector<TensorDesc> expected, op_results(spec, info_.dims));
-    RETURN_IF_ERROR(check_operands(
-        spec.inputs, operands.inputs.size(), [&](std::size_t i) { return operands.inputs[i].desc; },
-        "input"));
-    RETURN_IF_ERROR(check_operands(
-        expected, operands.results.size(), [&](std::size_t i) { return operands.results[i].desc; },
-        "result"));
-    ASSIGN_OR_RETURN(std::shared_ptr<Call> call,
-                     session_.prepare(spec, std::move(expected), false, deadline));
-    return std::unique_ptr<Pending>(
-        std::make_unique<RemotePending>(session_, std::move(call), operands));
-  }
-
-  Status init(std::size_t config_bytes, std::string& config_json, Tensor& norms,
-              Deadline deadline) override {
-    if (config_bytes == 0 || config_bytes > limits::kMaxConfigBytes) {
-      return {StatusCode::kProtocolError,
-              fmt::format("the server's config has {} bytes, at most {} are taken", config_bytes,
-                          limits::kMaxConfigBytes)};
-    }
-    OpSpec spec;
-    spec.op = Op::kInit;
-    const TensorDesc config_desc{DType::kU8, Shape{static_cast<std::int64_t>(config_bytes)}};
-    const TensorDesc norms_desc{DType::kF32, Shape{2 * info_.dims.layers + 1, info_.dims.hidden}};
-    ASSIGN_OR_RETURN(auto call, session_.prepare(spec, {config_desc, norms_desc}, false, deadline));
-    RemotePending pending(session_, call, {});
-    RETURN_IF_ERROR(pending.submit());
-    RETURN_IF_ERROR(pending.wait());
-    // Copied before anything looks at them: the server can still change the slot.
-    const std::span<const std::byte> config = call->reply->tensor(0);
-    config_json.assign(reinterpret_cast<const char*>(config.data()), config.size());
-    norms = Tensor(norms_desc);
-    const std::span<const std::byte> rows = call->reply->tensor(1);
-    std::memcpy(norms.mutable_view().data, rows.data(), rows.size());
-    return {};
-  }
-
-  Status ping(Deadline deadline) override {
-    ASSIGN_OR_RETURN(auto call, session_.prepare(OpSpec{}, {}, false, deadline));
-    RemotePending pending(session_, call, {});
-    RETURN_IF_ERROR(pending.submit());
-    return pending.wait();
-  }
-
-  Result<std::string> session_stats(Deadline deadline) override {
-    OpSpec spec;
-    spec.op = Op::kStats;
-    const TensorDesc at_most{DType::kU8, Shape{static_cast<std::int64_t>(limits::kMaxStatsBytes)}};
-    ASSIGN_OR_RETURN(auto call, session_.prepare(spec, {at_most}, true, deadline));
-    RemotePending pending(session_, call, {});
-    RETURN_IF_ERROR(pending.submit());
-    RETURN_IF_ERROR(pending.wait());
-    const std::span<const std::byte> text = call->reply->tensor(0);
-    return std::string(reinterpret_cast<const char*>(text.data()), text.size());
-  }
-
- private:
-  BackendInfo info_;
-  RemoteSession session_;
-};
 
 }  // namespace
 
-std::unique_ptr<RemoteBackend> RemoteBackend::create(const BackendInfo& info, Channel& channel,
-                                                     OpStatsTable& op_stats) {
-  return std::make_unique<RemoteBackendImpl>(info, channel, op_stats);
+Result<std::unique_ptr<Pending>> RequestQueue::prepare(const OpSpec& spec,
+                                                       std::vector<TensorDesc> results,
+                                                       Deadline deadline, std::uint64_t start_ns) {
+  auto call = std::make_shared<Call>();
+  call->request.spec = spec;
+  call->results = std::move(results);
+  call->deadline = deadline;
+  const std::vector<std::size_t> sizes = sizes_of(spec.inputs);
+  note_paths(*call, sizes);
+  call->times.tee_ns = now_ns() - start_ns;
+  RETURN_IF_ERROR(with_pump(deadline, [&](Deadline slice) -> Status {
+    ASSIGN_OR_RETURN(call->message, channel_.prepare(sizes, slice));
+    return {};
+  }));
+  call->times.total_ns = now_ns() - start_ns;
+  return std::unique_ptr<Pending>(std::make_unique<RemotePending>(*this, std::move(call)));
+}
+
+RemoteBackend::RemoteBackend(BackendInfo info, Channel& channel, OpStatsTable& op_stats)
+    : info_(std::move(info)), queue_(std::make_unique<RequestQueue>(channel, op_stats)) {}
+
+RemoteBackend::~RemoteBackend() = default;
+
+Result<std::unique_ptr<Pending>> RemoteBackend::prepare(const OpSpec& spec, Deadline deadline) {
+  const std::uint64_t start_ns = now_ns();
+  ASSIGN_OR_RETURN(std::vector<TensorDesc> results, op_results(spec, info_.dims));
+  return queue_->prepare(spec, std::move(results), deadline, start_ns);
+}
+
+/// An op of the session's own, to its reply.
+Result<std::unique_ptr<Pending>> RemoteBackend::ask(Op op, std::vector<TensorDesc> results,
+                                                    Deadline deadline) {
+  OpSpec spec;
+  spec.op = op;
+  ASSIGN_OR_RETURN(auto pending, queue_->prepare(spec, std::move(results), deadline, now_ns()));
+  RETURN_IF_ERROR(pending->submit());
+  RETURN_IF_ERROR(pending->wait());
+  return pending;
+}
+
+Status RemoteBackend::init(std::size_t config_bytes, std::string& config_json, Tensor& norms,
+                           Deadline deadline) {
+  if (config_bytes == 0 || config_bytes > limits::kMaxConfigBytes) {
+    return refuse(fmt::format("the server's config has {} bytes, at most {} are taken",
+                              config_bytes, limits::kMaxConfigBytes));
+  }
+  const TensorDesc config_desc{DType::kU8, Shape{static_cast<std::int64_t>(config_bytes)}};
+  const TensorDesc norms_desc{DType::kF32, Shape{2 * info_.dims.layers + 1, info_.dims.hidden}};
+  ASSIGN_OR_RETURN(const auto reply, ask(Op::kInit, {config_desc, norms_desc}, deadline));
+  // Copied before anything looks at them: the server can still change the slot.
+  config_json = text_of(reply->result(0));
+  norms = Tensor(norms_desc);
+  std::memcpy(norms.mutable_view().data, reply->result(1).data, norms_desc.bytes());
+  return {};
+}
+
+Status RemoteBackend::ping(Deadline deadline) { return ask(Op::kPing, {}, deadline).status(); }
+
+Result<std::string> RemoteBackend::session_stats(Deadline deadline) {
+  const TensorDesc at_most{DType::kU8, Shape{static_cast<std::int64_t>(limits::kMaxStatsBytes)}};
+  ASSIGN_OR_RETURN(const auto reply, ask(Op::kStats, {at_most}, deadline));
+  return text_of(reply->result(0));
 }
 
 }  // namespace airlock

@@ -1,8 +1,9 @@
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "runtime/backend.h"
 #include "runtime/channel/channel.h"
@@ -10,18 +11,28 @@
 
 namespace airlock {
 
-/// The same ops, sent over a Channel. Knows what every reply must look like and demands equality.
-/// One thread.
+class RequestQueue;
+
+/// A Backend whose ops cross a Channel. Knows what every reply must look like and demands equality.
+/// Books each op whose reply it checked. One thread.
 class RemoteBackend : public Backend {
  public:
   /// `info` as the handshake told. The channel and the stats outlive the backend.
-  static std::unique_ptr<RemoteBackend> create(const BackendInfo& info, Channel& channel,
-                                               OpStatsTable& op_stats);
+  RemoteBackend(BackendInfo info, Channel& channel, OpStatsTable& op_stats);
+  ~RemoteBackend() override;
+
+  const BackendInfo& info() const override { return info_; }
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, Deadline deadline) override;
   /// The server's config JSON and norms. `config_bytes` as the handshake told.
-  virtual Status init(std::size_t config_bytes, std::string& config_json, Tensor& norms,
-                      Deadline deadline) = 0;
-  virtual Status ping(Deadline deadline) = 0;
-  virtual Result<std::string> session_stats(Deadline deadline) = 0;
+  Status init(std::size_t config_bytes, std::string& config_json, Tensor& norms, Deadline deadline);
+  Status ping(Deadline deadline);
+  Result<std::string> session_stats(Deadline deadline);
+
+ private:
+  Result<std::unique_ptr<Pending>> ask(Op op, std::vector<TensorDesc> results, Deadline deadline);
+
+  const BackendInfo info_;
+  const std::unique_ptr<RequestQueue> queue_;
 };
 
 }  // namespace airlock

@@ -19,8 +19,8 @@ namespace airlock {
 namespace {
 
 constexpr std::chrono::seconds kReceiveSlice{1};  // how often an idle loop comes round
-/// Ops of one session that a backend works on at once: while one computes, the input of the next
-/// is on its way to the device.
+/// Ops of one session that are under way at once: while one computes, the input of the next is on
+/// its way to the device.
 constexpr std::size_t kMostUnderWay = 2;
 constexpr int kSpins = 200;  // looks for an op's end or a request, before it naps between looks
 /// How long a session whose device failed stays, so that its client can read why.
@@ -30,32 +30,36 @@ constexpr std::chrono::seconds kLastWords{1};
 struct Service {
   Service() = default;
   Service(Service&&) = default;
-  Service& operator=(Service&&) = delete;  // would drop the old message under its pending
+  // Would drop the old message under its computation.
+  Service& operator=(Service&&) = delete;
 
   /// Whether finish_first() has nothing to wait for.
   bool done() {
-    return !status.ok() || pending == nullptr || pending->done() || deadline.expired();
+    return !status.ok() || computation == nullptr || computation->done() || deadline.expired();
   }
 
-  RequestHeader request;            // a private copy
-  std::vector<TensorDesc> results;  // what it gives
-  std::string stats_text;           // of the stats op
+  // A private copy.
+  RequestHeader request;
+  // What it gives.
+  std::vector<TensorDesc> results;
+  // Of the stats op.
+  std::string stats_text;
   Deadline deadline = Deadline::now();
   std::uint64_t received_ns = 0;
   std::uint64_t start_ns = 0;
   Status status;
-  // Destroyed from the last: a device may read the message and write the reply until the pending
-  // is gone.
+  // Destroyed from the last: a device may read the message and write the reply until the
+  // computation is gone. Null: nothing is computed.
   std::unique_ptr<ReceivedMessage> message;
   std::unique_ptr<Message> reply;
-  std::unique_ptr<Pending> pending;  // null: nothing is computed
+  std::unique_ptr<Computation> computation;
 };
 
 // One session's loop. A failed op gives an error reply; a Status out of here ends the session.
-class Server {
+class ServeLoop {
  public:
-  Server(Channel& channel, Backend& backend, const ServeContext& context, OpStatsTable& op_stats)
-      : channel_(channel), backend_(backend), context_(context), op_stats_(op_stats) {}
+  ServeLoop(Channel& channel, Compute& compute, const ServeContext& context, OpStatsTable& op_stats)
+      : channel_(channel), compute_(compute), context_(context), op_stats_(op_stats) {}
 
   Status run() {
     for (Patience patience(kSpins);;) {
@@ -97,9 +101,7 @@ class Server {
                             inputs[i].shape.to_string(), sizes[i])};
       }
     }
-    const bool has_inputs = request_.spec.op != Op::kInit && request_.spec.op != Op::kStats &&
-                            request_.spec.op != Op::kPing;
-    if (!has_inputs && !sizes.empty()) {
+    if (!is_computed(request_.spec.op) && !sizes.empty()) {
       return {StatusCode::kProtocolError,
               fmt::format("{} carries tensors", name_of(request_.spec.op))};
     }
@@ -114,7 +116,7 @@ class Server {
         results_ = {{DType::kU8, Shape{static_cast<std::int64_t>(stats_text_.size())}}};
         break;
       default: {
-        auto results = op_results(request_.spec, backend_.info().dims);
+        auto results = op_results(request_.spec, compute_.info().dims);
         // A spec that does not fit the model is refused before its bulk is received: the session
         // ends.
         if (!results.ok()) return {StatusCode::kProtocolError, results.status().message()};
@@ -163,19 +165,17 @@ class Server {
   Status finish_first() {
     Service service = std::move(under_way_.front());
     under_way_.pop_front();
-    OpTiming timing;
-    if (service.status.ok() && service.pending) {
-      service.status = service.pending->wait();
-      if (service.status.ok()) timing = service.pending->timing();
+    OpTimes times;
+    if (service.status.ok() && service.computation) {
+      service.status = service.computation->wait();
+      if (service.status.ok()) times = service.computation->times();
     }
     // The slots of the request go home before the reply: the runner may fill them at once.
-    service.pending.reset();
+    service.computation.reset();
     service.message.reset();
     ResponseHeader header;
     header.request_id = service.request.request_id;
     header.op = service.request.spec.op;
-    header.queue_ns = timing.queue_ns + (service.start_ns - service.received_ns);
-    header.server_ns = timing.server_ns;
     if (service.status.ok()) {
       header.results = service.results;
     } else {
@@ -186,7 +186,13 @@ class Server {
       if (!error_reply.ok()) return no_taker(error_reply.status());
       service.reply = std::move(error_reply).value();
     }
-    book(header, timing, now_ns() - service.received_ns);
+    times.queue_ns += service.start_ns - service.received_ns;
+    times.total_ns = now_ns() - service.received_ns;
+    balance(times);
+    header.queue_ns = times.queue_ns;
+    header.server_ns = times.server_ns;
+    merge(op_stats_[header.op], OpSnapshot{1, times});
+    if (context_.service_ns != nullptr) (*context_.service_ns)[header.op].record(times.total_ns);
     RETURN_IF_ERROR(no_taker(channel_.send(*service.reply, encode(header), service.deadline)));
     if (service.status.code() != StatusCode::kDevice) return {};
     let_client_leave();
@@ -226,46 +232,34 @@ class Server {
       default:
         break;
     }
-    std::vector<TensorView> inputs;
-    for (std::size_t i = 0; i < spec.inputs.size(); ++i) {
-      inputs.push_back({service.message->tensor(i).data(), spec.inputs[i]});
-    }
-    std::vector<MutableTensorView> results;
+    OpMemory memory;
+    for (std::size_t i = 0; i < spec.inputs.size(); ++i)
+      memory.inputs.push_back({service.message->tensor(i).data(), spec.inputs[i]});
     for (std::size_t i = 0; i < service.results.size(); ++i)
-      results.push_back({reply.tensor(i).data(), service.results[i]});
-    ASSIGN_OR_RETURN(service.pending, backend_.prepare(spec, {inputs, results}, service.deadline));
-    return service.pending->submit();
-  }
-
-  void book(const ResponseHeader& header, const OpTiming& timing, std::uint64_t total_ns) {
-    const std::uint64_t known_ns = header.queue_ns + header.server_ns;
-    OpTimes times;
-    times.total_ns = total_ns;
-    times.wire_ns = total_ns > known_ns ? total_ns - known_ns : 0;
-    times.queue_ns = header.queue_ns;
-    times.server_ns = header.server_ns;
-    times.device = {timing.copy_in_ns, timing.compute_ns, timing.copy_out_ns};
-    merge(op_stats_[header.op], OpSnapshot{1, times});
-    if (context_.service_ns != nullptr) (*context_.service_ns)[header.op].record(total_ns);
+      memory.results.push_back({reply.tensor(i).data(), service.results[i]});
+    ASSIGN_OR_RETURN(service.computation,
+                     compute_.prepare(spec, std::move(memory), service.deadline));
+    return service.computation->submit();
   }
 
   Channel& channel_;
-  Backend& backend_;
+  Compute& compute_;
   const ServeContext& context_;
   OpStatsTable& op_stats_;
   // Of the message at hand, filled by accept().
   RequestHeader request_;
   std::vector<TensorDesc> results_;
   std::string stats_text_;
-  std::optional<Service> held_;  // received, and not yet begun
+  // Received, and not yet begun.
+  std::optional<Service> held_;
   std::deque<Service> under_way_;
 };
 
 }  // namespace
 
-Status serve(Channel& channel, Backend& backend, const ServeContext& context,
+Status serve(Channel& channel, Compute& compute, const ServeContext& context,
              OpStatsTable& op_stats) {
-  return Server(channel, backend, context, op_stats).run();
+  return ServeLoop(channel, compute, context, op_stats).run();
 }
 
 }  // namespace airlock

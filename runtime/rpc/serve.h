@@ -7,34 +7,36 @@
 
 #include "base/status.h"
 #include "base/tensor.h"
-#include "runtime/backend.h"
 #include "runtime/channel/channel.h"
+#include "runtime/compute.h"
 #include "runtime/stats/op_stats.h"
 
 namespace airlock {
 
-/// What the server answers to the ops that compute nothing.
+/// What a session's loop stands on beside its channel and its Compute; all of it outlives the loop.
 struct ServeContext {
-  std::string config_json;             // init
-  TensorView norms;                    // init; fp32 [2 * layers + 1, hidden], outlives the loop
-  OpHistograms* service_ns = nullptr;  // may be null; of each op: receipt of the whole request to
-                                       // the reply's send. Outlives the loop
-  std::function<std::string()> session_stats;  // stats: JSON, at most limits::kMaxStatsBytes
-  const PeerWatch* watch = nullptr;  // may be null; asked before each request: one that never
-                                     // pauses cannot outlive its session
+  // The answer to init, with the norms, fp32 [2 * layers + 1, hidden].
+  std::string config_json;
+  TensorView norms;
+  // The answer to stats: JSON, of which limits::kMaxStatsBytes are sent.
+  std::function<std::string()> session_stats;
+  // May be null. Of each op: receipt of the whole request to the reply's send.
+  OpHistograms* service_ns = nullptr;
+  // May be null. Asked before each request: a client that never pauses cannot outlive its session.
+  const PeerWatch* watch = nullptr;
   std::chrono::nanoseconds op_timeout{std::chrono::minutes(5)};
 };
 
-/// Serves requests from `channel` with `backend` until the session ends, and returns why:
+/// Serves requests from `channel` with `compute` until the session ends, and returns why:
 /// kUnavailable or kCancelled (the peer left, or shutdown; ordinary), kProtocolError (it spoke
 /// wrongly), kDevice (an op failed with it, as every later one would; the client was told). An op
 /// that fails by itself (a bad token, no memory) is answered with its error and the loop goes on.
 ///
-/// Two requests at most are begun and not answered: while one computes, the backend has the next
-/// one. Replies leave in the order of the requests. A request's slots go home once its op is done
-/// and before its reply leaves. Where the session ends with ops under way, they are abandoned. One
-/// thread.
-Status serve(Channel& channel, Backend& backend, const ServeContext& context,
+/// Two requests at most are begun and not answered: while one computes, the next one's
+/// operands are on their way to the device. Replies leave in the order of the requests. A request's
+/// slots go home once its op is done and before its reply leaves. Where the session ends with ops
+/// under way, they are abandoned. One thread.
+Status serve(Channel& channel, Compute& compute, const ServeContext& context,
              OpStatsTable& op_stats);
 
 }  // namespace airlock

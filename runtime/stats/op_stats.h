@@ -10,8 +10,9 @@
 namespace airlock {
 
 /// The calls of one op and where their time went. At the runner as runtime/op_times.h says; at the
-/// server the total is from the receipt of the whole request to the reply's send, tee_ns is 0, and
-/// queue_ns and server_ns are measured.
+/// server the total is from the receipt of the whole request to the reply's send, tee_ns is 0,
+/// queue_ns (from that receipt to the start of the computation) and server_ns are measured, and
+/// wire_ns is the rest. The parts add up on both sides.
 template <typename Cell>
 struct OpStatsOf {
   Cell calls{};

@@ -39,7 +39,7 @@ struct PathStatsOf {
   Cell spins{};
   // Times that a wait went to sleep.
   Cell parks{};
-  // The runner's: submit to checked reply, less what the server reports.
+  // The runner's: an op's total_ns less what the server reports.
   HistogramOf<Cell> latency_ns{};
   bool operator==(const PathStatsOf&) const = default;
   template <typename Each, typename... Stats>

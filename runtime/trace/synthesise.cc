@@ -1,9 +1,5 @@
 #include "runtime/trace/synthesise.h"
 
-#include <span>
-
-#include "base/check.h"
-
 namespace airlock {
 namespace {
 
@@ -21,17 +17,21 @@ std::vector<TraceTensor> traced(std::span<const TensorDesc> descs,
 
 }  // namespace
 
-TraceRecord make_record(const OpSpec& spec, std::optional<std::uint16_t> layer,
-                        const ModelDims& dims, const std::optional<PathPolicy>& policy) {
-  const auto results = op_results(spec, dims);
-  CHECK(results.ok());
+TraceRecord make_record(const OpSpec& spec, std::span<const TensorDesc> results,
+                        const std::optional<PathPolicy>& policy) {
   TraceRecord record;
   record.op = spec.op;
-  record.layer = layer;
   record.weights = spec.weights;
   record.transpose = spec.transpose;
   record.inputs = traced(spec.inputs, policy);
-  record.outputs = traced(*results, policy);
+  record.outputs = traced(results, policy);
+  return record;
+}
+
+TraceRecord make_record(const OpSpec& spec, std::optional<std::uint16_t> layer,
+                        const ModelDims& dims, const std::optional<PathPolicy>& policy) {
+  TraceRecord record = make_record(spec, op_results(spec, dims).value(), policy);
+  record.layer = layer;
   return record;
 }
 

@@ -10,7 +10,10 @@
 
 namespace airlock {
 
-/// The record of one op, its times 0. `spec` fits `dims` (CHECKed).
+/// The record of one op with these results, its layer and times unknown.
+TraceRecord make_record(const OpSpec& spec, std::span<const TensorDesc> results,
+                        const std::optional<PathPolicy>& policy);
+/// The same with its layer. `spec` fits `dims` (CHECKed).
 TraceRecord make_record(const OpSpec& spec, std::optional<std::uint16_t> layer,
                         const ModelDims& dims, const std::optional<PathPolicy>& policy);
 

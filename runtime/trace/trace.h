@@ -60,8 +60,10 @@ struct TraceRecord {
   std::vector<TraceTensor> inputs;
   std::vector<TraceTensor> outputs;
   std::uint32_t slots_in_use = 0;  // ring slots of the requests, at submit, this op's among them
-  std::uint64_t start_ns = 0;      // submit, since the first run began
-  OpTimes times;                   // the device's part is in no trace
+  // Submit, less what prepare() took, since the first run began.
+  std::uint64_t start_ns = 0;
+  // From there to the checked reply; the device's part is in no trace.
+  OpTimes times;
   bool operator==(const TraceRecord&) const = default;
 
   OpSpec spec() const;

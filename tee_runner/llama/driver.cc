@@ -255,7 +255,7 @@ void LlamaDriver::finish_attention(std::int64_t layer, Pass& pass, MutableTensor
 }
 
 Result<LlamaDriver::PendingOp> LlamaDriver::begin(const PlannedOp& op, int timeouts) {
-  return backend_.prepare(op.spec, {}, Deadline::after(timeouts * options_.op_timeout));
+  return backend_.prepare(op.spec, Deadline::after(timeouts * options_.op_timeout));
 }
 
 /// The finished op. `fill` writes its only input.

@@ -1,21 +1,22 @@
 #include "tests/conformance/backend_conformance.h"
 
-#include "runtime/cpu/cpu_backend.h"
+#include "runtime/cpu/cpu_model.h"
+#include "runtime/local_backend.h"
 
 namespace airlock::testing {
 namespace {
 
 class CpuUnderTest : public BackendUnderTest {
  public:
-  CpuUnderTest(const MemoryModel& model, DType dtype) {
-    auto made = CpuModel::create(model, {.dtype = dtype, .threads = 1, .progress = {}});
-    CHECK(made.ok());
-    backend_ = made.value()->make_backend();
-  }
-  Backend& backend() override { return *backend_; }
+  CpuUnderTest(const MemoryModel& model, DType dtype)
+      : backend_(CpuModel::create(model, {.dtype = dtype, .threads = 1, .progress = {}})
+                     .value()
+                     ->make_compute()) {}
+  Backend& backend() override { return backend_; }
 
  private:
-  std::unique_ptr<Backend> backend_;  // keeps the model alive
+  // Keeps the model alive.
+  LocalBackend backend_;
 };
 
 std::unique_ptr<BackendUnderTest> make_cpu(const MemoryModel& model, DType dtype) {

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <optional>
+
 #include "gpu_server/cuda_module_abi.h"
+#include "runtime/local_backend.h"
 #include "tests/conformance/backend_conformance.h"
 
 namespace airlock::testing {
@@ -14,15 +17,16 @@ class CudaUnderTest : public BackendUnderTest {
     auto made = module.create(model, options);
     if (!made.ok()) ADD_FAILURE() << made.status().to_string();
     CHECK(made.ok());
-    auto backend = made.value()->make_backend({});
-    if (!backend.ok()) ADD_FAILURE() << backend.status().to_string();
-    CHECK(backend.ok());
-    backend_ = std::move(backend).value();
+    auto compute = made.value()->make_compute({});
+    if (!compute.ok()) ADD_FAILURE() << compute.status().to_string();
+    CHECK(compute.ok());
+    backend_.emplace(std::move(compute).value());
   }
   Backend& backend() override { return *backend_; }
 
  private:
-  std::unique_ptr<Backend> backend_;  // keeps the model alive
+  // Keeps the model alive.
+  std::optional<LocalBackend> backend_;
 };
 
 }  // namespace airlock::testing

@@ -24,11 +24,11 @@ class CudaFailureTest : public FakeCudaTest {
     int error = cudaErrorMemoryAllocation;
   };
 
-  Status run(Backend& backend, const Walk& walk, Segment& ring) {
+  Status run(Compute& compute, const Walk& walk, Segment& ring) {
     std::vector<Tensor> inputs = inputs_of(walk.spec);
     if (!walk.in_ring) {
       std::vector<Tensor> results = results_of(walk.spec);
-      return run_op(backend, walk.spec, inputs, views_of(results));
+      return run_op(compute, walk.spec, inputs, views_of(results));
     }
     std::size_t offset = 0;
     const auto place = [&](const TensorDesc& desc, const Tensor* from) {
@@ -41,10 +41,10 @@ class CudaFailureTest : public FakeCudaTest {
     for (const Tensor& input : inputs) in.push_back(place(input.desc(), &input));
     const auto descs = op_results(walk.spec, dims());
     for (const TensorDesc& desc : *descs) out.push_back(place(desc, nullptr));
-    return run_op(backend, walk.spec, in, out);
+    return run_op(compute, walk.spec, in, out);
   }
 
-  /// One session with one op whose `nth` call fails, from make_backend() to its end. Returns
+  /// One session with one op whose `nth` call fails, from make_compute() to its end. Returns
   /// whether there was an nth call.
   bool fail_at(std::uint64_t nth, const Walk& walk) {
     Segment ring(1 << 20);
@@ -53,12 +53,12 @@ class CudaFailureTest : public FakeCudaTest {
     const std::size_t in_use = cuda_fake::device_memory_in_use();
     cuda_fake::fail_call(before + nth, walk.error);
     {
-      auto backend = compute_->make_backend(std::vector{ring.bytes()});
-      Status status = backend.status();
-      if (backend.ok()) {
-        status = run(**backend, walk, ring);
-        if (!status.ok() && compute_->health().ok()) {
-          const Status again = run(**backend, walk, ring);
+      auto compute = model_on_device_->make_compute(std::vector{ring.bytes()});
+      Status status = compute.status();
+      if (compute.ok()) {
+        status = run(**compute, walk, ring);
+        if (!status.ok() && model_on_device_->health().ok()) {
+          const Status again = run(**compute, walk, ring);
           EXPECT_TRUE(again.ok()) << "after call " << nth << " (" << status.to_string()
                                   << "): " << again.to_string();
         }
@@ -70,7 +70,7 @@ class CudaFailureTest : public FakeCudaTest {
         EXPECT_FALSE(status.message().empty());
       }
     }
-    if (compute_->health().ok()) {
+    if (model_on_device_->health().ok()) {
       EXPECT_EQ(cuda_fake::device_memory_in_use(), in_use) << "call " << nth;
     }
     const std::vector<std::string> calls = cuda_fake::calls();
@@ -84,7 +84,8 @@ class CudaFailureTest : public FakeCudaTest {
     SCOPED_TRACE(std::string(name_of(walk.spec.op)) + (walk.in_ring ? ", ring" : ", pieces"));
     std::uint64_t failures = 0;
     for (std::uint64_t nth = 1;; nth += kStep) {
-      if (!compute_ || !compute_->health().ok()) {  // the one before lost the device
+      if (!model_on_device_ ||
+          !model_on_device_->health().ok()) {  // the one before lost the device
         restart(options_);
         load(DType::kBF16);
       }
@@ -123,10 +124,10 @@ TEST_F(CudaFailureTest, every_piece_of_queued_work_loses_the_device_once) {
       load(DType::kBF16);
       open();
       cuda_fake::lose_device_at_work(cuda_fake::counters().work_run + nth, cudaErrorIllegalAddress);
-      const Status status = run_op(*backend_, spec);
+      const Status status = run_op(*compute_, spec);
       if (status.ok()) break;
       EXPECT_EQ(status.code(), StatusCode::kDevice) << status.to_string();
-      EXPECT_EQ(compute_->health().code(), StatusCode::kDevice);
+      EXPECT_EQ(model_on_device_->health().code(), StatusCode::kDevice);
       for (const std::string& misuse : cuda_fake::take_misuses()) ADD_FAILURE() << misuse;
       ASSERT_LT(nth, 100U);
     }

@@ -9,7 +9,6 @@
 
 #include "base/page_buffer.h"
 #include "gpu_server/cuda_module_abi.h"
-#include "runtime/backend.h"
 #include "tests/cuda_fake/fake_device.h"
 #include "tests/support/memory_model.h"
 #include "tests/support/reference_ops.h"
@@ -18,7 +17,7 @@ extern "C" const airlock::CudaModule* airlock_cuda_module();
 
 namespace airlock::testing {
 
-/// Tests of the CUDA backend's host sources on the fake device. Each starts with a fresh fake and
+/// Tests of the CUDA module's host sources on the fake device. Each starts with a fresh fake and
 /// fails where the fake has seen a misuse or a leak, unless it took them.
 class FakeCudaTest : public ::testing::Test {
  protected:
@@ -28,9 +27,9 @@ class FakeCudaTest : public ::testing::Test {
   /// A fresh device; nothing may be left of the old one.
   void restart(const cuda_fake::Options& options) {
     // What is lost is left as it is: nothing calls CUDA any more, not even to free.
-    const bool lost = compute_ && !compute_->health().ok();
-    backend_.reset();
+    const bool lost = model_on_device_ && !model_on_device_->health().ok();
     compute_.reset();
+    model_on_device_.reset();
     if (lost) {
       for (const std::string& misuse : cuda_fake::take_misuses()) ADD_FAILURE() << misuse;
     }
@@ -48,36 +47,36 @@ class FakeCudaTest : public ::testing::Test {
   void load(DType dtype = DType::kF32) {
     auto made = create(dtype);
     ASSERT_TRUE(made.ok()) << made.status().to_string();
-    compute_ = std::move(made).value();
+    model_on_device_ = std::move(made).value();
   }
   /// `segments` as a session's rings.
   void open(const std::vector<std::span<std::byte>>& segments = {}) {
-    if (!compute_) load();
-    auto made = compute_->make_backend(segments);
+    if (!model_on_device_) load();
+    auto made = model_on_device_->make_compute(segments);
     ASSERT_TRUE(made.ok()) << made.status().to_string();
-    backend_ = std::move(made).value();
+    compute_ = std::move(made).value();
   }
   const ModelDims& dims() const { return model_.config().dims; }
 
-  /// The op in memory of the caller's; its results are compared with the reference.
-  Status run_op(Backend& backend, const OpSpec& spec, const std::vector<Tensor>& inputs,
+  /// Its results are compared with the reference.
+  Status run_op(Compute& compute, const OpSpec& spec, const std::vector<Tensor>& inputs,
                 const std::vector<MutableTensorView>& results) {
     std::vector<TensorView> views;
     for (const Tensor& input : inputs) views.push_back(input.view());
-    return run_op(backend, spec, views, results);
+    return run_op(compute, spec, views, results);
   }
-  Status run_op(Backend& backend, const OpSpec& spec, const std::vector<TensorView>& inputs,
+  Status run_op(Compute& compute, const OpSpec& spec, const std::vector<TensorView>& inputs,
                 const std::vector<MutableTensorView>& results) {
-    ASSIGN_OR_RETURN(auto op, backend.prepare(spec, {inputs, results}, soon()));
+    ASSIGN_OR_RETURN(auto op, compute.prepare(spec, {inputs, results}, soon()));
     RETURN_IF_ERROR(op->submit());
     RETURN_IF_ERROR(op->wait());
-    timing_ = op->timing();
-    expect_right(backend, spec, inputs, results);
+    times_ = op->times();
+    expect_right(compute, spec, inputs, results);
     return {};
   }
-  void expect_right(Backend& backend, const OpSpec& spec, const std::vector<TensorView>& inputs,
+  void expect_right(Compute& compute, const OpSpec& spec, const std::vector<TensorView>& inputs,
                     const std::vector<MutableTensorView>& results) {
-    const auto want = reference_op(model_, backend.info().dtype, spec, inputs);
+    const auto want = reference_op(model_, compute.info().dtype, spec, inputs);
     for (std::size_t i = 0; i < results.size(); ++i) {
       double worst = 0;
       EXPECT_EQ(count_outside_tolerance(results[i], want[i], worst), 0U)
@@ -111,10 +110,21 @@ class FakeCudaTest : public ::testing::Test {
     }
     return tensors;
   }
-  Status run_op(Backend& backend, const OpSpec& spec) {
+  Status run_op(Compute& compute, const OpSpec& spec) {
     std::vector<Tensor> results = results_of(spec);
-    return run_op(backend, spec, inputs_of(spec), views_of(results));
+    return run_op(compute, spec, inputs_of(spec), views_of(results));
   }
+  /// An op's tensors, the inputs filled; for ops whose results nobody looks at.
+  struct OpTensors {
+    std::vector<Tensor> inputs;
+    std::vector<Tensor> results;
+    OpMemory memory() {
+      OpMemory memory{{}, views_of(results)};
+      for (const Tensor& input : inputs) memory.inputs.push_back(input.view());
+      return memory;
+    }
+  };
+  OpTensors tensors_of(const OpSpec& spec) const { return {inputs_of(spec), results_of(spec)}; }
   OpSpec linear(std::int64_t rows, std::vector<WeightId> weights, DType wire = DType::kF32) const {
     return linear_spec(std::move(weights), {wire, Shape{rows, dims().hidden}}, wire);
   }
@@ -130,10 +140,10 @@ class FakeCudaTest : public ::testing::Test {
   }
 
   MemoryModel model_;
-  std::shared_ptr<CudaModel> compute_;
-  std::unique_ptr<Backend> backend_;
+  std::shared_ptr<CudaModel> model_on_device_;
+  std::unique_ptr<Compute> compute_;
   std::vector<std::string> warnings_;
-  OpTiming timing_;
+  OpTimes times_;
 };
 
 /// Pages as a ring segment has them.

@@ -34,31 +34,30 @@ class Scenario {
   explicit Scenario(Mode mode) : ring_(PageBuffer::allocate(1 << 20).value()) {
     for (const std::string& misuse : cuda_fake::reset({.mode = mode, .report_pageable = true}))
       caught(misuse);
-    auto compute = airlock_cuda_module()->create(model_, {});
+    auto model = airlock_cuda_module()->create(model_, {});
+    if (!model.ok()) {
+      caught("create: " + model.status().to_string());
+      return;
+    }
+    auto compute = model.value()->make_compute(std::vector{std::span(ring_.data(), ring_.bytes())});
     if (!compute.ok()) {
-      caught("create: " + compute.status().to_string());
+      caught("make_compute: " + compute.status().to_string());
       return;
     }
-    auto backend =
-        compute.value()->make_backend(std::vector{std::span(ring_.data(), ring_.bytes())});
-    if (!backend.ok()) {
-      caught("make_backend: " + backend.status().to_string());
-      return;
-    }
-    backend_ = std::move(backend).value();
+    compute_ = std::move(compute).value();
   }
   ~Scenario() {
-    backend_.reset();
+    compute_.reset();
     for (const std::string& misuse : cuda_fake::reset()) caught(misuse);
   }
   Scenario(const Scenario&) = delete;
   Scenario& operator=(const Scenario&) = delete;
 
-  explicit operator bool() const { return backend_ != nullptr; }
+  explicit operator bool() const { return compute_ != nullptr; }
   const ModelDims& dims() const { return model_.config().dims; }
 
   /// Operands in the ring from 0 on, results behind them.
-  std::unique_ptr<Pending> submit(const OpSpec& spec) {
+  std::unique_ptr<Computation> submit(const OpSpec& spec) {
     inputs_.clear();
     results_.clear();
     std::size_t offset = 0;
@@ -82,7 +81,7 @@ class Scenario {
     const auto descs = op_results(spec, dims());
     for (const TensorDesc& desc : *descs) results_.push_back(place(desc));
     auto op =
-        backend_->prepare(spec, {inputs_, results_}, Deadline::after(std::chrono::seconds(20)));
+        compute_->prepare(spec, {inputs_, results_}, Deadline::after(std::chrono::seconds(20)));
     if (!op.ok()) return nullptr;
     if (const Status status = (*op)->submit(); !status.ok()) return nullptr;
     return std::move(op).value();
@@ -108,7 +107,7 @@ class Scenario {
  private:
   MemoryModel model_;
   PageBuffer ring_;
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Compute> compute_;
   std::uint64_t seed_ = 10;
   std::vector<TensorView> inputs_;
   std::vector<MutableTensorView> results_;

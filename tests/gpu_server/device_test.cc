@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <array>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
@@ -18,7 +17,7 @@ using ::testing::HasSubstr;
 
 Deadline soon() { return Deadline::after(std::chrono::seconds(60)); }
 
-/// What a FailingModel and its backends know of each other. Thread-safe.
+/// What a FailingModel and its Computes know of each other. Thread-safe.
 class Failures {
  public:
   void refuse_sessions(Status status) { set(session_, std::move(status)); }
@@ -75,20 +74,20 @@ class Failures {
   bool held_ = false;
 };
 
-class FailingBackend : public Backend {
+class FailingCompute : public Compute {
  public:
-  FailingBackend(Failures& failures, std::unique_ptr<Backend> cpu)
+  FailingCompute(Failures& failures, std::unique_ptr<Compute> cpu)
       : failures_(failures), cpu_(std::move(cpu)) {}
   const BackendInfo& info() const override { return cpu_->info(); }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
-                                           Deadline deadline) override {
+  Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
+                                               Deadline deadline) override {
     RETURN_IF_ERROR(failures_.take_op());
-    return cpu_->prepare(spec, operands, deadline);
+    return cpu_->prepare(spec, std::move(memory), deadline);
   }
 
  private:
   Failures& failures_;
-  std::unique_ptr<Backend> cpu_;
+  std::unique_ptr<Compute> cpu_;
 };
 
 /// Computes on the CPU, as long as it is not told to fail.
@@ -100,13 +99,13 @@ class FailingModel : public ComputeModel {
             CpuModel::create(model, {.dtype = DType::kF32, .threads = 1, .progress = {}}).value()) {
   }
   const BackendInfo& info() const override { return cpu_->info(); }
-  Result<std::unique_ptr<Backend>> make_backend(
+  Result<std::unique_ptr<Compute>> make_compute(
       std::span<const std::span<std::byte>> segments) override {
     std::size_t bytes = 0;
     for (const auto& segment : segments) bytes += segment.size();
     RETURN_IF_ERROR(failures_.session(bytes));
-    return std::unique_ptr<Backend>(
-        std::make_unique<FailingBackend>(failures_, cpu_->make_backend()));
+    return std::unique_ptr<Compute>(
+        std::make_unique<FailingCompute>(failures_, cpu_->make_compute()));
   }
   Status health() const override { return failures_.health(); }
 
@@ -133,10 +132,9 @@ class DeviceTest : public ::testing::Test {
     return ClientSession::connect(options);
   }
   static Status compute(ClientSession& session) {
-    const Tensor ids({DType::kI32, Shape{2}});  // token 0, twice
-    const std::array<TensorView, 1> inputs{ids.view()};
-    const OpSpec spec = embedding_spec(2, DType::kF32);
-    ASSIGN_OR_RETURN(auto pending, session.backend().prepare(spec, {inputs, {}}, soon()));
+    ASSIGN_OR_RETURN(auto pending,
+                     session.backend().prepare(embedding_spec(2, DType::kF32), soon()));
+    for (std::int32_t& id : pending->input(0).as<std::int32_t>()) id = 0;
     RETURN_IF_ERROR(pending->submit());
     return pending->wait();
   }
@@ -151,7 +149,7 @@ class DeviceTest : public ::testing::Test {
 const Status kNoMemory(StatusCode::kResourceExhausted, "no device memory: need 9 MiB, have 3 MiB");
 const Status kLost(StatusCode::kDevice, "the device is lost: error 79");
 
-TEST_F(DeviceTest, shows_the_backend_where_the_tensors_of_a_session_will_lie) {
+TEST_F(DeviceTest, shows_the_device_where_the_tensors_of_a_session_will_lie) {
   ASSERT_TRUE(connect().ok());
   EXPECT_GT(failures_.segment_bytes(), 2 * options_.ring.slot_count * options_.ring.slot_bytes);
   ASSERT_TRUE(connect(RingChoice::kOff).ok());

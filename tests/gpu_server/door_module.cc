@@ -12,7 +12,7 @@
 
 #include "base/version.h"
 #include "gpu_server/cuda_module_abi.h"
-#include "runtime/cpu/cpu_backend.h"
+#include "runtime/cpu/cpu_model.h"
 
 namespace airlock::testing {
 namespace {
@@ -30,37 +30,35 @@ struct Life {
 };
 
 /// An op that never ends, as on a device that hangs.
-class Stuck : public Pending {
+class Stuck : public Computation {
  public:
-  MutableTensorView input(std::size_t) override { return {}; }
   Status submit() override { return {}; }
   bool done() override { return true; }
   Status wait() override {
     for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
   }
-  TensorView result(std::size_t) const override { return {}; }
-  OpTiming timing() const override { return {}; }
+  OpTimes times() const override { return {}; }
 };
 
-class DoorBackend : public Backend {
+class DoorCompute : public Compute {
  public:
-  DoorBackend(std::shared_ptr<Life> life, std::unique_ptr<Backend> cpu)
+  DoorCompute(std::shared_ptr<Life> life, std::unique_ptr<Compute> cpu)
       : life_(std::move(life)), cpu_(std::move(cpu)) {}
   const BackendInfo& info() const override { return cpu_->info(); }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
-                                           Deadline deadline) override {
+  Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
+                                               Deadline deadline) override {
     constexpr int kLastGoodOp = 3;
     if ((mode() == "lost" || mode() == "stuck") && life_->ops.fetch_add(1) >= kLastGoodOp) {
       life_->lost.store(true);
-      if (mode() == "stuck") return std::unique_ptr<Pending>(std::make_unique<Stuck>());
+      if (mode() == "stuck") return std::unique_ptr<Computation>(std::make_unique<Stuck>());
       return kLost;
     }
-    return cpu_->prepare(spec, operands, deadline);
+    return cpu_->prepare(spec, std::move(memory), deadline);
   }
 
  private:
   std::shared_ptr<Life> life_;  // the model's: whichever of the two goes last
-  std::unique_ptr<Backend> cpu_;
+  std::unique_ptr<Compute> cpu_;
 };
 
 class DoorModel : public CudaModel {
@@ -71,8 +69,8 @@ class DoorModel : public CudaModel {
   }
   const BackendInfo& info() const override { return info_; }
   const CudaDeviceInfo& device() const override { return device_; }
-  Result<std::unique_ptr<Backend>> make_backend(std::span<const std::span<std::byte>>) override {
-    return std::unique_ptr<Backend>(std::make_unique<DoorBackend>(life_, cpu_->make_backend()));
+  Result<std::unique_ptr<Compute>> make_compute(std::span<const std::span<std::byte>>) override {
+    return std::unique_ptr<Compute>(std::make_unique<DoorCompute>(life_, cpu_->make_compute()));
   }
   Status health() const override { return life_->lost.load() ? kLost : Status(); }
 

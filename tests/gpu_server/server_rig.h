@@ -19,7 +19,7 @@
 #include "base/check.h"
 #include "base/unique_fd.h"
 #include "gpu_server/server.h"
-#include "runtime/cpu/cpu_backend.h"
+#include "runtime/cpu/cpu_model.h"
 #include "runtime/model/model_source.h"
 #include "runtime/rpc/client.h"
 #include "tests/support/memory_model.h"

@@ -16,12 +16,8 @@ using testing::replay_header;
 using testing::replay_records;
 using Json = nlohmann::json;
 
-constexpr OpTiming kTiming{.queue_ns = 10,
-                           .server_ns = 200,
-                           .tee_ns = 30,
-                           .wire_ns = 60,
-                           .total_ns = 300,
-                           .slots_in_use = 1};
+constexpr OpTimes kTimes{
+    .total_ns = 300, .tee_ns = 30, .wire_ns = 60, .queue_ns = 10, .server_ns = 200};
 
 /// Replays every op once, each 300 ns long, 100 ns after the one before.
 ReplayCounts replay_all(const TraceHeader& header, const std::vector<TraceRecord>& records) {
@@ -30,7 +26,7 @@ ReplayCounts replay_all(const TraceHeader& header, const std::vector<TraceRecord
   tally.begin(now);
   for (const TraceRecord& record : records) {
     now += 100;
-    tally.book(record, kTiming, now);
+    tally.book(record, kTimes, now);
     now += 300;
   }
   tally.end_pass();

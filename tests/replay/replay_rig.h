@@ -47,7 +47,7 @@ class FakeBackend : public Backend {
  public:
   FakeBackend() { info_.dims = kReplayDims; }
   const BackendInfo& info() const override { return info_; }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands&, Deadline) override;
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, Deadline) override;
 
   std::vector<OpSpec> submitted;
   std::vector<std::string> events;              // "submit 0", "wait 0"
@@ -69,8 +69,8 @@ class FakePending : public Pending {
  public:
   FakePending(FakeBackend& backend, const OpSpec& spec) : backend_(backend), spec_(spec) {
     for (const TensorDesc& desc : spec.inputs) inputs_.emplace_back(desc);
-    const auto descs = op_results(spec, kReplayDims).value();
-    for (const TensorDesc& desc : descs) results_.emplace_back(desc);
+    result_descs_ = op_results(spec, kReplayDims).value();
+    for (const TensorDesc& desc : result_descs_) results_.emplace_back(desc);
   }
   MutableTensorView input(std::size_t index) override { return inputs_[index].mutable_view(); }
   Status submit() override {
@@ -97,25 +97,26 @@ class FakePending : public Pending {
     return {};
   }
   TensorView result(std::size_t index) const override { return results_[index].view(); }
-  OpTiming timing() const override {
-    return {.queue_ns = 1,
-            .server_ns = 2,
+  std::span<const TensorDesc> result_descs() const override { return result_descs_; }
+  OpTimes times() const override {
+    return {.total_ns = backend_.op_ns,
             .tee_ns = 3,
             .wire_ns = backend_.op_ns - 6,
-            .total_ns = backend_.op_ns,
-            .slots_in_use = 0};
+            .queue_ns = 1,
+            .server_ns = 2};
   }
+  std::size_t slots_in_use() const override { return 0; }
 
  private:
   FakeBackend& backend_;
   OpSpec spec_;
   std::size_t index_ = 0;
+  std::vector<TensorDesc> result_descs_;
   std::vector<Tensor> inputs_;
   std::vector<Tensor> results_;
 };
 
-inline Result<std::unique_ptr<Pending>> FakeBackend::prepare(const OpSpec& spec, const Operands&,
-                                                             Deadline) {
+inline Result<std::unique_ptr<Pending>> FakeBackend::prepare(const OpSpec& spec, Deadline) {
   RETURN_IF_ERROR(op_results(spec, kReplayDims).status());
   return std::unique_ptr<Pending>(std::make_unique<FakePending>(*this, spec));
 }

@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cstring>
 #include <vector>
 
@@ -34,9 +33,10 @@ class ScriptedServer : public ::testing::Test {
     auto [server, runner] = make_in_process_pair({true, 65536, 8});
     server_ = std::move(server);
     runner_ = std::move(runner);
-    remote_ = RemoteBackend::create(
-        {model_.config().dims, DType::kF32, DType::kF32, 1, "cpu", model_.digest().value()},
-        *runner_, op_stats_);
+    remote_ =
+        std::make_unique<RemoteBackend>(BackendInfo{model_.config().dims, DType::kF32, DType::kF32,
+                                                    1, "cpu", model_.digest().value()},
+                                        *runner_, op_stats_);
   }
 
   /// q and k of 2 tokens: fp32 [2, 108] and [2, 36].
@@ -48,7 +48,7 @@ class ScriptedServer : public ::testing::Test {
     return op_results(spec(), model_.config().dims).value();
   }
   std::unique_ptr<Pending> submitted(Deadline deadline = soon()) {
-    auto pending = remote_->prepare(spec(), {}, deadline);
+    auto pending = remote_->prepare(spec(), deadline);
     EXPECT_TRUE(pending.ok());
     std::memset((*pending)->input(0).data, 0, (*pending)->input(0).desc.bytes());
     EXPECT_TRUE((*pending)->submit().ok());
@@ -118,14 +118,21 @@ TEST_F(ScriptedServer, takes_a_good_reply) {
   EXPECT_EQ(pending->result(0).desc, results()[0]);
   EXPECT_EQ(pending->result(1).desc, results()[1]);
   EXPECT_EQ(pending->result(1).data[0], std::byte{1});
-  EXPECT_EQ(pending->timing().queue_ns, 5U);
-  EXPECT_EQ(pending->timing().server_ns, 7U);
+  EXPECT_EQ(pending->times().queue_ns, 5U);
+  EXPECT_EQ(pending->times().server_ns, 7U);
   EXPECT_EQ(op_stats_[Op::kBatchLinear].calls.load(), 1U);
 }
 
 TEST_F(ScriptedServer, sends_what_was_asked_for) {
-  auto pending = submitted();
-  EXPECT_EQ(take().spec, spec());
+  const Tensor x = testing::random_tensor(spec().inputs[0], 3);
+  auto pending = remote_->prepare(spec(), soon());
+  ASSERT_TRUE(pending.ok());
+  std::memcpy((*pending)->input(0).data, x.view().data, x.desc().bytes());
+  ASSERT_TRUE((*pending)->submit().ok());
+  auto request = server_->receive([](auto, auto) { return Status(); }, soon());
+  ASSERT_TRUE(request.ok());
+  EXPECT_EQ(decode_request((*request)->header())->spec, spec());
+  EXPECT_EQ(std::memcmp((*request)->tensor(0).data(), x.view().data, x.desc().bytes()), 0);
 }
 
 TEST_F(ScriptedServer, never_books_more_than_the_time_that_passed) {
@@ -273,7 +280,7 @@ TEST_F(ScriptedServer, says_so_when_the_server_takes_no_request) {
   std::vector<std::unique_ptr<Pending>> pending;
   for (int i = 0; i < 8; ++i)
     pending.push_back(submitted());  // as many as there are slots, and nobody reads
-  auto one_more = remote_->prepare(spec(), {}, shortly());
+  auto one_more = remote_->prepare(spec(), shortly());
   ASSERT_FALSE(one_more.ok());
   EXPECT_EQ(one_more.status().code(), StatusCode::kDeadlineExceeded);
   EXPECT_NE(one_more.status().message().find("request"), std::string::npos)
@@ -308,7 +315,7 @@ TEST_F(ScriptedServer, fails_every_op_under_way_after_a_wrong_reply) {
 }
 
 TEST_F(ScriptedServer, sends_nothing_for_an_op_abandoned_before_submit) {
-  { ASSERT_TRUE(remote_->prepare(spec(), {}, soon()).ok()); }
+  { ASSERT_TRUE(remote_->prepare(spec(), soon()).ok()); }
   auto pending = submitted();
   answer();
   EXPECT_TRUE(pending->wait().ok());
@@ -338,51 +345,58 @@ TEST_F(ScriptedServer, says_that_the_server_is_gone) {
   EXPECT_EQ(remote_->ping(soon()).code(), StatusCode::kUnavailable);
 }
 
-TEST_F(ScriptedServer, copies_the_callers_operands_in_and_results_out) {
-  const Tensor x = testing::random_tensor(spec().inputs[0], 3);
-  Tensor q(results()[0]);
-  Tensor k(results()[1]);
-  const std::array<TensorView, 1> inputs{x.view()};
-  const std::array<MutableTensorView, 2> outputs{q.mutable_view(), k.mutable_view()};
-  auto pending = remote_->prepare(spec(), {inputs, outputs}, soon());
-  ASSERT_TRUE(pending.ok());
-  ASSERT_TRUE((*pending)->submit().ok());
-  auto request = server_->receive([](auto, auto) { return Status(); }, soon());
-  ASSERT_TRUE(request.ok());
-  EXPECT_EQ(std::memcmp((*request)->tensor(0).data(), x.view().data, x.desc().bytes()), 0);
-  const ResponseHeader header = good_reply(decode_request((*request)->header()).value());
-  send(encode(header), sizes_of(header), std::byte{9});
-  ASSERT_TRUE((*pending)->wait().ok());
-  EXPECT_TRUE((*pending)->wait().ok());
-  EXPECT_EQ((*pending)->result(0).data, q.view().data);
-  EXPECT_EQ(k.view().data[k.desc().bytes() - 1], std::byte{9});
-}
+/// Whose places come free only after a while.
+class BusyChannel : public Channel {
+ public:
+  static constexpr std::uint64_t kWaitNs = 2'000'000;
 
-TEST_F(ScriptedServer, leaves_the_callers_results_alone_after_a_wrong_reply) {
-  const Tensor x = testing::random_tensor(spec().inputs[0], 3);
-  Tensor q(results()[0]);
-  Tensor k(results()[1]);
-  const std::array<TensorView, 1> inputs{x.view()};
-  const std::array<MutableTensorView, 2> outputs{q.mutable_view(), k.mutable_view()};
-  auto pending = remote_->prepare(spec(), {inputs, outputs}, soon());
-  ASSERT_TRUE(pending.ok());
-  ASSERT_TRUE((*pending)->submit().ok());
+  explicit BusyChannel(Channel& inner) : inner_(inner) {}
+  Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes,
+                                           Deadline deadline) override {
+    for (const std::uint64_t start_ns = now_ns(); now_ns() - start_ns < kWaitNs;) {
+    }
+    return inner_.prepare(tensor_bytes, deadline);
+  }
+  Status send(Message& message, std::span<const std::byte> header, Deadline deadline) override {
+    return inner_.send(message, header, deadline);
+  }
+  Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept,
+                                                   Deadline deadline) override {
+    return inner_.receive(accept, deadline);
+  }
+  const PathPolicy& policy() const override { return inner_.policy(); }
+  std::size_t slots_in_use() const override { return 3; }
+  TransportStats& stats() override { return inner_.stats(); }
+
+ private:
+  Channel& inner_;
+};
+
+TEST_F(ScriptedServer, the_wait_for_slots_belongs_to_the_op_and_to_the_wire) {
+  BusyChannel busy(*runner_);
+  remote_ = std::make_unique<RemoteBackend>(remote_->info(), busy, op_stats_);
+  auto pending = submitted();
   ResponseHeader header = good_reply(take());
-  header.results[1].shape = Shape{36, 2};
-  send(encode(header), sizes_of(header), std::byte{9});
-  EXPECT_EQ((*pending)->wait().code(), StatusCode::kProtocolError);
-  EXPECT_EQ(q.view().data[0], std::byte{0});
+  header.queue_ns = 5;
+  header.server_ns = 7;
+  send(encode(header), sizes_of(header));
+  ASSERT_TRUE(pending->wait().ok());
+  const OpTimes times = pending->times();
+  EXPECT_GE(times.wire_ns, BusyChannel::kWaitNs);
+  EXPECT_EQ(times.total_ns, times.tee_ns + times.wire_ns + times.queue_ns + times.server_ns);
+  EXPECT_EQ(op_stats_[Op::kBatchLinear].times.wire_ns.load(), times.wire_ns);
+  EXPECT_EQ(busy.stats()[Path::kRing].latency_ns.snapshot().max, times.tee_ns + times.wire_ns);
+  EXPECT_EQ(pending->slots_in_use(), 3U);
+  pending.reset();
+  remote_.reset();
 }
 
-TEST_F(ScriptedServer, refuses_the_wrong_number_of_operands) {
-  const Tensor x = testing::random_tensor(spec().inputs[0], 3);
-  Tensor q(results()[0]);
-  const std::array<TensorView, 2> inputs{x.view(), x.view()};
-  const std::array<MutableTensorView, 1> outputs{q.mutable_view()};
-  EXPECT_EQ(remote_->prepare(spec(), {inputs, {}}, soon()).status().code(),
-            StatusCode::kInvalidInput);
-  EXPECT_EQ(remote_->prepare(spec(), {{}, outputs}, soon()).status().code(),
-            StatusCode::kInvalidInput);
+TEST_F(ScriptedServer, waits_again_for_what_is_there) {
+  auto pending = submitted();
+  answer(std::byte{9});
+  ASSERT_TRUE(pending->wait().ok());
+  EXPECT_TRUE(pending->wait().ok());
+  EXPECT_EQ(op_stats_[Op::kBatchLinear].calls.load(), 1U) << "booked once";
 }
 
 /// init, stats and ping in a thread of their own would need a lock step; their replies are sent

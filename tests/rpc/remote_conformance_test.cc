@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/local_backend.h"
 #include "tests/conformance/backend_conformance.h"
 #include "tests/rpc/rpc_rigs.h"
 
@@ -89,7 +90,7 @@ std::vector<Work> all_work(const ModelDims& dims) {
 }
 
 std::vector<std::string> compute(Backend& backend, const Work& work) {
-  auto pending = backend.prepare(work.spec, {}, testing_rigs::soon());
+  auto pending = backend.prepare(work.spec, testing_rigs::soon());
   EXPECT_TRUE(pending.ok()) << pending.status().to_string();
   if (!pending.ok()) return {};
   for (std::size_t i = 0; i < work.inputs.size(); ++i) {
@@ -100,8 +101,7 @@ std::vector<std::string> compute(Backend& backend, const Work& work) {
   if (status.ok()) status = (*pending)->wait();
   EXPECT_TRUE(status.ok()) << status.to_string();
   std::vector<std::string> bits;
-  const std::size_t count = work.spec.op == Op::kBatchLinear ? work.spec.weights.size() : 1;
-  for (std::size_t i = 0; status.ok() && i < count; ++i) {
+  for (std::size_t i = 0; status.ok() && i < (*pending)->result_descs().size(); ++i) {
     const TensorView view = (*pending)->result(i);
     bits.emplace_back(reinterpret_cast<const char*>(view.data), view.desc.bytes());
   }
@@ -121,17 +121,17 @@ class EveryRoute : public ::testing::TestWithParam<Route> {
 };
 
 TEST_P(EveryRoute, gives_the_same_bits_as_the_backend_behind_it) {
-  const std::unique_ptr<Backend> direct = compute_->make_backend();
+  LocalBackend direct(compute_->make_compute());
   for (const Work& work : all_work(dims())) {
     SCOPED_TRACE(std::string(name_of(work.spec.op)) + " " + work.spec.inputs[0].shape.to_string() +
                  " " + std::string(name_of(work.spec.result_dtype)));
-    EXPECT_EQ(compute(rig_.backend(), work), compute(*direct, work));
+    EXPECT_EQ(compute(rig_.backend(), work), compute(direct, work));
   }
 }
 
 TEST_P(EveryRoute, keeps_more_ops_under_way_than_the_ring_has_slots) {
   constexpr std::size_t kCount = 90;  // more than limits::kMaxRequestsUnderWay
-  const std::unique_ptr<Backend> direct = compute_->make_backend();
+  LocalBackend direct(compute_->make_compute());
   std::vector<Work> work;
   for (std::size_t i = 0; i < kCount; ++i) {
     add_linear(work, {{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}},
@@ -139,7 +139,7 @@ TEST_P(EveryRoute, keeps_more_ops_under_way_than_the_ring_has_slots) {
   }
   std::vector<std::unique_ptr<Pending>> pending;
   for (const Work& one : work) {
-    auto prepared = rig_.backend().prepare(one.spec, {}, testing_rigs::soon());
+    auto prepared = rig_.backend().prepare(one.spec, testing_rigs::soon());
     ASSERT_TRUE(prepared.ok()) << pending.size() << ": " << prepared.status().to_string();
     std::memcpy((*prepared)->input(0).data, one.inputs[0].view().data,
                 one.inputs[0].desc().bytes());
@@ -150,7 +150,7 @@ TEST_P(EveryRoute, keeps_more_ops_under_way_than_the_ring_has_slots) {
   for (std::size_t i = kCount; i-- > 0;) {  // the last first: the others' replies wait meanwhile
     const Status waited = pending[i]->wait();
     ASSERT_TRUE(waited.ok()) << i << ": " << waited.to_string();
-    const std::vector<std::string> want = compute(*direct, work[i]);
+    const std::vector<std::string> want = compute(direct, work[i]);
     for (std::size_t r = 0; r < want.size(); ++r) {
       const TensorView got = pending[i]->result(r);
       ASSERT_EQ(std::memcmp(got.data, want[r].data(), want[r].size()), 0) << i << " " << r;
@@ -159,7 +159,7 @@ TEST_P(EveryRoute, keeps_more_ops_under_way_than_the_ring_has_slots) {
 }
 
 TEST_P(EveryRoute, keeps_large_ops_under_way_both_ways) {
-  const std::unique_ptr<Backend> direct = compute_->make_backend();
+  LocalBackend direct(compute_->make_compute());
   std::vector<Work> work;
   for (int i = 0; i < 6; ++i) {
     add_linear(work, {{WeightKind::kGate, 0}, {WeightKind::kUp, 0}}, 6000, dims().hidden,
@@ -167,7 +167,7 @@ TEST_P(EveryRoute, keeps_large_ops_under_way_both_ways) {
   }
   std::vector<std::unique_ptr<Pending>> pending;
   for (const Work& one : work) {
-    auto prepared = rig_.backend().prepare(one.spec, {}, testing_rigs::soon());
+    auto prepared = rig_.backend().prepare(one.spec, testing_rigs::soon());
     ASSERT_TRUE(prepared.ok()) << prepared.status().to_string();
     std::memcpy((*prepared)->input(0).data, one.inputs[0].view().data,
                 one.inputs[0].desc().bytes());
@@ -178,7 +178,7 @@ TEST_P(EveryRoute, keeps_large_ops_under_way_both_ways) {
   for (std::size_t i = 0; i < pending.size(); ++i) {
     const Status waited = pending[i]->wait();
     ASSERT_TRUE(waited.ok()) << i << ": " << waited.to_string();
-    const std::vector<std::string> want = compute(*direct, work[i]);
+    const std::vector<std::string> want = compute(direct, work[i]);
     EXPECT_EQ(std::memcmp(pending[i]->result(1).data, want[1].data(), want[1].size()), 0);
   }
 }

@@ -6,7 +6,7 @@
 #include <thread>
 #include <utility>
 
-#include "runtime/cpu/cpu_backend.h"
+#include "runtime/cpu/cpu_model.h"
 #include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/remote_backend.h"
 #include "runtime/rpc/serve.h"
@@ -56,10 +56,10 @@ inline std::shared_ptr<CpuModel> make_cpu_model(const ModelSource& model, DType 
 /// serve() in a thread, on the server's end of a channel.
 class ServingThread {
  public:
-  ServingThread(Channel& channel, std::unique_ptr<Backend> backend, ServeContext context)
-      : backend_(std::move(backend)),
+  ServingThread(Channel& channel, std::unique_ptr<Compute> compute, ServeContext context)
+      : compute_(std::move(compute)),
         context_(std::move(context)),
-        thread_([this, &channel] { status_ = serve(channel, *backend_, context_, op_stats_); }) {}
+        thread_([this, &channel] { status_ = serve(channel, *compute_, context_, op_stats_); }) {}
   ~ServingThread() { (void)join(); }
   /// Why the session ended.
   Status join() {
@@ -69,7 +69,7 @@ class ServingThread {
   OpStatsTable& op_stats() { return op_stats_; }
 
  private:
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Compute> compute_;
   ServeContext context_;
   OpStatsTable op_stats_;
   Status status_;
@@ -89,15 +89,14 @@ inline ServeContext serve_context(const Tensor& norms, std::string stats_json = 
   return context;
 }
 
-/// A RemoteBackend whose server is a CpuBackend in a thread.
+/// A RemoteBackend whose server computes on the CPU, in a thread.
 class RemoteRig {
  public:
   RemoteRig(Route route, const ModelSource& model, const std::shared_ptr<CpuModel>& compute)
       : rig_(make_rig(route, life_)), norms_(read_norms(model).value()) {
-    auto served = compute->make_backend();
-    remote_ = RemoteBackend::create(served->info(), *rig_.runner, op_stats_);
-    server_ =
-        std::make_unique<ServingThread>(*rig_.server, std::move(served), serve_context(norms_));
+    remote_ = std::make_unique<RemoteBackend>(compute->info(), *rig_.runner, op_stats_);
+    server_ = std::make_unique<ServingThread>(*rig_.server, compute->make_compute(),
+                                              serve_context(norms_));
   }
   ~RemoteRig() { (void)stop(); }
   /// Ends the session and gives serve()'s reason.

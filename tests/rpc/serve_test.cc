@@ -30,7 +30,7 @@ class HostileClient : public ::testing::Test {
     server_ = std::move(server);
     client_ = std::move(client);
     serving_ =
-        std::make_unique<ServingThread>(*server_, compute_->make_backend(), serve_context(norms_));
+        std::make_unique<ServingThread>(*server_, compute_->make_compute(), serve_context(norms_));
   }
   ~HostileClient() override { client_.reset(); }
 
@@ -127,7 +127,7 @@ TEST_F(HostileClient, ends_at_an_op_with_tensors_that_takes_none) {
     spec.op = op;
     spec.inputs = {{DType::kU8, Shape{16}}};
     auto [server, client] = make_in_process_pair({true, 65536, 8});
-    ServingThread serving(*server, compute_->make_backend(), serve_context(norms_));
+    ServingThread serving(*server, compute_->make_compute(), serve_context(norms_));
     const Sizes sizes{16};
     auto message = client->prepare(sizes, soon());
     ASSERT_TRUE(message.ok());
@@ -190,11 +190,10 @@ TEST_F(HostileClient, answers_init_with_config_and_norms) {
 
 TEST_F(HostileClient, cuts_statistics_at_the_limit) {
   auto [server, client] = make_in_process_pair({true, 65536, 8});
-  ServingThread serving(*server, compute_->make_backend(),
+  ServingThread serving(*server, compute_->make_compute(),
                         serve_context(norms_, std::string(limits::kMaxStatsBytes + 10, 'x')));
   OpStatsTable op_stats;
-  auto remote = RemoteBackend::create(compute_->make_backend()->info(), *client, op_stats);
-  auto stats = remote->session_stats(soon());
+  auto stats = RemoteBackend(compute_->info(), *client, op_stats).session_stats(soon());
   ASSERT_TRUE(stats.ok()) << stats.status().to_string();
   EXPECT_EQ(stats->size(), limits::kMaxStatsBytes);
   client.reset();
@@ -208,7 +207,7 @@ TEST_F(HostileClient, ends_when_the_client_leaves) {
 
 TEST_F(HostileClient, ends_when_replies_are_never_taken) {
   auto [server, client] = make_in_process_pair({true, 65536, 8});
-  ServingThread serving(*server, compute_->make_backend(),
+  ServingThread serving(*server, compute_->make_compute(),
                         serve_context(norms_, "", std::chrono::milliseconds(50)));
   for (std::uint64_t id = 1; id <= 9; ++id) {  // one more than the replies' direction holds
     auto message = client->prepare({}, soon());

@@ -71,7 +71,7 @@ class NaiveBackend : public Backend {
     info_.device = "naive";
   }
   const BackendInfo& info() const override { return info_; }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands&, Deadline) override {
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, Deadline) override {
     ASSIGN_OR_RETURN(auto results, op_results(spec, info_.dims));
     ++calls[spec.op];
     if (fail_op == spec.op) return Status(StatusCode::kUnavailable, "the server died");
@@ -86,7 +86,7 @@ class NaiveBackend : public Backend {
   class Naive : public Pending {
    public:
     Naive(NaiveBackend& owner, const OpSpec& spec, const std::vector<TensorDesc>& results)
-        : owner_(owner), spec_(spec) {
+        : owner_(owner), spec_(spec), result_descs_(results) {
       for (const TensorDesc& desc : spec.inputs) inputs_.emplace_back(desc);
       for (const TensorDesc& desc : results) results_.emplace_back(desc);
     }
@@ -104,7 +104,11 @@ class NaiveBackend : public Backend {
       return {};
     }
     TensorView result(std::size_t index) const override { return results_[index].view(); }
-    OpTiming timing() const override { return {1, 2, 0, 0, 0, 0}; }
+    std::span<const TensorDesc> result_descs() const override { return result_descs_; }
+    OpTimes times() const override {
+      return {.total_ns = 10, .wire_ns = 7, .queue_ns = 1, .server_ns = 2};
+    }
+    std::size_t slots_in_use() const override { return 0; }
 
    private:
     std::vector<double> operand(std::size_t index) const {
@@ -158,6 +162,7 @@ class NaiveBackend : public Backend {
 
     NaiveBackend& owner_;
     OpSpec spec_;
+    std::vector<TensorDesc> result_descs_;
     std::vector<Tensor> inputs_;
     std::vector<Tensor> results_;
   };

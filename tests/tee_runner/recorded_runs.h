@@ -46,11 +46,16 @@ class ZeroBackend : public Backend {
  public:
   explicit ZeroBackend(const ModelDims& dims) { info_.dims = dims; }
   const BackendInfo& info() const override { return info_; }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands&, Deadline) override {
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, Deadline) override {
+    for (const std::uint64_t start_ns = now_ns(); now_ns() - start_ns < prepare_ns;) {
+    }
     ASSIGN_OR_RETURN(auto results, op_results(spec, info_.dims));
-    return std::unique_ptr<Pending>(std::make_unique<Zero>(spec.inputs, results, timing));
+    return std::unique_ptr<Pending>(std::make_unique<Zero>(*this, spec.inputs, results));
   }
-  OpTiming timing;
+  OpTimes times{.total_ns = 3, .wire_ns = 3};
+  std::size_t slots_in_use = 0;
+  // That prepare() takes at least.
+  std::uint64_t prepare_ns = 0;
 
  private:
   struct Zeros {
@@ -61,9 +66,9 @@ class ZeroBackend : public Backend {
   };
   class Zero : public Pending {
    public:
-    Zero(const std::vector<TensorDesc>& inputs, const std::vector<TensorDesc>& results,
-         const OpTiming& timing)
-        : timing_(timing) {
+    Zero(const ZeroBackend& owner, const std::vector<TensorDesc>& inputs,
+         const std::vector<TensorDesc>& results)
+        : owner_(owner), result_descs_(results) {
       for (const TensorDesc& desc : inputs) inputs_.emplace_back(desc);
       for (const TensorDesc& desc : results) results_.emplace_back(desc);
     }
@@ -76,12 +81,15 @@ class ZeroBackend : public Backend {
     TensorView result(std::size_t index) const override {
       return {results_[index].data.get(), results_[index].desc};
     }
-    OpTiming timing() const override { return timing_; }
+    std::span<const TensorDesc> result_descs() const override { return result_descs_; }
+    OpTimes times() const override { return owner_.times; }
+    std::size_t slots_in_use() const override { return owner_.slots_in_use; }
 
    private:
+    const ZeroBackend& owner_;
+    std::vector<TensorDesc> result_descs_;
     std::vector<Zeros> inputs_;
     std::vector<Zeros> results_;
-    OpTiming timing_;
   };
   BackendInfo info_;
 };
@@ -91,8 +99,8 @@ inline std::vector<TraceRecord> record_runs(Backend& inner, const ForwardShape& 
                                             const RecordingOptions& options, int runs,
                                             std::int64_t chunk = 0) {
   std::vector<TraceRecord> records;
-  const auto backend = RecordingBackend::create(
-      inner, options, [&](TraceRecord record) { records.push_back(std::move(record)); });
+  RecordingBackend backend(inner, options,
+                           [&](TraceRecord record) { records.push_back(std::move(record)); });
   const ModelDims& dims = inner.info().dims;
   TeeStatsTable stats;
   LlamaOptions llama;
@@ -101,10 +109,10 @@ inline std::vector<TraceRecord> record_runs(Backend& inner, const ForwardShape& 
   llama.logits = prompt.logits;
   llama.chunk = chunk;
   llama.max_score_bytes = prompt.max_score_bytes;
-  auto driver = LlamaDriver::create(config_of(dims), ones(dims), llama, *backend, stats);
+  auto driver = LlamaDriver::create(config_of(dims), ones(dims), llama, backend, stats);
   EXPECT_TRUE(driver.ok());
   for (int run = 0; run < runs; ++run) {
-    backend->begin_run();
+    backend.begin_run();
     const auto logits = (*driver)->prefill(tokens_of(prompt.tokens, dims.vocab));
     EXPECT_TRUE(logits.ok()) << logits.status().to_string();
   }

@@ -34,37 +34,31 @@ class Watcher : public Backend {
  public:
   explicit Watcher(Backend& inner) : inner_(inner) {}
   const BackendInfo& info() const override { return inner_.info(); }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
-                                           Deadline deadline) override {
-    ASSIGN_OR_RETURN(auto pending, inner_.prepare(spec, operands, deadline));
-    ASSIGN_OR_RETURN(const auto results, op_results(spec, info().dims));
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, Deadline deadline) override {
+    ASSIGN_OR_RETURN(auto pending, inner_.prepare(spec, deadline));
     return std::unique_ptr<Pending>(
-        std::make_unique<Watched>(*this, std::move(pending), spec.inputs.size(), results.size()));
+        std::make_unique<Watched>(*this, std::move(pending), spec.inputs.size()));
   }
   std::map<std::string, Bytes> seen;
   std::uint64_t fail_at = ~std::uint64_t{0};
 
  private:
-  class Watched : public Pending {
+  class Watched : public ForwardingPending {
    public:
-    Watched(Watcher& owner, std::unique_ptr<Pending> inner, std::size_t inputs, std::size_t results)
-        : owner_(owner), inner_(std::move(inner)), inputs_(inputs), results_(results) {}
-    MutableTensorView input(std::size_t index) override { return inner_->input(index); }
+    Watched(Watcher& owner, std::unique_ptr<Pending> inner, std::size_t inputs)
+        : ForwardingPending(std::move(inner)), owner_(owner), inputs_(inputs) {}
     Status submit() override {
       seq_ = owner_.submits_++;
-      for (std::size_t i = 0; i < inputs_; ++i)
-        keep(TraceSide::kInput, i, TensorView(inner_->input(i)));
-      return inner_->submit();
+      for (std::size_t i = 0; i < inputs_; ++i) keep(TraceSide::kInput, i, input(i));
+      return ForwardingPending::submit();
     }
-    bool done() override { return inner_->done(); }
     Status wait() override {
       if (seq_ == owner_.fail_at) return {StatusCode::kUnavailable, "the server died"};
-      RETURN_IF_ERROR(inner_->wait());
-      for (std::size_t i = 0; i < results_; ++i) keep(TraceSide::kOutput, i, inner_->result(i));
+      RETURN_IF_ERROR(ForwardingPending::wait());
+      for (std::size_t i = 0; i < result_descs().size(); ++i)
+        keep(TraceSide::kOutput, i, result(i));
       return {};
     }
-    TensorView result(std::size_t index) const override { return inner_->result(index); }
-    OpTiming timing() const override { return inner_->timing(); }
 
    private:
     void keep(TraceSide side, std::size_t index, TensorView tensor) {
@@ -72,9 +66,7 @@ class Watcher : public Backend {
       owner_.seen[payload_tensor_name(seq_, side, index)] = Bytes(bytes.begin(), bytes.end());
     }
     Watcher& owner_;
-    std::unique_ptr<Pending> inner_;
     std::size_t inputs_;
-    std::size_t results_;
     std::uint64_t seq_ = 0;
   };
   Backend& inner_;
@@ -107,9 +99,10 @@ TEST(RecordingBackend, an_op_without_weights_carries_the_layer_of_the_last_that_
   EXPECT_EQ(matmuls, 4);
 }
 
-TEST(RecordingBackend, takes_a_backends_own_times_where_it_tells_them) {
+TEST(RecordingBackend, takes_the_times_that_the_backend_tells) {
   ZeroBackend backend(kTiny);
-  backend.timing = {7, 100, 3, 890, 1000, 2};
+  backend.times = {.total_ns = 1000, .tee_ns = 3, .wire_ns = 890, .queue_ns = 7, .server_ns = 100};
+  backend.slots_in_use = 2;
   for (const TraceRecord& record : record_runs(backend, {5, DType::kF32}, {}, 1)) {
     EXPECT_EQ(record.times.total_ns, 1000U);
     EXPECT_EQ(record.times.tee_ns, 3U);
@@ -150,41 +143,54 @@ TEST(RecordingBackend, digests_are_those_of_the_bytes_that_went_through) {
   EXPECT_EQ(tensors, watcher.seen.size());
 }
 
-TEST(RecordingBackend, hashes_operands_of_the_callers_own) {
+/// Two tokens, prepared.
+std::unique_ptr<Pending> embedding(Backend& backend) {
+  return backend.prepare(embedding_spec(2, DType::kF32), Deadline::after(std::chrono::seconds(9)))
+      .value();
+}
+
+TEST(RecordingBackend, hashes_what_was_written_once_however_often_it_is_waited_for) {
   ZeroBackend backend(kTiny);
   std::vector<TraceRecord> records;
-  const auto recording =
-      RecordingBackend::create(backend, {std::nullopt, true, nullptr},
-                               [&](TraceRecord record) { records.push_back(std::move(record)); });
-  Tensor ids({DType::kI32, {2}});
-  ids.as<std::int32_t>()[0] = 9;
-  const TensorView inputs[] = {ids.view()};
-  Operands operands;
-  operands.inputs = inputs;
-  auto pending = recording->prepare(embedding_spec(2, DType::kF32), operands,
-                                    Deadline::after(std::chrono::seconds(9)));
-  ASSERT_TRUE(pending.ok());
-  ASSERT_TRUE((*pending)->submit().ok() && (*pending)->wait().ok() && (*pending)->wait().ok());
-  ASSERT_EQ(records.size(), 1U) << "once, however often it is waited for";
-  EXPECT_EQ(records[0].inputs[0].sha256,
-            openssl_sha256(Bytes(ids.view().bytes().begin(), ids.view().bytes().end())));
+  RecordingBackend recording(backend, {std::nullopt, true, nullptr},
+                             [&](TraceRecord record) { records.push_back(std::move(record)); });
+  const auto pending = embedding(recording);
+  pending->input(0).as<std::int32_t>()[0] = 9;
+  const auto written = pending->input(0).bytes();
+  const std::string expected = openssl_sha256(Bytes(written.begin(), written.end()));
+  ASSERT_TRUE(pending->submit().ok() && pending->wait().ok() && pending->wait().ok());
+  EXPECT_EQ(records.size(), 1U);
+  EXPECT_EQ(records.at(0).inputs[0].sha256, expected);
 }
 
 TEST(RecordingBackend, an_op_that_nobody_waited_for_is_not_recorded) {
   ZeroBackend backend(kTiny);
   std::vector<TraceRecord> records;
-  const auto recording = RecordingBackend::create(
-      backend, {}, [&](TraceRecord record) { records.push_back(std::move(record)); });
+  RecordingBackend recording(backend, {},
+                             [&](TraceRecord record) { records.push_back(std::move(record)); });
   for (int i = 0; i < 2; ++i) {
-    auto pending = recording->prepare(embedding_spec(2, DType::kF32), {},
-                                      Deadline::after(std::chrono::seconds(9)));
-    ASSERT_TRUE(pending.ok() && (*pending)->submit().ok());
+    const auto pending = embedding(recording);
+    ASSERT_TRUE(pending->submit().ok());
     if (i == 1) {
-      ASSERT_TRUE((*pending)->wait().ok());
+      ASSERT_TRUE(pending->wait().ok());
     }
   }
   ASSERT_EQ(records.size(), 1U);
   EXPECT_EQ(records[0].seq, 1U);
+}
+
+TEST(RecordingBackend, an_op_starts_as_long_before_its_submit_as_prepare_took) {
+  ZeroBackend backend(kTiny);
+  backend.prepare_ns = 1'000'000;
+  std::vector<TraceRecord> records;
+  RecordingBackend recording(backend, {},
+                             [&](TraceRecord record) { records.push_back(std::move(record)); });
+  const std::uint64_t begin_ns = now_ns();
+  recording.begin_run();
+  const auto pending = embedding(recording);
+  ASSERT_TRUE(pending->submit().ok() && pending->wait().ok());
+  const std::uint64_t elapsed_ns = now_ns() - begin_ns;
+  EXPECT_LE(records.at(0).start_ns + backend.prepare_ns, elapsed_ns);
 }
 
 /// `tee_runner prefill --record` without the program around it.

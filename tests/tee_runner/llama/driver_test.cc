@@ -354,10 +354,10 @@ TEST(LlamaDriver, refuses_other_dimensions_norms_and_an_odd_head) {
 TEST(MeasuredBackend, books_every_op_and_the_parts_add_up) {
   TinyRun run(tiny_config());
   OpStatsTable stats;
-  const auto measured = MeasuredBackend::create(run.backend, stats);
+  MeasuredBackend measured(run.backend, stats);
   auto driver =
       LlamaDriver::create(run.model.config, copy_of(run.model.norms),
-                          options_of(DType::kF32, Attention::kOffload), *measured, run.stats);
+                          options_of(DType::kF32, Attention::kOffload), measured, run.stats);
   ASSERT_TRUE(driver.ok());
   ASSERT_TRUE((*driver)->prefill(tiny_tokens(6)).ok());
   for (const auto& [op, calls] : run.backend.calls) {
@@ -367,6 +367,25 @@ TEST(MeasuredBackend, books_every_op_and_the_parts_add_up) {
               of.times.tee_ns + of.times.wire_ns + of.times.queue_ns + of.times.server_ns);
     EXPECT_EQ(of.times.server_ns, static_cast<std::uint64_t>(2 * calls));
   }
+}
+
+TEST(MeasuredBackend, books_an_op_once_and_only_if_it_went_well) {
+  TinyRun run(tiny_config());
+  OpStatsTable stats;
+  MeasuredBackend measured(run.backend, stats);
+  const auto start = [&] {
+    auto pending =
+        measured.prepare(embedding_spec(2, DType::kF32), Deadline::after(std::chrono::seconds(60)));
+    EXPECT_TRUE(pending.ok() && (*pending)->submit().ok());
+    for (std::int32_t& id : (*pending)->input(0).as<std::int32_t>()) id = 0;
+    return std::move(pending).value();
+  };
+  start().reset();
+  EXPECT_EQ(stats[Op::kEmbedding].calls, 0U);
+  const auto pending = start();
+  ASSERT_TRUE(pending->wait().ok() && pending->wait().ok());
+  EXPECT_EQ(stats[Op::kEmbedding].calls, 1U);
+  EXPECT_EQ(stats[Op::kEmbedding].times.total_ns, pending->times().total_ns);
 }
 
 }  // namespace

@@ -13,7 +13,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/cpu/cpu_backend.h"
+#include "runtime/cpu/cpu_model.h"
+#include "runtime/local_backend.h"
 #include "runtime/model/model_source.h"
 #include "tee_runner/llama/driver.h"
 
@@ -170,7 +171,7 @@ void expect_model_agrees(const fs::path& folder) {
     cpu.dtype = dtype;
     auto model = CpuModel::create(**source, cpu);
     ASSERT_TRUE(model.ok()) << model.status().message();
-    const auto backend = (*model)->make_backend();
+    LocalBackend backend((*model)->make_compute());
     for (const DType wire : kTypes) {
       if (dtype != DType::kF32 && wire != dtype) continue;
       for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
@@ -179,7 +180,7 @@ void expect_model_agrees(const fs::path& folder) {
             std::string(name_of(wire)) + (attention == Attention::kTee ? ", tee" : ", offload");
         SCOPED_TRACE(name);
         std::cout << "  " << name << '\n';
-        expect_route_agrees(**source, *backend, golden, wire, attention);
+        expect_route_agrees(**source, backend, golden, wire, attention);
       }
     }
   }

@@ -12,9 +12,9 @@ namespace {
 using cuda_fake::Mode;
 using enum WeightKind;
 
-class CudaBackendTest : public FakeCudaTest {};
+class CudaComputeTest : public FakeCudaTest {};
 
-TEST_F(CudaBackendTest, copies_registered_memory_where_it_lies) {
+TEST_F(CudaComputeTest, copies_registered_memory_where_it_lies) {
   Segment request(1 << 20);
   Segment reply(1 << 20);
   open({request.bytes(), reply.bytes()});
@@ -24,7 +24,7 @@ TEST_F(CudaBackendTest, copies_registered_memory_where_it_lies) {
   const auto descs = op_results(spec, dims()).value();
   const std::vector<MutableTensorView> out{reply.place(0, descs[0]), reply.place(65536, descs[1])};
   const auto before = cuda_fake::counters();
-  ASSERT_TRUE(run_op(*backend_, spec, in, out).ok());
+  ASSERT_TRUE(run_op(*compute_, spec, in, out).ok());
   const auto after = cuda_fake::counters();
   EXPECT_EQ(after.pinned_copies - before.pinned_copies, 3U);
   EXPECT_EQ(after.pageable_copies, 0U);
@@ -32,18 +32,18 @@ TEST_F(CudaBackendTest, copies_registered_memory_where_it_lies) {
   EXPECT_EQ(after.bytes_out - before.bytes_out, descs[0].bytes() + descs[1].bytes());
 }
 
-TEST_F(CudaBackendTest, sends_other_memory_through_pinned_pieces) {
+TEST_F(CudaComputeTest, sends_other_memory_through_pinned_pieces) {
   open();
   // Results of over four pieces of 4 MiB, one of them among others' rows.
   const OpSpec spec = linear(3000, {{kGate, 0}, {kUp, 0}, {kQ, 0}});
-  ASSERT_TRUE(run_op(*backend_, spec).ok());
+  ASSERT_TRUE(run_op(*compute_, spec).ok());
   EXPECT_EQ(cuda_fake::counters().pageable_copies, 0U);
   const OpSpec heads = lm_head_spec({DType::kF32, Shape{9000, dims().hidden}});
   std::vector<Tensor> results = results_of(heads);
   const std::vector<Tensor> x = inputs_of(heads);
   const std::vector<TensorView> in{x[0].view()};
   const auto out = views_of(results);
-  auto op = backend_->prepare(heads, {in, out}, soon());
+  auto op = compute_->prepare(heads, {in, out}, soon());
   ASSERT_TRUE(op.ok());
   ASSERT_TRUE((*op)->submit().ok());
   ASSERT_TRUE((*op)->wait().ok());
@@ -52,18 +52,18 @@ TEST_F(CudaBackendTest, sends_other_memory_through_pinned_pieces) {
   const std::vector<TensorView> row{
       {x[0].view().data + 8999 * last.inputs[0].bytes(), last.inputs[0]}};
   std::vector<Tensor> one = results_of(last);
-  ASSERT_TRUE(run_op(*backend_, last, row, views_of(one)).ok());
+  ASSERT_TRUE(run_op(*compute_, last, row, views_of(one)).ok());
   const auto all = results[0].as<float>();
   EXPECT_TRUE(std::ranges::equal(one[0].as<float>(), all.last(one[0].as<float>().size())));
 }
 
-TEST_F(CudaBackendTest, works_with_memory_that_cannot_be_pinned_and_says_so_once) {
+TEST_F(CudaComputeTest, works_with_memory_that_cannot_be_pinned_and_says_so_once) {
   restart({.register_fails = true});
   Segment request(1 << 20);
   open({request.bytes()});
   for (const OpSpec& spec : one_of_each(DType::kBF16))
-    EXPECT_TRUE(run_op(*backend_, spec).ok()) << name_of(spec.op);
-  auto second = compute_->make_backend(std::vector{request.bytes()});
+    EXPECT_TRUE(run_op(*compute_, spec).ok()) << name_of(spec.op);
+  auto second = model_on_device_->make_compute(std::vector{request.bytes()});
   ASSERT_TRUE(second.ok());
   EXPECT_TRUE(run_op(**second, linear(300, {{kQ, 0}})).ok());
   EXPECT_GT(cuda_fake::counters().pageable_copies, 0U);
@@ -73,11 +73,11 @@ TEST_F(CudaBackendTest, works_with_memory_that_cannot_be_pinned_and_says_so_once
             1);
 }
 
-TEST_F(CudaBackendTest, multiplies_weights_that_lie_together_at_once) {
+TEST_F(CudaComputeTest, multiplies_weights_that_lie_together_at_once) {
   open();
   const auto products = [&](const OpSpec& spec) {
     const std::uint64_t before = cuda_fake::counters().gemms;
-    EXPECT_TRUE(run_op(*backend_, spec).ok());
+    EXPECT_TRUE(run_op(*compute_, spec).ok());
     return cuda_fake::counters().gemms - before;
   };
   EXPECT_EQ(products(linear(4, {{kQ, 1}, {kK, 1}, {kV, 1}})), 1U);
@@ -97,7 +97,7 @@ TEST_F(CudaBackendTest, multiplies_weights_that_lie_together_at_once) {
   EXPECT_EQ(heads(Transpose::kA, 2), 2U);  // one a group, its b met by stride 0
 }
 
-TEST_F(CudaBackendTest, accumulates_in_fp32_and_rounds_to_tf32_only_where_asked) {
+TEST_F(CudaComputeTest, accumulates_in_fp32_and_rounds_to_tf32_only_where_asked) {
   for (const bool tf32 : {false, true}) {
     restart({});
     CudaOptions options;
@@ -113,16 +113,21 @@ TEST_F(CudaBackendTest, accumulates_in_fp32_and_rounds_to_tf32_only_where_asked)
   }
 }
 
-TEST_F(CudaBackendTest, has_the_next_ops_input_on_its_way_while_one_computes) {
+TEST_F(CudaComputeTest, has_the_next_ops_input_on_its_way_while_one_computes) {
   restart({.mode = Mode::kLazy});
-  open();
+  Segment ring(1 << 20);
+  open({ring.bytes()});
   const OpSpec spec = linear(4, {{kQ, 0}});
-  auto first = backend_->prepare(spec, {}, soon());
-  auto second = backend_->prepare(spec, {}, soon());
-  auto third = backend_->prepare(spec, {}, soon());
+  const TensorDesc result = op_results(spec, dims()).value()[0];
+  std::size_t slot = 0;
+  const auto prepare = [&] {
+    const MutableTensorView in = ring.place(slot++ * 65536, spec.inputs[0]);
+    return compute_->prepare(spec, {{in}, {ring.place(slot++ * 65536, result)}}, soon());
+  };
+  auto first = prepare();
+  auto second = prepare();
+  auto third = prepare();
   ASSERT_TRUE(first.ok() && second.ok() && third.ok());
-  for (auto* op : {&first, &second, &third})
-    std::memset((**op)->input(0).data, 0, spec.inputs[0].bytes());
   const auto copies = [] { return cuda_fake::call_count("cudaMemcpyAsync"); };
   const std::uint64_t start = copies();
   const std::uint64_t ran = cuda_fake::counters().work_run;
@@ -140,7 +145,7 @@ TEST_F(CudaBackendTest, has_the_next_ops_input_on_its_way_while_one_computes) {
   EXPECT_TRUE((*second)->wait().ok());
 }
 
-TEST_F(CudaBackendTest, gives_results_that_go_through_pieces_before_the_next_op_has_computed) {
+TEST_F(CudaComputeTest, gives_results_that_go_through_pieces_before_the_next_op_has_computed) {
   restart({.mode = Mode::kLazy});
   open();
   const OpSpec spec = linear(4, {{kQ, 0}});
@@ -149,8 +154,8 @@ TEST_F(CudaBackendTest, gives_results_that_go_through_pieces_before_the_next_op_
   std::vector<Tensor> memory[] = {results_of(spec), results_of(spec)};
   const auto out0 = views_of(memory[0]);
   const auto out1 = views_of(memory[1]);
-  auto first = backend_->prepare(spec, {in, out0}, soon());
-  auto second = backend_->prepare(spec, {in, out1}, soon());
+  auto first = compute_->prepare(spec, {in, out0}, soon());
+  auto second = compute_->prepare(spec, {in, out1}, soon());
   ASSERT_TRUE(first.ok() && second.ok());
   ASSERT_TRUE((*first)->submit().ok());
   ASSERT_TRUE((*second)->submit().ok());
@@ -158,44 +163,44 @@ TEST_F(CudaBackendTest, gives_results_that_go_through_pieces_before_the_next_op_
   EXPECT_TRUE((*first)->wait().ok());
   EXPECT_EQ(cuda_fake::counters().work_run, ran + 3);  // its copy in, product and copy out
   EXPECT_TRUE((*second)->wait().ok());
-  expect_right(*backend_, spec, in, out0);
-  expect_right(*backend_, spec, in, out1);
+  expect_right(*compute_, spec, in, out0);
+  expect_right(*compute_, spec, in, out1);
 }
 
-TEST_F(CudaBackendTest, has_run_each_kind_of_product_before_the_first_session) {
+TEST_F(CudaComputeTest, has_run_each_kind_of_product_before_the_first_session) {
   load();
   EXPECT_GT(cuda_fake::call_count("cublasGemmEx"), 0U);
   EXPECT_GT(cuda_fake::call_count("cublasGemmStridedBatchedEx"), 0U);
   EXPECT_GT(cuda_fake::call_count("launch_gather"), 0U);
 }
 
-TEST_F(CudaBackendTest, says_how_long_the_device_took_by_part) {
+TEST_F(CudaComputeTest, says_how_long_the_device_took_by_part) {
   restart({.mode = Mode::kEager});
   open();
-  ASSERT_TRUE(run_op(*backend_, linear(200, {{kGate, 0}, {kUp, 0}})).ok());
-  EXPECT_GT(timing_.copy_in_ns, 0U);
-  EXPECT_GT(timing_.compute_ns, 0U);
-  EXPECT_GT(timing_.copy_out_ns, 0U);
-  EXPECT_LE(timing_.server_ns, timing_.copy_in_ns + timing_.compute_ns + timing_.copy_out_ns);
-  EXPECT_GT(timing_.server_ns, 0U);
+  ASSERT_TRUE(run_op(*compute_, linear(200, {{kGate, 0}, {kUp, 0}})).ok());
+  EXPECT_GT(times_.device.copy_in_ns, 0U);
+  EXPECT_GT(times_.device.compute_ns, 0U);
+  EXPECT_GT(times_.device.copy_out_ns, 0U);
+  EXPECT_LE(times_.server_ns,
+            times_.device.copy_in_ns + times_.device.compute_ns + times_.device.copy_out_ns);
+  EXPECT_GT(times_.server_ns, 0U);
+  EXPECT_EQ(times_.total_ns, times_.tee_ns + times_.wire_ns + times_.queue_ns + times_.server_ns);
 }
 
-TEST_F(CudaBackendTest, serves_sessions_on_threads_of_their_own) {
+TEST_F(CudaComputeTest, serves_sessions_on_threads_of_their_own) {
   restart({.mode = Mode::kThreads});
   load(DType::kBF16);
   std::vector<std::thread> sessions;
   for (int session = 0; session < 3; ++session) {
     sessions.emplace_back([&] {
       Segment ring(1 << 20);
-      auto backend = compute_->make_backend(std::vector{ring.bytes()});
-      ASSERT_TRUE(backend.ok());
+      auto compute = model_on_device_->make_compute(std::vector{ring.bytes()});
+      ASSERT_TRUE(compute.ok());
       for (int round = 0; round < 3; ++round) {
         for (const OpSpec& spec : one_of_each(DType::kBF16)) {
-          auto op = (*backend)->prepare(spec, {}, soon());
+          OpTensors tensors = tensors_of(spec);
+          auto op = (*compute)->prepare(spec, tensors.memory(), soon());
           ASSERT_TRUE(op.ok());
-          const std::vector<Tensor> inputs = inputs_of(spec);
-          for (std::size_t i = 0; i < inputs.size(); ++i)
-            std::memcpy((*op)->input(i).data, inputs[i].view().data, spec.inputs[i].bytes());
           ASSERT_TRUE((*op)->submit().ok());
           ASSERT_TRUE((*op)->wait().ok());
         }
@@ -205,16 +210,16 @@ TEST_F(CudaBackendTest, serves_sessions_on_threads_of_their_own) {
   for (std::thread& session : sessions) session.join();
 }
 
-TEST_F(CudaBackendTest, destroys_no_cublas_handle_while_it_serves) {
+TEST_F(CudaComputeTest, destroys_no_cublas_handle_while_it_serves) {
   load();
   const std::uint64_t made = cuda_fake::call_count("cublasCreate");
   const std::uint64_t destroyed = cuda_fake::call_count("cublasDestroy");
   const std::uint64_t freed = cuda_fake::call_count("cudaFree");
   for (int session = 0; session < 3; ++session) {
     std::thread([&] {
-      auto backend = compute_->make_backend({});
-      ASSERT_TRUE(backend.ok());
-      EXPECT_TRUE(run_op(**backend, linear(4, {{kQ, 0}})).ok());
+      auto compute = model_on_device_->make_compute({});
+      ASSERT_TRUE(compute.ok());
+      EXPECT_TRUE(run_op(**compute, linear(4, {{kQ, 0}})).ok());
     }).join();
   }
   EXPECT_EQ(cuda_fake::call_count("cublasCreate"), made);  // the warm-up's serves them all
@@ -222,7 +227,7 @@ TEST_F(CudaBackendTest, destroys_no_cublas_handle_while_it_serves) {
   EXPECT_EQ(cuda_fake::call_count("cudaFree"), freed);
 }
 
-TEST_F(CudaBackendTest, says_what_the_weights_need_and_what_is_free) {
+TEST_F(CudaComputeTest, says_what_the_weights_need_and_what_is_free) {
   restart({.memory_bytes = std::size_t{1} << 20});
   const auto made = create();
   ASSERT_FALSE(made.ok());
@@ -231,7 +236,7 @@ TEST_F(CudaBackendTest, says_what_the_weights_need_and_what_is_free) {
   EXPECT_NE(made.status().message().find("free"), std::string::npos) << made.status().message();
 }
 
-TEST_F(CudaBackendTest, gives_the_models_error_and_frees_all) {
+TEST_F(CudaComputeTest, gives_the_models_error_and_frees_all) {
   MemoryModel::Options options;
   options.broken_tensor = "model.layers.1.mlp.up_proj.weight";
   const MemoryModel broken(options);
@@ -241,7 +246,7 @@ TEST_F(CudaBackendTest, gives_the_models_error_and_frees_all) {
   EXPECT_NE(made.status().message().find(options.broken_tensor), std::string::npos);
 }
 
-TEST_F(CudaBackendTest, names_a_device_that_is_not_there) {
+TEST_F(CudaComputeTest, names_a_device_that_is_not_there) {
   CudaOptions options;
   options.device = 1;
   const auto made = airlock_cuda_module()->create(model_, options);
@@ -250,7 +255,7 @@ TEST_F(CudaBackendTest, names_a_device_that_is_not_there) {
   EXPECT_NE(made.status().message().find("cuda:1"), std::string::npos) << made.status().message();
 }
 
-TEST_F(CudaBackendTest, names_a_driver_that_is_too_old) {
+TEST_F(CudaComputeTest, names_a_driver_that_is_too_old) {
   restart({.driver_version = 11040});
   const auto made = create();
   ASSERT_FALSE(made.ok());
@@ -258,22 +263,22 @@ TEST_F(CudaBackendTest, names_a_driver_that_is_too_old) {
   EXPECT_NE(made.status().message().find("11.4"), std::string::npos) << made.status().message();
 }
 
-TEST_F(CudaBackendTest, fails_an_op_for_which_device_memory_lacks_and_goes_on) {
+TEST_F(CudaComputeTest, fails_an_op_for_which_device_memory_lacks_and_goes_on) {
   restart({.memory_bytes = std::size_t{48} << 20});
   load();
   open();
   const OpSpec large = lm_head_spec({DType::kF32, Shape{20000, dims().hidden}});
-  auto op = backend_->prepare(large, {}, soon());
+  OpTensors tensors = tensors_of(large);
+  auto op = compute_->prepare(large, tensors.memory(), soon());
   ASSERT_TRUE(op.ok());
-  std::memset((*op)->input(0).data, 0, large.inputs[0].bytes());
   Status status = (*op)->submit();
   if (status.ok()) status = (*op)->wait();
   EXPECT_EQ(status.code(), StatusCode::kResourceExhausted) << status.to_string();
-  EXPECT_TRUE(compute_->health().ok());
-  EXPECT_TRUE(run_op(*backend_, linear(4, {{kQ, 0}})).ok());
+  EXPECT_TRUE(model_on_device_->health().ok());
+  EXPECT_TRUE(run_op(*compute_, linear(4, {{kQ, 0}})).ok());
 }
 
-TEST_F(CudaBackendTest, gives_idle_memory_back_before_an_op_fails) {
+TEST_F(CudaComputeTest, gives_idle_memory_back_before_an_op_fails) {
   restart({.memory_bytes = std::size_t{64} << 20});
   load();
   open();
@@ -281,48 +286,49 @@ TEST_F(CudaBackendTest, gives_idle_memory_back_before_an_op_fails) {
   const OpSpec middle = lm_head_spec({DType::kF32, Shape{3000, dims().hidden}});
   const OpSpec large = lm_head_spec({DType::kF32, Shape{9000, dims().hidden}});
   for (const OpSpec& spec : {middle, large}) {
-    auto op = backend_->prepare(spec, {}, soon());
+    OpTensors tensors = tensors_of(spec);
+    auto op = compute_->prepare(spec, tensors.memory(), soon());
     ASSERT_TRUE(op.ok());
-    std::memset((*op)->input(0).data, 0, spec.inputs[0].bytes());
     ASSERT_TRUE((*op)->submit().ok());
     const Status status = (*op)->wait();
     EXPECT_TRUE(status.ok()) << status.to_string();
   }
 }
 
-TEST_F(CudaBackendTest, is_lost_after_an_error_that_stays) {
+TEST_F(CudaComputeTest, is_lost_after_an_error_that_stays) {
   load();
   open();
   cuda_fake::lose_device_at_work(cuda_fake::counters().work_run + 2, cudaErrorIllegalAddress);
-  const Status status = run_op(*backend_, linear(4, {{kQ, 0}}));
+  const Status status = run_op(*compute_, linear(4, {{kQ, 0}}));
   EXPECT_EQ(status.code(), StatusCode::kDevice);
   EXPECT_NE(status.message().find("cudaErrorIllegalAddress"), std::string::npos)
       << status.message();
-  EXPECT_EQ(compute_->health().code(), StatusCode::kDevice);
-  EXPECT_EQ(backend_->prepare(linear(4, {{kQ, 0}}), {}, soon()).status().code(),
+  EXPECT_EQ(model_on_device_->health().code(), StatusCode::kDevice);
+  EXPECT_EQ(compute_->prepare(linear(4, {{kQ, 0}}), {}, soon()).status().code(),
             StatusCode::kDevice);
-  EXPECT_EQ(compute_->make_backend({}).status().code(), StatusCode::kDevice);
+  EXPECT_EQ(model_on_device_->make_compute({}).status().code(), StatusCode::kDevice);
 }
 
-TEST_F(CudaBackendTest, gives_up_an_op_at_its_deadline_and_a_device_that_hangs) {
+TEST_F(CudaComputeTest, gives_up_an_op_at_its_deadline_and_a_device_that_hangs) {
   load();
   open();
   cuda_fake::set_hang(true);
   const OpSpec spec = linear(4, {{kQ, 0}});
+  OpTensors tensors = tensors_of(spec);
   {
-    auto op = backend_->prepare(spec, {}, Deadline::after(std::chrono::milliseconds(20)));
+    auto op =
+        compute_->prepare(spec, tensors.memory(), Deadline::after(std::chrono::milliseconds(20)));
     ASSERT_TRUE(op.ok());
-    std::memset((*op)->input(0).data, 0, spec.inputs[0].bytes());
     ASSERT_TRUE((*op)->submit().ok());
     EXPECT_FALSE((*op)->done());
     EXPECT_EQ((*op)->wait().code(), StatusCode::kDeadlineExceeded);
-    EXPECT_TRUE(compute_->health().ok());
+    EXPECT_TRUE(model_on_device_->health().ok());
   }
-  EXPECT_EQ(compute_->health().code(), StatusCode::kDevice);
-  EXPECT_NE(compute_->health().message().find("hangs"), std::string::npos);
+  EXPECT_EQ(model_on_device_->health().code(), StatusCode::kDevice);
+  EXPECT_NE(model_on_device_->health().message().find("hangs"), std::string::npos);
 }
 
-TEST_F(CudaBackendTest, keeps_an_abandoned_ops_memory_until_the_device_is_through_with_it) {
+TEST_F(CudaComputeTest, keeps_an_abandoned_ops_memory_until_the_device_is_through_with_it) {
   restart({.mode = Mode::kLazy});
   Segment ring(1 << 20);
   open({ring.bytes()});
@@ -332,14 +338,14 @@ TEST_F(CudaBackendTest, keeps_an_abandoned_ops_memory_until_the_device_is_throug
   const std::vector<MutableTensorView> out{ring.place(65536, op_results(spec, dims()).value()[0])};
   const std::uint64_t ran = cuda_fake::counters().work_run;
   {
-    auto op = backend_->prepare(spec, {in, out}, soon());
+    auto op = compute_->prepare(spec, {in, out}, soon());
     ASSERT_TRUE(op.ok());
     ASSERT_TRUE((*op)->submit().ok());
     EXPECT_EQ(cuda_fake::counters().work_run, ran);
   }
   EXPECT_EQ(cuda_fake::counters().work_run, ran + 3);
   std::memset(ring.bytes().data(), 1, ring.bytes().size());  // whoever gets the slots next
-  EXPECT_TRUE(run_op(*backend_, spec).ok());
+  EXPECT_TRUE(run_op(*compute_, spec).ok());
 }
 
 }  // namespace

@@ -1,38 +1,28 @@
-#include "runtime/cpu/cpu_backend.h"
-
-#include <fmt/format.h>
+#include "runtime/cpu/cpu_compute.h"
 
 #include <utility>
 
 #include "base/check.h"
-#include "runtime/cpu/cpu_model.h"
 #include "runtime/cpu/gemm_cache.h"
+#include "runtime/scratch.h"
 
 namespace airlock {
 
 namespace {
 
-/// Memory that the op reads or writes: the caller's, or `owned`'s.
-struct OpMemory {
-  std::vector<TensorView> inputs;
-  std::vector<MutableTensorView> results;
-};
-
 /// One session's view of the model: its products and its scratch memory. One thread.
-class CpuBackend : public Backend {
+class CpuCompute : public Compute {
  public:
-  explicit CpuBackend(std::shared_ptr<CpuShared> shared)
+  explicit CpuCompute(std::shared_ptr<CpuShared> shared)
       : shared_(std::move(shared)),
         stream_(shared_->engine),
         cache_(shared_->engine, numerics().held) {}
 
   const BackendInfo& info() const override { return shared_->info; }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
-                                           Deadline deadline) override;
-
-  ScratchPool& scratch() { return scratch_; }
+  Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
+                                               Deadline deadline) override;
   /// Waits for the threads, then computes. Never throws.
-  Status run(const OpSpec& spec, const OpMemory& memory, Deadline deadline, OpTiming& timing);
+  Status run(const OpSpec& spec, const OpMemory& memory, Deadline deadline, OpTimes& times);
 
  private:
   const Numerics& numerics() const { return shared_->weights.numerics; }
@@ -47,111 +37,63 @@ class CpuBackend : public Backend {
   Status product(GemmKey key, const HeldWeight* weight, std::byte* a, std::byte* b,
                  MutableTensorView result);
 
-  std::shared_ptr<CpuShared> shared_;  // keeps the weights alive
+  // Keeps the weights alive.
+  std::shared_ptr<CpuShared> shared_;
   ScratchPool scratch_;
   dnnl::stream stream_;
   GemmCache cache_;
 };
 
-class CpuPending : public Pending {
+/// Computes in submit().
+class CpuComputation : public Computation {
  public:
-  CpuPending(CpuBackend& backend, const OpSpec& spec, Deadline deadline)
-      : backend_(backend), spec_(spec), deadline_(deadline) {}
+  CpuComputation(CpuCompute& compute, const OpSpec& spec, OpMemory memory, Deadline deadline)
+      : compute_(compute), spec_(spec), memory_(std::move(memory)), deadline_(deadline) {}
 
-  Status set_inputs(std::span<const TensorView> given);
-  Status set_results(std::span<const MutableTensorView> given,
-                     const std::vector<TensorDesc>& expected);
-
-  MutableTensorView input(std::size_t index) override {
-    CHECK(index < own_inputs_.size() && !submitted_);
-    return own_inputs_[index];
-  }
   Status submit() override {
-    CHECK(!submitted_);
-    submitted_ = true;
-    outcome_ = backend_.run(spec_, memory_, deadline_, timing_);
-    return outcome_;
+    CHECK(!std::exchange(submitted_, true));
+    return outcome_ = compute_.run(spec_, memory_, deadline_, times_);
   }
   bool done() override { return submitted_; }
   Status wait() override {
     CHECK(submitted_);
     return outcome_;
   }
-  TensorView result(std::size_t index) const override {
-    CHECK(submitted_ && outcome_.ok() && index < memory_.results.size());
-    return memory_.results[index];
-  }
-  OpTiming timing() const override { return timing_; }
+  OpTimes times() const override { return times_; }
 
  private:
-  Result<MutableTensorView> own(const TensorDesc& desc) {
-    ASSIGN_OR_RETURN(ScratchPool::Buffer buffer, backend_.scratch().take(desc.bytes()));
-    owned_.push_back(std::move(buffer));
-    return MutableTensorView{owned_.back().data(), desc};
-  }
-
-  CpuBackend& backend_;
-  OpSpec spec_;
-  Deadline deadline_;
-  OpMemory memory_;
-  std::vector<MutableTensorView> own_inputs_;  // empty where the caller gave inputs
-  std::vector<ScratchPool::Buffer> owned_;
+  CpuCompute& compute_;
+  const OpSpec spec_;
+  const OpMemory memory_;
+  const Deadline deadline_;
   Status outcome_;
-  OpTiming timing_;
+  OpTimes times_;
   bool submitted_ = false;
 };
 
-Status CpuPending::set_inputs(std::span<const TensorView> given) {
-  if (given.empty()) {
-    for (const TensorDesc& desc : spec_.inputs) {
-      ASSIGN_OR_RETURN(const MutableTensorView view, own(desc));
-      own_inputs_.push_back(view);
-      memory_.inputs.push_back(view);
-    }
-    return {};
-  }
-  memory_.inputs.assign(given.begin(), given.end());
-  return {};
+Result<std::unique_ptr<Computation>> CpuCompute::prepare(const OpSpec& spec, OpMemory memory,
+                                                         Deadline deadline) {
+  check_memory(spec, memory);
+  return std::unique_ptr<Computation>(
+      std::make_unique<CpuComputation>(*this, spec, std::move(memory), deadline));
 }
 
-Status CpuPending::set_results(std::span<const MutableTensorView> given,
-                               const std::vector<TensorDesc>& expected) {
-  if (given.empty()) {
-    for (const TensorDesc& desc : expected) {
-      ASSIGN_OR_RETURN(const MutableTensorView view, own(desc));
-      memory_.results.push_back(view);
-    }
-    return {};
-  }
-  memory_.results.assign(given.begin(), given.end());
-  return {};
-}
-
-Result<std::unique_ptr<Pending>> CpuBackend::prepare(const OpSpec& spec, const Operands& operands,
-                                                     Deadline deadline) {
-  ASSIGN_OR_RETURN(const std::vector<TensorDesc> expected, op_results(spec, info().dims));
-  RETURN_IF_ERROR(check_operands(operands, spec, expected));
-  auto pending = std::make_unique<CpuPending>(*this, spec, deadline);
-  RETURN_IF_ERROR(pending->set_inputs(operands.inputs));
-  RETURN_IF_ERROR(pending->set_results(operands.results, expected));
-  return std::unique_ptr<Pending>(std::move(pending));
-}
-
-Status CpuBackend::run(const OpSpec& spec, const OpMemory& memory, Deadline deadline,
-                       OpTiming& timing) {
+Status CpuCompute::run(const OpSpec& spec, const OpMemory& memory, Deadline deadline,
+                       OpTimes& times) {
   const std::uint64_t asked_ns = now_ns();
   ASSIGN_OR_RETURN(const FairGate::Turn turn, shared_->gate.enter(deadline));
   const std::uint64_t started_ns = now_ns();
-  timing.queue_ns = started_ns - asked_ns;
   const Status status = onednn::guarded([&] {
     const onednn::ThreadCount threads(info().threads);
     return compute(spec, memory);
   });
-  timing.server_ns = now_ns() - started_ns;
+  times.queue_ns = started_ns - asked_ns;
+  times.server_ns = now_ns() - started_ns;
+  times.total_ns = times.queue_ns + times.server_ns;
   return status;
 }
 
-Status CpuBackend::compute(const OpSpec& spec, const OpMemory& memory) {
+Status CpuCompute::compute(const OpSpec& spec, const OpMemory& memory) {
   switch (spec.op) {
     case Op::kEmbedding:
       return embed(memory);
@@ -161,24 +103,23 @@ Status CpuBackend::compute(const OpSpec& spec, const OpMemory& memory) {
       return matmul(spec, memory);
     case Op::kLmHead:
       return lm_head(memory);
-    case Op::kPing:
-      return {};
     case Op::kInit:
     case Op::kStats:
-      break;  // op_results() refused them
+    case Op::kPing:
+      break;
   }
-  return {StatusCode::kInvalidInput,
-          fmt::format("{} is not computed by a backend", name_of(spec.op))};
+  // check_memory() takes no other op.
+  CHECK(false);
 }
 
-Status CpuBackend::embed(const OpMemory& memory) {
+Status CpuCompute::embed(const OpMemory& memory) {
   ASSIGN_OR_RETURN(const std::vector<std::int32_t> ids,
                    read_token_ids(memory.inputs[0], info().dims.vocab));
   gather_rows(shared_->weights.table, ids, memory.results[0], shared_->pool);
   return {};
 }
 
-Status CpuBackend::linear(const OpSpec& spec, const OpMemory& memory) {
+Status CpuCompute::linear(const OpSpec& spec, const OpMemory& memory) {
   ScratchPool::Buffer buffer;
   ASSIGN_OR_RETURN(std::byte * x, operand(memory.inputs[0], buffer));
   for (std::size_t i = 0; i < spec.weights.size(); ++i) {
@@ -190,7 +131,7 @@ Status CpuBackend::linear(const OpSpec& spec, const OpMemory& memory) {
   return {};
 }
 
-Status CpuBackend::lm_head(const OpMemory& memory) {
+Status CpuCompute::lm_head(const OpMemory& memory) {
   ScratchPool::Buffer buffer;
   ASSIGN_OR_RETURN(std::byte * x, operand(memory.inputs[0], buffer));
   const HeldWeight& weight = shared_->weights.lm_head;
@@ -199,7 +140,7 @@ Status CpuBackend::lm_head(const OpMemory& memory) {
   return product(key, &weight, x, weight.data, memory.results[0]);
 }
 
-Status CpuBackend::matmul(const OpSpec& spec, const OpMemory& memory) {
+Status CpuCompute::matmul(const OpSpec& spec, const OpMemory& memory) {
   const Shape& a_shape = spec.inputs[0].shape;
   const Shape& b_shape = spec.inputs[1].shape;
   ScratchPool::Buffer a_buffer;
@@ -221,7 +162,7 @@ Status CpuBackend::matmul(const OpSpec& spec, const OpMemory& memory) {
   return product(key, nullptr, a, b, memory.results[0]);
 }
 
-Result<std::byte*> CpuBackend::operand(TensorView view, ScratchPool::Buffer& buffer) {
+Result<std::byte*> CpuCompute::operand(TensorView view, ScratchPool::Buffer& buffer) {
   // oneDNN's handles are not const; inputs are never written through them.
   if (numerics().takes(view.desc.dtype)) return const_cast<std::byte*>(view.data);
   ASSIGN_OR_RETURN(buffer, scratch_.take(view.desc.elements() * dtype_bytes(numerics().held)));
@@ -229,7 +170,7 @@ Result<std::byte*> CpuBackend::operand(TensorView view, ScratchPool::Buffer& buf
   return buffer.data();
 }
 
-Status CpuBackend::product(GemmKey key, const HeldWeight* weight, std::byte* a, std::byte* b,
+Status CpuCompute::product(GemmKey key, const HeldWeight* weight, std::byte* a, std::byte* b,
                            MutableTensorView result) {
   const bool direct = numerics().writes(result.desc.dtype);
   key.result = direct ? result.desc.dtype : DType::kF32;
@@ -263,8 +204,8 @@ Status CpuBackend::product(GemmKey key, const HeldWeight* weight, std::byte* a, 
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend(std::shared_ptr<CpuShared> shared) {
-  return std::make_unique<CpuBackend>(std::move(shared));
+std::unique_ptr<Compute> make_cpu_compute(std::shared_ptr<CpuShared> shared) {
+  return std::make_unique<CpuCompute>(std::move(shared));
 }
 
 }  // namespace airlock

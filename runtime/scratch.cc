@@ -1,4 +1,4 @@
-#include "runtime/cpu/scratch.h"
+#include "runtime/scratch.h"
 
 #include <algorithm>
 #include <bit>

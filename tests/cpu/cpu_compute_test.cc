@@ -1,9 +1,8 @@
-#include "runtime/cpu/cpu_backend.h"
-
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstring>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "runtime/cpu/cpu_model.h"
 #include "tests/support/memory_model.h"
 #include "tests/support/reference_ops.h"
 
@@ -29,11 +29,16 @@ std::shared_ptr<CpuModel> make_model(const MemoryModel& source, DType dtype, std
 }
 
 /// The op's first result as bytes; empty where it failed.
-std::vector<std::byte> run(Backend& backend, const OpSpec& spec,
+std::vector<std::byte> run(Compute& compute, const OpSpec& spec,
                            const std::vector<TensorView>& inputs) {
-  auto pending = backend.prepare(spec, {inputs, {}}, soon());
-  if (!pending.ok() || !(*pending)->submit().ok() || !(*pending)->wait().ok()) return {};
-  const auto bytes = (*pending)->result(0).bytes();
+  std::vector<Tensor> tensors;
+  const std::vector<TensorDesc> descs = op_results(spec, compute.info().dims).value();
+  for (const TensorDesc& desc : descs) tensors.emplace_back(desc);
+  OpMemory memory{inputs, {}};
+  for (Tensor& tensor : tensors) memory.results.push_back(tensor.mutable_view());
+  auto op = compute.prepare(spec, memory, soon());
+  if (!op.ok() || !(*op)->submit().ok() || !(*op)->wait().ok()) return {};
+  const auto bytes = tensors[0].view().bytes();
   return {bytes.begin(), bytes.end()};
 }
 
@@ -77,17 +82,17 @@ TEST(CpuModel, releases_each_tensor_once_and_reports_progress) {
   }
 }
 
-TEST(CpuBackend, gives_the_same_bits_whatever_came_before) {
+TEST(CpuCompute, gives_the_same_bits_whatever_came_before) {
   const MemoryModel source;
   for (const std::size_t threads : {1, 2}) {
     const auto model = make_model(source, DType::kBF16, threads);
     const TensorDesc desc{DType::kBF16, Shape{130, 416}};
     const Tensor x = random_tensor(desc, 5);
     const OpSpec spec = linear_spec({{WeightKind::kDown, 1}}, desc, DType::kF32);
-    const auto fresh = model->make_backend();
+    const auto fresh = model->make_compute();
     const auto first = run(*fresh, spec, {x.view()});
     ASSERT_FALSE(first.empty());
-    const auto other = model->make_backend();
+    const auto other = model->make_compute();
     for (std::int64_t rows = 1; rows < 300; ++rows) {  // more shapes than products are kept
       const Tensor y = random_tensor({DType::kF32, Shape{rows, 96}}, 1);
       ASSERT_FALSE(
@@ -96,66 +101,71 @@ TEST(CpuBackend, gives_the_same_bits_whatever_came_before) {
     }
     EXPECT_EQ(run(*other, spec, {x.view()}), first);
     EXPECT_EQ(run(*fresh, spec, {x.view()}), first);
-    EXPECT_EQ(run(*make_model(source, DType::kBF16, threads)->make_backend(), spec, {x.view()}),
+    EXPECT_EQ(run(*make_model(source, DType::kBF16, threads)->make_compute(), spec, {x.view()}),
               first);
   }
 }
 
-TEST(CpuBackend, gives_the_same_bits_from_memory_of_any_alignment) {
+TEST(CpuCompute, gives_the_same_bits_from_memory_of_any_alignment) {
   const MemoryModel source;
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    const auto backend = make_model(source, dtype, 1)->make_backend();
+    const auto compute = make_model(source, dtype, 1)->make_compute();
     const TensorDesc desc{dtype, Shape{33, 96}};
     const Tensor x = random_tensor(desc, 5);
     const OpSpec spec = linear_spec({{WeightKind::kGate, 0}}, desc, dtype);
-    const auto aligned = run(*backend, spec, {x.view()});
+    const auto aligned = run(*compute, spec, {x.view()});
     ASSERT_FALSE(aligned.empty());
     std::vector<std::byte> store(desc.bytes() + 64);
     std::byte* shifted = store.data() + dtype_bytes(dtype);
     std::memcpy(shifted, x.view().data, desc.bytes());
-    EXPECT_EQ(run(*backend, spec, {{shifted, desc}}), aligned);
+    EXPECT_EQ(run(*compute, spec, {{shifted, desc}}), aligned);
   }
 }
 
-TEST(CpuBackend, refuses_memory_where_elements_cannot_lie) {
+TEST(CpuCompute, writes_its_results_and_nothing_beside_them) {
   const MemoryModel source;
-  const auto backend = make_model(source, DType::kF32, 1)->make_backend();
-  const TensorDesc desc{DType::kF32, Shape{2, 96}};
-  const Tensor x = random_tensor({DType::kF32, Shape{3, 96}}, 1);
-  const OpSpec spec = linear_spec({{WeightKind::kQ, 0}}, desc, DType::kF32);
-  const std::vector<TensorView> odd{{x.view().data + 1, desc}};
-  const std::vector<TensorView> null{{nullptr, desc}};
-  const std::vector<TensorView> two{{x.view().data, desc}, {x.view().data, desc}};
-  for (const auto& inputs : {odd, null, two}) {
-    auto pending = backend->prepare(spec, {inputs, {}}, soon());
-    ASSERT_FALSE(pending.ok());
-    EXPECT_EQ(pending.status().code(), StatusCode::kInvalidInput);
+  const auto compute = make_model(source, DType::kF32, 1)->make_compute();
+  const TensorDesc desc{DType::kF32, Shape{3, 96}};
+  const Tensor x = random_tensor(desc, 5);
+  for (const DType wire : {DType::kF32, DType::kBF16}) {
+    const OpSpec spec = linear_spec({{WeightKind::kK, 0}}, desc, wire);
+    const TensorDesc result = op_results(spec, compute->info().dims).value()[0];
+    constexpr std::size_t kMargin = 64;
+    std::vector<std::byte> store(result.bytes() + 2 * kMargin, std::byte{0x5a});
+    const OpMemory memory{{x.view()}, {{store.data() + kMargin, result}}};
+    auto op = compute->prepare(spec, memory, soon());
+    ASSERT_TRUE(op.ok() && (*op)->submit().ok() && (*op)->wait().ok());
+    const auto untouched = [](std::byte byte) { return byte == std::byte{0x5a}; };
+    EXPECT_TRUE(std::all_of(store.begin(), store.begin() + kMargin, untouched));
+    EXPECT_TRUE(std::all_of(store.end() - kMargin, store.end(), untouched));
+    const std::vector<std::byte> want = run(*compute, spec, {x.view()});
+    EXPECT_EQ(std::memcmp(store.data() + kMargin, want.data(), want.size()), 0);
   }
 }
 
-TEST(CpuBackend, outlives_the_model_it_was_made_from) {
+TEST(CpuCompute, outlives_the_model_it_was_made_from) {
   const MemoryModel source;
   auto model = make_model(source, DType::kF32, 1);
-  const auto backend = model->make_backend();
+  const auto compute = model->make_compute();
   model.reset();
   const Tensor x = random_tensor({DType::kF32, Shape{2, 96}}, 1);
-  EXPECT_FALSE(run(*backend, lm_head_spec(x.desc()), {x.view()}).empty());
+  EXPECT_FALSE(run(*compute, lm_head_spec(x.desc()), {x.view()}).empty());
 }
 
-TEST(CpuBackend, shares_the_threads_among_sessions) {
+TEST(CpuCompute, shares_the_threads_among_sessions) {
   const MemoryModel source;
   const auto model = make_model(source, DType::kBF16, 2);
   const Tensor x = random_tensor({DType::kF32, Shape{20, 96}}, 1);
   const OpSpec spec = linear_spec({{WeightKind::kGate, 0}}, x.desc(), DType::kF32);
-  const auto want = run(*model->make_backend(), spec, {x.view()});
+  const auto want = run(*model->make_compute(), spec, {x.view()});
   ASSERT_FALSE(want.empty());
   std::array<int, 4> wrong{};
   std::vector<std::thread> sessions;
   for (int& count : wrong) {
     sessions.emplace_back([&] {
-      const auto backend = model->make_backend();
+      const auto compute = model->make_compute();
       for (int round = 0; round < 50; ++round) {
-        if (run(*backend, spec, {x.view()}) != want) ++count;
+        if (run(*compute, spec, {x.view()}) != want) ++count;
       }
     });
   }
@@ -163,9 +173,9 @@ TEST(CpuBackend, shares_the_threads_among_sessions) {
   for (const int count : wrong) EXPECT_EQ(count, 0);
 }
 
-TEST(CpuBackend, survives_ids_that_change_under_it) {
+TEST(CpuCompute, survives_ids_that_change_under_it) {
   const MemoryModel source;
-  const auto backend = make_model(source, DType::kF32, 1)->make_backend();
+  const auto compute = make_model(source, DType::kF32, 1)->make_compute();
   constexpr std::size_t kCount = 2000;
   // Two mappings of one memory, as between two processes: the peer writes after it published.
   const UniqueFd memory(::memfd_create("ids", 0));
@@ -189,7 +199,7 @@ TEST(CpuBackend, survives_ids_that_change_under_it) {
   const TensorDesc desc{DType::kI32, Shape{static_cast<std::int64_t>(kCount)}};
   const std::vector<TensorView> inputs{{static_cast<const std::byte*>(ours), desc}};
   for (int round = 0; round < 200; ++round) {
-    (void)run(*backend, embedding_spec(static_cast<std::int64_t>(kCount), DType::kF32), inputs);
+    (void)run(*compute, embedding_spec(static_cast<std::int64_t>(kCount), DType::kF32), inputs);
   }
   stop = true;
   peer.join();
@@ -197,10 +207,10 @@ TEST(CpuBackend, survives_ids_that_change_under_it) {
   ::munmap(theirs, kCount * sizeof(std::int32_t));
 }
 
-TEST(CpuBackend, computes_products_of_extreme_shapes) {
+TEST(CpuCompute, computes_products_of_extreme_shapes) {
   const MemoryModel source;
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    const auto backend = make_model(source, dtype, 1)->make_backend();
+    const auto compute = make_model(source, dtype, 1)->make_compute();
     struct Size {
       std::int64_t heads, groups, m, k, n;
     };
@@ -218,7 +228,7 @@ TEST(CpuBackend, computes_products_of_extreme_shapes) {
         const Tensor right = random_tensor(b, 2);
         const std::vector<TensorView> inputs{left.view(), right.view()};
         const OpSpec spec = matmul_spec(a, b, transpose, DType::kF32);
-        const auto got = run(*backend, spec, inputs);
+        const auto got = run(*compute, spec, inputs);
         ASSERT_FALSE(got.empty());
         const auto want = testing::reference_op(source, dtype, spec, inputs);
         double worst = 0;

@@ -1,4 +1,4 @@
-#include "gpu_server/cuda/cuda_backend.h"
+#include "gpu_server/cuda/cuda_compute.h"
 
 #include <fmt/format.h>
 #include <nvtx3/nvToolsExt.h>
@@ -21,14 +21,14 @@ constexpr std::chrono::seconds kAbandonTimeout{5};
 
 class CudaOp;
 
-class CudaBackend : public Backend {
+class CudaCompute : public Compute {
  public:
-  explicit CudaBackend(std::shared_ptr<Shared> shared) : session_(std::move(shared)) {}
+  explicit CudaCompute(std::shared_ptr<Shared> shared) : session_(std::move(shared)) {}
 
   Status open(std::span<const std::span<std::byte>> segments) { return session_.open(segments); }
   const BackendInfo& info() const override { return session_.shared->info; }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands& operands,
-                                           Deadline deadline) override;
+  Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
+                                               Deadline deadline) override;
 
   SessionDevice& session() { return session_; }
   void enqueue(CudaOp& op) { queue_.push_back(&op); }
@@ -42,31 +42,24 @@ class CudaBackend : public Backend {
   std::deque<CudaOp*> queue_;  // submitted, not over; they end in this order
 };
 
-class CudaOp : public Pending {
+class CudaOp : public Computation {
  public:
-  CudaOp(CudaBackend& backend, const OpSpec& spec, Deadline deadline)
-      : backend_(backend), spec_(spec), deadline_(deadline), work_(backend.session(), spec_) {}
+  CudaOp(CudaCompute& compute, const OpSpec& spec, const OpMemory& memory, Deadline deadline)
+      : compute_(compute),
+        spec_(spec),
+        deadline_(deadline),
+        work_(compute.session(), spec_, memory) {}
   CudaOp(const CudaOp&) = delete;
   CudaOp& operator=(const CudaOp&) = delete;
   ~CudaOp() override;
 
-  Status take_memory(const Operands& operands, const std::vector<TensorDesc>& results);
-
-  MutableTensorView input(std::size_t index) override {
-    CHECK(gives_inputs_ && index < work_.inputs.size() && state_ == State::kPrepared);
-    return {work_.inputs[index].data, work_.inputs[index].desc};
-  }
   Status submit() override;
   bool done() override {
-    backend_.advance();
+    compute_.advance();
     return state_ == State::kOver;
   }
   Status wait() override;
-  TensorView result(std::size_t index) const override {
-    CHECK(state_ == State::kOver && status_.ok() && index < work_.results.size());
-    return {work_.results[index].data, work_.results[index].desc};
-  }
-  OpTiming timing() const override { return timing_; }
+  OpTimes times() const override { return times_; }
 
   bool waits_for_lane() const { return state_ == State::kQueued; }
   bool over() const { return state_ == State::kOver; }
@@ -76,25 +69,23 @@ class CudaOp : public Pending {
  private:
   enum class State { kPrepared, kQueued, kRunning, kDraining, kOver };
 
-  Result<HostTensor> take(const TensorDesc& desc);
   void fail(Status status);
   void end();
 
-  CudaBackend& backend_;
+  CudaCompute& compute_;
   const OpSpec spec_;
   const Deadline deadline_;
   OpWork work_;
-  std::vector<HostBuffer> own_;  // the session's pool's
-  bool gives_inputs_ = false;
   State state_ = State::kPrepared;
   Lane* lane_ = nullptr;
-  std::size_t drained_ = 0;  // streams that were seen empty
+  // Streams that were seen empty.
+  std::size_t drained_ = 0;
   Status status_;
-  OpTiming timing_;
+  OpTimes times_;
   std::uint64_t submit_ns_ = 0;
 };
 
-void CudaBackend::advance() {
+void CudaCompute::advance() {
   while (!queue_.empty() && !queue_.front()->waits_for_lane()) {
     CudaOp& first = *queue_.front();
     first.advance();
@@ -116,45 +107,11 @@ void CudaBackend::advance() {
   }
 }
 
-Result<std::unique_ptr<Pending>> CudaBackend::prepare(const OpSpec& spec, const Operands& operands,
-                                                      Deadline deadline) {
+Result<std::unique_ptr<Computation>> CudaCompute::prepare(const OpSpec& spec, OpMemory memory,
+                                                          Deadline deadline) {
   RETURN_IF_ERROR(session_.device.health());
-  ASSIGN_OR_RETURN(const std::vector<TensorDesc> results, op_results(spec, info().dims));
-  RETURN_IF_ERROR(check_operands(operands, spec, results));
-  auto op = std::make_unique<CudaOp>(*this, spec, deadline);
-  RETURN_IF_ERROR(op->take_memory(operands, results));
-  return std::unique_ptr<Pending>(std::move(op));
-}
-
-Result<HostTensor> CudaOp::take(const TensorDesc& desc) {
-  ASSIGN_OR_RETURN(HostBuffer buffer, backend_.session().pool.take(desc.bytes()));
-  own_.push_back(std::move(buffer));
-  return HostTensor{own_.back().data(), desc, own_.back().pinned()};
-}
-
-Status CudaOp::take_memory(const Operands& operands, const std::vector<TensorDesc>& results) {
-  const SessionDevice& session = backend_.session();
-  gives_inputs_ = operands.inputs.empty();
-  for (std::size_t i = 0; i < spec_.inputs.size(); ++i) {
-    if (gives_inputs_) {
-      ASSIGN_OR_RETURN(const HostTensor tensor, take(spec_.inputs[i]));
-      work_.inputs.push_back(tensor);
-    } else {
-      auto* data = const_cast<std::byte*>(operands.inputs[i].data);  // never written
-      const bool pinned = session.is_pinned(data, spec_.inputs[i].bytes());
-      work_.inputs.push_back({data, spec_.inputs[i], pinned});
-    }
-  }
-  for (std::size_t i = 0; i < results.size(); ++i) {
-    if (operands.results.empty()) {
-      ASSIGN_OR_RETURN(const HostTensor tensor, take(results[i]));
-      work_.results.push_back(tensor);
-    } else {
-      std::byte* data = operands.results[i].data;
-      work_.results.push_back({data, results[i], session.is_pinned(data, results[i].bytes())});
-    }
-  }
-  return {};
+  check_memory(spec, memory);
+  return std::unique_ptr<Computation>(std::make_unique<CudaOp>(*this, spec, memory, deadline));
 }
 
 Status CudaOp::submit() {
@@ -162,17 +119,13 @@ Status CudaOp::submit() {
   submit_ns_ = now_ns();
   RETURN_IF_ERROR(work_.check());
   state_ = State::kQueued;
-  backend_.enqueue(*this);
-  backend_.advance();
+  compute_.enqueue(*this);
+  compute_.advance();
   return state_ == State::kOver ? status_ : Status();
 }
 
 void CudaOp::start(Lane& lane) {
-  if (spec_.op == Op::kPing) {
-    end();
-    return;
-  }
-  if (Status health = backend_.session().device.health(); !health.ok()) {
+  if (Status health = compute_.session().device.health(); !health.ok()) {
     status_ = std::move(health);
     end();
     return;
@@ -197,13 +150,15 @@ void CudaOp::end() {
   state_ = State::kOver;
   if (lane_ != nullptr) lane_->taken = false;
   lane_ = nullptr;
-  const std::uint64_t total_ns = now_ns() - submit_ns_;
-  timing_.server_ns = std::min(timing_.server_ns, total_ns);
-  timing_.queue_ns = total_ns - timing_.server_ns;
+  const DeviceTimes& device = times_.device;
+  times_.total_ns = now_ns() - submit_ns_;
+  times_.server_ns =
+      std::min(device.copy_in_ns + device.compute_ns + device.copy_out_ns, times_.total_ns);
+  times_.queue_ns = times_.total_ns - times_.server_ns;
 }
 
 void CudaOp::advance() {
-  Device& device = backend_.session().device;
+  Device& device = compute_.session().device;
   if (state_ == State::kRunning) {
     const Result<bool> over = work_.advance();
     if (!over.ok()) {
@@ -211,7 +166,7 @@ void CudaOp::advance() {
     } else if (*over) {
       auto times = work_.device_times();
       if (times.ok()) {
-        timing_ = *times;
+        times_.device = *times;
       } else {
         status_ = times.status();
       }
@@ -219,7 +174,7 @@ void CudaOp::advance() {
     }
   }
   if (state_ != State::kDraining) return;
-  SessionDevice& session = backend_.session();
+  SessionDevice& session = compute_.session();
   const std::array streams{session.in.get(), session.compute.get(), session.out.get()};
   while (drained_ < streams.size() && !device.lost()) {
     const Result<bool> empty = is_over(device, cudaStreamQuery(streams[drained_]));
@@ -242,28 +197,27 @@ Status CudaOp::wait() {
 }
 
 CudaOp::~CudaOp() {
-  if (state_ == State::kQueued) backend_.forget(*this);
+  if (state_ == State::kQueued) compute_.forget(*this);
   const bool under_way = state_ == State::kRunning || state_ == State::kDraining;
   const Deadline deadline =
       Deadline::after(std::max<std::chrono::nanoseconds>(deadline_.remaining(), kAbandonTimeout));
-  // The caller's memory must not change hands while the device reads or writes it.
+  // The memory must not change hands while the device reads or writes it.
   for (Patience patience(kSpins); under_way && !done(); patience.pause()) {
     if (!deadline.expired()) continue;
-    (void)backend_.session().device.lose(fmt::format("{}: {} does not end: the device hangs",
-                                                     backend_.session().device.label(),
+    (void)compute_.session().device.lose(fmt::format("{}: {} does not end: the device hangs",
+                                                     compute_.session().device.label(),
                                                      name_of(spec_.op)));
   }
-  for (HostBuffer& buffer : own_) backend_.session().pool.give_back(std::move(buffer));
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Backend>> make_cuda_backend(std::shared_ptr<Shared> shared,
+Result<std::unique_ptr<Compute>> make_cuda_compute(std::shared_ptr<Shared> shared,
                                                    std::span<const std::span<std::byte>> segments) {
   RETURN_IF_ERROR(shared->device->health());
-  auto backend = std::make_unique<CudaBackend>(std::move(shared));
-  RETURN_IF_ERROR(backend->open(segments));
-  return std::unique_ptr<Backend>(std::move(backend));
+  auto compute = std::make_unique<CudaCompute>(std::move(shared));
+  RETURN_IF_ERROR(compute->open(segments));
+  return std::unique_ptr<Compute>(std::move(compute));
 }
 
 }  // namespace airlock::cuda

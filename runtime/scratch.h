@@ -9,8 +9,9 @@
 
 namespace airlock {
 
-/// Buffers that one backend uses again and again, so that an op does not pay for page faults. What
-/// lies in a buffer is what the same session left there. One thread; outlives its buffers.
+/// Buffers that one session uses again and again, so that an op does not pay for page faults: its
+/// operands' loans, or what the CPU needs in between. What lies in a buffer is what the same
+/// session left there. One thread; outlives its buffers.
 class ScratchPool {
  public:
   /// Pages on loan from a pool; destroying it gives them back.

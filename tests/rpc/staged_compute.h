@@ -12,10 +12,9 @@
 #include <utility>
 #include <vector>
 
-#include "base/check.h"
 #include "proto/message.h"
-#include "runtime/backend.h"
 #include "runtime/channel/channel.h"
+#include "runtime/compute.h"
 
 namespace airlock::testing_rigs {
 
@@ -48,18 +47,18 @@ class Events {
   std::vector<std::string> all_;
 };
 
-/// How an op of a StagedBackend ends.
+/// How an op of a StagedCompute ends.
 struct StagedEnd {
   Status status = {};
-  OpTiming timing = {};
+  OpTimes times = {};
 };
 
 /// Ends ops when the test says so. Its ops are numbered from 1 as they are prepared; an op's
 /// result is its first input's first byte, over and over. An op touches its operands until it is
 /// destroyed, as a device's copies may. One thread serves, another one says finish().
-class StagedBackend : public Backend {
+class StagedCompute : public Compute {
  public:
-  StagedBackend(BackendInfo info, Events& events) : info_(std::move(info)), events_(events) {}
+  StagedCompute(BackendInfo info, Events& events) : info_(std::move(info)), events_(events) {}
 
   /// Op `number` is done from now on, whether it was begun or not.
   void finish(int number, StagedEnd end = {}) {
@@ -74,64 +73,57 @@ class StagedBackend : public Backend {
   int most_at_once() const { return most_; }
 
   const BackendInfo& info() const override { return info_; }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec&, const Operands& operands,
-                                           Deadline deadline) override {
+  Result<std::unique_ptr<Computation>> prepare(const OpSpec&, OpMemory memory,
+                                               Deadline deadline) override {
     const int number = ++prepared_;
     if (prepare_refusals_.contains(number)) return prepare_refusals_[number];
     most_ = std::max(most_, ++alive_);
-    return std::unique_ptr<Pending>(
-        std::make_unique<StagedPending>(*this, number, operands, deadline));
+    return std::unique_ptr<Computation>(
+        std::make_unique<StagedComputation>(*this, number, std::move(memory), deadline));
   }
 
  private:
-  class StagedPending : public Pending {
+  class StagedComputation : public Computation {
    public:
-    StagedPending(StagedBackend& backend, int number, const Operands& operands, Deadline deadline)
-        : backend_(backend),
-          number_(number),
-          inputs_(operands.inputs.begin(), operands.inputs.end()),
-          results_(operands.results.begin(), operands.results.end()),
-          deadline_(deadline) {}
-    ~StagedPending() override {
+    StagedComputation(StagedCompute& compute, int number, OpMemory memory, Deadline deadline)
+        : compute_(compute), number_(number), memory_(std::move(memory)), deadline_(deadline) {}
+    ~StagedComputation() override {
       copy();
-      --backend_.alive_;
-      backend_.events_.add("op " + std::to_string(number_) + " gone");
+      --compute_.alive_;
+      compute_.events_.add("op " + std::to_string(number_) + " gone");
     }
-    MutableTensorView input(std::size_t) override { CHECK(false); }
     Status submit() override {
-      if (backend_.submit_refusals_.contains(number_)) return backend_.submit_refusals_[number_];
-      backend_.events_.add("op " + std::to_string(number_) + " begun");
+      if (compute_.submit_refusals_.contains(number_)) return compute_.submit_refusals_[number_];
+      compute_.events_.add("op " + std::to_string(number_) + " begun");
       return {};
     }
     bool done() override {
-      const std::lock_guard lock(backend_.mutex_);
-      return backend_.ends_.contains(number_);
+      const std::lock_guard lock(compute_.mutex_);
+      return compute_.ends_.contains(number_);
     }
     Status wait() override {
-      std::unique_lock lock(backend_.mutex_);
-      const bool ended = backend_.changed_.wait_for(
-          lock, deadline_.remaining(), [this] { return backend_.ends_.contains(number_); });
+      std::unique_lock lock(compute_.mutex_);
+      const bool ended = compute_.changed_.wait_for(
+          lock, deadline_.remaining(), [this] { return compute_.ends_.contains(number_); });
       if (!ended) return {StatusCode::kDeadlineExceeded, "the op did not end in time"};
       copy();
-      return backend_.ends_[number_].status;
+      return compute_.ends_[number_].status;
     }
-    TensorView result(std::size_t index) const override { return results_[index]; }
-    OpTiming timing() const override {
-      const std::lock_guard lock(backend_.mutex_);
-      return backend_.ends_[number_].timing;
+    OpTimes times() const override {
+      const std::lock_guard lock(compute_.mutex_);
+      return compute_.ends_[number_].times;
     }
 
    private:
     void copy() {
-      const int value = static_cast<int>(inputs_[0].data[0]);
-      for (const MutableTensorView& result : results_)
+      const int value = static_cast<int>(memory_.inputs[0].data[0]);
+      for (const MutableTensorView& result : memory_.results)
         std::memset(result.data, value, result.desc.bytes());
     }
 
-    StagedBackend& backend_;
+    StagedCompute& compute_;
     const int number_;
-    const std::vector<TensorView> inputs_;
-    const std::vector<MutableTensorView> results_;
+    const OpMemory memory_;
     const Deadline deadline_;
   };
 

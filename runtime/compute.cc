@@ -1,0 +1,36 @@
+#include "runtime/compute.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace airlock {
+
+void check_memory(const OpSpec& spec, const OpMemory& memory) {
+  const auto is_placed = [](const TensorView& view) {
+    const auto address = reinterpret_cast<std::uintptr_t>(view.data);
+    return address != 0 && address % dtype_bytes(view.desc.dtype) == 0;
+  };
+  CHECK(is_computed(spec.op));
+  CHECK(std::ranges::equal(memory.inputs, spec.inputs, {}, &TensorView::desc));
+  CHECK(std::ranges::all_of(memory.inputs, is_placed));
+  CHECK(std::ranges::all_of(memory.results, is_placed));
+}
+
+Result<std::vector<std::int32_t>> read_token_ids(TensorView tensor, std::int64_t vocab) {
+  std::vector<std::int32_t> ids(tensor.desc.elements());
+  std::memcpy(ids.data(), tensor.data, tensor.desc.bytes());
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab) {
+      return Status(StatusCode::kInvalidInput,
+                    fmt::format("token id {} at position {} is outside the vocabulary of {}",
+                                ids[i], i, vocab));
+    }
+  }
+  return ids;
+}
+
+}  // namespace airlock

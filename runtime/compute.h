@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/deadline.h"
+#include "base/status.h"
+#include "base/tensor.h"
+#include "proto/op.h"
+#include "runtime/op_times.h"
+
+namespace airlock {
+
+/// What ops are computed with.
+struct BackendInfo {
+  ModelDims dims;
+  // What weights are rounded to and operands converted to; accumulation is fp32.
+  DType dtype = DType::kF32;
+  // The model's stored type.
+  DType stored_dtype = DType::kF32;
+  std::size_t threads = 1;
+  // "cpu", "cuda:0 NVIDIA H100".
+  std::string device;
+  // Of the model, hex.
+  std::string digest;
+};
+
+/// The memory of one op, all of it the caller's: inputs as spec.inputs says, results as
+/// op_results() says, each tensor aligned for its type.
+struct OpMemory {
+  std::vector<TensorView> inputs;
+  std::vector<MutableTensorView> results;
+};
+
+/// What each Compute makes sure of before it takes an op; a fault is the caller's bug (CHECKed).
+void check_memory(const OpSpec& spec, const OpMemory& memory);
+/// The ids of an embedding, int32 [tokens], read once: the peer may change them between check and
+/// use. kInvalidInput names the first one outside [0, vocab).
+Result<std::vector<std::int32_t>> read_token_ids(TensorView tensor, std::int64_t vocab);
+
+/// One op over its caller's memory: prepared -> submit() -> wait(). It may read and write that
+/// memory until it is destroyed, which waits for a device that is not through with it. One thread;
+/// must not outlive its Compute.
+class Computation {
+ public:
+  virtual ~Computation() = default;
+  /// The inputs are complete. The op may start.
+  virtual Status submit() = 0;
+  /// After submit(): whether wait() would return at once. Never waits itself, but moves on what can
+  /// be moved on.
+  virtual bool done() = 0;
+  /// Until the results are written or the op's deadline passes.
+  virtual Status wait() = 0;
+  /// After wait() was ok: from submit() to the end. Nothing is the TEE's here; parts add up.
+  virtual OpTimes times() const = 0;
+};
+
+/// Computes the offloaded ops (embedding, batch_linear, matmul, lm_head) over memory that it is
+/// given. Results are rounded once, to nearest even, to spec.result_dtype. One thread a Compute
+/// object; several ops may be under way.
+class Compute {
+ public:
+  virtual ~Compute() = default;
+  virtual const BackendInfo& info() const = 0;
+  /// `spec` is one that op_results() takes for info().dims: nobody judges it again. `deadline`
+  /// bounds the op from here to its results.
+  virtual Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
+                                                       Deadline deadline) = 0;
+};
+
+/// A model's weights, held by whatever computes with them: this machine's CPU (runtime/cpu) or a
+/// GPU (gpu_server/cuda). Thread-safe once made; shared by the Computes of all sessions, which keep
+/// it alive (shared_ptr: sessions end in any order).
+class ComputeModel {
+ public:
+  virtual ~ComputeModel() = default;
+  virtual const BackendInfo& info() const = 0;
+  /// For one session's thread. `segments` is memory of this process where most operands and results
+  /// will lie (the session's rings); it outlives the Compute, which may make it known to a device.
+  /// kResourceExhausted, kDevice.
+  virtual Result<std::unique_ptr<Compute>> make_compute(
+      std::span<const std::span<std::byte>> segments) = 0;
+  /// Ok until the device fails for good; then kDevice with what happened, and no op will ever work
+  /// again. Any thread.
+  virtual Status health() const = 0;
+};
+
+}  // namespace airlock
