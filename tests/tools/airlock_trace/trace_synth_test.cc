@@ -55,12 +55,14 @@ TEST_P(SynthConfig, has_the_ops_and_bytes_of_its_shape) {
   ASSERT_EQ(trace.records.size(), GetParam().ops);
   EXPECT_TRUE(trace.cut.empty());
   EXPECT_EQ(trace.records[2].output_bytes(), GetParam().score_bytes);
-  const auto summary = summarise(folder.path("t.jsonl"));
+  const auto summary = summarise_trace(folder.path("t.jsonl"));
   ASSERT_TRUE(summary.ok());
-  EXPECT_EQ(summary->paths[path_row(Path::kZmq)].bytes(), GetParam().zmq_bytes);
-  EXPECT_EQ(summary->paths[path_row(Path::kRing)].bytes(),
-            summary->all.input_bytes + summary->all.output_bytes - GetParam().zmq_bytes);
-  EXPECT_EQ(summary->all.total_ns, 0U);
+  const auto bytes_of = [&](Path path) {
+    return summary->paths[path].sent.bytes + summary->paths[path].received.bytes;
+  };
+  EXPECT_EQ(bytes_of(Path::kZmq), GetParam().zmq_bytes);
+  EXPECT_EQ(bytes_of(Path::kRing), summary->all.bytes() - GetParam().zmq_bytes);
+  EXPECT_EQ(summary->all.times.total_ns, 0U);
 }
 
 // A layer has two ops of attention and four of weights. At 1024 tokens what goes by ZeroMQ is, each
@@ -107,9 +109,9 @@ TEST(Synth, gives_everything_to_zmq_without_a_ring) {
   Options options = synth_options("tiny.json", 16, folder.path("t.jsonl"));
   options.policy = {};
   synthesised(options);
-  const auto summary = summarise(folder.path("t.jsonl"));
+  const auto summary = summarise_trace(folder.path("t.jsonl"));
   ASSERT_TRUE(summary.ok());
-  EXPECT_EQ(summary->paths[path_row(Path::kRing)].tensors, 0U);
+  EXPECT_EQ(tensors_of(summary->paths[Path::kRing]), 0U);
   EXPECT_EQ(summary->header.path_limit_bytes, 0U);
 }
 
