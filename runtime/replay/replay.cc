@@ -74,7 +74,7 @@ Status Replay::start(const TraceRecord& record) {
   auto pending = parts_.backend.prepare(record.spec(), {}, Deadline::after(parts_.op_timeout));
   if (!pending.ok()) return pending.status().with_context(op_text(record));
   for (std::size_t i = 0; i < record.inputs.size(); ++i) {
-    if (Status filled = parts_.inputs.fill(record, i, (*pending)->input(i)); !filled.ok()) {
+    if (Status filled = parts_.inputs(record, i, (*pending)->input(i)); !filled.ok()) {
       return filled.with_context(op_text(record));
     }
     if (parts_.verifier == nullptr) continue;
