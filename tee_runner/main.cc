@@ -13,7 +13,7 @@
 #include "runtime/rpc/client.h"
 #include "runtime/trace/trace.h"
 #include "tee_runner/connect_options.h"
-#include "tee_runner/llama.h"
+#include "tee_runner/llama/driver.h"
 #include "tee_runner/measured_backend.h"
 #include "tee_runner/npy.h"
 #include "tee_runner/options.h"
@@ -40,6 +40,7 @@ LlamaOptions driver_options(const PrefillOptions& options, DType wire) {
   llama.wire = wire;
   llama.attention = options.attention;
   llama.logits = options.all_logits ? Logits::kAll : Logits::kLast;
+  llama.chunk = options.chunk;
   llama.threads = options.threads;
   llama.op_timeout = options.op_timeout;
   return llama;
@@ -199,6 +200,7 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   reporter.add_config("model", options.model.empty() ? options.synthetic : options.model);
   reporter.add_config("backend", local ? "local" : "remote");
   reporter.add_config("attention", options.attention == Attention::kTee ? "tee" : "offload");
+  if (options.chunk > 0) reporter.add_config("chunk", std::to_string(options.chunk));
   reporter.add_config("threads", std::to_string(options.threads));
   reporter.add_config("repeat", std::to_string(options.repeat));
   Recording recording(options);

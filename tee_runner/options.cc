@@ -65,6 +65,9 @@ void declare_computation(CLI::App& app, PrefillOptions& options, Words& words) {
   app.add_option("--attention", words.attention,
                  "offload: QK^T and PV on the server; tee: all of it here")
       ->check(CLI::IsMember({"offload", "tee"}));
+  app.add_option("--chunk", options.chunk,
+                 "feed the prompt in pieces of so many tokens; the whole prompt at once without it")
+      ->check(CLI::Range(std::int64_t{1}, limits::kMaxTokens));
   app.add_option("--threads", options.threads, "compute threads in all")
       ->check(CLI::Range(std::size_t{1}, limits::kMaxThreads));
   app.add_option("--repeat", options.repeat, "prefills; the median counts")

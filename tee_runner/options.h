@@ -9,9 +9,9 @@
 
 #include "base/dtype.h"
 #include "base/status.h"
+#include "runtime/model/forward_plan.h"
 #include "runtime/text/output_form.h"
 #include "tee_runner/connection_options.h"
-#include "tee_runner/llama.h"
 
 namespace airlock {
 
@@ -31,6 +31,7 @@ struct PrefillOptions : ConnectionOptions {
   std::optional<DType> wire;   // nullopt: the model's stored type
   std::optional<DType> dtype;  // nullopt: auto
   Attention attention = Attention::kOffload;
+  std::int64_t chunk = 0;  // tokens of a pass; 0: the whole prompt
   std::size_t threads = 1;
   std::size_t repeat = 1;
   std::string logits_out;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "proto/limits.h"
+#include "tee_runner/llama/driver.h"
 #include "tee_runner/options.h"
 
 namespace airlock {

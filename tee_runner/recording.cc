@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "base/log.h"
-#include "runtime/model/prefill_plan.h"
+#include "runtime/model/forward_plan.h"
 #include "runtime/stats/report.h"
 #include "runtime/trace/trace_line.h"
 
@@ -125,11 +125,12 @@ Result<Backend*> Recording::start(Backend& inner, const Session& session) {
   const BackendInfo& info = inner.info();
   const std::string& path = options_.record;
   if (options_.record_payload) {
-    const PrefillShape shape{static_cast<std::int64_t>(session.tokens), session.wire,
-                             options_.attention,
-                             options_.all_logits ? Logits::kAll : Logits::kLast};
+    const ForwardShape prompt{static_cast<std::int64_t>(session.tokens), session.wire,
+                              options_.attention,
+                              options_.all_logits ? Logits::kAll : Logits::kLast};
     // The dims may be the server's word.
-    ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, checked_plan(info.dims, shape));
+    ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan,
+                     plan_forward(info.dims, prompt, options_.chunk));
     const PayloadNeed need = payload_need(info.dims, plan, options_.repeat);
     ASSIGN_OR_RETURN(payload_, PayloadWriter::create(payload_path(options_), need));
   }

@@ -11,7 +11,7 @@
 #include "base/tensor.h"
 #include "runtime/backend.h"
 #include "runtime/stats/op_stats.h"
-#include "tee_runner/llama.h"
+#include "tee_runner/llama/driver.h"
 #include "tee_runner/options.h"
 
 namespace airlock {

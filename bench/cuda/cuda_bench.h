@@ -8,7 +8,7 @@
 #include "base/dtype.h"
 #include "bench/record.h"
 #include "gpu_server/cuda_module_abi.h"
-#include "runtime/model/prefill_plan.h"
+#include "runtime/model/forward_plan.h"
 
 /// The parts of cuda_bench. Each gives JSON objects, one a figure; what cannot be measured (no room
 /// on the device) is a record of kind "not_run". A CUDA failure ends the process.

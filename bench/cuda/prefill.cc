@@ -8,7 +8,7 @@
 #include "bench/cuda/check.h"
 #include "bench/cuda/cuda_bench.h"
 #include "runtime/model/model_source.h"
-#include "tee_runner/llama.h"
+#include "tee_runner/llama/driver.h"
 
 namespace airlock::bench {
 

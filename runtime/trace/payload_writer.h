@@ -11,7 +11,7 @@
 #include "base/status.h"
 #include "base/tensor.h"
 #include "base/unique_fd.h"
-#include "runtime/model/prefill_plan.h"
+#include "runtime/model/forward_plan.h"
 
 namespace airlock {
 
@@ -22,7 +22,7 @@ struct PayloadNeed {
   std::uint64_t data_bytes = 0;
   std::uint64_t json_values = 0;  // of the header, which our own reader bounds
 };
-/// `runs` times the tensors of `plan`, a checked_plan() of `dims` (CHECKed).
+/// `runs` times the tensors of `plan`, a plan for `dims` (CHECKed).
 PayloadNeed payload_need(const ModelDims& dims, std::span<const PlannedOp> plan,
                          std::uint64_t runs);
 

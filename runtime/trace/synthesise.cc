@@ -35,18 +35,13 @@ TraceRecord make_record(const OpSpec& spec, std::optional<std::uint16_t> layer,
   return record;
 }
 
-std::vector<TraceRecord> synthesise_records(const ModelDims& dims, const PrefillShape& shape,
-                                            const PathPolicy& policy, std::uint64_t runs) {
-  const std::vector<PlannedOp> plan = plan_prefill(dims, shape);
-  std::vector<TraceRecord> records;
-  for (std::uint64_t run = 0; run < runs; ++run) {
-    for (const PlannedOp& op : plan) {
-      records.push_back(make_record(op.spec, op.layer, dims, policy));
-      records.back().seq = records.size() - 1;
-      records.back().run = run;
-    }
-  }
-  return records;
+TraceRecord synthesise_record(std::span<const PlannedOp> plan, std::uint64_t seq,
+                              const ModelDims& dims, const PathPolicy& policy) {
+  const PlannedOp& op = plan[seq % plan.size()];
+  TraceRecord record = make_record(op.spec, op.layer, dims, policy);
+  record.seq = seq;
+  record.run = seq / plan.size();
+  return record;
 }
 
 }  // namespace airlock

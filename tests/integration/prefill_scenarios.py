@@ -104,6 +104,16 @@ def each_wire_and_attention_gives_the_bits_of_one_process(pair):
     pair.stop(server)
 
 
+def prefill_in_pieces_gives_the_bits_of_one_process(pair):
+    server = pair.server(*SMALL_SLOTS)
+    for attention in ("offload", "tee"):
+        pieces = ("--chunk", 60, "--attention", attention)
+        remote = logits(pair, "remote", *pieces, endpoint=server.endpoint)
+        assert remote == logits(pair, "local", "--backend", "local", *pieces), attention
+    pair.runner("--chunk", 7, "--compare-local", endpoint=server.endpoint).expect_exit(0)
+    pair.stop(server)
+
+
 def runner_without_a_model_takes_the_servers_by_init(pair):
     server = pair.server()
     own = logits(pair, "own")
@@ -173,6 +183,7 @@ SCENARIOS = (
     prefill_of_a_model_directory_gives_the_bits_of_one_process,
     prefill_of_each_committed_model_gives_the_bits_of_one_process,
     each_wire_and_attention_gives_the_bits_of_one_process,
+    prefill_in_pieces_gives_the_bits_of_one_process,
     runner_without_a_model_takes_the_servers_by_init,
     two_clients_at_once_get_the_right_bits,
     compare_local_finds_the_same_bits,

@@ -98,6 +98,10 @@ def recording_over_tcp_agrees_with_the_counters(pair):
     record_agrees_with_the_counters(pair, paths=("zmq",), endpoint="tcp://127.0.0.1:0")
 
 
+def recording_in_pieces_agrees_with_the_counters(pair):
+    record_agrees_with_the_counters(pair, SMALL_SLOTS, runner_args=("--chunk", 60))
+
+
 def recording_without_a_model_leaves_init_out(pair):
     server = pair.server()
     trace = pair.path("t.jsonl")
@@ -245,6 +249,7 @@ def full_disk_during_a_recording_spares_the_run(pair):
 SCENARIOS = [recording_over_ring_and_zmq_agrees_with_the_counters,
              recording_without_ring_agrees_with_the_counters,
              recording_over_tcp_agrees_with_the_counters,
+    recording_in_pieces_agrees_with_the_counters,
              recording_without_a_model_leaves_init_out,
              recording_of_one_process_has_no_paths,
              recorded_payloads_have_their_digests,

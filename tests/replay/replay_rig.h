@@ -10,8 +10,8 @@
 
 #include "runtime/replay/replay.h"
 #include "runtime/trace/payload_writer.h"
-#include "runtime/trace/synthesise.h"
 #include "runtime/trace/trace_writer.h"
+#include "tests/support/synthesise_records.h"
 
 namespace airlock::testing {
 
@@ -22,7 +22,7 @@ inline constexpr ModelDims kReplayDims{.hidden = 32,
                                        .kv_heads = 2,
                                        .head_dim = 10,
                                        .vocab = 50};
-inline constexpr PrefillShape kReplayShape{
+inline constexpr ForwardShape kReplayShape{
     .tokens = 5, .wire = DType::kF32, .attention = Attention::kOffload, .logits = Logits::kLast};
 inline constexpr PathPolicy kReplayPolicy{.has_ring = true, .limit_bytes = 4096, .slot_count = 8};
 
@@ -154,7 +154,7 @@ inline void write_trace(const std::string& path, const TraceHeader& header,
 
 /// A payload as FakeBackend answers: inputs all zero. Fills in the records' digests.
 inline void write_payload(const std::string& path, std::vector<TraceRecord>& records) {
-  const auto plan = plan_prefill(kReplayDims, kReplayShape);
+  const auto plan = plan_forward(kReplayDims, kReplayShape).value();
   auto writer = PayloadWriter::create(path, payload_need(kReplayDims, plan, 1)).value();
   for (TraceRecord& record : records) {
     for (std::size_t i = 0; i < record.inputs.size(); ++i) {

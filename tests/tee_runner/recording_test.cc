@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -19,88 +18,13 @@
 #include "base/unique_fd.h"
 #include "proto/limits.h"
 #include "runtime/model/safetensors.h"
-#include "runtime/trace/synthesise.h"
-#include "tee_runner/llama.h"
-#include "tee_runner/recording_backend.h"
 #include "tests/support/read_trace.h"
 #include "tests/tee_runner/naive_backend.h"
+#include "tests/tee_runner/recorded_runs.h"
 #include "tests/trace/temp_dir.h"
 
 namespace airlock {
 namespace {
-
-constexpr ModelDims kTiny{.hidden = 32,
-                          .intermediate = 48,
-                          .layers = 2,
-                          .heads = 4,
-                          .kv_heads = 2,
-                          .head_dim = 10,
-                          .vocab = 50};
-
-LlamaConfig config_of(const ModelDims& dims) {
-  LlamaConfig config;
-  config.dims = dims;
-  config.rms_norm_eps = 1e-5;
-  return config;
-}
-
-Tensor ones(const ModelDims& dims) {
-  Tensor norms({DType::kF32, {2 * dims.layers + 1, dims.hidden}});
-  for (float& value : norms.as<float>()) value = 1;
-  return norms;
-}
-
-std::vector<std::int32_t> tokens_of(std::int64_t count, std::int64_t vocab) {
-  std::vector<std::int32_t> tokens;
-  for (std::int64_t i = 0; i < count; ++i)
-    tokens.push_back(static_cast<std::int32_t>((i * 17 + 3) % vocab));
-  return tokens;
-}
-
-/// Every result is zero; nothing is computed, and pages that nobody writes take no memory.
-class ZeroBackend : public Backend {
- public:
-  explicit ZeroBackend(const ModelDims& dims) { info_.dims = dims; }
-  const BackendInfo& info() const override { return info_; }
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, const Operands&, Deadline) override {
-    ASSIGN_OR_RETURN(auto results, op_results(spec, info_.dims));
-    return std::unique_ptr<Pending>(std::make_unique<Zero>(spec.inputs, results, timing));
-  }
-  OpTiming timing;
-
- private:
-  struct Zeros {
-    explicit Zeros(const TensorDesc& tensor)
-        : desc(tensor), data(static_cast<std::byte*>(std::calloc(1, tensor.bytes())), &std::free) {}
-    TensorDesc desc;
-    std::unique_ptr<std::byte, void (*)(void*)> data;
-  };
-  class Zero : public Pending {
-   public:
-    Zero(const std::vector<TensorDesc>& inputs, const std::vector<TensorDesc>& results,
-         const OpTiming& timing)
-        : timing_(timing) {
-      for (const TensorDesc& desc : inputs) inputs_.emplace_back(desc);
-      for (const TensorDesc& desc : results) results_.emplace_back(desc);
-    }
-    MutableTensorView input(std::size_t index) override {
-      return {inputs_[index].data.get(), inputs_[index].desc};
-    }
-    Status submit() override { return {}; }
-    bool done() override { return true; }
-    Status wait() override { return {}; }
-    TensorView result(std::size_t index) const override {
-      return {results_[index].data.get(), results_[index].desc};
-    }
-    OpTiming timing() const override { return timing_; }
-
-   private:
-    std::vector<Zeros> inputs_;
-    std::vector<Zeros> results_;
-    OpTiming timing_;
-  };
-  BackendInfo info_;
-};
 
 using Bytes = std::vector<std::byte>;
 
@@ -167,98 +91,6 @@ std::string openssl_sha256(const Bytes& bytes) {
     hex += "0123456789abcdef"[digest[i] & 15];
   }
   return hex;
-}
-
-/// What the driver asked a recording backend around `inner` for.
-std::vector<TraceRecord> record_runs(Backend& inner, const PrefillShape& shape,
-                                     const RecordingOptions& options, int runs) {
-  std::vector<TraceRecord> records;
-  const auto backend = RecordingBackend::create(
-      inner, options, [&](TraceRecord record) { records.push_back(std::move(record)); });
-  const ModelDims& dims = inner.info().dims;
-  TeeStatsTable stats;
-  LlamaOptions llama;
-  llama.wire = shape.wire;
-  llama.attention = shape.attention;
-  llama.logits = shape.logits;
-  auto driver = LlamaDriver::create(config_of(dims), ones(dims), llama, *backend, stats);
-  EXPECT_TRUE(driver.ok());
-  for (int run = 0; run < runs; ++run) {
-    backend->begin_run();
-    const auto logits = (*driver)->prefill(tokens_of(shape.tokens, dims.vocab));
-    EXPECT_TRUE(logits.ok()) << logits.status().to_string();
-  }
-  return records;
-}
-
-void expect_planned(const ModelDims& dims, const PrefillShape& shape,
-                    const std::optional<PathPolicy>& policy, int runs = 1) {
-  ZeroBackend backend(dims);
-  std::vector<TraceRecord> records = record_runs(backend, shape, {policy, false, nullptr}, runs);
-  const std::vector<PlannedOp> plan = plan_prefill(dims, shape);
-  ASSERT_EQ(records.size(), plan.size() * static_cast<std::size_t>(runs));
-  for (std::size_t i = 0; i < records.size(); ++i) {
-    const PlannedOp& op = plan[i % plan.size()];
-    EXPECT_EQ(records[i].times.total_ns, records[i].times.tee_ns + records[i].times.wire_ns +
-                                             records[i].times.queue_ns +
-                                             records[i].times.server_ns);
-    if (i > 0) {
-      EXPECT_GE(records[i].start_ns, records[i - 1].start_ns);
-    }
-    TraceRecord expected = make_record(op.spec, op.layer, dims, policy);
-    expected.seq = i;
-    expected.run = i / plan.size();
-    TraceRecord untimed = records[i];
-    untimed.start_ns = untimed.times.total_ns = untimed.times.wire_ns = 0;
-    EXPECT_TRUE(untimed == expected) << "op " << i;
-  }
-}
-
-TEST(RecordingBackend, records_exactly_the_plan_of_a_prefill) {
-  for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
-    for (const std::int64_t tokens : {1, 2, 37, 130}) {
-      for (const Logits logits : {Logits::kLast, Logits::kAll}) {
-        for (const DType wire : {DType::kF32, DType::kBF16}) {
-          expect_planned(kTiny, {tokens, wire, attention, logits}, PathPolicy{true, 4096, 8});
-        }
-      }
-    }
-  }
-}
-
-TEST(RecordingBackend, records_exactly_the_plan_of_several_runs_without_paths) {
-  expect_planned(kTiny, {9, DType::kF16, Attention::kOffload, Logits::kLast}, std::nullopt, 3);
-}
-
-TEST(RecordingBackend, records_exactly_the_plan_of_attention_in_tiles) {
-  ModelDims by_groups = kTiny;
-  by_groups.layers = 1;
-  by_groups.head_dim = 2;
-  const PrefillShape many{4200, DType::kF32, Attention::kOffload, Logits::kLast};
-  ASSERT_EQ(plan_attention(by_groups, many.tokens, many.wire).size(), 2U);
-  expect_planned(by_groups, many, PathPolicy{true, 10485760, 8});
-  ModelDims by_rows = by_groups;
-  by_rows.heads = 256;
-  by_rows.kv_heads = 1;
-  const PrefillShape few{600, DType::kF32, Attention::kOffload, Logits::kLast};
-  const auto tiles = plan_attention(by_rows, few.tokens, few.wire);
-  ASSERT_EQ(tiles.size(), 2U);
-  ASSERT_GT(tiles[1].first_row, 0);
-  expect_planned(by_rows, few, PathPolicy{true, 10485760, 8});
-}
-
-TEST(RecordingBackend, records_exactly_the_plan_of_a_feed_forward_and_logits_in_steps) {
-  ModelDims dims = kTiny;
-  dims.layers = 1;
-  dims.intermediate = 1 << 18;
-  dims.vocab = 4 << 20;
-  const PrefillShape shape{300, DType::kF32, Attention::kTee, Logits::kLast};
-  ASSERT_EQ(plan_prefill(dims, shape).size(), 1U + 2 + 2 * 2 + 1);
-  expect_planned(dims, shape, PathPolicy{});
-  dims.intermediate = 48;
-  const PrefillShape all{20, DType::kF32, Attention::kTee, Logits::kAll};
-  ASSERT_EQ(plan_prefill(dims, all).size(), 1U + 4 + 2);
-  expect_planned(dims, all, PathPolicy{});
 }
 
 TEST(RecordingBackend, an_op_without_weights_carries_the_layer_of_the_last_that_had_some) {
@@ -369,8 +201,10 @@ struct RecordedRun {
     ASSIGN_OR_RETURN(Backend* const backend,
                      recording.start(watcher, {PathPolicy{true, 4096, 8}, DType::kF32, 5}));
     TeeStatsTable stats;
+    LlamaOptions llama;
+    llama.chunk = options.chunk;
     ASSIGN_OR_RETURN(auto driver,
-                     LlamaDriver::create(model.config, ones(kTiny), {}, *backend, stats));
+                     LlamaDriver::create(model.config, ones(kTiny), llama, *backend, stats));
     if (started) started();
     auto result = run_prefill(*driver, tokens_of(5, kTiny.vocab), options.repeat,
                               [&] { recording.begin_run(); });
@@ -413,13 +247,15 @@ TEST(Recording, writes_a_whole_trace_with_what_is_known_of_the_run) {
   EXPECT_EQ(header.host.device, "naive");
   EXPECT_FALSE(header.digests);
   EXPECT_EQ(header.wall_ns, result->runs_ns[0] + result->runs_ns[1] - *run.cost_ns);
-  EXPECT_EQ(trace->records.size(), 2 * plan_prefill(kTiny, {5, DType::kF32}).size());
+  EXPECT_EQ(trace->records.size(), 2 * plan_forward(kTiny, {5, DType::kF32}).value().size());
   EXPECT_EQ(trace->records.back().run, 1U);
 }
 
-TEST(Recording, payloads_are_the_bytes_that_went_through) {
+/// 5 tokens, `chunk` at a time.
+void expect_payloads(std::int64_t chunk) {
   const TempDir dir;
   RecordedRun run(dir.file("t.jsonl"));
+  run.options.chunk = chunk;
   run.options.record_payload = true;
   ASSERT_TRUE(run.run().ok() && run.recorded.ok());
   const auto trace = read_trace(dir.file("t.jsonl"));
@@ -438,6 +274,12 @@ TEST(Recording, payloads_are_the_bytes_that_went_through) {
   const TraceRecord& last = trace->records.back();
   EXPECT_EQ(last.outputs[0].sha256,
             openssl_sha256(run.watcher.seen[payload_tensor_name(last.seq, TraceSide::kOutput, 0)]));
+}
+
+TEST(Recording, payloads_are_the_bytes_that_went_through) { expect_payloads(0); }
+
+TEST(Recording, payloads_of_a_prompt_in_pieces_have_room) {
+  for (const std::int64_t chunk : {1, 2}) expect_payloads(chunk);
 }
 
 TEST(Recording, of_a_run_that_fails_is_a_trace_that_was_cut_off) {

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/trace/synthesise.h"
@@ -61,7 +63,7 @@ inline std::vector<TraceRecord> golden_records() {
   const PathPolicy policy{true, 1024, 8};
   const DType wire = DType::kBF16;
   const TensorDesc x{wire, {8, 64}};
-  const std::vector<PlannedOp> ops = {
+  const std::vector<std::pair<OpSpec, std::optional<std::uint16_t>>> ops = {
       {embedding_spec(8, wire), std::nullopt},
       {linear_spec({{WeightKind::kQ, 1}, {WeightKind::kK, 1}, {WeightKind::kV, 1}}, x, wire), 1},
       {matmul_spec({wire, {4, 8, 16}}, {wire, {2, 8, 16}}, Transpose::kB, wire), 1},
@@ -69,9 +71,9 @@ inline std::vector<TraceRecord> golden_records() {
       {matmul_spec({wire, {4, 8, 8}}, {wire, {2, 8, 16}}, Transpose::kA, wire), 1},
       {lm_head_spec({wire, {1, 64}}), std::nullopt}};
   std::vector<TraceRecord> records;
-  for (const PlannedOp& op : ops) {
+  for (const auto& [spec, layer] : ops) {
     const std::uint64_t seq = records.size();
-    TraceRecord record = make_record(op.spec, op.layer, kGoldenDims, policy);
+    TraceRecord record = make_record(spec, layer, kGoldenDims, policy);
     time_record(record, seq, seq / 4);
     char digit = 'a';
     for (auto* tensors : {&record.inputs, &record.outputs}) {

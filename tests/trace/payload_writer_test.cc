@@ -15,6 +15,7 @@
 #include "runtime/model/digest.h"
 #include "runtime/model/safetensors.h"
 #include "runtime/trace/trace.h"
+#include "tests/support/synthesise_records.h"
 #include "tests/trace/golden_trace.h"
 #include "tests/trace/temp_dir.h"
 
@@ -135,16 +136,26 @@ TEST(PayloadWriter, an_entry_beyond_the_room_is_an_error_and_the_file_stays_read
 }
 
 TEST(PayloadWriter, the_need_of_a_plan_holds_all_of_its_tensors) {
-  const PrefillShape shape{5, DType::kBF16, Attention::kOffload, Logits::kAll};
-  const auto plan = plan_prefill(kGoldenDims, shape);
+  const ForwardShape prompt{5, DType::kBF16, Attention::kOffload, Logits::kAll};
+  const auto passes = split_prompt(prompt, 3);
+  ASSERT_EQ(passes.size(), 2U);
   constexpr std::uint64_t kRuns = 3;
+  const auto plan = plan_forward(kGoldenDims, prompt, 3).value();
   const PayloadNeed need = payload_need(kGoldenDims, plan, kRuns);
   const TempDir dir;
   const std::string path = dir.file("p.safetensors");
   auto writer = PayloadWriter::create(path, need);
   ASSERT_TRUE(writer.ok());
   std::uint64_t data_bytes = 0;
-  const auto records = synthesise_records(kGoldenDims, shape, {}, kRuns);
+  std::vector<TraceRecord> records;
+  for (std::uint64_t run = 0; run < kRuns; ++run) {
+    for (const ForwardShape& pass : passes) {
+      for (TraceRecord& record : synthesise_records(kGoldenDims, pass, {})) {
+        record.seq = records.size();
+        records.push_back(std::move(record));
+      }
+    }
+  }
   for (const TraceRecord& record : records) {
     for (const TraceSide side : {TraceSide::kInput, TraceSide::kOutput}) {
       const auto& tensors = side == TraceSide::kInput ? record.inputs : record.outputs;
@@ -162,7 +173,7 @@ TEST(PayloadWriter, the_need_of_a_plan_holds_all_of_its_tensors) {
 
 TEST(PayloadWriter, a_run_of_too_many_tensors_is_refused_before_it_starts) {
   const TempDir dir;
-  const auto plan = plan_prefill(kGoldenDims, {5, DType::kBF16});
+  const auto plan = plan_forward(kGoldenDims, {5, DType::kBF16}).value();
   const std::string path = dir.file("p.safetensors");
   for (const std::uint64_t runs :
        {std::uint64_t{1'000'000}, std::numeric_limits<std::uint64_t>::max()}) {

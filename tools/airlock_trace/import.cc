@@ -80,7 +80,7 @@ class Importer {
 
   Result<Imported> import() {
     make_header();
-    ASSIGN_OR_RETURN(plan_, checked_plan(choice_.dims, shape_));
+    ASSIGN_OR_RETURN(plan_, plan_forward(choice_.dims, shape_));
     for (const LogCall& call : log_.calls) RETURN_IF_ERROR(add_call(call));
     if (runs_ == 0) {
       return Status(StatusCode::kInvalidInput, fmt::format("{}: no prefill in it", source_));
@@ -258,7 +258,7 @@ class Importer {
   const PrototypeLog& log_;
   const ImportChoice& choice_;
   std::string_view source_;
-  PrefillShape shape_;
+  ForwardShape shape_;
   std::vector<PlannedOp> plan_;
   Imported imported_;
   std::size_t position_ = 0;  // in plan_

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "runtime/model/prefill_plan.h"
+#include "runtime/model/forward_plan.h"
 #include "runtime/trace/trace.h"
 #include "tools/airlock_trace/options.h"
 #include "tools/airlock_trace/prototype_log.h"

@@ -9,7 +9,7 @@
 #include "base/status.h"
 #include "proto/limits.h"
 #include "proto/path.h"
-#include "runtime/model/prefill_plan.h"
+#include "runtime/model/forward_plan.h"
 #include "runtime/text/output_form.h"
 
 namespace airlock::trace {

@@ -14,7 +14,7 @@ namespace airlock::trace {
 namespace {
 
 TraceHeader make_header(const Options& options, const LlamaConfig& config,
-                        const PrefillShape& shape) {
+                        const ForwardShape& shape) {
   TraceHeader header;
   header.source = TraceSource::kSynthesised;
   header.build = build_name();
@@ -48,9 +48,9 @@ Status write_trace(const std::string& path, const TraceHeader& header, const Rec
 
 Status synthesise(const Options& options) {
   ASSIGN_OR_RETURN(const LlamaConfig config, load_config(options.config));
-  const PrefillShape shape{*options.tokens, options.wire.value_or(config.dtype),
+  const ForwardShape shape{*options.tokens, options.wire.value_or(config.dtype),
                            options.attention.value_or(Attention::kOffload), options.logits};
-  ASSIGN_OR_RETURN(const auto plan, checked_plan(config.dims, shape));
+  ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, plan_forward(config.dims, shape));
   if (shape.tokens > config.max_position_embeddings) {
     log_warning(fmt::format("{} tokens are more than the model's max_position_embeddings, {}",
                             shape.tokens, config.max_position_embeddings));
@@ -60,12 +60,7 @@ Status synthesise(const Options& options) {
   std::uint64_t seq = 0;
   RETURN_IF_ERROR(write_trace(options.output, header, [&]() -> std::optional<TraceRecord> {
     if (seq == *header.records) return std::nullopt;
-    const PlannedOp& op = plan[seq % plan.size()];
-    TraceRecord record = make_record(op.spec, op.layer, config.dims, options.policy);
-    record.seq = seq;
-    record.run = seq / plan.size();
-    ++seq;
-    return record;
+    return synthesise_record(plan, seq++, config.dims, options.policy);
   }));
   log_info(fmt::format("{} ops, {} prefill{} of {} tokens", seq, options.runs,
                        options.runs == 1 ? "" : "s", shape.tokens));

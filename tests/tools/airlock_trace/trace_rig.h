@@ -7,9 +7,9 @@
 
 #include "base/check.h"
 #include "runtime/model/config.h"
-#include "runtime/trace/synthesise.h"
 #include "runtime/trace/trace_writer.h"
 #include "tests/support/read_trace.h"
+#include "tests/support/synthesise_records.h"
 
 namespace airlock::trace::test {
 

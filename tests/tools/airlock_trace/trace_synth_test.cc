@@ -3,7 +3,6 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-#include "runtime/model/prefill_plan.h"
 #include "tests/model/temp_model.h"
 #include "tests/tools/airlock_trace/trace_rig.h"
 #include "tools/airlock_trace/run.h"
@@ -140,29 +139,6 @@ TEST(Synth, that_fails_leaves_the_file_that_was_there) {
   const auto after = read_trace(options.output);
   ASSERT_TRUE(after.ok());
   EXPECT_TRUE(after->header == before.header && after->records == before.records);
-}
-
-TEST(Synth, refuses_a_config_whose_ops_are_over_the_limits) {
-  const ModelDims wide{.hidden = limits::kMaxHidden,
-                       .intermediate = 1024,
-                       .layers = 1,
-                       .heads = 1,
-                       .kv_heads = 1,
-                       .head_dim = 64,
-                       .vocab = 100};
-  ASSERT_TRUE(wide.check().ok());
-  PrefillShape shape{limits::kMaxTokens, DType::kF32, Attention::kTee, Logits::kLast};
-  EXPECT_EQ(checked_plan(wide, shape).status().code(), StatusCode::kInvalidInput);
-  const ModelDims deep{.hidden = 64,
-                       .intermediate = 64,
-                       .layers = limits::kMaxLayers,
-                       .heads = 1024,
-                       .kv_heads = 1024,
-                       .head_dim = 64,
-                       .vocab = 100};
-  ASSERT_TRUE(deep.check().ok());
-  shape.attention = Attention::kOffload;
-  EXPECT_EQ(checked_plan(deep, shape).status().code(), StatusCode::kResourceExhausted);
 }
 
 }  // namespace

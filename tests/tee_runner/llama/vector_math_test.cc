@@ -1,4 +1,4 @@
-#include "tee_runner/vector_math.h"
+#include "tee_runner/llama/vector_math.h"
 
 #include <gtest/gtest.h>
 #include <hwy/targets.h>

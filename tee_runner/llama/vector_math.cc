@@ -1,4 +1,4 @@
-#include "tee_runner/vector_math.h"
+#include "tee_runner/llama/vector_math.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 // Vectors whose width the compiler does not know cannot lie in arrays. CPUs with SVE have NEON too.
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 // This file includes itself once for each target.
-#define HWY_TARGET_INCLUDE "tee_runner/vector_math.cc"
+#define HWY_TARGET_INCLUDE "tee_runner/llama/vector_math.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -193,11 +193,13 @@ HWY_INLINE void multiply_tile(const float* a, std::size_t pitch, const float* b,
   }
 }
 
-/// c [QueryBlock::kRows, columns] += a [QueryBlock::kRows, depth] * b [depth, columns]. The rows of
-/// a lie `pitch` floats apart, columns is a multiple of QueryBlock::kPitchStep.
-HWY_INLINE void multiply(const float* a, std::size_t pitch, const float* b, std::size_t depth,
-                         float* c, std::size_t columns) {
-  for (std::size_t row = 0; row < QueryBlock::kRows; row += kTileRows) {
+/// c [QueryBlock::kRows, columns] += a [QueryBlock::kRows, depth] * b [depth, columns], in the rows
+/// that are wanted and some beside them. The rows of a lie `pitch` floats apart, columns is a
+/// multiple of QueryBlock::kPitchStep.
+HWY_INLINE void multiply(const QueryBlock& block, const float* a, std::size_t pitch, const float* b,
+                         std::size_t depth, float* c, std::size_t columns) {
+  const std::size_t first = block.first_row / kTileRows * kTileRows;
+  for (std::size_t row = first; row < block.end_row; row += kTileRows) {
     for (std::size_t column = 0; column < columns; column += kTileColumns)
       multiply_tile(a + row * pitch, pitch, b + column, depth, c + row * columns + column, columns);
   }
@@ -205,7 +207,7 @@ HWY_INLINE void multiply(const float* a, std::size_t pitch, const float* b, std:
 
 /// Makes weights of the scores; rescales the output and the total to the new peak.
 HWY_INLINE void weigh_scores(QueryBlock& block, std::size_t first_key) {
-  for (std::size_t row = 0; row < QueryBlock::kRows; ++row) {
+  for (std::size_t row = block.first_row; row < block.end_row; ++row) {
     float* scores = block.scores + row * QueryBlock::kKeys;
     const std::size_t end = block.first_position + row + 1;
     for (std::size_t i = end > first_key ? end - first_key : 0; i < QueryBlock::kKeys; ++i)
@@ -225,9 +227,11 @@ HWY_INLINE void weigh_scores(QueryBlock& block, std::size_t first_key) {
 
 void attend(QueryBlock& block, std::size_t first_key, const float* keys, const float* values) {
   std::memset(block.scores, 0, sizeof(block.scores));
-  multiply(block.queries, block.pitch, keys, block.head_dim, block.scores, QueryBlock::kKeys);
+  multiply(block, block.queries, block.pitch, keys, block.head_dim, block.scores,
+           QueryBlock::kKeys);
   weigh_scores(block, first_key);
-  multiply(block.scores, QueryBlock::kKeys, values, QueryBlock::kKeys, block.output, block.pitch);
+  multiply(block, block.scores, QueryBlock::kKeys, values, QueryBlock::kKeys, block.output,
+           block.pitch);
 }
 
 const VectorMath& table() {

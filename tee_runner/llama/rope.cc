@@ -1,4 +1,4 @@
-#include "tee_runner/rope.h"
+#include "tee_runner/llama/rope.h"
 
 #include <cmath>
 #include <numbers>
@@ -44,21 +44,21 @@ std::vector<float> rope_inverse_frequencies(const LlamaConfig& config) {
   return frequencies;
 }
 
-RopeTable make_rope_table(const LlamaConfig& config, std::int64_t tokens) {
+void extend_rope_table(const LlamaConfig& config, std::int64_t count, RopeTable& table) {
+  table.half = static_cast<std::size_t>(config.dims.head_dim / 2);
+  std::size_t i = table.cos.size();
+  const std::size_t end = static_cast<std::size_t>(count) * table.half;
+  if (i >= end) return;
   const std::vector<float> frequencies = rope_inverse_frequencies(config);
-  RopeTable table;
-  table.half = frequencies.size();
-  const std::size_t count = static_cast<std::size_t>(tokens) * table.half;
-  table.cos.resize(count);
-  table.sin.resize(count);
-  for (std::size_t i = 0; i < count; ++i) {
+  table.cos.resize(end);
+  table.sin.resize(end);
+  for (; i < end; ++i) {
     // The angle is an fp32 product, as in transformers; only its cosine and sine are taken more
     // exactly.
     const float angle = static_cast<float>(i / table.half) * frequencies[i % table.half];
     table.cos[i] = static_cast<float>(std::cos(static_cast<double>(angle)));
     table.sin[i] = static_cast<float>(std::sin(static_cast<double>(angle)));
   }
-  return table;
 }
 
 }  // namespace airlock

@@ -25,6 +25,8 @@ struct QueryBlock {
   std::size_t head_dim;
   std::size_t pitch;           // head_dim rounded up to kPitchStep
   std::size_t first_position;  // of the first query; the others follow it
+  std::size_t first_row = 0;   // queries [first_row, end_row) are wanted
+  std::size_t end_row = kRows;
   float scale;
   float peak[kRows];   // largest score so far, scaled
   float total[kRows];  // sum of the weights so far
@@ -53,7 +55,7 @@ struct VectorMath {
   void (*add)(const float* delta, float* sum, std::size_t count);
 
   /// out = rotate(in) by the angles of one token: one head of 2 * half floats in the rotate_half
-  /// layout, where element i pairs with i + half; cos and sin [half].
+  /// layout, where element i pairs with i + half; cos and sin [half]. `out` may be `in`.
   void (*rotate_head)(const float* in, const float* cos, const float* sin, std::size_t half,
                       float* out);
 

@@ -1,4 +1,4 @@
-#include "tee_runner/kernels.h"
+#include "tee_runner/llama/kernels.h"
 
 #include <gtest/gtest.h>
 
@@ -9,10 +9,9 @@
 #include <vector>
 
 #include "base/convert.h"
-#include "runtime/model/prefill_plan.h"
-#include "tee_runner/attention.h"
-#include "tee_runner/heads.h"
-#include "tee_runner/vector_math.h"
+#include "tee_runner/llama/attention.h"
+#include "tee_runner/llama/heads.h"
+#include "tee_runner/llama/vector_math.h"
 
 namespace airlock {
 namespace {
@@ -219,6 +218,29 @@ TEST(Heads, splitting_and_merging_give_back_the_rows) {
   EXPECT_TRUE(same_bits(rows, back));
 }
 
+RopeTable rope_table(const LlamaConfig& config, std::int64_t positions) {
+  RopeTable table;
+  extend_rope_table(config, positions, table);
+  return table;
+}
+
+TEST(Heads, are_rotated_by_their_position_wherever_a_pass_begins) {
+  LlamaConfig config;
+  config.dims.head_dim = 10;
+  const RopeTable table = rope_table(config, 8);
+  ThreadPool pool(2);
+  const Tensor rows = random_tensor(DType::kBF16, {8, 3 * 10}, 9);
+  Tensor whole({DType::kBF16, {3, 8, 10}});
+  rotate_heads(pool, table, rows.view(), {0, 3, 0, 8}, 0, whole.mutable_view());
+  TensorView last = rows.view();
+  last.desc.shape = Shape{3, 30};
+  last.data += 5 * 30 * 2;
+  Tensor pieces({DType::kBF16, {3, 8, 10}});
+  rotate_heads(pool, table, rows.view(), {0, 3, 0, 5, 0}, 0, pieces.mutable_view());
+  rotate_heads(pool, table, last, {0, 3, 0, 3, 5}, 5, pieces.mutable_view());
+  EXPECT_TRUE(same_bits(whole, pieces));
+}
+
 /// Attention in double over [tokens, heads * d] operands of fp32 values.
 std::vector<double> naive_attention(const ModelDims& dims, const RopeTable& table,
                                     std::int64_t tokens, std::vector<float> q, std::vector<float> k,
@@ -268,6 +290,38 @@ LlamaConfig attention_config(std::int64_t heads, std::int64_t kv_heads, std::int
   return config;
 }
 
+/// Keys and values as a cache holds them, with room for three more positions, which are NaN.
+struct Cached {
+  Tensor keys;
+  Tensor values;
+
+  Cached(const ModelDims& dims, const RopeTable& table, const Tensor& k, const Tensor& v) {
+    const std::int64_t tokens = k.desc().shape[0];
+    for (Tensor* tensor : {&keys, &values}) {
+      *tensor = Tensor({DType::kF32, {dims.kv_heads, tokens + 3, dims.head_dim}});
+      for (float& value : tensor->as<float>()) value = std::nanf("");
+    }
+    ThreadPool pool(1);
+    const HeadTile all{0, dims.kv_heads, 0, tokens};
+    rotate_heads(pool, table, k.view(), all, 0, keys.mutable_view());
+    split_heads(pool, v.view(), all, values.mutable_view());
+  }
+};
+
+/// Rows [first, first + count) of `all`, as a tensor of the given shape.
+TensorView rows_of(const Tensor& all, std::int64_t first, std::int64_t count, Shape shape) {
+  const std::size_t row_bytes = all.desc().bytes() / static_cast<std::size_t>(all.desc().shape[0]);
+  const TensorDesc desc{all.desc().dtype, shape};
+  EXPECT_EQ(desc.bytes(), static_cast<std::size_t>(count) * row_bytes);
+  return {all.view().data + static_cast<std::size_t>(first) * row_bytes, desc};
+}
+
+Tensor copy_of(TensorView view) {
+  Tensor copy(view.desc);
+  std::memcpy(copy.mutable_view().data, view.data, view.desc.bytes());
+  return copy;
+}
+
 TEST(BlockedAttention, agrees_with_double_arithmetic) {
   struct Case {
     std::int64_t tokens, heads, kv_heads, head_dim;
@@ -275,14 +329,16 @@ TEST(BlockedAttention, agrees_with_double_arithmetic) {
   for (const Case& c :
        {Case{1, 1, 1, 2}, {31, 4, 2, 16}, {64, 2, 2, 32}, {65, 6, 1, 24}, {200, 4, 2, 80}}) {
     const LlamaConfig config = attention_config(c.heads, c.kv_heads, c.head_dim);
-    const RopeTable table = make_rope_table(config, c.tokens);
+    const RopeTable table = rope_table(config, c.tokens);
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       const Tensor q = random_tensor(dtype, {c.tokens, c.heads * c.head_dim}, 10, 2.0F);
       const Tensor k = random_tensor(dtype, {c.tokens, c.kv_heads * c.head_dim}, 11, 2.0F);
       const Tensor v = random_tensor(dtype, {c.tokens, c.kv_heads * c.head_dim}, 12);
       Tensor out({dtype, {c.tokens, c.heads * c.head_dim}});
       ThreadPool pool(2);
-      blocked_attention(pool, config.dims, table, q.view(), k.view(), v.view(), out.mutable_view());
+      const Cached cached(config.dims, table, k, v);
+      blocked_attention(pool, table, q.view(), 0, cached.keys.view(), cached.values.view(),
+                        out.mutable_view());
       const auto expected =
           naive_attention(config.dims, table, c.tokens, floats(q), floats(k), floats(v));
       const std::vector<float> got = floats(out);
@@ -297,17 +353,73 @@ TEST(BlockedAttention, agrees_with_double_arithmetic) {
 
 TEST(BlockedAttention, a_nan_value_stays_in_the_rows_that_see_it) {
   const LlamaConfig config = attention_config(2, 1, 16);
-  const RopeTable table = make_rope_table(config, 100);
+  const RopeTable table = rope_table(config, 100);
   const Tensor q = random_tensor(DType::kF32, {100, 32}, 13);
   Tensor k = random_tensor(DType::kF32, {100, 16}, 14);
   const Tensor v = random_tensor(DType::kF32, {100, 16}, 15);
   k.as<float>()[70 * 16] = std::nanf("");
   Tensor out({DType::kF32, {100, 32}});
   ThreadPool pool(1);
-  blocked_attention(pool, config.dims, table, q.view(), k.view(), v.view(), out.mutable_view());
+  const Cached cached(config.dims, table, k, v);
+  blocked_attention(pool, table, q.view(), 0, cached.keys.view(), cached.values.view(),
+                    out.mutable_view());
   EXPECT_TRUE(std::isfinite(out.as<float>()[69 * 32]));
   EXPECT_TRUE(std::isnan(out.as<float>()[70 * 32]));
   EXPECT_TRUE(std::isnan(out.as<float>()[99 * 32 + 31]));
+}
+
+TEST(BlockedAttention, a_nan_among_the_values_reaches_no_row_before_its_block_of_keys) {
+  const LlamaConfig config = attention_config(1, 1, 16);
+  const RopeTable table = rope_table(config, 130);
+  const Tensor q = random_tensor(DType::kF32, {130, 16}, 13);
+  const Tensor k = random_tensor(DType::kF32, {130, 16}, 14);
+  Tensor v = random_tensor(DType::kF32, {130, 16}, 15);
+  v.as<float>()[100 * 16] = std::nanf("");
+  const Cached cached(config.dims, table, k, v);
+  ThreadPool pool(1);
+  for (const std::int64_t first : {0, 1, 50}) {
+    Tensor out({DType::kF32, {130 - first, 16}});
+    blocked_attention(pool, table, rows_of(q, first, 130 - first, {130 - first, 16}), first,
+                      cached.keys.view(), cached.values.view(), out.mutable_view());
+    for (std::int64_t row = first; row < 130; ++row) {
+      const bool finite =
+          std::isfinite(out.as<float>()[static_cast<std::size_t>(row - first) * 16]);
+      if (row < 64 || row >= 100) {
+        EXPECT_EQ(finite, row < 64) << row << " of a pass from " << first;
+      }
+    }
+  }
+}
+
+TEST(BlockedAttention, gives_a_row_the_same_bits_whichever_rows_come_with_it) {
+  const LlamaConfig config = attention_config(4, 2, 24);
+  constexpr std::int64_t kTokens = 200;
+  const RopeTable table = rope_table(config, kTokens);
+  const Tensor q = random_tensor(DType::kBF16, {kTokens, 4 * 24}, 10, 2.0F);
+  const Tensor k = random_tensor(DType::kBF16, {kTokens, 2 * 24}, 11, 2.0F);
+  const Tensor v = random_tensor(DType::kBF16, {kTokens, 2 * 24}, 12);
+  ThreadPool pool(2);
+  const Cached cached(config.dims, table, k, v);
+  Tensor whole({DType::kF32, {kTokens, 4 * 24}});
+  blocked_attention(pool, table, q.view(), 0, cached.keys.view(), cached.values.view(),
+                    whole.mutable_view());
+  for (const auto& [first, count] : {std::pair<std::int64_t, std::int64_t>{0, 1},
+                                     {1, 1},
+                                     {31, 2},
+                                     {63, 70},
+                                     {100, 100},
+                                     {199, 1}}) {
+    Tensor piece({DType::kF32, {count, 4 * 24}});
+    // The positions behind the piece are not there yet.
+    const Cached so_far(config.dims, table,
+                        copy_of(rows_of(k, 0, first + count, {first + count, 2 * 24})),
+                        copy_of(rows_of(v, 0, first + count, {first + count, 2 * 24})));
+    blocked_attention(pool, table, rows_of(q, first, count, {count, 4 * 24}), first,
+                      so_far.keys.view(), so_far.values.view(), piece.mutable_view());
+    const TensorView expected = rows_of(whole, first, count, {count, 4 * 24});
+    EXPECT_EQ(std::memcmp(piece.view().data, expected.data, expected.desc.bytes()), 0)
+        << count << " rows from " << first;
+  }
 }
 
 /// Angles of 0 for `tokens` positions: heads stay as they are.
@@ -328,7 +440,9 @@ TEST(BlockedAttention, gives_no_weight_to_scores_of_minus_infinity) {
   }
   Tensor out({DType::kF32, {kTokens, 2}});
   ThreadPool pool(1);
-  blocked_attention(pool, dims, no_rotation(1, kTokens), q.view(), k.view(), v.view(),
+  const RopeTable table = no_rotation(1, kTokens);
+  const Cached cached(dims, table, k, v);
+  blocked_attention(pool, table, q.view(), 0, cached.keys.view(), cached.values.view(),
                     out.mutable_view());
   EXPECT_TRUE(std::isnan(out.as<float>()[2 * 69]));  // nothing to attend to, as causal_softmax
   double sum = 0;
@@ -339,22 +453,10 @@ TEST(BlockedAttention, gives_no_weight_to_scores_of_minus_infinity) {
   }
 }
 
-/// Rows [first, first + count) of fp32 `all`, as a tensor of the given shape.
-TensorView rows_of(const Tensor& all, std::int64_t first, std::int64_t count, Shape shape) {
-  const auto width = all.desc().elements() / static_cast<std::size_t>(all.desc().shape[0]);
-  EXPECT_EQ(shape.element_count(), static_cast<std::size_t>(count) * width);
-  return {all.view().data + static_cast<std::size_t>(first) * width * sizeof(float),
-          {DType::kF32, shape}};
-}
-
 TEST(Kernels, give_a_row_the_same_bits_whatever_rows_are_beside_it) {
-  const LlamaConfig config = attention_config(4, 2, 20);
-  const RopeTable table = make_rope_table(config, 100);
   const Tensor hidden = random_tensor(DType::kF32, {100, 77}, 23);
   const Tensor scores = random_tensor(DType::kF32, {100, 100}, 24, 9.0F);
-  const Tensor q = random_tensor(DType::kF32, {100, 80}, 25);
-  const Tensor kv = random_tensor(DType::kF32, {100, 40}, 26);
-  // Each computes rows [first, first + rows); attention those from 0 on.
+  // Each computes rows [first, first + rows).
   ThreadPool pool(1);
   const auto norm = [&](std::int64_t first, std::int64_t rows) {
     Tensor out({DType::kF32, {rows, 77}});
@@ -373,13 +475,6 @@ TEST(Kernels, give_a_row_the_same_bits_whatever_rows_are_beside_it) {
     silu_multiply(pool, in, in, out.mutable_view());
     return out;
   };
-  const auto attention = [&](std::int64_t, std::int64_t rows) {
-    Tensor out({DType::kF32, {rows, 80}});
-    const TensorView keys = rows_of(kv, 0, rows, {rows, 40});
-    blocked_attention(pool, config.dims, table, rows_of(q, 0, rows, {rows, 80}), keys, keys,
-                      out.mutable_view());
-    return out;
-  };
   const auto expect_same = [](const auto& kernel, std::int64_t first, std::int64_t rows) {
     const std::vector<float> part = floats(kernel(first, rows));
     const std::vector<float> all = floats(kernel(0, 100));
@@ -389,18 +484,18 @@ TEST(Kernels, give_a_row_the_same_bits_whatever_rows_are_beside_it) {
   expect_same(norm, 13, 5);
   expect_same(softmax_rows, 41, 7);
   expect_same(silu, 31, 3);
-  expect_same(attention, 0, 45);
 }
 
 TEST(Kernels, give_the_same_bits_with_any_number_of_threads) {
   const LlamaConfig config = attention_config(6, 3, 20);
-  const RopeTable table = make_rope_table(config, 150);
+  const RopeTable table = rope_table(config, 150);
   const Tensor hidden = random_tensor(DType::kF32, {150, 120}, 16);
   const Tensor weight = random_tensor(DType::kF32, {120}, 17);
   const Tensor q = random_tensor(DType::kBF16, {150, 120}, 18);
   const Tensor k = random_tensor(DType::kBF16, {150, 60}, 19);
   const Tensor v = random_tensor(DType::kBF16, {150, 60}, 20);
   const Tensor scores = random_tensor(DType::kBF16, {6, 150, 150}, 21, 9.0F);
+  const Cached cached(config.dims, table, k, v);
   const auto compute = [&](std::size_t threads) {
     ThreadPool pool(threads);
     std::vector<Tensor> results;
@@ -410,8 +505,9 @@ TEST(Kernels, give_the_same_bits_with_any_number_of_threads) {
     rms_norm(pool, hidden, 0, weight.as<float>().data(), 1e-6, result({150, 120}));
     causal_softmax(pool, scores.view(), 0, 0.2F, result({6, 150, 150}));
     silu_multiply(pool, q.view(), q.view(), result({150, 120}));
-    rotate_heads(pool, table, q.view(), {0, 6, 0, 150}, result({6, 150, 20}));
-    blocked_attention(pool, config.dims, table, q.view(), k.view(), v.view(), result({150, 120}));
+    rotate_heads(pool, table, q.view(), {0, 6, 0, 150}, 0, result({6, 150, 20}));
+    blocked_attention(pool, table, q.view(), 0, cached.keys.view(), cached.values.view(),
+                      result({150, 120}));
     return results;
   };
   const std::vector<Tensor> one = compute(1);
@@ -420,24 +516,6 @@ TEST(Kernels, give_the_same_bits_with_any_number_of_threads) {
     for (std::size_t i = 0; i < one.size(); ++i)
       EXPECT_TRUE(same_bits(one[i], many[i])) << "kernel " << i;
   }
-}
-
-TEST(AttentionPlan, covers_every_group_and_row_once_within_the_limit) {
-  ModelDims dims{64, 64, 1, 8, 4, 16, 10};
-  for (const std::int64_t limit : {1LL, 1000LL, 5000LL, 20000LL, 1LL << 28}) {
-    std::vector<int> seen(4 * 30);
-    for (const AttentionTile& tile : plan_attention(dims, 30, DType::kBF16, limit)) {
-      for (std::int64_t g = 0; g < tile.group_count; ++g) {
-        for (std::int64_t r = 0; r < tile.row_count; ++r) {
-          ++seen[static_cast<std::size_t>((tile.first_group + g) * 30 + tile.first_row + r)];
-        }
-      }
-      EXPECT_TRUE(tile.row_count == 1 ||
-                  tile.group_count * 2 * tile.row_count * tile.keys() * 2 <= limit);
-    }
-    for (const int count : seen) EXPECT_EQ(count, 1);
-  }
-  EXPECT_EQ(plan_attention(dims, 30, DType::kBF16).size(), 1U);
 }
 
 }  // namespace

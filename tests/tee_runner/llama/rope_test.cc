@@ -1,4 +1,4 @@
-#include "tee_runner/rope.h"
+#include "tee_runner/llama/rope.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <numbers>
 #include <vector>
 
-#include "tee_runner/vector_math.h"
+#include "tee_runner/llama/vector_math.h"
 
 namespace airlock {
 namespace {
@@ -63,7 +63,9 @@ TEST(Rope, llama3_scaling_keeps_high_divides_low_and_blends_between) {
 
 TEST(Rope, table_holds_cosine_and_sine_of_position_times_frequency) {
   const LlamaConfig config = config_of(16, 10000.0);
-  const RopeTable table = make_rope_table(config, 300);
+  RopeTable table;
+  for (const std::int64_t count : {1, 18, 18, 300, 5}) extend_rope_table(config, count, table);
+  ASSERT_EQ(table.cos.size(), 300U * 8);
   const std::vector<float> f = rope_inverse_frequencies(config);
   for (std::size_t position : {0U, 1U, 17U, 299U}) {
     for (std::size_t i = 0; i < 8; ++i) {

@@ -1,10 +1,10 @@
-#include "tee_runner/kernels.h"
+#include "tee_runner/llama/kernels.h"
 
 #include <algorithm>
 #include <cstring>
 
 #include "base/convert.h"
-#include "tee_runner/vector_math.h"
+#include "tee_runner/llama/vector_math.h"
 
 namespace airlock {
 

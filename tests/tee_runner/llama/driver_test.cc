@@ -1,4 +1,4 @@
-#include "tee_runner/llama.h"
+#include "tee_runner/llama/driver.h"
 
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@
 
 #include "proto/limits.h"
 #include "tee_runner/measured_backend.h"
+#include "tests/tee_runner/llama/reference_llama.h"
 #include "tests/tee_runner/naive_backend.h"
-#include "tests/tee_runner/reference_llama.h"
 
 namespace airlock {
 namespace {
@@ -38,10 +38,12 @@ Tensor copy_of(const Tensor& tensor) {
 
 struct TinyRun {
   explicit TinyRun(const LlamaConfig& config) : model(config), backend(model) {}
+  Result<std::unique_ptr<LlamaDriver>> driver(const LlamaOptions& options) {
+    return LlamaDriver::create(model.config, copy_of(model.norms), options, backend, stats);
+  }
   Result<Tensor> prefill(const std::vector<std::int32_t>& tokens, const LlamaOptions& options) {
-    auto driver = LlamaDriver::create(model.config, copy_of(model.norms), options, backend, stats);
-    if (!driver.ok()) return driver.status();
-    return (*driver)->prefill(tokens);
+    ASSIGN_OR_RETURN(const auto made, driver(options));
+    return made->prefill(tokens);
   }
   RandomModel model;
   NaiveBackend backend;
@@ -67,6 +69,15 @@ double largest_error(const Tensor& got, const std::vector<double>& expected) {
   return worst / largest;
 }
 
+/// Of the wire's type, as the golden models' README has it.
+double bound_of(DType wire) {
+  return wire == DType::kF32 ? 2e-5 : wire == DType::kF16 ? 4e-3 : 4e-2;
+}
+
+bool same_bits(const Tensor& a, const Tensor& b) {
+  return a.desc() == b.desc() && std::memcmp(a.view().data, b.view().data, a.desc().bytes()) == 0;
+}
+
 TEST(LlamaDriver, agrees_with_a_double_reference_on_both_attention_routes) {
   for (const LlamaConfig& config : {tiny_config(), tiny_config(4, 1, 6), tiny_config(2, 2, 32)}) {
     TinyRun run(config);
@@ -75,15 +86,153 @@ TEST(LlamaDriver, agrees_with_a_double_reference_on_both_attention_routes) {
     for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
       const auto fp32 = run.prefill(tokens, options_of(DType::kF32, attention));
       ASSERT_TRUE(fp32.ok()) << fp32.status().to_string();
-      EXPECT_LE(largest_error(*fp32, expected), 2e-5);
+      EXPECT_LE(largest_error(*fp32, expected), bound_of(DType::kF32));
       const auto fp16 = run.prefill(tokens, options_of(DType::kF16, attention));
       ASSERT_TRUE(fp16.ok());
-      EXPECT_LE(largest_error(*fp16, expected), 4e-3);
+      EXPECT_LE(largest_error(*fp16, expected), bound_of(DType::kF16));
       const auto bf16 = run.prefill(tokens, options_of(DType::kBF16, attention));
       ASSERT_TRUE(bf16.ok());
-      EXPECT_LE(largest_error(*bf16, expected), 4e-2);
+      EXPECT_LE(largest_error(*bf16, expected), bound_of(DType::kBF16));
     }
   }
+}
+
+TEST(LlamaDriver, a_prompt_in_pieces_gives_the_logits_of_one_piece) {
+  for (const LlamaConfig& config : {tiny_config(), tiny_config(4, 1, 6)}) {
+    TinyRun run(config);
+    const auto tokens = tiny_tokens(70);
+    const std::vector<double> expected = ReferenceLlama(run.model).logits(tokens);
+    for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
+      for (const DType wire : {DType::kF32, DType::kF16, DType::kBF16}) {
+        LlamaOptions options = options_of(wire, attention);
+        const auto whole = run.prefill(tokens, options);
+        ASSERT_TRUE(whole.ok()) << whole.status().to_string();
+        for (const std::int64_t chunk : {1, 3, 7, 64, 69}) {
+          options.chunk = chunk;
+          const auto pieces = run.prefill(tokens, options);
+          ASSERT_TRUE(pieces.ok()) << pieces.status().to_string();
+          EXPECT_LE(largest_error(*pieces, expected), bound_of(wire)) << "chunk " << chunk;
+          if (attention == Attention::kTee) {
+            EXPECT_TRUE(same_bits(*pieces, *whole)) << "chunk " << chunk;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(LlamaDriver, a_prompt_in_pieces_gives_the_last_tokens_logits_once) {
+  TinyRun run(tiny_config());
+  LlamaOptions options = options_of(DType::kF32, Attention::kTee, Logits::kLast);
+  const auto whole = run.prefill(tiny_tokens(9), options);
+  options.chunk = 4;
+  run.backend.calls.clear();
+  const auto pieces = run.prefill(tiny_tokens(9), options);
+  ASSERT_TRUE(whole.ok() && pieces.ok());
+  EXPECT_TRUE(same_bits(*pieces, *whole));
+  EXPECT_EQ(run.backend.calls[Op::kEmbedding], 3);
+  EXPECT_EQ(run.backend.calls[Op::kLmHead], 1);
+}
+
+TEST(LlamaDriver, attention_in_many_tiles_gives_the_logits_of_one) {
+  TinyRun run(tiny_config(6, 3, 10));
+  const auto tokens = tiny_tokens(25);
+  const std::vector<double> expected = ReferenceLlama(run.model).logits(tokens);
+  for (const std::int64_t max_score_bytes : {1, 700, 6000, 12000}) {
+    for (const std::int64_t chunk : {0, 10}) {
+      LlamaOptions options = options_of(DType::kF32, Attention::kOffload);
+      options.max_score_bytes = max_score_bytes;
+      options.chunk = chunk;
+      const auto got = run.prefill(tokens, options);
+      ASSERT_TRUE(got.ok()) << got.status().to_string();
+      EXPECT_LE(largest_error(*got, expected), 2e-5) << max_score_bytes << ", chunk " << chunk;
+    }
+  }
+}
+
+TEST(LlamaDriver, goes_on_from_what_a_cache_holds) {
+  for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
+    TinyRun run(tiny_config());
+    const auto tokens = tiny_tokens(12);
+    const std::vector<double> expected = ReferenceLlama(run.model).logits(tokens);
+    const auto driver = run.driver(options_of(DType::kF32, attention)).value();
+    KvCache cache = driver->make_cache(12).value();
+    const std::span<const std::int32_t> all(tokens);
+    const auto none = driver->forward(all.first(5), cache, Logits::kNone);
+    ASSERT_TRUE(none.ok()) << none.status().to_string();
+    EXPECT_EQ(none->desc().shape, (Shape{0, 50}));
+    EXPECT_EQ(cache.length(), 5);
+    for (std::size_t i = 5; i < 12; ++i) {
+      const auto logits = driver->forward(all.subspan(i, 1), cache, Logits::kLast);
+      ASSERT_TRUE(logits.ok()) << logits.status().to_string();
+      EXPECT_EQ(cache.length(), static_cast<std::int64_t>(i) + 1);
+      EXPECT_EQ(logits->desc().shape, (Shape{1, 50}));
+      const auto row = expected.begin() + static_cast<std::ptrdiff_t>(i) * 50;
+      EXPECT_LE(largest_error(*logits, {row, row + 50}), 1e-4) << "position " << i;
+    }
+  }
+}
+
+TEST(LlamaDriver, goes_on_from_a_cache_that_was_cut_back) {
+  for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
+    TinyRun run(tiny_config());
+    auto edited = tiny_tokens(11);
+    std::reverse(edited.begin() + 6, edited.end());
+    const auto driver = run.driver(options_of(DType::kBF16, attention, Logits::kLast)).value();
+    const auto expected = driver->prefill(edited);
+    KvCache cache = driver->make_cache(20).value();
+    ASSERT_TRUE(driver->forward(tiny_tokens(20), cache, Logits::kLast).ok());
+    cache.truncate(6);
+    const auto got = driver->forward(std::span(edited).subspan(6), cache, Logits::kLast);
+    ASSERT_TRUE(expected.ok() && got.ok()) << got.status().to_string();
+    EXPECT_TRUE(same_bits(*got, *expected));
+    EXPECT_EQ(cache.length(), 11);
+  }
+}
+
+TEST(LlamaDriver, refuses_what_does_not_fit_a_cache_before_it_asks_for_anything) {
+  TinyRun run(tiny_config());
+  const auto driver = run.driver(options_of(DType::kF32, Attention::kOffload)).value();
+  const auto refused = [&](KvCache& cache, std::size_t tokens) {
+    const std::int64_t length = cache.length();
+    run.backend.calls.clear();
+    const auto result = driver->forward(tiny_tokens(tokens), cache, Logits::kLast);
+    EXPECT_FALSE(result.ok());
+    EXPECT_TRUE(run.backend.calls.empty());
+    EXPECT_EQ(cache.length(), length);
+    return result.status().code();
+  };
+  KvCache cache = driver->make_cache(5).value();
+  EXPECT_EQ(refused(cache, 6), StatusCode::kResourceExhausted);
+  ASSERT_TRUE(driver->forward(tiny_tokens(4), cache, Logits::kNone).ok());
+  EXPECT_EQ(refused(cache, 2), StatusCode::kResourceExhausted);
+  EXPECT_EQ(refused(cache, 0), StatusCode::kInvalidInput);
+  ASSERT_TRUE(driver->forward(tiny_tokens(1), cache, Logits::kNone).ok());
+  ModelDims dims = run.model.config.dims;
+  KvCache other_type = KvCache::create(dims, DType::kBF16, 5).value();
+  EXPECT_EQ(refused(other_type, 1), StatusCode::kInvalidInput);
+  ++dims.layers;
+  KvCache other_model = KvCache::create(dims, DType::kF32, 5).value();
+  EXPECT_EQ(refused(other_model, 1), StatusCode::kInvalidInput);
+  EXPECT_EQ(driver->make_cache(0).status().code(), StatusCode::kInvalidInput);
+}
+
+TEST(LlamaDriver, a_pass_that_fails_leaves_the_cache_as_it_was) {
+  TinyRun run(tiny_config());
+  const auto tokens = tiny_tokens(9);
+  const auto driver =
+      run.driver(options_of(DType::kF32, Attention::kOffload, Logits::kLast)).value();
+  const auto expected = driver->prefill(tokens);
+  KvCache cache = driver->make_cache(9).value();
+  const std::span<const std::int32_t> all(tokens);
+  ASSERT_TRUE(driver->forward(all.first(4), cache, Logits::kNone).ok());
+  run.backend.fail_op = Op::kLmHead;
+  ASSERT_FALSE(driver->forward(all.subspan(4), cache, Logits::kLast).ok());
+  EXPECT_EQ(cache.length(), 4);
+  run.backend.fail_op = Op::kPing;
+  const auto got = driver->forward(all.subspan(4), cache, Logits::kLast);
+  ASSERT_TRUE(expected.ok() && got.ok());
+  EXPECT_TRUE(same_bits(*got, *expected));
 }
 
 TEST(LlamaDriver, last_logits_are_the_last_row_of_all_logits) {
@@ -103,7 +252,7 @@ TEST(LlamaDriver, gives_the_same_bits_again_and_with_any_number_of_threads) {
     const auto three =
         run.prefill(tiny_tokens(40), options_of(DType::kBF16, attention, Logits::kAll, 3));
     ASSERT_TRUE(one.ok() && three.ok());
-    EXPECT_EQ(std::memcmp(one->view().data, three->view().data, one->desc().bytes()), 0);
+    EXPECT_TRUE(same_bits(*one, *three));
   }
 }
 
@@ -142,7 +291,10 @@ TEST(LlamaDriver, carries_on_with_whatever_numbers_the_server_sends) {
       run.backend.tamper = [poison](Op, std::vector<double>& values) {
         std::fill(values.begin(), values.end(), poison);
       };
-      EXPECT_TRUE(run.prefill(tiny_tokens(7), options_of(DType::kF16, attention)).ok());
+      LlamaOptions options = options_of(DType::kF16, attention);
+      EXPECT_TRUE(run.prefill(tiny_tokens(7), options).ok());
+      options.chunk = 3;
+      EXPECT_TRUE(run.prefill(tiny_tokens(7), options).ok());
     }
   }
 }

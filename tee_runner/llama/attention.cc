@@ -1,0 +1,142 @@
+#include "tee_runner/llama/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "base/convert.h"
+#include "tee_runner/llama/kernels.h"
+#include "tee_runner/llama/vector_math.h"
+
+namespace airlock {
+
+namespace {
+
+constexpr std::size_t kQueryRows = QueryBlock::kRows;
+constexpr std::size_t kKeyRows = QueryBlock::kKeys;
+
+/// Private fp32 copies of one key-value head and of the query heads that share it, padded with
+/// zeros. Blocks of queries and of keys begin at multiples of their size wherever a pass begins, so
+/// that a row goes through the same steps in each.
+struct GroupData {
+  std::size_t position;  // of the first query
+  std::size_t end;       // behind the last query and key
+  std::size_t head_dim;
+  std::size_t pitch;
+  std::size_t query_heads;
+  std::size_t first_block;     // position rounded down to kQueryRows
+  std::size_t query_rows;      // from there to end rounded up
+  std::vector<float> queries;  // [query_heads, query_rows, pitch], rotated
+  std::vector<float> keys;     // blocks of [head_dim, kKeyRows]
+  std::vector<float> values;   // [end rounded up to kKeyRows, pitch]
+
+  GroupData(std::size_t first, std::size_t tokens, std::size_t heads, std::size_t width)
+      : position(first),
+        end(first + tokens),
+        head_dim(width),
+        pitch(round_up(width, QueryBlock::kPitchStep)),
+        query_heads(heads),
+        first_block(first / kQueryRows * kQueryRows),
+        query_rows(round_up(end, kQueryRows) - first_block),
+        queries(query_heads * query_rows * pitch),
+        keys(round_up(end, kKeyRows) * head_dim),
+        values(round_up(end, kKeyRows) * pitch) {}
+};
+
+/// `count` elements of a float tensor, as fp32.
+void load(TensorView tensor, std::size_t first, std::size_t count, float* out) {
+  load_f32(tensor.desc.dtype, tensor.data + first * dtype_bytes(tensor.desc.dtype), out, count);
+}
+
+void pack_group(ThreadPool& pool, const RopeTable& table, TensorView q, TensorView keys,
+                TensorView values, std::size_t group, GroupData& data) {
+  const std::size_t d = data.head_dim;
+  const std::size_t heads = data.query_heads;
+  const std::size_t width = static_cast<std::size_t>(q.desc.shape[1]);
+  const std::size_t first_cached = group * static_cast<std::size_t>(keys.desc.shape[1]);
+  const VectorMath& math = vector_math();
+  pool.parallel_for(data.end, [&](std::size_t begin, std::size_t end) {
+    std::vector<float> line(heads * d);
+    for (std::size_t at = begin; at < end; ++at) {
+      load(keys, (first_cached + at) * d, d, line.data());
+      float* column = &data.keys[at / kKeyRows * kKeyRows * d + at % kKeyRows];
+      for (std::size_t i = 0; i < d; ++i) column[i * kKeyRows] = line[i];
+      load(values, (first_cached + at) * d, d, &data.values[at * data.pitch]);
+      if (at < data.position) continue;
+      load(q, (at - data.position) * width + group * heads * d, heads * d, line.data());
+      for (std::size_t head = 0; head < heads; ++head) {
+        math.rotate_head(
+            line.data() + head * d, &table.cos[at * table.half], &table.sin[at * table.half],
+            table.half,
+            &data.queries[(head * data.query_rows + at - data.first_block) * data.pitch]);
+      }
+    }
+  });
+}
+
+/// Walks with a block of queries over all the keys that they see.
+void attend_to_keys(QueryBlock& block, const GroupData& data) {
+  std::fill_n(block.output, kQueryRows * block.pitch, 0.0F);
+  std::fill_n(block.peak, kQueryRows, -std::numeric_limits<float>::infinity());
+  std::fill_n(block.total, kQueryRows, 0.0F);
+  const std::size_t end = block.first_position + kQueryRows;
+  for (std::size_t first_key = 0; first_key < end; first_key += kKeyRows) {
+    vector_math().attend(block, first_key, &data.keys[first_key * data.head_dim],
+                         &data.values[first_key * data.pitch]);
+  }
+}
+
+/// Divides the block's output by the total of its weights and rounds it into head `head` of `out`,
+/// whose first row is at `position`.
+void store_block(const QueryBlock& block, std::size_t head, std::size_t position,
+                 MutableTensorView out) {
+  const auto width = static_cast<std::size_t>(out.desc.shape[1]);
+  for (std::size_t row = block.first_row; row < block.end_row; ++row) {
+    float* line = block.output + row * block.pitch;
+    for (std::size_t i = 0; i < block.head_dim; ++i) line[i] /= block.total[row];
+    const std::size_t offset =
+        (block.first_position + row - position) * width + head * block.head_dim;
+    store_f32(out.desc.dtype, line, out.data + offset * dtype_bytes(out.desc.dtype),
+              block.head_dim);
+  }
+}
+
+}  // namespace
+
+void blocked_attention(ThreadPool& pool, const RopeTable& table, TensorView q,
+                       std::int64_t position, TensorView keys, TensorView values,
+                       MutableTensorView out) {
+  const Shape& cached = keys.desc.shape;
+  CHECK(q.desc.shape == out.desc.shape && keys.desc == values.desc);
+  const std::int64_t heads = q.desc.shape[1] / cached[2];
+  CHECK(heads * cached[2] == q.desc.shape[1] && heads % cached[0] == 0);
+  GroupData data(static_cast<std::size_t>(position), static_cast<std::size_t>(q.desc.shape[0]),
+                 static_cast<std::size_t>(heads / cached[0]), static_cast<std::size_t>(cached[2]));
+  CHECK(data.end <= static_cast<std::size_t>(cached[1]));
+  CHECK(table.half * 2 == data.head_dim && table.cos.size() >= data.end * table.half);
+  const std::size_t blocks = data.query_rows / kQueryRows;
+  for (std::size_t group = 0; group < static_cast<std::size_t>(cached[0]); ++group) {
+    pack_group(pool, table, q, keys, values, group, data);
+    pool.parallel_for(data.query_heads * blocks, [&](std::size_t begin, std::size_t end) {
+      std::vector<float> output(kQueryRows * data.pitch);
+      QueryBlock block;
+      block.output = output.data();
+      block.pitch = data.pitch;
+      block.head_dim = data.head_dim;
+      block.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(data.head_dim)));
+      for (std::size_t item = begin; item < end; ++item) {
+        const std::size_t head = item / blocks;
+        const std::size_t first = balanced_index(item % blocks, blocks) * kQueryRows;
+        block.first_position = data.first_block + first;
+        block.first_row = std::max(block.first_position, data.position) - block.first_position;
+        block.end_row = std::min(kQueryRows, data.end - block.first_position);
+        block.queries = &data.queries[(head * data.query_rows + first) * data.pitch];
+        attend_to_keys(block, data);
+        store_block(block, group * data.query_heads + head, data.position, out);
+      }
+    });
+  }
+}
+
+}  // namespace airlock

@@ -1,0 +1,92 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/status.h"
+#include "base/tensor.h"
+#include "base/thread_pool.h"
+#include "runtime/backend.h"
+#include "runtime/model/config.h"
+#include "runtime/model/forward_plan.h"
+#include "runtime/stats/op_stats.h"
+#include "tee_runner/llama/kv_cache.h"
+#include "tee_runner/llama/rope.h"
+
+namespace airlock {
+
+struct LlamaOptions {
+  DType wire = DType::kF32;  // type of each float tensor at the Backend seam
+  Attention attention = Attention::kOffload;
+  Logits logits = Logits::kLast;  // of prefill(); kLast or kAll
+  std::int64_t chunk = 0;         // tokens that prefill() feeds at a time; 0: the whole prompt
+  std::size_t threads = 1;        // of the TEE kernels, the caller's included
+  std::int64_t max_score_bytes = kMaxScoreBytes;
+  std::chrono::nanoseconds op_timeout = std::chrono::seconds(300);
+};
+
+/// kInvalidInput, with value and range: no token, more than limits::kMaxTokens, or an id beyond the
+/// vocabulary.
+Status check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab);
+
+/// LLaMA as Hugging Face defines it: keeps hidden states (fp32), norms, RoPE, softmax, SiLU,
+/// residuals, keys and values in this process and asks a Backend for the rest, op by op as
+/// plan_forward() lists them. What a backend returns is data, never a size or an index. One thread.
+class LlamaDriver {
+ public:
+  /// norms: fp32 [2 * layers + 1, hidden]. kMismatch where the backend serves other dimensions;
+  /// kInvalidInput for norms of another shape or an odd head_dim. Backend and statistics outlive
+  /// the driver.
+  static Result<std::unique_ptr<LlamaDriver>> create(const LlamaConfig& config, Tensor norms,
+                                                     const LlamaOptions& options, Backend& backend,
+                                                     TeeStatsTable& stats);
+
+  /// A cache for forward(), in the type in which attention needs keys and values: fp32 in the TEE,
+  /// the wire's type where they are sent. Errors as KvCache::create().
+  Result<KvCache> make_cache(std::int64_t capacity) const;
+
+  /// One pass over `tokens` at the positions that follow those in `cache`, which get their keys and
+  /// values. `cache` is one of make_cache(). fp32 [rows, vocab]: of the last token, of all or of
+  /// none. Before anything is sent: kInvalidInput as check_tokens() or for another model's cache,
+  /// kResourceExhausted where the cache has no room for the tokens, errors as
+  /// plan_forward(). More positions than max_position_embeddings: a warning, once.
+  Result<Tensor> forward(std::span<const std::int32_t> tokens, KvCache& cache, Logits logits);
+
+  /// The passes over a whole prompt, whose keys and values nobody asks for afterwards. Returns and
+  /// refuses as forward().
+  Result<Tensor> prefill(std::span<const std::int32_t> tokens);
+
+ private:
+  using PendingOp = std::unique_ptr<Pending>;
+  struct Pass;
+
+  LlamaDriver(const LlamaConfig& config, Tensor norms, const LlamaOptions& options,
+              Backend& backend, TeeStatsTable& stats);
+
+  ForwardShape shape_of(std::size_t tokens, Logits logits, std::int64_t position) const;
+  Status run(const ForwardShape& shape, std::span<const std::int32_t> tokens, KvCache& cache,
+             std::span<float> logits);
+  Status take_step(const PlannedOp& op, Pass& pass);
+  Status ask_for_scores(const PlannedOp& op, Pass& pass);
+  Status weigh_values(const PlannedOp& op, Pass& pass);
+  void finish_attention(std::int64_t layer, Pass& pass, MutableTensorView out);
+  Result<PendingOp> begin(const PlannedOp& op, int timeouts = 1);
+  template <typename Fill>
+  Result<PendingOp> ask(const PlannedOp& op, Fill fill);
+  Result<PendingOp> ask_normalised(const PlannedOp& op, std::int64_t norm);
+  void add(TensorView delta, const Tile& rows);
+
+  const LlamaConfig config_;
+  const Tensor norms_;
+  const LlamaOptions options_;
+  Backend& backend_;
+  TeeStatsTable& stats_;
+  ThreadPool pool_;
+  RopeTable rope_;  // of the positions so far
+  Tensor hidden_;   // fp32 [tokens, hidden] of the last pass
+  bool warned_ = false;
+};
+
+}  // namespace airlock
