@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "runtime/program/program.h"
 #include "runtime/replay/replay.h"
 #include "runtime/replay/report.h"
 #include "runtime/rpc/client.h"
@@ -30,7 +30,7 @@ namespace {
 struct Material {
   std::unique_ptr<ReplayTrace> trace;
   std::unique_ptr<ReplayPayload> payload;  // null: there is none
-  std::unique_ptr<ReplayInputs> inputs;
+  ReplayInputs inputs;
 };
 
 /// One session and its thread. What its thread writes is read after the join.
@@ -137,7 +137,7 @@ void replay_in_thread(Client& client, const ReplayOptions& options, const Materi
     settings.speed = ReplaySpeed::kMax;  // it has no times
   }
   Replay replay(
-      {client.session->backend(), *client.records, *material.inputs, verifier, *clock, client.tally,
+      {client.session->backend(), *client.records, material.inputs, verifier, *clock, client.tally,
        [&session = *client.session] { return session.check(); }, options.op_timeout},
       settings);
   client.status = replay.run();
@@ -171,13 +171,6 @@ Status judge(const Clients& clients, const ReplayResult& result) {
   if (first.ok()) return mismatch;
   log_error(mismatch.message());
   return first;
-}
-
-Status print(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    return {StatusCode::kInvalidInput, "the result could not be written to stdout"};
-  }
-  return {};
 }
 
 void read_tallies(const Clients& clients, ReplayResult& result) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <random>
 #include <utility>
@@ -22,7 +23,7 @@ std::uint64_t scramble(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
-class SeededInputs final : public ReplayInputs {
+class SeededInputs {
  public:
   SeededInputs(std::uint64_t seed, std::int64_t vocab) : seed_(seed) {
     std::mt19937_64 random(seed);
@@ -43,8 +44,7 @@ class SeededInputs final : public ReplayInputs {
     cycle_of(DType::kI32).assign(id_bytes.begin(), id_bytes.end());
   }
 
-  Status fill(const TraceRecord& record, std::size_t index,
-              MutableTensorView place) const override {
+  Status fill(const TraceRecord& record, std::size_t index, MutableTensorView place) const {
     const std::vector<std::byte>& cycle = cycles_[static_cast<std::size_t>(place.desc.dtype)];
     if (cycle.empty()) {
       return {StatusCode::kInternal,
@@ -66,18 +66,6 @@ class SeededInputs final : public ReplayInputs {
 
   const std::uint64_t seed_;
   std::array<std::vector<std::byte>, static_cast<std::size_t>(DType::kU8) + 1> cycles_;
-};
-
-class RecordedInputs final : public ReplayInputs {
- public:
-  explicit RecordedInputs(const ReplayPayload& payload) : payload_(payload) {}
-  Status fill(const TraceRecord& record, std::size_t index,
-              MutableTensorView place) const override {
-    return payload_.read(record, TraceSide::kInput, index, 0, place.bytes());
-  }
-
- private:
-  const ReplayPayload& payload_;
 };
 
 }  // namespace
@@ -113,12 +101,16 @@ std::string payload_path(const std::string& trace_path, const TraceHeader& heade
                                     : trace_path.substr(0, slash + 1) + header.payload;
 }
 
-std::unique_ptr<ReplayInputs> seeded_inputs(std::uint64_t seed, std::int64_t vocab) {
-  return std::make_unique<SeededInputs>(seed, vocab);
+ReplayInputs seeded_inputs(std::uint64_t seed, std::int64_t vocab) {
+  return [inputs = std::make_shared<const SeededInputs>(seed, vocab)](const auto&... of) {
+    return inputs->fill(of...);
+  };
 }
 
-std::unique_ptr<ReplayInputs> recorded_inputs(const ReplayPayload& payload) {
-  return std::make_unique<RecordedInputs>(payload);
+ReplayInputs recorded_inputs(const ReplayPayload& payload) {
+  return [&payload](const TraceRecord& record, std::size_t index, MutableTensorView place) {
+    return payload.read(record, TraceSide::kInput, index, 0, place.bytes());
+  };
 }
 
 }  // namespace airlock

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -33,19 +33,15 @@ class ReplayPayload {
 /// Where the payload of the trace at `trace_path` lies; empty where it has none.
 std::string payload_path(const std::string& trace_path, const TraceHeader& header);
 
-/// Writes an op's inputs into a loan. Thread-safe.
-class ReplayInputs {
- public:
-  virtual ~ReplayInputs() = default;
-  virtual Status fill(const TraceRecord& record, std::size_t index,
-                      MutableTensorView place) const = 0;
-};
+/// Writes an input of an op into a loan. Thread-safe.
+using ReplayInputs =
+    std::function<Status(const TraceRecord& record, std::size_t index, MutableTensorView place)>;
 
 /// Floats from -1 to 1 and token ids below `vocab`: a function of the seed, the op's seq, the
 /// input's index and the position only. At the cost of a copy: each tensor begins somewhere in a
 /// private cycle of 65521 values of its type.
-std::unique_ptr<ReplayInputs> seeded_inputs(std::uint64_t seed, std::int64_t vocab);
+ReplayInputs seeded_inputs(std::uint64_t seed, std::int64_t vocab);
 /// The recorded ones. The payload outlives it.
-std::unique_ptr<ReplayInputs> recorded_inputs(const ReplayPayload& payload);
+ReplayInputs recorded_inputs(const ReplayPayload& payload);
 
 }  // namespace airlock

@@ -76,7 +76,7 @@ Status Replay::start(const TraceRecord& record) {
   const std::uint64_t prepare_ns = parts_.clock.now_ns() - asked_ns;
   if (!pending.ok()) return pending.status().with_context(op_text(record));
   for (std::size_t i = 0; i < record.inputs.size(); ++i) {
-    if (Status filled = parts_.inputs.fill(record, i, (*pending)->input(i)); !filled.ok()) {
+    if (Status filled = parts_.inputs(record, i, (*pending)->input(i)); !filled.ok()) {
       return filled.with_context(op_text(record));
     }
     if (parts_.verifier == nullptr) continue;

@@ -14,10 +14,8 @@
 namespace airlock {
 namespace {
 
-using Unknown = std::optional<std::uint64_t>;
-
-constexpr std::array kShares = {std::pair("p50", 0.50), std::pair("p90", 0.90),
-                                std::pair("p99", 0.99)};
+/// nullopt: not known.
+using Known = std::optional<std::uint64_t>;
 
 /// What one side's time went to, and shares of that. The parts of ops that were under way at once
 /// each count whole, so that `all_ns` may be more than the wall. Where the TEE's time is not known
@@ -25,24 +23,22 @@ constexpr std::array kShares = {std::pair("p50", 0.50), std::pair("p90", 0.90),
 struct TimeShares {
   explicit TimeShares(const ReplaySide& side) {
     const OpTimes& times = side.sums.all.times;
-    if (side.between_ns) {
-      wall_ns = side.wall_ns;
-      parts[0].second = add_saturating(*side.between_ns, times.tee_ns);
-    }
-    parts[1].second = times.wire_ns;
-    parts[2].second = times.queue_ns;
-    parts[3].second = times.server_ns;
-    parts[4].second = side.idle_ns;
-    for (const auto& [name, ns] : parts)
-      if (side.between_ns) merge(all_ns, ns.value_or(0));
+    parts = {{{"tee", std::nullopt},
+              {"wire", times.wire_ns},
+              {"queue", times.queue_ns},
+              {"server", times.server_ns},
+              {"idle", side.idle_ns}}};
+    if (!side.between_ns) return;
+    wall_ns = side.wall_ns;
+    parts[0].second = add_saturating(*side.between_ns, times.tee_ns);
+    for (const auto& [name, ns] : parts) merge(all_ns, *ns);
   }
-  std::optional<double> share(const Unknown& ns) const {
+  std::optional<double> share(const Known& ns) const {
     if (all_ns == 0) return std::nullopt;
     return static_cast<double>(ns.value_or(0)) / static_cast<double>(all_ns);
   }
-  Unknown wall_ns;
-  std::array<std::pair<std::string_view, Unknown>, 5> parts = {
-      {{"tee", {}}, {"wire", {}}, {"queue", {}}, {"server", {}}, {"idle", {}}}};
+  Known wall_ns;
+  std::array<std::pair<std::string_view, Known>, 5> parts;
   std::uint64_t all_ns = 0;
 };
 
@@ -124,14 +120,11 @@ JsonObject ops_json(const Figures& figures) {
   };
   JsonObject json;
   figures.visit_ops([&](std::string_view name, const OpSums& recorded, const OpSums& replayed) {
-    JsonObject latency;
-    for (const auto& [key, share] : kShares) latency.add(key, replayed.call_ns.percentile(share));
-    latency.add("max", replayed.call_ns.max).add("buckets", replayed.call_ns.buckets());
     json.add(name, JsonObject{{"calls", replayed.calls},
                               {"recorded", times_json(recorded.times)},
                               {"replayed", times_json(replayed.times)},
                               {"ratio", ratio(recorded, replayed)},
-                              {"latency_ns", latency}});
+                              {"latency_ns", histogram_json(replayed.call_ns)}});
   });
   return json;
 }
@@ -210,7 +203,7 @@ std::string format_csv(const ReplayResult& result) {
           table.add({"op", name, key, a, b});
         },
         recorded.times, replayed.times);
-    for (const auto& [key, share] : kShares) {
+    for (const auto& [key, share] : kPercentiles) {
       table.add({"op", name, fmt::format("{}_ns", key), {}, replayed.call_ns.percentile(share)});
     }
     table.add({"op", name, "max_ns", {}, replayed.call_ns.max});
@@ -226,7 +219,7 @@ std::string format_csv(const ReplayResult& result) {
   });
   for (std::size_t i = 0; i < figures.replayed.parts.size(); ++i) {
     const auto& [name, ns] = figures.replayed.parts[i];
-    const Unknown& recorded_ns = figures.recorded.parts[i].second;
+    const Known& recorded_ns = figures.recorded.parts[i].second;
     table.add({"time", name, "ns", recorded_ns, ns});
     table.add(
         {"time", name, "share", figures.recorded.share(recorded_ns), figures.replayed.share(ns)});

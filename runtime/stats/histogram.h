@@ -4,12 +4,17 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 namespace airlock {
 
 inline constexpr std::size_t kHistogramBucketCount = 496;  // values up to 2^64 - 1
+
+/// The percentiles that files and pages name, with their shares.
+inline constexpr std::array<std::pair<std::string_view, double>, 3> kPercentiles = {
+    {{"p50", 0.50}, {"p90", 0.90}, {"p99", 0.99}}};
 
 /// A Histogram at one moment: a plain value, to be kept and merged.
 struct HistogramSnapshot {

@@ -62,6 +62,8 @@ struct SideReport {
   void merge(const SessionReport& session);
 };
 
+/// Percentiles, maximum and buckets, as each file has them.
+JsonObject histogram_json(const HistogramSnapshot& histogram);
 /// docs/STATS.md defines it. "tee" is the runner's, "sessions" the server's.
 JsonObject report_object(const SideReport& report);
 /// The same as one line.

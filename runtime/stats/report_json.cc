@@ -18,16 +18,7 @@ constexpr std::int64_t kMaxCores = 1 << 20;
 constexpr std::size_t kMaxConfigEntries = 64;
 constexpr std::size_t kMaxSessions = 4096;
 
-constexpr std::array kShares = {std::pair("p50", 0.5), std::pair("p90", 0.9),
-                                std::pair("p99", 0.99)};
-
-JsonObject to_json(const HistogramSnapshot& histogram) {
-  JsonObject json;
-  for (const auto& [key, share] : kShares) json.add(key, histogram.percentile(share));
-  json.add("max", histogram.max);
-  json.add("buckets", histogram.buckets());
-  return json;
-}
+JsonObject to_json(const HistogramSnapshot& histogram) { return histogram_json(histogram); }
 
 template <typename Stats>
 JsonObject to_json(const Stats& stats) {
@@ -79,7 +70,7 @@ void read_into(const JsonReader& json, HistogramSnapshot& histogram) {
     if (!histogram.append(upper_ns, count))
       return pair[0].refuse("the upper edge of a bucket, ascending, the last one that of max");
   }
-  for (const auto& [key, share] : kShares) {
+  for (const auto& [key, share] : kPercentiles) {
     std::uint64_t stated = 0;
     json.read(key, stated);
     if (const std::uint64_t value = histogram.percentile(share); stated != value)
@@ -111,6 +102,12 @@ void read_into(const JsonReader& json, SessionReport& session) {
 }
 
 }  // namespace
+
+JsonObject histogram_json(const HistogramSnapshot& histogram) {
+  JsonObject json;
+  for (const auto& [key, share] : kPercentiles) json.add(key, histogram.percentile(share));
+  return json.add("max", histogram.max).add("buckets", histogram.buckets());
+}
 
 JsonObject report_object(const SideReport& report) {
   JsonObject config;

@@ -40,7 +40,7 @@ struct Rig {
     source = trace->make_source().value();
   }
   Status run(const ReplaySettings& settings = {}) {
-    return Replay({backend, *source, *inputs, verifier, clock, *tally, check_server}, settings)
+    return Replay({backend, *source, inputs, verifier, clock, *tally, check_server}, settings)
         .run();
   }
 
@@ -50,7 +50,7 @@ struct Rig {
   std::string path;
   std::unique_ptr<ReplayTrace> trace;
   std::unique_ptr<RecordSource> source;
-  std::unique_ptr<ReplayInputs> inputs = seeded_inputs(1, kReplayDims.vocab);
+  ReplayInputs inputs = seeded_inputs(1, kReplayDims.vocab);
   const ReplayVerifier* verifier = nullptr;
   FakeBackend backend;
   FakeClock clock;
@@ -185,21 +185,11 @@ TEST(Replay, names_the_op_that_failed_and_counts_those_before_it) {
   EXPECT_EQ(rig.counts().ops(), 4U);
 }
 
-/// Has no inputs for one op.
-class BrokenInputs final : public ReplayInputs {
- public:
-  explicit BrokenInputs(std::uint64_t seq) : seq_(seq) {}
-  Status fill(const TraceRecord& record, std::size_t, MutableTensorView) const override {
-    return record.seq == seq_ ? Status(StatusCode::kInvalidInput, "no such tensor") : Status();
-  }
-
- private:
-  std::uint64_t seq_;
-};
-
 TEST(Replay, counts_the_ops_under_way_where_it_cannot_make_the_next) {
   Rig rig(replay_records());
-  rig.inputs = std::make_unique<BrokenInputs>(5);
+  rig.inputs = [](const TraceRecord& record, std::size_t, MutableTensorView) {
+    return record.seq == 5 ? Status(StatusCode::kInvalidInput, "no such tensor") : Status();
+  };
   ReplaySettings settings;
   settings.inflight = 4;
   const Status status = rig.run(settings);
@@ -247,7 +237,7 @@ TEST(ReplayInputs, are_a_function_of_seed_op_input_and_position) {
     TraceRecord other = record;
     other.seq = seq;
     Tensor tensor({DType::kF32, {40, 4}});
-    EXPECT_TRUE(seeded_inputs(seed, 50)->fill(other, index, tensor.mutable_view()).ok());
+    EXPECT_TRUE(seeded_inputs(seed, 50)(other, index, tensor.mutable_view()).ok());
     const auto values = tensor.as<float>();
     return std::vector<float>(values.begin(), values.end());
   };
@@ -263,7 +253,7 @@ TEST(ReplayInputs, are_finite_and_small_in_each_type_and_longer_than_a_cycle) {
   const TraceRecord record = replay_records()[0];
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     Tensor tensor({dtype, {3, 65521}});
-    ASSERT_TRUE(inputs->fill(record, 0, tensor.mutable_view()).ok());
+    ASSERT_TRUE(inputs(record, 0, tensor.mutable_view()).ok());
     std::vector<float> values(tensor.desc().elements());
     load_f32(dtype, tensor.view().data, values.data(), values.size());
     float largest = 0;
@@ -276,7 +266,7 @@ TEST(ReplayInputs, are_finite_and_small_in_each_type_and_longer_than_a_cycle) {
     EXPECT_NE(values.front(), values.back());
   }
   Tensor ids({DType::kI32, {200000}});
-  ASSERT_TRUE(inputs->fill(record, 0, ids.mutable_view()).ok());
+  ASSERT_TRUE(inputs(record, 0, ids.mutable_view()).ok());
   EXPECT_THAT(ids.as<std::int32_t>(), Each(Ge(0)));
   EXPECT_THAT(ids.as<std::int32_t>(), Each(::testing::Lt(50)));
 }

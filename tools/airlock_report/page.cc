@@ -26,30 +26,29 @@ std::string input_heading(std::size_t index, const Input& input) {
                      index + 1, html_text(input.file), escape_html(kind));
 }
 
-std::string section(std::string_view id, std::string_view heading, const std::string& body) {
-  if (body.empty()) return {};
-  return fmt::format("<section id=\"{}\"><h2>{}</h2>\n{}</section>\n", id, heading, body);
-}
-
 std::string render_page(const std::vector<Input>& inputs, const PageOrigin& origin) {
   ChartIds ids;
-  const std::pair<std::string_view, std::string> parts[] = {
-      {"inputs", section("inputs", "Inputs", inputs_section(inputs))},
-      {"time", section("time", "Time", time_section(inputs, ids))},
-      {"latency", section("latency", "Latency", latency_section(inputs, ids))},
-      {"paths", section("paths", "Paths", paths_section(inputs, ids))},
-      {"timeline", section("timeline", "Over time", timeline_section(inputs, ids))},
-      {"biggest", section("biggest", "Biggest ops", biggest_section(inputs))},
-      {"reconcile", section("reconcile", "Do both sides agree?", reconcile_section(inputs))},
+  struct Part {
+    const char* id;
+    const char* name;
+    const char* heading;
+    std::string body;
   };
-  static constexpr std::string_view kNames[] = {"Inputs",    "Time",        "Latency",  "Paths",
-                                                "Over time", "Biggest ops", "Agreement"};
+  const Part parts[] = {
+      {"inputs", "Inputs", "Inputs", inputs_section(inputs)},
+      {"time", "Time", "Time", time_section(inputs, ids)},
+      {"latency", "Latency", "Latency", latency_section(inputs, ids)},
+      {"paths", "Paths", "Paths", paths_section(inputs, ids)},
+      {"timeline", "Over time", "Over time", timeline_section(inputs, ids)},
+      {"biggest", "Biggest ops", "Biggest ops", biggest_section(inputs)},
+      {"reconcile", "Agreement", "Do both sides agree?", reconcile_section(inputs)},
+  };
   std::string nav;
   std::string body;
-  for (std::size_t i = 0; i < std::size(parts); ++i) {
-    if (parts[i].second.empty()) continue;
-    nav += fmt::format("<li><a href=\"#{}\">{}</a></li>", parts[i].first, kNames[i]);
-    body += parts[i].second;
+  for (const auto& [id, name, heading, part] : parts) {
+    if (part.empty()) continue;
+    nav += fmt::format("<li><a href=\"#{}\">{}</a></li>", id, name);
+    body += fmt::format("<section id=\"{}\"><h2>{}</h2>\n{}</section>\n", id, heading, part);
   }
   return fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"

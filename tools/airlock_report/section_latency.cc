@@ -54,9 +54,8 @@ void add_rows(Table& table, const std::string& key, const std::string& name,
     table.row(name);
     table.text(name_of(path));
     table.number(prefix + "count", histogram.count());
-    table.number(prefix + "p50", histogram.percentile(0.5));
-    table.number(prefix + "p90", histogram.percentile(0.9));
-    table.number(prefix + "p99", histogram.percentile(0.99));
+    for (const auto& [name_of_share, share] : kPercentiles)
+      table.number(fmt::format("{}{}", prefix, name_of_share), histogram.percentile(share));
     table.number(prefix + "max", histogram.max);
   }
 }
@@ -109,7 +108,7 @@ std::string group_part(const Group& group, const std::vector<Input>& inputs, Cha
     plot.x = log_time_axis(low, high, "latency of an op, logarithmic");
     plot.y_label = "ops";
     plot.columns = columns[path];
-    for (const auto& [name, share] : {std::pair("p50", 0.5), {"p90", 0.9}, {"p99", 0.99}}) {
+    for (const auto& [name, share] : kPercentiles) {
       const std::uint64_t value = histogram.percentile(share);
       plot.x_marks.push_back({value, fmt::format("{} {}", name, human_time(value))});
     }

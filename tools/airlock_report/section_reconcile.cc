@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <cctype>
+#include <utility>
 
 #include "tools/airlock_report/format.h"
 #include "tools/airlock_report/sections.h"
@@ -8,16 +9,6 @@
 
 namespace airlock::report {
 namespace {
-
-void add_direction(Table& table, const std::string& prefix, std::string_view path,
-                   std::string_view direction, const DirectionSnapshot& counts) {
-  const std::string key = fmt::format("{}paths.{}.{}.", prefix, path, direction);
-  table.row(fmt::format("{} {}", path, direction));
-  table.number(key + "messages", counts.messages);
-  table.number(key + "tensors", counts.tensors);
-  table.number(key + "bytes", counts.bytes);
-  table.derived(human_bytes(counts.bytes));
-}
 
 /// A bar a direction, in a segment for each path. `sent` and `received` are what they are called.
 std::string path_bars(ChartIds& ids, std::string title, const std::string& sent,
@@ -51,14 +42,15 @@ std::string stats_paths(const std::string& key, const SideReport& report, ChartI
   Table waits("Waits and faults", {"path", "errors", "slot waits", "spins", "parks"});
   for (const Path path : kPaths) {
     const PathSnapshot& stats = report.transport[path];
-    add_direction(counts, key, name_of(path), "sent", stats.sent);
-    add_direction(counts, key, name_of(path), "received", stats.received);
     const std::string prefix = fmt::format("{}paths.{}.", key, name_of(path));
+    for (const auto& [name, direction] :
+         {std::pair("sent", stats.sent), std::pair("received", stats.received)}) {
+      counts.row(fmt::format("{} {}", name_of(path), name));
+      counts.numbers(fmt::format("{}{}.", prefix, name), direction);
+      counts.derived(human_bytes(direction.bytes));
+    }
     waits.row(name_of(path));
-    waits.number(prefix + "errors", stats.errors);
-    waits.number(prefix + "slot_waits", stats.slot_waits);
-    waits.number(prefix + "spins", stats.spins);
-    waits.number(prefix + "parks", stats.parks);
+    waits.numbers(prefix, stats);
   }
   return path_bars(ids, "Bytes sent and received", "sent", "received", report.transport) +
          counts.html() + waits.html();

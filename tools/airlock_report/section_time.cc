@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <optional>
+#include <utility>
 
 #include "runtime/text/figures.h"
 #include "tools/airlock_report/format.h"
@@ -73,26 +74,32 @@ std::string side_part(const std::string& key, const Input& input, ChartIds& ids)
          legend(series_of(segments)) + table.html();
 }
 
-std::string ops_part(const std::string& key, const Input& input, ChartIds& ids) {
-  Table table("Time by op, ns", {"op", "calls", "total", "TEE", "wire", "queue", "server"});
+/// Bars of time, and what they say in words.
+struct TimeBars {
+  void add(std::string_view name, std::vector<Segment> segments, std::uint64_t ns) {
+    words += fmt::format("{}{} {}", words.empty() ? "" : ", ", name, human_time(ns));
+    rows.push_back({std::string(name), std::move(segments), human_time(ns)});
+  }
+  std::string html(ChartIds& ids, std::string title, std::string_view what) const {
+    return stacked_bars(ids, {std::move(title), fmt::format("{}: {}.", what, words)}, rows,
+                        Unit::kTime);
+  }
   std::vector<BarRow> rows;
   std::string words;
+};
+
+std::string ops_part(const std::string& key, const Input& input, ChartIds& ids) {
+  Table table("Time by op, ns", {"op", "calls", "total", "TEE", "wire", "queue", "server"});
+  TimeBars bars;
   for (const Op op : kOps) {
-    const auto& [calls, times] = input.op(op);
-    if (calls == 0) continue;
-    const std::string name(name_of(op));
-    rows.push_back({name, segments_of(times), human_time(times.total_ns)});
-    words += fmt::format("{}{} {}", words.empty() ? "" : ", ", name, human_time(times.total_ns));
-    table.row(name);
-    const std::string prefix = fmt::format("{}ops.{}.", key, name);
-    table.number(prefix + "calls", calls);
-    visit_times([&](std::string_view part,
-                    std::uint64_t ns) { table.number(prefix + std::string(part), ns); },
-                times);
+    const OpSnapshot& sums = input.op(op);
+    if (sums.calls == 0) continue;
+    bars.add(name_of(op), segments_of(sums.times), sums.times.total_ns);
+    table.row(name_of(op));
+    table.numbers(fmt::format("{}ops.{}.", key, name_of(op)), sums);
   }
-  if (rows.empty()) return "<p>No op was counted.</p>\n";
-  const ChartText text{"Time by op", fmt::format("A stacked bar for each op: {}.", words)};
-  return stacked_bars(ids, text, rows, Unit::kTime) + table.html();
+  if (table.rows() == 0) return "<p>No op was counted.</p>\n";
+  return bars.html(ids, "Time by op", "A stacked bar for each op") + table.html();
 }
 
 /// Nothing where no op ran on a device.
@@ -101,11 +108,8 @@ std::string devices_part(const std::string& key, const Input& input) {
   for (const Op op : kOps) {
     const DeviceTimes& device = input.op(op).times.device;
     if (device == DeviceTimes{}) continue;
-    const std::string prefix = fmt::format("{}ops.{}.device.", key, name_of(op));
     table.row(name_of(op));
-    visit_device_times([&](std::string_view part,
-                           std::uint64_t ns) { table.number(prefix + std::string(part), ns); },
-                       device);
+    table.numbers(fmt::format("{}ops.{}.device.", key, name_of(op)), device);
   }
   if (table.rows() == 0) return {};
   return "<p class=\"soft\">By the device's own clock. The copies of one op may run while another "
@@ -115,22 +119,17 @@ std::string devices_part(const std::string& key, const Input& input) {
 
 std::string kernels_part(const std::string& key, const SideReport& report, ChartIds& ids) {
   Table table("TEE kernels", {"kernel", "calls", "total, ns", "total"});
-  std::vector<BarRow> rows;
-  std::string words;
+  TimeBars bars;
   for (const TeeKernel kernel : kValuesOf<TeeKernel>) {
-    const auto& [calls, total_ns] = report.tee[kernel];
-    const std::string name(name_of(kernel));
-    table.row(name);
-    table.number(fmt::format("{}tee.{}.calls", key, name), calls);
-    table.number(fmt::format("{}tee.{}.total_ns", key, name), total_ns);
-    table.derived(human_time(total_ns));
-    if (calls == 0) continue;
-    rows.push_back({name, {{Series::kKernel, total_ns}}, human_time(total_ns)});
-    words += fmt::format("{}{} {}", words.empty() ? "" : ", ", name, human_time(total_ns));
+    const TeeKernelSnapshot& sums = report.tee[kernel];
+    table.row(name_of(kernel));
+    table.numbers(fmt::format("{}tee.{}.", key, name_of(kernel)), sums);
+    table.derived(human_time(sums.total_ns));
+    if (sums.calls != 0)
+      bars.add(name_of(kernel), {{Series::kKernel, sums.total_ns}}, sums.total_ns);
   }
-  if (rows.empty()) return {};
-  const ChartText text{"TEE kernels", fmt::format("A bar for each kernel: {}.", words)};
-  return stacked_bars(ids, text, rows, Unit::kTime) +
+  if (bars.rows.empty()) return {};
+  return bars.html(ids, "TEE kernels", "A bar for each kernel") +
          "<p class=\"soft\">Kernels run between the ops; a part may run while an op is under way."
          "</p>\n" +
          table.html();

@@ -36,7 +36,5 @@ std::string config_value(const SideReport& report, std::string_view key);
 std::string key_of(std::size_t input);
 /// <h3> with the input's number and name.
 std::string input_heading(std::size_t index, const Input& input);
-/// <section> with an id and a heading; empty where `body` is.
-std::string section(std::string_view id, std::string_view heading, const std::string& body);
 
 }  // namespace airlock::report

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace airlock::report {
@@ -22,6 +23,16 @@ class Table {
   /// Plain texts, one below the other.
   void lines(const std::vector<std::string>& lines);
   void number(std::string_view key, std::uint64_t value);
+  /// Each number that is a member of `stats`, a struct of counters, under its own key.
+  template <typename Stats>
+  void numbers(const std::string& prefix, const Stats& stats) {
+    Stats::visit(
+        [&](std::string_view key, const auto& member) {
+          if constexpr (std::is_same_v<std::remove_cvref_t<decltype(member)>, std::uint64_t>)
+            number(prefix + std::string(key), member);
+        },
+        stats);
+  }
   /// As number(), shown in another form ("22.2 MiB").
   void number_as(std::string_view key, std::uint64_t value, std::string_view shown);
   /// A number that is no input's own (a share, a sum).

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ranges>
 #include <utility>
 
 #include "base/log.h"
@@ -82,11 +83,10 @@ std::string header_markdown(const TraceFileSummary& summary) {
         "- with digests{}\n",
         header.payload.empty() ? "" : fmt::format(", payload in {}", printable(header.payload)));
   }
-  std::string assumed;
-  for (const std::string& name : header.assumed) {
-    assumed += fmt::format("{}{}", assumed.empty() ? "" : ", ", printable(name));
+  if (!header.assumed.empty()) {
+    const auto assumed = std::views::transform(header.assumed, printable);
+    text += fmt::format("- assumed: {}\n", fmt::join(assumed, ", "));
   }
-  if (!assumed.empty()) text += fmt::format("- assumed: {}\n", assumed);
   if (header.dropped != 0) {
     text += fmt::format(
         "- **{} ops are missing**: the disk could not keep up; their time counts as between ops\n",
