@@ -113,15 +113,6 @@ TEST(RecordingBackend, takes_the_times_that_the_backend_tells) {
   }
 }
 
-TEST(RecordingBackend, parts_make_the_total_whatever_a_backend_claims) {
-  ZeroBackend backend(kTiny);
-  backend.timing = {1'000'000'000'000, 5, 3, 0, 10, 2};
-  for (const TraceRecord& record : record_runs(backend, {5, DType::kF32}, {}, 1)) {
-    EXPECT_EQ(record.times.total_ns, record.times.tee_ns + record.times.wire_ns +
-                                         record.times.queue_ns + record.times.server_ns);
-  }
-}
-
 TEST(RecordingBackend, digests_are_those_of_the_bytes_that_went_through) {
   const RandomModel model(config_of(kTiny));
   NaiveBackend naive(model);
