@@ -151,7 +151,7 @@ void RingConsumer::release(std::uint32_t index) {
   --held_count_;
   // Release, pairs with the acquire in RingProducer::find_free(): our reads of the slot are over.
   memory_.store_flag(index, ++slot.flag);
-  ring(memory_.freed());
+  wake_waiters(memory_.freed());
 }
 
 Status RingConsumer::poison(std::string text) {

@@ -124,7 +124,7 @@ Status RingProducer::commit(std::span<const std::uint32_t> slots, std::span<cons
     memory_.store_flag(slots[i], ++slot.flag);
   }
   next_sequence_ += slots.size();
-  ring(memory_.published());
+  wake_waiters(memory_.published());
   return {};
 }
 
