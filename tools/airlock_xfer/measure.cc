@@ -91,7 +91,7 @@ Result<Row> Meter::measure(PathAsked path, std::size_t bytes) {
   if (path == PathAsked::kRing && bytes >= options_.geometry.slot_bytes) return row;
   ++row_;
   RETURN_IF_ERROR(start_size(bytes));
-  const auto kind = path == PathAsked::kZmq ? ChannelKind::kZmq : ChannelKind::kLocal;
+  const ChannelKind kind = channel_of(path);
   const TensorCounts before = tensors_sent(pair_.channel(kind));
   ASSIGN_OR_RETURN(row.measured,
                    options_.mode == Mode::kEcho ? measure_echo(kind) : measure_stream(kind));
