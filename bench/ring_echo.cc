@@ -34,21 +34,23 @@ T must(Result<T> result) {
 
 Deadline in_a_while() { return Deadline::after(std::chrono::seconds(20)); }
 
+/// `data` starts with its own size: the peer learns it there, and no header costs time.
 Status send(RingProducer& producer, const std::byte* data, std::size_t bytes) {
   ASSIGN_OR_RETURN(const auto slots, producer.claim(1, in_a_while(), {}));
   std::memcpy(producer.payload(slots[0]).data(), data, bytes);
-  const std::size_t sizes[] = {bytes};
-  return producer.commit(slots, {}, sizes);
+  return producer.commit(slots, {});
 }
 
-/// Echoes until an empty message comes.
+/// Echoes until a size of 0 comes.
 Status echo(RingConsumer& requests, RingProducer& replies) {
   while (true) {
     ASSIGN_OR_RETURN(const RingMessage message, requests.receive(in_a_while(), {}));
-    const auto& part = message.parts[0];
-    if (part.payload.empty()) return {};
-    RETURN_IF_ERROR(send(replies, part.payload.data(), part.payload.size()));
-    requests.release(part.slot);
+    const std::byte* const data = requests.payload(message.slots[0]).data();
+    std::size_t bytes = 0;
+    std::memcpy(&bytes, data, sizeof(bytes));
+    if (bytes == 0) return {};
+    RETURN_IF_ERROR(send(replies, data, bytes));
+    requests.release(message.slots[0]);
   }
 }
 
@@ -73,7 +75,8 @@ struct Timing {
 
 Timing measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes,
                std::size_t rounds) {
-  const std::vector<std::byte> source(bytes, std::byte{1});
+  std::vector<std::byte> source(bytes, std::byte{1});
+  std::memcpy(source.data(), &bytes, sizeof(bytes));
   std::vector<std::byte> middle(bytes), target(bytes);
   std::vector<std::uint64_t> echo_ns, copies_ns;
   for (std::size_t i = 0; i < rounds + rounds / 10 + 1; ++i) {  // the first tenth warms up
@@ -81,7 +84,7 @@ Timing measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes,
     if (Status status = send(requests, source.data(), bytes); !status.ok()) fail(status);
     const RingMessage message = must(replies.receive(in_a_while(), {}));
     const std::uint64_t echoed = now_ns();
-    replies.release(message.parts[0].slot);
+    replies.release(message.slots[0]);
     const std::uint64_t before = now_ns();
     std::memcpy(middle.data(), source.data(), bytes);
     asm volatile("" : : "r"(middle.data()) : "memory");
@@ -117,9 +120,9 @@ int run(std::size_t rounds) {
        {std::size_t{64}, std::size_t{1} << 20, std::size_t{4} << 20, std::size_t{8} << 20}) {
     const std::size_t count =
         bytes < 4096 ? rounds * 10 : std::max<std::size_t>(rounds / (bytes >> 20), 10);
-    const RingCounters before = replies.counters();
+    const WaitCounters before = replies.counters();
     const Timing timing = measure(requests, replies, bytes, count);
-    const RingCounters after = replies.counters();
+    const WaitCounters after = replies.counters();
     std::printf("| %zu | %zu | %.2f | %.2f | %.2f | %llu | %llu |\n", bytes, count,
                 static_cast<double>(timing.echo_ns) / 1e3,
                 static_cast<double>(timing.copies_ns) / 1e3,
@@ -128,7 +131,9 @@ int run(std::size_t rounds) {
                 static_cast<unsigned long long>(after.spins - before.spins),
                 static_cast<unsigned long long>(after.parks - before.parks));
   }
-  if (Status status = send(requests, nullptr, 0); !status.ok()) fail(status);
+  constexpr std::size_t kEnd = 0;
+  const auto* const end = reinterpret_cast<const std::byte*>(&kEnd);
+  if (Status status = send(requests, end, sizeof(kEnd)); !status.ok()) fail(status);
   int state = 0;
   ::waitpid(peer, &state, 0);
   return WIFEXITED(state) ? WEXITSTATUS(state) : 1;

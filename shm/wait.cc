@@ -53,8 +53,8 @@ void sleep_ns(std::uint64_t ns) {
 
 void wake_waiters(const Doorbell& doorbell) {
   // Both seq_cst, as are the waiter's store to `waiting` and load of `bell` in wait(): either the
-  // waiter sees this count (and, the add being a release, all that was published before it), or this
-  // load sees that it waits.
+  // waiter sees this count (and, the add being a release, all that was published before it), or
+  // this load sees that it waits.
   std::atomic_ref(*doorbell.bell).fetch_add(1, std::memory_order_seq_cst);
   if (std::atomic_ref(*doorbell.waiting).load(std::memory_order_seq_cst) == 0) return;
   // Not FUTEX_PRIVATE: the waiter is another process. The waiter alone clears `waiting`.

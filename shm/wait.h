@@ -26,6 +26,13 @@ struct Doorbell {
 /// published. A system call only if the other side may sleep.
 void wake_waiters(const Doorbell& doorbell);
 
+/// What the waits of one end came to; only grows.
+struct WaitCounters {
+  std::uint64_t spins = 0;       // waits that ended while spinning
+  std::uint64_t parks = 0;       // times a wait went to sleep
+  std::uint64_t slot_waits = 0;  // messages whose places were not free at once
+};
+
 enum class WaitMode {
   kFutex,  // sleep in the kernel until woken; falls back to kSleep where wakes do not arrive
            // (Gramine)

@@ -265,7 +265,7 @@ Status ZmqSocket::Impl::send_first_part(Try&& attempt, Deadline deadline) {
     if (attempt() >= 0) return {};
     if (errno == EINTR) continue;
     if (errno != EAGAIN) return zmq_error(errno, "send");
-    if (deadline.expired()) return Status(StatusCode::kResourceExhausted, "no room to send");
+    if (deadline.expired()) return Status(StatusCode::kBusy, "no room to send");
     // A ROUTER is writable as soon as any of its peers is: the slice keeps this from spinning for
     // another.
     const Status waited = wait(ZMQ_POLLOUT, deadline.slice(std::chrono::milliseconds(50)));

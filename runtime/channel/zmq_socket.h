@@ -39,10 +39,9 @@ struct ZmqSocketOptions {
   int send_high_water_frames = 16;
   int receive_high_water_frames = 16;
   std::size_t max_frame_bytes =
-      limits::kFrameBytes;  // a peer that sends a larger one is disconnected
-  bool router_mandatory =
-      true;                // a ROUTER says kResourceExhausted or kUnavailable instead of dropping
-  std::string routing_id;  // of a DEALER; empty: chosen by the ROUTER
+      limits::kFrameBytes;       // a peer that sends a larger one is disconnected
+  bool router_mandatory = true;  // a ROUTER says kBusy or kUnavailable instead of dropping
+  std::string routing_id;        // of a DEALER; empty: chosen by the ROUTER
   std::chrono::milliseconds heartbeat_timeout{0};  // 0: no heartbeats; else one a second
   bool reconnect = false;
   bool monitor = true;        // whether connected() and disconnected() know anything
@@ -53,7 +52,7 @@ struct ZmqSocketOptions {
 };
 
 /// One ZeroMQ socket; the only home of zmq's headers is its .cc. One thread at a time. What libzmq
-/// reports comes back as a Status: kResourceExhausted (no room to send by the deadline),
+/// reports comes back as a Status: kBusy (no room to send by the deadline), kResourceExhausted,
 /// kDeadlineExceeded (nothing to receive), kUnavailable (a ROUTER knows no such peer), kCancelled
 /// (the context ends), kInUse (endpoint), kProtocolError.
 class ZmqSocket {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <deque>
@@ -36,18 +37,12 @@ struct Call {
   std::uint64_t submit_ns = 0;
   OpTimes times;
   std::size_t slots_in_use = 0;
-  bool used_zmq = false;
+  Path slowest = kPaths.front();  // that the request or its reply used
 };
 
 Status server_said(const ResponseHeader& response) {
   return {response.code,
           fmt::format("the server refused {}: {}", name_of(response.op), response.message)};
-}
-
-std::vector<std::size_t> sizes_of(std::span<const TensorDesc> descs) {
-  std::vector<std::size_t> sizes;
-  for (const TensorDesc& desc : descs) sizes.push_back(desc.bytes());
-  return sizes;
 }
 
 }  // namespace
@@ -65,8 +60,7 @@ class RemoteSession {
 
  private:
   Status receive_one(Deadline deadline);
-  Status check_reply(Call& call, std::span<const std::byte> header,
-                     std::span<const std::size_t> sizes);
+  Result<std::vector<std::size_t>> accept_reply(Call& call, std::span<const std::byte> header);
   // Runs `step` until it is no longer short of room; replies are taken in between, so that a peer
   // that waits for us to read never waits for ever.
   template <typename Step>
@@ -82,12 +76,12 @@ template <typename Step>
 Status RemoteSession::with_pump(Deadline deadline, const Step& step) {
   for (;;) {
     const Status status = step(under_way_.empty() ? deadline : deadline.slice(kPumpSlice));
-    if (status.code() != StatusCode::kResourceExhausted) return status;
+    if (status.code() != StatusCode::kBusy) return status;
     if (deadline.expired()) {
       return {StatusCode::kDeadlineExceeded,
               "the server took no request before the op's deadline (--op-timeout-ms)"};
     }
-    if (under_way_.empty()) return status;  // it had all the time there is: no memory, not no room
+    if (under_way_.empty()) continue;
     const Status received = receive_one(deadline.slice(kPumpSlice));
     if (!received.ok() && received.code() != StatusCode::kDeadlineExceeded) return received;
   }
@@ -109,7 +103,7 @@ Result<std::shared_ptr<Call>> RemoteSession::prepare(const OpSpec& spec,
     call->message = std::move(message).value();
     return {};
   }));
-  for (Path path : choose_paths(channel_.policy(), sizes)) call->used_zmq |= path == Path::kZmq;
+  call->slowest = call->message->plan().slowest();
   call->times.tee_ns += now_ns() - start_ns;
   return call;
 }
@@ -131,8 +125,8 @@ Status RemoteSession::submit(const std::shared_ptr<Call>& call) {
   return {};
 }
 
-Status RemoteSession::check_reply(Call& call, std::span<const std::byte> header,
-                                  std::span<const std::size_t> sizes) {
+Result<std::vector<std::size_t>> RemoteSession::accept_reply(Call& call,
+                                                             std::span<const std::byte> header) {
   ASSIGN_OR_RETURN(call.response, decode_response(header));
   const ResponseHeader& response = call.response;
   auto refuse = [](std::string text) {
@@ -146,12 +140,9 @@ Status RemoteSession::check_reply(Call& call, std::span<const std::byte> header,
     return refuse(fmt::format("a reply to op {} came, expected {}", name_of(response.op),
                               name_of(call.request.spec.op)));
   }
-  if (response.code != StatusCode::kOk) {
-    if (!response.results.empty() || !sizes.empty())
-      return refuse("an error reply carries tensors");
-    return {};
-  }
-  if (response.results.size() != call.expected.size() || sizes.size() != call.expected.size()) {
+  if (response.code != StatusCode::kOk) return std::vector<std::size_t>();
+  const std::vector<std::size_t> sizes = sizes_of(response.results);
+  if (sizes.size() != call.expected.size()) {
     return refuse(fmt::format("a reply to {} has {} results, expected {}", name_of(response.op),
                               sizes.size(), call.expected.size()));
   }
@@ -162,27 +153,25 @@ Status RemoteSession::check_reply(Call& call, std::span<const std::byte> header,
     call.expected[0].shape = Shape{static_cast<std::int64_t>(sizes[0])};
   }
   for (std::size_t i = 0; i < sizes.size(); ++i) {
-    if (!(response.results[i] == call.expected[i]) || sizes[i] != call.expected[i].bytes()) {
+    if (!(response.results[i] == call.expected[i])) {
       return refuse(
           fmt::format("result {} of {} is {} {}, expected {} {}", i, name_of(response.op),
                       name_of(response.results[i].dtype), response.results[i].shape.to_string(),
                       name_of(call.expected[i].dtype), call.expected[i].shape.to_string()));
     }
   }
-  return {};
+  return sizes;
 }
 
 Status RemoteSession::receive_one(Deadline deadline) {
   const std::shared_ptr<Call> call = under_way_.front();
   std::uint64_t check_ns = 0;
   auto received = channel_.receive(
-      [&](std::span<const std::byte> header, std::span<const std::size_t> sizes) {
+      [&](std::span<const std::byte> header) {
         const std::uint64_t start_ns = now_ns();
-        Status status = check_reply(*call, header, sizes);
-        for (Path path : choose_paths(channel_.policy(), sizes))
-          call->used_zmq |= path == Path::kZmq;
+        auto sizes = accept_reply(*call, header);
         check_ns = now_ns() - start_ns;
-        return status;
+        return sizes;
       },
       deadline);
   if (!received.ok()) {
@@ -198,8 +187,8 @@ Status RemoteSession::receive_one(Deadline deadline) {
   call->times.queue_ns = call->response.queue_ns;
   call->times.server_ns = call->response.server_ns;
   const std::uint64_t latency_ns = book_op(op_stats_.of(call->request.spec.op), call->times);
-  const Path path = call->used_zmq ? Path::kZmq : header_path(channel_.policy());
-  channel_.stats().path(path).latency_ns.record(latency_ns);
+  const Path slowest = std::max(call->slowest, (*received)->plan().slowest());
+  channel_.stats().path(slowest).latency_ns.record(latency_ns);
   if (call->response.code != StatusCode::kOk) {
     call->failure = server_said(call->response);
     call->state = Call::State::kFailed;

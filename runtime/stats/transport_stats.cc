@@ -1,7 +1,5 @@
 #include "runtime/stats/transport_stats.h"
 
-#include "base/check.h"
-
 namespace airlock {
 namespace {
 
@@ -23,14 +21,11 @@ void add(DirectionSnapshot& sum, const DirectionSnapshot& other) {
   sum.bytes += other.bytes;
 }
 
-template <typename Direction>  // Path -> DirectionStats&
-void book(Direction direction, Path header, std::span<const Path> tensor_paths,
-          std::span<const std::size_t> tensor_bytes) {
-  CHECK(tensor_paths.size() == tensor_bytes.size());
-  add(direction(header).messages, 1);
-  for (std::size_t i = 0; i < tensor_paths.size(); ++i) {
-    add(direction(tensor_paths[i]).tensors, 1);
-    add(direction(tensor_paths[i]).bytes, tensor_bytes[i]);
+void book(TransportStats& stats, DirectionStats PathStats::*direction, const MessagePlan& plan) {
+  add((stats.path(plan.header_path).*direction).messages, 1);
+  for (const MessagePlan::Tensor& tensor : plan.tensors()) {
+    add((stats.path(tensor.path).*direction).tensors, 1);
+    add((stats.path(tensor.path).*direction).bytes, tensor.bytes);
   }
 }
 
@@ -50,16 +45,10 @@ void TransportSnapshot::merge(const TransportSnapshot& other) {
   for (std::size_t i = 0; i < paths.size(); ++i) paths[i].merge(other.paths[i]);
 }
 
-void TransportStats::book_sent(Path header, std::span<const Path> tensor_paths,
-                               std::span<const std::size_t> tensor_bytes) {
-  book([this](Path at) -> DirectionStats& { return path(at).sent; }, header, tensor_paths,
-       tensor_bytes);
-}
+void TransportStats::book_sent(const MessagePlan& plan) { book(*this, &PathStats::sent, plan); }
 
-void TransportStats::book_received(Path header, std::span<const Path> tensor_paths,
-                                   std::span<const std::size_t> tensor_bytes) {
-  book([this](Path at) -> DirectionStats& { return path(at).received; }, header, tensor_paths,
-       tensor_bytes);
+void TransportStats::book_received(const MessagePlan& plan) {
+  book(*this, &PathStats::received, plan);
 }
 
 void TransportStats::merge(const TransportSnapshot& other) {

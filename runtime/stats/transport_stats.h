@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
 #include "proto/path.h"
 #include "runtime/stats/histogram.h"
@@ -64,11 +63,9 @@ struct TransportStats {
   std::array<PathStats, kCountOf<Path>> paths;
   PathStats& path(Path path) { return paths[static_cast<std::size_t>(path)]; }
   const PathStats& path(Path path) const { return paths[static_cast<std::size_t>(path)]; }
-  /// Books one whole message: its header on `header`, each tensor on its own path.
-  void book_sent(Path header, std::span<const Path> tensor_paths,
-                 std::span<const std::size_t> tensor_bytes);
-  void book_received(Path header, std::span<const Path> tensor_paths,
-                     std::span<const std::size_t> tensor_bytes);
+  /// Books one whole message: its header and each tensor on its own path.
+  void book_sent(const MessagePlan& plan);
+  void book_received(const MessagePlan& plan);
   TransportSnapshot snapshot() const;
   /// Adds what another end counted.
   void merge(const TransportSnapshot& other);
