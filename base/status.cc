@@ -30,6 +30,7 @@ int exit_code(StatusCode code) {
     case StatusCode::kResourceExhausted:
     case StatusCode::kInUse:
     case StatusCode::kDevice:
+    case StatusCode::kBusy:
       return 5;
   }
   return 1;

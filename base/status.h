@@ -21,11 +21,12 @@ enum class StatusCode {
   kProtocolError,      // the peer spoke wrongly; the session is over                  exit 3
   kVersionMismatch,    // the peer speaks another major version                        exit 3
   kMismatch,           // another digest, a comparison or verification that failed     exit 4
-  kResourceExhausted,  // no room now (backpressure), or server full, memory, /dev/shm exit 5
+  kResourceExhausted,  // memory, disk, /dev/shm or the server is full                 exit 5
   kInUse,              // the endpoint belongs to a live server                        exit 5
   kDevice,             // a device is lacking or failed                                exit 5
   kCancelled,          // shutdown was asked for                                       exit 3
   kInternal,           // a library failed in a way nobody expects                     exit 1
+  kBusy,               // no room now, the peer is slow: try again. Never sent         exit 5
 };
 
 constexpr std::string_view name_of(StatusCode code) {
@@ -56,6 +57,8 @@ constexpr std::string_view name_of(StatusCode code) {
       return "cancelled";
     case StatusCode::kInternal:
       return "internal";
+    case StatusCode::kBusy:
+      return "busy";
   }
   return {};
 }

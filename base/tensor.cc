@@ -9,6 +9,13 @@ namespace {
 constexpr std::size_t kAlignment = 64;
 }
 
+std::vector<std::size_t> sizes_of(std::span<const TensorDesc> descs) {
+  std::vector<std::size_t> sizes;
+  sizes.reserve(descs.size());
+  for (const TensorDesc& desc : descs) sizes.push_back(desc.bytes());
+  return sizes;
+}
+
 Tensor::Tensor(const TensorDesc& desc) : desc_(desc) {
   const std::size_t bytes = (desc.bytes() + kAlignment - 1) / kAlignment * kAlignment;
   auto* data =

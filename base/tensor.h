@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/check.h"
 #include "base/dtype.h"
@@ -24,6 +25,9 @@ struct TensorDesc {
   std::size_t elements() const { return bytes() / dtype_bytes(dtype); }
   bool operator==(const TensorDesc&) const = default;
 };
+
+/// The bytes of each.
+std::vector<std::size_t> sizes_of(std::span<const TensorDesc> descs);
 
 /// Dense row-major data that someone else owns. Valid as long as the owner says; passed by value.
 struct TensorView {

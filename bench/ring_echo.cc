@@ -36,21 +36,23 @@ T must(Result<T> result) {
 
 Deadline in_a_while() { return Deadline::after(std::chrono::seconds(20)); }
 
+/// `data` starts with its own size: the peer learns it there, and no header costs time.
 Status send(RingProducer& producer, const std::byte* data, std::size_t bytes) {
   ASSIGN_OR_RETURN(const auto slots, producer.claim(1, in_a_while(), {}));
   std::memcpy(producer.payload(slots[0]).data(), data, bytes);
-  const std::size_t sizes[] = {bytes};
-  return producer.commit(slots, {}, sizes);
+  return producer.commit(slots, {});
 }
 
-/// Echoes until an empty message comes.
+/// Echoes until a size of 0 comes.
 Status echo(RingConsumer& requests, RingProducer& replies) {
   while (true) {
     ASSIGN_OR_RETURN(const RingMessage message, requests.receive(in_a_while(), {}));
-    const auto& part = message.parts[0];
-    if (part.payload.empty()) return {};
-    RETURN_IF_ERROR(send(replies, part.payload.data(), part.payload.size()));
-    requests.release(part.slot);
+    const std::byte* const data = requests.payload(message.slots[0]).data();
+    std::size_t bytes = 0;
+    std::memcpy(&bytes, data, sizeof(bytes));
+    if (bytes == 0) return {};
+    RETURN_IF_ERROR(send(replies, data, bytes));
+    requests.release(message.slots[0]);
   }
 }
 
@@ -72,8 +74,10 @@ struct Row {
 };
 
 Row measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes, std::size_t rounds) {
-  const RingCounters counted_before = replies.counters();
-  const std::vector<std::byte> source(bytes, std::byte{1});
+  const WaitCounters counted_before = replies.counters();
+  std::vector<std::byte> source(bytes, std::byte{1});
+  // The peer learns the size from the payload.
+  std::memcpy(source.data(), &bytes, sizeof(bytes));
   std::vector<std::byte> middle(bytes), target(bytes);
   std::vector<double> echo_ns, copies_ns;
   for (std::size_t i = 0; i < rounds + rounds / 10 + 1; ++i) {  // the first tenth warms up
@@ -81,7 +85,7 @@ Row measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes, st
     if (Status status = send(requests, source.data(), bytes); !status.ok()) fail(status);
     const RingMessage message = must(replies.receive(in_a_while(), {}));
     const std::uint64_t echoed = now_ns();
-    replies.release(message.parts[0].slot);
+    replies.release(message.slots[0]);
     const std::uint64_t before = now_ns();
     std::memcpy(middle.data(), source.data(), bytes);
     asm volatile("" : : "r"(middle.data()) : "memory");
@@ -92,7 +96,7 @@ Row measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes, st
     echo_ns.push_back(static_cast<double>(echoed - start));
     copies_ns.push_back(static_cast<double>(copied - before));
   }
-  const RingCounters counted = replies.counters();
+  const WaitCounters counted = replies.counters();
   return {.bytes = bytes,
           .rounds = rounds,
           .echo_ns = bench::median_of(std::move(echo_ns)),
@@ -147,7 +151,9 @@ int run(std::size_t rounds, void (*print)(const std::vector<Row>&)) {
     rows.push_back(measure(requests, replies, bytes, count));
   }
   print(rows);
-  if (Status status = send(requests, nullptr, 0); !status.ok()) fail(status);
+  constexpr std::size_t kEnd = 0;
+  const auto* const end = reinterpret_cast<const std::byte*>(&kEnd);
+  if (Status status = send(requests, end, sizeof(kEnd)); !status.ok()) fail(status);
   int state = 0;
   ::waitpid(peer, &state, 0);
   return WIFEXITED(state) ? WEXITSTATUS(state) : 1;

@@ -78,7 +78,7 @@ void write_body(WireWriter& writer, const Welcome& welcome) {
 
 void write_body(WireWriter& writer, const Refusal& refusal) {
   writer.array(2);
-  writer.number(static_cast<std::uint64_t>(refusal.code));
+  writer.status_code(refusal.code);
   writer.text(refusal.message, limits::kMaxErrorTextBytes);
 }
 
@@ -177,8 +177,7 @@ Welcome read_welcome(WireReader& reader, std::size_t most) {
 
 Refusal read_refusal(WireReader& reader, std::size_t most) {
   reader.array("refusal", 2, most);
-  const auto code = static_cast<StatusCode>(reader.number(
-      "the status code", 1, static_cast<std::uint64_t>(kValuesOf<StatusCode>.back())));
+  const StatusCode code = reader.status_code(StatusCode::kUsage);
   return {code, std::string(reader.text("the reason", limits::kMaxErrorTextBytes))};
 }
 

@@ -16,11 +16,13 @@
 
 namespace airlock {
 
-inline constexpr std::uint16_t kProtocolMajor = 1;
+inline constexpr std::uint16_t kProtocolMajor = 2;
 inline constexpr std::uint16_t kProtocolMinor = 0;
-// Paths, ops and status codes are part of the protocol: one more of them is another version.
-static_assert(kProtocolMajor == 1 && kCountOf<Path> == 2 && kCountOf<Op> == 7 &&
-              kCountOf<StatusCode> == 13);
+// All that crosses as a number, and how tensors cross, is part of the protocol: one more of them is
+// another version.
+static_assert(kProtocolMajor == 2 && kProtocolMinor == 0 && kCountOf<Path> == 2 &&
+              kCountOf<Op> == 7 && kCountOf<DType> == 5 && kCountOf<WeightKind> == 7 &&
+              kCountOf<Transpose> == 3 && kCountOf<StatusCode> == 14);
 
 /// Messages on the control socket. Each frame starts with 8 bytes "AIRLOCK\0", major u16 LE, minor
 /// u16 LE (so that any version can read any other's version), then kind u8 and a msgpack array.
@@ -39,7 +41,7 @@ struct Hello {
 };
 
 struct Welcome {              // server -> runner: the session
-  std::uint64_t epoch = 0;    // random; in every slot and bulk frame of the session
+  std::uint64_t epoch = 0;    // random; in every slot and opening frame of the session
   std::string token;          // 32 hex digits; the runner's ZeroMQ routing id on the data socket
   std::string data_endpoint;  // the session's own ZeroMQ endpoint
   bool has_ring = false;

@@ -12,8 +12,8 @@ inline constexpr std::size_t kDefaultSlotCount = 8;
 inline constexpr std::size_t kMinSlotBytes = 4096;
 inline constexpr std::size_t kMaxSlotBytes = std::size_t{64} << 20;
 inline constexpr std::size_t kDefaultSlotBytes = 10485760;
-inline constexpr std::size_t kHeaderBytes =
-    4096;  // an encoded header, in a slot's header area or a frame
+/// A slot's header area, or a frame that holds a header.
+inline constexpr std::size_t kHeaderBytes = 4096;
 inline constexpr std::size_t kMaxTensorsPerMessage = 8;
 inline constexpr std::size_t kMaxWeightsPerOp = 8;
 inline constexpr std::size_t kMaxTensorBytes = std::size_t{4} << 30;
@@ -36,8 +36,8 @@ inline constexpr std::size_t kMaxControlBytes = std::size_t{16} << 10;  // one c
 inline constexpr std::size_t kDefaultMaxClients = 8;
 inline constexpr std::size_t kMaxEndpointPathBytes = 107;
 inline constexpr std::size_t kMaxThreads = 1024;
-inline constexpr std::size_t kMaxEncodedHeaderBytes =
-    kHeaderBytes - 256;  // leaves room for a channel's frame prefix
+/// Leaves room for what a carrier puts in front.
+inline constexpr std::size_t kMaxEncodedHeaderBytes = kHeaderBytes - 256;
 inline constexpr std::size_t kMaxControlFrameBytes = 4096;
 inline constexpr std::size_t kMaxClientNameBytes = 64;
 inline constexpr std::size_t kSessionTokenBytes = 32;
@@ -45,8 +45,8 @@ inline constexpr std::size_t kMaxDigestBytes = 64;
 inline constexpr std::size_t kMaxDeviceNameBytes = 256;
 inline constexpr std::size_t kMaxDataEndpointBytes = 512;
 inline constexpr std::size_t kMaxSegmentNameBytes = 88;
-inline constexpr std::size_t kMaxWireTokens =
-    192;  // numbers, texts and array heads in one msgpack value
+/// Numbers, texts and array heads in one msgpack value.
+inline constexpr std::size_t kMaxWireTokens = 192;
 inline constexpr std::size_t kMaxWireDepth = 6;
 
 }  // namespace airlock::limits

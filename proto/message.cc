@@ -8,9 +8,6 @@
 namespace airlock {
 namespace {
 
-// The codes travel as numbers: a new one goes to the end.
-constexpr auto kLastStatusCode = static_cast<std::uint64_t>(kValuesOf<StatusCode>.back());
-
 std::vector<std::byte> finished(WireWriter writer) {
   std::vector<std::byte> bytes = std::move(writer).take();
   CHECK(bytes.size() <= limits::kMaxEncodedHeaderBytes);
@@ -104,7 +101,7 @@ std::vector<std::byte> encode(const ResponseHeader& header) {
   writer.array(7);
   writer.number(header.request_id);
   writer.number(static_cast<std::uint64_t>(header.op));
-  writer.number(static_cast<std::uint64_t>(header.code));
+  writer.status_code(header.code);
   writer.text(header.code == StatusCode::kOk ? std::string_view() : header.message,
               limits::kMaxErrorTextBytes);
   write_tensors(writer,
@@ -122,7 +119,7 @@ Result<ResponseHeader> decode_response(std::span<const std::byte> bytes) {
   reader.array("the header", 7, 7);
   header.request_id = reader.number("the request id", 0, UINT64_MAX);
   header.op = read_op(reader);
-  header.code = static_cast<StatusCode>(reader.number("the status code", 0, kLastStatusCode));
+  header.code = reader.status_code(StatusCode::kOk);
   header.message = reader.text("the error text", limits::kMaxErrorTextBytes);
   header.results = read_tensors(reader, "the results");
   header.queue_ns = reader.number("the queue time", 0, UINT64_MAX);

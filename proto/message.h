@@ -30,7 +30,7 @@ struct ResponseHeader {
   bool operator==(const ResponseHeader&) const = default;
 };
 
-/// At most limits::kHeaderBytes. Encoding what we made ourselves cannot fail (CHECKed).
+/// At most limits::kMaxEncodedHeaderBytes. Encoding what we made ourselves cannot fail (CHECKed).
 std::vector<std::byte> encode(const RequestHeader& header);
 std::vector<std::byte> encode(const ResponseHeader& header);
 /// kProtocolError for anything that is not exactly one header with known values and nothing behind

@@ -1,28 +1,34 @@
 #include "proto/path.h"
 
-#include <algorithm>
+#include <fmt/format.h>
 
 namespace airlock {
 
-std::vector<Path> choose_paths(const PathPolicy& policy,
-                               std::span<const std::size_t> tensor_bytes) {
-  std::vector<Path> paths(tensor_bytes.size(), Path::kZmq);
-  if (!policy.has_ring) return paths;
-  std::size_t slots = 0;
-  for (std::size_t i = 0; i < tensor_bytes.size(); ++i) {
-    if (tensor_bytes[i] >= policy.limit_bytes || slots + 1 > policy.slot_count / 2) continue;
-    paths[i] = Path::kRing;
-    ++slots;
+Result<MessagePlan> plan_message(const PathPolicy& policy,
+                                 std::span<const std::size_t> tensor_bytes) {
+  if (tensor_bytes.size() > limits::kMaxTensorsPerMessage) {
+    return Status(StatusCode::kInvalidInput,
+                  fmt::format("a message of {} tensors, more than {}", tensor_bytes.size(),
+                              limits::kMaxTensorsPerMessage));
   }
-  return paths;
-}
-
-Path header_path(const PathPolicy& policy) { return policy.has_ring ? Path::kRing : Path::kZmq; }
-
-std::size_t slots_needed(const PathPolicy& policy, std::span<const Path> paths) {
-  if (!policy.has_ring) return 0;
-  const auto ring = static_cast<std::size_t>(std::count(paths.begin(), paths.end(), Path::kRing));
-  return std::max<std::size_t>(1, ring);
+  MessagePlan plan;
+  plan.header_path = policy.header_path();
+  std::size_t total_bytes = 0;
+  for (const std::size_t bytes : tensor_bytes) {
+    if (bytes > limits::kMaxTensorBytes || total_bytes + bytes > limits::kMaxMessageBytes) {
+      return Status(StatusCode::kInvalidInput,
+                    fmt::format("a tensor of {} bytes takes a message over its limits of {} bytes "
+                                "each and {} in all",
+                                bytes, limits::kMaxTensorBytes, limits::kMaxMessageBytes));
+    }
+    total_bytes += bytes;
+    const bool by_ring = policy.has_ring && bytes < policy.limit_bytes &&
+                         plan.ring_slots + 1 <= policy.slot_count / 2;
+    plan.ring_slots += by_ring ? 1 : 0;
+    plan.planned[plan.tensor_count++] = {bytes, by_ring ? Path::kRing : Path::kZmq};
+  }
+  if (policy.has_ring) plan.ring_slots = std::max<std::size_t>(1, plan.ring_slots);
+  return plan;
 }
 
 }  // namespace airlock

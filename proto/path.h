@@ -1,12 +1,15 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
-#include <vector>
 
 #include "base/enum.h"
+#include "base/status.h"
+#include "proto/limits.h"
 
 namespace airlock {
 
@@ -30,16 +33,43 @@ struct PathPolicy {
   bool has_ring = false;
   std::size_t limit_bytes = 0;  // a tensor of strictly fewer bytes may go by the ring
   std::size_t slot_count = 0;
+
+  /// Of every message's header: the ring where there is one.
+  constexpr Path header_path() const { return has_ring ? Path::kRing : Path::kZmq; }
 };
 
-/// The path of each tensor of one message. Pure: both sides call it with the same sizes and need
-/// not tell each other. In order, a tensor goes by the ring if it is strictly under the limit and
-/// the message then needs at most half the slots (one slot a ring tensor, at least one for the
-/// header); everything else goes by ZeroMQ.
-std::vector<Path> choose_paths(const PathPolicy& policy, std::span<const std::size_t> tensor_bytes);
-/// The path of the message's header: the ring where there is one.
-Path header_path(const PathPolicy& policy);
-/// Ring slots that the message takes: max(1, ring tensors) with a ring, 0 without.
-std::size_t slots_needed(const PathPolicy& policy, std::span<const Path> paths);
+/// What follows from the sizes of one message's tensors: a plain value that each side makes once
+/// and that travels with the message.
+struct MessagePlan {
+  struct Tensor {
+    std::size_t bytes = 0;
+    Path path = Path::kZmq;
+    bool operator==(const Tensor&) const = default;
+  };
+
+  std::span<const Tensor> tensors() const { return {planned.data(), tensor_count}; }
+  /// Whether its header or a tensor takes `path`.
+  bool uses(Path path) const {
+    return header_path == path ||
+           std::ranges::any_of(tensors(), [path](const Tensor& t) { return t.path == path; });
+  }
+  /// Of the paths that it uses.
+  Path slowest() const {
+    return *std::find_if(kPaths.rbegin(), kPaths.rend(), [this](Path p) { return uses(p); });
+  }
+  bool operator==(const MessagePlan&) const = default;
+
+  std::array<Tensor, limits::kMaxTensorsPerMessage> planned{};
+  std::size_t tensor_count = 0;
+  Path header_path = Path::kZmq;
+  /// One for each ring tensor, or one for the header alone; 0 without a ring.
+  std::size_t ring_slots = 0;
+};
+
+/// Pure: both sides call it with the same sizes and need not tell each other. In order, a tensor
+/// goes by the ring if it is strictly under the limit and the message then needs at most half the
+/// slots; everything else goes by ZeroMQ. kInvalidInput where the sizes are over those of limits.h.
+Result<MessagePlan> plan_message(const PathPolicy& policy,
+                                 std::span<const std::size_t> tensor_bytes);
 
 }  // namespace airlock

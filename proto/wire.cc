@@ -49,6 +49,11 @@ void WireWriter::text(std::string_view value, std::size_t max_bytes) {
     bytes_.push_back(static_cast<std::byte>(is_control(c) ? '?' : c));
 }
 
+void WireWriter::status_code(StatusCode code) {
+  CHECK(code != StatusCode::kBusy);
+  number(static_cast<std::uint64_t>(code));
+}
+
 void WireWriter::tensor(const TensorDesc& desc) {
   array(2);
   number(static_cast<std::uint64_t>(desc.dtype));
@@ -155,6 +160,14 @@ std::string_view WireReader::text(std::string_view what, std::size_t max_bytes) 
     return {};
   }
   return token->text;
+}
+
+StatusCode WireReader::status_code(StatusCode least) {
+  constexpr auto kLast = static_cast<std::uint64_t>(kValuesOf<StatusCode>.back());
+  const auto code =
+      static_cast<StatusCode>(number("the status code", static_cast<std::uint64_t>(least), kLast));
+  if (code == StatusCode::kBusy) fail("the status code is busy, which never travels");
+  return code;
 }
 
 TensorDesc WireReader::tensor(std::string_view what) {

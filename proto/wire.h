@@ -22,6 +22,8 @@ class WireWriter {
   /// At most `max_bytes` of `value`, cut between UTF-8 characters; control characters become '?',
   /// so that no text of ours is refused by the reader.
   void text(std::string_view value, std::size_t max_bytes);
+  /// Any but kBusy (CHECKed), which is this process's own word: no peer makes a caller try again.
+  void status_code(StatusCode code);
   /// [dtype, [extents]]
   void tensor(const TensorDesc& desc);
   std::vector<std::byte> take() && { return std::move(bytes_); }
@@ -42,6 +44,8 @@ class WireReader {
   std::size_t array(std::string_view what, std::size_t least, std::size_t most);
   std::uint64_t number(std::string_view what, std::uint64_t least, std::uint64_t most);
   std::string_view text(std::string_view what, std::size_t max_bytes);
+  /// A code that may travel, from `least` on.
+  StatusCode status_code(StatusCode least);
   /// A tensor of at most limits::kMaxTensorBytes.
   TensorDesc tensor(std::string_view what);
   /// Fails the whole, unless it failed already.

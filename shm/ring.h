@@ -12,13 +12,6 @@
 
 namespace airlock {
 
-/// What one end counted; only grows.
-struct RingCounters {
-  std::uint64_t spins = 0;       // waits that ended while spinning
-  std::uint64_t parks = 0;       // times a wait went to sleep
-  std::uint64_t slot_waits = 0;  // claims that did not find their slots free at once (producer)
-};
-
 /// The sending end of a ring. A message takes one slot a part, at most half of all; any free slots,
 /// so that one that the reader holds for long blocks nobody. All its state is private: of the peer
 /// it reads one flag a slot. One thread. After kProtocolError it is poisoned: every later call
@@ -29,18 +22,17 @@ class RingProducer {
                                      std::uint64_t epoch, WaitMode mode = WaitMode::kFutex);
 
   /// Takes `count` free slots (1 to max_message_slots(), CHECKed), lowest first: those are warm in
-  /// the cache. kResourceExhausted: so many were not free by the deadline, and none is taken; or
-  /// what `check` says. Several claims may be open at once, and committed in any order.
+  /// the cache. kBusy: so many were not free by the deadline, and none is taken; or what `check`
+  /// says. Several claims may be open at once, and committed in any order.
   Result<std::vector<std::uint32_t>> claim(std::size_t count, Deadline deadline,
                                            const WaitCheck& check);
   /// The payload area of a claimed slot, slot_bytes() long, page-aligned. Valid until commit() or
   /// abort(). What lies there already is from this end's earlier messages.
   std::span<std::byte> payload(std::uint32_t slot);
   /// Publishes `slots` (one claim's or several claims', in this order) as one message: `header` (at
-  /// most limits::kHeaderBytes) is copied, and the first payload_bytes[i] bytes of slots[i]'s
-  /// payload are valid.
-  Status commit(std::span<const std::uint32_t> slots, std::span<const std::byte> header,
-                std::span<const std::size_t> payload_bytes);
+  /// most limits::kHeaderBytes) is copied, and must tell the reader what of each payload it is to
+  /// read.
+  Status commit(std::span<const std::uint32_t> slots, std::span<const std::byte> header);
   /// Gives claimed slots back unsent.
   void abort(std::span<const std::uint32_t> slots);
 
@@ -49,7 +41,7 @@ class RingProducer {
   std::size_t slot_count() const { return slots_.size(); }
   std::size_t slot_bytes() const { return memory_.slot_bytes(); }
   std::size_t max_message_slots() const { return slots_.size() / 2; }
-  RingCounters counters() const { return {waiter_.spins(), waiter_.parks(), slot_waits_}; }
+  WaitCounters counters() const { return {waiter_.spins(), waiter_.parks(), slot_waits_}; }
   /// Why it is poisoned; ok while it is not.
   const Status& fault() const { return fault_; }
 
@@ -72,15 +64,12 @@ class RingProducer {
   Status fault_;
 };
 
-/// One received message: a private copy of its header, and its payloads in place. The peer can
-/// still change payload bytes: read each once, and verify only private copies.
+/// One received message.
 struct RingMessage {
-  struct Part {
-    std::uint32_t slot = 0;  // to release
-    std::span<const std::byte> payload;
-  };
+  /// A private copy.
   std::vector<std::byte> header;
-  std::vector<Part> parts;  // at least one; its payload may be empty
+  /// At least one. To be released, each by itself.
+  std::vector<std::uint32_t> slots;
 };
 
 /// The receiving end of a ring; see RingProducer. One thread.
@@ -90,9 +79,11 @@ class RingConsumer {
                                      std::uint64_t epoch, WaitMode mode = WaitMode::kFutex);
 
   /// The next whole message, in the order of commits. kDeadlineExceeded: none came; or what `check`
-  /// says; kProtocolError: the peer broke a rule. Its slots are held, and its payloads valid, until
-  /// release().
+  /// says; kProtocolError: the peer broke a rule. Its slots are held until release().
   Result<RingMessage> receive(Deadline deadline, const WaitCheck& check);
+  /// The payload area of a held slot (CHECKed), slot_bytes() long. The peer can still change the
+  /// bytes: read each once, and verify only private copies.
+  std::span<const std::byte> payload(std::uint32_t slot) const;
   /// Gives one held slot (CHECKed) back to the producer. In any order.
   void release(std::uint32_t slot);
 
@@ -101,7 +92,7 @@ class RingConsumer {
   std::size_t held_slots() const { return held_count_; }
   std::size_t slot_count() const { return slots_.size(); }
   std::size_t slot_bytes() const { return memory_.slot_bytes(); }
-  RingCounters counters() const { return {waiter_.spins(), waiter_.parks(), 0}; }
+  WaitCounters counters() const { return {waiter_.spins(), waiter_.parks(), 0}; }
   const Status& fault() const { return fault_; }
 
  private:
@@ -126,11 +117,11 @@ class RingConsumer {
   RingMemory memory_;
   Waiter waiter_;
   std::vector<Slot> slots_;
-  std::vector<std::uint32_t>
-      by_sequence_;  // slot of each pending sequence, by its remainder; kNoSlot
+  /// The slot of each pending sequence, by its remainder, or kNoSlot.
+  std::vector<std::uint32_t> by_sequence_;
   std::uint64_t next_sequence_ = ring_layout::kFirstSequence;
-  std::uint64_t newest_start_ =
-      0;  // highest first sequence of any message of which a part was seen
+  /// The highest first sequence of any message of which a part was seen.
+  std::uint64_t newest_start_ = 0;
   std::size_t held_count_ = 0;
   Status fault_;
 };

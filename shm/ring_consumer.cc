@@ -84,12 +84,10 @@ void RingConsumer::admit(std::uint32_t index) {
              header.part_index >= header.part_count || header.part_index > ahead) {
     wrong =
         "part " + std::to_string(header.part_index) + " of " + std::to_string(header.part_count);
-  } else if (header.payload_bytes > slot_bytes()) {
-    wrong = std::to_string(header.payload_bytes) + " payload bytes";
   } else if (header.header_bytes > (header.part_index == 0 ? limits::kHeaderBytes : 0)) {
     wrong = std::to_string(header.header_bytes) + " header bytes";
   } else if (header.reserved0 != 0 ||
-             (header.reserved[0] | header.reserved[1] | header.reserved[2]) != 0) {
+             std::ranges::any_of(header.reserved, [](std::uint64_t word) { return word != 0; })) {
     wrong = "reserved words that are not zero";
   }
   if (!wrong.empty()) {
@@ -131,17 +129,21 @@ Result<RingMessage> RingConsumer::take() {
   message.header.assign(area.begin(), area.end());
   fault_ = memory_.check();  // truncated since: the copy is zeros
   if (!fault_.ok()) return fault_;
-  message.parts.reserve(part_count);
+  message.slots.reserve(part_count);
   for (std::uint32_t i = 0; i < part_count; ++i) {
     const std::uint32_t index =
         std::exchange(by_sequence_[(next_sequence_ + i) % by_sequence_.size()], kNoSlot);
     slots_[index].state = State::kHeld;
-    message.parts.push_back(
-        {index, memory_.payload_area(index).first(slots_[index].header.payload_bytes)});
+    message.slots.push_back(index);
   }
   next_sequence_ += part_count;
   held_count_ += part_count;
   return message;
+}
+
+std::span<const std::byte> RingConsumer::payload(std::uint32_t index) const {
+  CHECK(index < slots_.size() && slots_[index].state == State::kHeld);
+  return memory_.payload_area(index);
 }
 
 void RingConsumer::release(std::uint32_t index) {
@@ -151,7 +153,7 @@ void RingConsumer::release(std::uint32_t index) {
   --held_count_;
   // Release, pairs with the acquire in RingProducer::find_free(): our reads of the slot are over.
   memory_.store_flag(index, ++slot.flag);
-  ring(memory_.freed());
+  wake_waiters(memory_.freed());
 }
 
 Status RingConsumer::poison(std::string text) {

@@ -18,12 +18,12 @@ namespace airlock::ring_layout {
 static_assert(std::endian::native == std::endian::little);
 
 inline constexpr std::uint64_t kMagic = 0x474E49524B4C5241;  // "ARLKRING"
-inline constexpr std::uint32_t kRingLayoutVersion = 1;
+inline constexpr std::uint32_t kRingLayoutVersion = 2;
 inline constexpr std::size_t kPageBytes = 4096;
-inline constexpr std::size_t kSeparationBytes =
-    128;  // two cache lines: the prefetcher fetches pairs
-inline constexpr std::uint64_t kFirstSequence =
-    1;  // so that a zeroed SlotHeader is never a valid one
+/// Two cache lines: the prefetcher fetches pairs.
+inline constexpr std::size_t kSeparationBytes = 128;
+/// So that a zeroed SlotHeader is never a valid one.
+inline constexpr std::uint64_t kFirstSequence = 1;
 
 /// What the creator writes once. Compared with private values by both sides, never used to size
 /// anything.
@@ -53,17 +53,16 @@ struct Superblock {
   std::byte gap4[kPageBytes - 900];
 };
 
-/// What a published slot holds. Parts of one message have consecutive sequences; part 0 carries the
-/// message's header.
+/// What a published slot is. Parts of one message have consecutive sequences; part 0 carries the
+/// message's header, and how many bytes of each payload are the message's follows from that.
 struct SlotHeader {
   std::uint64_t epoch;
   std::uint64_t sequence;
   std::uint32_t header_bytes;  // valid bytes of the slot's header area; 0 except in part 0
   std::uint32_t part_index;
   std::uint32_t part_count;
-  std::uint32_t reserved0;  // zero
-  std::uint64_t payload_bytes;
-  std::uint64_t reserved[3];  // zero
+  std::uint32_t reserved0;    // zero
+  std::uint64_t reserved[4];  // zero
 };
 
 /// `flag` is the slot's own turn: even 2t belongs to the producer, odd 2t+1 to the consumer. Zero:
@@ -82,7 +81,7 @@ static_assert(offsetof(Superblock, consumer_waiting) == 640);
 static_assert(offsetof(Superblock, freed_bell) == 768);
 static_assert(offsetof(Superblock, producer_waiting) == 896);
 static_assert(offsetof(SlotControl, header) == 64);
-static_assert(offsetof(SlotHeader, part_index) == 20 && offsetof(SlotHeader, payload_bytes) == 32);
+static_assert(offsetof(SlotHeader, part_index) == 20 && offsetof(SlotHeader, reserved) == 32);
 static_assert(std::is_standard_layout_v<Superblock> && std::is_trivially_copyable_v<Superblock>);
 static_assert(std::is_standard_layout_v<SlotControl> && std::is_trivially_copyable_v<SlotControl>);
 static_assert(limits::kHeaderBytes % kPageBytes == 0);

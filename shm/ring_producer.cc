@@ -56,7 +56,7 @@ Result<std::vector<std::uint32_t>> RingProducer::claim(std::size_t count, Deadli
         memory_.freed(), [this, count] { return find_free(count); }, deadline, check);
     if (waited.code() == StatusCode::kDeadlineExceeded) {
       return Status(
-          StatusCode::kResourceExhausted,
+          StatusCode::kBusy,
           std::to_string(count) + " of " + std::to_string(slot_count()) +
               " ring slots did not come free in time: the peer has not read what was sent");
     }
@@ -89,14 +89,12 @@ std::span<std::byte> RingProducer::payload(std::uint32_t slot) {
   return memory_.payload_area(slot);
 }
 
-Status RingProducer::commit(std::span<const std::uint32_t> slots, std::span<const std::byte> header,
-                            std::span<const std::size_t> payload_bytes) {
-  CHECK(!slots.empty() && slots.size() <= max_message_slots() &&
-        slots.size() == payload_bytes.size());
+Status RingProducer::commit(std::span<const std::uint32_t> slots,
+                            std::span<const std::byte> header) {
+  CHECK(!slots.empty() && slots.size() <= max_message_slots());
   CHECK(header.size() <= limits::kHeaderBytes);
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    CHECK(slots[i] < slots_.size() && slots_[slots[i]].state == State::kClaimed);
-    CHECK(payload_bytes[i] <= slot_bytes());
+  for (const std::uint32_t slot : slots) {
+    CHECK(slot < slots_.size() && slots_[slot].state == State::kClaimed);
   }
   if (!fault_.ok()) return fault_;
   const std::span<std::byte> area = memory_.header_area(slots[0]);
@@ -111,7 +109,6 @@ Status RingProducer::commit(std::span<const std::uint32_t> slots, std::span<cons
     slot_header.header_bytes = i == 0 ? static_cast<std::uint32_t>(header.size()) : 0;
     slot_header.part_index = static_cast<std::uint32_t>(i);
     slot_header.part_count = static_cast<std::uint32_t>(slots.size());
-    slot_header.payload_bytes = payload_bytes[i];
     memory_.store_slot_header(slots[i], slot_header);
   }
   fault_ = memory_.check();  // truncated while it was written: the bytes went nowhere
@@ -124,7 +121,7 @@ Status RingProducer::commit(std::span<const std::uint32_t> slots, std::span<cons
     memory_.store_flag(slots[i], ++slot.flag);
   }
   next_sequence_ += slots.size();
-  ring(memory_.published());
+  wake_waiters(memory_.published());
   return {};
 }
 

@@ -51,10 +51,10 @@ void sleep_ns(std::uint64_t ns) {
 
 }  // namespace
 
-void ring(const Doorbell& doorbell) {
+void wake_waiters(const Doorbell& doorbell) {
   // Both seq_cst, as are the waiter's store to `waiting` and load of `bell` in wait(): either the
-  // waiter sees this ring (and, the add being a release, all that was published before it), or this
-  // load sees that it waits.
+  // waiter sees this count (and, the add being a release, all that was published before it), or
+  // this load sees that it waits.
   std::atomic_ref(*doorbell.bell).fetch_add(1, std::memory_order_seq_cst);
   if (std::atomic_ref(*doorbell.waiting).load(std::memory_order_seq_cst) == 0) return;
   // Not FUTEX_PRIVATE: the waiter is another process. The waiter alone clears `waiting`.
@@ -111,11 +111,11 @@ bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, 
     if (spent_ns >= kYieldAfterNs) ::sched_yield();
     for (int i = 0; i < kPausesPerLook; ++i) {
       const std::uint32_t now =
-          bell.load(std::memory_order_acquire);  // pairs with the add in ring()
+          bell.load(std::memory_order_acquire);  // pairs with the add in wake_waiters()
       if (now != seen) {
         seen = now;
         if (ready()) return true;
-        break;  // so that a peer who only rings cannot keep us from the clock
+        break;  // so that a peer who only wakes us cannot keep us from the clock
       }
       pause_cpu();
     }

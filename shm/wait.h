@@ -15,16 +15,23 @@ using WaitCheck = std::function<Status()>;
 
 inline constexpr std::chrono::milliseconds kWaitSlice{50};
 
-/// Two words in shared memory that one side rings and the other waits on. The peer can write
+/// Two words in shared memory that one side counts up and the other waits on. The peer can write
 /// anything there; that delays a wait by at most one slice.
 struct Doorbell {
-  std::uint32_t* bell = nullptr;     // counts rings
+  std::uint32_t* bell = nullptr;     // counts wakes
   std::uint32_t* waiting = nullptr;  // 1 while the waiter may be asleep
 };
 
-/// Rings: call it after what the other side waits for was published. A system call only if the
-/// other side may sleep.
-void ring(const Doorbell& doorbell);
+/// Counts the bell up and wakes who sleeps on it: call it after what the other side waits for was
+/// published. A system call only if the other side may sleep.
+void wake_waiters(const Doorbell& doorbell);
+
+/// What the waits of one end came to; only grows.
+struct WaitCounters {
+  std::uint64_t spins = 0;       // waits that ended while spinning
+  std::uint64_t parks = 0;       // times a wait went to sleep
+  std::uint64_t slot_waits = 0;  // messages whose places were not free at once
+};
 
 enum class WaitMode {
   kFutex,  // sleep in the kernel until woken; falls back to kSleep where wakes do not arrive
@@ -38,7 +45,7 @@ class Waiter {
  public:
   explicit Waiter(WaitMode mode = WaitMode::kFutex);
 
-  /// ok once `ready` (called now, after each ring and after each slice) returns true;
+  /// ok once `ready` (called now, after each wake and after each slice) returns true;
   /// kDeadlineExceeded; or what `check` says. `ready` is asked first, so what the peer published
   /// before it died is still found.
   Status wait(const Doorbell& doorbell, const std::function<bool()>& ready, Deadline deadline,

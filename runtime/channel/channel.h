@@ -18,6 +18,8 @@ namespace airlock {
 class Message {
  public:
   virtual ~Message() = default;
+  /// What prepare() made of the sizes.
+  virtual const MessagePlan& plan() const = 0;
   /// Where tensor `index` travels, 64-byte aligned, of exactly the size that was asked for. Valid
   /// until send().
   virtual std::span<std::byte> tensor(std::size_t index) = 0;
@@ -28,19 +30,21 @@ class Message {
 class ReceivedMessage {
  public:
   virtual ~ReceivedMessage() = default;
+  /// What follows from the sizes that Accept gave.
+  virtual const MessagePlan& plan() const = 0;
   /// Private copy: the peer cannot change it any more.
   virtual std::span<const std::byte> header() const = 0;
-  virtual std::size_t tensor_count() const = 0;
   /// In place. In a ring slot the peer CAN still change the bytes: read each once, and verify only
   /// private copies.
   virtual std::span<const std::byte> tensor(std::size_t index) const = 0;
+
+  std::size_t tensor_count() const { return plan().tensor_count; }
 };
 
-/// Looks at the header and the tensor sizes of an arriving message before memory is given to it;
-/// not ok: the message is refused, receive() returns this status and the session is over.
-/// `tensor_bytes` are the peer's claim, already within limits.h.
-using Accept = std::function<Status(std::span<const std::byte> header,
-                                    std::span<const std::size_t> tensor_bytes)>;
+/// Looks at the header of an arriving message, before memory is given to it, and says how many
+/// bytes each of its tensors has. Not ok: the message is refused, receive() returns this status and
+/// the session is over. It may be asked again about the same header, and answers the same.
+using Accept = std::function<Result<std::vector<std::size_t>>(std::span<const std::byte> header)>;
 
 /// Moves whole messages, in order, between two processes. One thread. After kProtocolError or
 /// kUnavailable the channel is poisoned: every later call returns that status.
@@ -48,17 +52,18 @@ class Channel {
  public:
   virtual ~Channel() = default;
 
-  /// A loan for a message with tensors of these sizes. kResourceExhausted: no slot came free by the
-  /// deadline (the peer is slow: ordinary). Several messages may be prepared at once, and sent in
-  /// any order.
+  /// A loan for a message with tensors of these sizes. kBusy: no slot came free by the deadline
+  /// (the peer is slow: ordinary). kResourceExhausted: no memory. Neither harms the channel.
+  /// Several messages may be prepared at once, and sent in any order.
   virtual Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes,
                                                    Deadline deadline) = 0;
-  /// Publishes. `header` is at most limits::kHeaderBytes minus 256. kResourceExhausted: not
-  /// everything could be handed over by the deadline; receive what comes, then call again with the
-  /// same arguments until ok. Never send another message in between.
+  /// Publishes. `header` is at most limits::kMaxEncodedHeaderBytes and implies the tensors' sizes.
+  /// kBusy: not everything could be handed over by the deadline; receive what comes, then call
+  /// again with the same arguments until ok. Never send another message in between.
   virtual Status send(Message& message, std::span<const std::byte> header, Deadline deadline) = 0;
-  /// The next message. kDeadlineExceeded: none came (ordinary). Where leases already hold half of
-  /// the ring's slots, the message is copied out and its slots are freed at once.
+  /// The next message. kDeadlineExceeded: none came (ordinary); one that came in part goes on in
+  /// the next call, which asks its own Accept. Where leases already hold half of the ring's slots,
+  /// the message is copied out and its slots are freed at once.
   virtual Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept,
                                                            Deadline deadline) = 0;
 
@@ -70,7 +75,7 @@ class Channel {
   virtual TransportStats& stats() = 0;
 };
 
-/// Whether the peer is alive, as far as a thread that watches for it knows. Thread-safe. Channels
+/// Whether the peer is alive, as far as a thread that watches for it knows. Thread-safe. Carriers
 /// ask in each slice of a wait (at most 50 ms), so a dead peer or a shutdown ends every wait soon.
 class PeerWatch {
  public:

@@ -1,32 +1,47 @@
 #include "runtime/channel/in_process_channel.h"
 
-#include <algorithm>
+#include <fmt/format.h>
+
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/tensor.h"
-#include "proto/limits.h"
-#include "runtime/channel/frame.h"
-#include "runtime/channel/poison.h"
+#include "runtime/channel/routed_channel.h"
 
 namespace airlock {
 namespace {
 
+/// What one path carries of one message.
 struct Parcel {
+  std::uint64_t sequence = 0;
   std::vector<std::byte> header;
-  std::vector<std::size_t> tensor_bytes;
   std::vector<Tensor> tensors;
 };
 
-/// One direction. Shared by both ends (shared_ptr: they end in any order).
+/// One direction of one path. Shared by both ends (shared_ptr: they end in any order).
 struct Lane {
+  explicit Lane(std::size_t most) : limit_count(most) {}
+
+  /// Waits until it is closed or `ready`. False: the deadline. Clocks that lie before every time
+  /// point are not passed to the library.
+  template <typename Ready>
+  bool wait(std::unique_lock<std::mutex>& lock, Deadline deadline, std::uint64_t& waits,
+            const Ready& ready) {
+    const auto over = [&] { return closed || ready(); };
+    if (over()) return true;
+    ++waits;
+    return changed.wait_until(lock, Clock::now() + deadline.remaining(), over);
+  }
+
+  const std::size_t limit_count;
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<Parcel> parcels;
   std::size_t prepared_count = 0;
-  std::size_t limit_count = 0;
   bool closed = false;
 };
 
@@ -34,61 +49,27 @@ Status peer_gone() {
   return Status(StatusCode::kUnavailable, "the other end of the channel is gone");
 }
 
-/// wait_until() with a Deadline; clocks that lie before every time point are not passed to the
-/// library.
-template <typename Ready>
-bool wait_for(Lane& lane, std::unique_lock<std::mutex>& lock, Deadline deadline, Ready ready) {
-  return lane.changed.wait_until(lock, Clock::now() + deadline.remaining(), ready);
-}
-
-class InProcessMessage final : public Message {
- public:
-  InProcessMessage(std::shared_ptr<Lane> lane, Parcel parcel)
-      : lane_(std::move(lane)), parcel_(std::move(parcel)) {}
-  ~InProcessMessage() override {
-    const std::lock_guard lock(lane_->mutex);
-    if (!sent_) --lane_->prepared_count;
-    lane_->changed.notify_all();
+struct InProcessLoan final : Loan {
+  explicit InProcessLoan(std::shared_ptr<Lane> to) : lane(std::move(to)) {}
+  ~InProcessLoan() override {
+    const std::lock_guard lock(lane->mutex);
+    if (!published) --lane->prepared_count;
+    lane->changed.notify_all();
   }
-
-  std::span<std::byte> tensor(std::size_t index) override {
-    return parcel_.tensors[index].mutable_view().bytes();
-  }
-  void send(std::span<const std::byte> header) {
-    parcel_.header.assign(header.begin(), header.end());
-    const std::lock_guard lock(lane_->mutex);
-    sent_ = true;
-    --lane_->prepared_count;
-    lane_->parcels.push_back(std::move(parcel_));
-    lane_->changed.notify_all();
-  }
-  bool sent() const { return sent_; }
-  const std::vector<std::size_t>& tensor_bytes() const { return parcel_.tensor_bytes; }
-
- private:
-  std::shared_ptr<Lane> lane_;
-  Parcel parcel_;
-  bool sent_ = false;
+  const std::shared_ptr<Lane> lane;
+  Parcel parcel;
+  bool published = false;
 };
 
-class InProcessReceived final : public ReceivedMessage {
- public:
-  explicit InProcessReceived(Parcel parcel) : parcel_(std::move(parcel)) {}
-  std::span<const std::byte> header() const override { return parcel_.header; }
-  std::size_t tensor_count() const override { return parcel_.tensors.size(); }
-  std::span<const std::byte> tensor(std::size_t index) const override {
-    return parcel_.tensors[index].view().bytes();
-  }
-
- private:
-  Parcel parcel_;
+struct InProcessLease final : Lease {
+  std::vector<Tensor> tensors;
 };
 
-class InProcessChannel final : public Channel {
+class InProcessCarrier final : public Carrier {
  public:
-  InProcessChannel(const PathPolicy& policy, std::shared_ptr<Lane> out, std::shared_ptr<Lane> in)
-      : policy_(policy), out_(std::move(out)), in_(std::move(in)) {}
-  ~InProcessChannel() override {
+  InProcessCarrier(Path path, std::shared_ptr<Lane> out, std::shared_ptr<Lane> in)
+      : path_(path), out_(std::move(out)), in_(std::move(in)) {}
+  ~InProcessCarrier() override {
     for (Lane* lane : {out_.get(), in_.get()}) {
       const std::lock_guard lock(lane->mutex);
       lane->closed = true;
@@ -96,98 +77,104 @@ class InProcessChannel final : public Channel {
     }
   }
 
-  Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes,
-                                           Deadline deadline) override;
-  Status send(Message& message, std::span<const std::byte> header, Deadline deadline) override;
-  Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept,
-                                                   Deadline deadline) override;
-  const PathPolicy& policy() const override { return policy_; }
-  std::size_t slots_in_use() const override { return 0; }
-  TransportStats& stats() override { return stats_; }
-
- private:
-  PathStats& main_path() { return stats_[header_path(policy_)]; }
-  Status poison(Status status) { return poison_.set(std::move(status), main_path()); }
-
-  const PathPolicy policy_;
-  TransportStats stats_;
-  Poison poison_;
-  std::shared_ptr<Lane> out_;
-  std::shared_ptr<Lane> in_;
-};
-
-Result<std::unique_ptr<Message>> InProcessChannel::prepare(
-    std::span<const std::size_t> tensor_bytes, Deadline deadline) {
-  RETURN_IF_ERROR(poison_.status());
-  RETURN_IF_ERROR(check_tensor_sizes(tensor_bytes));
-  Parcel parcel;
-  for (const std::size_t size : tensor_bytes) {
-    parcel.tensor_bytes.push_back(size);
-    parcel.tensors.emplace_back(TensorDesc{DType::kU8, Shape{static_cast<std::int64_t>(size)}});
-  }
-  std::unique_lock lock(out_->mutex);
-  const auto has_room = [this] {
-    return out_->closed || out_->parcels.size() + out_->prepared_count < out_->limit_count;
-  };
-  if (!has_room()) {
-    main_path().slot_waits.fetch_add(1, std::memory_order_relaxed);
-    if (!wait_for(*out_, lock, deadline, has_room)) {
-      return Status(StatusCode::kResourceExhausted, "the other end is slow: no room for a message");
+  Result<std::unique_ptr<Loan>> claim(const MessagePlan& plan, Deadline deadline) override {
+    {
+      std::unique_lock lock(out_->mutex);
+      const auto has_room = [this] {
+        return out_->parcels.size() + out_->prepared_count < out_->limit_count;
+      };
+      if (!out_->wait(lock, deadline, counters_.slot_waits, has_room)) {
+        return Status(StatusCode::kBusy, "the other end is slow: no room for a message");
+      }
+      if (out_->closed) return peer_gone();
+      ++out_->prepared_count;
     }
+    auto loan = std::make_unique<InProcessLoan>(out_);
+    for (std::size_t i = 0; i < plan.tensor_count; ++i) {
+      if (plan.planned[i].path != path_) continue;
+      const Shape shape{static_cast<std::int64_t>(plan.planned[i].bytes)};
+      Tensor& tensor = loan->parcel.tensors.emplace_back(TensorDesc{DType::kU8, shape});
+      loan->places[i] = tensor.mutable_view().bytes();
+    }
+    return std::unique_ptr<Loan>(std::move(loan));
   }
-  if (out_->closed) return poison(peer_gone());
-  ++out_->prepared_count;
-  return std::unique_ptr<Message>(std::make_unique<InProcessMessage>(out_, std::move(parcel)));
-}
 
-Status InProcessChannel::send(Message& message, std::span<const std::byte> header, Deadline) {
-  RETURN_IF_ERROR(poison_.status());
-  CHECK(header.size() <= kMaxRpcHeaderBytes);
-  auto& ours = static_cast<InProcessMessage&>(message);  // every Message of this channel is one
-  if (ours.sent()) return {};
-  const std::vector<std::size_t> tensor_bytes = ours.tensor_bytes();
-  ours.send(header);
-  stats_.book_sent(header_path(policy_), choose_paths(policy_, tensor_bytes), tensor_bytes);
-  return {};
-}
+  Status publish(Loan& loan, std::uint64_t sequence, std::span<const std::byte> header) override {
+    auto& ours = static_cast<InProcessLoan&>(loan);
+    ours.parcel.sequence = sequence;
+    ours.parcel.header.assign(header.begin(), header.end());
+    const std::lock_guard lock(out_->mutex);
+    ours.published = true;
+    --out_->prepared_count;
+    out_->parcels.push_back(std::move(ours.parcel));
+    out_->changed.notify_all();
+    return {};
+  }
+  Status finish_send(Deadline) override { return {}; }
+  bool sending() const override { return false; }
 
-Result<std::unique_ptr<ReceivedMessage>> InProcessChannel::receive(const Accept& accept,
-                                                                   Deadline deadline) {
-  RETURN_IF_ERROR(poison_.status());
-  Parcel parcel;
-  {
+  Result<std::vector<std::byte>> receive_header(std::uint64_t, Deadline deadline) override {
     std::unique_lock lock(in_->mutex);
-    const auto ready = [this] { return in_->closed || !in_->parcels.empty(); };
-    if (!ready()) main_path().parks.fetch_add(1, std::memory_order_relaxed);
-    if (!wait_for(*in_, lock, deadline, ready)) {
+    if (!in_->wait(lock, deadline, counters_.parks, [this] { return !in_->parcels.empty(); })) {
       return Status(StatusCode::kDeadlineExceeded, "no message came");
     }
-    if (in_->parcels.empty()) return poison(peer_gone());
-    parcel = std::move(in_->parcels.front());
+    if (in_->parcels.empty()) return peer_gone();
+    arrived_ = std::move(in_->parcels.front());
     in_->parcels.pop_front();
     in_->changed.notify_all();
+    return std::move(arrived_->header);
   }
-  if (Status accepted = accept(parcel.header, parcel.tensor_bytes); !accepted.ok()) {
-    return poison(std::move(accepted));
+
+  Result<std::unique_ptr<Lease>> receive_tensors(const MessagePlan& plan, std::uint64_t sequence,
+                                                 Deadline deadline) override {
+    if (!arrived_) RETURN_IF_ERROR(receive_header(sequence, deadline).status());
+    const auto wrong = [](std::string text) {
+      return Status(StatusCode::kProtocolError, std::move(text));
+    };
+    if (arrived_->sequence != sequence) return wrong("a message's tensors are another's");
+    auto lease = std::make_unique<InProcessLease>();
+    lease->tensors = std::move(arrived_->tensors);
+    arrived_.reset();
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < plan.tensor_count; ++i) {
+      if (plan.planned[i].path != path_) continue;
+      if (next == lease->tensors.size()) return wrong("a message lacks a tensor");
+      lease->places[i] = lease->tensors[next++].view().bytes();
+      if (lease->places[i].size() != plan.planned[i].bytes) {
+        return wrong(fmt::format("tensor {} has {} bytes, expected {}", i, lease->places[i].size(),
+                                 plan.planned[i].bytes));
+      }
+    }
+    if (next != lease->tensors.size()) return wrong("a message has more tensors than its header");
+    return std::unique_ptr<Lease>(std::move(lease));
   }
-  stats_.book_received(header_path(policy_), choose_paths(policy_, parcel.tensor_bytes),
-                       parcel.tensor_bytes);
-  return std::unique_ptr<ReceivedMessage>(std::make_unique<InProcessReceived>(std::move(parcel)));
-}
+
+  std::size_t slots_in_use() const override { return 0; }
+  WaitCounters counters() const override { return counters_; }
+
+ private:
+  const Path path_;
+  const std::shared_ptr<Lane> out_;
+  const std::shared_ptr<Lane> in_;
+  std::optional<Parcel> arrived_;
+  WaitCounters counters_;
+};
 
 }  // namespace
 
 std::pair<std::unique_ptr<Channel>, std::unique_ptr<Channel>> make_in_process_pair(
     const PathPolicy& policy) {
-  const auto make_lane = [&policy] {
-    auto lane = std::make_shared<Lane>();
-    lane->limit_count = policy.has_ring ? policy.slot_count : limits::kMaxRequestsUnderWay;
-    return lane;
-  };
-  const auto forth = make_lane();
-  const auto back = make_lane();
-  return {std::make_unique<InProcessChannel>(policy, forth, back),
-          std::make_unique<InProcessChannel>(policy, back, forth)};
+  RoutedChannelOptions one{policy, {}, nullptr};
+  RoutedChannelOptions other{policy, {}, nullptr};
+  const std::size_t limit = policy.has_ring ? policy.slot_count : limits::kMaxRequestsUnderWay;
+  for (const Path path : kPaths) {
+    if (path == Path::kRing && !policy.has_ring) continue;
+    const auto forth = std::make_shared<Lane>(limit);
+    const auto back = std::make_shared<Lane>(limit);
+    one.carriers[path] = std::make_unique<InProcessCarrier>(path, forth, back);
+    other.carriers[path] = std::make_unique<InProcessCarrier>(path, back, forth);
+  }
+  return {make_routed_channel(std::move(one)), make_routed_channel(std::move(other))};
 }
 
 }  // namespace airlock

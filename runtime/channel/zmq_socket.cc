@@ -217,7 +217,7 @@ struct ZmqSocket::Impl {
       while (!uninterrupted([&] { return socket.send(parts[i], flags); })) {
         // Only the first part can be refused for want of room, and then nothing has been taken.
         if (i > 0) return Status(StatusCode::kInternal, "ZeroMQ lost the rest of a message");
-        if (deadline.expired()) return Status(StatusCode::kResourceExhausted, "no room to send");
+        if (deadline.expired()) return Status(StatusCode::kBusy, "no room to send");
         // A ROUTER is writable as soon as any of its peers is: the slice and the pause keep this
         // from spinning while another one has room.
         const Status waited = wait(ZMQ_POLLOUT, deadline.slice(50ms));

@@ -51,8 +51,8 @@ struct ZmqSocketOptions {
 };
 
 /// One ZeroMQ socket; its .cc is the only home of ZeroMQ's headers and the end of its exceptions.
-/// One thread at a time. Errors: kResourceExhausted (no room to send by the deadline, no memory, no
-/// descriptor), kDeadlineExceeded (nothing to receive), kUnavailable (a ROUTER knows no such peer),
+/// One thread at a time. Errors: kBusy (no room to send by the deadline), kResourceExhausted (no
+/// memory, no descriptor), kDeadlineExceeded (nothing to receive), kUnavailable (a ROUTER knows no such peer),
 /// kCancelled (the context ends), kInUse and kInvalidInput (endpoint), kProtocolError.
 class ZmqSocket {
  public:

@@ -14,7 +14,7 @@ void merge_known(std::optional<std::uint64_t>& sum, const std::optional<std::uin
 
 std::optional<Path> header_path_of(const TraceHeader& header) {
   if (header.backend != "remote") return std::nullopt;
-  return header_path({.has_ring = header.path_limit_bytes > 0 && header.ring_slots > 0});
+  return PathPolicy{.has_ring = header.path_limit_bytes > 0 && header.ring_slots > 0}.header_path();
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <deque>
@@ -34,19 +35,13 @@ struct Call {
   std::uint64_t submit_ns = 0;
   OpTimes times;
   std::size_t slots_in_use = 0;
-  bool used_zmq = false;
+  Path slowest = kPaths.front();  // that the request or its reply used
 };
-
-std::vector<std::size_t> sizes_of(std::span<const TensorDesc> descs) {
-  std::vector<std::size_t> sizes;
-  for (const TensorDesc& desc : descs) sizes.push_back(desc.bytes());
-  return sizes;
-}
 
 Status refuse(std::string text) { return {StatusCode::kProtocolError, std::move(text)}; }
 
-// Whether `header` and the sizes beside it are what was asked for.
-Status check_reply(Call& call, const ResponseHeader& header, std::span<const std::size_t> sizes) {
+// The sizes of the tensors behind `header`, which has to be what was asked for.
+Result<std::vector<std::size_t>> accept_reply(Call& call, const ResponseHeader& header) {
   const Op op = call.request.spec.op;
   if (header.request_id != call.request.request_id) {
     return refuse(fmt::format("a reply to request {} came, expected one to {}", header.request_id,
@@ -56,28 +51,28 @@ Status check_reply(Call& call, const ResponseHeader& header, std::span<const std
     return refuse(
         fmt::format("a reply to op {} came, expected {}", name_of(header.op), name_of(op)));
   }
-  if (header.code != StatusCode::kOk) {
-    const bool bare = header.results.empty() && sizes.empty();
-    return bare ? Status() : refuse("an error reply carries tensors");
-  }
-  if (header.results.size() != call.results.size() || sizes.size() != call.results.size()) {
+  // The codec has refused results beside an error.
+  if (header.code != StatusCode::kOk) return std::vector<std::size_t>();
+  if (header.results.size() != call.results.size()) {
     return refuse(fmt::format("a reply to {} has {} results, expected {}", name_of(op),
-                              sizes.size(), call.results.size()));
+                              header.results.size(), call.results.size()));
   }
   if (op == Op::kStats) {
+    const std::size_t bytes = header.results[0].bytes();
     const std::size_t limit = call.results[0].bytes();
-    if (sizes[0] > limit)
-      return refuse(fmt::format("a reply of {} bytes, at most {} are taken", sizes[0], limit));
-    call.results[0].shape = Shape{static_cast<std::int64_t>(sizes[0])};
+    if (bytes > limit) {
+      return refuse(fmt::format("a reply of {} bytes, at most {} are taken", bytes, limit));
+    }
+    call.results[0].shape = Shape{static_cast<std::int64_t>(bytes)};
   }
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
+  for (std::size_t i = 0; i < call.results.size(); ++i) {
     const TensorDesc& expected = call.results[i];
-    if (header.results[i] == expected && sizes[i] == expected.bytes()) continue;
+    if (header.results[i] == expected) continue;
     return refuse(fmt::format("result {} of {} is {} {}, expected {} {}", i, name_of(op),
                               name_of(header.results[i].dtype), header.results[i].shape.to_string(),
                               name_of(expected.dtype), expected.shape.to_string()));
   }
-  return {};
+  return sizes_of(call.results);
 }
 
 }  // namespace
@@ -95,11 +90,7 @@ class RequestQueue {
 
  private:
   Status receive_one(Deadline deadline);
-  void book(Call& call, const ResponseHeader& response);
-  void note_paths(Call& call, std::span<const std::size_t> sizes) {
-    for (const Path path : choose_paths(channel_.policy(), sizes))
-      call.used_zmq |= path == Path::kZmq;
-  }
+  void book(Call& call, const ResponseHeader& response, const MessagePlan& reply);
   // Runs `step` until it is no longer short of room; replies are taken in between, so that a peer
   // that waits for us to read never waits for ever.
   template <typename Step>
@@ -115,12 +106,12 @@ template <typename Step>
 Status RequestQueue::with_pump(Deadline deadline, const Step& step) {
   for (;;) {
     const Status status = step(under_way_.empty() ? deadline : deadline.slice(kPumpSlice));
-    if (status.code() != StatusCode::kResourceExhausted) return status;
+    if (status.code() != StatusCode::kBusy) return status;
     if (deadline.expired()) {
       return {StatusCode::kDeadlineExceeded,
               "the server took no request before the op's deadline (--op-timeout-ms)"};
     }
-    if (under_way_.empty()) return status;  // it had all the time there is: no memory, not no room
+    if (under_way_.empty()) continue;
     const Status received = receive_one(deadline.slice(kPumpSlice));
     if (!received.ok() && received.code() != StatusCode::kDeadlineExceeded) return received;
   }
@@ -149,13 +140,12 @@ Status RequestQueue::receive_one(Deadline deadline) {
   ResponseHeader response;
   std::uint64_t check_ns = 0;
   auto received = channel_.receive(
-      [&](std::span<const std::byte> header, std::span<const std::size_t> sizes) -> Status {
+      [&](std::span<const std::byte> header) -> Result<std::vector<std::size_t>> {
         const std::uint64_t start_ns = now_ns();
         ASSIGN_OR_RETURN(response, decode_response(header));
-        const Status status = check_reply(*call, response, sizes);
-        note_paths(*call, sizes);
+        auto sizes = accept_reply(*call, response);
         check_ns = now_ns() - start_ns;
-        return status;
+        return sizes;
       },
       deadline);
   if (!received.ok()) {
@@ -167,7 +157,7 @@ Status RequestQueue::receive_one(Deadline deadline) {
   }
   under_way_.pop_front();
   call->times.tee_ns += check_ns;
-  book(*call, response);
+  book(*call, response, (*received)->plan());
   if (response.code != StatusCode::kOk) {
     call->failure = {response.code, fmt::format("the server refused {}: {}", name_of(response.op),
                                                 response.message)};
@@ -179,15 +169,15 @@ Status RequestQueue::receive_one(Deadline deadline) {
   return {};
 }
 
-void RequestQueue::book(Call& call, const ResponseHeader& response) {
+void RequestQueue::book(Call& call, const ResponseHeader& response, const MessagePlan& reply) {
   OpTimes& times = call.times;
   times.total_ns += now_ns() - call.submit_ns;
   times.queue_ns = response.queue_ns;
   times.server_ns = response.server_ns;
   balance(times);
   merge(op_stats_[response.op], OpSnapshot{1, times});
-  const Path path = call.used_zmq ? Path::kZmq : header_path(channel_.policy());
-  channel_.stats()[path].latency_ns.record(times.tee_ns + times.wire_ns);
+  const Path slowest = std::max(call.slowest, reply.slowest());
+  channel_.stats()[slowest].latency_ns.record(times.tee_ns + times.wire_ns);
 }
 
 Status RequestQueue::wait(Call& call) {
@@ -258,12 +248,12 @@ Result<std::unique_ptr<Pending>> RequestQueue::prepare(const OpSpec& spec,
   call->results = std::move(results);
   call->deadline = deadline;
   const std::vector<std::size_t> sizes = sizes_of(spec.inputs);
-  note_paths(*call, sizes);
   call->times.tee_ns = now_ns() - start_ns;
   RETURN_IF_ERROR(with_pump(deadline, [&](Deadline slice) -> Status {
     ASSIGN_OR_RETURN(call->message, channel_.prepare(sizes, slice));
     return {};
   }));
+  call->slowest = call->message->plan().slowest();
   call->times.total_ns = now_ns() - start_ns;
   return std::unique_ptr<Pending>(std::make_unique<RemotePending>(*this, std::move(call)));
 }

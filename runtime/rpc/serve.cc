@@ -72,7 +72,7 @@ class ServeLoop {
         continue;
       }
       auto received =
-          channel_.receive([this](auto header, auto sizes) { return accept(header, sizes); },
+          channel_.receive([this](auto header) { return accept(header); },
                            under_way_.empty() ? Deadline::after(kReceiveSlice) : Deadline::now());
       if (received.ok()) {
         hold(std::move(received).value());
@@ -86,24 +86,13 @@ class ServeLoop {
   }
 
  private:
-  // Before memory is given to the request: its sizes must be exactly those of a valid spec.
-  Status accept(std::span<const std::byte> header, std::span<const std::size_t> sizes) {
+  // Before memory is given to the request: the sizes of its tensors, which a valid spec names.
+  Result<std::vector<std::size_t>> accept(std::span<const std::byte> header) {
     ASSIGN_OR_RETURN(request_, decode_request(header));
     const std::vector<TensorDesc>& inputs = request_.spec.inputs;
-    if (inputs.size() != sizes.size()) {
-      return {StatusCode::kProtocolError, fmt::format("a request names {} tensors and carries {}",
-                                                      inputs.size(), sizes.size())};
-    }
-    for (std::size_t i = 0; i < sizes.size(); ++i) {
-      if (inputs[i].shape.byte_count(inputs[i].dtype) != sizes[i]) {
-        return {StatusCode::kProtocolError,
-                fmt::format("input {} is {} {} and carries {} bytes", i, name_of(inputs[i].dtype),
-                            inputs[i].shape.to_string(), sizes[i])};
-      }
-    }
-    if (!is_computed(request_.spec.op) && !sizes.empty()) {
-      return {StatusCode::kProtocolError,
-              fmt::format("{} carries tensors", name_of(request_.spec.op))};
+    if (!is_computed(request_.spec.op) && !inputs.empty()) {
+      return Status(StatusCode::kProtocolError,
+                    fmt::format("{} carries tensors", name_of(request_.spec.op)));
     }
     results_.clear();
     switch (request_.spec.op) {
@@ -119,11 +108,11 @@ class ServeLoop {
         auto results = op_results(request_.spec, compute_.info().dims);
         // A spec that does not fit the model is refused before its bulk is received: the session
         // ends.
-        if (!results.ok()) return {StatusCode::kProtocolError, results.status().message()};
+        if (!results.ok()) return Status(StatusCode::kProtocolError, results.status().message());
         results_ = std::move(results).value();
       }
     }
-    return {};
+    return sizes_of(inputs);
   }
 
   void hold(std::unique_ptr<ReceivedMessage> message) {
@@ -140,21 +129,18 @@ class ServeLoop {
   /// still to be sent: the client may wait for those before it reads on.
   Status begin_held() {
     Service& service = *held_;
-    std::vector<std::size_t> sizes;
-    for (const TensorDesc& desc : service.results) sizes.push_back(desc.bytes());
     service.start_ns = now_ns();
-    auto reply = channel_.prepare(sizes, under_way_.empty() ? service.deadline : Deadline::now());
+    auto reply = channel_.prepare(sizes_of(service.results),
+                                  under_way_.empty() ? service.deadline : Deadline::now());
     if (reply.ok()) {
       service.reply = std::move(reply).value();
       service.status = start(service);
-    } else if (reply.status().code() != StatusCode::kResourceExhausted) {
-      return reply.status();
-    } else if (!under_way_.empty()) {
-      return {};
-    } else if (service.deadline.expired()) {
-      return no_taker(reply.status());
-    } else {
+    } else if (reply.status().code() == StatusCode::kResourceExhausted) {
       service.status = reply.status();  // no memory for the results, which the client is told
+    } else if (reply.status().code() == StatusCode::kBusy && !under_way_.empty()) {
+      return {};
+    } else {
+      return no_taker(reply.status());
     }
     under_way_.push_back(std::move(service));
     held_.reset();
@@ -204,14 +190,14 @@ class ServeLoop {
   void let_client_leave() {
     const Deadline deadline = Deadline::after(kLastWords);
     while (!deadline.expired()) {
-      const auto dropped = channel_.receive(
-          [this](auto header, auto sizes) { return accept(header, sizes); }, deadline);
+      const auto dropped =
+          channel_.receive([this](auto header) { return accept(header); }, deadline);
       if (!dropped.ok()) return;
     }
   }
 
   static Status no_taker(const Status& status) {
-    if (status.code() != StatusCode::kResourceExhausted) return status;
+    if (status.code() != StatusCode::kBusy) return status;
     return {StatusCode::kUnavailable, "the client took no reply within the op's time limit"};
   }
 

@@ -11,6 +11,7 @@
 #include "proto/handshake.h"
 #include "runtime/channel/channel.h"
 #include "runtime/channel/zmq_socket.h"
+#include "shm/segment.h"
 
 namespace airlock {
 
@@ -26,19 +27,33 @@ class SessionChannel {
                                                        const PeerWatch& watch,
                                                        TransportStats* stats = nullptr);
   /// Server: waits for the runner to attach; then no file of the session is left.
-  virtual Status accept(Deadline deadline) = 0;
+  Status accept(Deadline deadline);
   /// Runner: maps and connects as `welcome` (checked) says.
   static Result<std::unique_ptr<SessionChannel>> attach(const ZmqContext& context,
                                                         const Welcome& welcome,
                                                         const std::string& data_endpoint,
                                                         const PeerWatch& watch, Deadline deadline);
-  virtual ~SessionChannel() = default;
   /// Server: unlinks what accept() has not unlinked yet; mappings and connection live on.
-  virtual void remove_files() = 0;
+  void remove_files();
   /// At the server only after accept().
-  virtual Channel& channel() = 0;
+  Channel& channel() { return *channel_; }
   /// The mapped ring segments: where tensors that cross by the ring lie. None without a ring.
-  virtual std::vector<std::span<std::byte>> segments() const = 0;
+  std::vector<std::span<std::byte>> segments() const;
+
+ private:
+  SessionChannel(ZmqSocket socket, const Welcome& welcome, const PeerWatch& watch,
+                 TransportStats* stats);
+  Status make_segments(Welcome& welcome);
+  Status connect(const std::string& data_endpoint, Deadline deadline);
+  Status open_channel(const std::string& peer_route);
+
+  std::shared_ptr<Segment> out_segment_;  // shared with the channel
+  std::shared_ptr<Segment> in_segment_;
+  ZmqSocket socket_;  // until the channel takes it
+  Welcome welcome_;
+  const PeerWatch& watch_;
+  TransportStats* const stats_;
+  std::unique_ptr<Channel> channel_;
 };
 
 }  // namespace airlock

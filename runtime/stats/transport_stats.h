@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
 #include "proto/path.h"
 #include "runtime/stats/counters.h"
@@ -64,11 +63,9 @@ using TransportSnapshot = PerValue<Path, PathSnapshot>;
 
 /// One end of one channel.
 struct TransportStats : PerValue<Path, PathStats> {
-  /// Books one whole message: its header on `header`, each tensor on its own path.
-  void book_sent(Path header, std::span<const Path> tensor_paths,
-                 std::span<const std::size_t> tensor_bytes);
-  void book_received(Path header, std::span<const Path> tensor_paths,
-                     std::span<const std::size_t> tensor_bytes);
+  /// Books one whole message: its header and each tensor on its own path.
+  void book_sent(const MessagePlan& plan);
+  void book_received(const MessagePlan& plan);
 };
 
 }  // namespace airlock

@@ -5,12 +5,10 @@ namespace {
 
 std::vector<TraceTensor> traced(std::span<const TensorDesc> descs,
                                 const std::optional<PathPolicy>& policy) {
-  std::vector<std::size_t> sizes;
-  for (const TensorDesc& desc : descs) sizes.push_back(desc.bytes());
-  const std::vector<Path> paths = policy ? choose_paths(*policy, sizes) : std::vector<Path>();
+  const MessagePlan plan = plan_message(policy.value_or(PathPolicy()), sizes_of(descs)).value();
   std::vector<TraceTensor> tensors;
   for (std::size_t i = 0; i < descs.size(); ++i) {
-    tensors.push_back({descs[i], policy ? std::optional(paths[i]) : std::nullopt, {}});
+    tensors.push_back({descs[i], policy ? std::optional(plan.planned[i].path) : std::nullopt, {}});
   }
   return tensors;
 }

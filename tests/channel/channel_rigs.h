@@ -6,17 +6,20 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
-#include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "runtime/channel/in_process_channel.h"
-#include "runtime/channel/local_channel.h"
-#include "runtime/channel/zmq_channel.h"
+#include "runtime/channel/ring_carrier.h"
+#include "runtime/channel/routed_channel.h"
+#include "runtime/channel/socket_carrier.h"
 #include "shm/ring_memory.h"
 
 namespace airlock::testing_rigs {
@@ -98,36 +101,66 @@ struct Rig {
   std::unique_ptr<Channel> runner;
 };
 
-inline std::unique_ptr<Channel> make_local_end(const std::shared_ptr<Segment>& out,
-                                               const std::shared_ptr<Segment>& in, ZmqSocket socket,
-                                               std::string route,
-                                               const PeerWatch* watch = nullptr) {
-  return LocalChannel::create({kEpoch, out, in,
-                               RingProducer::create(*out, kGeometry, kEpoch).value(),
-                               RingConsumer::create(*in, kGeometry, kEpoch).value(),
-                               std::move(socket), std::move(route), watch});
+/// One end of a session's channel, with rings or without.
+inline std::unique_ptr<Channel> make_end(ZmqSocket socket, const std::string& route,
+                                         const PeerWatch* watch = nullptr,
+                                         const std::shared_ptr<Segment>& out = nullptr,
+                                         const std::shared_ptr<Segment>& in = nullptr) {
+  WatchedCarrier by_socket = make_socket_carrier({kEpoch, std::move(socket), route, watch, false});
+  RoutedChannelOptions options;
+  options.policy = {out != nullptr, kGeometry.slot_bytes,
+                    out != nullptr ? kGeometry.slot_count : 0};
+  if (out != nullptr) {
+    options.carriers[Path::kRing] =
+        make_ring_carrier({out, in, kGeometry, kEpoch, std::move(by_socket.check_peer)}).value();
+  }
+  options.carriers[Path::kZmq] = std::move(by_socket.carrier);
+  return make_routed_channel(std::move(options));
 }
 
-inline Rig make_local_rig() {
+inline Rig make_ring_rig(const PeerWatch* watch = nullptr) {
   SocketPair sockets(Transport::kIpc);
   RingPair rings;
-  auto server = make_local_end(rings.reply, rings.request, std::move(sockets.server), kToken);
-  auto runner = make_local_end(rings.request, rings.reply, std::move(sockets.runner), "");
+  auto server = make_end(std::move(sockets.server), kToken, watch, rings.reply, rings.request);
+  auto runner = make_end(std::move(sockets.runner), "", watch, rings.request, rings.reply);
   return {std::move(sockets.context), std::move(server), std::move(runner)};
 }
 
-inline Rig make_zmq_rig(Transport transport) {
+inline Rig make_socket_rig(Transport transport, const PeerWatch* watch = nullptr) {
   SocketPair sockets(transport);
-  auto server = ZmqChannel::create(
-      {kEpoch, kGeometry.slot_bytes, std::move(sockets.server), kToken, nullptr});
-  auto runner =
-      ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.runner), "", nullptr});
+  auto server = make_end(std::move(sockets.server), kToken, watch);
+  auto runner = make_end(std::move(sockets.runner), "", watch);
   return {std::move(sockets.context), std::move(server), std::move(runner)};
 }
 
 inline Rig make_in_process_rig() {
   auto [server, runner] = make_in_process_pair({true, kGeometry.slot_bytes, kGeometry.slot_count});
   return {nullptr, std::move(server), std::move(runner)};
+}
+
+/// A header that implies its message's sizes: `number`, their count, each of them, and then some
+/// bytes more, as `number` says.
+inline std::vector<std::byte> header_of(std::uint64_t number,
+                                        const std::vector<std::size_t>& sizes) {
+  std::vector<std::uint64_t> words{number, sizes.size()};
+  words.insert(words.end(), sizes.begin(), sizes.end());
+  std::vector<std::byte> header(words.size() * sizeof(number) + number % 50);
+  std::memcpy(header.data(), words.data(), words.size() * sizeof(number));
+  return header;
+}
+/// Accepts all such headers.
+inline Result<std::vector<std::size_t>> sizes_in(std::span<const std::byte> header) {
+  const auto word = [&](std::size_t index) {
+    std::uint64_t value = 0;
+    std::memcpy(&value, header.data() + index * sizeof(value), sizeof(value));
+    return value;
+  };
+  if (header.size() < 16 || word(1) > header.size() / 8 - 2) {
+    return Status(StatusCode::kProtocolError, "no header of a test");
+  }
+  std::vector<std::size_t> sizes;
+  for (std::size_t i = 0; i < word(1); ++i) sizes.push_back(word(2 + i));
+  return sizes;
 }
 
 }  // namespace airlock::testing_rigs

@@ -10,16 +10,20 @@
 #include <vector>
 
 #include "runtime/channel/frame.h"
+#include "shm/ring.h"
 #include "tests/channel/channel_rigs.h"
 
 namespace airlock {
 namespace {
 
+using testing_rigs::header_of;
 using testing_rigs::kEpoch;
 using testing_rigs::kGeometry;
 using testing_rigs::kToken;
+using testing_rigs::make_end;
 using testing_rigs::RingPair;
 using testing_rigs::shortly;
+using testing_rigs::sizes_in;
 using testing_rigs::SocketPair;
 using testing_rigs::soon;
 using testing_rigs::Transport;
@@ -28,14 +32,13 @@ using Bytes = std::vector<std::byte>;
 using Sizes = std::vector<std::size_t>;
 constexpr std::size_t kBulk = 100000;
 
-Status accept_all(std::span<const std::byte>, std::span<const std::size_t>) { return {}; }
-
-Bytes frame(std::uint64_t epoch, std::uint64_t sequence, const Sizes& sizes) {
-  return encode_frame(epoch, sequence, sizes, Bytes(10));
+/// The first frame of a message on the socket, with a header that implies `sizes`.
+Bytes opening(std::uint64_t epoch, std::uint64_t sequence, const Sizes& sizes) {
+  return encode_opening({epoch, sequence}, header_of(0, sizes));
 }
-Bytes preamble(const BulkPreamble& fields) {
-  const auto bytes = encode_preamble(fields);
-  return {bytes.begin(), bytes.end()};
+/// The same, where the header takes the ring.
+Bytes bare_opening(std::uint64_t epoch, std::uint64_t sequence) {
+  return encode_opening({epoch, sequence}, {});
 }
 void raw_send(ZmqSocket& socket, const Bytes& bytes) {
   const std::array<std::span<const std::byte>, 1> parts{bytes};
@@ -51,13 +54,12 @@ class Watch final : public PeerWatch {
   std::atomic<bool> dead{false};
 };
 
-class HostileZmqPeer : public testing::Test {
+class HostileSocketPeer : public testing::Test {
  protected:
-  HostileZmqPeer()
+  HostileSocketPeer()
       : sockets_(Transport::kIpc),
-        channel_(ZmqChannel::create(
-            {kEpoch, kGeometry.slot_bytes, std::move(sockets_.server), kToken, &watch_})) {}
-  StatusCode receive() { return channel_->receive(accept_all, soon()).status().code(); }
+        channel_(make_end(std::move(sockets_.server), kToken, &watch_)) {}
+  StatusCode receive() { return channel_->receive(sizes_in, soon()).status().code(); }
   void expect_poisoned() {
     EXPECT_EQ(receive(), StatusCode::kProtocolError);
     EXPECT_EQ(receive(), StatusCode::kProtocolError);
@@ -70,76 +72,95 @@ class HostileZmqPeer : public testing::Test {
   std::unique_ptr<Channel> channel_;
 };
 
-TEST_F(HostileZmqPeer, wrong_epoch_ends_the_session) {
-  raw_send(sockets_.runner, frame(kEpoch + 1, 0, {}));
+TEST_F(HostileSocketPeer, wrong_epoch_ends_the_session) {
+  raw_send(sockets_.runner, opening(kEpoch + 1, 0, {}));
   expect_poisoned();
 }
-TEST_F(HostileZmqPeer, wrong_sequence_ends_the_session) {
-  raw_send(sockets_.runner, frame(kEpoch, 1, {}));
+TEST_F(HostileSocketPeer, wrong_sequence_ends_the_session) {
+  raw_send(sockets_.runner, opening(kEpoch, 1, {}));
   expect_poisoned();
 }
-TEST_F(HostileZmqPeer, replay_ends_the_session) {
-  raw_send(sockets_.runner, frame(kEpoch, 0, {}));
+TEST_F(HostileSocketPeer, replay_ends_the_session) {
+  raw_send(sockets_.runner, opening(kEpoch, 0, {}));
   EXPECT_EQ(receive(), StatusCode::kOk);
-  raw_send(sockets_.runner, frame(kEpoch, 0, {}));
+  raw_send(sockets_.runner, opening(kEpoch, 0, {}));
   EXPECT_EQ(receive(), StatusCode::kProtocolError);
 }
-TEST_F(HostileZmqPeer, junk_ends_the_session) {
+TEST_F(HostileSocketPeer, junk_ends_the_session) {
   raw_send(sockets_.runner, Bytes(100, std::byte{0xff}));
   expect_poisoned();
 }
-TEST_F(HostileZmqPeer, empty_frame_ends_the_session) {
+TEST_F(HostileSocketPeer, empty_frame_ends_the_session) {
   raw_send(sockets_.runner, {});
   expect_poisoned();
 }
-TEST_F(HostileZmqPeer, oversized_frame_ends_the_session) {
+TEST_F(HostileSocketPeer, oversized_frame_ends_the_session) {
   raw_send(sockets_.runner, Bytes(1 << 20));
   expect_poisoned();
 }
-TEST_F(HostileZmqPeer, wrong_preamble_ends_the_session) {
-  raw_send(sockets_.runner, frame(kEpoch, 0, {kBulk}));
-  raw_send(sockets_.runner, preamble({kEpoch, 0, 1, kBulk}));
+TEST_F(HostileSocketPeer, header_over_the_limit_ends_the_session) {
+  Bytes header = header_of(0, {});
+  header.resize(limits::kMaxEncodedHeaderBytes + 1);
+  raw_send(sockets_.runner, encode_opening({kEpoch, 0}, header));
   expect_poisoned();
 }
-TEST_F(HostileZmqPeer, short_chunk_ends_the_session) {
-  raw_send(sockets_.runner, frame(kEpoch, 0, {kBulk}));
-  raw_send(sockets_.runner, preamble({kEpoch, 0, 0, kBulk}));
+TEST_F(HostileSocketPeer, next_message_instead_of_a_tensor_ends_the_session) {
+  raw_send(sockets_.runner, opening(kEpoch, 0, {kBulk}));
+  raw_send(sockets_.runner, opening(kEpoch, 1, {kBulk}));
+  expect_poisoned();
+}
+TEST_F(HostileSocketPeer, one_tensor_too_many_ends_the_session) {
+  raw_send(sockets_.runner, opening(kEpoch, 0, {kBulk}));
+  raw_send(sockets_.runner, Bytes(kBulk));
+  raw_send(sockets_.runner, Bytes(kBulk));
+  EXPECT_EQ(receive(), StatusCode::kOk);
+  EXPECT_EQ(receive(), StatusCode::kProtocolError);
+}
+TEST_F(HostileSocketPeer, short_frame_ends_the_session) {
+  raw_send(sockets_.runner, opening(kEpoch, 0, {kBulk}));
   raw_send(sockets_.runner, Bytes(kBulk - 1));
   expect_poisoned();
 }
-TEST_F(HostileZmqPeer, long_chunk_ends_the_session) {
-  raw_send(sockets_.runner, frame(kEpoch, 0, {kBulk}));
-  raw_send(sockets_.runner, preamble({kEpoch, 0, 0, kBulk}));
+TEST_F(HostileSocketPeer, long_frame_ends_the_session) {
+  raw_send(sockets_.runner, opening(kEpoch, 0, {kBulk}));
   raw_send(sockets_.runner, Bytes(kBulk + 1));
   expect_poisoned();
 }
 
-TEST_F(HostileZmqPeer, huge_claim_is_refused_before_memory_is_given) {
-  raw_send(sockets_.runner, frame(kEpoch, 0, {limits::kMaxTensorBytes}));
-  const auto refuse = [](std::span<const std::byte>, std::span<const std::size_t> sizes) {
-    EXPECT_EQ(sizes[0], limits::kMaxTensorBytes);
+TEST_F(HostileSocketPeer, huge_claim_is_refused_before_memory_is_given) {
+  raw_send(sockets_.runner, opening(kEpoch, 0, {limits::kMaxTensorBytes}));
+  const Accept refuse = [](std::span<const std::byte> header) -> Result<Sizes> {
+    EXPECT_EQ(sizes_in(header).value(), Sizes{limits::kMaxTensorBytes});
     return Status(StatusCode::kProtocolError, "too large");
   };
   EXPECT_EQ(channel_->receive(refuse, soon()).status().message(), "too large");
 }
+TEST_F(HostileSocketPeer, claim_beyond_the_limits_ends_the_session_whoever_accepts_it) {
+  for (const Sizes& sizes :
+       {Sizes{limits::kMaxTensorBytes + 1}, Sizes(9, 1), Sizes(3, limits::kMaxTensorBytes)}) {
+    SocketPair sockets(Transport::kIpc);
+    auto channel = make_end(std::move(sockets.server), kToken);
+    raw_send(sockets.runner, opening(kEpoch, 0, sizes));
+    EXPECT_EQ(channel->receive(sizes_in, soon()).status().code(), StatusCode::kProtocolError);
+    EXPECT_EQ(channel->prepare({}, soon()).status().code(), StatusCode::kProtocolError);
+  }
+}
 
-TEST_F(HostileZmqPeer, frames_of_another_identity_are_dropped) {
+TEST_F(HostileSocketPeer, frames_of_another_identity_are_dropped) {
   ZmqSocket stranger = sockets_.make(ZmqSocketType::kDealer, "stranger");
   ASSERT_TRUE(stranger.connect(sockets_.endpoint).ok());
   raw_send(stranger, Bytes(100, std::byte{0xff}));
-  EXPECT_EQ(channel_->receive(accept_all, shortly()).status().code(),
-            StatusCode::kDeadlineExceeded);
-  raw_send(sockets_.runner, frame(kEpoch, 0, {}));
+  EXPECT_EQ(channel_->receive(sizes_in, shortly()).status().code(), StatusCode::kDeadlineExceeded);
+  raw_send(sockets_.runner, opening(kEpoch, 0, {}));
   EXPECT_EQ(receive(), StatusCode::kOk);
 }
 
-TEST_F(HostileZmqPeer, slow_bulk_is_no_error_and_the_next_receive_goes_on) {
-  raw_send(sockets_.runner, frame(kEpoch, 0, {kBulk}));
-  raw_send(sockets_.runner, preamble({kEpoch, 0, 0, kBulk}));
+TEST_F(HostileSocketPeer, slow_tensor_is_no_error_and_the_next_receive_goes_on) {
+  raw_send(sockets_.runner, opening(kEpoch, 0, {kBulk}));
   int asked = 0;
-  const Accept count = [&](std::span<const std::byte>, std::span<const std::size_t>) {
+  const Accept count = [&](std::span<const std::byte> header) {
     ++asked;
-    return Status();
+    return sizes_in(header);
   };
   EXPECT_EQ(channel_->receive(count, shortly()).status().code(), StatusCode::kDeadlineExceeded);
   raw_send(sockets_.runner, Bytes(kBulk, std::byte{3}));
@@ -149,35 +170,34 @@ TEST_F(HostileZmqPeer, slow_bulk_is_no_error_and_the_next_receive_goes_on) {
   EXPECT_EQ(asked, 2);
 }
 
-TEST_F(HostileZmqPeer, dead_peer_ends_a_long_wait) {
+TEST_F(HostileSocketPeer, dead_peer_ends_a_long_wait) {
   std::thread killer([&] { watch_.dead = true; });
   EXPECT_EQ(receive(), StatusCode::kUnavailable);
   killer.join();
   EXPECT_EQ(channel_->prepare({}, soon()).status().code(), StatusCode::kUnavailable);
 }
 
-TEST_F(HostileZmqPeer, closed_connection_ends_a_long_wait) {
-  raw_send(sockets_.runner, frame(kEpoch, 0, {}));
+TEST_F(HostileSocketPeer, closed_connection_ends_a_long_wait) {
+  raw_send(sockets_.runner, opening(kEpoch, 0, {}));
   EXPECT_EQ(receive(), StatusCode::kOk);
   { const ZmqSocket gone = std::move(sockets_.runner); }
   EXPECT_EQ(receive(), StatusCode::kUnavailable);
   EXPECT_EQ(channel_->stats()[Path::kZmq].errors.load(), 0u);  // leaving is no error
 }
 
-TEST_F(HostileZmqPeer, last_message_of_a_dead_peer_is_still_received) {
-  raw_send(sockets_.runner, frame(kEpoch, 0, {}));
+TEST_F(HostileSocketPeer, last_message_of_a_dead_peer_is_still_received) {
+  raw_send(sockets_.runner, opening(kEpoch, 0, {}));
   watch_.dead = true;
   EXPECT_EQ(receive(), StatusCode::kOk);
   EXPECT_EQ(receive(), StatusCode::kUnavailable);
 }
 
-TEST(ZmqChannelServer, waits_for_a_runner_that_has_not_connected_yet) {
+TEST(SocketServer, waits_for_a_runner_that_has_not_connected_yet) {
   SocketPair sockets(Transport::kIpc, "someone-else");
-  auto channel = ZmqChannel::create(
-      {kEpoch, kGeometry.slot_bytes, std::move(sockets.server), kToken, nullptr});
+  auto channel = make_end(std::move(sockets.server), kToken);
   auto message = channel->prepare(Sizes{10}, soon());
   ASSERT_TRUE(message.ok());
-  EXPECT_EQ(channel->send(**message, {}, shortly()).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(channel->send(**message, {}, shortly()).code(), StatusCode::kBusy);
   ZmqSocket runner = sockets.make(ZmqSocketType::kDealer, kToken);
   ASSERT_TRUE(runner.connect(sockets.endpoint).ok());
   EXPECT_TRUE(channel->send(**message, {}, soon()).ok());
@@ -187,16 +207,22 @@ class HostileRingPeer : public testing::Test {
  protected:
   HostileRingPeer()
       : sockets_(Transport::kIpc),
-        channel_(testing_rigs::make_local_end(rings_.reply, rings_.request,
-                                              std::move(sockets_.server), kToken, &watch_)),
+        channel_(
+            make_end(std::move(sockets_.server), kToken, &watch_, rings_.reply, rings_.request)),
         ring_(RingProducer::create(*rings_.request, kGeometry, kEpoch).value()) {}
-  void publish(const Bytes& header, const Sizes& payload_bytes) {
-    auto slots = ring_.claim(payload_bytes.size(), soon(), {});
+  /// A message of so many slots.
+  void publish(const Bytes& header, std::size_t slot_count) {
+    auto slots = ring_.claim(slot_count, soon(), {});
     ASSERT_TRUE(slots.ok());
-    ASSERT_TRUE(ring_.commit(*slots, header, payload_bytes).ok());
+    ASSERT_TRUE(ring_.commit(*slots, header).ok());
+  }
+  /// Of slot 0, where the first message lies.
+  ring_layout::SlotHeader& slot_header() {
+    std::byte* const control = rings_.request->bytes().data() + sizeof(ring_layout::Superblock);
+    return reinterpret_cast<ring_layout::SlotControl*>(control)->header;
   }
   void expect_poisoned(Path path) {
-    EXPECT_EQ(channel_->receive(accept_all, soon()).status().code(), StatusCode::kProtocolError);
+    EXPECT_EQ(channel_->receive(sizes_in, soon()).status().code(), StatusCode::kProtocolError);
     EXPECT_EQ(channel_->prepare({}, soon()).status().code(), StatusCode::kProtocolError);
     EXPECT_EQ(channel_->stats()[path].errors.load(), 1u);
   }
@@ -208,46 +234,76 @@ class HostileRingPeer : public testing::Test {
   RingProducer ring_;
 };
 
-TEST_F(HostileRingPeer, wrong_epoch_in_the_header_ends_the_session) {
-  publish(frame(kEpoch + 1, 0, {}), {0});
+TEST_F(HostileRingPeer, wrong_epoch_ends_the_session) {
+  publish(header_of(0, {}), 1);
+  slot_header().epoch = kEpoch + 1;
   expect_poisoned(Path::kRing);
 }
-TEST_F(HostileRingPeer, wrong_message_sequence_ends_the_session) {
-  publish(frame(kEpoch, 3, {}), {0});
+TEST_F(HostileRingPeer, wrong_sequence_ends_the_session) {
+  publish(header_of(0, {}), 1);
+  slot_header().sequence = 4;
   expect_poisoned(Path::kRing);
 }
 TEST_F(HostileRingPeer, junk_header_ends_the_session) {
-  publish(Bytes(500, std::byte{0xee}), {0});
+  publish(Bytes(500, std::byte{0xee}), 1);
   expect_poisoned(Path::kRing);
 }
 TEST_F(HostileRingPeer, empty_header_ends_the_session) {
-  publish({}, {0});
+  publish({}, 1);
   expect_poisoned(Path::kRing);
 }
-TEST_F(HostileRingPeer, slot_size_that_contradicts_the_header_ends_the_session) {
-  publish(frame(kEpoch, 0, {100}), {99});
+TEST_F(HostileRingPeer, header_over_the_limit_ends_the_session) {
+  Bytes header = header_of(0, {});
+  header.resize(limits::kMaxEncodedHeaderBytes + 1);
+  publish(header, 1);
   expect_poisoned(Path::kRing);
 }
 TEST_F(HostileRingPeer, fewer_slots_than_ring_tensors_end_the_session) {
-  publish(frame(kEpoch, 0, {100, 100}), {100});
+  publish(header_of(0, {100, 100}), 1);
   expect_poisoned(Path::kRing);
 }
 TEST_F(HostileRingPeer, more_slots_than_ring_tensors_end_the_session) {
-  publish(frame(kEpoch, 0, {}), {0, 50});
+  publish(header_of(0, {}), 2);
   expect_poisoned(Path::kRing);
 }
-TEST_F(HostileRingPeer, small_tensor_claimed_for_the_socket_ends_the_session) {
-  publish(frame(kEpoch, 0, {kBulk}), {100});
+TEST_F(HostileRingPeer, slot_for_a_tensor_that_takes_the_socket_ends_the_session) {
+  publish(header_of(0, {100, kBulk}), 2);
   expect_poisoned(Path::kRing);
 }
-TEST_F(HostileRingPeer, wrong_bulk_ends_the_session_as_an_error_of_zmq) {
-  publish(frame(kEpoch, 0, {kBulk}), {0});
-  raw_send(sockets_.runner, preamble({kEpoch + 1, 0, 0, kBulk}));
+TEST_F(HostileRingPeer, tensors_of_another_session_end_it_as_an_error_of_zmq) {
+  publish(header_of(0, {kBulk}), 1);
+  raw_send(sockets_.runner, bare_opening(kEpoch + 1, 0));
   expect_poisoned(Path::kZmq);
+}
+TEST_F(HostileRingPeer, tensors_of_another_message_end_the_session_as_an_error_of_zmq) {
+  publish(header_of(0, {}), 1);
+  EXPECT_TRUE(channel_->receive(sizes_in, soon()).ok());
+  publish(header_of(0, {kBulk}), 1);
+  raw_send(sockets_.runner, bare_opening(kEpoch, 0));  // the message before had none
+  expect_poisoned(Path::kZmq);
+}
+TEST_F(HostileRingPeer, second_header_on_the_socket_ends_the_session_as_an_error_of_zmq) {
+  publish(header_of(0, {kBulk}), 1);
+  raw_send(sockets_.runner, opening(kEpoch, 0, {kBulk}));
+  expect_poisoned(Path::kZmq);
+}
+TEST_F(HostileRingPeer, short_tensor_on_the_socket_ends_the_session_as_an_error_of_zmq) {
+  publish(header_of(0, {kBulk}), 1);
+  raw_send(sockets_.runner, bare_opening(kEpoch, 0));
+  raw_send(sockets_.runner, Bytes(kBulk - 1));
+  expect_poisoned(Path::kZmq);
+}
+TEST_F(HostileRingPeer, slots_of_a_refused_message_are_not_read) {
+  publish(header_of(0, {limits::kMaxTensorBytes}), 1);
+  const Accept refuse = [](std::span<const std::byte>) -> Result<Sizes> {
+    return Status(StatusCode::kProtocolError, "too large");
+  };
+  EXPECT_EQ(channel_->receive(refuse, soon()).status().message(), "too large");
+  EXPECT_EQ(channel_->stats().path(Path::kRing).received.messages.load(), 0u);
 }
 TEST_F(HostileRingPeer, dead_peer_ends_a_wait_for_a_message_and_for_a_slot) {
   watch_.dead = true;
-  EXPECT_EQ(channel_->receive(accept_all, soon()).status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(channel_->receive(sizes_in, soon()).status().code(), StatusCode::kUnavailable);
   EXPECT_EQ(channel_->prepare({}, soon()).status().code(), StatusCode::kUnavailable);
 }
 

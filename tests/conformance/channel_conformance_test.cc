@@ -12,14 +12,15 @@
 #include <thread>
 #include <vector>
 
-#include "runtime/channel/frame.h"
 #include "tests/channel/channel_rigs.h"
 
 namespace airlock {
 namespace {
 
+using testing_rigs::header_of;
 using testing_rigs::Rig;
 using testing_rigs::shortly;
+using testing_rigs::sizes_in;
 using testing_rigs::soon;
 
 using Sizes = std::vector<std::size_t>;
@@ -44,14 +45,6 @@ bool holds(std::span<const std::byte> bytes, std::uint64_t seed) {
   return true;
 }
 
-std::vector<std::byte> header_of(std::uint64_t number) {
-  std::vector<std::byte> header(sizeof(number) + number % 50);
-  std::memcpy(header.data(), &number, sizeof(number));
-  return header;
-}
-
-Status accept_all(std::span<const std::byte>, std::span<const std::size_t>) { return {}; }
-
 std::unique_ptr<Message> prepare(Channel& channel, const Sizes& sizes, std::uint64_t seed) {
   auto message = channel.prepare(sizes, soon());
   EXPECT_TRUE(message.ok()) << message.status().to_string();
@@ -68,12 +61,12 @@ std::unique_ptr<Message> prepare(Channel& channel, const Sizes& sizes, std::uint
 void send(Channel& channel, const Sizes& sizes, std::uint64_t seed) {
   auto message = prepare(channel, sizes, seed);
   ASSERT_NE(message, nullptr);
-  const Status sent = channel.send(*message, header_of(seed), soon());
+  const Status sent = channel.send(*message, header_of(seed, sizes), soon());
   ASSERT_TRUE(sent.ok()) << sent.to_string();
 }
 
 void expect_message(const ReceivedMessage& message, const Sizes& sizes, std::uint64_t seed) {
-  EXPECT_TRUE(std::ranges::equal(message.header(), header_of(seed)));
+  EXPECT_TRUE(std::ranges::equal(message.header(), header_of(seed, sizes)));
   ASSERT_EQ(message.tensor_count(), sizes.size());
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     EXPECT_EQ(message.tensor(i).size(), sizes[i]);
@@ -83,10 +76,9 @@ void expect_message(const ReceivedMessage& message, const Sizes& sizes, std::uin
 
 std::unique_ptr<ReceivedMessage> receive(Channel& channel, const Sizes& sizes, std::uint64_t seed) {
   auto message = channel.receive(
-      [&](std::span<const std::byte> header, std::span<const std::size_t> claimed) {
-        EXPECT_TRUE(std::ranges::equal(header, header_of(seed)));
-        EXPECT_TRUE(std::ranges::equal(claimed, sizes));
-        return Status();
+      [&](std::span<const std::byte> header) {
+        EXPECT_TRUE(std::ranges::equal(header, header_of(seed, sizes)));
+        return sizes_in(header);
       },
       soon());
   EXPECT_TRUE(message.ok()) << message.status().to_string();
@@ -138,11 +130,12 @@ TEST_P(ChannelConformance, carries_small_and_large_tensors_in_one_message) {
 }
 
 TEST_P(ChannelConformance, carries_the_longest_header) {
-  const std::vector<std::byte> header(kMaxRpcHeaderBytes, std::byte{9});
+  std::vector<std::byte> header = header_of(0, {});
+  header.resize(limits::kMaxEncodedHeaderBytes, std::byte{9});
   auto message = runner().prepare({}, soon());
   ASSERT_TRUE(message.ok());
   ASSERT_TRUE(runner().send(**message, header, soon()).ok());
-  auto received = server().receive(accept_all, soon());
+  auto received = server().receive(sizes_in, soon());
   ASSERT_TRUE(received.ok()) << received.status().to_string();
   EXPECT_TRUE(std::ranges::equal((*received)->header(), header));
 }
@@ -168,30 +161,47 @@ TEST_P(ChannelConformance, carries_many_messages_both_ways_and_reconciles) {
   peer.join();
   expect_reconciled(runner().stats(), server().stats());
   expect_reconciled(server().stats(), runner().stats());
-  const Path header = header_path(runner().policy());
+  const Path header = runner().policy().header_path();
   EXPECT_EQ(runner().stats()[header].sent.messages.load(), kCount);
   EXPECT_EQ(runner().stats()[header].errors.load(), 0u);
 }
 
 TEST_P(ChannelConformance, books_each_tensor_on_its_own_path) {
   const Sizes sizes{100, kLimit, 200};
-  const auto paths = choose_paths(runner().policy(), sizes);
+  const MessagePlan plan = plan_message(runner().policy(), sizes).value();
   round_trip(sizes, 4);
   std::uint64_t ring_bytes = 0;
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
-    if (paths[i] == Path::kRing) ring_bytes += sizes[i];
+  for (const MessagePlan::Tensor& tensor : plan.tensors()) {
+    if (tensor.path == Path::kRing) ring_bytes += tensor.bytes;
   }
   EXPECT_EQ(runner().stats()[Path::kRing].sent.bytes.load(), ring_bytes);
   EXPECT_EQ(runner().stats()[Path::kZmq].sent.bytes.load(), 300 + kLimit - ring_bytes);
+}
+
+TEST_P(ChannelConformance, hands_the_plan_to_both_ends) {
+  const Sizes sizes{100, kLimit, 0};
+  const MessagePlan plan = plan_message(runner().policy(), sizes).value();
+  auto message = prepare(runner(), sizes, 1);
+  EXPECT_EQ(message->plan(), plan);
+  ASSERT_TRUE(runner().send(*message, header_of(1, sizes), soon()).ok());
+  EXPECT_EQ(receive(server(), sizes, 1)->plan(), plan);
+}
+
+TEST_P(ChannelConformance, refuses_tensors_that_the_header_does_not_imply) {
+  auto message = prepare(runner(), {100, 200}, 1);
+  ASSERT_TRUE(runner().send(*message, header_of(1, {100, 200, 300}), soon()).ok());
+  send(runner(), {}, 2);
+  EXPECT_EQ(server().receive(sizes_in, soon()).status().code(), StatusCode::kProtocolError);
+  EXPECT_EQ(server().prepare({}, soon()).status().code(), StatusCode::kProtocolError);
 }
 
 TEST_P(ChannelConformance, sends_prepared_messages_in_any_order) {
   auto first = prepare(runner(), {100}, 1);
   auto second = prepare(runner(), {200, kLimit}, 2);
   auto third = prepare(runner(), {300}, 3);
-  for (auto [message, seed] : {std::pair{third.get(), 3}, {first.get(), 1}, {second.get(), 2}}) {
-    ASSERT_TRUE(runner().send(*message, header_of(static_cast<std::uint64_t>(seed)), soon()).ok());
-  }
+  ASSERT_TRUE(runner().send(*third, header_of(3, {300}), soon()).ok());
+  ASSERT_TRUE(runner().send(*first, header_of(1, {100}), soon()).ok());
+  ASSERT_TRUE(runner().send(*second, header_of(2, {200, kLimit}), soon()).ok());
   receive(server(), {300}, 3);
   receive(server(), {100}, 1);
   receive(server(), {200, kLimit}, 2);
@@ -204,7 +214,7 @@ TEST_P(ChannelConformance, dropping_a_prepared_message_frees_its_places) {
   }
   send(runner(), {5}, 1);
   receive(server(), {5}, 1);
-  EXPECT_EQ(runner().stats()[header_path(runner().policy())].sent.messages.load(), 1u);
+  EXPECT_EQ(runner().stats()[runner().policy().header_path()].sent.messages.load(), 1u);
 }
 
 TEST_P(ChannelConformance, held_leases_keep_their_bytes_and_block_nobody) {
@@ -219,21 +229,21 @@ TEST_P(ChannelConformance, held_leases_keep_their_bytes_and_block_nobody) {
 
 TEST_P(ChannelConformance, accept_refusal_ends_the_session_with_its_status) {
   send(runner(), {8}, 1);
-  const auto refuse = [](std::span<const std::byte>, std::span<const std::size_t>) {
+  const Accept refuse = [](std::span<const std::byte>) -> Result<Sizes> {
     return Status(StatusCode::kProtocolError, "not what was expected");
   };
   EXPECT_EQ(server().receive(refuse, soon()).status().message(), "not what was expected");
-  EXPECT_EQ(server().receive(accept_all, soon()).status().message(), "not what was expected");
+  EXPECT_EQ(server().receive(sizes_in, soon()).status().message(), "not what was expected");
   EXPECT_EQ(server().prepare({}, soon()).status().message(), "not what was expected");
-  const PathStats& stats = server().stats()[header_path(server().policy())];
+  const PathStats& stats = server().stats()[server().policy().header_path()];
   EXPECT_EQ(stats.errors.load(), 1u);
   EXPECT_EQ(stats.received.messages.load(), 0u);
 }
 
 TEST_P(ChannelConformance, receive_gives_up_at_its_deadline_and_works_again) {
-  EXPECT_EQ(server().receive(accept_all, Deadline::now()).status().code(),
+  EXPECT_EQ(server().receive(sizes_in, Deadline::now()).status().code(),
             StatusCode::kDeadlineExceeded);
-  EXPECT_EQ(server().receive(accept_all, shortly()).status().code(), StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(server().receive(sizes_in, shortly()).status().code(), StatusCode::kDeadlineExceeded);
   round_trip({10}, 1);
 }
 
@@ -244,14 +254,14 @@ TEST_P(ChannelConformance, backpressure_is_a_normal_result_and_ends_when_the_pee
   for (; sent < 10000; ++sent) {
     auto message = runner().prepare(sizes, shortly());
     if (!message.ok()) {
-      ASSERT_EQ(message.status().code(), StatusCode::kResourceExhausted);
+      ASSERT_EQ(message.status().code(), StatusCode::kBusy);
       break;
     }
     waiting = std::move(message).value();
     fill(waiting->tensor(0), sent);
-    const Status status = runner().send(*waiting, header_of(sent), shortly());
+    const Status status = runner().send(*waiting, header_of(sent, sizes), shortly());
     if (!status.ok()) {
-      ASSERT_EQ(status.code(), StatusCode::kResourceExhausted);
+      ASSERT_EQ(status.code(), StatusCode::kBusy);
       break;
     }
     waiting.reset();
@@ -261,7 +271,7 @@ TEST_P(ChannelConformance, backpressure_is_a_normal_result_and_ends_when_the_pee
     for (std::uint64_t i = 0; i <= sent; ++i) receive(server(), sizes, i);
   });
   if (waiting != nullptr) {
-    EXPECT_TRUE(runner().send(*waiting, header_of(sent), soon()).ok());
+    EXPECT_TRUE(runner().send(*waiting, header_of(sent, sizes), soon()).ok());
   } else {
     send(runner(), sizes, sent);
   }
@@ -279,14 +289,13 @@ void exchange(Channel& channel, std::uint64_t out_seed, std::uint64_t in_seed) {
   const Deadline end = soon();
   while (!(sent && received) && !end.expired()) {
     if (!sent) {
-      const Status status = channel.send(*message, header_of(out_seed),
+      const Status status = channel.send(*message, header_of(out_seed, sizes),
                                          Deadline::after(std::chrono::milliseconds(1)));
-      ASSERT_TRUE(status.ok() || status.code() == StatusCode::kResourceExhausted)
-          << status.to_string();
+      ASSERT_TRUE(status.ok() || status.code() == StatusCode::kBusy) << status.to_string();
       sent = status.ok();
     }
     if (!received) {
-      auto got = channel.receive(accept_all, Deadline::after(std::chrono::milliseconds(1)));
+      auto got = channel.receive(sizes_in, Deadline::after(std::chrono::milliseconds(1)));
       ASSERT_TRUE(got.ok() || got.status().code() == StatusCode::kDeadlineExceeded)
           << got.status().to_string();
       received = got.ok();
@@ -309,16 +318,32 @@ TEST_P(ChannelConformance, a_blocking_receive_goes_on_with_the_half_sent_message
   const auto send_a_bit_then_receive = [&](Channel& channel, std::uint64_t out, std::uint64_t in) {
     auto message = prepare(channel, sizes, out);
     ASSERT_NE(message, nullptr);
-    Status status = channel.send(*message, header_of(out), Deadline::now());
+    Status status = channel.send(*message, header_of(out, sizes), Deadline::now());
     receive(channel, sizes, in);  // blocks until the peer's whole message is there
     for (int i = 0; !status.ok() && i < 1000; ++i) {
-      status = channel.send(*message, header_of(out), soon());
+      status = channel.send(*message, header_of(out, sizes), soon());
     }
     EXPECT_TRUE(status.ok());
   };
   std::thread peer([&] { send_a_bit_then_receive(server(), 1, 2); });
   send_a_bit_then_receive(runner(), 2, 1);
   peer.join();
+}
+
+TEST_P(ChannelConformance, a_message_dropped_half_sent_still_leaves_before_the_next) {
+  const Sizes sizes{2 * kLarge, 10};
+  auto dropped = prepare(runner(), sizes, 1);
+  ASSERT_NE(dropped, nullptr);
+  const Status status = runner().send(*dropped, header_of(1, sizes), Deadline::now());
+  ASSERT_TRUE(status.ok() || status.code() == StatusCode::kBusy) << status.to_string();
+  dropped.reset();
+  std::thread peer([&] {
+    receive(server(), sizes, 1);
+    receive(server(), {5, kLimit}, 2);
+  });
+  send(runner(), {5, kLimit}, 2);
+  peer.join();
+  expect_reconciled(runner().stats(), server().stats());
 }
 
 TEST_P(ChannelConformance, refuses_sizes_beyond_the_limits) {
@@ -332,11 +357,12 @@ INSTANTIATE_TEST_SUITE_P(
     Implementations, ChannelConformance,
     testing::Values(
         Implementation{"InProcess", testing_rigs::make_in_process_rig},
-        Implementation{"Local", testing_rigs::make_local_rig},
-        Implementation{"ZmqIpc",
-                       [] { return testing_rigs::make_zmq_rig(testing_rigs::Transport::kIpc); }},
-        Implementation{"ZmqTcp",
-                       [] { return testing_rigs::make_zmq_rig(testing_rigs::Transport::kTcp); }}),
+        Implementation{"RingAndSocket", [] { return testing_rigs::make_ring_rig(); }},
+        Implementation{"SocketIpc",
+                       [] { return testing_rigs::make_socket_rig(testing_rigs::Transport::kIpc); }},
+        Implementation{
+            "SocketTcp",
+            [] { return testing_rigs::make_socket_rig(testing_rigs::Transport::kTcp); }}),
     [](const testing::TestParamInfo<Implementation>& each) { return each.param.name; });
 
 }  // namespace

@@ -129,6 +129,13 @@ TEST_F(HostileServer, passes_on_a_refusal) {
   EXPECT_NE(status.message().find("server full"), std::string::npos);
 }
 
+TEST_F(HostileServer, gains_nothing_by_a_refusal_that_says_busy) {
+  Frame frame = encode_control(Refusal{StatusCode::kResourceExhausted, "server full"});
+  ASSERT_EQ(frame[14], static_cast<std::byte>(StatusCode::kResourceExhausted));
+  frame[14] = static_cast<std::byte>(StatusCode::kBusy);
+  EXPECT_EQ(connect_to(frame, client_options()).code(), StatusCode::kProtocolError);
+}
+
 TEST_F(HostileServer, refuses_a_data_endpoint_of_another_kind_or_place) {
   for (const char* claimed : {"ipc:///etc/ctl.00000000", "ipc:///tmp/elsewhere/ctl",
                               "tcp://127.0.0.1:1", "ipc://relative", "tcp://evil.example:80"}) {

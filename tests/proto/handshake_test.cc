@@ -13,16 +13,16 @@ using testing::HasSubstr;
 
 // A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in
 // the same commit.
-constexpr const char* kHelloHex = "4149524c4f434b00010000000196a672756e6e6572011000a46162313205";
+constexpr const char* kHelloHex = "4149524c4f434b00020000000196a672756e6e6572011000a46162313205";
 constexpr const char* kWelcomeHex =
-    "4149524c4f434b000100000002dc0010cf8000000000000001d9203031323334353637383961626364656630313233"
+    "4149524c4f434b000200000002dc0010cf8000000000000001d9203031323334353637383961626364656630313233"
     "34"
     "3536373839616263646566ac6970633a2f2f2f746d702f610108ce00a00000ab6169726c6f636b2d612d71ab616972"
     "6c"
     "6f636b2d612d7097cd0800cd200010200840ce0001f500a26364030102a3637075cd02bc00";
-constexpr const char* kRefusalHex = "4149524c4f434b0001000000039208a466756c6c";
-constexpr const char* kSignHex = "4149524c4f434b00010000000490";
-constexpr const char* kGoodbyeHex = "4149524c4f434b00010000000591a4646f6e65";
+constexpr const char* kRefusalHex = "4149524c4f434b0002000000039208a466756c6c";
+constexpr const char* kSignHex = "4149524c4f434b00020000000490";
+constexpr const char* kGoodbyeHex = "4149524c4f434b00020000000591a4646f6e65";
 
 Hello hello() { return {"runner", {RingChoice::kOn, 16, 0}, "ab12", 5}; }
 
@@ -95,9 +95,9 @@ TEST(Control, refuses_what_is_no_airlock_message) {
 }
 
 TEST(ControlVersion, another_major_is_a_mismatch_that_names_both) {
-  const auto decoded = decode_control(with_byte(encode_control(hello()), 8, 2));
+  const auto decoded = decode_control(with_byte(encode_control(hello()), 8, 1));
   EXPECT_EQ(decoded.status().code(), StatusCode::kVersionMismatch);
-  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 2.0, this program 1.0"));
+  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 1.0, this program 2.0"));
 }
 
 TEST(ControlVersion, another_major_is_told_whatever_follows) {
@@ -124,7 +124,7 @@ TEST(ControlVersion, the_same_minor_may_not_add_elements) {
 }
 
 TEST(ControlVersion, a_higher_minor_may_not_leave_elements_out) {
-  expect_refused(from_hex("4149524c4f434b0001000100"
+  expect_refused(from_hex("4149524c4f434b0002000100"
                           "05"
                           "90"),
                  "0 elements");
@@ -186,6 +186,12 @@ TEST(WelcomeMessage, refuses_each_field_that_is_out_of_bounds) {
 
 TEST(RefusalMessage, must_carry_an_error) {
   expect_refused(encode_control(Refusal{StatusCode::kOk, "fine"}), "status code");
+}
+
+TEST(RefusalMessage, cannot_ask_to_be_tried_again) {
+  auto bytes = from_hex(kRefusalHex);
+  expect_refused(with_byte(bytes, 14, static_cast<unsigned>(StatusCode::kBusy)), "busy");
+  expect_refused(with_byte(bytes, 14, kCountOf<StatusCode>), "status code");
 }
 
 TEST(Geometry, is_accepted_only_within_the_limits) {

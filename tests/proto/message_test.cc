@@ -168,7 +168,15 @@ TEST(DecodeResponse, refuses_every_cut) {
 }
 
 TEST(DecodeResponse, refuses_a_status_code_that_is_none) {
-  expect_response_refused(from_hex("9701070da0900000"));
+  expect_response_refused(from_hex("9701070ea0900000"));
+}
+
+// Busy is ordinary flow between a caller and its own channel: a peer that could say it would make
+// callers try again.
+TEST(DecodeResponse, refuses_a_peer_that_says_busy) {
+  const auto decoded = decode_response(from_hex("9701070da0900000"));
+  EXPECT_EQ(decoded.status().code(), StatusCode::kProtocolError);
+  EXPECT_THAT(decoded.status().message(), HasSubstr("busy"));
 }
 
 TEST(DecodeResponse, refuses_a_text_without_error_and_results_beside_one) {

@@ -10,6 +10,8 @@
 #include "proto/limits.h"
 #include "proto/message.h"
 #include "runtime/channel/in_process_channel.h"
+#include "tests/rpc/rpc_rigs.h"
+#include "tests/rpc/staged_backend.h"
 #include "tests/support/memory_model.h"
 #include "tests/support/reference_ops.h"
 
@@ -55,7 +57,7 @@ class ScriptedServer : public ::testing::Test {
     return std::move(*pending);
   }
   RequestHeader take() {
-    auto request = server_->receive([](auto, auto) { return Status(); }, soon());
+    auto request = server_->receive(testing_rigs::sizes_of_request, soon());
     EXPECT_TRUE(request.ok());
     return request.ok() ? decode_request((*request)->header()).value() : RequestHeader{};
   }
@@ -74,11 +76,7 @@ class ScriptedServer : public ::testing::Test {
     header.results = results();
     return header;
   }
-  static Sizes sizes_of(const ResponseHeader& header) {
-    Sizes sizes;
-    for (const TensorDesc& desc : header.results) sizes.push_back(desc.bytes());
-    return sizes;
-  }
+  static Sizes sizes_of(const ResponseHeader& header) { return airlock::sizes_of(header.results); }
   void answer(std::byte fill = std::byte{0}) {
     const ResponseHeader header = good_reply(take());
     send(encode(header), sizes_of(header), fill);
@@ -206,20 +204,31 @@ TEST_F(ScriptedServer, refuses_too_many_results) {
 TEST_F(ScriptedServer, refuses_tensors_that_the_header_does_not_name) {
   Sizes sizes = sizes_of(plain());
   sizes.push_back(64);
-  expect_refused(plain(), sizes, "3 results");
+  expect_refused(plain(), sizes, "more tensors");
 }
 
 TEST_F(ScriptedServer, refuses_a_tensor_shorter_than_its_shape) {
   Sizes sizes = sizes_of(plain());
   sizes[0] -= 4;
-  expect_refused(plain(), sizes, "result 0");
+  expect_refused(plain(), sizes, "tensor 0");
 }
 
 TEST_F(ScriptedServer, refuses_an_error_reply_with_tensors) {
   ResponseHeader header = plain();
   header.code = StatusCode::kInvalidInput;
   header.message = "no";
-  expect_refused(header, {64}, "error");
+  expect_refused(header, {64}, "more tensors");
+}
+
+TEST_F(ScriptedServer, gains_nothing_by_saying_busy) {
+  auto pending = submitted();
+  ResponseHeader header = good_reply(take());
+  header.code = StatusCode::kInvalidInput;
+  std::vector<std::byte> bytes = encode(header);
+  ASSERT_EQ(bytes[3], static_cast<std::byte>(StatusCode::kInvalidInput));
+  bytes[3] = static_cast<std::byte>(StatusCode::kBusy);
+  send(bytes, {});
+  expect_end_of_session(*pending, "busy");
 }
 
 TEST_F(ScriptedServer, refuses_junk_for_a_header) {
@@ -290,6 +299,18 @@ TEST_F(ScriptedServer, says_so_when_the_server_takes_no_request) {
     ASSERT_TRUE(pending[static_cast<std::size_t>(i)]->wait().ok());
     EXPECT_EQ(pending[static_cast<std::size_t>(i)]->result(0).data[0], static_cast<std::byte>(i));
   }
+}
+
+TEST_F(ScriptedServer, says_at_once_that_there_is_no_memory_though_ops_are_under_way) {
+  testing_rigs::Events events;
+  testing_rigs::LoggedChannel scarce(std::move(runner_), events);
+  scarce.refuse_prepare(1, {StatusCode::kResourceExhausted, "no memory for a tensor"});
+  scarce.refuse_prepare(2, {StatusCode::kBusy, "no slot came free"});
+  remote_ = RemoteBackend::create(remote_->info(), scarce, op_stats_);
+  const auto none = remote_->prepare(spec(), {}, soon());
+  EXPECT_EQ(none.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_TRUE(remote_->prepare(spec(), {}, soon()).ok());  // busy once: it tries again
+  remote_.reset();
 }
 
 TEST_F(ScriptedServer, gives_each_of_several_ops_its_own_reply) {

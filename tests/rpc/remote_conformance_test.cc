@@ -34,10 +34,10 @@ BackendCase remote_case(Route route, DType dtype, bool tied) {
 
 INSTANTIATE_TEST_SUITE_P(Remote, BackendConformance,
                          ::testing::Values(remote_case(Route::kInProcess, DType::kF32, true),
-                                           remote_case(Route::kLocal, DType::kF32, false),
-                                           remote_case(Route::kLocal, DType::kBF16, false),
-                                           remote_case(Route::kZmqIpc, DType::kF16, false),
-                                           remote_case(Route::kZmqTcp, DType::kF32, false)),
+                                           remote_case(Route::kRing, DType::kF32, false),
+                                           remote_case(Route::kRing, DType::kBF16, false),
+                                           remote_case(Route::kSocketIpc, DType::kF16, false),
+                                           remote_case(Route::kSocketTcp, DType::kF32, false)),
                          backend_case_name);
 
 struct Work {
@@ -223,8 +223,8 @@ TEST_P(EveryRoute, reconciles_the_counters_of_both_ends) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Routes, EveryRoute,
-                         ::testing::Values(Route::kInProcess, Route::kLocal, Route::kZmqIpc,
-                                           Route::kZmqTcp),
+                         ::testing::Values(Route::kInProcess, Route::kRing, Route::kSocketIpc,
+                                           Route::kSocketTcp),
                          [](const auto& route) {
                            return std::string(testing_rigs::route_name(route.param));
                          });

@@ -5,7 +5,9 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
+#include "proto/message.h"
 #include "runtime/cpu/cpu_model.h"
 #include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/remote_backend.h"
@@ -15,18 +17,18 @@
 
 namespace airlock::testing_rigs {
 
-enum class Route { kInProcess, kLocal, kZmqIpc, kZmqTcp };
+enum class Route { kInProcess, kRing, kSocketIpc, kSocketTcp };
 
 inline const char* route_name(Route route) {
   switch (route) {
     case Route::kInProcess:
       return "in_process";
-    case Route::kLocal:
-      return "local";
-    case Route::kZmqIpc:
-      return "zmq_ipc";
-    case Route::kZmqTcp:
-      return "zmq_tcp";
+    case Route::kRing:
+      return "ring";
+    case Route::kSocketIpc:
+      return "socket_ipc";
+    case Route::kSocketTcp:
+      return "socket_tcp";
   }
   return "";
 }
@@ -34,19 +36,18 @@ inline const char* route_name(Route route) {
 /// Both ends of a channel; `watch` ends their waits.
 inline Rig make_rig(Route route, const PeerWatch& watch) {
   if (route == Route::kInProcess) return make_in_process_rig();
-  SocketPair sockets(route == Route::kZmqTcp ? Transport::kTcp : Transport::kIpc);
-  if (route == Route::kLocal) {
-    RingPair rings;
-    auto server =
-        make_local_end(rings.reply, rings.request, std::move(sockets.server), kToken, &watch);
-    auto runner = make_local_end(rings.request, rings.reply, std::move(sockets.runner), "", &watch);
-    return {std::move(sockets.context), std::move(server), std::move(runner)};
-  }
-  auto server =
-      ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.server), kToken, &watch});
-  auto runner =
-      ZmqChannel::create({kEpoch, kGeometry.slot_bytes, std::move(sockets.runner), "", &watch});
-  return {std::move(sockets.context), std::move(server), std::move(runner)};
+  if (route == Route::kRing) return make_ring_rig(&watch);
+  return make_socket_rig(route == Route::kSocketTcp ? Transport::kTcp : Transport::kIpc, &watch);
+}
+
+/// Accepts any request or reply whose header can be read, and what its tensors are to it.
+inline Result<std::vector<std::size_t>> sizes_of_request(std::span<const std::byte> header) {
+  ASSIGN_OR_RETURN(const RequestHeader request, decode_request(header));
+  return sizes_of(request.spec.inputs);
+}
+inline Result<std::vector<std::size_t>> sizes_of_reply(std::span<const std::byte> header) {
+  ASSIGN_OR_RETURN(const ResponseHeader response, decode_response(header));
+  return sizes_of(response.results);
 }
 
 inline std::shared_ptr<CpuModel> make_cpu_model(const ModelSource& model, DType dtype) {

@@ -27,7 +27,6 @@ using testing_rigs::Route;
 using testing_rigs::serve_context;
 using testing_rigs::soon;
 using testing_rigs::StagedCompute;
-using Sizes = std::vector<std::size_t>;
 
 /// A server over a StagedCompute in a thread, and its client's bare channel.
 class Overlap {
@@ -61,8 +60,7 @@ class Overlap {
 
   /// A product whose result is `value` over and over, unless `spec` is something else.
   void send(std::uint64_t id, int value, const OpSpec& spec) {
-    Sizes sizes;
-    for (const TensorDesc& desc : spec.inputs) sizes.push_back(desc.bytes());
+    const std::vector<std::size_t> sizes = sizes_of(spec.inputs);
     auto message = rig_.runner->prepare(sizes, soon());
     ASSERT_TRUE(message.ok()) << message.status().to_string();
     for (std::size_t i = 0; i < sizes.size(); ++i)
@@ -71,7 +69,7 @@ class Overlap {
   }
   void send(std::uint64_t id, int value) { send(id, value, product()); }
   ResponseHeader reply(std::optional<int> value = {}) {
-    auto message = rig_.runner->receive([](auto, auto) { return Status(); }, soon());
+    auto message = rig_.runner->receive(testing_rigs::sizes_of_reply, soon());
     EXPECT_TRUE(message.ok()) << message.status().to_string();
     if (!message.ok()) return {};
     ResponseHeader header = decode_response((*message)->header()).value();
@@ -333,6 +331,22 @@ TEST_F(ServeOverlap, counts_the_time_of_each_op_and_its_parts_on_the_device) {
   EXPECT_EQ(sum.times.device, (DeviceTimes{101, 302, 102}));
 }
 
+TEST_F(ServeOverlap, a_reply_without_memory_is_an_error_of_its_op_alone) {
+  overlap_.channel().refuse_prepare(2, {StatusCode::kResourceExhausted, "no memory for a tensor"});
+  overlap_.start();
+  overlap_.send(11, 1);
+  ASSERT_TRUE(events_.wait_for("op 1 begun"));
+  overlap_.send(12, 2);  // while the first is under way: no slot that comes free would help it
+  overlap_.compute().finish(1);
+  EXPECT_EQ(overlap_.reply(1).request_id, 11U);
+  const ResponseHeader failed = overlap_.reply();
+  EXPECT_EQ(failed.request_id, 12U);
+  EXPECT_EQ(failed.code, StatusCode::kResourceExhausted);
+  overlap_.send(13, 3);
+  overlap_.compute().finish(2);
+  EXPECT_EQ(overlap_.reply(3).request_id, 13U);
+}
+
 /// Room for two messages each way.
 class ServeNarrow : public ServeOverlap {
  protected:
@@ -371,7 +385,7 @@ TEST_F(ServeNarrow, gives_up_on_a_client_that_sends_and_takes_nothing) {
 
 TEST(ServeOverlapRing, a_slot_of_the_request_is_free_when_its_reply_is_there_and_not_before) {
   PeerLife life;
-  Overlap overlap(make_rig(Route::kLocal, life), life);
+  Overlap overlap(make_rig(Route::kRing, life), life);
   overlap.start();
   overlap.send(11, 1);
   ASSERT_TRUE(overlap.events().wait_for("op 1 begun"));
@@ -421,8 +435,8 @@ TEST_P(ServeOverlapRoutes, a_client_reads_of_a_failed_device_though_the_server_i
 }
 
 INSTANTIATE_TEST_SUITE_P(AllRoutes, ServeOverlapRoutes,
-                         ::testing::Values(Route::kInProcess, Route::kLocal, Route::kZmqIpc,
-                                           Route::kZmqTcp),
+                         ::testing::Values(Route::kInProcess, Route::kRing, Route::kSocketIpc,
+                                           Route::kSocketTcp),
                          [](const auto& route) { return testing_rigs::route_name(route.param); });
 
 }  // namespace

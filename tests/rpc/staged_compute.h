@@ -146,8 +146,12 @@ class LoggedChannel : public Channel {
   LoggedChannel(std::unique_ptr<Channel> inner, Events& events)
       : inner_(std::move(inner)), events_(events) {}
 
+  /// Loan `number`, from 1, is not given. Before the first.
+  void refuse_prepare(int number, Status status) { refusals_[number] = std::move(status); }
+
   Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes,
                                            Deadline deadline) override {
+    if (refusals_.contains(++prepared_)) return refusals_[prepared_];
     auto message = inner_->prepare(tensor_bytes, deadline);
     if (!message.ok()) {
       events_.add("no room");
@@ -183,6 +187,7 @@ class LoggedChannel : public Channel {
     ~Loan() override {
       if (!sent) events_.add("loan " + std::to_string(number_) + " gone");
     }
+    const MessagePlan& plan() const override { return inner->plan(); }
     std::span<std::byte> tensor(std::size_t index) override { return inner->tensor(index); }
 
     const std::unique_ptr<Message> inner;
@@ -197,8 +202,8 @@ class LoggedChannel : public Channel {
     Lease(std::unique_ptr<ReceivedMessage> message, int number, Events& events)
         : inner_(std::move(message)), number_(number), events_(events) {}
     ~Lease() override { events_.add("lease " + std::to_string(number_) + " gone"); }
+    const MessagePlan& plan() const override { return inner_->plan(); }
     std::span<const std::byte> header() const override { return inner_->header(); }
-    std::size_t tensor_count() const override { return inner_->tensor_count(); }
     std::span<const std::byte> tensor(std::size_t index) const override {
       return inner_->tensor(index);
     }
@@ -211,6 +216,8 @@ class LoggedChannel : public Channel {
 
   const std::unique_ptr<Channel> inner_;
   Events& events_;
+  std::map<int, Status> refusals_;
+  int prepared_ = 0;
   int loans_ = 0;
   int requests_ = 0;
   int polls_ = 0;

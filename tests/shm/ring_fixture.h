@@ -71,16 +71,14 @@ inline Status send(RingProducer& producer, std::string_view header,
                    const std::vector<std::string>& payloads, Deadline deadline = soon()) {
   ASSIGN_OR_RETURN(const std::vector<std::uint32_t> slots,
                    producer.claim(payloads.size(), deadline, {}));
-  std::vector<std::size_t> sizes;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     std::memcpy(producer.payload(slots[i]).data(), payloads[i].data(), payloads[i].size());
-    sizes.push_back(payloads[i].size());
   }
-  return producer.commit(slots, text_bytes(header), sizes);
+  return producer.commit(slots, text_bytes(header));
 }
 
 inline void release_all(RingConsumer& consumer, const RingMessage& message) {
-  for (const auto& part : message.parts) consumer.release(part.slot);
+  for (const std::uint32_t slot : message.slots) consumer.release(slot);
 }
 
 /// Messages of random shape that both sides can make from the same seed.
@@ -103,11 +101,17 @@ class MessageMaker {
   RingGeometry geometry_;
 };
 
-inline bool equals(const RingMessage& message, const std::string& header,
-                   const std::vector<std::string>& payloads) {
-  if (to_text(message.header) != header || message.parts.size() != payloads.size()) return false;
+/// The first bytes of a slot's payload.
+inline std::string payload_text(const RingConsumer& consumer, std::uint32_t slot,
+                                std::size_t bytes) {
+  return to_text(consumer.payload(slot).first(bytes));
+}
+
+inline bool equals(const RingConsumer& consumer, const RingMessage& message,
+                   const std::string& header, const std::vector<std::string>& payloads) {
+  if (to_text(message.header) != header || message.slots.size() != payloads.size()) return false;
   for (std::size_t i = 0; i < payloads.size(); ++i) {
-    if (to_text(message.parts[i].payload) != payloads[i]) return false;
+    if (payload_text(consumer, message.slots[i], payloads[i].size()) != payloads[i]) return false;
   }
   return true;
 }

@@ -25,7 +25,7 @@ TEST(RingLayout, new_ring_is_a_golden_superblock_and_zeros) {
   ASSERT_EQ(ring.segment->bytes().size(), 4096u + 4096 + 8 * 4096 + 8 * 4096);
   EXPECT_EQ(hex(ring.segment->bytes().first(64)),
             "41524c4b52494e47"  // "ARLKRING"
-            "01000000"
+            "02000000"
             "08000000"  // layout version, slots
             "00100000"
             "00100000"          // payload and header bytes of a slot
@@ -48,13 +48,12 @@ TEST(RingLayout, second_part_of_a_message_has_golden_bytes) {
             "00000000"
             "01000000"
             "02000000"
-            "00000000"          // header bytes, part 1 of 2, reserved
-            "0500000000000000"  // payload bytes
-            "000000000000000000000000000000000000000000000000");
+            "00000000"  // header bytes, part 1 of 2, reserved
+            "0000000000000000000000000000000000000000000000000000000000000000");
   EXPECT_EQ(to_text(bytes.subspan(8192, 4)), "head");
   EXPECT_TRUE(all_zero(bytes.subspan(8196, 4092)));
   EXPECT_EQ(to_text(bytes.subspan(8192 + 8 * 4096 + 4096, 5)), "other");
-  EXPECT_EQ(hex(bytes.subspan(512, 4)), "01000000");  // one message was rung
+  EXPECT_EQ(hex(bytes.subspan(512, 4)), "01000000");  // one message woke
 }
 
 TEST(RingLayout, header_of_earlier_message_is_overwritten_to_a_multiple_of_64) {

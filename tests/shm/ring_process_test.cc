@@ -33,7 +33,7 @@ TEST(RingProcesses, exchange_random_messages_through_two_mappings) {
     for (int i = 0; i < kMessages; ++i) {
       const auto [header, payloads] = maker.next();
       const auto message = consumer->receive(soon(), {});
-      if (!message.ok() || !equals(*message, header, payloads)) return false;
+      if (!message.ok() || !equals(*consumer, *message, header, payloads)) return false;
       release_all(*consumer, *message);
     }
     return true;
@@ -56,7 +56,7 @@ TEST(RingProcesses, go_on_after_the_name_is_gone) {
             StatusCode::kUnavailable);
   auto consumer = RingConsumer::create(*other, ring.geometry, kTestEpoch).value();
   ASSERT_TRUE(send(*ring.producer, "still", {"here"}).ok());
-  EXPECT_TRUE(equals(consumer.receive(soon(), {}).value(), "still", {"here"}));
+  EXPECT_TRUE(equals(consumer, consumer.receive(soon(), {}).value(), "still", {"here"}));
 }
 
 /// Kills the child once the wait of this side looks around, and reports its death.
@@ -99,8 +99,8 @@ TEST(RingProcesses, message_published_before_a_kill_is_still_whole) {
   int state = 0;
   ASSERT_EQ(::waitpid(child, &state, 0), child);
   EXPECT_TRUE(WIFSIGNALED(state));
-  EXPECT_TRUE(
-      equals(ring.consumer->receive(Deadline::now(), {}).value(), "last", {"words", "of mine"}));
+  EXPECT_TRUE(equals(*ring.consumer, ring.consumer->receive(Deadline::now(), {}).value(), "last",
+                     {"words", "of mine"}));
 }
 
 }  // namespace

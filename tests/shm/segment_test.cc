@@ -123,14 +123,13 @@ TEST(SegmentGuard, truncated_ring_is_a_protocol_error_at_both_ends) {
   ASSERT_EQ(::ftruncate(peer.get(), 0), 0);
 
   EXPECT_FALSE(ring.segment->faulted());
-  EXPECT_EQ(held.parts[0].payload[0], std::byte{0});  // reads zeros, does not crash
+  EXPECT_EQ(ring.consumer->payload(held.slots[0])[0], std::byte{0});  // zeros, no crash
   EXPECT_TRUE(ring.segment->faulted());
   std::memset(ring.producer->payload(open_slots[0]).data(), 1, 4096);
-  const std::vector<std::size_t> sizes(2, 4096);
-  EXPECT_EQ(ring.producer->commit(open_slots, {}, sizes).code(), StatusCode::kProtocolError);
+  EXPECT_EQ(ring.producer->commit(open_slots, {}).code(), StatusCode::kProtocolError);
   EXPECT_EQ(ring.producer->claim(1, soon(), {}).status().code(), StatusCode::kProtocolError);
   EXPECT_EQ(ring.consumer->receive(soon(), {}).status().code(), StatusCode::kProtocolError);
-  ring.consumer->release(held.parts[0].slot);
+  ring.consumer->release(held.slots[0]);
 }
 
 TEST(SegmentGuard, first_write_after_truncation_is_a_protocol_error) {
@@ -138,9 +137,7 @@ TEST(SegmentGuard, first_write_after_truncation_is_a_protocol_error) {
   const auto slots = ring.producer->claim(1, soon(), {}).value();
   ASSERT_EQ(::truncate(path_of(ring.segment->name()).c_str(), 0), 0);
   std::memset(ring.producer->payload(slots[0]).data(), 1, 4096);
-  const std::vector<std::size_t> sizes(1, 4096);
-  EXPECT_EQ(ring.producer->commit(slots, text_bytes("h"), sizes).code(),
-            StatusCode::kProtocolError);
+  EXPECT_EQ(ring.producer->commit(slots, text_bytes("h")).code(), StatusCode::kProtocolError);
 }
 
 TEST(SegmentGuard, truncation_under_a_parked_consumer_is_a_protocol_error) {

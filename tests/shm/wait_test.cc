@@ -53,7 +53,7 @@ TEST(Waiter, what_is_ready_needs_no_deadline_and_no_check) {
   EXPECT_EQ(waiter.parks(), 0u);
 }
 
-TEST(Waiter, ring_wakes_a_parked_waiter) {
+TEST(Waiter, wakes_a_parked_waiter) {
   Words words;
   Waiter waiter;
   std::atomic<bool> published{false};
@@ -61,7 +61,7 @@ TEST(Waiter, ring_wakes_a_parked_waiter) {
   std::thread peer([&] {
     about_to_park.wait(false);
     published = true;
-    ring(words.doorbell());
+    wake_waiters(words.doorbell());
   });
   const Status status = waiter.wait(
       words.doorbell(), [&] { return published.load(); }, Deadline::after(std::chrono::seconds(60)),
@@ -74,12 +74,12 @@ TEST(Waiter, ring_wakes_a_parked_waiter) {
   peer.join();
 }
 
-TEST(Waiter, peer_that_rings_without_end_cannot_outlast_the_deadline) {
+TEST(Waiter, peer_that_wakes_without_end_cannot_outlast_the_deadline) {
   Words words;
   Waiter waiter;
   std::atomic<bool> stop{false};
   std::thread peer([&] {
-    while (!stop) ring(words.doorbell());
+    while (!stop) wake_waiters(words.doorbell());
   });
   EXPECT_EQ(waiter
                 .wait(words.doorbell(), [] { return false; },

@@ -71,9 +71,8 @@ class CountersFileTest : public ::testing::Test {
     EXPECT_THAT(status.message(), HasSubstr(word));
   }
   static void count_something(SessionBlock& block) {
-    constexpr std::array<Path, 2> kPaths = {Path::kRing, Path::kZmq};
     constexpr std::array<std::size_t, 2> kBytes = {10, 1000};
-    block.transport.book_sent(Path::kRing, kPaths, kBytes);
+    block.transport.book_sent(plan_message({true, 100, 8}, kBytes).value());
     block.transport[Path::kZmq].parks.fetch_add(5);
     block.ops[Op::kMatmul].calls.fetch_add(1);
     block.ops[Op::kMatmul].times.total_ns.fetch_add(99);

@@ -8,11 +8,12 @@
 namespace airlock {
 namespace {
 
+constexpr PathPolicy kRing{true, 100, 8};
+
 TEST(TransportStats, books_a_message_on_its_header_and_each_tensor_on_its_own_path) {
   TransportStats stats;
-  constexpr std::array<Path, 3> kTensorPaths = {Path::kRing, Path::kZmq, Path::kRing};
   constexpr std::array<std::size_t, 3> kTensorBytes = {10, 1000, 5};
-  stats.book_sent(Path::kRing, kTensorPaths, kTensorBytes);
+  stats.book_sent(plan_message(kRing, kTensorBytes).value());
   const TransportSnapshot snapshot = snapshot_of(stats);
   EXPECT_EQ(snapshot[Path::kRing].sent, (DirectionSnapshot{1, 2, 15}));
   EXPECT_EQ(snapshot[Path::kZmq].sent, (DirectionSnapshot{0, 1, 1000}));
@@ -21,7 +22,7 @@ TEST(TransportStats, books_a_message_on_its_header_and_each_tensor_on_its_own_pa
 
 TEST(TransportStats, books_what_was_received_apart_from_what_was_sent) {
   TransportStats stats;
-  stats.book_received(Path::kZmq, {}, {});
+  stats.book_received(plan_message({}, {}).value());
   const TransportSnapshot snapshot = snapshot_of(stats);
   EXPECT_EQ(snapshot[Path::kZmq].received, (DirectionSnapshot{1, 0, 0}));
   EXPECT_EQ(snapshot[Path::kZmq].sent, DirectionSnapshot{});
@@ -46,10 +47,10 @@ TEST(TransportStats, snapshot_copies_every_counter) {
 
 TEST(TransportStats, merged_snapshots_add_every_counter) {
   TransportStats stats;
-  constexpr std::array<Path, 1> kTensorPaths = {Path::kZmq};
   constexpr std::array<std::size_t, 1> kTensorBytes = {7};
-  stats.book_sent(Path::kZmq, kTensorPaths, kTensorBytes);
-  stats.book_received(Path::kZmq, kTensorPaths, kTensorBytes);
+  const MessagePlan plan = plan_message({}, kTensorBytes).value();
+  stats.book_sent(plan);
+  stats.book_received(plan);
   PathStats& zmq = stats[Path::kZmq];
   zmq.errors = 1;
   zmq.slot_waits = 2;

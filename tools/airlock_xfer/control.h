@@ -12,8 +12,8 @@
 
 namespace airlock::xfer {
 
-/// Which of the two channels of a pair.
-enum class ChannelKind : std::uint32_t { kLocal = 0, kZmq = 1 };
+/// Which of the two channels of a pair: with rings and a socket, or with a socket alone.
+enum class ChannelKind : std::uint32_t { kRingAndSocket = 0, kSocket = 1 };
 inline constexpr std::size_t kChannelKinds = 2;
 
 enum class ControlKind : std::uint32_t {
@@ -27,7 +27,7 @@ enum class ControlKind : std::uint32_t {
 /// One packet between the two processes, which are the same program: no byte order, no versions.
 struct ControlPacket {
   ControlKind kind = ControlKind::kBye;
-  ChannelKind channel = ChannelKind::kLocal;
+  ChannelKind channel = ChannelKind::kRingAndSocket;
   std::uint64_t bytes = 0;
   std::uint64_t row = 0;         // seeds the pattern
   std::uint32_t is_echo = 0;     // else a small reply acknowledges each message

@@ -48,8 +48,8 @@ Measured summarize(std::vector<double> times, double one_way_ns) {
 }
 
 /// No room by the deadline means that the peer took nothing for so long.
-Status as_stall(const Status& status, const Deadline& deadline) {
-  if (status.code() != StatusCode::kResourceExhausted || !deadline.expired()) return status;
+Status as_stall(const Status& status) {
+  if (status.code() != StatusCode::kBusy) return status;
   return {StatusCode::kDeadlineExceeded, status.message()};
 }
 
@@ -91,7 +91,7 @@ Result<Row> Meter::measure(PathAsked path, std::size_t bytes) {
   if (path == PathAsked::kRing && bytes >= options_.geometry.slot_bytes) return row;
   ++row_;
   RETURN_IF_ERROR(start_size(bytes));
-  const auto kind = path == PathAsked::kZmq ? ChannelKind::kZmq : ChannelKind::kLocal;
+  const ChannelKind kind = channel_of(path);
   const TensorCounts before = tensors_sent(pair_.channel(kind));
   ASSIGN_OR_RETURN(row.measured,
                    options_.mode == Mode::kEcho ? measure_echo(kind) : measure_stream(kind));
@@ -120,10 +120,10 @@ Result<Meter::Pass> Meter::begin_pass(ChannelKind kind, bool peer_check) {
 Result<std::uint64_t> Meter::end_pass(Pass& pass) {
   const Deadline deadline = Deadline::after(options_.timeout);
   auto last = pass.channel.prepare({}, deadline);
-  if (!last.ok()) return as_stall(last.status(), deadline);
+  if (!last.ok()) return as_stall(last.status());
   const auto head = encode_head({kLastMessage, current_cpu(), 0});
   if (const Status sent = pass.channel.send(**last, head, deadline); !sent.ok()) {
-    return as_stall(sent, deadline);
+    return as_stall(sent);
   }
   ASSIGN_OR_RETURN(const ControlPacket done,
                    pair_.control().receive(ControlKind::kPassDone, deadline, pair_.life()));
@@ -142,10 +142,10 @@ Result<std::uint64_t> Meter::echo_once(Pass& pass, std::uint64_t& wrong_bytes) {
 
   const std::uint64_t start = now_ns();
   auto message = pass.channel.prepare(sizes, deadline);
-  if (!message.ok()) return as_stall(message.status(), deadline);
+  if (!message.ok()) return as_stall(message.status());
   std::memcpy((*message)->tensor(0).data(), source_.bytes().data(), pass.bytes);
   if (const Status sent = pass.channel.send(**message, head, deadline); !sent.ok()) {
-    return as_stall(sent, deadline);
+    return as_stall(sent);
   }
   ASSIGN_OR_RETURN(const auto reply, pass.channel.receive(accept, deadline));
   const std::uint64_t round_trip_ns = now_ns() - start;
@@ -205,9 +205,7 @@ Status Meter::post(Pass& pass, Message& message, std::deque<std::uint64_t>& star
   const Deadline deadline = message_deadline(options_.timeout, pass.bytes);
   for (;;) {
     const Status sent = pass.channel.send(message, head, deadline.slice(kRetry));
-    if (sent.code() != StatusCode::kResourceExhausted || deadline.expired()) {
-      return as_stall(sent, deadline);
-    }
+    if (sent.code() != StatusCode::kBusy || deadline.expired()) return as_stall(sent);
     if (started_ns.empty()) continue;
     const Status taken = take_reply(pass, started_ns, times, Deadline::now());
     if (!taken.ok() && taken.code() != StatusCode::kDeadlineExceeded) return taken;
@@ -232,11 +230,11 @@ Result<Meter::Times> Meter::stream(Pass& pass, std::uint64_t count, double max_s
     }
     const std::uint64_t start = now_ns();
     auto message = pass.channel.prepare(sizes, started_ns.empty() ? deadline : Deadline::now());
-    if (message.status().code() == StatusCode::kResourceExhausted && !started_ns.empty()) {
+    if (message.status().code() == StatusCode::kBusy && !started_ns.empty()) {
       RETURN_IF_ERROR(take_reply(pass, started_ns, times, deadline));
       continue;
     }
-    if (!message.ok()) return as_stall(message.status(), deadline);
+    if (!message.ok()) return as_stall(message.status());
     const std::span<std::byte> place = (*message)->tensor(0);
     if (pass.order.peer_check != 0) {
       fill_pattern(place, pattern_seed(row_, pass.next_message));

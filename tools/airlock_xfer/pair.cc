@@ -23,7 +23,7 @@ namespace {
 
 constexpr std::chrono::seconds kEndPatience{2};     // for a peer that was told to end
 constexpr std::chrono::milliseconds kReapSlice{1};  // between two looks at waitpid
-constexpr std::size_t kMaxDirectoryBytes = limits::kMaxEndpointPathBytes - 8;  // leaves "/local"
+constexpr std::size_t kMaxDirectoryBytes = limits::kMaxEndpointPathBytes - 8;  // leaves "/socket"
 
 Status system_error(std::string_view doing) {
   return {StatusCode::kInternal, fmt::format("{}: {}", doing, std::strerror(errno))};
@@ -57,7 +57,7 @@ Result<Welcome> make_welcome(ChannelKind kind, const RingGeometry& geometry) {
   ASSIGN_OR_RETURN(const std::uint64_t high, random_number());
   ASSIGN_OR_RETURN(const std::uint64_t low, random_number());
   welcome.token = fmt::format("{:016x}{:016x}", high, low);
-  welcome.has_ring = kind == ChannelKind::kLocal;
+  welcome.has_ring = kind == ChannelKind::kRingAndSocket;
   welcome.geometry = geometry;
   return welcome;
 }
@@ -95,12 +95,12 @@ Result<std::unique_ptr<Pair>> Pair::start(const Options& options, Hooks hooks, i
   setup.cpus = options.cpus;
   setup.hooks = std::move(hooks);
   for (const PathAsked path : options.paths) {
-    const auto kind = path == PathAsked::kZmq ? ChannelKind::kZmq : ChannelKind::kLocal;
+    const ChannelKind kind = channel_of(path);
     const auto index = static_cast<std::size_t>(kind);
     if (std::exchange(setup.wanted[index], true)) continue;
     ASSIGN_OR_RETURN(setup.welcome[index], make_welcome(kind, options.geometry));
   }
-  if (setup.wanted[static_cast<std::size_t>(ChannelKind::kLocal)]) {
+  if (setup.wanted[static_cast<std::size_t>(ChannelKind::kRingAndSocket)]) {
     (void)sweep_stale_segments();
     RETURN_IF_ERROR(check_shm_room(options.geometry));
   }
@@ -108,7 +108,7 @@ Result<std::unique_ptr<Pair>> Pair::start(const Options& options, Hooks hooks, i
   RETURN_IF_ERROR(pair->fork_peer());
   pair->watch_ = std::make_unique<LifeWatch>(pair->control_.fd(), signal_fd);
   ASSIGN_OR_RETURN(pair->context_, ZmqContext::create());
-  for (const auto kind : {ChannelKind::kLocal, ChannelKind::kZmq}) {
+  for (const auto kind : {ChannelKind::kRingAndSocket, ChannelKind::kSocket}) {
     if (!setup.wanted[static_cast<std::size_t>(kind)]) continue;
     if (const Status offered = pair->offer(kind, options); !offered.ok()) {
       return pair->explain(offered);
@@ -138,12 +138,12 @@ Status Pair::fork_peer() {
 
 Status Pair::offer(ChannelKind kind, const Options& options) {
   const auto index = static_cast<std::size_t>(kind);
-  const std::string wanted = options.zmq == ZmqTransport::kTcp
-                                 ? "tcp://127.0.0.1:*"
-                                 : fmt::format("ipc://{}/{}", setup_.directory,
-                                               kind == ChannelKind::kLocal ? "local" : "zmq");
-  const Deadline deadline = Deadline::after(options.timeout);
   Welcome welcome = setup_.welcome[index];
+  const std::string wanted =
+      options.zmq == ZmqTransport::kTcp
+          ? "tcp://127.0.0.1:*"
+          : fmt::format("ipc://{}/{}", setup_.directory, welcome.has_ring ? "ring" : "socket");
+  const Deadline deadline = Deadline::after(options.timeout);
   ASSIGN_OR_RETURN(sessions_[index], SessionChannel::offer(*context_, welcome, wanted, life()));
   ControlPacket where;
   where.kind = ControlKind::kAttach;

@@ -15,9 +15,14 @@
 
 namespace airlock::xfer {
 
-/// This process's end of a forked peer and of the channels to it: a LocalChannel on rings (for ring
-/// and auto) and a ZmqChannel, each only where a path needs it. The fork comes before any thread,
-/// ZeroMQ context or segment of this process; when start() returns, no file is left. One thread.
+/// The channel that measures a path.
+constexpr ChannelKind channel_of(PathAsked path) {
+  return path == PathAsked::kZmq ? ChannelKind::kSocket : ChannelKind::kRingAndSocket;
+}
+
+/// This process's end of a forked peer and of the channels to it: one with rings (for ring and
+/// auto) and one without, each only where a path needs it. The fork comes before any thread, ZeroMQ
+/// context or segment of this process; when start() returns, no file is left. One thread.
 class Pair {
  public:
   /// kResourceExhausted where /dev/shm lacks room; kInvalidInput where no directory can be made for

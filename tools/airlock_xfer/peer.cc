@@ -103,7 +103,7 @@ class Peer {
     for (;;) {
       ASSIGN_OR_RETURN(auto received, channel.receive(accept, patience()));
       ASSIGN_OR_RETURN(const MessageHead head, decode_head(received->header()));
-      if (head.kind == kLastMessage || received->tensor_count() == 0) return wrong_bytes;
+      if (head.kind == kLastMessage) return wrong_bytes;
       if (order.is_echo != 0) {
         RETURN_IF_ERROR(reply(channel, received->tensor(0), head));
         continue;
@@ -161,16 +161,17 @@ Result<MessageHead> decode_head(std::span<const std::byte> header) {
                   fmt::format("a header of {} bytes, expected {}", header.size(), sizeof(head)));
   }
   std::memcpy(&head, header.data(), sizeof(head));
+  if (head.kind != kDataMessage && head.kind != kLastMessage) {
+    return Status(StatusCode::kProtocolError, fmt::format("a message of kind {}", head.kind));
+  }
   return head;
 }
 
 Accept accept_exactly(std::size_t tensor_bytes) {
-  return [tensor_bytes](std::span<const std::byte> header, std::span<const std::size_t> sizes) {
-    if (const auto head = decode_head(header); !head.ok()) return head.status();
-    if (sizes.empty() || (sizes.size() == 1 && sizes[0] == tensor_bytes)) return Status();
-    return Status(StatusCode::kProtocolError,
-                  fmt::format("{} tensors, the first of {} bytes; expected one of {}", sizes.size(),
-                              sizes[0], tensor_bytes));
+  return [tensor_bytes](std::span<const std::byte> header) -> Result<std::vector<std::size_t>> {
+    ASSIGN_OR_RETURN(const MessageHead head, decode_head(header));
+    if (head.kind == kLastMessage || tensor_bytes == 0) return std::vector<std::size_t>();
+    return std::vector<std::size_t>{tensor_bytes};
   };
 }
 

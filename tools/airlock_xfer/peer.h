@@ -43,9 +43,10 @@ inline constexpr std::uint32_t kDataMessage = 1;
 inline constexpr std::uint32_t kLastMessage = 2;  // without a tensor: the pass is over
 
 std::array<std::byte, sizeof(MessageHead)> encode_head(const MessageHead& head);
-/// The Accept of either side: a MessageHead, and one tensor of `tensor_bytes` or none.
+/// The Accept of either side: a data message has one tensor of `tensor_bytes`, or none where that
+/// is 0; the last message has none.
 Accept accept_exactly(std::size_t tensor_bytes);
-/// kProtocolError for a header of another size.
+/// kProtocolError for a header of another size or kind.
 Result<MessageHead> decode_head(std::span<const std::byte> header);
 
 /// The CPU that the calling thread runs on now.

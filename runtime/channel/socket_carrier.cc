@@ -1,0 +1,219 @@
+#include "runtime/channel/socket_carrier.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <utility>
+
+#include "runtime/channel/buffer_pool.h"
+#include "runtime/channel/frame.h"
+
+namespace airlock {
+namespace {
+
+constexpr std::chrono::milliseconds kSlice{50};
+/// A ROUTER cannot be asked whether there is room for one peer: it looks again after this.
+constexpr std::chrono::milliseconds kRouterRetry{1};
+/// Below this a frame is copied into libzmq: cheaper than lending it.
+constexpr std::size_t kLendBytes = 16384;
+/// What is kept at most of buffers that nobody uses.
+constexpr std::size_t kCacheBytes = std::size_t{512} << 20;
+
+/// Calls `use` with each frame's part of a tensor's bytes.
+template <typename Byte, typename Use>
+void for_frames(std::span<Byte> bytes, const Use& use) {
+  for (std::size_t at = 0; at < bytes.size(); at += limits::kFrameBytes) {
+    use(bytes.subspan(at, std::min(limits::kFrameBytes, bytes.size() - at)));
+  }
+}
+
+template <typename Byte>
+struct Buffers final : Places<Byte> {
+  std::array<PooledBuffer, limits::kMaxTensorsPerMessage> buffers;
+};
+
+class SocketCarrier final : public Carrier {
+ public:
+  explicit SocketCarrier(SocketCarrierOptions options)
+      : options_(std::move(options)), pool_(kCacheBytes), heard_(options_.attached) {}
+
+  Result<std::unique_ptr<Loan>> claim(const MessagePlan& plan, Deadline) override {
+    ASSIGN_OR_RETURN(auto buffers, take_buffers<std::byte>(plan));
+    return std::unique_ptr<Loan>(std::move(buffers));
+  }
+
+  Status publish(Loan& loan, std::uint64_t sequence, std::span<const std::byte> header) override {
+    CHECK(!sending());
+    auto opening = std::make_shared<const std::vector<std::byte>>(
+        encode_opening({options_.epoch, sequence}, header));
+    outgoing_.push_back({opening, *opening});
+    for (const PooledBuffer& buffer : static_cast<Buffers<std::byte>&>(loan).buffers) {
+      for_frames(buffer.bytes(), [&](std::span<const std::byte> bytes) {
+        outgoing_.push_back({buffer.owner(), bytes});
+      });
+    }
+    return {};
+  }
+
+  Status finish_send(Deadline deadline) override {
+    for (;;) {
+      const Status sent = send_what_fits();
+      if (sent.code() != StatusCode::kBusy) return sent;
+      const Status waited = wait(For::kSend, deadline);
+      if (waited.code() == StatusCode::kDeadlineExceeded) return sent;
+      RETURN_IF_ERROR(waited);
+    }
+  }
+  bool sending() const override { return !outgoing_.empty(); }
+
+  Result<std::vector<std::byte>> receive_header(std::uint64_t sequence,
+                                                Deadline deadline) override {
+    std::array<std::byte, limits::kHeaderBytes> frame;
+    ASSIGN_OR_RETURN(const std::size_t size, receive_frame(frame, deadline));
+    ASSIGN_OR_RETURN(const auto header,
+                     decode_opening({frame.data(), size}, {options_.epoch, sequence}));
+    return std::vector<std::byte>(header.begin(), header.end());
+  }
+
+  Result<std::unique_ptr<Lease>> receive_tensors(const MessagePlan& plan, std::uint64_t sequence,
+                                                 Deadline deadline) override {
+    if (incoming_ == nullptr) {
+      ASSIGN_OR_RETURN(incoming_, take_buffers<const std::byte>(plan));
+      opening_due_ = plan.header_path != Path::kZmq;
+      for (const PooledBuffer& buffer : incoming_->buffers) {
+        for_frames(buffer.bytes(), [this](auto bytes) { expected_.push_back(bytes); });
+      }
+    }
+    if (opening_due_) {
+      ASSIGN_OR_RETURN(const auto header, receive_header(sequence, deadline));
+      if (!header.empty()) {
+        return Status(StatusCode::kProtocolError, "a message has a second header, on the socket");
+      }
+      opening_due_ = false;
+    }
+    for (; !expected_.empty(); expected_.pop_front()) {
+      const std::span<std::byte> into = expected_.front();
+      ASSIGN_OR_RETURN(const std::size_t size, receive_frame(into, deadline));
+      if (size != into.size()) {
+        return Status(StatusCode::kProtocolError,
+                      fmt::format("a tensor's frame has {} bytes, expected {}", size, into.size()));
+      }
+    }
+    return std::unique_ptr<Lease>(std::move(incoming_));
+  }
+
+  std::size_t slots_in_use() const override { return 0; }
+  WaitCounters counters() const override { return {0, parks_, 0}; }
+
+  Status check_peer() {
+    if (!gone_.ok()) return gone_;
+    if (options_.watch != nullptr) gone_ = options_.watch->check();
+    // A stranger's connection to a ROUTER says nothing about the peer, hence heard_.
+    if (gone_.ok() && (heard_ || !is_router()) && options_.socket.disconnected()) {
+      gone_ = Status(StatusCode::kUnavailable, "the peer closed the session's data connection");
+    }
+    return {};
+  }
+
+ private:
+  struct OutgoingFrame {
+    std::shared_ptr<const void> owner;
+    std::span<const std::byte> bytes;
+  };
+  enum class For { kSend, kReceive };
+
+  /// The server's end; the runner's is a DEALER.
+  bool is_router() const { return !options_.peer_route.empty(); }
+
+  template <typename Byte>
+  Result<std::unique_ptr<Buffers<Byte>>> take_buffers(const MessagePlan& plan) {
+    auto taken = std::make_unique<Buffers<Byte>>();
+    for (std::size_t i = 0; i < plan.tensor_count; ++i) {
+      if (plan.planned[i].path != Path::kZmq) continue;
+      ASSIGN_OR_RETURN(taken->buffers[i], pool_.take(plan.planned[i].bytes));
+      taken->places[i] = taken->buffers[i].bytes();
+    }
+    return taken;
+  }
+
+  Status send_frame(const OutgoingFrame& frame) {
+    const std::string& route = options_.peer_route;
+    if (frame.bytes.size() >= kLendBytes) {
+      return options_.socket.send_shared(route, frame.bytes, frame.owner, Deadline::now());
+    }
+    const std::array<std::span<const std::byte>, 2> parts = {
+        std::as_bytes(std::span<const char>(route)), frame.bytes};
+    return options_.socket.send(std::span(parts).subspan(is_router() ? 0 : 1), Deadline::now());
+  }
+
+  /// ok: all of it. kBusy: more to go.
+  Status send_what_fits() {
+    for (; !outgoing_.empty(); outgoing_.pop_front()) {
+      const Status sent = send_frame(outgoing_.front());
+      // The runner may not have connected yet; whether it ever will is the watch's to say.
+      if (sent.code() == StatusCode::kUnavailable && !heard_) {
+        return Status(StatusCode::kBusy, "the peer has not connected yet");
+      }
+      RETURN_IF_ERROR(sent);
+      heard_ = true;
+    }
+    return {};
+  }
+
+  /// The next frame's size. kDeadlineExceeded: none came. What is half sent goes on leaving.
+  Result<std::size_t> receive_frame(std::span<std::byte> into, Deadline deadline) {
+    for (;;) {
+      auto received = options_.socket.receive_into(options_.peer_route, into, Deadline::now());
+      heard_ = heard_ || received.ok();
+      if (received.status().code() != StatusCode::kDeadlineExceeded) return received;
+      const Status sent = send_what_fits();
+      if (!sent.ok() && sent.code() != StatusCode::kBusy) return sent;
+      RETURN_IF_ERROR(wait(For::kReceive, deadline));
+    }
+  }
+
+  /// One slice (at most 50 ms) of a wait for room or for frames; a wait to receive also ends when
+  /// there is room for what is half sent. ok: try again. kDeadlineExceeded: the deadline. Else: the
+  /// peer is gone.
+  Status wait(For purpose, Deadline deadline) {
+    if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "the deadline passed");
+    using Wake = ZmqSocket::Wake;
+    Wake wake = Wake::kReadable;
+    auto slice = kSlice;
+    if (is_router() && sending()) {
+      slice = kRouterRetry;
+    } else if (sending()) {
+      wake = purpose == For::kSend ? Wake::kWritable : Wake::kReadableOrWritable;
+    }
+    ++parks_;
+    const Status woken = is_router() && purpose == For::kSend
+                             ? options_.socket.pause(slice)
+                             : options_.socket.poll(wake, deadline.slice(slice));
+    if (woken.code() != StatusCode::kDeadlineExceeded) return woken;
+    return check_peer();
+  }
+
+  SocketCarrierOptions options_;
+  BufferPool pool_;
+  bool heard_;  // a frame went to or came from the right peer
+  Status gone_;
+  std::uint64_t parks_ = 0;
+
+  std::deque<OutgoingFrame> outgoing_;
+  /// Of the message that comes: its buffers, and what of them is still to be filled.
+  std::unique_ptr<Buffers<const std::byte>> incoming_;
+  bool opening_due_ = false;
+  std::deque<std::span<std::byte>> expected_;
+};
+
+}  // namespace
+
+WatchedCarrier make_socket_carrier(SocketCarrierOptions options) {
+  auto carrier = std::make_unique<SocketCarrier>(std::move(options));
+  WaitCheck check_peer = [peer = carrier.get()] { return peer->check_peer(); };
+  return {std::move(carrier), std::move(check_peer)};
+}
+
+}  // namespace airlock

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "runtime/channel/carrier.h"
+#include "runtime/channel/channel.h"
+#include "runtime/channel/zmq_socket.h"
+
+namespace airlock {
+
+struct SocketCarrierOptions {
+  std::uint64_t epoch = 0;
+  /// The session's data socket, bound (a ROUTER) or connected (a DEALER).
+  ZmqSocket socket;
+  /// Server: the token, the runner's ZMQ_ROUTING_ID. Runner: empty.
+  std::string peer_route;
+  /// May be null; outlives the carrier.
+  const PeerWatch* watch = nullptr;
+  /// A frame of the peer's came already: its connection's end is the session's.
+  bool attached = false;
+};
+
+/// A carrier, and what it knows of its peer.
+struct WatchedCarrier {
+  std::unique_ptr<Carrier> carrier;
+  /// Whether the peer is gone, by its watch or its connection. Says so only at the second call, so
+  /// that the caller tries once more for what the peer sent last. Must not outlive the carrier.
+  WaitCheck check_peer;
+};
+
+/// Carries tensors, and headers where there is no ring, on a session's data socket. Each message
+/// that takes it is an opening frame (frame.h), then each of its tensors in frames of
+/// limits::kFrameBytes, the last one shorter; received into place.
+WatchedCarrier make_socket_carrier(SocketCarrierOptions options);
+
+}  // namespace airlock
