@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <deque>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
 #include "gpu_server/cuda/op.h"
@@ -44,11 +45,8 @@ class CudaCompute : public Compute {
 
 class CudaOp : public Computation {
  public:
-  CudaOp(CudaCompute& compute, const OpSpec& spec, const OpMemory& memory, Deadline deadline)
-      : compute_(compute),
-        spec_(spec),
-        deadline_(deadline),
-        work_(compute.session(), spec_, memory) {}
+  CudaOp(CudaCompute& compute, const OpSpec& spec, OpMemory memory, Deadline deadline)
+      : compute_(compute), deadline_(deadline), work_(compute.session(), spec, std::move(memory)) {}
   CudaOp(const CudaOp&) = delete;
   CudaOp& operator=(const CudaOp&) = delete;
   ~CudaOp() override;
@@ -73,7 +71,6 @@ class CudaOp : public Computation {
   void end();
 
   CudaCompute& compute_;
-  const OpSpec spec_;
   const Deadline deadline_;
   OpWork work_;
   State state_ = State::kPrepared;
@@ -111,7 +108,8 @@ Result<std::unique_ptr<Computation>> CudaCompute::prepare(const OpSpec& spec, Op
                                                           Deadline deadline) {
   RETURN_IF_ERROR(session_.device.health());
   check_memory(spec, memory);
-  return std::unique_ptr<Computation>(std::make_unique<CudaOp>(*this, spec, memory, deadline));
+  return std::unique_ptr<Computation>(
+      std::make_unique<CudaOp>(*this, spec, std::move(memory), deadline));
 }
 
 Status CudaOp::submit() {
@@ -133,7 +131,7 @@ void CudaOp::start(Lane& lane) {
   lane_ = &lane;
   lane.taken = true;
   state_ = State::kRunning;
-  nvtxRangePushA(std::string(name_of(spec_.op)).c_str());
+  nvtxRangePushA(std::string(name_of(work_.op())).c_str());
   Status status = work_.start(lane);
   nvtxRangePop();
   if (!status.ok()) fail(std::move(status));
@@ -191,7 +189,7 @@ Status CudaOp::wait() {
     if (done()) return status_;
     if (deadline_.expired()) {
       return {StatusCode::kDeadlineExceeded,
-              fmt::format("{} did not end within its time limit", name_of(spec_.op))};
+              fmt::format("{} did not end within its time limit", name_of(work_.op()))};
     }
   }
 }
@@ -206,7 +204,7 @@ CudaOp::~CudaOp() {
     if (!deadline.expired()) continue;
     (void)compute_.session().device.lose(fmt::format("{}: {} does not end: the device hangs",
                                                      compute_.session().device.label(),
-                                                     name_of(spec_.op)));
+                                                     name_of(work_.op())));
   }
 }
 

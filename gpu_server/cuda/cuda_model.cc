@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "gpu_server/cuda/cuda_compute.h"
 #include "runtime/local_backend.h"
+#include "runtime/model/forward_plan.h"
 
 namespace airlock::cuda {
 
@@ -43,30 +45,14 @@ Status run_once(Backend& backend, const OpSpec& spec) {
 // the first prompt. It also shows that the device computes at all.
 Status warm_up(Backend& backend) {
   const BackendInfo& info = backend.info();
-  using enum WeightKind;
-  for (const std::int64_t rows : {1, 128}) {
-    const auto run = [&](std::vector<WeightKind> kinds, std::int64_t columns) {
-      std::vector<WeightId> weights;
-      for (const WeightKind kind : kinds) weights.push_back({kind, 0});
-      return run_once(backend,
-                      linear_spec(std::move(weights), {info.stored_dtype, Shape{rows, columns}},
-                                  info.stored_dtype));
-    };
-    RETURN_IF_ERROR(run_once(backend, embedding_spec(rows, info.stored_dtype)));
-    RETURN_IF_ERROR(run({kQ, kK, kV}, info.dims.hidden));
-    RETURN_IF_ERROR(run({kO}, info.dims.heads * info.dims.head_dim));
-    RETURN_IF_ERROR(run({kGate, kUp}, info.dims.hidden));
-    RETURN_IF_ERROR(run({kDown}, info.dims.intermediate));
-    const auto heads = [&](std::int64_t count, std::int64_t columns) {
-      return TensorDesc{info.stored_dtype, Shape{count, rows, columns}};
-    };
-    const TensorDesc keys = heads(info.dims.kv_heads, info.dims.head_dim);
-    RETURN_IF_ERROR(run_once(backend, matmul_spec(heads(info.dims.heads, info.dims.head_dim), keys,
-                                                  Transpose::kB, info.stored_dtype)));
-    RETURN_IF_ERROR(run_once(backend, matmul_spec(heads(info.dims.heads, rows), keys,
-                                                  Transpose::kNone, info.stored_dtype)));
+  ModelDims one_layer = info.dims;
+  one_layer.layers = 1;
+  for (const std::int64_t tokens : {1, 128}) {
+    ASSIGN_OR_RETURN(const std::vector<PlannedOp> ops,
+                     plan_forward(one_layer, {.tokens = tokens, .wire = info.stored_dtype}));
+    for (const PlannedOp& op : ops) RETURN_IF_ERROR(run_once(backend, op.spec));
   }
-  return run_once(backend, lm_head_spec({info.stored_dtype, Shape{1, info.dims.hidden}}));
+  return {};
 }
 
 }  // namespace

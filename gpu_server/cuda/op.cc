@@ -27,21 +27,9 @@ static_assert(static_cast<std::size_t>(limits::kMaxHeads * limits::kMaxHeadDim) 
 
 }  // namespace
 
-OpWork::OpWork(SessionDevice& session, const OpSpec& spec, const OpMemory& memory)
-    : session_(session), spec_(spec) {
-  const auto on_host = [&](std::byte* data, const TensorDesc& desc) {
-    return HostTensor{data, desc, session.is_pinned(data, desc.bytes())};
-  };
-  for (const TensorView& input : memory.inputs)
-    inputs_.push_back(on_host(const_cast<std::byte*>(input.data), input.desc));
-  for (const MutableTensorView& result : memory.results)
-    results_.push_back(on_host(result.data, result.desc));
-}
-
 Status OpWork::check() {
   if (spec_.op != Op::kEmbedding) return {};
-  ASSIGN_OR_RETURN(
-      ids_, read_token_ids({inputs_[0].data, inputs_[0].desc}, session_.shared->info.dims.vocab));
+  ASSIGN_OR_RETURN(ids_, read_token_ids(memory_.inputs[0], session_.shared->info.dims.vocab));
   return {};
 }
 
@@ -65,16 +53,16 @@ Status OpWork::record(const Event& event, const Stream& stream) {
 
 Status OpWork::copy_in() {
   std::size_t bytes = 0;
-  for (const HostTensor& input : inputs_) bytes += aligned(input.desc.bytes());
+  for (const TensorView& input : memory_.inputs) bytes += aligned(input.desc.bytes());
   RETURN_IF_ERROR(reserve(lane_->in, bytes, session_.in));
   RETURN_IF_ERROR(record(lane_->in_begin, session_.in));
   std::byte* to = lane_->in.data();
   operands_.clear();
-  for (const HostTensor& input : inputs_) {
+  for (const TensorView& input : memory_.inputs) {
     const bool is_ids =
         spec_.op == Op::kEmbedding;  // the checked copy, not what the peer can change
     const std::byte* from = is_ids ? reinterpret_cast<const std::byte*>(ids_.data()) : input.data;
-    RETURN_IF_ERROR(copy_operand(from, input.desc.bytes(), input.pinned && !is_ids, to));
+    RETURN_IF_ERROR(copy_operand(from, input.desc.bytes(), is_pinned(input) && !is_ids, to));
     operands_.push_back(to);
     to += aligned(input.desc.bytes());
   }
@@ -138,15 +126,16 @@ Status OpWork::compute() {
 Status OpWork::plan_results() {
   std::size_t values = 0;
   std::size_t converted = 0;
-  for (const HostTensor& result : results_) {
+  for (const MutableTensorView& result : memory_.results) {
     values += aligned(result.desc.elements() * dtype_bytes(product_dtype()));
     if (!direct() && spec_.op != Op::kEmbedding) converted += aligned(result.desc.bytes());
   }
   RETURN_IF_ERROR(reserve(lane_->out, values + converted, session_.compute));
-  device_results_.assign(results_.size(), {});
+  device_results_.assign(memory_.results.size(), {});
   std::byte* to = lane_->out.data() + values;
-  for (std::size_t i = 0; i < results_.size(); ++i) {  // linear() and direct results change this
-    const TensorDesc& desc = results_[i].desc;
+  // linear() and direct results change this.
+  for (std::size_t i = 0; i < memory_.results.size(); ++i) {
+    const TensorDesc& desc = memory_.results[i].desc;
     device_results_[i] = {to, desc.bytes(), desc.bytes(), 1};
     to += aligned(desc.bytes());
   }
@@ -156,14 +145,14 @@ Status OpWork::plan_results() {
 Status OpWork::convert_operands() {
   const DType held = session_.shared->weights.dtype();
   std::size_t bytes = 0;
-  for (const HostTensor& input : inputs_) {
+  for (const TensorView& input : memory_.inputs) {
     if (input.desc.dtype != held) bytes += aligned(input.desc.elements() * dtype_bytes(held));
   }
   RETURN_IF_ERROR(reserve(lane_->converted, bytes, session_.compute));
   RETURN_IF_ERROR(record(lane_->compute_begin, session_.compute));
   std::byte* to = lane_->converted.data();
-  for (std::size_t i = 0; i < inputs_.size(); ++i) {
-    const TensorDesc& desc = inputs_[i].desc;
+  for (std::size_t i = 0; i < memory_.inputs.size(); ++i) {
+    const TensorDesc& desc = memory_.inputs[i].desc;
     if (desc.dtype == held) continue;
     const auto count = static_cast<std::int64_t>(desc.elements());
     const Conversion job{operands_[i], desc.dtype, count, to, held, 1, count};
@@ -191,7 +180,7 @@ Status OpWork::embed() {
 
 Status OpWork::linear() {
   const DeviceWeights& weights = session_.shared->weights;
-  const std::int64_t rows = inputs_[0].desc.shape[0];
+  const std::int64_t rows = memory_.inputs[0].desc.shape[0];
   const std::size_t element = dtype_bytes(product_dtype());
   std::byte* values = lane_->out.data();
   for (std::size_t first = 0; first < spec_.weights.size();) {
@@ -230,27 +219,27 @@ Status OpWork::linear() {
 Status OpWork::lm_head() {
   device_results_[0].data = lane_->out.data();  // fp32, which any product can give
   return session_.products->linear(
-      operands_[0], inputs_[0].desc.shape[0], session_.shared->weights.lm_head(),
+      operands_[0], memory_.inputs[0].desc.shape[0], session_.shared->weights.lm_head(),
       session_.shared->weights.dtype(), {lane_->out.data(), DType::kF32});
 }
 
 Status OpWork::multiply() {
   RETURN_IF_ERROR(session_.products->matmul(
-      operands_[0], inputs_[0].desc.shape, operands_[1], inputs_[1].desc.shape, spec_.transpose,
-      session_.shared->weights.dtype(), {lane_->out.data(), product_dtype()}));
+      operands_[0], memory_.inputs[0].desc.shape, operands_[1], memory_.inputs[1].desc.shape,
+      spec_.transpose, session_.shared->weights.dtype(), {lane_->out.data(), product_dtype()}));
   if (direct()) {
     device_results_[0].data = lane_->out.data();
     return {};
   }
-  return convert_result(
-      lane_->out.data(),
-      static_cast<std::int64_t>(results_[0].desc.elements() / results_[0].desc.shape[0]), 0,
-      const_cast<std::byte*>(device_results_[0].data));
+  return convert_result(lane_->out.data(),
+                        static_cast<std::int64_t>(memory_.results[0].desc.elements() /
+                                                  memory_.results[0].desc.shape[0]),
+                        0, const_cast<std::byte*>(device_results_[0].data));
 }
 
 Status OpWork::convert_result(const std::byte* values, std::int64_t pitch, std::size_t index,
                               std::byte* to) {
-  const TensorDesc& desc = results_[index].desc;
+  const TensorDesc& desc = memory_.results[index].desc;
   const std::int64_t rows = desc.shape[0];
   const Conversion job{values,
                        product_dtype(),
@@ -266,7 +255,8 @@ Status OpWork::convert_result(const std::byte* values, std::int64_t pitch, std::
 // before this one may still have to be. So an op that needs pieces queues nothing before it has
 // computed.
 Status OpWork::copy_out() {
-  if (!std::ranges::all_of(results_, &HostTensor::pinned)) return session_.stage_out.prepare();
+  const auto pinned = [this](const MutableTensorView& result) { return is_pinned(result); };
+  if (!std::ranges::all_of(memory_.results, pinned)) return session_.stage_out.prepare();
   RETURN_IF_ERROR(session_.device.check(
       cudaStreamWaitEvent(session_.out.get(), lane_->compute_end.get(), 0), "join streams"));
   RETURN_IF_ERROR(begin_copies());
@@ -276,11 +266,11 @@ Status OpWork::copy_out() {
 Status OpWork::begin_copies() {
   copying_ = true;
   RETURN_IF_ERROR(record(lane_->out_begin, session_.out));
-  for (std::size_t i = 0; i < results_.size(); ++i) {
-    if (results_[i].pinned) {
-      RETURN_IF_ERROR(copy_result(device_results_[i], results_[i].data));
+  for (std::size_t i = 0; i < memory_.results.size(); ++i) {
+    if (is_pinned(memory_.results[i])) {
+      RETURN_IF_ERROR(copy_result(device_results_[i], memory_.results[i].data));
     } else {
-      split(device_results_[i], results_[i].data);
+      split(device_results_[i], memory_.results[i].data);
     }
   }
   return {};

@@ -2,19 +2,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "gpu_server/cuda/session.h"
 
 /// Internal to gpu_server/cuda.
 namespace airlock::cuda {
-
-/// A tensor of an op on the host, the caller's memory. Inputs are never written.
-struct HostTensor {
-  std::byte* data = nullptr;
-  TensorDesc desc;
-  bool pinned = false;
-};
 
 /// A result on the device: rows of `width_bytes`, each `pitch_bytes` after the one before.
 struct DeviceResult {
@@ -29,9 +23,10 @@ struct DeviceResult {
 /// to become free. One thread.
 class OpWork {
  public:
-  /// `spec` outlives it.
-  OpWork(SessionDevice& session, const OpSpec& spec, const OpMemory& memory);
+  OpWork(SessionDevice& session, const OpSpec& spec, OpMemory memory)
+      : session_(session), spec_(spec), memory_(std::move(memory)) {}
 
+  Op op() const { return spec_.op; }
   /// Reads and checks what must be known before anything is queued (token ids).
   Status check();
   /// Queues everything, or as much as it can before something fails: then what was queued is still
@@ -72,13 +67,15 @@ class OpWork {
   void split(const DeviceResult& from, std::byte* to);
   Result<bool> advance_parts();
 
+  bool is_pinned(TensorView tensor) const {
+    return session_.is_pinned(tensor.data, tensor.desc.bytes());
+  }
   bool direct() const;
   DType product_dtype() const;
 
   SessionDevice& session_;
-  const OpSpec& spec_;
-  std::vector<HostTensor> inputs_;
-  std::vector<HostTensor> results_;
+  const OpSpec spec_;
+  const OpMemory memory_;
   Lane* lane_ = nullptr;
   std::vector<std::int32_t> ids_;     // of an embedding, checked
   std::vector<std::byte*> operands_;  // on the device, of the weights' type (ids: int32)
