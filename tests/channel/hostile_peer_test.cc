@@ -299,7 +299,7 @@ TEST_F(HostileRingPeer, slots_of_a_refused_message_are_not_read) {
     return Status(StatusCode::kProtocolError, "too large");
   };
   EXPECT_EQ(channel_->receive(refuse, soon()).status().message(), "too large");
-  EXPECT_EQ(channel_->stats().path(Path::kRing).received.messages.load(), 0u);
+  EXPECT_EQ(channel_->stats()[Path::kRing].received.messages.load(), 0u);
 }
 TEST_F(HostileRingPeer, dead_peer_ends_a_wait_for_a_message_and_for_a_slot) {
   watch_.dead = true;

@@ -11,7 +11,7 @@
 #include "proto/message.h"
 #include "runtime/channel/in_process_channel.h"
 #include "tests/rpc/rpc_rigs.h"
-#include "tests/rpc/staged_backend.h"
+#include "tests/rpc/staged_compute.h"
 #include "tests/support/memory_model.h"
 #include "tests/support/reference_ops.h"
 
@@ -127,7 +127,7 @@ TEST_F(ScriptedServer, sends_what_was_asked_for) {
   ASSERT_TRUE(pending.ok());
   std::memcpy((*pending)->input(0).data, x.view().data, x.desc().bytes());
   ASSERT_TRUE((*pending)->submit().ok());
-  auto request = server_->receive([](auto, auto) { return Status(); }, soon());
+  auto request = server_->receive(testing_rigs::sizes_of_request, soon());
   ASSERT_TRUE(request.ok());
   EXPECT_EQ(decode_request((*request)->header())->spec, spec());
   EXPECT_EQ(std::memcmp((*request)->tensor(0).data(), x.view().data, x.desc().bytes()), 0);
@@ -306,10 +306,10 @@ TEST_F(ScriptedServer, says_at_once_that_there_is_no_memory_though_ops_are_under
   testing_rigs::LoggedChannel scarce(std::move(runner_), events);
   scarce.refuse_prepare(1, {StatusCode::kResourceExhausted, "no memory for a tensor"});
   scarce.refuse_prepare(2, {StatusCode::kBusy, "no slot came free"});
-  remote_ = RemoteBackend::create(remote_->info(), scarce, op_stats_);
-  const auto none = remote_->prepare(spec(), {}, soon());
+  remote_ = std::make_unique<RemoteBackend>(remote_->info(), scarce, op_stats_);
+  const auto none = remote_->prepare(spec(), soon());
   EXPECT_EQ(none.status().code(), StatusCode::kResourceExhausted);
-  EXPECT_TRUE(remote_->prepare(spec(), {}, soon()).ok());  // busy once: it tries again
+  EXPECT_TRUE(remote_->prepare(spec(), soon()).ok());  // busy once: it tries again
   remote_.reset();
 }
 
