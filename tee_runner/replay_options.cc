@@ -10,8 +10,6 @@
 namespace airlock {
 namespace {
 
-constexpr std::int64_t kMaxTimeoutMs = 24LL * 3600 * 1000;
-
 /// By path or by inode: what is written at the end must not be what is read.
 bool is_same_file(const std::string& a, const std::string& b) {
   std::error_code ignored;
@@ -34,12 +32,7 @@ void declare(const CommandOptions& command, ReplayOptions& options) {
                  "exit 4 where one differs");
   command.number("--seed", options.seed, std::uint64_t{0}, UINT64_MAX,
                  "seed of the inputs, where the trace has no payload");
-  declare_endpoint(command, options.endpoint);
-  command.number("--timeout-ms", options.timeout, std::int64_t{1}, kMaxTimeoutMs,
-                 "longest time without a connection or a sign of life (5000)");
-  command.number("--op-timeout-ms", options.op_timeout, std::int64_t{1}, kMaxTimeoutMs,
-                 "longest time of one op (300000)");
-  declare_ring(command, options.ring, RingSide::kRunner);
+  declare_connection(command, options);
   command.text("--stats-json", options.stats_json,
                "write the statistics of all sessions to this file, after a failure too");
   command.choice("-o,--output", options.output, "form of the result on stdout: md, json, csv");
