@@ -1,13 +1,11 @@
 #include "tee_runner/options.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <array>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
+#include "base/file.h"
 #include "proto/limits.h"
 #include "runtime/program/command_line.h"
 #include "runtime/program/connection_options.h"
@@ -94,21 +92,6 @@ void declare_output(const CommandOptions& command, PrefillOptions& options) {
       .needs(record);
 }
 
-/// By path or by inode; /dev/null can take everything.
-bool same_file(const std::string& a, const std::string& b) {
-  struct stat a_info {};
-  struct stat b_info {};
-  if (::stat(a.c_str(), &a_info) == 0 && ::stat(b.c_str(), &b_info) == 0) {
-    return a_info.st_dev == b_info.st_dev && a_info.st_ino == b_info.st_ino &&
-           !S_ISCHR(a_info.st_mode);
-  }
-  std::error_code a_error;
-  std::error_code b_error;
-  const auto a_path = std::filesystem::weakly_canonical(a, a_error);
-  const auto b_path = std::filesystem::weakly_canonical(b, b_error);
-  return a_error || b_error ? a == b : a_path == b_path;
-}
-
 /// The trace and its payloads replace what lies there: not what is read, nor another output.
 Status check_record_names(const PrefillOptions& options) {
   std::vector<std::string> written = {options.record};
@@ -120,7 +103,7 @@ Status check_record_names(const PrefillOptions& options) {
       {"--synthetic", options.synthetic}};
   for (const std::string& path : written) {
     for (const auto& [option, other] : others) {
-      if (other.empty() || !same_file(path, other)) continue;
+      if (other.empty() || !is_same_file(path, other)) continue;
       return {
           StatusCode::kUsage,
           fmt::format("--record would write to {}, the file of {}: choose another", path, option)};

@@ -1,20 +1,12 @@
 #include "tee_runner/replay_options.h"
 
-#include <filesystem>
-#include <system_error>
-
+#include "base/file.h"
 #include "proto/limits.h"
 #include "runtime/program/command_line.h"
 #include "runtime/program/connection_options.h"
 
 namespace airlock {
 namespace {
-
-/// By path or by inode: what is written at the end must not be what is read.
-bool is_same_file(const std::string& a, const std::string& b) {
-  std::error_code ignored;
-  return a == b || std::filesystem::equivalent(a, b, ignored);
-}
 
 void declare(const CommandOptions& command, ReplayOptions& options) {
   (void)command.text("FILE", options.file, "a trace: of prefill --record, or of airlock_trace")
