@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <filesystem>
 #include <system_error>
 
 #include "base/unique_fd.h"
@@ -72,6 +73,20 @@ Status write_file_atomically(const std::string& path, std::initializer_list<std:
   }
   if (!status.ok()) ::unlink(temporary.c_str());
   return status;
+}
+
+bool is_same_file(const std::string& a, const std::string& b) {
+  struct stat a_info {};
+  struct stat b_info {};
+  if (::stat(a.c_str(), &a_info) == 0 && ::stat(b.c_str(), &b_info) == 0) {
+    return a_info.st_dev == b_info.st_dev && a_info.st_ino == b_info.st_ino &&
+           !S_ISCHR(a_info.st_mode);
+  }
+  std::error_code a_error;
+  std::error_code b_error;
+  const auto a_path = std::filesystem::weakly_canonical(a, a_error);
+  const auto b_path = std::filesystem::weakly_canonical(b, b_error);
+  return a_error || b_error ? a == b : a_path == b_path;
 }
 
 }  // namespace airlock

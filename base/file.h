@@ -25,4 +25,8 @@ inline Status write_file_atomically(const std::string& path, std::string_view te
   return write_file_atomically(path, {text}, mode);
 }
 
+/// Whether two names mean the same file, which need not be there yet. Nothing is the same as a
+/// character device: /dev/null can take everything.
+bool is_same_file(const std::string& a, const std::string& b);
+
 }  // namespace airlock

@@ -1,14 +1,10 @@
 #pragma once
 
 #include <chrono>
-#include <cstdint>
 #include <string>
 
 #include "proto/ring.h"
-
-namespace CLI {
-class App;
-}
+#include "runtime/program/command_line.h"
 
 namespace airlock {
 
@@ -20,14 +16,6 @@ struct ConnectionOptions {
   RingWish ring;
 };
 
-/// The words of these options that stand for something else, as they were given.
-struct ConnectionWords {
-  std::string ring = "auto";
-  std::int64_t timeout_ms = 5000;
-  std::int64_t op_timeout_ms = 300000;
-};
+void declare_connection(const CommandOptions& command, ConnectionOptions& options);
 
-/// Adds the options to a subcommand; all three must live until it has parsed.
-void declare_connection(CLI::App& app, ConnectionOptions& options, ConnectionWords& words);
-void apply_connection(const ConnectionWords& words, ConnectionOptions& options);
 }  // namespace airlock

@@ -199,8 +199,8 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   const bool local = options.backend == BackendChoice::kLocal;
   reporter.add_config("build", build_name());
   reporter.add_config("model", options.model.empty() ? options.synthetic : options.model);
-  reporter.add_config("backend", local ? "local" : "remote");
-  reporter.add_config("attention", options.attention == Attention::kTee ? "tee" : "offload");
+  reporter.add_config("backend", std::string(name_of(options.backend)));
+  reporter.add_config("attention", std::string(name_of(options.attention)));
   if (options.chunk > 0) reporter.add_config("chunk", std::to_string(options.chunk));
   reporter.add_config("threads", std::to_string(options.threads));
   reporter.add_config("repeat", std::to_string(options.repeat));

@@ -17,6 +17,16 @@ namespace airlock {
 
 enum class BackendChoice : std::uint8_t { kRemote, kLocal };
 
+constexpr std::string_view name_of(BackendChoice backend) {
+  switch (backend) {
+    case BackendChoice::kRemote:
+      return "remote";
+    case BackendChoice::kLocal:
+      return "local";
+  }
+  return {};
+}
+
 /// The command line of `tee_runner prefill`, checked. docs/INTERFACE.md says what each option
 /// means.
 struct PrefillOptions : ConnectionOptions {

@@ -109,7 +109,7 @@ TraceHeader Recording::header(const BackendInfo& info, const Session& session) c
   header.runs = options_.repeat;
   header.wire = session.wire;
   header.dtype = info.dtype;
-  header.attention = options_.attention == Attention::kTee ? "tee" : "offload";
+  header.attention = name_of(options_.attention);
   header.backend = session.policy ? "remote" : "local";
   if (session.policy && session.policy->has_ring) {
     header.path_limit_bytes = session.policy->limit_bytes;

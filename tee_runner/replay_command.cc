@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "runtime/program/program.h"
 #include "runtime/replay/replay.h"
@@ -226,11 +227,7 @@ Status check_spares_payload(const ReplayOptions& options) {
   const auto reader = TraceReader::open(options.file);
   if (options.stats_json.empty() || !reader.ok()) return {};  // a bad trace is told of later
   const std::string payload = payload_path(options.file, reader->header());
-  std::error_code ignored;
-  if (payload.empty() || (payload != options.stats_json &&
-                          !std::filesystem::equivalent(payload, options.stats_json, ignored))) {
-    return {};
-  }
+  if (payload.empty() || !is_same_file(payload, options.stats_json)) return {};
   return {StatusCode::kUsage,
           fmt::format("--stats-json {} is the payload of {}", options.stats_json, options.file)};
 }

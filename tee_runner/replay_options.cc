@@ -1,22 +1,12 @@
 #include "tee_runner/replay_options.h"
 
-#include <filesystem>
-#include <system_error>
-
+#include "base/file.h"
 #include "proto/limits.h"
 #include "runtime/program/command_line.h"
 #include "runtime/program/connection_options.h"
 
 namespace airlock {
 namespace {
-
-constexpr std::int64_t kMaxTimeoutMs = 24LL * 3600 * 1000;
-
-/// By path or by inode: what is written at the end must not be what is read.
-bool is_same_file(const std::string& a, const std::string& b) {
-  std::error_code ignored;
-  return a == b || std::filesystem::equivalent(a, b, ignored);
-}
 
 void declare(const CommandOptions& command, ReplayOptions& options) {
   (void)command.text("FILE", options.file, "a trace: of prefill --record, or of airlock_trace")
@@ -34,12 +24,7 @@ void declare(const CommandOptions& command, ReplayOptions& options) {
                  "exit 4 where one differs");
   command.number("--seed", options.seed, std::uint64_t{0}, UINT64_MAX,
                  "seed of the inputs, where the trace has no payload");
-  declare_endpoint(command, options.endpoint);
-  command.number("--timeout-ms", options.timeout, std::int64_t{1}, kMaxTimeoutMs,
-                 "longest time without a connection or a sign of life (5000)");
-  command.number("--op-timeout-ms", options.op_timeout, std::int64_t{1}, kMaxTimeoutMs,
-                 "longest time of one op (300000)");
-  declare_ring(command, options.ring, RingSide::kRunner);
+  declare_connection(command, options);
   command.text("--stats-json", options.stats_json,
                "write the statistics of all sessions to this file, after a failure too");
   command.choice("-o,--output", options.output, "form of the result on stdout: md, json, csv");

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -12,6 +13,17 @@ namespace airlock {
 
 /// Where QK^T and PV are computed.
 enum class Attention : std::uint8_t { kOffload, kTee };
+
+constexpr std::string_view name_of(Attention attention) {
+  switch (attention) {
+    case Attention::kOffload:
+      return "offload";
+    case Attention::kTee:
+      return "tee";
+  }
+  return {};
+}
+
 /// Of which tokens of a pass the logits are wanted.
 enum class Logits : std::uint8_t { kLast, kAll, kNone };
 

@@ -79,5 +79,21 @@ TEST(OsError, tells_what_is_used_up_from_what_is_wrong) {
   EXPECT_EQ(refused.message(), "cannot write f: Permission denied");
 }
 
+TEST_F(WriteFile, is_told_from_others_by_name_and_by_what_it_is) {
+  const std::string path = (folder_ / "file").string();
+  const std::string link = (folder_ / "link").string();
+  const std::string other = (folder_ / "other").string();
+  ASSERT_TRUE(write_file_atomically(path, "text").ok());
+  std::filesystem::create_symlink(path, link);
+  EXPECT_TRUE(is_same_file(path, path));
+  EXPECT_TRUE(is_same_file(path, link));
+  EXPECT_TRUE(is_same_file(path, (folder_ / "." / "file").string()));
+  EXPECT_FALSE(is_same_file(path, other));
+  // Of files that are not there yet.
+  EXPECT_TRUE(is_same_file(other, (folder_ / "." / "other").string()));
+  EXPECT_FALSE(is_same_file(other, (folder_ / "another").string()));
+  EXPECT_FALSE(is_same_file("/dev/null", "/dev/null"));
+}
+
 }  // namespace
 }  // namespace airlock

@@ -1,14 +1,10 @@
 #include "tools/airlock_report/run.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
-#include <cerrno>
-#include <cstdio>
-#include <set>
-#include <string_view>
-#include <system_error>
-#include <utility>
+#include <algorithm>
+#include <string>
+#include <vector>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -22,16 +18,13 @@ namespace {
 /// A file counted twice would make merged histograms wrong; a page over its own input would destroy
 /// it.
 Status check_files(const Options& options) {
-  std::set<std::pair<dev_t, ino_t>> seen;
-  struct stat info {};
-  for (const std::string& file : options.inputs) {
-    if (::stat(file.c_str(), &info) != 0) continue;  // reading it will say why
-    if (!seen.emplace(info.st_dev, info.st_ino).second)
-      return {StatusCode::kUsage, fmt::format("{} is given twice", file)};
-  }
-  if (options.output != "-" && ::stat(options.output.c_str(), &info) == 0 &&
-      seen.contains({info.st_dev, info.st_ino})) {
-    return {StatusCode::kUsage, fmt::format("-o {} would replace an input", options.output)};
+  const std::vector<std::string>& files = options.inputs;
+  for (auto file = files.begin(); file != files.end(); ++file) {
+    const auto is_this = [&](const std::string& other) { return is_same_file(*file, other); };
+    if (std::any_of(files.begin(), file, is_this))
+      return {StatusCode::kUsage, fmt::format("{} is given twice", *file)};
+    if (options.output != "-" && is_this(options.output))
+      return {StatusCode::kUsage, fmt::format("-o {} would replace an input", options.output)};
   }
   return {};
 }

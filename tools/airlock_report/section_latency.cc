@@ -104,7 +104,7 @@ std::string group_part(const Group& group, const std::vector<Input>& inputs, Cha
     const HistogramSnapshot& histogram = group.merged[path];
     Plot plot;
     plot.text.title = fmt::format("Latency of ops on the {} path", name_of(path));
-    plot.series = kPathSeries[path];
+    plot.series = series_of(path);
     plot.x = log_time_axis(low, high, "latency of an op, logarithmic");
     plot.y_label = "ops";
     plot.columns = columns[path];

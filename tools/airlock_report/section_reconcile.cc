@@ -15,6 +15,8 @@ std::string path_bars(ChartIds& ids, std::string title, const std::string& sent,
                       const std::string& received, const TransportSnapshot& paths) {
   std::string words;
   std::vector<BarRow> rows;
+  std::vector<Series> series;
+  for (const Path path : kPaths) series.push_back(series_of(path));
   const auto add = [&](const std::string& name, const auto& direction) {
     std::uint64_t all_bytes = 0;
     BarRow& row = rows.emplace_back();
@@ -23,9 +25,9 @@ std::string path_bars(ChartIds& ids, std::string title, const std::string& sent,
         fmt::format("{}{:c}{}:", words.empty() ? "" : " ", std::toupper(name[0]), name.substr(1));
     for (const Path path : kPaths) {
       const std::uint64_t bytes = direction(paths[path]).bytes;
-      row.segments.push_back({kPathSeries[path], bytes});
+      row.segments.push_back({series_of(path), bytes});
       words += fmt::format("{} {} by {}", path == kPaths.front() ? "" : ",", human_bytes(bytes),
-                           series_name(kPathSeries[path]));
+                           series_name(series_of(path)));
       merge(all_bytes, bytes);
     }
     words += '.';
@@ -33,8 +35,7 @@ std::string path_bars(ChartIds& ids, std::string title, const std::string& sent,
   };
   add(sent, [](const PathSnapshot& path) { return path.sent; });
   add(received, [](const PathSnapshot& path) { return path.received; });
-  return stacked_bars(ids, {std::move(title), words}, rows, Unit::kBytes) +
-         legend({kPathSeries.begin(), kPathSeries.end()});
+  return stacked_bars(ids, {std::move(title), words}, rows, Unit::kBytes) + legend(series);
 }
 
 std::string stats_paths(const std::string& key, const SideReport& report, ChartIds& ids) {

@@ -54,10 +54,10 @@ std::vector<Column> columns_of(const ReportedTrace& trace, const Span& span, Val
 }
 
 std::string bytes_plot(const ReportedTrace& trace, const Span& span, Path path, ChartIds& ids) {
-  const std::string_view name = series_name(kPathSeries[path]);
+  const std::string_view name = series_name(series_of(path));
   const PathSnapshot& sums = trace.paths[path];
   Plot plot;
-  plot.series = kPathSeries[path];
+  plot.series = series_of(path);
   plot.unit = Unit::kBytes;
   plot.x = x_axis(span);
   plot.y_label = fmt::format("bytes per {}", span.interval);
@@ -96,7 +96,7 @@ std::string bins_table(const std::string& key, const ReportedTrace& trace, const
   const bool timed = span.unit == Unit::kTime;
   std::vector<std::string> columns = {timed ? "from, ns" : "from op", "ops submitted"};
   for (const Path path : kPaths)
-    columns.push_back(fmt::format("{}, bytes", series_name(kPathSeries[path])));
+    columns.push_back(fmt::format("{}, bytes", series_name(series_of(path))));
   columns.emplace_back("slots in use, most");
   Table table(timed ? "Intervals in which something went on" : "Intervals, counted in ops",
               columns);

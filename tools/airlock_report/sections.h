@@ -11,7 +11,15 @@
 namespace airlock::report {
 
 /// The colour and the name of a path on the whole page.
-inline constexpr PerValue<Path, Series> kPathSeries = {{Series::kRing, Series::kZmq}};
+constexpr Series series_of(Path path) {
+  switch (path) {
+    case Path::kRing:
+      return Series::kRing;
+    case Path::kZmq:
+      return Series::kZmq;
+  }
+  return {};
+}
 
 /// The parts of the page, each HTML. A part that the inputs have nothing for is empty.
 

@@ -121,7 +121,7 @@ class Importer {
         std::ranges::any_of(log_.calls, [](const LogCall& call) { return call.op == Op::kMatmul; });
     const Attention attention = choice_.attention.value_or(
         has_matmul || log_.calls.size() < 4 ? Attention::kOffload : Attention::kTee);
-    header.attention = attention == Attention::kTee ? "tee" : "offload";
+    header.attention = name_of(attention);
     shape_ = {header.tokens, header.wire, attention, Logits::kLast};
   }
 

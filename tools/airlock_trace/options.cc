@@ -36,17 +36,9 @@ Status parse_run(const std::string& text, std::optional<std::uint64_t>& run) {
 
 CommandOption declare_shape(const CommandOptions& command, Options& options,
                             const std::string& tokens_default) {
-  command.parsed(
-      "--attention", "offload|tee",
-      "where QK^T and PV are computed: offload or tee (synth: offload; import: as the "
-      "log has it)",
-      [&options](const std::string& word) -> Status {
-        if (word != "offload" && word != "tee") {
-          return {StatusCode::kUsage, fmt::format("'{}' is not one of: offload, tee", word)};
-        }
-        options.attention = word == "tee" ? Attention::kTee : Attention::kOffload;
-        return {};
-      });
+  command.choice("--attention", options.attention,
+                 "where QK^T and PV are computed: offload or tee (synth: offload; import: as the "
+                 "log has it)");
   static constexpr std::array kWireTypes = {DType::kF32, DType::kBF16, DType::kF16};
   command.choice<DType>("--wire", options.wire,
                         "type of the tensors that cross: fp32, bf16 or fp16 (the config's own)",

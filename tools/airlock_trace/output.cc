@@ -62,16 +62,4 @@ Status Output::close() {
   return status_;
 }
 
-Status check_not_an_input(const std::string& output, const std::vector<std::string>& inputs) {
-  struct stat out {};
-  if (output == "-" || ::stat(output.c_str(), &out) != 0) return {};
-  for (const std::string& input : inputs) {
-    struct stat in {};
-    if (::stat(input.c_str(), &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino) {
-      return {StatusCode::kUsage, fmt::format("-o {} is the file that is read", output)};
-    }
-  }
-  return {};
-}
-
 }  // namespace airlock::trace

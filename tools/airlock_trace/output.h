@@ -3,7 +3,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "base/status.h"
 #include "base/unique_fd.h"
@@ -39,8 +38,5 @@ class Output {
   std::string buffer_;
   Status status_;
 };
-
-/// kUsage where `output` is one of the files that are read.
-Status check_not_an_input(const std::string& output, const std::vector<std::string>& inputs);
 
 }  // namespace airlock::trace

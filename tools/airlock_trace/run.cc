@@ -1,19 +1,28 @@
 #include "tools/airlock_trace/run.h"
 
+#include "base/file.h"
 #include "runtime/program/program.h"
 #include "tools/airlock_trace/diff.h"
 #include "tools/airlock_trace/export.h"
 #include "tools/airlock_trace/import.h"
-#include "tools/airlock_trace/output.h"
 #include "tools/airlock_trace/show.h"
 #include "tools/airlock_trace/synth.h"
 
 namespace airlock::trace {
+namespace {
+
+/// kUsage where the output is a file that is read.
+Status check_spared(const Options& options, const std::string& input) {
+  if (options.output.empty() || options.output == "-" || !is_same_file(options.output, input))
+    return {};
+  return {StatusCode::kUsage, "-o " + options.output + " is the file that is read"};
+}
+
+}  // namespace
+
 Status run(const Options& options) {
-  if (!options.output.empty()) {
-    RETURN_IF_ERROR(check_not_an_input(options.output, options.inputs));
-    RETURN_IF_ERROR(check_not_an_input(options.output, {options.config}));
-  }
+  for (const std::string& input : options.inputs) RETURN_IF_ERROR(check_spared(options, input));
+  RETURN_IF_ERROR(check_spared(options, options.config));
   switch (options.command) {
     case Command::kSynth:
       return synthesise(options);

@@ -25,7 +25,7 @@ TraceHeader make_header(const Options& options, const LlamaConfig& config,
   header.runs = options.runs;
   header.wire = shape.wire;
   header.dtype = config.dtype;
-  header.attention = shape.attention == Attention::kTee ? "tee" : "offload";
+  header.attention = name_of(shape.attention);
   header.backend = "remote";
   header.path_limit_bytes = options.policy.limit_bytes;
   header.ring_slots = static_cast<std::uint32_t>(options.policy.slot_count);

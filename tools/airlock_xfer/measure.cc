@@ -17,22 +17,22 @@ double seconds_since(std::uint64_t start_ns) {
   return static_cast<double>(now_ns() - start_ns) / 1e9;
 }
 
-/// The same counters before and after: which path the tensors of a row took.
-struct TensorCounts {
-  std::uint64_t ring;
-  std::uint64_t zmq;
-};
+using TensorCounts = PerValue<Path, std::uint64_t>;
 
 TensorCounts tensors_sent(Channel& channel) {
-  const auto of = [&channel](Path path) {
-    return channel.stats()[path].sent.tensors.load(std::memory_order_relaxed);
-  };
-  return {of(Path::kRing), of(Path::kZmq)};
+  TensorCounts counts;
+  for (const Path path : kPaths)
+    counts[path] = channel.stats()[path].sent.tensors.load(std::memory_order_relaxed);
+  return counts;
 }
 
+/// By the same counters before and after.
 std::string path_taken(const TensorCounts& before, const TensorCounts& after) {
-  if (after.zmq == before.zmq) return "ring";
-  return after.ring == before.ring ? "zmq" : "mixed";
+  std::string taken;
+  for (const Path path : kPaths) {
+    if (after[path] != before[path]) taken = taken.empty() ? name_of(path) : "mixed";
+  }
+  return taken;
 }
 
 Measured summarize(std::vector<double> times, double one_way_ns) {
