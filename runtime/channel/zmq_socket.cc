@@ -16,6 +16,10 @@
 namespace airlock {
 namespace {
 
+using Owner = std::shared_ptr<const void>;
+/// Called by libzmq's I/O thread; tests/tsan.supp knows it by name.
+void release_owner(void*, void* hint) { delete static_cast<Owner*>(hint); }
+
 using namespace std::chrono_literals;
 
 constexpr std::size_t kMaxParts = 8;
@@ -286,14 +290,12 @@ Status ZmqSocket::send(std::span<const std::span<const std::byte>> parts, Deadli
 Status ZmqSocket::send_shared(std::string_view route, std::span<const std::byte> bytes,
                               std::shared_ptr<const void> owner, Deadline deadline) {
   return guarded("send", [&] {
-    using Owner = std::shared_ptr<const void>;
     auto lent = std::make_unique<Owner>(std::move(owner));
-    const auto give_back = [](void*, void* hint) { delete static_cast<Owner*>(hint); };
     // libzmq takes a mutable pointer, and only reads.
     auto* data = const_cast<std::byte*>(bytes.data());
     zmq::message_t parts[] = {zmq::message_t(route),
-                              zmq::message_t(data, bytes.size(), give_back, lent.get())};
-    // From here on it is the message's: give_back() is called once it is sent or dropped.
+                              zmq::message_t(data, bytes.size(), release_owner, lent.get())};
+    // From here on it is the message's: release_owner() is called once it is sent or dropped.
     (void)lent.release();
     return impl_->send(std::span(parts).subspan(route.empty() ? 1 : 0), deadline);
   });
