@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -11,6 +10,7 @@
 #include "runtime/cpu/cpu_model.h"
 #include "runtime/local_backend.h"
 #include "runtime/model/model_source.h"
+#include "runtime/program/program.h"
 #include "runtime/rpc/client.h"
 #include "runtime/trace/trace.h"
 #include "tee_runner/connect_options.h"
@@ -218,10 +218,7 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   if (!options.logits_out.empty()) {
     RETURN_IF_ERROR(write_npy(options.logits_out, logits_to_write(options, outcome.result.logits)));
   }
-  const std::string text = format_result(outcome.result, outcome.comparison, options.output);
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    return {StatusCode::kInvalidInput, "the result could not be written to stdout"};
-  }
+  RETURN_IF_ERROR(print(format_result(outcome.result, outcome.comparison, options.output)));
   const Status compared = outcome.comparison ? check_comparison(*outcome.comparison) : Status();
   if (compared.ok()) return recording.status();
   if (!recording.status().ok()) log_error(recording.status().message());

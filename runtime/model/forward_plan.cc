@@ -43,8 +43,13 @@ std::vector<Tile> attention_tiles(const ModelDims& dims, const ForwardShape& sha
   // Of one query row of one key-value head.
   const std::int64_t row_bytes = dims.heads / dims.kv_heads * (shape.position + shape.tokens) *
                                  static_cast<std::int64_t>(dtype_bytes(shape.wire));
-  const std::int64_t groups = std::clamp<std::int64_t>(
-      shape.max_score_bytes / (row_bytes * shape.tokens), 1, dims.kv_heads);
+  // The keys of a tile are one tensor: with few rows and many cached keys it is what limits it.
+  const std::int64_t key_bytes = (shape.position + shape.tokens) * dims.head_dim *
+                                 static_cast<std::int64_t>(dtype_bytes(shape.wire));
+  const std::int64_t most = std::clamp<std::int64_t>(
+      static_cast<std::int64_t>(limits::kMaxTensorBytes) / key_bytes, 1, dims.kv_heads);
+  const std::int64_t groups =
+      std::clamp<std::int64_t>(shape.max_score_bytes / (row_bytes * shape.tokens), 1, most);
   const std::int64_t rows =
       std::clamp<std::int64_t>(shape.max_score_bytes / (row_bytes * groups), 1, shape.tokens);
   for (std::int64_t group = 0; group < dims.kv_heads; group += groups) {
@@ -116,8 +121,10 @@ Result<std::vector<PlannedOp>> plan_forward(const ModelDims& dims, const Forward
   for (const ForwardShape& pass : split_prompt(shape, chunk)) {
     for (PlannedOp& op : list_ops(dims, pass)) plan.push_back(std::move(op));
     if (plan.size() > kMaxPlannedOps) {
-      return refuse(StatusCode::kResourceExhausted,
-                    fmt::format("more than {} ops with this config", kMaxPlannedOps));
+      return refuse(
+          StatusCode::kResourceExhausted,
+          fmt::format("more than {} ops with this config; feed the prompt in pieces (--chunk)",
+                      kMaxPlannedOps));
     }
   }
   for (const PlannedOp& op : plan) {

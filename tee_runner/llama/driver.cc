@@ -20,6 +20,8 @@ namespace airlock {
 
 namespace {
 
+constexpr std::int64_t kMaxLogitsBytes = std::int64_t{128} << 30;
+
 /// Books one call of a kernel while it lives.
 class KernelTimer {
  public:
@@ -41,6 +43,19 @@ DType cache_dtype(const LlamaOptions& options) {
 
 std::int64_t logits_rows(const ForwardShape& shape) {
   return shape.logits == Logits::kAll ? shape.tokens : shape.logits == Logits::kLast ? 1 : 0;
+}
+
+/// Before memory is taken or anything is sent. The dims may be a server's word, and logits are not
+/// bounded by the plan, which asks for them in parts. Of a prompt's passes the last is the largest.
+Status check_pass(const ModelDims& dims, const ForwardShape& shape, std::int64_t rows) {
+  RETURN_IF_ERROR(plan_forward(dims, shape).status());
+  const std::int64_t bytes = rows * dims.vocab * std::int64_t{sizeof(float)};
+  if (bytes <= kMaxLogitsBytes) return {};
+  return {
+      StatusCode::kResourceExhausted,
+      fmt::format("logits of {} tokens take {} bytes, at most {} are held: ask for those of the "
+                  "last token",
+                  rows, bytes, kMaxLogitsBytes)};
 }
 
 Status finish(const PlannedOp& op, Pending& pending) {
@@ -93,6 +108,7 @@ Result<Tensor> LlamaDriver::forward(std::span<const std::int32_t> tokens, KvCach
   RETURN_IF_ERROR(check_tokens(tokens, config_.dims.vocab));
   RETURN_IF_ERROR(cache.check_room(config_.dims, cache_dtype(options_), tokens.size()));
   const ForwardShape shape = shape_of(tokens.size(), logits, cache.length());
+  RETURN_IF_ERROR(check_pass(config_.dims, shape, logits_rows(shape)));
   Tensor result({DType::kF32, {logits_rows(shape), config_.dims.vocab}});
   RETURN_IF_ERROR(run(shape, tokens, cache, result.as<float>()));
   return result;
@@ -102,6 +118,7 @@ Result<Tensor> LlamaDriver::prefill(std::span<const std::int32_t> tokens) {
   RETURN_IF_ERROR(check_tokens(tokens, config_.dims.vocab));
   const ForwardShape prompt = shape_of(tokens.size(), options_.logits, 0);
   const std::vector<ForwardShape> passes = split_prompt(prompt, options_.chunk);
+  RETURN_IF_ERROR(check_pass(config_.dims, passes.back(), logits_rows(prompt)));
   // Nobody goes on from here, so that one pass needs one layer's room at a time.
   ModelDims dims = config_.dims;
   if (passes.size() == 1) dims.layers = 1;
