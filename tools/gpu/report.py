@@ -116,9 +116,15 @@ def run(command, log, budget, env=None, stdout=None):
     name = os.path.basename(command[0])
     say("$ " + " ".join(command))
     with open(log, "wb") as file, open(stdout or os.devnull, "wb") as out:
+        # A SIGTERM that comes while the program starts waits until there is somebody to end.
+        told = []
+        handler = signal.signal(signal.SIGTERM, lambda *_: told.append(True))
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out if stdout else file, stderr=file,
                                    env=env, start_new_session=True)
         try:
+            signal.signal(signal.SIGTERM, handler)
+            if told:
+                os.kill(os.getpid(), signal.SIGTERM)
             code = wait(process, name, budget, log)
             if code != 0:
                 raise Failed(f"{name}: exit {code} (log: {log})")
