@@ -119,8 +119,12 @@ def run(command, log, budget, env=None, stdout=None):
         # A SIGTERM that comes while the program starts waits until there is somebody to end.
         told = []
         handler = signal.signal(signal.SIGTERM, lambda *_: told.append(True))
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out if stdout else file, stderr=file,
-                                   env=env, start_new_session=True)
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out if stdout else file, stderr=file,
+                                       env=env, start_new_session=True)
+        except OSError:
+            signal.signal(signal.SIGTERM, handler)
+            raise
         try:
             signal.signal(signal.SIGTERM, handler)
             if told:
