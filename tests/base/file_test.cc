@@ -8,7 +8,8 @@
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
+
+#include "tests/support/temp_dir.h"
 
 namespace airlock {
 namespace {
@@ -17,31 +18,22 @@ using ::testing::HasSubstr;
 
 class WriteFile : public testing::Test {
  protected:
-  WriteFile() {
-    std::string name = (std::filesystem::temp_directory_path() / "airlock-report-XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-  }
-  ~WriteFile() override { std::filesystem::remove_all(folder_); }
+  const std::filesystem::path& folder() const { return directory_.path(); }
 
-  std::string read(const std::filesystem::path& path) {
-    std::ifstream file(path);
-    std::ostringstream text;
-    text << file.rdbuf();
-    return text.str();
-  }
-  std::filesystem::path folder_;
+ private:
+  const TempDir directory_;
 };
 
 TEST_F(WriteFile, replaces_a_file_and_leaves_nothing_else) {
-  const auto path = folder_ / "stats.json";
+  const auto path = folder() / "stats.json";
   ASSERT_TRUE(write_file_atomically(path.string(), "one").ok());
   ASSERT_TRUE(write_file_atomically(path.string(), "two").ok());
-  EXPECT_EQ(read(path), "two");
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+  EXPECT_EQ(read_all(path), "two");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder()), {}), 1);
 }
 
 TEST_F(WriteFile, lets_nobody_else_read_it) {
-  const auto path = folder_ / "stats.json";
+  const auto path = folder() / "stats.json";
   ASSERT_TRUE(write_file_atomically(path.string(), "text").ok());
   struct stat info {};
   ASSERT_EQ(::stat(path.c_str(), &info), 0);
@@ -49,7 +41,8 @@ TEST_F(WriteFile, lets_nobody_else_read_it) {
 }
 
 TEST_F(WriteFile, names_the_path_it_cannot_write) {
-  const Status status = write_file_atomically((folder_ / "absent" / "stats.json").string(), "text");
+  const Status status =
+      write_file_atomically((folder() / "absent" / "stats.json").string(), "text");
   EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
   EXPECT_THAT(status.message(), HasSubstr("absent"));
 }
@@ -60,14 +53,14 @@ TEST_F(WriteFile, writes_to_a_device_and_does_not_replace_it) {
 }
 
 TEST_F(WriteFile, leaves_the_old_text_where_the_path_is_a_folder) {
-  EXPECT_FALSE(write_file_atomically(folder_.string(), "text").ok());
-  EXPECT_TRUE(std::filesystem::is_directory(folder_));
+  EXPECT_FALSE(write_file_atomically(folder().string(), "text").ok());
+  EXPECT_TRUE(std::filesystem::is_directory(folder()));
 }
 
 TEST_F(WriteFile, joins_its_parts) {
-  const auto path = folder_ / "logits.npy";
+  const auto path = folder() / "logits.npy";
   ASSERT_TRUE(write_file_atomically(path.string(), {"head,", "", "body"}).ok());
-  EXPECT_EQ(read(path), "head,body");
+  EXPECT_EQ(read_all(path), "head,body");
 }
 
 TEST(OsError, tells_what_is_used_up_from_what_is_wrong) {
@@ -80,18 +73,18 @@ TEST(OsError, tells_what_is_used_up_from_what_is_wrong) {
 }
 
 TEST_F(WriteFile, is_told_from_others_by_name_and_by_what_it_is) {
-  const std::string path = (folder_ / "file").string();
-  const std::string link = (folder_ / "link").string();
-  const std::string other = (folder_ / "other").string();
+  const std::string path = (folder() / "file").string();
+  const std::string link = (folder() / "link").string();
+  const std::string other = (folder() / "other").string();
   ASSERT_TRUE(write_file_atomically(path, "text").ok());
   std::filesystem::create_symlink(path, link);
   EXPECT_TRUE(is_same_file(path, path));
   EXPECT_TRUE(is_same_file(path, link));
-  EXPECT_TRUE(is_same_file(path, (folder_ / "." / "file").string()));
+  EXPECT_TRUE(is_same_file(path, (folder() / "." / "file").string()));
   EXPECT_FALSE(is_same_file(path, other));
   // Of files that are not there yet.
-  EXPECT_TRUE(is_same_file(other, (folder_ / "." / "other").string()));
-  EXPECT_FALSE(is_same_file(other, (folder_ / "another").string()));
+  EXPECT_TRUE(is_same_file(other, (folder() / "." / "other").string()));
+  EXPECT_FALSE(is_same_file(other, (folder() / "another").string()));
   EXPECT_FALSE(is_same_file("/dev/null", "/dev/null"));
 }
 

@@ -7,8 +7,8 @@
 
 #include "runtime/trace/trace_reader.h"
 #include "tests/fuzz/trace_target.h"
+#include "tests/support/temp_dir.h"
 #include "tests/trace/golden_trace.h"
-#include "tests/trace/temp_dir.h"
 
 namespace airlock {
 namespace {

@@ -12,7 +12,7 @@
 
 #include "base/convert.h"
 #include "tests/replay/replay_rig.h"
-#include "tests/trace/temp_dir.h"
+#include "tests/support/temp_dir.h"
 
 namespace airlock {
 namespace {

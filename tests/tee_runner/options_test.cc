@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tests/trace/temp_dir.h"
+#include "tests/support/temp_dir.h"
 
 namespace airlock {
 namespace {

@@ -19,9 +19,9 @@
 #include "proto/limits.h"
 #include "runtime/model/safetensors.h"
 #include "tests/support/read_trace.h"
+#include "tests/support/temp_dir.h"
 #include "tests/tee_runner/naive_backend.h"
 #include "tests/tee_runner/recorded_runs.h"
-#include "tests/trace/temp_dir.h"
 
 namespace airlock {
 namespace {

@@ -16,8 +16,8 @@
 #include "runtime/model/safetensors.h"
 #include "runtime/trace/trace.h"
 #include "tests/support/synthesise_records.h"
+#include "tests/support/temp_dir.h"
 #include "tests/trace/golden_trace.h"
-#include "tests/trace/temp_dir.h"
 
 namespace airlock {
 namespace {

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "tests/support/read_trace.h"
+#include "tests/support/temp_dir.h"
 #include "tests/trace/golden_trace.h"
-#include "tests/trace/temp_dir.h"
 
 namespace airlock {
 namespace {

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "runtime/trace/trace_writer.h"
+#include "tests/support/temp_dir.h"
 #include "tests/trace/sample_trace.h"
-#include "tests/trace/temp_dir.h"
 #include "tools/airlock_report/bins.h"
 #include "tools/airlock_report/input.h"
 

@@ -16,7 +16,7 @@ namespace airlock {
 class TempDir {
  public:
   TempDir() {
-    std::string name = (std::filesystem::temp_directory_path() / "airlock-trace-XXXXXX").string();
+    std::string name = (std::filesystem::temp_directory_path() / "airlock-test-XXXXXX").string();
     CHECK(::mkdtemp(name.data()) != nullptr);
     path_ = name;
   }
