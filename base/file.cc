@@ -35,9 +35,11 @@ Status write_parts(int fd, std::initializer_list<std::string_view> parts, const 
 
 }  // namespace
 
+std::string os_message(int error) { return std::generic_category().message(error); }
+
 Status os_error(std::string_view what, int error) {
   return {is_used_up(error) ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
-          "cannot " + std::string(what) + ": " + std::generic_category().message(error)};
+          "cannot {}: {}", what, os_message(error)};
 }
 
 Status write_all(int fd, std::string_view bytes, const std::string& path) {

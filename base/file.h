@@ -8,6 +8,8 @@
 
 namespace airlock {
 
+/// What the system calls `error`, a value of errno.
+std::string os_message(int error);
 /// What the system refused, "cannot WHAT: REASON". kResourceExhausted where the disk, memory or
 /// descriptors are used up; else kInvalidInput.
 Status os_error(std::string_view what, int error);

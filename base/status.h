@@ -1,5 +1,7 @@
 #pragma once
 
+#include <fmt/core.h>
+
 #include <optional>
 #include <string>
 #include <string_view>
@@ -71,6 +73,11 @@ class [[nodiscard]] Status {
  public:
   Status() = default;
   Status(StatusCode code, std::string message) : code_(code), message_(std::move(message)) {}
+  /// The message as fmt::format() writes it.
+  template <typename... Args>
+  requires(sizeof...(Args) > 0)
+      Status(StatusCode code, fmt::format_string<Args...> format, Args&&... args)
+      : Status(code, fmt::format(format, std::forward<Args>(args)...)) {}
   static Status ok_status() { return {}; }
 
   bool ok() const { return code_ == StatusCode::kOk; }

@@ -61,22 +61,20 @@ Status ServerImpl::check_hello(const Hello& hello) const {
   const auto alive = static_cast<std::size_t>(
       std::ranges::count_if(sessions_, [](const auto& entry) { return !entry.second->ending(); }));
   if (alive >= options_.max_clients || sessions_.size() >= 2 * options_.max_clients) {
-    return Status(
-        StatusCode::kResourceExhausted,
-        fmt::format("server full: {} of {} sessions are in use (--max-clients); try again later",
-                    alive, options_.max_clients));
+    return Status(StatusCode::kResourceExhausted,
+                  "server full: {} of {} sessions are in use (--max-clients); try again later",
+                  alive, options_.max_clients);
   }
   if (!hello.digest.empty() && hello.digest != model_->digest) {
-    return Status(StatusCode::kMismatch,
-                  fmt::format("it serves another model: digest {}, yours is {}", model_->digest,
-                              hello.digest));
+    return Status(StatusCode::kMismatch, "it serves another model: digest {}, yours is {}",
+                  model_->digest, hello.digest);
   }
   if (!hello.ring.accepts(geometry_)) {
     return Status(StatusCode::kUnavailable,
-                  fmt::format("its rings have {} slots of {} bytes, {} of {} are demanded "
-                              "(--ring-slots, --ring-slot-bytes)",
-                              geometry_.slot_count, geometry_.slot_bytes, hello.ring.slot_count,
-                              hello.ring.slot_bytes));
+                  "its rings have {} slots of {} bytes, {} of {} are demanded (--ring-slots, "
+                  "--ring-slot-bytes)",
+                  geometry_.slot_count, geometry_.slot_bytes, hello.ring.slot_count,
+                  hello.ring.slot_bytes);
   }
   return {};
 }

@@ -21,7 +21,7 @@ namespace {
 constexpr const char* kFileName = "airlock_cuda.so";
 
 Status unusable(const std::string& path, std::string_view why) {
-  return {StatusCode::kDevice, fmt::format("the CUDA module {} {}", path, why)};
+  return {StatusCode::kDevice, "the CUDA module {} {}", path, why};
 }
 
 Result<std::string> executable_directory() {
@@ -29,9 +29,8 @@ Result<std::string> executable_directory() {
   const ssize_t size = ::readlink("/proc/self/exe", link.data(), link.size() - 1);
   if (size <= 0) {
     return Status(StatusCode::kDevice,
-                  fmt::format("the CUDA module is not found: /proc/self/exe: {}; name it with "
-                              "--cuda-module",
-                              std::generic_category().message(errno)));
+                  "the CUDA module is not found: /proc/self/exe: {}; name it with --cuda-module",
+                  std::generic_category().message(errno));
   }
   const std::string_view executable(link.data(), static_cast<std::size_t>(size));
   return std::string(executable.substr(0, executable.rfind('/')));
@@ -44,9 +43,9 @@ Result<std::string> find_file() {
     if (::access(path.c_str(), F_OK) == 0) return path;
   }
   return Status(StatusCode::kDevice,
-                fmt::format("this build has no CUDA module ({}/{}): build where cmake finds the "
-                            "CUDA toolkit, or name one with --cuda-module",
-                            directory, kFileName));
+                "this build has no CUDA module ({}/{}): build where cmake finds the CUDA toolkit, "
+                "or name one with --cuda-module",
+                directory, kFileName);
 }
 
 // The whole path: dlopen() looks for a mere name in the system's folders.
@@ -70,15 +69,14 @@ std::string loader_error(const std::string& path) {
 Status check(const CudaModule* module, const std::string& path) {
   if (module == nullptr) return unusable(path, "gives no interface");
   if (module->abi != kCudaModuleAbi) {
-    return unusable(path, fmt::format("has interface {}, this gpu_server has {}: both must be of "
-                                      "one build",
-                                      module->abi, kCudaModuleAbi));
+    return unusable(
+        path, fmt::format("has interface {}, this gpu_server has {}: both must be of one build",
+                          module->abi, kCudaModuleAbi));
   }
   if (module->version == nullptr || std::string_view(module->version) != kVersion) {
-    return unusable(path,
-                    fmt::format("is of release {}, this gpu_server is of {}: both must be of one "
-                                "build",
-                                module->version == nullptr ? "none" : module->version, kVersion));
+    return unusable(
+        path, fmt::format("is of release {}, this gpu_server is of {}: both must be of one build",
+                          module->version == nullptr ? "none" : module->version, kVersion));
   }
   if (module->create == nullptr) return unusable(path, "lacks a function: create");
   return {};

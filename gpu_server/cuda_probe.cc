@@ -40,14 +40,14 @@ template <typename Function>
 Status find(void* library, const char* name, Function& function) {
   function = reinterpret_cast<Function>(::dlsym(library, name));
   if (function != nullptr) return {};
-  return {StatusCode::kDevice,
-          fmt::format("{} is no NVIDIA driver library: it has no {}", kDriverLibrary, name)};
+  return {StatusCode::kDevice, "{} is no NVIDIA driver library: it has no {}", kDriverLibrary,
+          name};
 }
 
 Result<Driver> open_driver() {
   void* library = ::dlopen(kDriverLibrary, RTLD_NOW | RTLD_LOCAL);  // never closed
   if (library == nullptr) {
-    return Status(StatusCode::kDevice, fmt::format("there is no NVIDIA driver ({})", ::dlerror()));
+    return Status(StatusCode::kDevice, "there is no NVIDIA driver ({})", ::dlerror());
   }
   Driver driver;
   RETURN_IF_ERROR(find(library, "cuInit", driver.init));
@@ -73,8 +73,8 @@ std::string numbered(int error, std::string_view name) {
 }
 
 Status failed(const Driver& driver, const char* function, int error) {
-  return {StatusCode::kDevice, fmt::format("the NVIDIA driver does not work: {} gave {}", function,
-                                           numbered(error, driver.name_of(error)))};
+  return {StatusCode::kDevice, "the NVIDIA driver does not work: {} gave {}", function,
+          numbered(error, driver.name_of(error))};
 }
 
 // How a user gets the right to open a file of this group.
@@ -99,20 +99,19 @@ Status explain_cuda_start(int error, std::string_view name,
     if (fd.valid()) continue;
     if (errno == EACCES) {
       return {StatusCode::kDevice,
-              fmt::format("no permission to use the GPU: {} cannot be opened for reading and "
-                          "writing; {}",
-                          file, remedy(info))};
+              "no permission to use the GPU: {} cannot be opened for reading and writing; {}", file,
+              remedy(info)};
     }
     if (errno == EPERM) {
       return {StatusCode::kDevice,
-              fmt::format("no permission to use the GPU: {} cannot be opened for reading and "
-                          "writing; the container must be given the device",
-                          file)};
+              "no permission to use the GPU: {} cannot be opened for reading and writing; the "
+              "container must be given the device",
+              file};
     }
   }
   if (error == kNoDevice) return no_device();
-  return {StatusCode::kDevice,
-          fmt::format("the NVIDIA driver does not start: cuInit gave {}", numbered(error, name))};
+  return {StatusCode::kDevice, "the NVIDIA driver does not start: cuInit gave {}",
+          numbered(error, name)};
 }
 
 Result<CudaProbe> probe_cuda() {

@@ -24,8 +24,12 @@ Status not_there(const std::string& asked, const CudaProbe& probe) {
   std::string list;
   for (std::size_t i = 0; i < count; ++i) list += (i == 0 ? "" : ", ") + device_name(probe, i);
   return {StatusCode::kDevice,
-          fmt::format("--device {}: there {} {} {}: {}", asked, count == 1 ? "is" : "are", count,
-                      count == 1 ? "device" : "devices", list)};
+          "--device {}: there {} {} {}: {}",
+          asked,
+          count == 1 ? "is" : "are",
+          count,
+          count == 1 ? "device" : "devices",
+          list};
 }
 
 Result<LoadedCompute> load_onto_cpu(const ServerOptions& options, const ModelSource& source) {

@@ -77,11 +77,10 @@ MetricFamily calls_family(const OpSnapshotTable& ops) {
 }
 
 MetricFamily op_time_family(const OpSnapshotTable& ops) {
-  MetricFamily made =
-      family("airlock_op_seconds_total",
-             "Time from the whole request to the reply's send, by part: waiting for a turn, "
-             "computing, the rest.",
-             MetricType::Counter);
+  MetricFamily made = family("airlock_op_seconds_total",
+                             "Time from the whole request to the reply's send, by part: waiting "
+                             "for a turn, computing, the rest.",
+                             MetricType::Counter);
   for (const Op op : kOps) {
     const OpTimes& times = ops[op].times;
     add(made, {{"op", label(op)}, {"part", "queue"}}, seconds(times.queue_ns));
@@ -92,11 +91,10 @@ MetricFamily op_time_family(const OpSnapshotTable& ops) {
 }
 
 MetricFamily device_time_family(const OpSnapshotTable& ops) {
-  MetricFamily made =
-      family("airlock_op_device_seconds_total",
-             "Time on the device by its own clock, by part: copying operands in, computing, "
-             "copying results out. 0 on a CPU.",
-             MetricType::Counter);
+  MetricFamily made = family("airlock_op_device_seconds_total",
+                             "Time on the device by its own clock, by part: copying operands in, "
+                             "computing, copying results out. 0 on a CPU.",
+                             MetricType::Counter);
   for (const Op op : kOps) {
     const DeviceTimes& device = ops[op].times.device;
     add(made, {{"op", label(op)}, {"part", "copy_in"}}, seconds(device.copy_in_ns));

@@ -30,7 +30,7 @@ constexpr std::chrono::milliseconds kPokePause{10};
 
 Result<Endpoint> parse_address(const std::string& address, bool beyond_loopback) {
   const auto refuse = [&](std::string_view why) {
-    return Status(StatusCode::kUsage, fmt::format("--metrics '{}': {}", address, why));
+    return Status(StatusCode::kUsage, "--metrics '{}': {}", address, why);
   };
   constexpr std::string_view kForm = "it is not HOST:PORT, as in 127.0.0.1:9464 or [::1]:9464";
   auto endpoint = parse_endpoint("tcp://" + address);

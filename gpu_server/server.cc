@@ -36,11 +36,10 @@ Status check_shm_room(const RingGeometry& geometry) {
   if (info.f_blocks == 0 || free_bytes >= 2 * segment_bytes)
     return {};  // no blocks at all: a tmpfs without a limit
   return {StatusCode::kResourceExhausted,
-          fmt::format("/dev/shm is too small: one session needs {:.1f} MiB, {:.1f} MiB are free; "
-                      "give fewer --ring-slots, "
-                      "smaller --ring-slot-bytes, or --ring off",
-                      2.0 * static_cast<double>(segment_bytes) / 1048576.0,
-                      static_cast<double>(free_bytes) / 1048576.0)};
+          "/dev/shm is too small: one session needs {:.1f} MiB, {:.1f} MiB are free; give fewer "
+          "--ring-slots, smaller --ring-slot-bytes, or --ring off",
+          2.0 * static_cast<double>(segment_bytes) / 1048576.0,
+          static_cast<double>(free_bytes) / 1048576.0};
 }
 
 }  // namespace
@@ -50,11 +49,10 @@ Status ServerImpl::take_endpoint() {
   RETURN_IF_ERROR(device_lost_.check());
   const bool ipc = endpoint_.kind == Endpoint::Kind::kIpc;
   if (!endpoint_.is_loopback() && !options_.insecure_tcp) {
-    return {
-        StatusCode::kUsage,
-        fmt::format("--endpoint {} is reachable from other machines, and nothing is encrypted or "
-                    "authenticated: add --insecure-tcp if you accept that",
-                    endpoint_.text())};
+    return {StatusCode::kUsage,
+            "--endpoint {} is reachable from other machines, and nothing is encrypted or "
+            "authenticated: add --insecure-tcp if you accept that",
+            endpoint_.text()};
   }
   if (ipc) {
     RETURN_IF_ERROR(session_socket_path(endpoint_.path, 0).status());

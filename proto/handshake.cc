@@ -244,9 +244,8 @@ Result<ControlMessage> decode_control(std::span<const std::byte> bytes) {
   if (major != kProtocolMajor) {
     return Status(
         StatusCode::kVersionMismatch,
-        fmt::format(
-            "peer speaks protocol {}.{}, this program {}.{}: run the same release on both sides",
-            major, minor, kProtocolMajor, kProtocolMinor));
+        "peer speaks protocol {}.{}, this program {}.{}: run the same release on both sides", major,
+        minor, kProtocolMajor, kProtocolMinor);
   }
   if (bytes.size() < kBodyAt) return wrong("it has no kind");
   const auto kind = std::to_integer<std::uint8_t>(bytes[kKindAt]);

@@ -46,8 +46,8 @@ Op read_op(WireReader& reader) {
 
 Status check_size(std::size_t bytes) {
   if (bytes <= limits::kMaxEncodedHeaderBytes) return {};
-  return {StatusCode::kProtocolError,
-          fmt::format("{} bytes, expected at most {}", bytes, limits::kMaxEncodedHeaderBytes)};
+  return {StatusCode::kProtocolError, "{} bytes, expected at most {}", bytes,
+          limits::kMaxEncodedHeaderBytes};
 }
 
 }  // namespace

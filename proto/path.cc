@@ -1,25 +1,22 @@
 #include "proto/path.h"
 
-#include <fmt/format.h>
-
 namespace airlock {
 
 Result<MessagePlan> plan_message(const PathPolicy& policy,
                                  std::span<const std::size_t> tensor_bytes) {
   if (tensor_bytes.size() > limits::kMaxTensorsPerMessage) {
-    return Status(StatusCode::kInvalidInput,
-                  fmt::format("a message of {} tensors, more than {}", tensor_bytes.size(),
-                              limits::kMaxTensorsPerMessage));
+    return Status(StatusCode::kInvalidInput, "a message of {} tensors, more than {}",
+                  tensor_bytes.size(), limits::kMaxTensorsPerMessage);
   }
   MessagePlan plan;
   plan.header_path = policy.header_path();
   std::size_t total_bytes = 0;
   for (const std::size_t bytes : tensor_bytes) {
     if (bytes > limits::kMaxTensorBytes || total_bytes + bytes > limits::kMaxMessageBytes) {
-      return Status(StatusCode::kInvalidInput,
-                    fmt::format("a tensor of {} bytes takes a message over its limits of {} bytes "
-                                "each and {} in all",
-                                bytes, limits::kMaxTensorBytes, limits::kMaxMessageBytes));
+      return Status(
+          StatusCode::kInvalidInput,
+          "a tensor of {} bytes takes a message over its limits of {} bytes each and {} in all",
+          bytes, limits::kMaxTensorBytes, limits::kMaxMessageBytes);
     }
     total_bytes += bytes;
     const bool by_ring = policy.has_ring && bytes < policy.limit_bytes &&

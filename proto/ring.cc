@@ -1,7 +1,5 @@
 #include "proto/ring.h"
 
-#include <fmt/format.h>
-
 #include "proto/limits.h"
 
 namespace airlock {
@@ -9,17 +7,16 @@ namespace {
 
 Status check_slot_count(std::uint64_t value) {
   if (value >= limits::kMinSlotCount && value <= limits::kMaxSlotCount) return {};
-  return {StatusCode::kProtocolError, fmt::format("slot count {}, expected {} to {}", value,
-                                                  limits::kMinSlotCount, limits::kMaxSlotCount)};
+  return {StatusCode::kProtocolError, "slot count {}, expected {} to {}", value,
+          limits::kMinSlotCount, limits::kMaxSlotCount};
 }
 
 Status check_slot_bytes(std::uint64_t value) {
   if (value >= limits::kMinSlotBytes && value <= limits::kMaxSlotBytes && value % 4096 == 0) {
     return {};
   }
-  return {StatusCode::kProtocolError,
-          fmt::format("slot bytes {}, expected a multiple of 4096 from {} to {}", value,
-                      limits::kMinSlotBytes, limits::kMaxSlotBytes)};
+  return {StatusCode::kProtocolError, "slot bytes {}, expected a multiple of 4096 from {} to {}",
+          value, limits::kMinSlotBytes, limits::kMaxSlotBytes};
 }
 
 }  // namespace

@@ -195,7 +195,7 @@ TensorDesc WireReader::tensor(std::string_view what) {
 
 Status WireReader::finish(Rest rest) const {
   if (!ok() || rest == Rest::kIgnore || at_ == count_) return status_;
-  return {StatusCode::kProtocolError, fmt::format("{} values too many", count_ - at_)};
+  return {StatusCode::kProtocolError, "{} values too many", count_ - at_};
 }
 
 }  // namespace airlock

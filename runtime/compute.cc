@@ -1,7 +1,5 @@
 #include "runtime/compute.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -26,8 +24,7 @@ Result<std::vector<std::int32_t>> read_token_ids(TensorView tensor, std::int64_t
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab) {
       return Status(StatusCode::kInvalidInput,
-                    fmt::format("token id {} at position {} is outside the vocabulary of {}",
-                                ids[i], i, vocab));
+                    "token id {} at position {} is outside the vocabulary of {}", ids[i], i, vocab);
     }
   }
   return ids;

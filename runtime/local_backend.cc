@@ -1,7 +1,5 @@
 #include "runtime/local_backend.h"
 
-#include <fmt/format.h>
-
 #include <vector>
 
 #include "base/check.h"
@@ -76,8 +74,7 @@ Result<std::unique_ptr<Pending>> LocalBackend::prepare(const OpSpec& spec, Deadl
   Loans loans;
   ASSIGN_OR_RETURN(loans.result_descs, op_results(spec, info().dims));
   if (!is_computed(spec.op)) {
-    return Status(StatusCode::kInvalidInput,
-                  fmt::format("{} is not computed by a backend", name_of(spec.op)));
+    return Status(StatusCode::kInvalidInput, "{} is not computed by a backend", name_of(spec.op));
   }
   RETURN_IF_ERROR(take(scratch_, spec.inputs, loans.buffers, loans.inputs));
   RETURN_IF_ERROR(take(scratch_, loans.result_descs, loans.buffers, loans.results));

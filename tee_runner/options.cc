@@ -1,7 +1,5 @@
 #include "tee_runner/options.h"
 
-#include <fmt/format.h>
-
 #include <array>
 #include <utility>
 
@@ -104,9 +102,8 @@ Status check_record_names(const PrefillOptions& options) {
   for (const std::string& path : written) {
     for (const auto& [option, other] : others) {
       if (other.empty() || !is_same_file(path, other)) continue;
-      return {
-          StatusCode::kUsage,
-          fmt::format("--record would write to {}, the file of {}: choose another", path, option)};
+      return {StatusCode::kUsage, "--record would write to {}, the file of {}: choose another",
+              path, option};
     }
   }
   return {};

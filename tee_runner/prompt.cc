@@ -1,4 +1,3 @@
-#include <fmt/format.h>
 
 #include <cerrno>
 #include <charconv>
@@ -21,15 +20,14 @@ constexpr std::size_t kMaxPromptBytes = static_cast<std::size_t>(limits::kMaxTok
 Result<std::string> read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file)
-    return Status(StatusCode::kInvalidInput,
-                  fmt::format("cannot read {}: {}", path, std::strerror(errno)));
+    return Status(StatusCode::kInvalidInput, "cannot read {}: {}", path, std::strerror(errno));
   std::string text(kMaxPromptBytes + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (file.bad()) return Status(StatusCode::kInvalidInput, fmt::format("cannot read {}", path));
+  if (file.bad()) return Status(StatusCode::kInvalidInput, "cannot read {}", path);
   text.resize(static_cast<std::size_t>(file.gcount()));
   if (text.size() > kMaxPromptBytes) {
-    return Status(StatusCode::kInvalidInput,
-                  fmt::format("{} is longer than {} bytes: no prompt is", path, kMaxPromptBytes));
+    return Status(StatusCode::kInvalidInput, "{} is longer than {} bytes: no prompt is", path,
+                  kMaxPromptBytes);
   }
   return text;
 }
@@ -44,17 +42,15 @@ Result<std::vector<std::int32_t>> parse_tokens(std::string_view text, std::strin
     std::int64_t value = 0;
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
     if (end != word.data() + word.size() || error == std::errc::invalid_argument) {
-      return Status(
-          StatusCode::kUsage,
-          fmt::format("{}: '{}' at position {} is not a token id; ids are numbers, separated "
-                      "by commas or white space",
-                      source, word.substr(0, 40), tokens.size()));
+      return Status(StatusCode::kUsage,
+                    "{}: '{}' at position {} is not a token id; ids are numbers, separated by "
+                    "commas or white space",
+                    source, word.substr(0, 40), tokens.size());
     }
     if (error == std::errc::result_out_of_range || value < 0 ||
         value > std::numeric_limits<std::int32_t>::max()) {
-      return Status(StatusCode::kInvalidInput,
-                    fmt::format("{}: token id {} at position {} is in no vocabulary", source,
-                                word.substr(0, 40), tokens.size()));
+      return Status(StatusCode::kInvalidInput, "{}: token id {} at position {} is in no vocabulary",
+                    source, word.substr(0, 40), tokens.size());
     }
     tokens.push_back(static_cast<std::int32_t>(value));
     at = text.find_first_not_of(kSeparators, at + word.size());

@@ -42,8 +42,8 @@ bool is_stdout(const struct stat& info) {
 std::string payload_path(const PrefillOptions& options) { return options.record + ".safetensors"; }
 
 Status no_place(const std::string& path, int error) {
-  return {StatusCode::kInvalidInput, fmt::format("cannot write the trace {}: {}", path,
-                                                 std::generic_category().message(error))};
+  return {StatusCode::kInvalidInput, "cannot write the trace {}: {}", path,
+          std::generic_category().message(error)};
 }
 
 }  // namespace
@@ -54,16 +54,15 @@ Status Recording::check_place() const {
   const bool exists = ::stat(path.c_str(), &info) == 0;
   if (exists && S_ISDIR(info.st_mode)) return no_place(path, EISDIR);
   if (exists && is_stdout(info)) {
-    return {StatusCode::kUsage,
-            fmt::format("--record {}: that is stdout, where the result goes; give a file", path)};
+    return {StatusCode::kUsage, "--record {}: that is stdout, where the result goes; give a file",
+            path};
   }
   if (exists && ::access(path.c_str(), W_OK) != 0) return no_place(path, errno);
   if (exists && !S_ISREG(info.st_mode)) return {};  // a pipe or a device
   struct stat itself {};
   if (::lstat(path.c_str(), &itself) == 0 && S_ISLNK(itself.st_mode)) {
     return {StatusCode::kInvalidInput,
-            fmt::format("cannot write the trace {}: it is a symbolic link; name the file itself",
-                        path)};
+            "cannot write the trace {}: it is a symbolic link; name the file itself", path};
   }
   // The trace is a new file, also in the place of an old one.
   if (::access(folder_of(path).c_str(), W_OK | X_OK) != 0) return no_place(path, errno);
@@ -75,17 +74,17 @@ Status Recording::check_payload_place() const {
   const std::string name = base_name(path);
   if (!is_payload_name(name)) {
     return {StatusCode::kUsage,
-            fmt::format("--record-payload: a file beside the trace cannot be called {}: choose "
-                        "another name for --record, one without a dot at its beginning",
-                        name)};
+            "--record-payload: a file beside the trace cannot be called {}: choose another name "
+            "for --record, one without a dot at its beginning",
+            name};
   }
   std::error_code ignored;
   if (!options_.model.empty() &&
       std::filesystem::equivalent(folder_of(path), options_.model, ignored)) {
     return {StatusCode::kUsage,
-            fmt::format("--record-payload would put {} among the weights of --model {}: choose "
-                        "another folder for --record",
-                        path, options_.model)};
+            "--record-payload would put {} among the weights of --model {}: choose another folder "
+            "for --record",
+            path, options_.model};
   }
   return PayloadWriter::check_place(path);
 }

@@ -122,8 +122,8 @@ ReplayResult describe(const ReplayOptions& options, const Material& material,
   result.same_paths = has_recorded_paths(result.trace, session.policy());
   if (!result.same_paths && result.trace.backend == "remote") {
     log_warning(
-        fmt::format("the session's ring has {} slots of {} bytes, the recorded one {} of "
-                    "{}: tensors may take other paths",
+        fmt::format("the session's ring has {} slots of {} bytes, the recorded one {} of {}: "
+                    "tensors may take other paths",
                     session.policy().slot_count, session.policy().limit_bytes,
                     result.trace.ring_slots, result.trace.path_limit_bytes));
   }
@@ -167,8 +167,8 @@ Status judge(const Clients& clients, const ReplayResult& result) {
   }
   if (sum.tensors_differing == 0) return first.ok() ? judge_verified(result, sum) : first;
   Status mismatch(StatusCode::kMismatch,
-                  fmt::format("{} of {} compared tensors are not as recorded; the first: {}",
-                              sum.tensors_differing, sum.tensors_checked, sum.first_difference));
+                  "{} of {} compared tensors are not as recorded; the first: {}",
+                  sum.tensors_differing, sum.tensors_checked, sum.first_difference);
   if (first.ok()) return mismatch;
   log_error(mismatch.message());
   return first;
@@ -228,8 +228,8 @@ Status check_spares_payload(const ReplayOptions& options) {
   if (options.stats_json.empty() || !reader.ok()) return {};  // a bad trace is told of later
   const std::string payload = payload_path(options.file, reader->header());
   if (payload.empty() || !is_same_file(payload, options.stats_json)) return {};
-  return {StatusCode::kUsage,
-          fmt::format("--stats-json {} is the payload of {}", options.stats_json, options.file)};
+  return {StatusCode::kUsage, "--stats-json {} is the payload of {}", options.stats_json,
+          options.file};
 }
 
 }  // namespace

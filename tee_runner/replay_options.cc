@@ -36,11 +36,11 @@ Result<std::optional<ReplayOptions>> parse_replay_options(int argc, const char* 
   ReplayOptions options;
   CommandLine line("tee_runner", "The trusted side of Airlock.", protocol_suffix());
   line.require_subcommand();
-  declare(line.options().subcommand("replay",
-                                    "Plays a trace against a gpu_server, which may run with "
-                                    "--synthetic: the same ops, shapes and types,\nthe inputs "
-                                    "from the trace's payload or by a seed. Prints recorded times "
-                                    "beside replayed ones."),
+  declare(line.options().subcommand(
+              "replay",
+              "Plays a trace against a gpu_server, which may run with --synthetic: the same ops, "
+              "shapes and types,\nthe inputs from the trace's payload or by a seed. Prints "
+              "recorded times beside replayed ones."),
           options);
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<ReplayOptions>();

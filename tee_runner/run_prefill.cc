@@ -196,13 +196,11 @@ Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_op
 Status check_comparison(const Comparison& comparison) {
   if (comparison.passed()) return {};
   return {StatusCode::kMismatch,
-          fmt::format("--compare-local: {} of the server's logits differ from this process's; the "
-                      "largest error is {:.3g} of "
-                      "the largest logit{}",
-                      comparison.differing, comparison.largest_error,
-                      comparison.tolerance > 0
-                          ? fmt::format(", the tolerance {:g}", comparison.tolerance)
-                          : std::string(", and a CPU server must give the same bits"))};
+          "--compare-local: {} of the server's logits differ from this process's; the largest "
+          "error is {:.3g} of the largest logit{}",
+          comparison.differing, comparison.largest_error,
+          comparison.tolerance > 0 ? fmt::format(", the tolerance {:g}", comparison.tolerance)
+                                   : std::string(", and a CPU server must give the same bits")};
 }
 
 std::string format_result(const PrefillResult& result, const std::optional<Comparison>& comparison,

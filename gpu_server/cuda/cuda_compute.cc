@@ -188,8 +188,8 @@ Status CudaOp::wait() {
   for (Patience patience(kSpins);; patience.pause()) {
     if (done()) return status_;
     if (deadline_.expired()) {
-      return {StatusCode::kDeadlineExceeded,
-              fmt::format("{} did not end within its time limit", name_of(work_.op()))};
+      return {StatusCode::kDeadlineExceeded, "{} did not end within its time limit",
+              name_of(work_.op())};
     }
   }
 }

@@ -52,12 +52,11 @@ Status explain_start(cudaError_t error, std::string_view device) {
   (void)cudaRuntimeGetVersion(&runtime);
   if (error == cudaErrorInsufficientDriver || (driver != 0 && driver / 1000 < runtime / 1000)) {
     return {StatusCode::kDevice,
-            fmt::format("{}: the driver knows CUDA {}, this build needs {}: install a newer NVIDIA "
-                        "driver",
-                        device, version_text(driver), version_text(runtime))};
+            "{}: the driver knows CUDA {}, this build needs {}: install a newer NVIDIA driver",
+            device, version_text(driver), version_text(runtime)};
   }
-  return {StatusCode::kDevice,
-          fmt::format("{}: {} ({})", device, cudaGetErrorString(error), cudaGetErrorName(error))};
+  return {StatusCode::kDevice, "{}: {} ({})", device, cudaGetErrorString(error),
+          cudaGetErrorName(error)};
 }
 
 }  // namespace
@@ -69,8 +68,8 @@ Result<std::shared_ptr<Device>> Device::open(int ordinal) {
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess)
     return explain_start(error, device->label_);
   if (ordinal < 0 || ordinal >= count) {
-    return Status(StatusCode::kDevice, fmt::format("{}: this machine has {} CUDA device{}",
-                                                   device->label_, count, count == 1 ? "" : "s"));
+    return Status(StatusCode::kDevice, "{}: this machine has {} CUDA device{}", device->label_,
+                  count, count == 1 ? "" : "s");
   }
   if (const cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess)
     return explain_start(error, device->label_);
@@ -169,8 +168,8 @@ Result<Blas> make_blas(Device& device) {
   // What it says on a device that works where too little memory is free, as often as ALLOC_FAILED.
   if (status == CUBLAS_STATUS_NOT_INITIALIZED) {
     return Status(StatusCode::kResourceExhausted,
-                  fmt::format("{}: cuBLAS does not start ({}): is there device memory left?",
-                              device.label(), cublasGetStatusName(status)));
+                  "{}: cuBLAS does not start ({}): is there device memory left?", device.label(),
+                  cublasGetStatusName(status));
   }
   RETURN_IF_ERROR(device.check(status, "start cuBLAS"));
   return Blas(device, handle);

@@ -45,7 +45,7 @@ Status Products::use(cudaStream_t stream) {
 Status Products::linear(const std::byte* x, std::int64_t rows, const DeviceWeight& w, DType dtype,
                         ProductResult y) {
   if (!fits_int(rows) || !fits_int(w.n) || !fits_int(w.k))
-    return {StatusCode::kInvalidInput, fmt::format("{} rows are too many", rows)};
+    return {StatusCode::kInvalidInput, "{} rows are too many", rows};
   const int n = static_cast<int>(w.n);
   const int m = static_cast<int>(rows);
   const int k = static_cast<int>(w.k);
@@ -75,8 +75,8 @@ Status Products::matmul(const std::byte* a, const Shape& a_shape, const std::byt
     b_stride = 0;
   }
   if (!fits_int(m) || !fits_int(n) || !fits_int(k) || !fits_int(per_call))
-    return {StatusCode::kInvalidInput,
-            fmt::format("{} x {} is too large", a_shape.to_string(), b_shape.to_string())};
+    return {StatusCode::kInvalidInput, "{} x {} is too large", a_shape.to_string(),
+            b_shape.to_string()};
   const auto type = data_type(dtype);
   const auto element = static_cast<std::int64_t>(dtype_bytes(dtype));
   const auto result_element = static_cast<std::int64_t>(dtype_bytes(c.dtype));

@@ -1,7 +1,5 @@
 #include "gpu_server/cuda/weights.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -158,10 +156,9 @@ Result<DeviceWeights> DeviceWeights::load(Device& device, const ModelSource& mod
   ASSIGN_OR_RETURN(const std::size_t have, device.free_bytes());
   if (need > have) {
     return Status(StatusCode::kResourceExhausted,
-                  fmt::format("{}: the weights need {:.2f} GiB of device memory, {:.2f} GiB are "
-                              "free: end what else uses the GPU, give a smaller --dtype, or "
-                              "--device cpu",
-                              device.label(), gib(need), gib(have)));
+                  "{}: the weights need {:.2f} GiB of device memory, {:.2f} GiB are free: end what "
+                  "else uses the GPU, give a smaller --dtype, or --device cpu",
+                  device.label(), gib(need), gib(have));
   }
   ASSIGN_OR_RETURN(weights.memory_, DeviceMemory::allocate(device, need, "the weights"));
   std::size_t longest_row = 0;

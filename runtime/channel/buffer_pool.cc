@@ -1,6 +1,5 @@
 #include "runtime/channel/buffer_pool.h"
 
-#include <fmt/format.h>
 #include <sys/mman.h>
 
 #include <cstring>
@@ -98,9 +97,8 @@ Result<PooledBuffer> BufferPool::take(std::size_t bytes) {
     data = static_cast<std::byte*>(mapped);
   }
   if (data == nullptr) {
-    return Status(StatusCode::kResourceExhausted,
-                  fmt::format("no memory for a tensor of {} bytes: {}", bytes,
-                              std::strerror(errno)));  // NOLINT: glibc's is thread-safe enough
+    return Status(StatusCode::kResourceExhausted, "no memory for a tensor of {} bytes: {}", bytes,
+                  std::strerror(errno));  // NOLINT: glibc's is thread-safe enough
   }
   buffer.data_ = std::shared_ptr<std::byte>(
       data, [shelf = shelf_, capacity](std::byte* home) { shelf->put_back(home, capacity); });

@@ -1,7 +1,5 @@
 #include "runtime/channel/frame.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -22,8 +20,8 @@ Result<std::span<const std::byte>> decode_opening(std::span<const std::byte> fra
                                                   const Opening& expected) {
   if (frame.size() < kOpeningBytes) {
     return Status(StatusCode::kProtocolError,
-                  fmt::format("a message starts with a frame of {} bytes, expected at least {}",
-                              frame.size(), kOpeningBytes));
+                  "a message starts with a frame of {} bytes, expected at least {}", frame.size(),
+                  kOpeningBytes);
   }
   Opening opening;
   std::memcpy(&opening, frame.data(), kOpeningBytes);
@@ -32,8 +30,8 @@ Result<std::span<const std::byte>> decode_opening(std::span<const std::byte> fra
     return Status(StatusCode::kProtocolError, "a message of another session's epoch");
   }
   if (opening.sequence != expected.sequence) {
-    return Status(StatusCode::kProtocolError, fmt::format("a message's sequence is {}, expected {}",
-                                                          opening.sequence, expected.sequence));
+    return Status(StatusCode::kProtocolError, "a message's sequence is {}, expected {}",
+                  opening.sequence, expected.sequence);
   }
   return frame.subspan(kOpeningBytes);
 }

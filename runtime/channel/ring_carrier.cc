@@ -1,7 +1,5 @@
 #include "runtime/channel/ring_carrier.h"
 
-#include <fmt/format.h>
-
 #include <cstring>
 #include <utility>
 
@@ -105,8 +103,8 @@ class RingCarrier final : public Carrier {
     CHECK(arrived_ != nullptr);
     const std::size_t slot_count = arrived_->slots.size();
     if (slot_count != plan.ring_slots) {
-      return Status(StatusCode::kProtocolError, fmt::format("a message takes {} slots, expected {}",
-                                                            slot_count, plan.ring_slots));
+      return Status(StatusCode::kProtocolError, "a message takes {} slots, expected {}", slot_count,
+                    plan.ring_slots);
     }
     const std::size_t tensor_count = place_tensors(
         plan, arrived_->slots, [this](std::uint32_t slot) { return in_.payload(slot); }, *arrived_);

@@ -1,7 +1,5 @@
 #include "runtime/channel/routed_channel.h"
 
-#include <fmt/format.h>
-
 #include <optional>
 #include <utility>
 
@@ -201,9 +199,9 @@ class RoutedChannel final : public Channel {
     };
     RETURN_IF_ERROR(note(path, wait_on(path, deadline, take)));
     if (header.size() > limits::kMaxEncodedHeaderBytes) {
-      return fail(path, {StatusCode::kProtocolError,
-                         fmt::format("a message's header has {} bytes, expected at most {}",
-                                     header.size(), limits::kMaxEncodedHeaderBytes)});
+      return fail(
+          path, {StatusCode::kProtocolError, "a message's header has {} bytes, expected at most {}",
+                 header.size(), limits::kMaxEncodedHeaderBytes});
     }
     arriving_ = std::make_unique<RoutedReceived>(std::move(header));
     return {};

@@ -1,7 +1,5 @@
 #include "runtime/channel/socket_carrier.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
 #include <deque>
@@ -97,8 +95,8 @@ class SocketCarrier final : public Carrier {
       const std::span<std::byte> into = expected_.front();
       ASSIGN_OR_RETURN(const std::size_t size, receive_frame(into, deadline));
       if (size != into.size()) {
-        return Status(StatusCode::kProtocolError,
-                      fmt::format("a tensor's frame has {} bytes, expected {}", size, into.size()));
+        return Status(StatusCode::kProtocolError, "a tensor's frame has {} bytes, expected {}",
+                      size, into.size());
       }
     }
     return std::unique_ptr<Lease>(std::move(incoming_));

@@ -309,8 +309,8 @@ Result<std::vector<std::vector<std::byte>>> ZmqSocket::receive(Deadline deadline
       RETURN_IF_ERROR(impl_->receive(part, deadline));
       if (parts.size() == kMaxParts) {
         drop_rest(impl_->socket, part);
-        return Status(StatusCode::kProtocolError,
-                      fmt::format("a ZeroMQ message of more than {} parts", kMaxParts));
+        return Status(StatusCode::kProtocolError, "a ZeroMQ message of more than {} parts",
+                      kMaxParts);
       }
       const auto* bytes = part.data<std::byte>();
       parts.emplace_back(bytes, bytes + part.size());
@@ -338,9 +338,8 @@ Result<std::size_t> ZmqSocket::receive_into(std::string_view route, std::span<st
       return Status(StatusCode::kProtocolError, "a ZeroMQ message of several parts");
     }
     if (part.size() > into.size()) {
-      return Status(
-          StatusCode::kProtocolError,
-          fmt::format("a ZeroMQ frame of {} bytes, expected at most {}", part.size(), into.size()));
+      return Status(StatusCode::kProtocolError, "a ZeroMQ frame of {} bytes, expected at most {}",
+                    part.size(), into.size());
     }
     if (!part.empty()) std::memcpy(into.data(), part.data(), part.size());
     return part.size();

@@ -12,12 +12,12 @@ namespace {
 
 Status check_options(const CpuOptions& options) {
   if (!is_float(options.dtype)) {
-    return {StatusCode::kInvalidInput,
-            fmt::format("dtype is {}, expected fp32, fp16 or bf16", name_of(options.dtype))};
+    return {StatusCode::kInvalidInput, "dtype is {}, expected fp32, fp16 or bf16",
+            name_of(options.dtype)};
   }
   if (options.threads < 1 || options.threads > limits::kMaxThreads) {
-    return {StatusCode::kInvalidInput,
-            fmt::format("threads is {}, expected 1 to {}", options.threads, limits::kMaxThreads)};
+    return {StatusCode::kInvalidInput, "threads is {}, expected 1 to {}", options.threads,
+            limits::kMaxThreads};
   }
   return {};
 }
@@ -41,8 +41,7 @@ Result<std::shared_ptr<CpuModel>> CpuModel::create(const ModelSource& model,
     try {
       shared = std::make_shared<CpuShared>(options.threads);
     } catch (const std::system_error& error) {
-      return {StatusCode::kResourceExhausted,
-              fmt::format("{} threads: {}", options.threads, error.what())};
+      return {StatusCode::kResourceExhausted, "{} threads: {}", options.threads, error.what()};
     }
     return {};
   }));

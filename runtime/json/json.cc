@@ -147,12 +147,11 @@ Result<Json> parse_json(std::string_view text, std::string_view source) {
   try {
     if (nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) return builder.take();
   } catch (const std::bad_alloc&) {
-    return Status(StatusCode::kResourceExhausted,
-                  fmt::format("{}: no memory for its JSON", source));
+    return Status(StatusCode::kResourceExhausted, "{}: no memory for its JSON", source);
   } catch (const std::exception& error) {
     builder.refuse(printable(error.what()));
   }
-  return Status(StatusCode::kInvalidInput, fmt::format("{}: {}", source, builder.reason()));
+  return Status(StatusCode::kInvalidInput, "{}: {}", source, builder.reason());
 }
 
 }  // namespace airlock

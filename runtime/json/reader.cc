@@ -100,7 +100,7 @@ void JsonReader::fail(std::string_view what, std::string_view key) const {
   find_place(document_, json_, place);
   if (place.ends_with('.')) place.pop_back();
   if (!place.empty()) place = fmt::format("'{}' ", printable(place));
-  status_ = {StatusCode::kInvalidInput, fmt::format("{}: {}{}", source_, place, what)};
+  status_ = {StatusCode::kInvalidInput, "{}: {}{}", source_, place, what};
 }
 
 }  // namespace airlock

@@ -6,10 +6,10 @@
 #include <array>
 #include <optional>
 
+#include "base/readable_file.h"
 #include "proto/limits.h"
 #include "runtime/json/reader.h"
 #include "runtime/json/writer.h"
-#include "runtime/model/file.h"
 
 namespace airlock {
 
@@ -174,8 +174,8 @@ void read_dtype(const JsonReader& config, DType& out) {
 
 Result<LlamaConfig> parse_config(std::string_view json, std::string_view source) {
   if (json.size() > kMaxConfigFileBytes) {
-    return Status(StatusCode::kInvalidInput, fmt::format("{}: has {} bytes, at most {} are taken",
-                                                         source, json.size(), kMaxConfigFileBytes));
+    return Status(StatusCode::kInvalidInput, "{}: has {} bytes, at most {} are taken", source,
+                  json.size(), kMaxConfigFileBytes);
   }
   ASSIGN_OR_RETURN(const Json root, parse_json(json, source));
   Status status;

@@ -12,8 +12,8 @@
 #include <filesystem>
 #include <random>
 
+#include "base/readable_file.h"
 #include "base/unique_fd.h"
-#include "runtime/model/file.h"
 
 namespace airlock {
 

@@ -44,7 +44,7 @@ using Files = std::map<std::string, std::unique_ptr<SafetensorsFile>>;
 using Places = std::map<std::string, Place>;
 
 Status refuse(const std::string& source, std::string_view what) {
-  return {StatusCode::kInvalidInput, fmt::format("{}: {}", source, what)};
+  return {StatusCode::kInvalidInput, "{}: {}", source, what};
 }
 
 bool exists(const std::string& path) {

@@ -109,8 +109,7 @@ std::vector<PlannedOp> list_ops(const ModelDims& dims, const ForwardShape& shape
 Result<std::vector<PlannedOp>> plan_forward(const ModelDims& dims, const ForwardShape& shape,
                                             std::int64_t chunk) {
   const auto refuse = [&](StatusCode code, std::string_view why) {
-    return Status(code,
-                  fmt::format("{} tokens from position {}: {}", shape.tokens, shape.position, why));
+    return Status(code, "{} tokens from position {}: {}", shape.tokens, shape.position, why);
   };
   if (shape.tokens < 1 || shape.position < 0 || shape.position > limits::kMaxTokens ||
       shape.tokens > limits::kMaxTokens - shape.position) {
@@ -121,10 +120,10 @@ Result<std::vector<PlannedOp>> plan_forward(const ModelDims& dims, const Forward
   for (const ForwardShape& pass : split_prompt(shape, chunk)) {
     for (PlannedOp& op : list_ops(dims, pass)) plan.push_back(std::move(op));
     if (plan.size() > kMaxPlannedOps) {
-      return refuse(
-          StatusCode::kResourceExhausted,
-          fmt::format("more than {} ops with this config; feed the prompt in pieces (--chunk)",
-                      kMaxPlannedOps));
+      return refuse(StatusCode::kResourceExhausted,
+                    fmt::format(
+                        "more than {} ops with this config; feed the prompt in pieces (--chunk)",
+                        kMaxPlannedOps));
     }
   }
   for (const PlannedOp& op : plan) {

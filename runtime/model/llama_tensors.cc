@@ -55,10 +55,8 @@ Result<std::int64_t> check_rows(const std::string& name, const Shape& tensor,
   const std::int64_t wanted = matrix ? out.shape[0] : 1;
   if (!is_float(out.dtype) || !(vector || matrix) || first_row < 0 || wanted < 0 || wanted > rows ||
       first_row > rows - wanted) {
-    return Status(
-        StatusCode::kInvalidInput,
-        fmt::format("{} has shape {}: cannot read {} {} from row {}", name, tensor.to_string(),
-                    name_of(out.dtype), out.shape.to_string(), first_row));
+    return Status(StatusCode::kInvalidInput, "{} has shape {}: cannot read {} {} from row {}", name,
+                  tensor.to_string(), name_of(out.dtype), out.shape.to_string(), first_row);
   }
   return wanted;
 }

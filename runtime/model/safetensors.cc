@@ -20,7 +20,7 @@ constexpr std::size_t kMaxNameBytes = 1024;
 constexpr std::size_t kMaxRank = 16;
 
 Status refuse(const std::string& source, std::string_view what) {
-  return {StatusCode::kInvalidInput, fmt::format("{}: {}", source, what)};
+  return {StatusCode::kInvalidInput, "{}: {}", source, what};
 }
 
 std::optional<DType> dtype_of(std::string_view text) {
@@ -177,9 +177,8 @@ Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::open(const std::string
   ASSIGN_OR_RETURN(auto entries, parse_safetensors_header(json, file_bytes, path));
   void* base = ::mmap(nullptr, file_bytes, PROT_READ, MAP_SHARED, file.fd(), 0);
   if (base == MAP_FAILED) {
-    return Status(StatusCode::kResourceExhausted,
-                  fmt::format("{}: cannot map {} bytes: {}", path, file_bytes,
-                              std::generic_category().message(errno)));
+    return Status(StatusCode::kResourceExhausted, "{}: cannot map {} bytes: {}", path, file_bytes,
+                  std::generic_category().message(errno));
   }
   return std::unique_ptr<SafetensorsFile>(new SafetensorsFile(std::move(file), std::move(entries),
                                                               static_cast<const std::byte*>(base)));

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/readable_file.h"
 #include "base/status.h"
-#include "runtime/model/file.h"
 
 namespace airlock {
 

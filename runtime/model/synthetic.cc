@@ -107,7 +107,7 @@ class SyntheticModel : public ModelSource {
                    MutableTensorView out) const override {
     const auto place = shapes_.find(name);
     if (place == shapes_.end())
-      return {StatusCode::kInvalidInput, fmt::format("the model has no tensor '{}'", name)};
+      return {StatusCode::kInvalidInput, "the model has no tensor '{}'", name};
     const Shape& shape = place->second;
     ASSIGN_OR_RETURN(const std::int64_t rows, check_rows(name, shape, first_row, out.desc));
     const std::int64_t columns = shape[shape.rank() - 1];

@@ -75,23 +75,22 @@ CommandOption CommandOptions::real(const std::string& name, double& value, doubl
       value = number;
       return {};
     }
-    return {StatusCode::kUsage,
-            fmt::format("'{}' is not a number from {} to {}", text, least, most)};
+    return {StatusCode::kUsage, "'{}' is not a number from {} to {}", text, least, most};
   });
 }
 
 CommandOption CommandOptions::choice(const std::string& name, const std::string& help,
                                      const std::vector<std::string_view>& names,
                                      std::function<void(const std::string&)> set) const {
-  return parsed(name, fmt::format("{}", fmt::join(names, "|")), help,
-                [names, set = std::move(set)](const std::string& text) -> Status {
-                  if (std::ranges::find(names, text) == names.end()) {
-                    return {StatusCode::kUsage,
-                            fmt::format("'{}' is not one of: {}", text, fmt::join(names, ", "))};
-                  }
-                  set(text);
-                  return {};
-                });
+  return parsed(
+      name, fmt::format("{}", fmt::join(names, "|")), help,
+      [names, set = std::move(set)](const std::string& text) -> Status {
+        if (std::ranges::find(names, text) == names.end()) {
+          return {StatusCode::kUsage, "'{}' is not one of: {}", text, fmt::join(names, ", ")};
+        }
+        set(text);
+        return {};
+      });
 }
 
 CommandOptions CommandOptions::subcommand(const std::string& name,
@@ -127,7 +126,7 @@ Result<bool> CommandLine::parse(int argc, const char* const* argv) const {
 Status CommandLine::refuse(std::string_view what) const {
   std::string command = program_;
   for (const CLI::App* chosen : app_->get_subcommands()) command += " " + chosen->get_name();
-  return {StatusCode::kUsage, fmt::format("{} (see {} --help)", what, command)};
+  return {StatusCode::kUsage, "{} (see {} --help)", what, command};
 }
 
 }  // namespace airlock

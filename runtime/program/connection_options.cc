@@ -46,9 +46,8 @@ CommandOption declare_ring_slot_bytes(const CommandOptions& command, std::uint32
         const auto bytes = parse_size(text);
         if (!bytes || *bytes < limits::kMinSlotBytes || *bytes > limits::kMaxSlotBytes ||
             *bytes % 4096 != 0) {
-          return {StatusCode::kUsage,
-                  fmt::format("'{}' is not a multiple of 4096 from {} to {}", text,
-                              limits::kMinSlotBytes, limits::kMaxSlotBytes)};
+          return {StatusCode::kUsage, "'{}' is not a multiple of 4096 from {} to {}", text,
+                  limits::kMinSlotBytes, limits::kMaxSlotBytes};
         }
         slot_bytes = static_cast<std::uint32_t>(*bytes);
         return {};

@@ -47,8 +47,7 @@ class SeededInputs {
   Status fill(const TraceRecord& record, std::size_t index, MutableTensorView place) const {
     const std::vector<std::byte>& cycle = cycles_[static_cast<std::size_t>(place.desc.dtype)];
     if (cycle.empty()) {
-      return {StatusCode::kInternal,
-              fmt::format("no op has inputs of {}", name_of(place.desc.dtype))};
+      return {StatusCode::kInternal, "no op has inputs of {}", name_of(place.desc.dtype)};
     }
     const std::uint64_t first =
         scramble(scramble(seed_ + record.seq) + index) % std::uint64_t{kCycleLength};
@@ -81,8 +80,8 @@ Status ReplayPayload::read(const TraceRecord& record, TraceSide side, std::size_
   const TensorDesc& desc = tensors[index].desc;
   const std::string name = payload_tensor_name(record.seq, side, index);
   const auto refuse = [&](std::string_view what) {
-    return Status(StatusCode::kInvalidInput,
-                  fmt::format("{}: tensor '{}' {}", file_->file().path(), name, what));
+    return Status(StatusCode::kInvalidInput, "{}: tensor '{}' {}", file_->file().path(), name,
+                  what);
   };
   const SafetensorsEntry* entry = file_->find(name);
   if (entry == nullptr) return refuse("is missing");

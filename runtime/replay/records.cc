@@ -1,7 +1,5 @@
 #include "runtime/replay/records.h"
 
-#include <fmt/format.h>
-
 #include <utility>
 
 namespace airlock {
@@ -42,7 +40,7 @@ Result<std::unique_ptr<RecordSource>> ReplayTrace::make_source() const {
   if (kept_) return std::make_unique<RecordSource>(records_, cut_);
   ASSIGN_OR_RETURN(TraceReader reader, TraceReader::open(path_));
   if (!(reader.header() == header_)) {
-    return Status(StatusCode::kInvalidInput, fmt::format("{} changed while it was read", path_));
+    return Status(StatusCode::kInvalidInput, "{} changed while it was read", path_);
   }
   return std::make_unique<RecordSource>(std::move(reader));
 }

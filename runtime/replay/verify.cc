@@ -43,9 +43,11 @@ Status ReplayVerifier::check_input(const TraceRecord& record, std::size_t index,
   const std::string digest = digest_of(input);
   if (digest == record.inputs[index].sha256) return {};
   return {StatusCode::kInvalidInput,
-          fmt::format("{}: tensor '{}' is not the recorded one: SHA-256 {}, recorded {}",
-                      payload_->path(), payload_tensor_name(record.seq, TraceSide::kInput, index),
-                      digest, record.inputs[index].sha256)};
+          "{}: tensor '{}' is not the recorded one: SHA-256 {}, recorded {}",
+          payload_->path(),
+          payload_tensor_name(record.seq, TraceSide::kInput, index),
+          digest,
+          record.inputs[index].sha256};
 }
 
 Result<std::optional<std::string>> ReplayVerifier::check(const TraceRecord& record,
@@ -96,9 +98,9 @@ Status check_can_verify(const TraceHeader& header, ReplayVerify verify) {
   if (verify == ReplayVerify::kNone) return {};
   const auto refuse = [&](const char* what) {
     return Status(StatusCode::kUsage,
-                  fmt::format("--verify {} needs a trace with {}: record it with "
-                              "tee_runner prefill --record FILE --record-payload",
-                              name_of(verify), what));
+                  "--verify {} needs a trace with {}: record it with tee_runner prefill --record "
+                  "FILE --record-payload",
+                  name_of(verify), what);
   };
   if (header.payload.empty()) return refuse("a payload, as the inputs must be the recorded ones");
   if (verify == ReplayVerify::kDigest && !header.digests) return refuse("digests");
@@ -109,15 +111,14 @@ Status check_replay_model(const TraceHeader& header, const BackendInfo& server,
                           ReplayVerify verify) {
   if (!(header.dims == server.dims)) {
     return {StatusCode::kMismatch,
-            fmt::format("the server's model has another shape than the trace's: {} against {}",
-                        dims_text(server.dims), dims_text(header.dims))};
+            "the server's model has another shape than the trace's: {} against {}",
+            dims_text(server.dims), dims_text(header.dims)};
   }
   const bool known = !header.digest.empty() && !server.digest.empty();
   if (known && header.digest != server.digest) {
-    const std::string text = fmt::format(
-        "the server's model is another than the trace's: digest "
-        "{}, recorded {}",
-        server.digest, header.digest);
+    const std::string text =
+        fmt::format("the server's model is another than the trace's: digest {}, recorded {}",
+                    server.digest, header.digest);
     if (verify != ReplayVerify::kNone) return {StatusCode::kMismatch, text};
     log_warning(text + "; the shapes are the same");
   }
@@ -125,8 +126,7 @@ Status check_replay_model(const TraceHeader& header, const BackendInfo& server,
   if (!known) log_warning("the trace does not say which model it is of: outputs may differ");
   if (header.dtype != server.dtype) {
     log_warning(
-        fmt::format("the server computes in {}, the trace was recorded with {}: outputs "
-                    "may differ",
+        fmt::format("the server computes in {}, the trace was recorded with {}: outputs may differ",
                     name_of(server.dtype), name_of(header.dtype)));
   }
   return {};
@@ -145,9 +145,8 @@ Status check_verified_all(const TraceHeader& header, const std::string& cut,
   const std::string all = header.records
                               ? fmt::format("{}", add_saturating(*header.records, header.dropped))
                               : "an unknown number of";
-  return {StatusCode::kMismatch,
-          fmt::format("only part of the trace could be verified, {} of {} ops{}", part.ops, all,
-                      reason)};
+  return {StatusCode::kMismatch, "only part of the trace could be verified, {} of {} ops{}",
+          part.ops, all, reason};
 }
 
 }  // namespace airlock

@@ -45,9 +45,9 @@ struct Greeting {
 
 Status no_server(const ConnectOptions& options) {
   return {StatusCode::kUnavailable,
-          fmt::format("no server at {} within {} ms; start gpu_server, or give its --endpoint (it "
-                      "prints 'ready ENDPOINT')",
-                      options.endpoint, options.timeout.count())};
+          "no server at {} within {} ms; start gpu_server, or give its --endpoint (it prints "
+          "'ready ENDPOINT')",
+          options.endpoint, options.timeout.count()};
 }
 
 // One attempt. kDeadlineExceeded: nobody is there yet.
@@ -73,8 +73,7 @@ Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options,
     if (auto* refusal = std::get_if<Refusal>(&*message)) {
       const StatusCode code =
           refusal->code == StatusCode::kOk ? StatusCode::kProtocolError : refusal->code;
-      return Status(
-          code, fmt::format("the server at {} refused: {}", options.endpoint, refusal->message));
+      return Status(code, "the server at {} refused: {}", options.endpoint, refusal->message);
     }
     if (!std::holds_alternative<Sign>(*message)) {
       return Status(StatusCode::kProtocolError,
@@ -97,9 +96,9 @@ Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool
   }
   if (!options.ring.accepts(welcome.geometry)) {
     return {StatusCode::kUnavailable,
-            fmt::format("the server's ring has {} slots of {} bytes, not what was demanded "
-                        "(--ring-slots, --ring-slot-bytes)",
-                        welcome.geometry.slot_count, welcome.geometry.slot_bytes)};
+            "the server's ring has {} slots of {} bytes, not what was demanded (--ring-slots, "
+            "--ring-slot-bytes)",
+            welcome.geometry.slot_count, welcome.geometry.slot_bytes};
   }
   const bool hex =
       std::ranges::all_of(welcome.token, [](unsigned char c) { return std::isxdigit(c) != 0; });
@@ -112,9 +111,8 @@ Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool
   if (!is_float(welcome.dtype) || !is_float(welcome.stored_dtype))
     return refuse("the server's dtype is no float type");
   if (!options.digest.empty() && options.digest != welcome.digest) {
-    return {StatusCode::kMismatch,
-            fmt::format("the server has another model: digest {}, ours is {}", welcome.digest,
-                        options.digest)};
+    return {StatusCode::kMismatch, "the server has another model: digest {}, ours is {}",
+            welcome.digest, options.digest};
   }
   if (options.dims && !(*options.dims == welcome.dims)) {
     return {StatusCode::kMismatch, "the server's model has another shape than ours"};
@@ -130,9 +128,8 @@ Result<std::string> data_endpoint(const Endpoint& control, const std::string& cl
     return Status(StatusCode::kProtocolError, "the session's " + parsed.status().message());
   if (parsed->kind != control.kind ||
       (control.kind == Endpoint::Kind::kIpc && parsed->directory() != control.directory())) {
-    return Status(
-        StatusCode::kProtocolError,
-        fmt::format("the session's endpoint {} does not belong to {}", claimed, control.text()));
+    return Status(StatusCode::kProtocolError, "the session's endpoint {} does not belong to {}",
+                  claimed, control.text());
   }
   if (control.kind == Endpoint::Kind::kTcp) parsed->host = control.host;
   return parsed->text();
@@ -227,9 +224,9 @@ class ClientSessionImpl : public ClientSession {
       if (silence.silent_ns() >
           static_cast<std::uint64_t>(std::chrono::nanoseconds(timeout).count())) {
         return life_.end(
-            {StatusCode::kUnavailable, fmt::format("no sign of life from the server for {} ms "
-                                                   "(--timeout-ms): it hangs or was stopped",
-                                                   timeout.count())});
+            {StatusCode::kUnavailable,
+             "no sign of life from the server for {} ms (--timeout-ms): it hangs or was stopped",
+             timeout.count()});
       }
     }
     (void)send_control(socket, Goodbye{"the client is done"},

@@ -39,7 +39,7 @@ std::string Endpoint::directory() const {
 Result<Endpoint> parse_endpoint(std::string_view text) {
   Endpoint endpoint;
   auto refuse = [&](std::string_view why) {
-    return Status(StatusCode::kUsage, fmt::format("endpoint '{}': {}", text, why));
+    return Status(StatusCode::kUsage, "endpoint '{}': {}", text, why);
   };
   if (text.starts_with("ipc://")) {
     endpoint.path = text.substr(6);
@@ -85,14 +85,14 @@ Endpoint default_endpoint() {
 Status check_endpoint_directory(const std::string& directory, IfMissing if_missing) {
   if (if_missing == IfMissing::kCreate && ::mkdir(directory.c_str(), 0700) != 0 &&
       errno != EEXIST) {
-    return {StatusCode::kInvalidInput,
-            fmt::format("cannot make the directory {}: {}", directory, std::strerror(errno))};
+    return {StatusCode::kInvalidInput, "cannot make the directory {}: {}", directory,
+            std::strerror(errno)};
   }
   struct stat info {};
   if (::lstat(directory.c_str(), &info) != 0) {
     const bool missing = errno == ENOENT;
-    return {missing ? StatusCode::kUnavailable : StatusCode::kInvalidInput,
-            fmt::format("{}{}: {}", missing ? "no server: " : "", directory, std::strerror(errno))};
+    return {missing ? StatusCode::kUnavailable : StatusCode::kInvalidInput, "{}{}: {}",
+            missing ? "no server: " : "", directory, std::strerror(errno)};
   }
   std::string wrong;
   if (S_ISLNK(info.st_mode))
@@ -105,10 +105,10 @@ Status check_endpoint_directory(const std::string& directory, IfMissing if_missi
     wrong = fmt::format("has mode {:04o}, not 0700", info.st_mode & 07777);
   if (wrong.empty()) return {};
   return {StatusCode::kInvalidInput,
-          fmt::format("the endpoint's directory {} {}; others could pose as the server there. Use "
-                      "a directory of your "
-                      "own with mode 0700 (mkdir -m 700), or another --endpoint",
-                      directory, wrong)};
+          "the endpoint's directory {} {}; others could pose as the server there. Use "
+          "a directory of your "
+          "own with mode 0700 (mkdir -m 700), or another --endpoint",
+          directory, wrong};
 }
 
 EndpointLock::~EndpointLock() {
@@ -123,16 +123,17 @@ Result<EndpointLock> EndpointLock::acquire(const std::string& socket_path) {
   for (int attempt = 0; attempt < 16; ++attempt) {
     UniqueFd fd(::open(lock.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!fd.valid()) {
-      return Status(StatusCode::kInvalidInput,
-                    fmt::format("cannot open {}: {}", lock.path_, std::strerror(errno)));
+      return Status(StatusCode::kInvalidInput, "cannot open {}: {}", lock.path_,
+                    std::strerror(errno));
     }
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
       char pid[24] = {};
       [[maybe_unused]] const ssize_t got = ::pread(fd.get(), pid, sizeof(pid) - 1, 0);
-      return Status(StatusCode::kInUse, fmt::format("endpoint in use: ipc://{} belongs to a live "
-                                                    "server (pid {}); stop it or give another "
-                                                    "--endpoint",
-                                                    socket_path, std::strtol(pid, nullptr, 10)));
+      return Status(StatusCode::kInUse,
+                    "endpoint in use: ipc://{} belongs to a live "
+                    "server (pid {}); stop it or give another "
+                    "--endpoint",
+                    socket_path, std::strtol(pid, nullptr, 10));
     }
     struct stat held {};
     struct stat named {};
@@ -140,14 +141,14 @@ Result<EndpointLock> EndpointLock::acquire(const std::string& socket_path) {
         held.st_ino == named.st_ino) {
       const std::string pid = fmt::format("{}\n", ::getpid());
       if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0) {
-        return Status(StatusCode::kInvalidInput,
-                      fmt::format("cannot write {}: {}", lock.path_, std::strerror(errno)));
+        return Status(StatusCode::kInvalidInput, "cannot write {}: {}", lock.path_,
+                      std::strerror(errno));
       }
       lock.fd_ = std::move(fd);
       return lock;
     }
   }
-  return Status(StatusCode::kInUse, fmt::format("{} changes hands all the time", lock.path_));
+  return Status(StatusCode::kInUse, "{} changes hands all the time", lock.path_);
 }
 
 Result<std::string> session_socket_path(const std::string& socket_path, std::uint32_t random) {
@@ -155,11 +156,10 @@ Result<std::string> session_socket_path(const std::string& socket_path, std::uin
   if (path.size() <= limits::kMaxEndpointPathBytes) return path;
   path = socket_path.substr(0, socket_path.rfind('/') + 1) + "s";
   if (path.size() + 1 > limits::kMaxEndpointPathBytes) {
-    return Status(
-        StatusCode::kUsage,
-        fmt::format("endpoint 'ipc://{}': its directory leaves no room for the sockets of "
-                    "sessions; give a shorter path",
-                    socket_path));
+    return Status(StatusCode::kUsage,
+                  "endpoint 'ipc://{}': its directory leaves no room for the sockets of "
+                  "sessions; give a shorter path",
+                  socket_path);
   }
   const std::size_t digits = std::min<std::size_t>(8, limits::kMaxEndpointPathBytes - path.size());
   return path + fmt::format("{:08x}", random).substr(0, digits);

@@ -159,8 +159,8 @@ Status RequestQueue::receive_one(Deadline deadline) {
   call->times.tee_ns += check_ns;
   book(*call, response, (*received)->plan());
   if (response.code != StatusCode::kOk) {
-    call->failure = {response.code, fmt::format("the server refused {}: {}", name_of(response.op),
-                                                response.message)};
+    call->failure = {response.code, "the server refused {}: {}", name_of(response.op),
+                     response.message};
     call->state = Call::State::kFailed;
     return {};
   }
@@ -185,8 +185,8 @@ Status RequestQueue::wait(Call& call) {
     const Status status = receive_one(call.deadline);
     if (status.code() == StatusCode::kDeadlineExceeded) {
       return {StatusCode::kDeadlineExceeded,
-              fmt::format("no reply to {} before the op's deadline (--op-timeout-ms)",
-                          name_of(call.request.spec.op))};
+              "no reply to {} before the op's deadline (--op-timeout-ms)",
+              name_of(call.request.spec.op)};
     }
     RETURN_IF_ERROR(status);
   }

@@ -1,7 +1,5 @@
 #include "runtime/rpc/serve.h"
 
-#include <fmt/format.h>
-
 #include <chrono>
 #include <cstring>
 #include <deque>
@@ -91,8 +89,7 @@ class ServeLoop {
     ASSIGN_OR_RETURN(request_, decode_request(header));
     const std::vector<TensorDesc>& inputs = request_.spec.inputs;
     if (!is_computed(request_.spec.op) && !inputs.empty()) {
-      return Status(StatusCode::kProtocolError,
-                    fmt::format("{} carries tensors", name_of(request_.spec.op)));
+      return Status(StatusCode::kProtocolError, "{} carries tensors", name_of(request_.spec.op));
     }
     results_.clear();
     switch (request_.spec.op) {

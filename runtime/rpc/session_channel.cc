@@ -1,6 +1,5 @@
 #include "runtime/rpc/session_channel.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <utility>
@@ -81,8 +80,8 @@ Status SessionChannel::connect(const std::string& data_endpoint, Deadline deadli
   while (!socket_.connected()) {
     RETURN_IF_ERROR(watch_.check());
     if (deadline.expired() || socket_.disconnected()) {
-      return {StatusCode::kUnavailable,
-              fmt::format("cannot connect to the session's data socket {}", data_endpoint)};
+      return {StatusCode::kUnavailable, "cannot connect to the session's data socket {}",
+              data_endpoint};
     }
     (void)socket_.poll(ZmqSocket::Wake::kReadable, deadline.slice(std::chrono::milliseconds(1)));
   }

@@ -29,8 +29,8 @@ constexpr auto kRelaxed = std::memory_order_relaxed;
 
 Status file_error(std::string_view what, const std::string& path, int error) {
   const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG || error == ENOMEM;
-  return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput,
-          fmt::format("cannot {} {}: {}", what, path, std::generic_category().message(error))};
+  return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput, "cannot {} {}: {}",
+          what, path, std::generic_category().message(error)};
 }
 
 // Cut where it is too long; the rest stays zero.
@@ -49,7 +49,7 @@ struct flock whole_file_lock() {
 }
 
 Status in_the_way(const std::string& path, std::string_view why) {
-  return {StatusCode::kInvalidInput, fmt::format("{} is in the way: {}; remove it", path, why)};
+  return {StatusCode::kInvalidInput, "{} is in the way: {}; remove it", path, why};
 }
 
 enum class Content : std::uint8_t { kFinished, kBeingMade, kForeign };
@@ -98,7 +98,7 @@ Status remove_dead_counters_file(const std::string& path) {
   const UniqueFd fd = open_to_look(path);
   if (!fd.valid()) return in_the_way(path, std::generic_category().message(errno));
   if (counters_file_is_locked(fd.get())) {
-    return {StatusCode::kInUse, fmt::format("{} belongs to another live server", path)};
+    return {StatusCode::kInUse, "{} belongs to another live server", path};
   }
   if (content_of(fd.get()) == Content::kForeign) return in_the_way(path, "it is no counters file");
   return ::unlink(path.c_str()) == 0 || errno == ENOENT ? Status()

@@ -105,14 +105,14 @@ class Reader {
 
  private:
   Status bad(std::string_view why) const {
-    return {StatusCode::kInvalidInput, fmt::format("counters file {}: {}", path_, why)};
+    return {StatusCode::kInvalidInput, "counters file {}: {}", path_, why};
   }
 
   Status open() {
     fd_ =
         UniqueFd(::open(path_.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
     if (!fd_.valid() && errno == ENOENT) {
-      return {StatusCode::kUnavailable, fmt::format("there is no counters file {}", path_)};
+      return {StatusCode::kUnavailable, "there is no counters file {}", path_};
     }
     if (!fd_.valid() && errno == ELOOP) return bad("it is a link");
     if (!fd_.valid()) return bad(std::generic_category().message(errno));
@@ -146,20 +146,20 @@ class Reader {
     if (file_bytes_ < sizeof(Header)) {
       if (file_bytes_ > 0 && !counters_file_is_locked(fd_.get())) return bad("it is cut off");
       return {StatusCode::kUnavailable,
-              fmt::format("counters file {} is cut off, or its server is just starting", path_)};
+              "counters file {} is cut off, or its server is just starting", path_};
     }
     Identity& identity = header_->identity;
     RETURN_IF_ERROR(read_at(&identity, sizeof(Identity), 0));
     const std::uint64_t magic = identity.magic.load(std::memory_order_acquire);
     if (magic == 0) {
-      return {StatusCode::kUnavailable, fmt::format("counters file {} is being made", path_)};
+      return {StatusCode::kUnavailable, "counters file {} is being made", path_};
     }
     if (magic != counters_layout::kMagic) return bad("it is no counters file of Airlock");
     if (identity.version != counters_layout::kVersion) {
       return {StatusCode::kVersionMismatch,
-              fmt::format("counters file {} has version {}, this program reads version {}: use the "
-                          "airlock_stat that came with the server",
-                          path_, identity.version, counters_layout::kVersion)};
+              "counters file {} has version {}, this program reads version {}: use the "
+              "airlock_stat that came with the server",
+              path_, identity.version, counters_layout::kVersion};
     }
     if (identity.header_bytes != sizeof(Header) || identity.block_bytes != sizeof(SessionBlock) ||
         identity.op_count != kCountOf<Op> || identity.path_count != kCountOf<Path> ||

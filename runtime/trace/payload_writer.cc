@@ -54,11 +54,13 @@ std::uint64_t times(std::uint64_t a, std::uint64_t b) {
 Status check_need(const std::string& path, const PayloadNeed& need) {
   if (need.header_bytes > limits::kMaxSafetensorsHeaderBytes || need.json_values > kMaxJsonValues) {
     return {StatusCode::kUsage,
-            fmt::format("the tensors of this run need a safetensors header of {} bytes and {} "
-                        "values, at most {} and {} can be read: record fewer runs (--repeat) or "
-                        "without payloads",
-                        need.header_bytes, need.json_values, limits::kMaxSafetensorsHeaderBytes,
-                        kMaxJsonValues)};
+            "the tensors of this run need a safetensors header of {} bytes and {} "
+            "values, at most {} and {} can be read: record fewer runs (--repeat) or "
+            "without payloads",
+            need.header_bytes,
+            need.json_values,
+            limits::kMaxSafetensorsHeaderBytes,
+            kMaxJsonValues};
   }
   const std::size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
@@ -68,9 +70,9 @@ Status check_need(const std::string& path, const PayloadNeed& need) {
   const std::uint64_t bytes = add_saturating(need.data_bytes, need.header_bytes);
   if (bytes > have) {
     return {StatusCode::kResourceExhausted,
-            fmt::format("the payload file {} needs {} bytes, the disk has {}: record fewer tokens "
-                        "or runs, or elsewhere",
-                        path, bytes, have)};
+            "the payload file {} needs {} bytes, the disk has {}: record fewer tokens "
+            "or runs, or elsewhere",
+            path, bytes, have};
   }
   return {};
 }
@@ -131,9 +133,9 @@ Status PayloadWriter::check_place(const std::string& path) {
     return {};
   }
   return {StatusCode::kUsage,
-          fmt::format("{} would be replaced by payloads, but is no payload file of airlock's: "
-                      "remove it or choose another name for the trace",
-                      path)};
+          "{} would be replaced by payloads, but is no payload file of airlock's: "
+          "remove it or choose another name for the trace",
+          path};
 }
 
 Result<std::unique_ptr<PayloadWriter>> PayloadWriter::create(const std::string& path,
@@ -177,9 +179,9 @@ Result<std::string> PayloadWriter::append(std::string_view name, TensorView tens
   const std::string entry = entry_json(name, tensor.desc, data_bytes_, data_bytes_ + bytes);
   if (json_bytes_ - 1 + entry.size() > room_bytes_) {
     return Status(StatusCode::kInternal,
-                  fmt::format("the payload file {} has no room for the entry of {}: the run is not "
-                              "as planned",
-                              path_, name));
+                  "the payload file {} has no room for the entry of {}: the run is not "
+                  "as planned",
+                  path_, name);
   }
   const std::uint64_t place = kLengthBytes + room_bytes_ + data_bytes_;
   if (::ftruncate(fd_.get(), static_cast<off_t>(place + bytes)) != 0) {

@@ -228,7 +228,7 @@ void check_times(const JsonReader& fields, const OpTimes& times) {
 
 Status check_record(const TraceRecord& record, const ModelDims& dims, std::string_view source) {
   const auto refuse = [&](std::string_view what) {
-    return Status(StatusCode::kInvalidInput, fmt::format("{}: {}", source, what));
+    return Status(StatusCode::kInvalidInput, "{}: {}", source, what);
   };
   auto results = op_results(record.spec(), dims);
   if (!results.ok()) return refuse(results.status().message());
@@ -286,12 +286,12 @@ Result<TraceHeader> decode_trace_header(std::string_view line, std::string_view 
   const Json* version = json.find("airlock_trace");
   if (version == nullptr) {
     return Status(StatusCode::kInvalidInput,
-                  fmt::format("{}: no trace: its first line has no \"airlock_trace\"", source));
+                  "{}: no trace: its first line has no \"airlock_trace\"", source);
   }
   if (version->kind != Json::Kind::kInteger || version->integer != kTraceSchemaVersion) {
     return Status(StatusCode::kInvalidInput,
-                  fmt::format("{}: a trace of version {}, this program reads version {}", source,
-                              version->describe(), kTraceSchemaVersion));
+                  "{}: a trace of version {}, this program reads version {}", source,
+                  version->describe(), kTraceSchemaVersion);
   }
   TraceHeader header;
   const Reader reader(fields, false);

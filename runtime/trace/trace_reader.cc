@@ -31,8 +31,8 @@ Result<TraceReader::Line> TraceReader::read_line(std::string& line) {
     const std::size_t end = newline == std::string::npos ? buffer_.size() : newline;
     if (end - position_ > kMaxTraceLineBytes) {
       ++line_number_;
-      return Status(StatusCode::kInvalidInput,
-                    fmt::format("{}: a line over {} bytes", place(), kMaxTraceLineBytes));
+      return Status(StatusCode::kInvalidInput, "{}: a line over {} bytes", place(),
+                    kMaxTraceLineBytes);
     }
     if (newline != std::string::npos) {
       line.assign(buffer_, position_, newline - position_);
@@ -69,13 +69,13 @@ Result<TraceReader> TraceReader::open(const std::string& path) {
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return file_error("open", path, errno);
   if (!S_ISREG(info.st_mode)) {
-    return Status(StatusCode::kInvalidInput, fmt::format("{} is no regular file", path));
+    return Status(StatusCode::kInvalidInput, "{} is no regular file", path);
   }
   TraceReader reader(path, std::move(fd));
   std::string line;
   ASSIGN_OR_RETURN(const Line kind, reader.read_line(line));
   if (kind == Line::kNone) {
-    return Status(StatusCode::kInvalidInput, fmt::format("{}: no trace: it is empty", path));
+    return Status(StatusCode::kInvalidInput, "{}: no trace: it is empty", path);
   }
   ASSIGN_OR_RETURN(reader.header_, decode_trace_header(line, reader.place()));
   return reader;

@@ -51,11 +51,9 @@ Status check_pass(const ModelDims& dims, const ForwardShape& shape, std::int64_t
   RETURN_IF_ERROR(plan_forward(dims, shape).status());
   const std::int64_t bytes = rows * dims.vocab * std::int64_t{sizeof(float)};
   if (bytes <= kMaxLogitsBytes) return {};
-  return {
-      StatusCode::kResourceExhausted,
-      fmt::format("logits of {} tokens take {} bytes, at most {} are held: ask for those of the "
-                  "last token",
-                  rows, bytes, kMaxLogitsBytes)};
+  return {StatusCode::kResourceExhausted,
+          "logits of {} tokens take {} bytes, at most {} are held: ask for those of the last token",
+          rows, bytes, kMaxLogitsBytes};
 }
 
 Status finish(const PlannedOp& op, Pending& pending) {
@@ -302,15 +300,14 @@ Status check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab) {
   if (tokens.empty())
     return {StatusCode::kInvalidInput, "the prompt is empty: give at least one token id"};
   if (tokens.size() > static_cast<std::size_t>(limits::kMaxTokens)) {
-    return {StatusCode::kInvalidInput,
-            fmt::format("{} tokens are too many: at most {}", tokens.size(), limits::kMaxTokens)};
+    return {StatusCode::kInvalidInput, "{} tokens are too many: at most {}", tokens.size(),
+            limits::kMaxTokens};
   }
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] < 0 || tokens[i] >= vocab) {
-      return {
-          StatusCode::kInvalidInput,
-          fmt::format("token id {} at position {} is not in the vocabulary: ids go from 0 to {}",
-                      tokens[i], i, vocab - 1)};
+      return {StatusCode::kInvalidInput,
+              "token id {} at position {} is not in the vocabulary: ids go from 0 to {}", tokens[i],
+              i, vocab - 1};
     }
   }
   return {};
@@ -322,17 +319,15 @@ Result<std::unique_ptr<LlamaDriver>> LlamaDriver::create(const LlamaConfig& conf
   RETURN_IF_ERROR(config.dims.check());
   if (config.dims.head_dim % 2 != 0) {
     return Status(StatusCode::kInvalidInput,
-                  fmt::format("head_dim {} is odd: rotary embeddings need an even one",
-                              config.dims.head_dim));
+                  "head_dim {} is odd: rotary embeddings need an even one", config.dims.head_dim);
   }
   if (!(config.dims == backend.info().dims)) {
     return Status(StatusCode::kMismatch, "the backend serves a model of other dimensions");
   }
   const TensorDesc expected{DType::kF32, {2 * config.dims.layers + 1, config.dims.hidden}};
   if (!(norms.desc() == expected)) {
-    return Status(StatusCode::kInvalidInput,
-                  fmt::format("norm weights have shape {}, expected fp32 {}",
-                              norms.desc().shape.to_string(), expected.shape.to_string()));
+    return Status(StatusCode::kInvalidInput, "norm weights have shape {}, expected fp32 {}",
+                  norms.desc().shape.to_string(), expected.shape.to_string());
   }
   if (!is_float(options.wire) || options.threads < 1 || options.threads > limits::kMaxThreads) {
     return Status(StatusCode::kInvalidInput,

@@ -20,8 +20,8 @@ Result<KvCache> KvCache::create(const ModelDims& dims, DType dtype, std::int64_t
   RETURN_IF_ERROR(dims.check());
   if (!is_float(dtype) || capacity < 1 || capacity > limits::kMaxTokens) {
     return Status(StatusCode::kInvalidInput,
-                  fmt::format("a key-value cache holds floats of 1 to {} positions, not {} of {}",
-                              limits::kMaxTokens, name_of(dtype), capacity));
+                  "a key-value cache holds floats of 1 to {} positions, not {} of {}",
+                  limits::kMaxTokens, name_of(dtype), capacity);
   }
   // The limits on dims keep this product below 2^64.
   const TensorDesc desc{dtype, {dims.kv_heads, capacity, dims.head_dim}};
@@ -31,12 +31,10 @@ Result<KvCache> KvCache::create(const ModelDims& dims, DType dtype, std::int64_t
   if (bytes <= kMaxKvCacheBytes)
     memory.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, whole)));
   if (!memory) {
-    return Status(
-        StatusCode::kResourceExhausted,
-        fmt::format("a key-value cache of {} positions takes {} bytes, {}", capacity, bytes,
-                    bytes > kMaxKvCacheBytes
-                        ? fmt::format("at most {} are allowed", kMaxKvCacheBytes)
-                        : std::string("more than there is")));
+    return Status(StatusCode::kResourceExhausted,
+                  "a key-value cache of {} positions takes {} bytes, {}", capacity, bytes,
+                  bytes > kMaxKvCacheBytes ? fmt::format("at most {} are allowed", kMaxKvCacheBytes)
+                                           : std::string("more than there is"));
   }
   return KvCache(dims.layers, desc, std::move(memory));
 }
@@ -50,8 +48,8 @@ Status KvCache::check_room(const ModelDims& dims, DType dtype, std::size_t count
   const auto left = static_cast<std::size_t>(capacity() - length_);
   if (count <= left) return {};
   return {StatusCode::kResourceExhausted,
-          fmt::format("{} tokens do not fit: the key-value cache has {} of its {} positions left",
-                      count, left, capacity())};
+          "{} tokens do not fit: the key-value cache has {} of its {} positions left", count, left,
+          capacity()};
 }
 
 void KvCache::store_keys(ThreadPool& pool, const RopeTable& table, std::int64_t layer,

@@ -48,8 +48,8 @@ std::string in_words(std::uint64_t value, Unit unit) {
 
 std::string svg_open(std::size_t id, const ChartText& text, std::string_view attributes) {
   return fmt::format(
-      "<svg role=\"img\" aria-labelledby=\"chart{0}-title chart{0}-desc\" {1}>"
-      "<title id=\"chart{0}-title\">{2}</title><desc id=\"chart{0}-desc\">{3}</desc>\n",
+      "<svg role=\"img\" aria-labelledby=\"chart{0}-title chart{0}-desc\" {1}><title "
+      "id=\"chart{0}-title\">{2}</title><desc id=\"chart{0}-desc\">{3}</desc>\n",
       id, attributes, escape_html(text.title), escape_html(text.description));
 }
 
@@ -100,10 +100,10 @@ std::string plot_figure(ChartIds& ids, const Plot& plot, const Axis& y, const st
                          escape_html(tick.label));
   }
   return fmt::format(
-      "<figure class=\"plot\"><figcaption>{}</figcaption>\n<p class=\"ylabel\">{}</p>"
-      "<div class=\"marks\">{}</div>"
-      "<div class=\"body\"><div class=\"yaxis\">{}</div><div class=\"area\">{}{}{}{}</svg>{}</div>"
-      "<div class=\"xaxis\">{}</div><p class=\"xlabel\">{}</p></div></figure>\n",
+      "<figure class=\"plot\"><figcaption>{}</figcaption>\n<p class=\"ylabel\">{}</p><div "
+      "class=\"marks\">{}</div><div class=\"body\"><div class=\"yaxis\">{}</div><div "
+      "class=\"area\">{}{}{}{}</svg>{}</div><div class=\"xaxis\">{}</div><p "
+      "class=\"xlabel\">{}</p></div></figure>\n",
       escape_html(plot.text.title), escape_html(plot.y_label), above, left,
       svg_open(ids.next(), plot.text, "viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\""),
       lines, marks, over, right, below, escape_html(plot.x.label));
@@ -136,8 +136,8 @@ std::string stacked_bars(ChartIds& ids, const ChartText& text, const std::vector
       if (segment.value == 0) continue;
       const auto length = static_cast<double>(segment.value);
       bars += fmt::format(
-          "<rect x=\"{}%\" y=\"{}\" width=\"{}%\" height=\"{}\" fill=\"url(#p-{})\">"
-          "<title>{}: {} {}</title></rect>",
+          "<rect x=\"{}%\" y=\"{}\" width=\"{}%\" height=\"{}\" fill=\"url(#p-{})\"><title>{}: {} "
+          "{}</title></rect>",
           share(begin, static_cast<double>(most)),
           kRowPixels * static_cast<int>(i) + (kRowPixels - kBarPixels) / 2,
           share(length, static_cast<double>(most)), kBarPixels, series_id(segment.series),
@@ -149,8 +149,8 @@ std::string stacked_bars(ChartIds& ids, const ChartText& text, const std::vector
   const std::string size = fmt::format("width=\"100%\" height=\"{}\"",
                                        kRowPixels * std::max<std::size_t>(rows.size(), 1));
   return fmt::format(
-      "<figure class=\"bars\"><figcaption>{}</figcaption>\n<div class=\"grid\">"
-      "<div class=\"labels\">{}</div>{}{}</svg><div class=\"values\">{}</div></div></figure>\n",
+      "<figure class=\"bars\"><figcaption>{}</figcaption>\n<div class=\"grid\"><div "
+      "class=\"labels\">{}</div>{}{}</svg><div class=\"values\">{}</div></div></figure>\n",
       escape_html(text.title), labels, svg_open(ids.next(), text, size), bars, values);
 }
 
@@ -229,8 +229,8 @@ std::string pattern_definitions() {
   std::string patterns;
   for (const SeriesLook& one : kLooks) {
     patterns += fmt::format(
-        "<pattern id=\"p-{0}\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\">"
-        "<rect class=\"s-{0}\" width=\"8\" height=\"8\"/><g class=\"hatch\">{1}</g></pattern>",
+        "<pattern id=\"p-{0}\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\"><rect "
+        "class=\"s-{0}\" width=\"8\" height=\"8\"/><g class=\"hatch\">{1}</g></pattern>",
         one.id, one.hatch);
   }
   return fmt::format(

@@ -21,8 +21,8 @@ constexpr std::size_t kBinsInAll = 1024;
 constexpr std::size_t kMostBins = 512;
 
 Status file_error(std::string_view what, const std::string& path, int error) {
-  return {StatusCode::kInvalidInput,
-          fmt::format("cannot {} {}: {}", what, path, std::generic_category().message(error))};
+  return {StatusCode::kInvalidInput, "cannot {} {}: {}", what, path,
+          std::generic_category().message(error)};
 }
 
 /// At most `most` bytes from the beginning.
@@ -33,7 +33,7 @@ Result<std::string> read_beginning(const std::string& path, std::size_t most) {
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return file_error("open", path, errno);
   if (!S_ISREG(info.st_mode))
-    return Status(StatusCode::kInvalidInput, fmt::format("{} is no regular file", path));
+    return Status(StatusCode::kInvalidInput, "{} is no regular file", path);
   std::string text;
   for (;;) {
     constexpr std::size_t kStep = std::size_t{256} << 10;
@@ -52,8 +52,8 @@ Result<std::string> read_whole(const std::string& path) {
   ASSIGN_OR_RETURN(std::string text, read_beginning(path, kMaxStatsFileBytes + 1));
   if (text.size() > kMaxStatsFileBytes) {
     return Status(StatusCode::kInvalidInput,
-                  fmt::format("{}: no trace, and over {} bytes, too large for statistics", path,
-                              kMaxStatsFileBytes));
+                  "{}: no trace, and over {} bytes, too large for statistics", path,
+                  kMaxStatsFileBytes);
   }
   return text;
 }
@@ -71,9 +71,8 @@ Result<InputKind> kind_of_file(const std::string& path) {
                   fmt::format("{} (neither statistics nor a trace)", json.status().message()));
   }
   if (json->find("side") != nullptr) return InputKind::kStats;
-  return Status(
-      StatusCode::kInvalidInput,
-      fmt::format("{}: neither statistics (no 'side') nor a trace (no 'airlock_trace')", path));
+  return Status(StatusCode::kInvalidInput,
+                "{}: neither statistics (no 'side') nor a trace (no 'airlock_trace')", path);
 }
 
 Result<ReportedTrace> read_trace(const std::string& path, std::size_t most_bins) {

@@ -19,8 +19,8 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   const CommandOptions command = line.options();
   (void)command
       .texts("files", options.inputs,
-             fmt::format("what --stats-json and --record wrote, in any order, told apart by "
-                         "their content (at most {})",
+             fmt::format("what --stats-json and --record wrote, in any order, told apart by their "
+                         "content (at most {})",
                          kMaxInputs))
       .required();
   (void)command
@@ -29,8 +29,8 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<Options>();
   if (options.inputs.size() > kMaxInputs) {
-    return Status(StatusCode::kUsage, fmt::format("{} files, at most {} fit on a page",
-                                                  options.inputs.size(), kMaxInputs));
+    return Status(StatusCode::kUsage, "{} files, at most {} fit on a page", options.inputs.size(),
+                  kMaxInputs);
   }
   if (options.output.empty()) return Status(StatusCode::kUsage, "-o needs a file name");
   return std::optional<Options>(std::move(options));

@@ -55,12 +55,12 @@ std::string render_page(const std::vector<Input>& inputs, const PageOrigin& orig
       "<meta http-equiv=\"Content-Security-Policy\" content=\"{}\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
       "<meta name=\"referrer\" content=\"no-referrer\">\n"
-      "<title>Airlock report</title>\n<style>{}</style>\n</head>\n<body>\n{}"
-      "<header><h1>Airlock report</h1>\n<p class=\"soft\">{} {}, made {} by {}.</p>\n"
+      "<title>Airlock report</title>\n<style>{}</style>\n</head>\n<body>\n{}<header><h1>Airlock "
+      "report</h1>\n<p class=\"soft\">{} {}, made {} by {}.</p>\n"
       "<nav aria-label=\"Sections\"><ul>{}</ul></nav></header>\n<main>\n{}</main>\n"
-      "<footer>Times are wall time, sizes are payload bytes without headers; "
-      "docs/STATS.md and docs/TRACE_FORMAT.md define each number. Queue and server times are the "
-      "server's word.</footer>\n</body>\n</html>\n",
+      "<footer>Times are wall time, sizes are payload bytes without headers; docs/STATS.md and "
+      "docs/TRACE_FORMAT.md define each number. Queue and server times are the server's "
+      "word.</footer>\n</body>\n</html>\n",
       kPolicy, style_sheet(), pattern_definitions(), inputs.size(),
       inputs.size() == 1 ? "file" : "files", escape_html(origin.made_at), escape_html(origin.build),
       nav, body);

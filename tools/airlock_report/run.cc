@@ -22,9 +22,9 @@ Status check_files(const Options& options) {
   for (auto file = files.begin(); file != files.end(); ++file) {
     const auto is_this = [&](const std::string& other) { return is_same_file(*file, other); };
     if (std::any_of(files.begin(), file, is_this))
-      return {StatusCode::kUsage, fmt::format("{} is given twice", *file)};
+      return {StatusCode::kUsage, "{} is given twice", *file};
     if (options.output != "-" && is_this(options.output))
-      return {StatusCode::kUsage, fmt::format("-o {} would replace an input", options.output)};
+      return {StatusCode::kUsage, "-o {} would replace an input", options.output};
   }
   return {};
 }

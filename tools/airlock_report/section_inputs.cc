@@ -59,10 +59,9 @@ std::vector<std::string> trace_notes(const ReportedTrace& trace) {
   std::vector<std::string> notes;
   if (!trace.cut.empty()) notes.push_back(trace.cut);
   if (header.dropped != 0) {
-    notes.push_back(
-        fmt::format("{} ops are missing: the disk could not keep up; their time counts as between "
-                    "ops",
-                    grouped(header.dropped)));
+    notes.push_back(fmt::format(
+        "{} ops are missing: the disk could not keep up; their time counts as between ops",
+        grouped(header.dropped)));
   }
   if (!header.assumed.empty())
     notes.push_back(fmt::format("assumed by the import: {}", fmt::join(header.assumed, ", ")));
@@ -93,10 +92,10 @@ std::string trace_card(const std::string& key, const ReportedTrace& trace) {
   const ModelDims& dims = header.dims;
   const std::string config =
       entry("started", header.started_at) + entry("digest", header.digest) +
-      entry("shape", fmt::format("{} layers, hidden {}, intermediate {}, heads {}/{} of {}, "
-                                 "vocabulary {}",
-                                 dims.layers, dims.hidden, dims.intermediate, dims.heads,
-                                 dims.kv_heads, dims.head_dim, dims.vocab)) +
+      entry("shape",
+            fmt::format("{} layers, hidden {}, intermediate {}, heads {}/{} of {}, vocabulary {}",
+                        dims.layers, dims.hidden, dims.intermediate, dims.heads, dims.kv_heads,
+                        dims.head_dim, dims.vocab)) +
       entry("wire", name_of(header.wire)) + entry("dtype", name_of(header.dtype)) +
       entry("attention", header.attention) + entry("backend", header.backend) +
       entry("path limit", fmt::format("{} B", grouped(header.path_limit_bytes))) +

@@ -134,9 +134,9 @@ std::string latency_section(const std::vector<Input>& inputs, ChartIds& ids) {
   const std::vector<Group> groups = groups_of(inputs);
   if (groups.empty()) return {};
   std::string body =
-      "<p>An op's whole time less what the server reports for itself. An op counts on "
-      "ZeroMQ if any of its tensors went there. Percentiles are the upper edge of a bucket of the "
-      "merged histogram, at most 12.5 % above the value; they are never averaged.</p>\n";
+      "<p>An op's whole time less what the server reports for itself. An op counts on ZeroMQ if "
+      "any of its tensors went there. Percentiles are the upper edge of a bucket of the merged "
+      "histogram, at most 12.5 % above the value; they are never averaged.</p>\n";
   for (const Group& group : groups) body += group_part(group, inputs, ids);
   return body;
 }

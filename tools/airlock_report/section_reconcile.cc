@@ -142,8 +142,8 @@ std::string reconcile_runner(std::size_t index, const Input& input, std::size_t 
 
 std::string paths_section(const std::vector<Input>& inputs, ChartIds& ids) {
   std::string body =
-      "<p>A message counts on the path of its header, a tensor on the path that it took itself.</p>"
-      "\n";
+      "<p>A message counts on the path of its header, a tensor on the path that it took "
+      "itself.</p>\n";
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     body += input_heading(i, inputs[i]);
     body += inputs[i].stats() != nullptr ? stats_paths(key_of(i), *inputs[i].stats(), ids)

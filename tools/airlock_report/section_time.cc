@@ -130,8 +130,8 @@ std::string kernels_part(const std::string& key, const SideReport& report, Chart
   }
   if (bars.rows.empty()) return {};
   return bars.html(ids, "TEE kernels", "A bar for each kernel") +
-         "<p class=\"soft\">Kernels run between the ops; a part may run while an op is under way."
-         "</p>\n" +
+         "<p class=\"soft\">Kernels run between the ops; a part may run while an op is under "
+         "way.</p>\n" +
          table.html();
 }
 

@@ -49,9 +49,9 @@ std::string Table::html() const {
                         escape_html(columns_[i]));
   }
   return fmt::format(
-      "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{0}\">"
-      "<table><caption>{0}</caption>\n<thead><tr>{1}</tr></thead>\n<tbody>{2}{3}</tbody>"
-      "</table></div>\n",
+      "<div class=\"scroll\" role=\"region\" tabindex=\"0\" "
+      "aria-label=\"{0}\"><table><caption>{0}</caption>\n<thead><tr>{1}</tr></"
+      "thead>\n<tbody>{2}{3}</tbody></table></div>\n",
       caption_, head, body_, rows_ == 0 ? "" : "</tr>");
 }
 

@@ -18,12 +18,11 @@ Result<std::optional<StatOptions>> parse_stat_options(int argc, const char* cons
   const CommandOptions command = line.options();
   declare_endpoint(command, options.endpoint);
   double watch_s = 1;
-  const CommandOption watch =
-      command
-          .real("--watch", watch_s, 0.01, 86400,
-                "look again every so many seconds (1) until SIGINT or the server's end; redraws on "
-                "a terminal, else appends")
-          .count(0, 1);
+  const CommandOption watch = command
+                                  .real("--watch", watch_s, 0.01, 86400,
+                                        "look again every so many seconds (1) until SIGINT or the "
+                                        "server's end; redraws on a terminal, else appends")
+                                  .count(0, 1);
   static constexpr std::array kForms = {OutputForm::kMarkdown, OutputForm::kJson};
   command.choice<OutputForm>("-o", options.form, "md: tables, json: one line", kForms);
   std::int64_t timeout_ms = options.timeout.count();

@@ -32,8 +32,8 @@ bool signalled(int signal_fd, Deadline deadline) {
 
 Status killed(const CountersSnapshot& snapshot) {
   return {StatusCode::kUnavailable,
-          fmt::format("the server (pid {}) ended without cleaning up: these are its last figures",
-                      snapshot.pid)};
+          "the server (pid {}) ended without cleaning up: these are its last figures",
+          snapshot.pid};
 }
 
 /// `snapshot` is what was printed last. Ok at a signal and at the server's clean end.

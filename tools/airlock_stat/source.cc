@@ -1,6 +1,5 @@
 #include "tools/airlock_stat/source.h"
 
-#include <fmt/format.h>
 #include <netdb.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -76,8 +75,8 @@ bool is_same_server(const std::string& endpoint, const Endpoint& wanted) {
 
 Status no_server(const Endpoint& endpoint, std::string_view why) {
   return {StatusCode::kUnavailable,
-          fmt::format("no server at {}: {}. Start gpu_server there, or give its --endpoint",
-                      endpoint.text(), why)};
+          "no server at {}: {}. Start gpu_server there, or give its --endpoint", endpoint.text(),
+          why};
 }
 
 Result<std::unique_ptr<StatSource>> connect(const StatOptions& options, const Endpoint& endpoint) {

@@ -88,9 +88,8 @@ Result<std::size_t> ChromeExport::take_lane(std::uint64_t start_ns, std::uint64_
   if (lane == kMaxLanes) {
     return Status(
         StatusCode::kInvalidInput,
-        fmt::format("more than {} ops are under way at once, or they are not in the order "
-                    "of their start",
-                    kMaxLanes));
+        "more than {} ops are under way at once, or they are not in the order of their start",
+        kMaxLanes);
   }
   if (free == lane_ends_ns_.end()) {
     lane_ends_ns_.push_back(0);
@@ -154,11 +153,10 @@ void ChromeExport::finish(std::string_view cut) {
                       {"dropped", header_.dropped}};
   if (header_.wall_ns) other.add("wall_ns", *header_.wall_ns);
   if (!cut.empty()) other.add("cut", cut);
-  other.add("layout",
-            header_.source == TraceSource::kSynthesised
-                ? "the trace has no times: ops are drawn one after the other, 1 us each"
-                : "when the server worked within an op is not known: wire and TEE time are drawn "
-                  "half before and half after");
+  other.add("layout", header_.source == TraceSource::kSynthesised
+                          ? "the trace has no times: ops are drawn one after the other, 1 us each"
+                          : "when the server worked within an op is not known: wire and TEE time "
+                            "are drawn half before and half after");
   output_.add("\n],\"otherData\":" + other.text() + "}\n");
 }
 

@@ -109,8 +109,8 @@ std::string verdict(const TraceDiff& diff) {
                            : fmt::format("; {} took other paths", diff.other_paths));
   }
   return fmt::format(
-      "{} of {} ops differ in shape or weights; A has {}, B has {}. First difference "
-      "at position {}:\n\n- A: {}\n- B: {}",
+      "{} of {} ops differ in shape or weights; A has {}, B has {}. First difference at position "
+      "{}:\n\n- A: {}\n- B: {}",
       diff.differing, diff.compared, diff.a.all.calls, diff.b.all.calls, *diff.first, diff.first_a,
       diff.first_b);
 }

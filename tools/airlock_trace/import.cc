@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/readable_file.h"
 #include "runtime/model/config.h"
-#include "runtime/model/file.h"
 #include "runtime/trace/synthesise.h"
 #include "tools/airlock_trace/synth.h"
 
@@ -83,7 +83,7 @@ class Importer {
     ASSIGN_OR_RETURN(plan_, plan_forward(choice_.dims, shape_));
     for (const LogCall& call : log_.calls) RETURN_IF_ERROR(add_call(call));
     if (runs_ == 0) {
-      return Status(StatusCode::kInvalidInput, fmt::format("{}: no prefill in it", source_));
+      return Status(StatusCode::kInvalidInput, "{}: no prefill in it", source_);
     }
     if (inits_ != 0) {
       imported_.notes.push_back(
@@ -98,7 +98,7 @@ class Importer {
 
  private:
   Status refuse(const LogCall& call, std::string_view what) const {
-    return {StatusCode::kInvalidInput, fmt::format("{}:{}: {}", source_, call.line, what)};
+    return {StatusCode::kInvalidInput, "{}:{}: {}", source_, call.line, what};
   }
 
   void make_header() {
@@ -135,10 +135,9 @@ class Importer {
       return *tokens;
     }
     imported_.header.assumed.emplace_back("tokens");
-    imported_.notes.push_back(
-        fmt::format("{} tokens are assumed: no tensor went outside the ring; "
-                    "--tokens says otherwise",
-                    kPrototypeTokens));
+    imported_.notes.push_back(fmt::format(
+        "{} tokens are assumed: no tensor went outside the ring; --tokens says otherwise",
+        kPrototypeTokens));
     return kPrototypeTokens;
   }
 
@@ -180,10 +179,9 @@ class Importer {
       if (assign_paths(tensors, bytes)) return {};
       std::vector<std::size_t> sizes;
       for (const TraceTensor& tensor : tensors) sizes.push_back(tensor.desc.bytes());
-      return refuse(call,
-                    fmt::format("{} {} bytes outside the ring; its tensors take {} bytes with "
-                                "{} tokens (--tokens, --wire or --config may be others)",
-                                what, bytes, fmt::join(sizes, " and "), shape_.tokens));
+      return refuse(call, fmt::format("{} {} bytes outside the ring; its tensors take {} bytes "
+                                      "with {} tokens (--tokens, --wire or --config may be others)",
+                                      what, bytes, fmt::join(sizes, " and "), shape_.tokens));
     };
     RETURN_IF_ERROR(place(record.inputs, call.sent_bytes, "sent"));
     return place(record.outputs, call.received_bytes, "received");
@@ -215,8 +213,8 @@ class Importer {
     std::uint64_t kept_run = choice_.run.value_or(runs_);
     if (kept_run == kLastRun) kept_run = runs_;
     if (kept_run > runs_) {
-      return {StatusCode::kInvalidInput,
-              fmt::format("{} has {} prefills, --run asks for {}", source_, runs_, kept_run)};
+      return {StatusCode::kInvalidInput, "{} has {} prefills, --run asks for {}", source_, runs_,
+              kept_run};
     }
     if (choice_.run) {
       std::erase_if(imported_.records,
@@ -242,8 +240,7 @@ class Importer {
       record.start_ns = start_ns;
       start_ns += record.times.total_ns;
       if (start_ns > kMaxTraceTimeNs) {
-        return {StatusCode::kInvalidInput,
-                fmt::format("{}: its calls take more than a year", source_)};
+        return {StatusCode::kInvalidInput, "{}: its calls take more than a year", source_};
       }
     }
     // Ops that take longer than the wall: a summary of something else.

@@ -26,8 +26,7 @@ Status parse_run(const std::string& text, std::optional<std::uint64_t>& run) {
     const char* const end = text.data() + text.size();
     const auto [stop, error] = std::from_chars(text.data(), end, number);
     if (error != std::errc() || stop != end || number < 1 || number > kMaxRuns) {
-      return {StatusCode::kUsage,
-              fmt::format("'{}' is neither a number from 1 nor last nor all", text)};
+      return {StatusCode::kUsage, "'{}' is neither a number from 1 nor last nor all", text};
     }
     run = number;
   }
@@ -36,9 +35,9 @@ Status parse_run(const std::string& text, std::optional<std::uint64_t>& run) {
 
 CommandOption declare_shape(const CommandOptions& command, Options& options,
                             const std::string& tokens_default) {
-  command.choice("--attention", options.attention,
-                 "where QK^T and PV are computed: offload or tee (synth: offload; import: as the "
-                 "log has it)");
+  command.choice(
+      "--attention", options.attention,
+      "where QK^T and PV are computed: offload or tee (synth: offload; import: as the log has it)");
   static constexpr std::array kWireTypes = {DType::kF32, DType::kBF16, DType::kF16};
   command.choice<DType>("--wire", options.wire,
                         "type of the tensors that cross: fp32, bf16 or fp16 (the config's own)",

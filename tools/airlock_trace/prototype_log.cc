@@ -68,15 +68,15 @@ class Parser {
       RETURN_IF_ERROR(log_.summary ? read_summary(line) : read_line(line));
     }
     if (!has_title_ && log_.calls.empty()) {
-      return Status(StatusCode::kInvalidInput,
-                    fmt::format("{}: no log of the prototype: it has no calls", source_));
+      return Status(StatusCode::kInvalidInput, "{}: no log of the prototype: it has no calls",
+                    source_);
     }
     return std::move(log_);
   }
 
  private:
   Status refuse(std::string_view what) const {
-    return {StatusCode::kInvalidInput, fmt::format("{}:{}: {}", source_, line_, what)};
+    return {StatusCode::kInvalidInput, "{}:{}: {}", source_, line_, what};
   }
 
   Status read_line(std::string_view line) {

@@ -68,8 +68,8 @@ std::string header_markdown(const TraceFileSummary& summary) {
                     printable(header.host.cpu), header.host.cores, printable(header.host.device));
   }
   text += fmt::format(
-      "- model {}: {} layers, hidden {}, intermediate {}, {} heads, {} kv heads of "
-      "{}, vocabulary {}\n",
+      "- model {}: {} layers, hidden {}, intermediate {}, {} heads, {} kv heads of {}, vocabulary "
+      "{}\n",
       printable(header.model), dims.layers, dims.hidden, dims.intermediate, dims.heads,
       dims.kv_heads, dims.head_dim, dims.vocab);
   text += fmt::format("- {} tokens, {} prefill{}, attention {}, backend {}, wire {}, dtype {}\n",
@@ -163,10 +163,8 @@ std::string shares_markdown(const TraceFileSummary& summary) {
                 "Wall unknown; {} ms from the first op to the last, of which one was under way {} "
                 "ms.\n\n",
                 ms_text(shares.whole_ns), under_way)
-          : fmt::format(
-                "Wall unknown; an op was under way {} ms, and shares are of "
-                "that.\n\n",
-                under_way);
+          : fmt::format("Wall unknown; an op was under way {} ms, and shares are of that.\n\n",
+                        under_way);
   Table table({left("side"), "ms", "share"});
   for (const auto& [key, title, ns] : shares.parts) {
     table.add(

@@ -1,6 +1,5 @@
 #include "tools/airlock_xfer/control.h"
 
-#include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -18,8 +17,7 @@ Status ended() { return {StatusCode::kUnavailable, "the other process ended"}; }
 
 Status socket_error(std::string_view doing) {
   if (errno == EPIPE || errno == ECONNRESET) return ended();
-  return {StatusCode::kInternal,
-          fmt::format("control socket: {}: {}", doing, std::strerror(errno))};
+  return {StatusCode::kInternal, "control socket: {}: {}", doing, std::strerror(errno)};
 }
 
 }  // namespace
@@ -68,9 +66,8 @@ Result<ControlPacket> ControlSocket::receive(ControlKind expected, Deadline dead
                                              const PeerWatch& watch) const {
   ASSIGN_OR_RETURN(const ControlPacket packet, receive_any(deadline, watch));
   if (packet.kind == expected) return packet;
-  return Status(StatusCode::kProtocolError, fmt::format("control packet of kind {}, expected {}",
-                                                        static_cast<std::uint32_t>(packet.kind),
-                                                        static_cast<std::uint32_t>(expected)));
+  return Status(StatusCode::kProtocolError, "control packet of kind {}, expected {}",
+                static_cast<std::uint32_t>(packet.kind), static_cast<std::uint32_t>(expected));
 }
 
 }  // namespace airlock::xfer

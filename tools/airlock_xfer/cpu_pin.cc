@@ -1,7 +1,5 @@
 #include "tools/airlock_xfer/cpu_pin.h"
 
-#include <fmt/format.h>
-
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -24,8 +22,8 @@ Result<CpuPin> CpuPin::pin(int cpu) {
   CPU_SET(static_cast<unsigned>(cpu), &one);
   if (::sched_getaffinity(0, sizeof(before), &before) != 0 ||
       ::sched_setaffinity(0, sizeof(one), &one) != 0) {
-    return Status(StatusCode::kInvalidInput,
-                  fmt::format("cannot stay on CPU {}: {}", cpu, std::strerror(errno)));
+    return Status(StatusCode::kInvalidInput, "cannot stay on CPU {}: {}", cpu,
+                  std::strerror(errno));
   }
   pin.before_ = before;
   return pin;

@@ -1,6 +1,5 @@
 #include "tools/airlock_xfer/life_watch.h"
 
-#include <fmt/format.h>
 #include <poll.h>
 #include <sys/signalfd.h>
 
@@ -31,15 +30,14 @@ void LifeWatch::watch(int control_fd, int signal_fd) {
     pollfd waiting[] = {
         {stop_.fd(), POLLIN, 0}, {signal_fd, POLLIN, 0}, {control_fd, POLLRDHUP, 0}};
     if (::poll(waiting, 3, -1) < 0 && errno != EINTR) {
-      life_.end({StatusCode::kInternal, fmt::format("poll: {}", std::strerror(errno))});
+      life_.end({StatusCode::kInternal, "poll: {}", std::strerror(errno)});
       return;
     }
     if (waiting[0].revents != 0) return;
     signalfd_siginfo info{};
     if (waiting[1].revents != 0 && ::read(signal_fd, &info, sizeof(info)) == sizeof(info)) {
-      life_.end(
-          {StatusCode::kCancelled, fmt::format("stopped by signal {} ({})", info.ssi_signo,
-                                               ::strsignal(static_cast<int>(info.ssi_signo)))});
+      life_.end({StatusCode::kCancelled, "stopped by signal {} ({})", info.ssi_signo,
+                 ::strsignal(static_cast<int>(info.ssi_signo))});
       return;
     }
     if (waiting[2].revents != 0) {

@@ -23,8 +23,7 @@ CommandOption declare_size(const CommandOptions& command, const std::string& nam
   return command.parsed(name, "BYTES", help, [&bytes](const std::string& text) -> Status {
     const auto parsed = parse_size(text);
     if (!parsed) {
-      return {StatusCode::kUsage,
-              fmt::format("'{}' is no size: give bytes, or 4K, 128M, 1G", text)};
+      return {StatusCode::kUsage, "'{}' is no size: give bytes, or 4K, 128M, 1G", text};
     }
     bytes = *parsed;
     return {};
@@ -37,11 +36,10 @@ Status parse_paths(const std::string& text, std::vector<PathAsked>& paths) {
   for (std::string word; std::getline(words, word, ',');) {
     const auto found = from_name<PathAsked>(word);
     if (!found) {
-      return {StatusCode::kUsage,
-              fmt::format("'{}' is not one of: {}", word, names_of<PathAsked>())};
+      return {StatusCode::kUsage, "'{}' is not one of: {}", word, names_of<PathAsked>()};
     }
     if (std::ranges::find(paths, *found) != paths.end()) {
-      return {StatusCode::kUsage, fmt::format("'{}' is there twice", word)};
+      return {StatusCode::kUsage, "'{}' is there twice", word};
     }
     paths.push_back(*found);
   }
@@ -60,11 +58,11 @@ Status parse_cpus(const std::string& text, std::optional<CpuPair>& value) {
     at = stop;
   }
   if (!is_pair || at != end) {
-    return {StatusCode::kUsage, fmt::format("'{}' are not two CPU numbers, as 0,1", text)};
+    return {StatusCode::kUsage, "'{}' are not two CPU numbers, as 0,1", text};
   }
   for (const int cpu : cpus) {
     if (may_use_cpu(cpu)) continue;
-    return {StatusCode::kUsage, fmt::format("this process may not use CPU {}", cpu)};
+    return {StatusCode::kUsage, "this process may not use CPU {}", cpu};
   }
   value = cpus;
   return {};
@@ -92,8 +90,8 @@ CommandOption declare(const CommandOptions& command, Options& options, SizeRange
   command.number("-c,--check", options.check, 0, 1,
                  "1: check every byte of every message, outside the timed part; 0: do not (1)");
   command.choice("--mode", options.mode,
-                 "echo: round trips of a tensor; stream: one way, several under way, "
-                 "acknowledged by small replies (echo)");
+                 "echo: round trips of a tensor; stream: one way, several under way, acknowledged "
+                 "by small replies (echo)");
   command.number("--inflight", options.inflight, std::size_t{1}, kMaxInflight,
                  "messages under way at most in stream mode (4)");
   declare_ring_slots(command, options.geometry.slot_count, "slots of each ring (8)");

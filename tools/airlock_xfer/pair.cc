@@ -26,7 +26,7 @@ constexpr std::chrono::milliseconds kReapSlice{1};  // between two looks at wait
 constexpr std::size_t kMaxDirectoryBytes = limits::kMaxEndpointPathBytes - 8;  // leaves "/socket"
 
 Status system_error(std::string_view doing) {
-  return {StatusCode::kInternal, fmt::format("{}: {}", doing, std::strerror(errno))};
+  return {StatusCode::kInternal, "{}: {}", doing, std::strerror(errno)};
 }
 
 /// A new 0700 directory below $TMPDIR, or /tmp where that is too long for a socket's path.
@@ -36,11 +36,10 @@ Result<std::string> make_directory() {
   path += "/airlock-xfer-XXXXXX";
   if (path.size() > kMaxDirectoryBytes) path = "/tmp/airlock-xfer-XXXXXX";
   if (::mkdtemp(path.data()) == nullptr) {
-    return Status(
-        StatusCode::kInvalidInput,
-        fmt::format("cannot make the directory {}: {}; set TMPDIR to a directory that you "
-                    "may write to",
-                    path, std::strerror(errno)));
+    return Status(StatusCode::kInvalidInput,
+                  "cannot make the directory {}: {}; set TMPDIR to a directory that you "
+                  "may write to",
+                  path, std::strerror(errno));
   }
   return path;
 }
@@ -67,23 +66,25 @@ Status check_shm_room(const RingGeometry& geometry) {
   ASSIGN_OR_RETURN(const std::size_t bytes, ring_segment_bytes(geometry));
   struct statvfs info = {};
   if (::statvfs("/dev/shm", &info) != 0) {
-    return {StatusCode::kResourceExhausted,
-            fmt::format("/dev/shm: {}; rings need it, --path zmq does not", std::strerror(errno))};
+    return {StatusCode::kResourceExhausted, "/dev/shm: {}; rings need it, --path zmq does not",
+            std::strerror(errno)};
   }
   const std::uint64_t have = std::uint64_t{info.f_bavail} * info.f_frsize;
   const std::uint64_t need = std::uint64_t{bytes} * 2;
   if (info.f_blocks == 0 || have >= need) return {};  // no blocks: it has no limit
-  return {
-      StatusCode::kResourceExhausted,
-      fmt::format("/dev/shm has too little room for two rings: it needs {} ({} bytes), free are "
-                  "{} ({} bytes); use fewer --ring-slots, smaller --ring-slot-bytes or --path "
-                  "zmq, or enlarge /dev/shm",
-                  size_text(need), need, size_text(have), have)};
+  return {StatusCode::kResourceExhausted,
+          "/dev/shm has too little room for two rings: it needs {} ({} bytes), free are "
+          "{} ({} bytes); use fewer --ring-slots, smaller --ring-slot-bytes or --path "
+          "zmq, or enlarge /dev/shm",
+          size_text(need),
+          need,
+          size_text(have),
+          have};
 }
 
 Status killed_by(pid_t peer, int number) {
-  return {StatusCode::kUnavailable, fmt::format("the peer (pid {}) was killed by signal {} ({})",
-                                                peer, number, ::strsignal(number))};
+  return {StatusCode::kUnavailable, "the peer (pid {}) was killed by signal {} ({})", peer, number,
+          ::strsignal(number)};
 }
 
 }  // namespace
@@ -179,17 +180,16 @@ Status Pair::explain(Status status) {
   if (status.code() == StatusCode::kDeadlineExceeded && !reap(Deadline::now())) {
     stalled_ = true;
     return {StatusCode::kDeadlineExceeded,
-            fmt::format("the peer (pid {}) stalled: {}; --timeout-ms is the longest wait", peer_,
-                        status.message())};
+            "the peer (pid {}) stalled: {}; --timeout-ms is the longest wait", peer_,
+            status.message()};
   }
   if (status.code() != StatusCode::kUnavailable && !reap(Deadline::now())) return status;
   if (!reap(Deadline::after(kEndPatience))) return status;
   if (WIFSIGNALED(wait_status_)) return killed_by(peer_, WTERMSIG(wait_status_));
   const int code = WEXITSTATUS(wait_status_);
-  return {
-      code == exit_code(StatusCode::kResourceExhausted) ? StatusCode::kResourceExhausted
-                                                        : StatusCode::kUnavailable,
-      fmt::format("the peer (pid {}) ended with exit code {}: {}", peer_, code, status.message())};
+  return {code == exit_code(StatusCode::kResourceExhausted) ? StatusCode::kResourceExhausted
+                                                            : StatusCode::kUnavailable,
+          "the peer (pid {}) ended with exit code {}: {}", peer_, code, status.message()};
 }
 
 Pair::~Pair() {

@@ -1,6 +1,5 @@
 #include "tools/airlock_xfer/peer.h"
 
-#include <fmt/format.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -157,12 +156,12 @@ std::array<std::byte, sizeof(MessageHead)> encode_head(const MessageHead& head) 
 Result<MessageHead> decode_head(std::span<const std::byte> header) {
   MessageHead head;
   if (header.size() != sizeof(head)) {
-    return Status(StatusCode::kProtocolError,
-                  fmt::format("a header of {} bytes, expected {}", header.size(), sizeof(head)));
+    return Status(StatusCode::kProtocolError, "a header of {} bytes, expected {}", header.size(),
+                  sizeof(head));
   }
   std::memcpy(&head, header.data(), sizeof(head));
   if (head.kind != kDataMessage && head.kind != kLastMessage) {
-    return Status(StatusCode::kProtocolError, fmt::format("a message of kind {}", head.kind));
+    return Status(StatusCode::kProtocolError, "a message of kind {}", head.kind);
   }
   return head;
 }

@@ -26,15 +26,15 @@ std::optional<std::size_t> next_size(const SizeRange& range, std::size_t bytes) 
 Status check_range(const SizeRange& range) {
   if (range.min_bytes == 0) return {StatusCode::kUsage, "-b 0: a size is at least 1 byte"};
   if (range.max_bytes > limits::kMaxTensorBytes) {
-    return {StatusCode::kUsage, fmt::format("-e {}: a tensor has at most {} bytes (4 GiB)",
-                                            range.max_bytes, limits::kMaxTensorBytes)};
+    return {StatusCode::kUsage, "-e {}: a tensor has at most {} bytes (4 GiB)", range.max_bytes,
+            limits::kMaxTensorBytes};
   }
   if (range.min_bytes > range.max_bytes) {
-    return {StatusCode::kUsage, fmt::format("-b {} is more than -e {}: there is no size between",
-                                            range.min_bytes, range.max_bytes)};
+    return {StatusCode::kUsage, "-b {} is more than -e {}: there is no size between",
+            range.min_bytes, range.max_bytes};
   }
   if (range.step_bytes == 0 && !(range.factor > 1)) {  // also NaN
-    return {StatusCode::kUsage, fmt::format("-f {}: the factor must be more than 1", range.factor)};
+    return {StatusCode::kUsage, "-f {}: the factor must be more than 1", range.factor};
   }
   return {};
 }
@@ -59,9 +59,8 @@ Result<std::vector<std::size_t>> plan_sizes(const SizeRange& range) {
   std::vector<std::size_t> sizes;
   for (std::optional<std::size_t> size = range.min_bytes; size; size = next_size(range, *size)) {
     if (sizes.size() == kMaxSizes) {
-      return Status(StatusCode::kUsage,
-                    fmt::format("more than {} sizes from {} to {}: use a larger -f or -i",
-                                kMaxSizes, range.min_bytes, range.max_bytes));
+      return Status(StatusCode::kUsage, "more than {} sizes from {} to {}: use a larger -f or -i",
+                    kMaxSizes, range.min_bytes, range.max_bytes);
     }
     sizes.push_back(*size);
   }

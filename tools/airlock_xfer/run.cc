@@ -34,8 +34,8 @@ Status check_memory(const Options& options) {
   const std::uint64_t have = available_bytes();
   if (need <= have) return {};
   return {StatusCode::kResourceExhausted,
-          fmt::format("sizes up to {} need {} of memory, available are {}: use a smaller -e",
-                      size_text(options.sizes.back()), size_text(need), size_text(have))};
+          "sizes up to {} need {} of memory, available are {}: use a smaller -e",
+          size_text(options.sizes.back()), size_text(need), size_text(have)};
 }
 
 Facts describe(const Options& options) {
@@ -50,20 +50,18 @@ Facts describe(const Options& options) {
            fmt::format("{}, {}, {} CPUs, {} {}, load {:.2f} {:.2f} {:.2f}", host.name, host.cpu,
                        host.cores, system.sysname, system.release, load[0], load[1], load[2])},
           {"sizes", options.sizes_text},
-          {"ring",
-           fmt::format("{} slots of {} bytes each way; a tensor of strictly fewer bytes goes by "
-                       "the ring; ZeroMQ over {}",
-                       options.geometry.slot_count, options.geometry.slot_bytes,
-                       options.zmq == ZmqTransport::kIpc ? "ipc" : "loopback tcp")},
+          {"ring", fmt::format("{} slots of {} bytes each way; a tensor of strictly fewer bytes "
+                               "goes by the ring; ZeroMQ over {}",
+                               options.geometry.slot_count, options.geometry.slot_bytes,
+                               options.zmq == ZmqTransport::kIpc ? "ipc" : "loopback tcp")},
           {"rows", fmt::format("{} iterations after {} to warm up, at most {} s a row; {}",
                                options.iterations, options.warmup, options.max_seconds,
                                options.check ? "every byte checked" : "nothing checked")},
-          {"mode",
-           is_echo ? std::string("echo: latency is half a round trip, GB/s (10^9 bytes) one way "
-                                 "over half the median round trip")
-                   : fmt::format("stream, {} under way: latency is from send to reply, GB/s "
-                                 "(10^9 bytes) over the whole time",
-                                 options.inflight)},
+          {"mode", is_echo ? std::string("echo: latency is half a round trip, GB/s (10^9 bytes) "
+                                         "one way over half the median round trip")
+                           : fmt::format("stream, {} under way: latency is from send to reply, "
+                                         "GB/s (10^9 bytes) over the whole time",
+                                         options.inflight)},
           {"cpus", options.cpus.has_value() ? fmt::format("this process on {}, its peer on {}",
                                                           (*options.cpus)[0], (*options.cpus)[1])
                                             : std::string("wherever the system puts them")},
@@ -95,8 +93,7 @@ Status check_rows(const std::vector<Row>& rows) {
     ++wrong_rows;
   }
   if (wrong_bytes == 0) return {};
-  return {StatusCode::kMismatch,
-          fmt::format("{} bytes came wrong, in {} rows", wrong_bytes, wrong_rows)};
+  return {StatusCode::kMismatch, "{} bytes came wrong, in {} rows", wrong_bytes, wrong_rows};
 }
 
 }  // namespace

@@ -135,10 +135,10 @@ void ResultTable::summarize(const Status& end) {
   sink_(fmt::format("# wrong bytes: {}\n", all_wrong(rows_)));
   const auto [shared, measured] = rows_on_one_cpu(rows_);
   if (shared > 0) {
-    sink_(fmt::format(
-        "# one CPU: in {} of {} rows both processes ran mostly on the same CPU, where they take "
-        "turns; --cpus keeps them apart\n",
-        shared, measured));
+    sink_(
+        fmt::format("# one CPU: in {} of {} rows both processes ran mostly on the same CPU, where "
+                    "they take turns; --cpus keeps them apart\n",
+                    shared, measured));
   }
   if (!end.ok()) sink_(fmt::format("# ended early or failed: {}\n", end.message()));
 }

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "runtime/model/file.h"
+#include "base/readable_file.h"
 #include "runtime/trace/summary.h"
 #include "runtime/trace/trace_line.h"
 #include "tests/tools/airlock_trace/trace_rig.h"

@@ -14,12 +14,15 @@ namespace airlock {
 /// checked: a file that shrank gives an error, never a fault. Thread-safe.
 class ReadableFile {
  public:
-  /// kInvalidInput, naming the path, where it is missing, unreadable or not a regular file.
+  /// kInvalidInput, naming the path, where it is missing, unreadable or not a regular file. Does
+  /// not wait for the writer of a pipe.
   static Result<ReadableFile> open(const std::string& path);
 
   const std::string& path() const { return path_; }
   std::uint64_t size_bytes() const { return size_bytes_; }
   int fd() const { return fd_.get(); }
+  /// Reads from `offset` until `out` is full or the file ends; the number of bytes.
+  Result<std::size_t> read_some(std::uint64_t offset, std::span<std::byte> out) const;
   /// Fills `out` from `offset`; kInvalidInput where the file ends before.
   Status read_at(std::uint64_t offset, std::span<std::byte> out) const;
   /// Whether the file on disk still has the size that it had.
