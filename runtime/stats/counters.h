@@ -7,7 +7,6 @@
 
 #include "base/enum.h"
 #include "base/saturating.h"
-#include "runtime/stats/histogram.h"
 
 /// What all structs of counters have in common. Each is a template on its cell: with a Counter it
 /// is what the program adds to, with a std::uint64_t its snapshot, a plain value to be kept and
@@ -22,48 +21,35 @@ namespace airlock {
 /// Relaxed: it orders nothing else. One thread adds, any thread reads; it only grows.
 using Counter = std::atomic<std::uint64_t>;
 
-template <typename Cell>
-using HistogramOf = std::conditional_t<std::is_same_v<Cell, Counter>, Histogram, HistogramSnapshot>;
-
-namespace counters_detail {
-
-template <typename T>
-struct SnapshotOf {
-  using Type = std::uint64_t;
-};
-template <>
-struct SnapshotOf<Histogram> {
-  using Type = HistogramSnapshot;
-};
-template <template <typename> class Of>
-struct SnapshotOf<Of<Counter>> {
-  using Type = Of<std::uint64_t>;
-};
-
-}  // namespace counters_detail
-
 /// Adds what `from` counted. A sum of snapshots stops at the largest number.
 inline void merge(std::uint64_t& to, std::uint64_t from) { to = add_saturating(to, from); }
 inline void merge(Counter& to, std::uint64_t from) {
   if (from != 0) to.fetch_add(from, std::memory_order_relaxed);
 }
+/// The same for a struct: by its own merge(), where it has one, else member by member.
 template <typename To, typename From>
 requires std::is_class_v<From>
 void merge(To& to, const From& from) {
   if constexpr (std::is_same_v<From, Counter>) {
     merge(to, from.load(std::memory_order_relaxed));
-  } else if constexpr (std::is_same_v<From, Histogram>) {
-    to.merge(from.snapshot());
-  } else if constexpr (std::is_same_v<From, HistogramSnapshot>) {
+  } else if constexpr (requires { to.merge(from); }) {
     to.merge(from);
   } else {
     To::visit([](std::string_view, auto& a, const auto& b) { merge(a, b); }, to, from);
   }
 }
 
+/// All that a table's values counted.
 template <typename E, typename Stats>
-auto snapshot_of(const PerValue<E, Stats>& stats) {
-  PerValue<E, typename counters_detail::SnapshotOf<Stats>::Type> snapshot;
+Stats sum_of(const PerValue<E, Stats>& table) {
+  Stats sum;
+  for (const Stats& stats : table) merge(sum, stats);
+  return sum;
+}
+
+template <typename E, template <typename> class Of>
+auto snapshot_of(const PerValue<E, Of<Counter>>& stats) {
+  PerValue<E, Of<std::uint64_t>> snapshot;
   merge(snapshot, stats);
   return snapshot;
 }

@@ -1,20 +1,20 @@
 #include "runtime/stats/counters_file.h"
 
-#include <dirent.h>
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <memory>
 #include <new>
 #include <system_error>
 #include <utility>
 
 #include "base/deadline.h"
+#include "base/file.h"
 
 namespace airlock {
 
@@ -26,12 +26,6 @@ using counters_layout::Identity;
 namespace {
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
-
-Status file_error(std::string_view what, const std::string& path, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG || error == ENOMEM;
-  return {full ? StatusCode::kResourceExhausted : StatusCode::kInvalidInput, "cannot {} {}: {}",
-          what, path, std::generic_category().message(error)};
-}
 
 // Cut where it is too long; the rest stays zero.
 template <std::size_t kSize>
@@ -72,14 +66,14 @@ bool is_our_file(const struct stat& info) {
 
 // Every page on the disk now: a full disk is an error here and never SIGBUS later.
 Status reserve(int fd, const std::string& path, std::size_t bytes) {
-  if (::fchmod(fd, 0600) != 0) return file_error("set the mode of", path, errno);
+  if (::fchmod(fd, 0600) != 0) return os_error("set the mode of " + path, errno);
   struct flock lock = whole_file_lock();
-  if (::fcntl(fd, F_OFD_SETLK, &lock) != 0) return file_error("lock", path, errno);
+  if (::fcntl(fd, F_OFD_SETLK, &lock) != 0) return os_error("lock " + path, errno);
   int error = 0;
   do {
     error = ::posix_fallocate(fd, 0, static_cast<off_t>(bytes));
   } while (error == EINTR);
-  return error == 0 ? Status() : file_error("reserve room for", path, error);
+  return error == 0 ? Status() : os_error("reserve room for " + path, error);
 }
 
 }  // namespace
@@ -92,37 +86,34 @@ bool counters_file_is_locked(int fd) {
 Status remove_dead_counters_file(const std::string& path) {
   struct stat info {};
   if (::lstat(path.c_str(), &info) != 0) {
-    return errno == ENOENT ? Status() : file_error("look at", path, errno);
+    return errno == ENOENT ? Status() : os_error("look at " + path, errno);
   }
   if (!is_our_file(info)) return in_the_way(path, "it is not a file of ours");
   const UniqueFd fd = open_to_look(path);
-  if (!fd.valid()) return in_the_way(path, std::generic_category().message(errno));
+  if (!fd.valid()) return in_the_way(path, os_message(errno));
   if (counters_file_is_locked(fd.get())) {
     return {StatusCode::kInUse, "{} belongs to another live server", path};
   }
   if (content_of(fd.get()) == Content::kForeign) return in_the_way(path, "it is no counters file");
   return ::unlink(path.c_str()) == 0 || errno == ENOENT ? Status()
-                                                        : file_error("remove", path, errno);
+                                                        : os_error("remove " + path, errno);
 }
 
 void sweep_tcp_counters_files(const std::string& directory) {
-  DIR* entries = ::opendir(directory.c_str());
-  if (entries == nullptr) return;
-  std::vector<std::string> dead;
-  while (const dirent* entry = ::readdir(entries)) {
-    const std::string_view name = entry->d_name;
+  std::error_code error;
+  const std::filesystem::directory_iterator end;
+  for (std::filesystem::directory_iterator entry(directory, error); !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename();
     if (!name.starts_with("tcp-") || !name.ends_with(".stats")) continue;
-    std::string path = fmt::format("{}/{}", directory, name);
-    const UniqueFd fd = open_to_look(path);
+    const UniqueFd fd = open_to_look(entry->path());
     struct stat info {};
     // Finished only: one that is being made is not locked yet.
     if (fd.valid() && ::fstat(fd.get(), &info) == 0 && is_our_file(info) &&
         content_of(fd.get()) == Content::kFinished && !counters_file_is_locked(fd.get())) {
-      dead.push_back(std::move(path));
+      ::unlink(entry->path().c_str());
     }
   }
-  ::closedir(entries);
-  for (const std::string& path : dead) ::unlink(path.c_str());
 }
 
 SideReport describe_server(const ServerInfo& info) {
@@ -161,12 +152,9 @@ Result<std::unique_ptr<CountersFile>> CountersFile::create(const std::string& pa
                                                            std::size_t block_count) {
   RETURN_IF_ERROR(remove_dead_counters_file(path));
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!fd.valid()) return file_error("create", path, errno);
-  if (Status status = reserve(fd.get(), path, file_bytes(block_count)); !status.ok()) {
-    ::unlink(path.c_str());
-    return status;
-  }
-  auto made = map(std::move(fd), path, info, block_count);
+  if (!fd.valid()) return os_error("create " + path, errno);
+  const Status reserved = reserve(fd.get(), path, file_bytes(block_count));
+  auto made = reserved.ok() ? map(std::move(fd), path, info, block_count) : reserved;
   if (!made.ok()) ::unlink(path.c_str());
   return made;
 }
@@ -182,7 +170,7 @@ Result<std::unique_ptr<CountersFile>> CountersFile::map(UniqueFd fd, const std::
   const int flags = fd.valid() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
   void* memory =
       ::mmap(nullptr, file_bytes(block_count), PROT_READ | PROT_WRITE, flags, fd.get(), 0);
-  if (memory == MAP_FAILED) return file_error("map", path, errno);
+  if (memory == MAP_FAILED) return os_error("map " + path, errno);
   std::optional<SegmentGuard> guard;
   if (fd.valid()) {  // somebody may cut the file short
     auto guarded = SegmentGuard::create(memory, file_bytes(block_count));
@@ -194,7 +182,27 @@ Result<std::unique_ptr<CountersFile>> CountersFile::map(UniqueFd fd, const std::
   }
   std::unique_ptr<CountersFile> made(
       new CountersFile(std::move(fd), path, memory, std::move(guard), block_count));
-  made->introduce(info);
+  Identity& to = made->header_->identity;
+  to.version = counters_layout::kVersion;
+  to.header_bytes = sizeof(Header);
+  to.block_bytes = sizeof(SessionBlock);
+  to.block_count = static_cast<std::uint32_t>(block_count);
+  to.op_count = kCountOf<Op>;
+  to.path_count = kCountOf<Path>;
+  to.bucket_count = kHistogramBucketCount;
+  to.total_bytes = file_bytes(block_count);
+  to.pid = static_cast<std::uint64_t>(::getpid());
+  visit_server(
+      [](std::string_view, auto& field, const auto& value) {
+        if constexpr (std::is_array_v<std::remove_reference_t<decltype(field)>>) {
+          set_text(field, value);
+        } else {
+          field = value;
+        }
+      },
+      to, info);
+  made->header_->live.heartbeat_ns.store(now_ns(), kRelaxed);
+  to.magic.store(counters_layout::kMagic, std::memory_order_release);  // the rest is complete
   return made;
 }
 
@@ -208,30 +216,6 @@ CountersFile::CountersFile(UniqueFd fd, std::string path, void* memory,
   auto* first = reinterpret_cast<SessionBlock*>(static_cast<std::byte*>(memory) + sizeof(Header));
   std::uninitialized_value_construct_n(first, block_count);
   blocks_ = {first, block_count};
-}
-
-void CountersFile::introduce(const ServerInfo& info) {
-  Identity& to = header_->identity;
-  to.version = counters_layout::kVersion;
-  to.header_bytes = sizeof(Header);
-  to.block_bytes = sizeof(SessionBlock);
-  to.block_count = static_cast<std::uint32_t>(blocks_.size());
-  to.op_count = kCountOf<Op>;
-  to.path_count = kCountOf<Path>;
-  to.bucket_count = kHistogramBucketCount;
-  to.total_bytes = file_bytes(blocks_.size());
-  to.pid = static_cast<std::uint64_t>(::getpid());
-  visit_server(
-      [](std::string_view, auto& field, const auto& value) {
-        if constexpr (std::is_array_v<std::remove_reference_t<decltype(field)>>) {
-          set_text(field, value);
-        } else {
-          field = value;
-        }
-      },
-      to, info);
-  header_->live.heartbeat_ns.store(now_ns(), kRelaxed);
-  to.magic.store(counters_layout::kMagic, std::memory_order_release);  // the rest is complete
 }
 
 CountersFile::~CountersFile() {

@@ -34,8 +34,7 @@ struct ServerInfo {
 };
 /// each(name, identity.field, info.field) for all that a counters file says of its server, apart
 /// from its process.
-template <typename Each, typename Identity, typename Info>
-void visit_server(Each&& each, Identity& identity, Info& info) {
+void visit_server(auto&& each, auto& identity, auto& info) {
   each("endpoint", identity.endpoint, info.endpoint);
   each("model", identity.model, info.model);
   each("digest", identity.digest, info.digest);
@@ -55,12 +54,6 @@ void visit_server(Each&& each, Identity& identity, Info& info) {
 
 /// A report of this server without any counters; wall_ns is left 0.
 SideReport describe_server(const ServerInfo& info);
-
-/// What all sessions counted, those that ended and those under way. A plain value.
-struct CounterSums {
-  TransportSnapshot transport;
-  OpSnapshotTable ops;
-};
 
 /// The memory in which a server counts: a mapped file that others read while it runs
 /// (runtime/stats/counters_reader.h), or private memory where there can be no file. The file is
@@ -85,13 +78,13 @@ class CountersFile {
   CountersFile& operator=(const CountersFile&) = delete;
 
   counters_layout::Live& live() { return header_->live; }
-  const counters_layout::Live& live() const { return header_->live; }
   /// A zeroed block for a session; nullptr where none is free.
   SessionBlock* open_session(std::uint64_t epoch, std::string_view client, std::uint64_t now);
   /// The session is over: its counters go into `ended`, its block is free.
   void close_session(SessionBlock& block);
   /// There was no session after all: its block is free.
   void drop_session(SessionBlock& block);
+  /// What all sessions counted, those that ended and those under way.
   CounterSums sums() const;
   /// The file was cut short: what was counted before may be lost, and nobody sees what is counted
   /// now. Any thread.
@@ -105,7 +98,6 @@ class CountersFile {
                std::size_t block_count);
   static Result<std::unique_ptr<CountersFile>> map(UniqueFd fd, const std::string& path,
                                                    const ServerInfo& info, std::size_t block_count);
-  void introduce(const ServerInfo& info);
   void free_block(SessionBlock& block);
 
   UniqueFd fd_;  // invalid: private memory

@@ -9,14 +9,14 @@
 #include <cerrno>
 #include <limits>
 #include <memory>
-#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "base/deadline.h"
+#include "base/file.h"
 #include "base/unique_fd.h"
 #include "proto/limits.h"
-#include "runtime/stats/counters_layout.h"
+#include "runtime/text/figures.h"
 
 namespace airlock {
 
@@ -37,27 +37,6 @@ constexpr std::uint64_t kMaxEndedAmount = std::uint64_t{1} << 62;  // any number
 constexpr std::uint64_t kMaxBlocks = 2 * limits::kMaxClients;
 static_assert(kMaxBlocks * kMaxAmount <= ~std::uint64_t{0} - kMaxEndedAmount);
 
-/// Printed on terminals: control characters, also those of eight bits, and what is not UTF-8 become
-/// '?', a byte each.
-std::string without_controls(std::string text) {
-  for (std::size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<unsigned char>(text[i]);
-    const std::size_t bytes = lead < 0x80                    ? 1
-                              : lead >= 0xC2 && lead <= 0xDF ? 2
-                              : lead >= 0xE0 && lead <= 0xEF ? 3
-                              : lead >= 0xF0 && lead <= 0xF4 ? 4
-                                                             : 0;
-    bool good = bytes > 0 && lead >= 0x20 && lead != 0x7F && i + bytes <= text.size();
-    for (std::size_t k = 1; good && k < bytes; ++k)
-      good = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
-    const bool c1 = good && lead == 0xC2 && static_cast<unsigned char>(text[i + 1]) < 0xA0;
-    if (c1) text[i + 1] = '?';
-    if (!good || c1) text[i] = '?';
-    i += good ? bytes : 1;
-  }
-  return text;
-}
-
 bool is_sane(const HistogramSnapshot& histogram) {
   return histogram.max <= kMaxAmount &&
          std::ranges::all_of(histogram.counts, [](auto count) { return count <= kMaxEvents; });
@@ -65,10 +44,9 @@ bool is_sane(const HistogramSnapshot& histogram) {
 
 /// Whether each bucket and each number of events is at most kMaxEvents, and each number of bytes or
 /// nanoseconds `max_amount`.
-template <typename Stats>
-bool is_sane(const Stats& stats, std::uint64_t max_amount) {
+bool is_sane(const auto& stats, std::uint64_t max_amount) {
   bool sane = true;
-  Stats::visit(
+  stats.visit(
       [&](std::string_view key, const auto& member) {
         using Member = std::remove_cvref_t<decltype(member)>;
         if constexpr (std::is_same_v<Member, std::uint64_t>) {
@@ -104,8 +82,10 @@ class Reader {
   }
 
  private:
-  Status bad(std::string_view why) const {
-    return {StatusCode::kInvalidInput, "counters file {}: {}", path_, why};
+  template <typename... Args>
+  Status bad(fmt::format_string<Args...> why, Args&&... args) const {
+    return {StatusCode::kInvalidInput, "counters file {}: {}", path_,
+            fmt::format(why, std::forward<Args>(args)...)};
   }
 
   Status open() {
@@ -115,14 +95,14 @@ class Reader {
       return {StatusCode::kUnavailable, "there is no counters file {}", path_};
     }
     if (!fd_.valid() && errno == ELOOP) return bad("it is a link");
-    if (!fd_.valid()) return bad(std::generic_category().message(errno));
+    if (!fd_.valid()) return bad("{}", os_message(errno));
     struct stat info {};
-    if (::fstat(fd_.get(), &info) != 0) return bad(std::generic_category().message(errno));
+    if (::fstat(fd_.get(), &info) != 0) return bad("{}", os_message(errno));
     if (!S_ISREG(info.st_mode)) return bad("it is not a regular file");
     if (info.st_uid != ::geteuid())
-      return bad(fmt::format("it belongs to user {}, not to {}", info.st_uid, ::geteuid()));
+      return bad("it belongs to user {}, not to {}", info.st_uid, ::geteuid());
     if ((info.st_mode & 0777) != 0600)
-      return bad(fmt::format("it has mode {:04o}, not 0600", info.st_mode & 07777));
+      return bad("it has mode {:04o}, not 0600", info.st_mode & 07777);
     file_bytes_ = static_cast<std::uint64_t>(std::max<off_t>(info.st_size, 0));
     return {};
   }
@@ -133,7 +113,7 @@ class Reader {
     while (bytes > 0) {
       const ssize_t got = ::pread(fd_.get(), to, bytes, static_cast<off_t>(offset));
       if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return bad(std::generic_category().message(errno));
+      if (got < 0) return bad("{}", os_message(errno));
       if (got == 0) return bad("it is cut off");
       to += got;
       offset += static_cast<std::size_t>(got);
@@ -167,14 +147,14 @@ class Reader {
       return bad("its sizes are not those of its version");
     }
     if (identity.block_count == 0 || identity.block_count > kMaxBlocks)
-      return bad(fmt::format("it names {} sessions", identity.block_count));
+      return bad("it names {} sessions", identity.block_count);
     if (identity.total_bytes != file_bytes(identity.block_count) ||
         identity.total_bytes != file_bytes_) {
-      return bad(fmt::format("it has {} bytes and should have {}", file_bytes_,
-                             file_bytes(identity.block_count)));
+      return bad("it has {} bytes and should have {}", file_bytes_,
+                 file_bytes(identity.block_count));
     }
     if (identity.pid == 0 || identity.pid > std::numeric_limits<int>::max())
-      return bad(fmt::format("it names process {}", identity.pid));
+      return bad("it names process {}", identity.pid);
     blocks_ = std::vector<SessionBlock>(identity.block_count);
     return {};
   }
@@ -206,8 +186,9 @@ class Reader {
   template <std::size_t kSize>
   Result<std::string> text(const char (&field)[kSize], std::string_view name) const {
     const auto* end = std::find(std::begin(field), std::end(field), '\0');
-    if (end == std::end(field)) return bad(fmt::format("its {} has no end", name));
-    return without_controls({std::begin(field), end});
+    if (end == std::end(field)) return bad("its {} has no end", name);
+    // Printed on terminals.
+    return without_controls({std::begin(field), end}, "?");
   }
 
   Result<SessionReport> session(const SessionBlock& block) const {
@@ -220,7 +201,7 @@ class Reader {
     const std::uint64_t max_amount = &block == &header_->ended ? kMaxEndedAmount : kMaxAmount;
     if (session.sessions > kMaxEvents || !is_sane(session.transport, max_amount) ||
         !is_sane(session.ops, max_amount)) {
-      return bad(fmt::format("session {} holds an absurd count", session.id));
+      return bad("session {} holds an absurd count", session.id);
     }
     return session;
   }
@@ -237,7 +218,7 @@ class Reader {
     for (const SessionBlock& block : blocks_) {
       const std::uint64_t state = block.state.load(std::memory_order_relaxed);
       if (state > static_cast<std::uint64_t>(BlockState::kActive))
-        return bad(fmt::format("a session has state {}", state));
+        return bad("a session has state {}", state);
       if (state == static_cast<std::uint64_t>(BlockState::kFree)) continue;
       RETURN_IF_ERROR(add(block));
       snapshot.sessions_active += 1;

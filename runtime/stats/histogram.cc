@@ -22,23 +22,45 @@ std::uint64_t upper_edge(std::size_t bucket) {
   return ((static_cast<std::uint64_t>(bucket % 8) + 9) << (exponent - 3)) - 1;
 }
 
+void raise(std::uint64_t& to, std::uint64_t value) { to = std::max(to, value); }
+void raise(Counter& to, std::uint64_t value) {
+  std::uint64_t seen = to.load(std::memory_order_relaxed);
+  while (seen < value && !to.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
+  }
+}
+
 }  // namespace
 
-void HistogramSnapshot::record(std::uint64_t value) {
-  ++counts[bucket_of(value)];
-  max = std::max(max, value);
+// The greatest is written first and read last: a reader then finds no value above it, and a
+// percentile is never 0 by accident.
+
+template <typename Cell>
+void HistogramOf<Cell>::record(std::uint64_t value) {
+  raise(max, value);
+  airlock::merge(counts[bucket_of(value)], 1);
 }
 
-void HistogramSnapshot::merge(const HistogramSnapshot& other) {
-  for (std::size_t i = 0; i < counts.size(); ++i) counts[i] += other.counts[i];
-  max = std::max(max, other.max);
+template <typename Cell>
+void HistogramOf<Cell>::merge(const HistogramSnapshot& other) {
+  raise(max, other.max);
+  for (std::size_t i = 0; i < counts.size(); ++i) airlock::merge(counts[i], other.counts[i]);
 }
 
-std::uint64_t HistogramSnapshot::count() const {
+template <typename Cell>
+HistogramSnapshot HistogramOf<Cell>::snapshot() const {
+  HistogramSnapshot snapshot;
+  for (std::size_t i = 0; i < counts.size(); ++i) airlock::merge(snapshot.counts[i], counts[i]);
+  airlock::merge(snapshot.max, max);
+  return snapshot;
+}
+
+template <typename Cell>
+std::uint64_t HistogramOf<Cell>::count() const {
   return std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
 }
 
-std::uint64_t HistogramSnapshot::percentile(double share) const {
+template <typename Cell>
+std::uint64_t HistogramOf<Cell>::percentile(double share) const {
   const std::uint64_t total = count();
   if (total == 0) return 0;
   const double clamped = std::clamp(share, 0.0, 1.0);
@@ -47,12 +69,13 @@ std::uint64_t HistogramSnapshot::percentile(double share) const {
   std::uint64_t seen = 0;
   for (std::size_t i = 0; i < counts.size(); ++i) {
     seen += counts[i];
-    if (seen >= rank) return std::min(upper_edge(i), max);
+    if (seen >= rank) return std::min<std::uint64_t>(upper_edge(i), max);
   }
   return max;
 }
 
-std::vector<std::pair<std::uint64_t, std::uint64_t>> HistogramSnapshot::buckets() const {
+template <typename Cell>
+std::vector<std::pair<std::uint64_t, std::uint64_t>> HistogramOf<Cell>::buckets() const {
   std::vector<std::pair<std::uint64_t, std::uint64_t>> filled;
   for (std::size_t i = 0; i < counts.size(); ++i) {
     if (counts[i] != 0) filled.emplace_back(upper_edge(i), counts[i]);
@@ -60,42 +83,17 @@ std::vector<std::pair<std::uint64_t, std::uint64_t>> HistogramSnapshot::buckets(
   return filled;
 }
 
-bool HistogramSnapshot::append(std::uint64_t upper, std::uint64_t count) {
+template <typename Cell>
+bool HistogramOf<Cell>::append(std::uint64_t upper, std::uint64_t count) {
   const std::size_t bucket = bucket_of(upper);
-  const auto filled = std::find_if(counts.begin() + static_cast<std::ptrdiff_t>(bucket),
-                                   counts.end(), [](std::uint64_t n) { return n != 0; });
-  if (upper_edge(bucket) != upper || filled != counts.end() || bucket > bucket_of(max))
-    return false;
+  const bool in_the_way = std::any_of(counts.begin() + static_cast<std::ptrdiff_t>(bucket),
+                                      counts.end(), [](std::uint64_t n) { return n != 0; });
+  if (upper_edge(bucket) != upper || in_the_way || bucket > bucket_of(max)) return false;
   counts[bucket] = count;
   return true;
 }
 
-void Histogram::raise_max(std::uint64_t value) {
-  std::uint64_t seen = max_.load(std::memory_order_relaxed);
-  while (seen < value && !max_.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
-  }
-}
-
-void Histogram::record(std::uint64_t value) {
-  // The greatest first: a reader between the two then finds no value above it, and a percentile is
-  // never 0 by accident.
-  raise_max(value);
-  counts_[bucket_of(value)].fetch_add(1, std::memory_order_relaxed);
-}
-
-void Histogram::merge(const HistogramSnapshot& other) {
-  raise_max(other.max);
-  for (std::size_t i = 0; i < counts_.size(); ++i) {
-    if (other.counts[i] != 0) counts_[i].fetch_add(other.counts[i], std::memory_order_relaxed);
-  }
-}
-
-HistogramSnapshot Histogram::snapshot() const {
-  HistogramSnapshot snapshot;
-  for (std::size_t i = 0; i < counts_.size(); ++i)
-    snapshot.counts[i] = counts_[i].load(std::memory_order_relaxed);
-  snapshot.max = max();
-  return snapshot;
-}
+template struct HistogramOf<Counter>;
+template struct HistogramOf<std::uint64_t>;
 
 }  // namespace airlock

@@ -6,6 +6,7 @@
 #include "proto/op.h"
 #include "runtime/op_times.h"
 #include "runtime/stats/counters.h"
+#include "runtime/stats/histogram.h"
 
 namespace airlock {
 
@@ -18,8 +19,7 @@ struct OpStatsOf {
   Cell calls{};
   OpTimesOf<Cell> times{};
   bool operator==(const OpStatsOf&) const = default;
-  template <typename Each, typename... Stats>
-  static void visit(Each&& each, Stats&... stats) {
+  static void visit(auto&& each, auto&... stats) {
     each("calls", stats.calls...);
     visit_times(each, stats.times...);
     each("device", stats.times.device...);
@@ -60,8 +60,7 @@ struct TeeKernelStatsOf {
   Cell calls{};
   Cell total_ns{};
   bool operator==(const TeeKernelStatsOf&) const = default;
-  template <typename Each, typename... Stats>
-  static void visit(Each&& each, Stats&... stats) {
+  static void visit(auto&& each, auto&... stats) {
     each("calls", stats.calls...);
     each("total_ns", stats.total_ns...);
   }

@@ -30,36 +30,75 @@ struct HostReport {
   std::string name;
   std::string cpu;
   std::size_t cores = 0;
-  std::string device;                    // what the backend computes on
-  std::optional<DeviceReport> gpu = {};  // where that is a GPU of this machine
+  // What the backend computes on.
+  std::string device;
+  // Where that is a GPU of this machine. Files have it, and nobody reads it back.
+  std::optional<DeviceReport> gpu = {};
   bool operator==(const HostReport&) const = default;
+  /// each(key, member) for every member that is there, here as in the structs below.
+  static void visit(auto&& each, auto& host) {
+    each("name", host.name);
+    each("cpu", host.cpu);
+    each("cores", host.cores);
+    each("device", host.device);
+    if (!host.gpu) return;
+    each("driver", host.gpu->driver);
+    each("cuda_runtime", host.gpu->cuda_runtime);
+    each("cublas", host.gpu->cublas);
+    each("device_memory_bytes", host.gpu->memory_bytes);
+  }
 };
 HostReport describe_host(std::string_view device);
 
+/// What sessions counted, added up.
+struct CounterSums {
+  TransportSnapshot transport;
+  OpSnapshotTable ops;
+  void merge(const CounterSums& other) {
+    airlock::merge(transport, other.transport);
+    airlock::merge(ops, other.ops);
+  }
+};
+
 /// What a server keeps of a session, under way or over. A plain value.
-struct SessionReport {
+struct SessionReport : CounterSums {
   std::string id;
   std::string client;          // the name that the client gave itself
   std::uint64_t sessions = 1;  // more than 1: older sessions were added to this entry
-  TransportSnapshot transport;
-  OpSnapshotTable ops;
   /// Adds the counters of a session that would otherwise be dropped, so that sums over all sessions
   /// stay right.
-  void merge_older(const SessionReport& older);
+  void merge_older(const SessionReport& older) {
+    sessions += older.sessions;
+    merge(older);
+  }
+  static void visit(auto&& each, auto& session) {
+    each("id", session.id);
+    each("client", session.client);
+    each("sessions", session.sessions);
+    each("paths", session.transport);
+    each("ops", session.ops);
+  }
 };
 
 /// All that one side says in its statistics. A plain value: counters are read before, once.
-struct SideReport {
+struct SideReport : CounterSums {
   std::string side;  // "tee_runner" or "gpu_server"
   HostReport host;
   std::vector<std::pair<std::string, std::string>> config;
-  TransportSnapshot transport;
-  OpSnapshotTable ops;
   TeeSnapshotTable tee;  // the runner's
   std::uint64_t wall_ns = 0;
-  std::vector<SessionReport> sessions;  // the server's
-  /// Adds a session's counters to `transport` and `ops`; `sessions` stays as it is.
-  void merge(const SessionReport& session);
+  // The server's; merge() leaves them as they are.
+  std::vector<SessionReport> sessions;
+  static void visit(auto&& each, auto& report) {
+    each("side", report.side);
+    each("host", report.host);
+    each("config", report.config);
+    each("paths", report.transport);
+    each("ops", report.ops);
+    if (report.side == "tee_runner") each("tee", report.tee);
+    each("wall_ns", report.wall_ns);
+    if (report.side == "gpu_server") each("sessions", report.sessions);
+  }
 };
 
 /// Percentiles, maximum and buckets, as each file has them.

@@ -1,10 +1,10 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "proto/path.h"
 #include "runtime/stats/counters.h"
+#include "runtime/stats/histogram.h"
 
 namespace airlock {
 
@@ -17,8 +17,7 @@ struct DirectionStatsOf {
   Cell tensors{};
   Cell bytes{};
   bool operator==(const DirectionStatsOf&) const = default;
-  template <typename Each, typename... Stats>
-  static void visit(Each&& each, Stats&... stats) {
+  static void visit(auto&& each, auto&... stats) {
     each("messages", stats.messages...);
     each("tensors", stats.tensors...);
     each("bytes", stats.bytes...);
@@ -41,8 +40,7 @@ struct PathStatsOf {
   // The runner's: an op's total_ns less what the server reports.
   HistogramOf<Cell> latency_ns{};
   bool operator==(const PathStatsOf&) const = default;
-  template <typename Each, typename... Stats>
-  static void visit(Each&& each, Stats&... stats) {
+  static void visit(auto&& each, auto&... stats) {
     each("sent", stats.sent...);
     each("received", stats.received...);
     each("errors", stats.errors...);
@@ -64,8 +62,18 @@ using TransportSnapshot = PerValue<Path, PathSnapshot>;
 /// One end of one channel.
 struct TransportStats : PerValue<Path, PathStats> {
   /// Books one whole message: its header and each tensor on its own path.
-  void book_sent(const MessagePlan& plan);
-  void book_received(const MessagePlan& plan);
+  void book_sent(const MessagePlan& plan) { book(&PathStats::sent, plan); }
+  void book_received(const MessagePlan& plan) { book(&PathStats::received, plan); }
+
+ private:
+  void book(DirectionStats PathStats::*direction, const MessagePlan& plan) {
+    merge(((*this)[plan.header_path].*direction).messages, 1);
+    for (const MessagePlan::Tensor& tensor : plan.tensors()) {
+      DirectionStats& counts = (*this)[tensor.path].*direction;
+      merge(counts.tensors, 1);
+      merge(counts.bytes, tensor.bytes);
+    }
+  }
 };
 
 }  // namespace airlock

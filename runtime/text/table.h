@@ -21,9 +21,8 @@ class Cell {
  public:
   /// Nothing: empty in csv, null in JSON, "-" for people.
   Cell() = default;
-  Cell(std::string text) : value_(text), shown_(std::move(text)) {}
-  Cell(std::string_view text) : Cell(std::string(text)) {}
-  Cell(const char* text) : Cell(std::string(text)) {}
+  template <std::convertible_to<std::string_view> T>
+  Cell(const T& text) : value_(std::string(text)), shown_(text) {}
   template <std::integral T>
   Cell(T number) : value_(Integer<T>(number)), shown_(std::to_string(number)) {}
   /// With as many digits as it takes to read the same number back.

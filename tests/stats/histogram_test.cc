@@ -14,7 +14,7 @@ namespace {
 TEST(Histogram, is_all_zero_when_empty) {
   const Histogram histogram;
   EXPECT_EQ(histogram.count(), 0U);
-  EXPECT_EQ(histogram.max(), 0U);
+  EXPECT_EQ(histogram.max, 0U);
   EXPECT_EQ(histogram.percentile(0.5), 0U);
   EXPECT_TRUE(histogram.buckets().empty());
 }
@@ -44,7 +44,7 @@ TEST(Histogram, holds_every_value_within_an_eighth) {
 TEST(Histogram, takes_the_greatest_number_there_is) {
   Histogram histogram;
   histogram.record(UINT64_MAX);
-  EXPECT_EQ(histogram.max(), UINT64_MAX);
+  EXPECT_EQ(histogram.max, UINT64_MAX);
   EXPECT_EQ(histogram.percentile(1), UINT64_MAX);
   EXPECT_EQ(histogram.buckets(),
             (std::vector<std::pair<std::uint64_t, std::uint64_t>>{{UINT64_MAX, 1}}));

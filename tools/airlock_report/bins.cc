@@ -16,12 +16,13 @@ Bins::Bins(std::size_t most) : most_(std::max<std::size_t>(most, 1)) {}
 
 Bin& Bins::at(std::uint64_t position) {
   while ((position >> width_log2_) >= most_) {
-    for (std::size_t i = 0; 2 * i < bins_.size(); ++i) {
-      Bin pair = bins_[2 * i];
-      if (2 * i + 1 < bins_.size()) pair.merge(bins_[2 * i + 1]);
-      bins_[i] = pair;
+    // The last of an odd number is merged with an empty one.
+    bins_.resize((bins_.size() + 1) / 2 * 2);
+    for (std::size_t i = 0; i < bins_.size() / 2; ++i) {
+      bins_[i] = bins_[2 * i];
+      bins_[i].merge(bins_[2 * i + 1]);
     }
-    bins_.resize((bins_.size() + 1) / 2);
+    bins_.resize(bins_.size() / 2);
     ++width_log2_;
   }
   const auto index = static_cast<std::size_t>(position >> width_log2_);

@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <utility>
 
-#include "tools/airlock_report/bins.h"
-#include "tools/airlock_report/format.h"
+#include "base/saturating.h"
 
 namespace airlock::report {
 namespace {
@@ -15,36 +14,8 @@ namespace {
 constexpr int kRowPixels = 30;
 constexpr int kBarPixels = 20;
 constexpr double kPlotUnits = 1000;  // of a plot's viewBox, both ways
-
-struct SeriesLook {
-  std::string_view id;
-  std::string_view name;
-  std::string_view hatch;  // drawn over the colour, in a tile of 8 by 8
-};
-constexpr std::array<SeriesLook, 8> kLooks = {{
-    {"tee", "TEE (encoding, checking)", "<path d=\"M0 2H8M0 6H8\"/>"},
-    {"wire", "wire", "<path d=\"M-2 2L2 -2M0 8L8 0M6 10L10 6\"/>"},
-    {"queue", "queue (server's word)",
-     "<circle cx=\"2\" cy=\"2\" r=\"1\"/><circle cx=\"6\" cy=\"6\" r=\"1\"/>"},
-    {"server", "server (its word)", ""},
-    {"kernel", "TEE kernels", "<path d=\"M2 0V8M6 0V8\"/>"},
-    {"between", "between ops (TEE)", "<path d=\"M0 4H8M4 0V8\"/>"},
-    {"ring", "ring", ""},
-    {"zmq", "ZeroMQ", "<path d=\"M-2 2L2 -2M0 8L8 0M6 10L10 6\"/>"},
-}};
-const SeriesLook& look(Series series) { return kLooks[static_cast<std::size_t>(series)]; }
-
-std::string in_words(std::uint64_t value, Unit unit) {
-  switch (unit) {
-    case Unit::kTime:
-      return human_time(value);
-    case Unit::kBytes:
-      return human_bytes(value);
-    case Unit::kCount:
-      return grouped(value);
-  }
-  return {};
-}
+/// Steps and powers of ten stay under this, so that no multiple of them overflows.
+constexpr std::uint64_t kMostValue = std::uint64_t{1} << 62;
 
 std::string svg_open(std::size_t id, const ChartText& text, std::string_view attributes) {
   return fmt::format(
@@ -58,73 +29,66 @@ std::string share(double part, double whole) {
   return fmt::format("{:.6g}", std::round(100'000 * part / whole) / 1000);
 }
 
-std::uint64_t total_of(const BarRow& row) {
-  std::uint64_t total = 0;
-  for (const Segment& segment : row.segments) total = add_saturating(total, segment.value);
-  return total;
+/// `form` for each tick on its axis: {0} is its place in percent, {1} its label, {2} and {3} its
+/// place in a plot's viewBox from the left and from the top.
+std::string at_each(const std::vector<Tick>& ticks, const Axis& axis,
+                    fmt::format_string<std::string, std::string, double, double> form) {
+  std::string all;
+  for (const Tick& tick : ticks) {
+    const double at = axis.place(tick.value);
+    all += fmt::format(form, share(at, 1), escape_html(tick.label), kPlotUnits * at,
+                       kPlotUnits * (1 - at));
+  }
+  return all;
 }
 
 /// The scale, the marks and the words around a plot; `marks` are drawn within its viewBox.
 std::string plot_figure(ChartIds& ids, const Plot& plot, const Axis& y, const std::string& marks) {
-  std::string lines;
-  for (const Tick& tick : y.ticks) {
-    const double at = kPlotUnits * (1 - y.place(tick.value));
-    lines += fmt::format("<path class=\"rule\" d=\"M0 {0:.6g}H1000\"/>", at);
-  }
-  std::string over;
-  std::string above;
-  for (const Mark& mark : plot.x_marks) {
-    const double at = plot.x.place(mark.value);
-    over += fmt::format("<path class=\"mark\" d=\"M{:.6g} 0V1000\"/>", kPlotUnits * at);
-    above +=
-        fmt::format("<div><span style=\"left:{0}%;transform:translateX(-{0}%)\">{1}</span></div>",
-                    share(at, 1), escape_html(mark.label));
-  }
-  for (const Mark& mark : plot.y_marks) {
-    over += fmt::format("<path class=\"limit\" d=\"M0 {:.6g}H1000\"/>",
-                        kPlotUnits * (1 - y.place(mark.value)));
-  }
-  std::string left;
-  for (const Tick& tick : y.ticks) {
-    left += fmt::format("<span style=\"bottom:{}%\">{}</span>", share(y.place(tick.value), 1),
-                        escape_html(tick.label));
-  }
-  std::string right;
-  for (const Mark& mark : plot.y_marks) {
-    right += fmt::format("<span class=\"limit\" style=\"bottom:{}%\">{}</span>",
-                         share(y.place(mark.value), 1), escape_html(mark.label));
-  }
-  std::string below;
-  for (const Tick& tick : plot.x.ticks) {
-    below += fmt::format("<span style=\"left:{}%\">{}</span>", share(plot.x.place(tick.value), 1),
-                         escape_html(tick.label));
-  }
   return fmt::format(
       "<figure class=\"plot\"><figcaption>{}</figcaption>\n<p class=\"ylabel\">{}</p><div "
       "class=\"marks\">{}</div><div class=\"body\"><div class=\"yaxis\">{}</div><div "
-      "class=\"area\">{}{}{}{}</svg>{}</div><div class=\"xaxis\">{}</div><p "
+      "class=\"area\">{}{}{}{}{}</svg>{}</div><div class=\"xaxis\">{}</div><p "
       "class=\"xlabel\">{}</p></div></figure>\n",
-      escape_html(plot.text.title), escape_html(plot.y_label), above, left,
-      svg_open(ids.next(), plot.text, "viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\""),
-      lines, marks, over, right, below, escape_html(plot.x.label));
+      escape_html(plot.text.title), escape_html(plot.y_label),
+      at_each(plot.x_marks, plot.x,
+              "<div><span style=\"left:{0}%;transform:translateX(-{0}%)\">{1}</span></div>"),
+      at_each(y.ticks, y, R"(<span style="bottom:{0}%">{1}</span>)"),
+      svg_open(ids.next++, plot.text, R"(viewBox="0 0 1000 1000" preserveAspectRatio="none")"),
+      at_each(y.ticks, y, R"(<path class="rule" d="M0 {3:.6g}H1000"/>)"), marks,
+      at_each(plot.x_marks, plot.x, R"(<path class="mark" d="M{2:.6g} 0V1000"/>)"),
+      at_each(plot.y_marks, y, R"(<path class="limit" d="M0 {3:.6g}H1000"/>)"),
+      at_each(plot.y_marks, y, R"(<span class="limit" style="bottom:{0}%">{1}</span>)"),
+      at_each(plot.x.ticks, plot.x, R"(<span style="left:{0}%">{1}</span>)"),
+      escape_html(plot.x.label));
 }
 
 Axis y_axis(const Plot& plot) {
   std::uint64_t most = 1;
   for (const Column& column : plot.columns) most = std::max(most, column.value);
-  for (const Mark& mark : plot.y_marks) most = std::max(most, mark.value);
+  for (const Tick& mark : plot.y_marks) most = std::max(most, mark.value);
   return linear_axis(most, plot.unit, {});
+}
+
+/// The steps 1, 2, 5, 10, 20, ... or 1, 2, 4, 8, ...
+std::uint64_t next_step(std::uint64_t step, Unit unit) {
+  if (unit == Unit::kBytes) return step * 2;
+  std::uint64_t power = 1;
+  while (power <= step / 10) power *= 10;
+  return step == 2 * power ? 5 * power : step * 2;
 }
 
 }  // namespace
 
-std::string_view series_name(Series series) { return look(series).name; }
-std::string_view series_id(Series series) { return look(series).id; }
+std::uint64_t total_of(const std::vector<Segment>& segments) {
+  std::uint64_t total = 0;
+  for (const Segment& segment : segments) total = add_saturating(total, segment.value);
+  return total;
+}
 
 std::string stacked_bars(ChartIds& ids, const ChartText& text, const std::vector<BarRow>& rows,
                          Unit unit) {
   std::uint64_t most = 1;
-  for (const BarRow& row : rows) most = std::max(most, total_of(row));
+  for (const BarRow& row : rows) most = std::max(most, total_of(row.segments));
   std::string labels;
   std::string values;
   std::string bars;
@@ -140,8 +104,8 @@ std::string stacked_bars(ChartIds& ids, const ChartText& text, const std::vector
           "{}</title></rect>",
           share(begin, static_cast<double>(most)),
           kRowPixels * static_cast<int>(i) + (kRowPixels - kBarPixels) / 2,
-          share(length, static_cast<double>(most)), kBarPixels, series_id(segment.series),
-          escape_html(rows[i].label), series_name(segment.series), in_words(segment.value, unit));
+          share(length, static_cast<double>(most)), kBarPixels, segment.series.id,
+          escape_html(rows[i].label), segment.series.name, in_words(segment.value, unit));
       begin += length;
     }
     bars += '\n';
@@ -151,7 +115,7 @@ std::string stacked_bars(ChartIds& ids, const ChartText& text, const std::vector
   return fmt::format(
       "<figure class=\"bars\"><figcaption>{}</figcaption>\n<div class=\"grid\"><div "
       "class=\"labels\">{}</div>{}{}</svg><div class=\"values\">{}</div></div></figure>\n",
-      escape_html(text.title), labels, svg_open(ids.next(), text, size), bars, values);
+      escape_html(text.title), labels, svg_open(ids.next++, text, size), bars, values);
 }
 
 double Axis::place(std::uint64_t value) const {
@@ -162,22 +126,51 @@ double Axis::place(std::uint64_t value) const {
   return std::clamp(part, 0.0, 1.0);
 }
 
+std::vector<Tick> linear_ticks(std::uint64_t max, std::size_t most, Unit unit) {
+  max = std::clamp<std::uint64_t>(max, 1, kMostValue);
+  most = std::max<std::size_t>(most, 1);
+  std::uint64_t step = 1;
+  while ((max - 1) / step + 1 > most) step = next_step(step, unit);
+  std::vector<Tick> ticks;
+  const std::uint64_t count = (max - 1) / step + 1;
+  for (std::uint64_t i = 0; i <= count; ++i)
+    ticks.push_back({i * step, tick_label(i * step, unit)});
+  return ticks;
+}
+
+std::vector<Tick> log_ticks(std::uint64_t low, std::uint64_t high, std::size_t most) {
+  high = std::min(high, kMostValue);
+  most = std::max<std::size_t>(most, 1);
+  std::vector<std::uint64_t> values;
+  const auto fill = [&](std::initializer_list<std::uint64_t> factors) {
+    values.clear();
+    for (std::uint64_t power = 1; power <= high; power *= 10) {
+      for (const std::uint64_t factor : factors) {
+        const std::uint64_t value = factor * power;
+        if (value >= low && value <= high) values.push_back(value);
+      }
+    }
+  };
+  fill({1, 2, 5});
+  if (values.size() > most) fill({1, 3});
+  if (values.size() > most) fill({1});
+  const std::size_t stride = values.empty() ? 1 : (values.size() - 1) / most + 1;
+  std::vector<Tick> ticks;
+  for (std::size_t i = 0; i < values.size(); i += stride)
+    ticks.push_back({values[i], tick_label(values[i], Unit::kTime)});
+  return ticks;
+}
+
 Axis linear_axis(std::uint64_t high, Unit unit, std::string label) {
-  Axis axis;
-  axis.ticks = linear_ticks(high, 4, unit);
-  axis.high = static_cast<double>(axis.ticks.back().value);
-  axis.label = std::move(label);
-  return axis;
+  std::vector<Tick> ticks = linear_ticks(high, 4, unit);
+  const auto end = static_cast<double>(ticks.back().value);
+  return {0, end, false, std::move(ticks), std::move(label)};
 }
 
 Axis log_time_axis(std::uint64_t low, std::uint64_t high, std::string label) {
-  Axis axis;
-  axis.log = true;
-  axis.low = static_cast<double>(std::max<std::uint64_t>(low, 1));
-  axis.high = std::max(static_cast<double>(high), 2 * axis.low);
-  axis.ticks = log_ticks(low, high, 5);
-  axis.label = std::move(label);
-  return axis;
+  const auto begin = static_cast<double>(std::max<std::uint64_t>(low, 1));
+  const double end = std::max(static_cast<double>(high), 2 * begin);
+  return {begin, end, true, log_ticks(low, high, 5), std::move(label)};
 }
 
 std::string column_plot(ChartIds& ids, const Plot& plot) {
@@ -190,7 +183,7 @@ std::string column_plot(ChartIds& ids, const Plot& plot) {
     const double height = std::max(kPlotUnits * y.place(column.value), kLeastHeight);
     marks += fmt::format(
         "<rect class=\"s-{}\" x=\"{:.5g}\" y=\"{:.5g}\" width=\"{:.4g}\" height=\"{:.5g}\"/>",
-        series_id(plot.series), left, kPlotUnits - height, std::max(right - left, 1.0), height);
+        plot.series.id, left, kPlotUnits - height, std::max(right - left, 1.0), height);
   }
   return plot_figure(ids, plot, y, marks);
 }
@@ -209,25 +202,26 @@ std::string area_plot(ChartIds& ids, const Plot& plot) {
     end = right;
   }
   if (!path.empty()) path += "V1000Z";
-  return plot_figure(
-      ids, plot, y,
-      fmt::format("<path class=\"s-{0} o-{0}\" d=\"{1}\"/>", series_id(plot.series), path));
+  return plot_figure(ids, plot, y,
+                     fmt::format("<path class=\"s-{0} o-{0}\" d=\"{1}\"/>", plot.series.id, path));
 }
 
-std::string legend(const std::vector<Series>& series) {
+std::string legend(const std::vector<Segment>& segments) {
   std::string items;
-  for (const Series one : series) {
+  for (const Segment& one : segments) {
     items += fmt::format(
         "<li><svg aria-hidden=\"true\" width=\"22\" height=\"14\"><rect width=\"22\" height=\"14\" "
         "fill=\"url(#p-{})\"/></svg> {}</li>",
-        series_id(one), series_name(one));
+        one.series.id, one.series.name);
   }
   return fmt::format("<ul class=\"legend\">{}</ul>\n", items);
 }
 
 std::string pattern_definitions() {
+  std::vector<Series> all = {kTee, kWire, kQueue, kServer, kKernel, kBetween};
+  for (const Path path : kPaths) all.push_back(series_of(path));
   std::string patterns;
-  for (const SeriesLook& one : kLooks) {
+  for (const Series& one : all) {
     patterns += fmt::format(
         "<pattern id=\"p-{0}\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\"><rect "
         "class=\"s-{0}\" width=\"8\" height=\"8\"/><g class=\"hatch\">{1}</g></pattern>",

@@ -1,16 +1,10 @@
 #include "tools/airlock_report/input.h"
 
-#include <fcntl.h>
-#include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <system_error>
+#include <span>
 #include <utility>
 
-#include "base/unique_fd.h"
+#include "base/readable_file.h"
 #include "runtime/json/json.h"
 
 namespace airlock::report {
@@ -19,61 +13,37 @@ namespace {
 /// Points of all charts over time together, so that the page stays small.
 constexpr std::size_t kBinsInAll = 1024;
 constexpr std::size_t kMostBins = 512;
+constexpr std::size_t kMaxStatsFileBytes = std::size_t{16} << 20;
 
-Status file_error(std::string_view what, const std::string& path, int error) {
-  return {StatusCode::kInvalidInput, "cannot {} {}: {}", what, path,
-          std::generic_category().message(error)};
-}
-
-/// At most `most` bytes from the beginning.
-Result<std::string> read_beginning(const std::string& path, std::size_t most) {
-  // Without waiting: a fifo without a writer would be waited for forever.
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
-  if (!fd.valid()) return file_error("open", path, errno);
-  struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) return file_error("open", path, errno);
-  if (!S_ISREG(info.st_mode))
-    return Status(StatusCode::kInvalidInput, "{} is no regular file", path);
-  std::string text;
-  for (;;) {
-    constexpr std::size_t kStep = std::size_t{256} << 10;
-    const std::size_t kept = text.size();
-    const std::size_t step = std::min(kStep, most - kept);
-    if (step == 0) return text;
-    text.resize(kept + step);
-    const ssize_t count = ::read(fd.get(), text.data() + kept, step);
-    text.resize(kept + static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
-    if (count < 0 && errno != EINTR) return file_error("read", path, errno);
-    if (count == 0) return text;
-  }
-}
-
-Result<std::string> read_whole(const std::string& path) {
-  ASSIGN_OR_RETURN(std::string text, read_beginning(path, kMaxStatsFileBytes + 1));
-  if (text.size() > kMaxStatsFileBytes) {
+/// The statistics in a file; nullopt where it is a trace, which its first line says.
+Result<std::optional<SideReport>> read_stats(const std::string& path) {
+  ASSIGN_OR_RETURN(const ReadableFile file, ReadableFile::open(path));
+  std::string head(kMaxTraceLineBytes + 1, '\0');
+  ASSIGN_OR_RETURN(const std::size_t head_bytes,
+                   file.read_some(0, std::as_writable_bytes(std::span(head))));
+  head.resize(std::min(head_bytes, head.find('\n')));
+  const auto first = parse_json(head, path);
+  if (first.ok() && first->find("airlock_trace") != nullptr) return std::optional<SideReport>();
+  if (file.size_bytes() > kMaxStatsFileBytes) {
     return Status(StatusCode::kInvalidInput,
                   "{}: no trace, and over {} bytes, too large for statistics", path,
                   kMaxStatsFileBytes);
   }
-  return text;
+  ASSIGN_OR_RETURN(const std::string text, read_text_file(path, kMaxStatsFileBytes));
+  const auto json = parse_json(text, path);
+  if (!json.ok()) {
+    return Status(json.status().code(), "{} (neither statistics nor a trace)",
+                  json.status().message());
+  }
+  if (json->find("side") == nullptr) {
+    return Status(StatusCode::kInvalidInput,
+                  "{}: neither statistics (no 'side') nor a trace (no 'airlock_trace')", path);
+  }
+  ASSIGN_OR_RETURN(SideReport report, read_report(text, path));
+  return std::optional(std::move(report));
 }
 
 }  // namespace
-
-Result<InputKind> kind_of_file(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string head, read_beginning(path, kMaxTraceLineBytes + 1));
-  const auto first = parse_json(std::string_view(head).substr(0, head.find('\n')), path);
-  if (first.ok() && first->find("airlock_trace") != nullptr) return InputKind::kTrace;
-  ASSIGN_OR_RETURN(const std::string text, read_whole(path));
-  const auto json = parse_json(text, path);
-  if (!json.ok()) {
-    return Status(json.status().code(),
-                  fmt::format("{} (neither statistics nor a trace)", json.status().message()));
-  }
-  if (json->find("side") != nullptr) return InputKind::kStats;
-  return Status(StatusCode::kInvalidInput,
-                "{}: neither statistics (no 'side') nor a trace (no 'airlock_trace')", path);
-}
 
 Result<ReportedTrace> read_trace(const std::string& path, std::size_t most_bins) {
   Bins by_time(most_bins);
@@ -85,27 +55,24 @@ Result<ReportedTrace> read_trace(const std::string& path, std::size_t most_bins)
                      ++number;
                    }));
   const bool timed = summary.has_times();
-  return ReportedTrace(std::move(summary), std::move(timed ? by_time : by_number));
+  return ReportedTrace{std::move(summary), std::move(timed ? by_time : by_number)};
 }
 
 Result<std::vector<Input>> read_inputs(const std::vector<std::string>& paths) {
-  std::vector<InputKind> kinds;
+  std::vector<std::optional<SideReport>> stats;
   for (const std::string& path : paths) {
-    ASSIGN_OR_RETURN(const InputKind kind, kind_of_file(path));
-    kinds.push_back(kind);
+    ASSIGN_OR_RETURN(stats.emplace_back(), read_stats(path));
   }
-  const auto traces = static_cast<std::size_t>(std::ranges::count(kinds, InputKind::kTrace));
+  const auto traces = static_cast<std::size_t>(
+      std::ranges::count_if(stats, [](const auto& report) { return !report; }));
   const std::size_t most_bins = std::min(kMostBins, kBinsInAll / std::max<std::size_t>(traces, 1));
-
   std::vector<Input> inputs;
   for (std::size_t i = 0; i < paths.size(); ++i) {
-    if (kinds[i] == InputKind::kTrace) {
+    if (stats[i]) {
+      inputs.push_back({paths[i], std::move(*stats[i])});
+    } else {
       ASSIGN_OR_RETURN(ReportedTrace trace, read_trace(paths[i], most_bins));
       inputs.push_back({paths[i], std::move(trace)});
-    } else {
-      ASSIGN_OR_RETURN(const std::string text, read_whole(paths[i]));
-      ASSIGN_OR_RETURN(SideReport report, read_report(text, paths[i]));
-      inputs.push_back({paths[i], std::move(report)});
     }
   }
   return inputs;

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <utility>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -16,8 +16,6 @@ namespace airlock::report {
 
 /// A trace as the page shows it.
 struct ReportedTrace : TraceFileSummary {
-  ReportedTrace(TraceFileSummary summary, Bins all_bins)
-      : TraceFileSummary(std::move(summary)), bins(std::move(all_bins)) {}
   // Over time, or over ops by their number where nothing was timed.
   Bins bins;
   /// Of all runs: the header's, else up to the last op's end.
@@ -31,25 +29,22 @@ struct Input {
 
   const SideReport* stats() const { return std::get_if<SideReport>(&content); }
   const ReportedTrace* trace() const { return std::get_if<ReportedTrace>(&content); }
+  /// "tee_runner" or "gpu_server": that side's statistics; else "trace".
+  std::string_view kind() const {
+    return trace() != nullptr ? std::string_view("trace") : stats()->side;
+  }
   const OpSnapshot& op(Op op) const {
-    if (stats() != nullptr) return stats()->ops[op];
-    return trace()->ops[op];
+    return stats() != nullptr ? stats()->ops[op] : trace()->ops[op];
   }
   const TransportSnapshot& paths() const {
     return stats() != nullptr ? stats()->transport : trace()->paths;
   }
 };
 
-inline constexpr std::size_t kMaxInputs = 32;
-inline constexpr std::size_t kMaxStatsFileBytes = std::size_t{16} << 20;
-
-enum class InputKind : std::uint8_t { kStats, kTrace };
-/// What a file is, by its content. kInvalidInput, naming it, where it cannot be read or is neither.
-Result<InputKind> kind_of_file(const std::string& path);
-
 /// Streams a trace; of at most `most_bins` intervals.
 Result<ReportedTrace> read_trace(const std::string& path, std::size_t most_bins);
-/// Reads and checks every file; traces are streamed. kInvalidInput names file and place.
+/// Reads and checks every file, told apart by their content; traces are streamed. kInvalidInput
+/// names file and place.
 Result<std::vector<Input>> read_inputs(const std::vector<std::string>& paths);
 
 }  // namespace airlock::report

@@ -1,6 +1,87 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "runtime/program/command_line.h"
 #include "runtime/program/program.h"
-#include "tools/airlock_report/options.h"
-#include "tools/airlock_report/run.h"
+#include "tools/airlock_report/input.h"
+#include "tools/airlock_report/page.h"
+
+namespace airlock::report {
+namespace {
+
+constexpr std::size_t kMaxInputs = 32;
+
+struct Options {
+  std::vector<std::string> inputs;  // at least one
+  std::string output;               // "-": stdout
+};
+
+Result<std::optional<Options>> parse_options(int argc, const char* const* argv) {
+  Options options;
+  const CommandLine line(
+      "airlock_report",
+      "Makes one self-contained HTML page from statistics and traces: time by op and by side,\n"
+      "latency per path, bytes over time, the ring's fill, the biggest ops, and whether runner "
+      "and\n"
+      "server agree. It loads nothing from anywhere. Exit codes: 0 done, 1 a bad file, 2 usage,\n"
+      "5 the disk is full.");
+  const CommandOptions command = line.options();
+  (void)command
+      .texts("files", options.inputs,
+             fmt::format("what --stats-json and --record wrote, in any order, told apart by their "
+                         "content (at most {})",
+                         kMaxInputs))
+      .required();
+  (void)command
+      .text("-o,--output", options.output, "the page, replaced atomically, mode 0600; - is stdout")
+      .required();
+  ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
+  if (!asked) return std::optional<Options>();
+  if (options.inputs.size() > kMaxInputs) {
+    return Status(StatusCode::kUsage, "{} files, at most {} fit on a page", options.inputs.size(),
+                  kMaxInputs);
+  }
+  if (options.output.empty()) return Status(StatusCode::kUsage, "-o needs a file name");
+  return std::optional<Options>(std::move(options));
+}
+
+/// A file counted twice would make merged histograms wrong; a page over its own input would destroy
+/// it.
+Status check_files(const Options& options) {
+  const std::vector<std::string>& files = options.inputs;
+  for (auto file = files.begin(); file != files.end(); ++file) {
+    const auto is_this = [&](const std::string& other) { return is_same_file(*file, other); };
+    if (std::any_of(files.begin(), file, is_this))
+      return {StatusCode::kUsage, "{} is given twice", *file};
+    if (options.output != "-" && is_this(options.output))
+      return {StatusCode::kUsage, "-o {} would replace an input", options.output};
+  }
+  return {};
+}
+
+/// Warnings about cut traces go to the log. kUsage where the output is one of the inputs or an
+/// input is given twice; kInvalidInput for a bad file; kResourceExhausted where the disk is full.
+Status run(const Options& options) {
+  RETURN_IF_ERROR(check_files(options));
+  ASSIGN_OR_RETURN(const std::vector<Input> inputs, read_inputs(options.inputs));
+  for (const Input& input : inputs) {
+    if (input.trace() != nullptr && !input.trace()->cut.empty()) log_warning(input.trace()->cut);
+  }
+  const std::string page = render_page(inputs, {build_name(), utc_now()});
+  if (options.output == "-") return print(page);
+  RETURN_IF_ERROR(write_file_atomically(options.output, page));
+  log_info(fmt::format("{}: {} bytes from {} files", options.output, page.size(), inputs.size()));
+  return {};
+}
+
+}  // namespace
+}  // namespace airlock::report
 
 int main(int argc, char** argv) {
   using namespace airlock;

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cctype>
 #include <utility>
 
@@ -15,27 +16,21 @@ std::string path_bars(ChartIds& ids, std::string title, const std::string& sent,
                       const std::string& received, const TransportSnapshot& paths) {
   std::string words;
   std::vector<BarRow> rows;
-  std::vector<Series> series;
-  for (const Path path : kPaths) series.push_back(series_of(path));
-  const auto add = [&](const std::string& name, const auto& direction) {
-    std::uint64_t all_bytes = 0;
-    BarRow& row = rows.emplace_back();
-    row.label = name;
+  for (const auto& [name, direction] :
+       {std::pair(sent, &PathSnapshot::sent), std::pair(received, &PathSnapshot::received)}) {
+    BarRow& row = rows.emplace_back(BarRow{name, {}, {}});
     words +=
-        fmt::format("{}{:c}{}:", words.empty() ? "" : " ", std::toupper(name[0]), name.substr(1));
+        fmt::format("{}{:c}{}:", words.empty() ? "" : ". ", std::toupper(name[0]), name.substr(1));
     for (const Path path : kPaths) {
-      const std::uint64_t bytes = direction(paths[path]).bytes;
+      const std::uint64_t bytes = (paths[path].*direction).bytes;
       row.segments.push_back({series_of(path), bytes});
       words += fmt::format("{} {} by {}", path == kPaths.front() ? "" : ",", human_bytes(bytes),
-                           series_name(series_of(path)));
-      merge(all_bytes, bytes);
+                           series_of(path).name);
     }
-    words += '.';
-    row.value = human_bytes(all_bytes);
-  };
-  add(sent, [](const PathSnapshot& path) { return path.sent; });
-  add(received, [](const PathSnapshot& path) { return path.received; });
-  return stacked_bars(ids, {std::move(title), words}, rows, Unit::kBytes) + legend(series);
+    row.value = human_bytes(total_of(row.segments));
+  }
+  return stacked_bars(ids, {std::move(title), words + '.'}, rows, Unit::kBytes) +
+         legend(rows.front().segments);
 }
 
 std::string stats_paths(const std::string& key, const SideReport& report, ChartIds& ids) {
@@ -73,16 +68,6 @@ std::string trace_paths(const std::string& key, const ReportedTrace& trace, Char
          table.html();
 }
 
-/// The server's session of this runner, by its id. A runner without one (it had several, or it is
-/// from elsewhere) is compared with nobody's.
-const SessionReport* session_of(const SideReport& runner, const SideReport& server) {
-  const std::string epoch = config_value(runner, "epoch");
-  for (const SessionReport& session : server.sessions) {
-    if (!epoch.empty() && session.id == epoch && session.sessions == 1) return &session;
-  }
-  return nullptr;
-}
-
 std::string counts_text(const DirectionSnapshot& counts) {
   return fmt::format("{} / {} / {}", grouped(counts.messages), grouped(counts.tensors),
                      grouped(counts.bytes));
@@ -111,60 +96,56 @@ bool add_session(Table& table, const std::string& key, const SideReport& runner,
   return all;
 }
 
-std::string reconcile_runner(std::size_t index, const Input& input, std::size_t server_index,
-                             const SideReport& server) {
-  std::string body = input_heading(index, input);
-  const SessionReport* session = session_of(*input.stats(), server);
-  if (session == nullptr) {
-    const std::string epoch = config_value(*input.stats(), "epoch");
-    if (epoch.empty()) {
-      return body +
-             "<p>This file is not of one session alone: there is none to compare with.</p>\n";
-    }
-    return body + fmt::format("<p>File {} has no session of this runner by itself ({}).</p>\n",
-                              server_index + 1, html_text("epoch " + epoch));
+/// With the server's session of this runner, by its id. A runner without one (it had several, or it
+/// is from elsewhere) is compared with nobody's.
+std::string reconcile_runner(const std::string& key, const SideReport& runner,
+                             std::size_t server_number, const SideReport& server) {
+  const std::string epoch = config_value(runner, "epoch");
+  if (epoch.empty())
+    return "<p>This file is not of one session alone: there is none to compare with.</p>\n";
+  const auto session = std::ranges::find_if(server.sessions, [&](const SessionReport& one) {
+    return one.id == epoch && one.sessions == 1;
+  });
+  if (session == server.sessions.end()) {
+    return fmt::format("<p>File {} has no session of this runner by itself ({}).</p>\n",
+                       server_number, html_text("epoch " + epoch));
   }
   Table table("Messages / tensors / bytes that one side sent and the other received",
               {"path", "sent", "received", "the same"});
-  const bool all =
-      add_session(table, fmt::format("{}reconcile.", key_of(index)), *input.stats(), *session);
-  return body +
-         fmt::format(
+  const bool all = add_session(table, key + "reconcile.", runner, *session);
+  return fmt::format(
              "<p>Session {} of {}, by file {}: <span class=\"{}\" data-key=\"{}agree\" "
              "data-value=\"{}\">{}</span></p>\n",
-             html_text(session->id), html_text(session->client), server_index + 1,
-             all ? "yes" : "no", key_of(index), all ? 1 : 0,
-             all ? "yes, both sides agree" : "NO, they differ") +
+             html_text(session->id), html_text(session->client), server_number, all ? "yes" : "no",
+             key, all ? 1 : 0, all ? "yes, both sides agree" : "NO, they differ") +
          table.html();
 }
 
 }  // namespace
 
 std::string paths_section(const std::vector<Input>& inputs, ChartIds& ids) {
-  std::string body =
-      "<p>A message counts on the path of its header, a tensor on the path that it took "
-      "itself.</p>\n";
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    body += input_heading(i, inputs[i]);
-    body += inputs[i].stats() != nullptr ? stats_paths(key_of(i), *inputs[i].stats(), ids)
-                                         : trace_paths(key_of(i), *inputs[i].trace(), ids);
-  }
-  return body;
+  return "<p>A message counts on the path of its header, a tensor on the path that it took "
+         "itself.</p>\n" +
+         for_each_input(inputs, [&](const Input& input, const std::string& key) {
+           return input.stats() != nullptr ? stats_paths(key, *input.stats(), ids)
+                                           : trace_paths(key, *input.trace(), ids);
+         });
 }
 
 std::string reconcile_section(const std::vector<Input>& inputs) {
-  std::vector<std::size_t> runners;
-  std::vector<std::size_t> servers;
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if (inputs[i].stats() != nullptr)
-      (inputs[i].stats()->side == "gpu_server" ? servers : runners).push_back(i);
-  }
-  if (runners.empty() || servers.size() != 1) return {};
-  std::string body =
-      "<p>After a clean session, what one side sent on a path is what the other received.</p>\n";
-  for (const std::size_t i : runners)
-    body += reconcile_runner(i, inputs[i], servers[0], *inputs[servers[0]].stats());
-  return body;
+  const auto is_server = [](const Input& input) { return input.kind() == "gpu_server"; };
+  if (std::ranges::count_if(inputs, is_server) != 1) return {};
+  const auto server = std::ranges::find_if(inputs, is_server);
+  const auto number = static_cast<std::size_t>(server - inputs.begin()) + 1;
+  const std::string body = for_each_input(inputs, [&](const Input& input, const std::string& key) {
+    return input.kind() != "tee_runner"
+               ? std::string()
+               : reconcile_runner(key, *input.stats(), number, *server->stats());
+  });
+  if (body.empty()) return {};
+  return "<p>After a clean session, what one side sent on a path is what the other "
+         "received.</p>\n" +
+         body;
 }
 
 }  // namespace airlock::report

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,21 +11,8 @@
 
 namespace airlock::report {
 
-/// The colour and the name of a path on the whole page.
-constexpr Series series_of(Path path) {
-  switch (path) {
-    case Path::kRing:
-      return Series::kRing;
-    case Path::kZmq:
-      return Series::kZmq;
-  }
-  return {};
-}
-
 /// The parts of the page, each HTML. A part that the inputs have nothing for is empty.
 
-/// A card for each input: whose it is, and what is missing or guessed.
-std::string inputs_section(const std::vector<Input>& inputs);
 /// By side and by op.
 std::string time_section(const std::vector<Input>& inputs, ChartIds& ids);
 /// Distribution per path, merged over the files of one side; percentiles of each file beside it.
@@ -42,7 +30,9 @@ std::string reconcile_section(const std::vector<Input>& inputs);
 std::string config_value(const SideReport& report, std::string_view key);
 /// "inputs.3."
 std::string key_of(std::size_t input);
-/// <h3> with the input's number and name.
-std::string input_heading(std::size_t index, const Input& input);
+/// What `part` makes of each input, under its heading; nothing where it makes nothing. `key` is
+/// key_of() it.
+using InputPart = std::function<std::string(const Input& input, const std::string& key)>;
+std::string for_each_input(const std::vector<Input>& inputs, const InputPart& part);
 
 }  // namespace airlock::report

@@ -9,21 +9,23 @@ namespace airlock::report {
 Table::Table(std::string_view caption, const std::vector<std::string>& columns)
     : caption_(escape_html(caption)), columns_(columns) {}
 
+void Table::cell(Flush flush, std::string_view html) {
+  if (rows_ == 1) flush_.push_back(flush);
+  body_ += html;
+}
+
 void Table::row(std::string_view head) {
-  body_ += rows_ == 0 ? "<tr>" : "</tr>\n<tr>";
-  ++rows_;
-  if (rows_ == 1) is_text_.push_back(true);
-  body_ += fmt::format("<th scope=\"row\">{}</th>", html_text(head));
+  body_ += rows_++ == 0 ? "<tr>" : "</tr>\n<tr>";
+  cell(Flush::kLeft, fmt::format("<th scope=\"row\">{}</th>", html_text(head)));
 }
 
 void Table::text(std::string_view text) { lines({std::string(text)}); }
 
 void Table::lines(const std::vector<std::string>& lines) {
-  if (rows_ == 1) is_text_.push_back(true);
-  body_ += "<td class=\"text\">";
-  for (std::size_t i = 0; i < lines.size(); ++i)
-    body_ += fmt::format("{}{}", i == 0 ? "" : "<br>", html_text(lines[i]));
-  body_ += "</td>";
+  std::string html;
+  for (const std::string& line : lines)
+    html += fmt::format("{}{}", html.empty() ? "" : "<br>", html_text(line));
+  cell(Flush::kLeft, fmt::format("<td class=\"text\">{}</td>", html));
 }
 
 void Table::number(std::string_view key, std::uint64_t value) {
@@ -31,21 +33,19 @@ void Table::number(std::string_view key, std::uint64_t value) {
 }
 
 void Table::number_as(std::string_view key, std::uint64_t value, std::string_view shown) {
-  if (rows_ == 1) is_text_.push_back(false);
-  body_ += fmt::format("<td data-key=\"{}\" data-value=\"{}\">{}</td>", escape_html(key), value,
-                       escape_html(shown));
+  cell(Flush::kRight, fmt::format("<td data-key=\"{}\" data-value=\"{}\">{}</td>", escape_html(key),
+                                  value, escape_html(shown)));
 }
 
 void Table::derived(std::string_view shown) {
-  if (rows_ == 1) is_text_.push_back(false);
-  body_ += fmt::format("<td>{}</td>", escape_html(shown));
+  cell(Flush::kRight, fmt::format("<td>{}</td>", escape_html(shown)));
 }
 
 std::string Table::html() const {
   std::string head;
   for (std::size_t i = 0; i < columns_.size(); ++i) {
-    const bool is_text = i < is_text_.size() && is_text_[i];
-    head += fmt::format("<th scope=\"col\"{}>{}</th>", is_text ? " class=\"text\"" : "",
+    const bool left = i < flush_.size() && flush_[i] == Flush::kLeft;
+    head += fmt::format("<th scope=\"col\"{}>{}</th>", left ? " class=\"text\"" : "",
                         escape_html(columns_[i]));
   }
   return fmt::format(

@@ -24,9 +24,8 @@ class Table {
   void lines(const std::vector<std::string>& lines);
   void number(std::string_view key, std::uint64_t value);
   /// Each number that is a member of `stats`, a struct of counters, under its own key.
-  template <typename Stats>
-  void numbers(const std::string& prefix, const Stats& stats) {
-    Stats::visit(
+  void numbers(const std::string& prefix, const auto& stats) {
+    stats.visit(
         [&](std::string_view key, const auto& member) {
           if constexpr (std::is_same_v<std::remove_cvref_t<decltype(member)>, std::uint64_t>)
             number(prefix + std::string(key), member);
@@ -44,9 +43,12 @@ class Table {
   std::string folded(std::string_view summary) const;
 
  private:
+  enum class Flush : std::uint8_t { kLeft, kRight };
+  void cell(Flush flush, std::string_view html);
+
   std::string caption_;  // HTML
   std::vector<std::string> columns_;
-  std::vector<bool> is_text_;  // of the first row's cells
+  std::vector<Flush> flush_;  // of the first row's cells
   std::string body_;
   std::size_t rows_ = 0;
 };

@@ -34,17 +34,15 @@ ServerState state_of(const CountersSnapshot& snapshot) {
 }
 
 std::string describe_state(const CountersSnapshot& snapshot) {
-  const std::string sign =
-      fmt::format("last sign {:.1f} s ago", seconds(snapshot.heartbeat_age_ns));
-  std::string state = sign;
-  if (state_of(snapshot) == ServerState::kSilent) state = "hangs or was stopped: " + sign;
+  std::string sign = fmt::format("last sign {:.1f} s ago", seconds(snapshot.heartbeat_age_ns));
+  if (state_of(snapshot) == ServerState::kSilent) sign = "hangs or was stopped: " + sign;
   if (state_of(snapshot) == ServerState::kEnded)
-    state = "ended without cleaning up: " + sign + "; the next server here replaces its file";
+    sign = "ended without cleaning up: " + sign + "; the next server here replaces its file";
   return fmt::format(
       "gpu_server pid {} at {}, up {:.1f} s; {} of {} sessions under way, {} begun, {} refused; {}",
       snapshot.pid, snapshot.server.endpoint, seconds(snapshot.report.wall_ns),
       snapshot.sessions_active, snapshot.server.max_clients, snapshot.sessions_started,
-      snapshot.sessions_refused, state);
+      snapshot.sessions_refused, sign);
 }
 
 std::string show(const CountersSnapshot& snapshot, StatSource::Scope scope, OutputForm form) {

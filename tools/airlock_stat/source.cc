@@ -10,44 +10,12 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "runtime/json/json.h"
-#include "runtime/rpc/client.h"
-#include "runtime/rpc/endpoint.h"
 
 namespace airlock {
 namespace {
 
 /// For a server of this machine that is probably not there.
 constexpr std::chrono::milliseconds kLocalPatience{1000};
-
-class FileSource : public StatSource {
- public:
-  explicit FileSource(std::string path) : path_(std::move(path)) {}
-  Scope scope() const override { return Scope::kWholeServer; }
-  Result<CountersSnapshot> look() override { return read_counters_file(path_); }
-
- private:
-  const std::string path_;
-};
-
-class SessionSource : public StatSource {
- public:
-  SessionSource(std::unique_ptr<ClientSession> session, std::chrono::milliseconds timeout)
-      : session_(std::move(session)), timeout_(timeout) {}
-  ~SessionSource() override { session_->close(); }
-  Scope scope() const override { return Scope::kOwnSession; }
-  Result<CountersSnapshot> look() override {
-    ASSIGN_OR_RETURN(const std::string json,
-                     session_->backend().session_stats(Deadline::after(timeout_)));
-    CountersSnapshot snapshot;
-    ASSIGN_OR_RETURN(snapshot.report, read_own_session(json));
-    snapshot.alive = true;
-    return snapshot;
-  }
-
- private:
-  const std::unique_ptr<ClientSession> session_;
-  const std::chrono::milliseconds timeout_;
-};
 
 /// Whether a socket can be bound to `host`: only addresses of this machine can.
 bool is_this_machine(std::string host) {
@@ -79,18 +47,6 @@ Status no_server(const Endpoint& endpoint, std::string_view why) {
           why};
 }
 
-Result<std::unique_ptr<StatSource>> connect(const StatOptions& options, const Endpoint& endpoint) {
-  ConnectOptions connect;
-  connect.client = "airlock_stat";
-  connect.endpoint = endpoint.text();
-  connect.ring.choice = RingChoice::kOff;
-  connect.timeout = options.timeout;
-  auto session = ClientSession::connect(connect);
-  if (!session.ok()) return session.status();
-  return std::unique_ptr<StatSource>(
-      std::make_unique<SessionSource>(std::move(session).value(), options.timeout));
-}
-
 }  // namespace
 
 Result<SideReport> read_own_session(std::string_view json) {
@@ -107,10 +63,23 @@ Result<SideReport> read_own_session(std::string_view json) {
   return report;
 }
 
-Result<std::unique_ptr<StatSource>> StatSource::open(const StatOptions& options) {
+Result<StatSource> StatSource::connect(const Endpoint& endpoint,
+                                       std::chrono::milliseconds timeout) {
+  ConnectOptions connect;
+  connect.client = "airlock_stat";
+  connect.endpoint = endpoint.text();
+  connect.ring.choice = RingChoice::kOff;
+  connect.timeout = timeout;
+  StatSource source;
+  ASSIGN_OR_RETURN(source.session_, ClientSession::connect(connect));
+  source.timeout_ = timeout;
+  return source;
+}
+
+Result<StatSource> StatSource::open(const StatOptions& options) {
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
   const bool ipc = endpoint.kind == Endpoint::Kind::kIpc;
-  if (!ipc && !is_this_machine(endpoint.host)) return connect(options, endpoint);
+  if (!ipc && !is_this_machine(endpoint.host)) return connect(endpoint, options.timeout);
   const std::string path = counters_path(endpoint);
   const std::string directory = path.substr(0, path.rfind('/'));
   Status status = check_endpoint_directory(directory, IfMissing::kRefuse);
@@ -119,11 +88,12 @@ Result<std::unique_ptr<StatSource>> StatSource::open(const StatOptions& options)
     if (snapshot.ok() && is_same_server(snapshot->server.endpoint, endpoint)) {
       // Where no lock keeps an endpoint to one server, another may serve there without a file.
       if (!ipc && !snapshot->alive) {
-        StatOptions brief = options;
-        brief.timeout = std::min(options.timeout, kLocalPatience);
-        if (auto asked = connect(brief, endpoint); asked.ok()) return asked;
+        auto asked = connect(endpoint, std::min(options.timeout, kLocalPatience));
+        if (asked.ok()) return asked;
       }
-      return std::unique_ptr<StatSource>(std::make_unique<FileSource>(path));
+      StatSource source;
+      source.path_ = path;
+      return source;
     }
     status = snapshot.status();
   }
@@ -134,7 +104,17 @@ Result<std::unique_ptr<StatSource>> StatSource::open(const StatOptions& options)
     return no_server(endpoint,
                      loading ? "one may still be loading its model" : "there is no socket");
   }
-  return connect(options, endpoint);
+  return connect(endpoint, options.timeout);
+}
+
+Result<CountersSnapshot> StatSource::look() const {
+  if (!session_) return read_counters_file(path_);
+  ASSIGN_OR_RETURN(const std::string json,
+                   session_->backend().session_stats(Deadline::after(timeout_)));
+  CountersSnapshot snapshot;
+  ASSIGN_OR_RETURN(snapshot.report, read_own_session(json));
+  snapshot.alive = true;
+  return snapshot;
 }
 
 }  // namespace airlock

@@ -1,10 +1,13 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "base/status.h"
+#include "runtime/rpc/client.h"
+#include "runtime/rpc/endpoint.h"
 #include "runtime/stats/counters_reader.h"
 #include "tools/airlock_stat/options.h"
 
@@ -17,12 +20,20 @@ class StatSource {
 
   /// The file, where there is one on this machine; else a session with the server. kUnavailable:
   /// no server, with advice.
-  static Result<std::unique_ptr<StatSource>> open(const StatOptions& options);
-  virtual ~StatSource() = default;
-  virtual Scope scope() const = 0;
+  static Result<StatSource> open(const StatOptions& options);
+  Scope scope() const { return session_ ? Scope::kOwnSession : Scope::kWholeServer; }
   /// The figures now. Of an own session only `report` and `alive` are set. kUnavailable: the
   /// server is gone.
-  virtual Result<CountersSnapshot> look() = 0;
+  Result<CountersSnapshot> look() const;
+
+ private:
+  StatSource() = default;
+  static Result<StatSource> connect(const Endpoint& endpoint, std::chrono::milliseconds timeout);
+
+  // Of the file, where there is no session.
+  std::string path_;
+  std::unique_ptr<ClientSession> session_;
+  std::chrono::milliseconds timeout_{};
 };
 
 /// What the `stats` op answered, from a server that nobody vouches for: machine, paths and ops of

@@ -5,6 +5,7 @@
 
 #include "tools/airlock_report/chart.h"
 #include "tools/airlock_report/format.h"
+#include "tools/airlock_report/style.h"
 #include "tools/airlock_report/table.h"
 
 namespace airlock::report {
@@ -66,11 +67,10 @@ TEST(ReportTicks, of_a_logarithmic_axis_are_few) {
 
 TEST(ReportChart, bars_are_shares_of_the_longest) {
   ChartIds ids;
-  const std::string html =
-      stacked_bars(ids, {"Title", "Words"},
-                   {{"a", {{Series::kTee, 100}, {Series::kWire, 300}}, "400 ns"},
-                    {"b", {{Series::kTee, 0}, {Series::kServer, 50}}, "50 ns"}},
-                   Unit::kTime);
+  const std::string html = stacked_bars(
+      ids, {"Title", "Words"},
+      {{"a", {{kTee, 100}, {kWire, 300}}, "400 ns"}, {"b", {{kTee, 0}, {kServer, 50}}, "50 ns"}},
+      Unit::kTime);
   EXPECT_THAT(
       html, HasSubstr("<rect x=\"0%\" y=\"5\" width=\"25%\" height=\"20\" fill=\"url(#p-tee)\">"));
   EXPECT_THAT(
@@ -86,7 +86,7 @@ TEST(ReportChart, bars_are_shares_of_the_longest) {
 
 TEST(ReportChart, bars_of_nothing_are_drawn) {
   ChartIds ids;
-  EXPECT_THAT(stacked_bars(ids, {"T", "D"}, {{"a", {{Series::kTee, 0}}, "0"}}, Unit::kTime),
+  EXPECT_THAT(stacked_bars(ids, {"T", "D"}, {{"a", {{kTee, 0}}, "0"}}, Unit::kTime),
               Not(HasSubstr("<rect")));
 }
 
@@ -125,6 +125,16 @@ TEST(ReportChart, a_logarithmic_axis_places_powers_evenly) {
   EXPECT_NEAR(axis.place(1000), 0.5, 1e-12);
   EXPECT_DOUBLE_EQ(axis.place(100'000), 1);
   EXPECT_DOUBLE_EQ(axis.place(0), 0);
+}
+
+TEST(ReportStyle, has_a_colour_for_each_path) {
+  const std::string style(kStyleSheet);
+  for (const Path path : kPaths) {
+    const std::string id(series_of(path).id);
+    EXPECT_THAT(style, HasSubstr("--" + id + ":#"));
+    EXPECT_THAT(style, HasSubstr(".s-" + id + "{fill:var(--" + id + ")}"));
+    EXPECT_THAT(style, HasSubstr(".o-" + id + "{stroke:var(--" + id + ")"));
+  }
 }
 
 TEST(ReportTable, numbers_carry_themselves_exactly) {

@@ -18,7 +18,7 @@ constexpr std::string_view kScript = "<script>alert(1)</script>";
 
 ReportedTrace trace_of(const std::vector<TraceRecord>& records,
                        const TraceHeader& header = sample_header()) {
-  ReportedTrace trace(TraceFileSummary("t", header), Bins(64));
+  ReportedTrace trace{TraceFileSummary("t", header), Bins(64)};
   for (const TraceRecord& record : records) {
     trace.add(record);
     trace.bins.add(record.start_ns, record.end_ns(), record);
@@ -48,6 +48,8 @@ TEST(ReportPage, holds_the_exact_numbers_of_its_inputs) {
   EXPECT_THAT(page, HasSubstr(cell("inputs.0.paths.zmq.sent.bytes", 23'328'000)));
   EXPECT_THAT(page, HasSubstr(cell("inputs.0.paths.ring.latency_ns.p50", 61'439)));
   EXPECT_THAT(page, HasSubstr(cell("inputs.0.wall_ns", 66'112'807)));
+  EXPECT_THAT(page, HasSubstr("<bdi>r.json</bdi> <span class=\"soft\">tee_runner</span>"));
+  EXPECT_THAT(page, HasSubstr("<bdi>t.jsonl</bdi> <span class=\"soft\">trace</span>"));
   EXPECT_THAT(page, HasSubstr(cell("inputs.1.records", 2)));
   EXPECT_THAT(page, HasSubstr(cell("inputs.1.by_time.0.total_ns", 2000)));
   EXPECT_THAT(page, HasSubstr(cell("inputs.1.sides.between_ns", 4000)));
