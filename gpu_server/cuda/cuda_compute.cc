@@ -10,7 +10,6 @@
 
 #include "base/check.h"
 #include "gpu_server/cuda/op.h"
-#include "gpu_server/cuda/wait.h"
 
 namespace airlock::cuda {
 
@@ -158,24 +157,14 @@ void CudaOp::end() {
 void CudaOp::advance() {
   Device& device = compute_.session().device;
   if (state_ == State::kRunning) {
-    const Result<bool> over = work_.advance();
-    if (!over.ok()) {
-      fail(over.status());
-    } else if (*over) {
-      auto times = work_.device_times();
-      if (times.ok()) {
-        times_.device = *times;
-      } else {
-        status_ = times.status();
-      }
-      end();
-    }
+    const Result<bool> over = work_.advance(times_.device);
+    if (over.ok() && *over) end();
+    if (!over.ok()) fail(over.status());
   }
   if (state_ != State::kDraining) return;
-  SessionDevice& session = compute_.session();
-  const std::array streams{session.in.get(), session.compute.get(), session.out.get()};
+  const auto streams = compute_.session().streams();
   while (drained_ < streams.size() && !device.lost()) {
-    const Result<bool> empty = is_over(device, cudaStreamQuery(streams[drained_]));
+    const Result<bool> empty = device.is_over(cudaStreamQuery(streams[drained_]));
     if (!empty.ok()) break;  // the device is lost
     if (!*empty) return;
     ++drained_;
