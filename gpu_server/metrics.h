@@ -6,7 +6,13 @@
 #include <string>
 
 #include "base/status.h"
+#include "runtime/rpc/endpoint.h"
 #include "runtime/stats/counters_reader.h"
+
+namespace prometheus {
+class Collectable;
+class Exposer;
+}  // namespace prometheus
 
 namespace airlock {
 
@@ -24,9 +30,18 @@ class MetricsEndpoint {
   static Result<std::unique_ptr<MetricsEndpoint>> start(const std::string& address,
                                                         bool beyond_loopback,
                                                         std::function<CountersSnapshot()> collect);
-  virtual ~MetricsEndpoint() = default;  // ends the threads
+  ~MetricsEndpoint();  // ends the threads
+  MetricsEndpoint(const MetricsEndpoint&) = delete;
+  MetricsEndpoint& operator=(const MetricsEndpoint&) = delete;
   /// "http://127.0.0.1:9464/metrics", with the real port.
-  virtual std::string url() const = 0;
+  std::string url() const;
+
+ private:
+  MetricsEndpoint(const Endpoint& endpoint, std::function<CountersSnapshot()> collect);
+
+  const std::shared_ptr<prometheus::Collectable> collector_;  // the exposer keeps a weak_ptr
+  std::unique_ptr<prometheus::Exposer> exposer_;
+  Endpoint endpoint_;  // with the real port
 };
 
 }  // namespace airlock
