@@ -153,14 +153,14 @@ Result<Stream> make_stream(Device& device) {
   cudaStream_t stream = nullptr;
   RETURN_IF_ERROR(
       device.check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "make a stream"));
-  return Stream(device, stream);
+  return Stream(stream, {&device});
 }
 
 Result<Event> make_event(Device& device) {
   cudaEvent_t event = nullptr;
   RETURN_IF_ERROR(
       device.check(cudaEventCreateWithFlags(&event, cudaEventDefault), "make an event"));
-  return Event(device, event);
+  return Event(event, {&device});
 }
 
 Result<Blas> make_blas(Device& device) {
@@ -173,7 +173,7 @@ Result<Blas> make_blas(Device& device) {
                   cublasGetStatusName(status));
   }
   RETURN_IF_ERROR(device.check(status, "start cuBLAS"));
-  return Blas(device, handle);
+  return Blas(handle, {&device});
 }
 
 }  // namespace airlock::cuda

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <utility>
+#include <type_traits>
 
 #include "base/deadline.h"
 #include "base/patience.h"
@@ -79,28 +79,17 @@ class Device {
   std::string reason_;  // guarded by mutex_
 };
 
+template <auto kDestroy>
+struct Destroy {
+  Device* device = nullptr;
+  template <typename T>
+  void operator()(T* handle) const {
+    if (!device->lost()) (void)device->check(kDestroy(handle), "destroy");
+  }
+};
 /// Owns a CUDA handle: destroyed with `kDestroy`, unless its device is lost. One thread.
 template <typename T, auto kDestroy>
-class Handle {
- public:
-  Handle() = default;
-  Handle(Device& device, T value) : device_(&device), value_(value) {}
-  Handle(Handle&& other) noexcept
-      : device_(other.device_), value_(std::exchange(other.value_, nullptr)) {}
-  Handle& operator=(Handle&& other) noexcept {
-    std::swap(device_, other.device_);
-    std::swap(value_, other.value_);
-    return *this;
-  }
-  ~Handle() {
-    if (value_ != nullptr && !device_->lost()) (void)device_->check(kDestroy(value_), "destroy");
-  }
-  T get() const { return value_; }
-
- private:
-  Device* device_ = nullptr;
-  T value_ = nullptr;
-};
+using Handle = std::unique_ptr<std::remove_pointer_t<T>, Destroy<kDestroy>>;
 
 using Stream = Handle<cudaStream_t, cudaStreamDestroy>;
 using Event = Handle<cudaEvent_t, cudaEventDestroy>;

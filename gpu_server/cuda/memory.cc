@@ -20,7 +20,7 @@ Result<DeviceMemory> allocate(Device& device, std::size_t bytes, std::string_vie
   void* data = nullptr;
   RETURN_IF_ERROR(device.check(cudaMalloc(&data, bytes),
                                fmt::format("allocate {:.1f} MiB for {}", mib(bytes), what)));
-  return DeviceMemory(device, data);
+  return DeviceMemory(data, {&device});
 }
 
 Status GrowingBuffer::reserve(std::size_t bytes, cudaStream_t stream) {
@@ -50,7 +50,7 @@ Result<Registration> Registration::make(Device& device, std::span<std::byte> mem
       device.check(cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterDefault),
                    fmt::format("pin {:.1f} MiB of host memory", mib(memory.size())));
   if (status.ok()) {
-    made.handle_ = {device, memory.data()};
+    made.handle_ = Handle<void*, cudaHostUnregister>(memory.data(), {&device});
     made.memory_ = memory;
   } else if (device.lost()) {
     return status;
@@ -61,10 +61,13 @@ Result<Registration> Registration::make(Device& device, std::span<std::byte> mem
 Status Staging::prepare() {
   if (prepared_) return {};
   for (Piece& piece : pieces_) {
-    ASSIGN_OR_RETURN(piece.memory, PageBuffer::allocate(piece_bytes_));
-    ASSIGN_OR_RETURN(piece.registration,
-                     Registration::make(device_, {piece.memory.data(), piece.memory.bytes()}));
-    ASSIGN_OR_RETURN(piece.copied, make_event(device_));
+    // At once: an earlier try may have left one, whose memory must outlive its registration.
+    Piece made;
+    ASSIGN_OR_RETURN(made.memory, PageBuffer::allocate(piece_bytes_));
+    ASSIGN_OR_RETURN(made.registration,
+                     Registration::make(device_, {made.memory.data(), made.memory.bytes()}));
+    ASSIGN_OR_RETURN(made.copied, make_event(device_));
+    piece = std::move(made);
   }
   prepared_ = true;
   return {};

@@ -48,7 +48,7 @@ class Registration {
   /// Of nothing where the system does not pin `memory`, which is no harm: copies are slower then.
   /// kDevice: the device is lost.
   static Result<Registration> make(Device& device, std::span<std::byte> memory);
-  bool pinned() const { return handle_.get() != nullptr; }
+  bool pinned() const { return handle_ != nullptr; }
   bool covers(const std::byte* data, std::size_t bytes) const {
     return memory_.data() <= data && data + bytes <= memory_.data() + memory_.size();
   }

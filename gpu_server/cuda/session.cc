@@ -66,7 +66,7 @@ Status SessionDevice::open(std::span<const std::span<std::byte>> memory) {
 
 SessionDevice::~SessionDevice() {
   // Another thread may end a session than the one that ran it.
-  if (device.lost() || out.get() == nullptr) return;
+  if (device.lost() || !out) return;
   (void)device.use();
   (void)drain(*this);
   trim();
