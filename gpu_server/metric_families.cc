@@ -1,6 +1,5 @@
-#include "gpu_server/metric_families.h"
-
 #include <fmt/format.h>
+#include <prometheus/metric_family.h>
 
 #include <functional>
 #include <initializer_list>
@@ -8,6 +7,7 @@
 #include <utility>
 
 #include "base/version.h"
+#include "gpu_server/metrics.h"
 #include "proto/handshake.h"
 
 namespace airlock {

@@ -5,6 +5,7 @@
 #include <netdb.h>
 #include <prometheus/collectable.h>
 #include <prometheus/exposer.h>
+#include <prometheus/metric_family.h>
 #include <sys/socket.h>
 
 #include <atomic>
@@ -20,7 +21,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
-#include "gpu_server/metric_families.h"
 
 namespace airlock {
 namespace {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "runtime/rpc/endpoint.h"
@@ -12,6 +13,7 @@
 namespace prometheus {
 class Collectable;
 class Exposer;
+struct MetricFamily;
 }  // namespace prometheus
 
 namespace airlock {
@@ -19,6 +21,10 @@ namespace airlock {
 /// kUsage unless `address` is HOST:PORT with a numeric host or localhost, on loopback unless
 /// `beyond_loopback`.
 Status check_metrics_address(const std::string& address, bool beyond_loopback);
+
+/// All metrics, in base units (seconds, bytes), with labels from fixed sets only. Named and
+/// explained in docs/STATS.md.
+std::vector<prometheus::MetricFamily> metric_families(const CountersSnapshot& snapshot);
 
 /// An HTTP server with two threads of its own, which sleep until somebody asks for /metrics: the
 /// Prometheus text format, defined metric by metric in docs/STATS.md.
