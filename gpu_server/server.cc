@@ -102,14 +102,6 @@ Status Server::open_control() {
   return {};
 }
 
-Status Server::open_metrics() {
-  if (options_.metrics.empty()) return {};
-  ASSIGN_OR_RETURN(metrics_, MetricsEndpoint::start(options_.metrics, options_.insecure_tcp,
-                                                    [this] { return metrics(); }));
-  log_info("metrics at " + metrics_->url());
-  return {};
-}
-
 // What the server knows of itself by now, and the place where it counts: without a file nobody can
 // look from outside, and that is no reason not to serve.
 Status Server::open_counters() {
@@ -275,7 +267,12 @@ Result<std::unique_ptr<Server>> Server::bind(const ServerOptions& options) {
   }
   std::unique_ptr<Server> server(new Server(options, std::move(endpoint)));
   RETURN_IF_ERROR(server->take_endpoint());
-  RETURN_IF_ERROR(server->open_metrics());
+  if (!options.metrics.empty()) {
+    const auto collect = [started = server.get()] { return started->metrics(); };
+    ASSIGN_OR_RETURN(server->metrics_,
+                     MetricsEndpoint::start(options.metrics, options.insecure_tcp, collect));
+    log_info("metrics at " + server->metrics_->url());
+  }
   return server;
 }
 

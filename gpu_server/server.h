@@ -40,7 +40,6 @@ class Server {
 
   Server(const ServerOptions& options, Endpoint endpoint);
   Status take_endpoint();
-  Status open_metrics();
   Status open_control();
   Status open_counters();
   void stop_control();
