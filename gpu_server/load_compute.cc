@@ -76,26 +76,17 @@ class ProgressBar {
   std::size_t done_bytes_ = 0;
 };
 
-std::string device_name(const CudaProbe& probe, std::size_t ordinal) {
-  return fmt::format("cuda:{} {}", ordinal, probe.device_names[ordinal]);
-}
-
-Status not_there(const std::string& asked, const CudaProbe& probe) {
-  const std::size_t count = probe.device_names.size();
-  std::string list = device_name(probe, 0);
-  for (std::size_t i = 1; i < count; ++i) list += ", " + device_name(probe, i);
-  const std::string there = count == 1 ? "is 1 device" : fmt::format("are {} devices", count);
-  return {StatusCode::kDevice, "--device {}: there {}: {}", asked, there, list};
+LoadOptions load_options(const ServerOptions& options, const ModelSource& source,
+                         ProgressBar& bar) {
+  return {options.dtype.value_or(source.stored_dtype()), options.threads,
+          [&bar](std::size_t done, std::size_t total) { bar.update(done, total); }};
 }
 
 Result<LoadedCompute> load_onto_cpu(const ServerOptions& options, const ModelSource& source) {
   if (options.tf32) log_info("--tf32 has no effect on a CPU");
   ProgressBar bar("loading");
-  CpuOptions cpu;
-  cpu.dtype = options.dtype.value_or(source.stored_dtype());
-  cpu.threads = options.threads;
-  cpu.progress = [&bar](std::size_t done, std::size_t total) { bar.update(done, total); };
-  ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu));
+  ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> model,
+                   CpuModel::create(source, load_options(options, source, bar)));
   bar.finish();
   return LoadedCompute{std::move(model), std::nullopt};
 }
@@ -104,13 +95,8 @@ Result<LoadedCompute> load_onto_gpu(const ServerOptions& options, int ordinal,
                                     const ModelSource& source) {
   ASSIGN_OR_RETURN(const CudaModule* module, load_cuda_module(options.cuda_module));
   ProgressBar bar(fmt::format("loading onto cuda:{}", ordinal));
-  CudaOptions cuda;
-  cuda.device = ordinal;
-  cuda.dtype = options.dtype.value_or(source.stored_dtype());
-  cuda.tf32 = options.tf32;
-  cuda.threads = options.threads;
-  cuda.progress = [&bar](std::size_t done, std::size_t total) { bar.update(done, total); };
-  cuda.warn = [](const std::string& text) { log_warning(text); };
+  const CudaOptions cuda{load_options(options, source, bar), ordinal, options.tf32,
+                         [](const std::string& text) { log_warning(text); }};
   ASSIGN_OR_RETURN(std::shared_ptr<CudaModel> model, module->create(source, cuda));
   bar.finish();
   const CudaDeviceInfo& info = model->device();
@@ -125,19 +111,24 @@ Result<LoadedCompute> load_onto_gpu(const ServerOptions& options, int ordinal,
 Result<DeviceChoice> choose_device(const ServerOptions& options) {
   if (options.device == "cpu") return DeviceChoice{-1, "cpu", false};
   const bool may_fall_back = options.device == "auto";
-  auto probe = probe_cuda();
-  if (!probe.ok()) {
+  const auto devices = probe_cuda();
+  if (!devices.ok()) {
     if (!may_fall_back)
-      return probe.status().with_context(fmt::format("--device {}", options.device));
-    log_info(fmt::format("no GPU: {}: using the CPU", probe.status().message()));
+      return devices.status().with_context(fmt::format("--device {}", options.device));
+    log_info(fmt::format("no GPU: {}: using the CPU", devices.status().message()));
     return DeviceChoice{-1, "cpu", false};
   }
   // What follows a colon was checked: 1 to 3 digits.
   const std::size_t colon = options.device.find(':');
   const std::size_t ordinal =
       colon == std::string::npos ? 0 : std::stoul(options.device.substr(colon + 1));
-  if (ordinal >= probe->device_names.size()) return not_there(options.device, *probe);
-  return DeviceChoice{static_cast<int>(ordinal), device_name(*probe, ordinal), may_fall_back};
+  const std::size_t count = devices->size();
+  if (ordinal >= count) {
+    return Status(StatusCode::kDevice, "--device {}: there {}: {}", options.device,
+                  count == 1 ? "is 1 device" : fmt::format("are {} devices", count),
+                  fmt::join(*devices, ", "));
+  }
+  return DeviceChoice{static_cast<int>(ordinal), (*devices)[ordinal], may_fall_back};
 }
 
 Result<LoadedCompute> load_compute(const ServerOptions& options, const DeviceChoice& choice,
