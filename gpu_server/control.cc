@@ -6,15 +6,16 @@
 #include <vector>
 
 #include "base/log.h"
-#include "gpu_server/server_impl.h"
+#include "gpu_server/server.h"
 
 namespace airlock {
 
 namespace {
 
-constexpr std::chrono::seconds kClientSilence{
-    10};                                    // a runner that gives no sign for so long is gone
-constexpr std::size_t kReportsKept = 1024;  // of ended sessions, each by itself
+// A runner that gives no sign for so long is gone.
+constexpr std::chrono::nanoseconds kClientSilence = std::chrono::seconds(10);
+// Of ended sessions, each by itself.
+constexpr std::size_t kReportsKept = 1024;
 
 Status fill_random(void* out, std::size_t bytes) {
   if (::getrandom(out, bytes, 0) == static_cast<ssize_t>(bytes)) return {};
@@ -23,14 +24,27 @@ Status fill_random(void* out, std::size_t bytes) {
 
 }  // namespace
 
-Status ServerImpl::send(const Identity& identity, const ControlMessage& message) {
+Status Server::send(const Identity& identity, const ControlMessage& message) {
   const std::vector<std::byte> frame = encode_control(message);
   const std::span<const std::byte> parts[] = {std::as_bytes(std::span(identity)), frame};
-  return control_->send(
-      parts, Deadline::now());  // one that reads nothing gets nothing, and nobody waits for it
+  // One that reads nothing gets nothing, and nobody waits for it.
+  return control_->send(parts, Deadline::now());
 }
 
-void ServerImpl::handle(const Identity& identity, std::span<const std::byte> frame) {
+// The answer to a hello that led to no session.
+void Server::refuse(const Identity& identity, const std::string& client, const Status& why) {
+  log_warning(fmt::format("refused {}: {}", client, why.message()));
+  counters_->live().sessions_refused.fetch_add(1, std::memory_order_relaxed);
+  (void)send(identity, Refusal{why.code(), why.message()});
+}
+
+// One that is ending holds its slot no more, so that a runner may follow another at once.
+std::size_t Server::active_sessions() const {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(sessions_, [](const auto& entry) { return !entry.second->ending(); }));
+}
+
+void Server::handle(const Identity& identity, std::span<const std::byte> frame) {
   auto message = decode_control(frame);
   const auto known = sessions_.find(identity);
   if (!message.ok()) {
@@ -51,19 +65,17 @@ void ServerImpl::handle(const Identity& identity, std::span<const std::byte> fra
   }
 }
 
-Status ServerImpl::check_hello(const Hello& hello) const {
+Status Server::check_hello(const Hello& hello) const {
   RETURN_IF_ERROR(device_status());
   if (stopping_.load(std::memory_order_acquire)) {
-    return Status(StatusCode::kUnavailable, "it is shutting down");
+    return {StatusCode::kUnavailable, "it is shutting down"};
   }
-  // One that is ending holds its slot no more, so that a runner may follow another at once; memory
-  // stays bounded.
-  const auto alive = static_cast<std::size_t>(
-      std::ranges::count_if(sessions_, [](const auto& entry) { return !entry.second->ending(); }));
-  if (alive >= options_.max_clients || sessions_.size() >= 2 * options_.max_clients) {
+  // Those that are ending are bounded too: they have memory.
+  const std::size_t active = active_sessions();
+  if (active >= options_.max_clients || sessions_.size() >= 2 * options_.max_clients) {
     return Status(StatusCode::kResourceExhausted,
                   "server full: {} of {} sessions are in use (--max-clients); try again later",
-                  alive, options_.max_clients);
+                  active, options_.max_clients);
   }
   if (!hello.digest.empty() && hello.digest != model_->digest) {
     return Status(StatusCode::kMismatch, "it serves another model: digest {}, yours is {}",
@@ -80,7 +92,7 @@ Status ServerImpl::check_hello(const Hello& hello) const {
 }
 
 // A path that no session has: one that libzmq found taken it would remove.
-Result<std::string> ServerImpl::session_endpoint() const {
+Result<std::string> Server::session_endpoint() const {
   if (endpoint_.kind == Endpoint::Kind::kTcp) return fmt::format("tcp://{}:*", endpoint_.host);
   constexpr int kAttempts = 256;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
@@ -96,7 +108,7 @@ Result<std::string> ServerImpl::session_endpoint() const {
                 "no free name for the session's socket; give an --endpoint with a shorter path");
 }
 
-Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
+Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   RETURN_IF_ERROR(check_hello(hello));
   ASSIGN_OR_RETURN(std::string data, session_endpoint());
   const BackendInfo& info = model_->compute->info();
@@ -124,20 +136,16 @@ Result<std::unique_ptr<Session>> ServerImpl::make_session(const Hello& hello) {
                                    SessionCounters{*block, counters_->live().service_ns});
 }
 
-void ServerImpl::greet(const Identity& identity, const Hello& hello) {
+void Server::greet(const Identity& identity, const Hello& hello) {
   reap();
   auto session = make_session(hello);
-  if (!session.ok()) {
-    log_warning(fmt::format("refused {}: {}", hello.client, session.status().message()));
-    counters_->live().sessions_refused.fetch_add(1, std::memory_order_relaxed);
-    return (void)send(identity, Refusal{session.status().code(), session.status().message()});
-  }
+  if (!session.ok()) return refuse(identity, hello.client, session.status());
   const std::lock_guard lock(mutex_);
   sessions_.emplace(identity, std::move(session).value());
 }
 
 // Tells new clients what came of their hello.
-void ServerImpl::answer_new() {
+void Server::answer_new() {
   for (auto entry = sessions_.begin(); entry != sessions_.end();) {
     Session& session = *entry->second;
     auto offer = session.answered() ? std::nullopt : session.take_offer();
@@ -152,9 +160,7 @@ void ServerImpl::answer_new() {
       }
       ++entry;
     } else {
-      log_warning(fmt::format("refused {}: {}", session.client(), offer->status().message()));
-      (void)send(entry->first, Refusal{offer->status().code(), offer->status().message()});
-      counters_->live().sessions_refused.fetch_add(1, std::memory_order_relaxed);
+      refuse(entry->first, session.client(), offer->status());
       const std::lock_guard lock(mutex_);
       auto& block = session.block();
       entry = sessions_.erase(entry);  // its worker is through: it made nothing
@@ -164,7 +170,7 @@ void ServerImpl::answer_new() {
 }
 
 // Sessions whose worker is through go; their statistics stay.
-void ServerImpl::reap() {
+void Server::reap() {
   for (auto entry = sessions_.begin(); entry != sessions_.end();) {
     if (!entry->second->finished() || !entry->second->answered()) {
       ++entry;
@@ -184,13 +190,13 @@ void ServerImpl::reap() {
   }
 }
 
-Status ServerImpl::device_status() const {
+Status Server::device_status() const {
   const std::lock_guard lock(mutex_);
   return device_status_;
 }
 
 // A device that failed for good is the end of all sessions, and then of the server.
-Status ServerImpl::check_device() {
+Status Server::check_device() {
   Status status = device_status();
   if (!status.ok()) return status;
   status = model_->compute->health();
@@ -205,7 +211,7 @@ Status ServerImpl::check_device() {
 }
 
 // `told` is what clients read; one that has no answer to its hello yet is refused with it.
-void ServerImpl::end_all(const Status& reason, const Status& told) {
+void Server::end_all(const Status& reason, const Status& told) {
   for (auto& [identity, session] : sessions_) {
     if (session->answered()) {
       (void)send(identity, Goodbye{told.message()});
@@ -216,7 +222,7 @@ void ServerImpl::end_all(const Status& reason, const Status& told) {
   }
 }
 
-void ServerImpl::control_loop() {
+void Server::control_loop() {
   Deadline next_sign = Deadline::now();
   bool told = false;
   while (!all_ended_.load(std::memory_order_acquire)) {
@@ -244,8 +250,7 @@ void ServerImpl::control_loop() {
       if (sign_due) (void)send(identity, Sign{});
       session->silence().tick(now_ns());
       if (!session->answered()) session->silence().heard();  // it waits for us
-      if (session->silence().silent_ns() >
-          static_cast<std::uint64_t>(std::chrono::nanoseconds(kClientSilence).count())) {
+      if (session->silence().silent_ns() > static_cast<std::uint64_t>(kClientSilence.count())) {
         session->end({StatusCode::kUnavailable, "no sign of life from the client for 10 s"});
       }
     }

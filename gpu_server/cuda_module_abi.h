@@ -21,13 +21,9 @@ namespace airlock {
 inline constexpr std::uint32_t kCudaModuleAbi = AIRLOCK_CUDA_ABI;
 inline constexpr const char* kCudaModuleEntry = "airlock_cuda_module";
 
-struct CudaOptions {
-  int device = 0;  // ordinal, as the driver counts
-  DType dtype = DType::kF32;
-  bool tf32 = false;        // fp32 products may round their operands to TF32
-  std::size_t threads = 1;  // for reading the model
-  /// Called now and then while weights are copied: bytes done, bytes in all. May be empty.
-  std::function<void(std::size_t done_bytes, std::size_t total_bytes)> progress;
+struct CudaOptions : LoadOptions {
+  int device = 0;     // ordinal, as the driver counts
+  bool tf32 = false;  // fp32 products may round their operands to TF32
   /// Says what works but not as well as it could. Any thread. May be empty.
   std::function<void(const std::string&)> warn;
 };

@@ -9,7 +9,6 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
-#include <system_error>
 
 #include "base/unique_fd.h"
 
@@ -24,7 +23,6 @@ constexpr int kMostDevices = 1024;
 // The driver's own functions, of which no header is needed here: CUresult and CUdevice are ints.
 struct Driver {
   int (*init)(unsigned flags) = nullptr;
-  int (*driver_version)(int* version) = nullptr;
   int (*device_count)(int* count) = nullptr;
   int (*device)(int* device, int ordinal) = nullptr;
   int (*device_name)(char* name, int bytes, int device) = nullptr;
@@ -51,7 +49,6 @@ Result<Driver> open_driver() {
   }
   Driver driver;
   RETURN_IF_ERROR(find(library, "cuInit", driver.init));
-  RETURN_IF_ERROR(find(library, "cuDriverGetVersion", driver.driver_version));
   RETURN_IF_ERROR(find(library, "cuDeviceGetCount", driver.device_count));
   RETURN_IF_ERROR(find(library, "cuDeviceGet", driver.device));
   RETURN_IF_ERROR(find(library, "cuDeviceGetName", driver.device_name));
@@ -72,7 +69,8 @@ std::string numbered(int error, std::string_view name) {
   return name.empty() ? fmt::format("error {}", error) : fmt::format("error {}, {}", error, name);
 }
 
-Status failed(const Driver& driver, const char* function, int error) {
+Status check(const Driver& driver, const char* function, int error) {
+  if (error == 0) return {};
   return {StatusCode::kDevice, "the NVIDIA driver does not work: {} gave {}", function,
           numbered(error, driver.name_of(error))};
 }
@@ -114,31 +112,28 @@ Status explain_cuda_start(int error, std::string_view name,
           numbered(error, name)};
 }
 
-Result<CudaProbe> probe_cuda() {
+Result<std::vector<std::string>> probe_cuda() {
   ASSIGN_OR_RETURN(const Driver driver, open_driver());
   if (const int error = driver.init(0); error != 0) {
     const std::array<std::string, 3> files{"/dev/nvidiactl", "/dev/nvidia0", "/dev/nvidia-uvm"};
     return explain_cuda_start(error, driver.name_of(error), files);
   }
-  CudaProbe probe;
-  if (const int error = driver.driver_version(&probe.driver_version); error != 0)
-    return failed(driver, "cuDriverGetVersion", error);
   int count = 0;
-  if (const int error = driver.device_count(&count); error != 0)
-    return error == kNoDevice ? no_device() : failed(driver, "cuDeviceGetCount", error);
+  const int counted = driver.device_count(&count);
+  if (counted == kNoDevice) return no_device();
+  RETURN_IF_ERROR(check(driver, "cuDeviceGetCount", counted));
   if (count <= 0 || count > kMostDevices) return no_device();
+  std::vector<std::string> devices;
   for (int ordinal = 0; ordinal < count; ++ordinal) {
     int device = 0;
-    if (const int error = driver.device(&device, ordinal); error != 0)
-      return failed(driver, "cuDeviceGet", error);
+    RETURN_IF_ERROR(check(driver, "cuDeviceGet", driver.device(&device, ordinal)));
     std::array<char, 256> name{};
-    if (const int error = driver.device_name(name.data(), static_cast<int>(name.size()), device);
-        error != 0)
-      return failed(driver, "cuDeviceGetName", error);
+    const int named = driver.device_name(name.data(), static_cast<int>(name.size()), device);
+    RETURN_IF_ERROR(check(driver, "cuDeviceGetName", named));
     name.back() = '\0';
-    probe.device_names.emplace_back(name.data());
+    devices.push_back(fmt::format("cuda:{} {}", ordinal, name.data()));
   }
-  return probe;
+  return devices;
 }
 
 }  // namespace airlock

@@ -1,45 +1,92 @@
 #include "gpu_server/load_compute.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
-#include <cstdlib>
+#include <algorithm>
+#include <cstdio>
 #include <utility>
 
+#include "base/deadline.h"
 #include "base/log.h"
 #include "gpu_server/cuda_module.h"
 #include "gpu_server/cuda_probe.h"
-#include "gpu_server/progress_bar.h"
 #include "runtime/cpu/cpu_model.h"
 
 namespace airlock {
 
 namespace {
 
-std::string device_name(const CudaProbe& probe, std::size_t ordinal) {
-  return fmt::format("cuda:{} {}", ordinal, probe.device_names[ordinal]);
-}
+constexpr std::uint64_t kRedrawNs = 100'000'000;
+constexpr std::size_t kBarWidth = 30;
 
-Status not_there(const std::string& asked, const CudaProbe& probe) {
-  const std::size_t count = probe.device_names.size();
-  std::string list;
-  for (std::size_t i = 0; i < count; ++i) list += (i == 0 ? "" : ", ") + device_name(probe, i);
-  return {StatusCode::kDevice,
-          "--device {}: there {} {} {}: {}",
-          asked,
-          count == 1 ? "is" : "are",
-          count,
-          count == 1 ? "device" : "devices",
-          list};
+/// A bar with MB/s on stderr while weights load: redrawn in place on a terminal, else one line at
+/// the end. One thread.
+class ProgressBar {
+ public:
+  explicit ProgressBar(std::string what)
+      : what_(std::move(what)), terminal_(::isatty(STDERR_FILENO) == 1), start_ns_(now_ns()) {}
+  /// Takes away a bar that was not finished.
+  ~ProgressBar() { clear(); }
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+
+  /// 0 bytes: the load begins only now.
+  void update(std::size_t done_bytes, std::size_t total_bytes) {
+    const std::uint64_t now = now_ns();
+    if (done_bytes == 0) start_ns_ = now;
+    done_bytes_ = done_bytes;
+    last_ns_ = now;
+    if (!terminal_ || total_bytes == 0 || (now - drawn_ns_ < kRedrawNs && done_bytes < total_bytes))
+      return;
+    drawn_ns_ = now;
+    const std::size_t filled = std::min(kBarWidth, done_bytes * kBarWidth / total_bytes);
+    const double mb_per_s =
+        static_cast<double>(done_bytes) * 1e3 / static_cast<double>(now - start_ns_ + 1);
+    const std::string line =
+        fmt::format("\r{} [{}{}] {:3}% {:.0f} MB/s ", what_, std::string(filled, '#'),
+                    std::string(kBarWidth - filled, ' '), done_bytes * 100 / total_bytes, mb_per_s);
+    std::fputs(line.c_str(), stderr);
+    drawn_ = true;
+  }
+
+  /// Ends the line and logs how much was loaded and how fast, up to the last update(): what a
+  /// device is prepared for after that is no loading.
+  void finish() {
+    clear();
+    const double seconds = static_cast<double>(std::max(last_ns_, start_ns_ + 1) - start_ns_) / 1e9;
+    const double bytes_per_s = static_cast<double>(done_bytes_) / seconds;
+    log_info(fmt::format("{}: {:.0f} MB in {:.1f} s, {}", what_,
+                         static_cast<double>(done_bytes_) / 1e6, seconds,
+                         bytes_per_s < 1e9 ? fmt::format("{:.0f} MB/s", bytes_per_s / 1e6)
+                                           : fmt::format("{:.2f} GB/s", bytes_per_s / 1e9)));
+  }
+
+ private:
+  void clear() {
+    if (std::exchange(drawn_, false)) std::fputs("\r\033[K", stderr);
+  }
+
+  const std::string what_;
+  const bool terminal_;
+  bool drawn_ = false;
+  std::uint64_t start_ns_;
+  std::uint64_t drawn_ns_ = 0;
+  std::uint64_t last_ns_ = 0;  // of update()
+  std::size_t done_bytes_ = 0;
+};
+
+LoadOptions load_options(const ServerOptions& options, const ModelSource& source,
+                         ProgressBar& bar) {
+  return {options.dtype.value_or(source.stored_dtype()), options.threads,
+          [&bar](std::size_t done, std::size_t total) { bar.update(done, total); }};
 }
 
 Result<LoadedCompute> load_onto_cpu(const ServerOptions& options, const ModelSource& source) {
   if (options.tf32) log_info("--tf32 has no effect on a CPU");
   ProgressBar bar("loading");
-  CpuOptions cpu;
-  cpu.dtype = options.dtype.value_or(source.stored_dtype());
-  cpu.threads = options.threads;
-  cpu.progress = [&bar](std::size_t done, std::size_t total) { bar.update(done, total); };
-  ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu));
+  ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> model,
+                   CpuModel::create(source, load_options(options, source, bar)));
   bar.finish();
   return LoadedCompute{std::move(model), std::nullopt};
 }
@@ -48,13 +95,8 @@ Result<LoadedCompute> load_onto_gpu(const ServerOptions& options, int ordinal,
                                     const ModelSource& source) {
   ASSIGN_OR_RETURN(const CudaModule* module, load_cuda_module(options.cuda_module));
   ProgressBar bar(fmt::format("loading onto cuda:{}", ordinal));
-  CudaOptions cuda;
-  cuda.device = ordinal;
-  cuda.dtype = options.dtype.value_or(source.stored_dtype());
-  cuda.tf32 = options.tf32;
-  cuda.threads = options.threads;
-  cuda.progress = [&bar](std::size_t done, std::size_t total) { bar.update(done, total); };
-  cuda.warn = [](const std::string& text) { log_warning(text); };
+  const CudaOptions cuda{load_options(options, source, bar), ordinal, options.tf32,
+                         [](const std::string& text) { log_warning(text); }};
   ASSIGN_OR_RETURN(std::shared_ptr<CudaModel> model, module->create(source, cuda));
   bar.finish();
   const CudaDeviceInfo& info = model->device();
@@ -69,19 +111,24 @@ Result<LoadedCompute> load_onto_gpu(const ServerOptions& options, int ordinal,
 Result<DeviceChoice> choose_device(const ServerOptions& options) {
   if (options.device == "cpu") return DeviceChoice{-1, "cpu", false};
   const bool may_fall_back = options.device == "auto";
-  auto probe = probe_cuda();
-  if (!probe.ok()) {
+  const auto devices = probe_cuda();
+  if (!devices.ok()) {
     if (!may_fall_back)
-      return probe.status().with_context(fmt::format("--device {}", options.device));
-    log_info(fmt::format("no GPU: {}: using the CPU", probe.status().message()));
+      return devices.status().with_context(fmt::format("--device {}", options.device));
+    log_info(fmt::format("no GPU: {}: using the CPU", devices.status().message()));
     return DeviceChoice{-1, "cpu", false};
   }
-  const std::size_t colon = options.device.find(':');  // what follows was checked: 1 to 3 digits
-  const int ordinal =
-      colon == std::string::npos ? 0 : std::atoi(options.device.c_str() + colon + 1);
-  const auto index = static_cast<std::size_t>(ordinal);
-  if (index >= probe->device_names.size()) return not_there(options.device, *probe);
-  return DeviceChoice{ordinal, device_name(*probe, index), may_fall_back};
+  // What follows a colon was checked: 1 to 3 digits.
+  const std::size_t colon = options.device.find(':');
+  const std::size_t ordinal =
+      colon == std::string::npos ? 0 : std::stoul(options.device.substr(colon + 1));
+  const std::size_t count = devices->size();
+  if (ordinal >= count) {
+    return Status(StatusCode::kDevice, "--device {}: there {}: {}", options.device,
+                  count == 1 ? "is 1 device" : fmt::format("are {} devices", count),
+                  fmt::join(*devices, ", "));
+  }
+  return DeviceChoice{static_cast<int>(ordinal), (*devices)[ordinal], may_fall_back};
 }
 
 Result<LoadedCompute> load_compute(const ServerOptions& options, const DeviceChoice& choice,

@@ -56,11 +56,6 @@ class LoadGuard {
   std::thread watcher_;
 };
 
-Result<std::unique_ptr<ModelSource>> open_model(const ServerOptions& options) {
-  return options.model.empty() ? make_synthetic_model(options.synthetic, options.weights_seed)
-                               : open_model_directory(options.model);
-}
-
 // A driver may take long to start, and may hang.
 Result<DeviceChoice> find_device(const ServerOptions& options, int signal_fd) {
   if (options.device == "cpu") return choose_device(options);
@@ -76,7 +71,10 @@ Status run(const ServerOptions& options) {
   // The endpoint first: to load a model and then find it taken would waste minutes.
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
   LoadGuard guard(signals.get(), "stopped while the model was loading", server);
-  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, open_model(options));
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source,
+                   options.model.empty()
+                       ? make_synthetic_model(options.synthetic, options.weights_seed)
+                       : open_model_directory(options.model));
   ASSIGN_OR_RETURN(LoadedCompute compute, load_compute(options, choice, *source));
   ASSIGN_OR_RETURN(Tensor norms, read_norms(*source));
   ASSIGN_OR_RETURN(std::string digest, source->digest());

@@ -5,6 +5,7 @@
 #include <netdb.h>
 #include <prometheus/collectable.h>
 #include <prometheus/exposer.h>
+#include <prometheus/metric_family.h>
 #include <sys/socket.h>
 
 #include <atomic>
@@ -13,20 +14,24 @@
 #include <exception>
 #include <future>
 #include <memory>
-#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
-#include "gpu_server/metric_families.h"
-#include "runtime/rpc/endpoint.h"
 
 namespace airlock {
 namespace {
 
 constexpr std::chrono::milliseconds kPokePause{10};
+
+/// A host as inet_pton() and getaddrinfo() take it: of "[::1]" what the brackets enclose.
+std::string bare_host(const std::string& host) {
+  const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
+  return bracketed ? host.substr(1, host.size() - 2) : host;
+}
 
 Result<Endpoint> parse_address(const std::string& address, bool beyond_loopback) {
   const auto refuse = [&](std::string_view why) {
@@ -38,11 +43,9 @@ Result<Endpoint> parse_address(const std::string& address, bool beyond_loopback)
   if (endpoint->host == "localhost") endpoint->host = "127.0.0.1";
   in6_addr parsed{};
   const std::string& host = endpoint->host;
-  const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
-  const bool numeric =
-      bracketed ? ::inet_pton(AF_INET6, host.substr(1, host.size() - 2).c_str(), &parsed) == 1
-                : ::inet_pton(AF_INET, host.c_str(), &parsed) == 1;
-  if (!numeric) return refuse(kForm);
+  const std::string bare = bare_host(host);
+  if (::inet_pton(bare == host ? AF_INET : AF_INET6, bare.c_str(), &parsed) != 1)
+    return refuse(kForm);
   if (!endpoint->is_loopback() && !beyond_loopback) {
     return refuse(
         "it is reachable from other machines, and anybody there could read what this server "
@@ -56,10 +59,9 @@ int with_socket(const Endpoint& endpoint, const std::function<int(int, const add
   addrinfo hints{};
   hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE;
   hints.ai_socktype = SOCK_STREAM;
-  std::string host = endpoint.host;
-  if (host.front() == '[') host = host.substr(1, host.size() - 2);
   addrinfo* found = nullptr;
-  if (::getaddrinfo(host.c_str(), endpoint.port.c_str(), &hints, &found) != 0) return 0;
+  if (::getaddrinfo(bare_host(endpoint.host).c_str(), endpoint.port.c_str(), &hints, &found) != 0)
+    return 0;
   const UniqueFd fd(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const int error = fd.valid() && use(fd.get(), *found) == 0 ? 0 : errno;
   ::freeaddrinfo(found);
@@ -80,11 +82,9 @@ Status explain(const Endpoint& endpoint) {
     const int bound = ::bind(fd, address.ai_addr, address.ai_addrlen);
     return bound == 0 ? ::listen(fd, 1) : bound;
   });
-  const std::string why =
-      error == 0 ? "the HTTP server did not start" : std::generic_category().message(error);
-  const std::string text =
-      fmt::format("--metrics {}:{}: {}; give another port", endpoint.host, endpoint.port, why);
-  return {error == EADDRINUSE ? StatusCode::kInUse : StatusCode::kResourceExhausted, text};
+  const std::string why = error == 0 ? "the HTTP server did not start" : os_message(error);
+  return {error == EADDRINUSE ? StatusCode::kInUse : StatusCode::kResourceExhausted,
+          "--metrics {}:{}: {}; give another port", endpoint.host, endpoint.port, why};
 }
 
 class Collector : public prometheus::Collectable {
@@ -105,41 +105,6 @@ class Collector : public prometheus::Collectable {
   const std::function<CountersSnapshot()> collect_;
 };
 
-class MetricsEndpointImpl : public MetricsEndpoint {
- public:
-  MetricsEndpointImpl(const Endpoint& endpoint, std::function<CountersSnapshot()> collect)
-      : collector_(std::make_shared<Collector>(std::move(collect))),
-        exposer_(std::make_unique<prometheus::Exposer>(std::vector<std::string>{
-            "listening_ports", endpoint.host + ":" + endpoint.port, "num_threads", "2",
-            "request_timeout_ms", "5000", "linger_timeout_ms", "1000"})),
-        endpoint_(endpoint) {
-    const std::vector<int> ports = exposer_->GetListeningPorts();
-    if (!ports.empty()) endpoint_.port = std::to_string(ports.front());
-    exposer_->RegisterCollectable(collector_);
-  }
-  // The library's listener looks only every 2 s whether it is to end: a connection wakes it.
-  ~MetricsEndpointImpl() override {
-    std::atomic<bool> ended{false};
-    std::thread ending([&] {
-      exposer_.reset();
-      ended.store(true, std::memory_order_relaxed);  // the join orders the rest
-    });
-    while (!ended.load(std::memory_order_relaxed)) {
-      poke(endpoint_);
-      std::this_thread::sleep_for(kPokePause);
-    }
-    ending.join();
-  }
-  std::string url() const override {
-    return fmt::format("http://{}:{}/metrics", endpoint_.host, endpoint_.port);
-  }
-
- private:
-  const std::shared_ptr<Collector> collector_;  // shared: the exposer keeps a weak_ptr
-  std::unique_ptr<prometheus::Exposer> exposer_;
-  Endpoint endpoint_;  // with the real port
-};
-
 }  // namespace
 
 Status check_metrics_address(const std::string& address, bool beyond_loopback) {
@@ -150,11 +115,40 @@ Result<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::start(
     const std::string& address, bool beyond_loopback, std::function<CountersSnapshot()> collect) {
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_address(address, beyond_loopback));
   try {
-    return std::unique_ptr<MetricsEndpoint>(
-        std::make_unique<MetricsEndpointImpl>(endpoint, std::move(collect)));
+    return std::unique_ptr<MetricsEndpoint>(new MetricsEndpoint(endpoint, std::move(collect)));
   } catch (const std::exception&) {
     return explain(endpoint);
   }
+}
+
+MetricsEndpoint::MetricsEndpoint(const Endpoint& endpoint,
+                                 std::function<CountersSnapshot()> collect)
+    : collector_(std::make_shared<Collector>(std::move(collect))),
+      exposer_(std::make_unique<prometheus::Exposer>(std::vector<std::string>{
+          "listening_ports", endpoint.host + ":" + endpoint.port, "num_threads", "2",
+          "request_timeout_ms", "5000", "linger_timeout_ms", "1000"})),
+      endpoint_(endpoint) {
+  const std::vector<int> ports = exposer_->GetListeningPorts();
+  if (!ports.empty()) endpoint_.port = std::to_string(ports.front());
+  exposer_->RegisterCollectable(collector_);
+}
+
+// The library's listener looks only every 2 s whether it is to end: a connection wakes it.
+MetricsEndpoint::~MetricsEndpoint() {
+  std::atomic<bool> ended{false};
+  std::thread ending([&] {
+    exposer_.reset();
+    ended.store(true, std::memory_order_relaxed);  // the join orders the rest
+  });
+  while (!ended.load(std::memory_order_relaxed)) {
+    poke(endpoint_);
+    std::this_thread::sleep_for(kPokePause);
+  }
+  ending.join();
+}
+
+std::string MetricsEndpoint::url() const {
+  return fmt::format("http://{}:{}/metrics", endpoint_.host, endpoint_.port);
 }
 
 }  // namespace airlock

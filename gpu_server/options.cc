@@ -1,8 +1,6 @@
 #include "gpu_server/options.h"
 
-#include <algorithm>
 #include <array>
-#include <cctype>
 
 #include "gpu_server/metrics.h"
 #include "runtime/program/command_line.h"
@@ -14,10 +12,9 @@ namespace {
 
 Status set_device(const std::string& device, std::string& value) {
   const bool numbered = device.starts_with("cuda:") && device.size() > 5 && device.size() <= 8 &&
-                        std::all_of(device.begin() + 5, device.end(),
-                                    [](unsigned char c) { return std::isdigit(c) != 0; });
+                        device.find_first_not_of("0123456789", 5) == std::string::npos;
   if (device != "auto" && device != "cpu" && device != "cuda" && !numbered) {
-    return {StatusCode::kUsage, "'" + device + "' is neither auto, cpu, cuda nor cuda:N"};
+    return {StatusCode::kUsage, "'{}' is neither auto, cpu, cuda nor cuda:N", device};
   }
   value = device;
   return {};

@@ -15,7 +15,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "gpu_server/server_impl.h"
+#include "shm/ring_memory.h"
 
 namespace airlock {
 
@@ -44,7 +44,21 @@ Status check_shm_room(const RingGeometry& geometry) {
 
 }  // namespace
 
-Status ServerImpl::take_endpoint() {
+Server::Server(const ServerOptions& options, Endpoint endpoint)
+    : options_(options), endpoint_(std::move(endpoint)) {
+  const auto since_1970 = std::chrono::system_clock::now().time_since_epoch();
+  info_.start_ns = now_ns();
+  info_.start_unix_ns = static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(since_1970).count());
+  info_.max_clients = options_.max_clients;
+}
+
+Server::~Server() {
+  stop_control();
+  release_endpoint();
+}
+
+Status Server::take_endpoint() {
   RETURN_IF_ERROR(wake_.check());
   RETURN_IF_ERROR(device_lost_.check());
   const bool ipc = endpoint_.kind == Endpoint::Kind::kIpc;
@@ -72,7 +86,7 @@ Status ServerImpl::take_endpoint() {
   return ring_on_ ? check_shm_room(geometry_) : Status();
 }
 
-Status ServerImpl::open_control() {
+Status Server::open_control() {
   ASSIGN_OR_RETURN(context_, ZmqContext::create());
   ZmqSocketOptions options;
   options.linger = std::chrono::milliseconds(200);  // lets goodbyes leave
@@ -88,17 +102,9 @@ Status ServerImpl::open_control() {
   return {};
 }
 
-Status ServerImpl::open_metrics() {
-  if (options_.metrics.empty()) return {};
-  ASSIGN_OR_RETURN(metrics_, MetricsEndpoint::start(options_.metrics, options_.insecure_tcp,
-                                                    [this] { return metrics(); }));
-  log_info("metrics at " + metrics_->url());
-  return {};
-}
-
 // What the server knows of itself by now, and the place where it counts: without a file nobody can
 // look from outside, and that is no reason not to serve.
-Status ServerImpl::open_counters() {
+Status Server::open_counters() {
   ServerInfo info = info_;
   const BackendInfo& backend = model_->compute->info();
   info.model = options_.model.empty() ? options_.synthetic : options_.model;
@@ -112,28 +118,27 @@ Status ServerImpl::open_counters() {
   info.slot_bytes = geometry_.slot_bytes;
   info.ring_on = ring_on_;
   const std::size_t block_count = 2 * options_.max_clients;  // as many sessions as there can be
-  Status status;
-  if (endpoint_.kind == Endpoint::Kind::kTcp)
-    status = check_endpoint_directory(default_endpoint().directory(), IfMissing::kCreate);
-  std::unique_ptr<CountersFile> counters;
-  if (status.ok()) {
-    auto made = CountersFile::create(counters_path(endpoint_), info, block_count);
-    status = made.status();
-    if (made.ok()) counters = std::move(made).value();
-  }
-  if (!counters) {
+  const auto make_file = [&]() -> Result<std::unique_ptr<CountersFile>> {
+    if (endpoint_.kind == Endpoint::Kind::kTcp) {
+      RETURN_IF_ERROR(check_endpoint_directory(default_endpoint().directory(), IfMissing::kCreate));
+    }
+    return CountersFile::create(counters_path(endpoint_), info, block_count);
+  };
+  auto counters = make_file();
+  if (!counters.ok()) {
     log_warning(fmt::format("no counters file, airlock_stat cannot look at this server: {}",
-                            status.message()));
-    ASSIGN_OR_RETURN(counters, CountersFile::in_memory(info, block_count));
+                            counters.status().message()));
+    counters = CountersFile::in_memory(info, block_count);
+    RETURN_IF_ERROR(counters.status());
   }
   const std::lock_guard lock(mutex_);
   info_ = std::move(info);
-  counters_ = std::move(counters);
+  counters_ = std::move(counters).value();
   return {};
 }
 
 // The file was cut short: the counts go on, from zero or less, where nobody else sees them.
-void ServerImpl::check_counters() {
+void Server::check_counters() {
   if (counters_lost_ || !counters_->damaged()) return;
   counters_lost_ = true;
   log_warning(
@@ -144,14 +149,14 @@ void ServerImpl::check_counters() {
 }
 
 // While the lock is still held: after it another server's socket may lie there.
-void ServerImpl::release_endpoint() {
+void Server::release_endpoint() {
   if (counters_) counters_->remove();
   if (!control_) return;
   control_.reset();
   if (endpoint_.kind == Endpoint::Kind::kIpc) ::unlink(endpoint_.path.c_str());
 }
 
-void ServerImpl::stop_control() {
+void Server::stop_control() {
   stopping_.store(true, std::memory_order_release);
   wake_.set();
   if (!control_thread_.joinable()) return;
@@ -166,7 +171,7 @@ void ServerImpl::stop_control() {
   // An op under way cannot be interrupted: what it would answer nobody reads any more.
   log_warning("an op was still under way after 5 s: ending without it");
   for (auto& [identity, session] : sessions_) session->remove_files();
-  (void)publish(true);
+  (void)publish();
   counters_->remove();
   if (endpoint_.kind == Endpoint::Kind::kIpc) {
     ::unlink(endpoint_.path.c_str());
@@ -178,7 +183,7 @@ void ServerImpl::stop_control() {
   ::_exit(exit_code(device.code()));
 }
 
-SideReport ServerImpl::report() const {
+SideReport Server::report() const {
   const std::lock_guard lock(mutex_);
   SideReport report = describe_server(info_);
   report.wall_ns = now_ns() - info_.start_ns;
@@ -189,12 +194,11 @@ SideReport ServerImpl::report() const {
 }
 
 // Any thread; also while the model is loading.
-CountersSnapshot ServerImpl::metrics() const {
+CountersSnapshot Server::metrics() const {
   CountersSnapshot metrics;
   const std::lock_guard lock(mutex_);
   metrics.server = info_;
-  metrics.sessions_active = static_cast<std::uint64_t>(
-      std::ranges::count_if(sessions_, [](const auto& entry) { return !entry.second->ending(); }));
+  metrics.sessions_active = active_sessions();
   if (!counters_) return metrics;
   const CounterSums sums = counters_->sums();
   metrics.report.transport = sums.transport;
@@ -203,27 +207,24 @@ CountersSnapshot ServerImpl::metrics() const {
   return metrics;
 }
 
-Status ServerImpl::publish(bool print) {
+Status Server::publish() {
   const SideReport current = report();
-  if (print) {
-    std::fputs(report_table(current).c_str(), stdout);
-    std::fflush(stdout);
-  }
+  std::fputs(report_table(current).c_str(), stdout);
+  std::fflush(stdout);
   if (options_.stats_json.empty()) return {};
   return write_file_atomically(options_.stats_json, report_json(current));
 }
 
-// A file that cannot be written is no reason to leave the clients; at the end it is said with the
-// exit code.
-void ServerImpl::publish_now() {
-  if (Status status = publish(true); !status.ok()) log_warning(status.message());
-}
-
-Status ServerImpl::wait_for_signals(int signal_fd) {
+Status Server::wait_for_signals(int signal_fd) {
   const bool periodic = options_.stats_interval_s > 0;
   const auto interval =
       std::chrono::nanoseconds(static_cast<std::int64_t>(options_.stats_interval_s * 1e9));
   Deadline next = Deadline::after(interval);
+  // A file that cannot be written is no reason to leave the clients; at the end it is said with the
+  // exit code.
+  const auto publish_now = [this] {
+    if (Status status = publish(); !status.ok()) log_warning(status.message());
+  };
   for (;;) {
     pollfd waiting[] = {{signal_fd, POLLIN, 0}, {device_lost_.fd(), POLLIN, 0}};
     const auto left_ms =
@@ -243,7 +244,7 @@ Status ServerImpl::wait_for_signals(int signal_fd) {
   }
 }
 
-Status ServerImpl::run(ServedModel model, int signal_fd) {
+Status Server::run(ServedModel model, int signal_fd) {
   model_ = std::make_unique<ServedModel>(std::move(model));
   RETURN_IF_ERROR(open_control());
   RETURN_IF_ERROR(open_counters());
@@ -255,7 +256,7 @@ Status ServerImpl::run(ServedModel model, int signal_fd) {
   stop_control();
   if (status.ok()) status = device_status();  // lost while the last ops were under way
   release_endpoint();
-  const Status published = publish(true);
+  const Status published = publish();
   return status.ok() ? published : status;
 }
 
@@ -264,10 +265,15 @@ Result<std::unique_ptr<Server>> Server::bind(const ServerOptions& options) {
   if (!options.endpoint.empty()) {
     ASSIGN_OR_RETURN(endpoint, parse_endpoint(options.endpoint));
   }
-  auto server = std::make_unique<ServerImpl>(options, std::move(endpoint));
+  std::unique_ptr<Server> server(new Server(options, std::move(endpoint)));
   RETURN_IF_ERROR(server->take_endpoint());
-  RETURN_IF_ERROR(server->open_metrics());
-  return std::unique_ptr<Server>(std::move(server));
+  if (!options.metrics.empty()) {
+    const auto collect = [started = server.get()] { return started->metrics(); };
+    ASSIGN_OR_RETURN(server->metrics_,
+                     MetricsEndpoint::start(options.metrics, options.insecure_tcp, collect));
+    log_info("metrics at " + server->metrics_->url());
+  }
+  return server;
 }
 
 }  // namespace airlock

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -10,15 +9,26 @@
 #include <thread>
 
 #include "base/status.h"
+#include "base/tensor.h"
 #include "base/wake_event.h"
-#include "gpu_server/server.h"
 #include "proto/handshake.h"
+#include "runtime/compute.h"
 #include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/session_channel.h"
 #include "runtime/stats/counters_layout.h"
 #include "runtime/stats/report.h"
 
 namespace airlock {
+
+/// What a server serves, loaded.
+struct ServedModel {
+  std::string config_json;
+  Tensor norms;  // fp32 [2 * layers + 1, hidden]
+  std::string digest;
+  DType stored_dtype = DType::kF32;
+  std::shared_ptr<ComputeModel> compute;
+  std::optional<DeviceReport> device;  // of a GPU
+};
 
 /// Where a session counts.
 struct SessionCounters {

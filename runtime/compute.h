@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -70,6 +71,16 @@ class Compute {
   /// bounds the op from here to its results.
   virtual Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
                                                        Deadline deadline) = 0;
+};
+
+/// How a model is loaded.
+struct LoadOptions {
+  DType dtype = DType::kF32;
+  // On a CPU compute threads in all, shared op by op among the Computes made from one model; on a
+  // GPU for reading the model.
+  std::size_t threads = 1;
+  /// Called now and then while weights load: bytes done, bytes in all. May be empty.
+  std::function<void(std::size_t done_bytes, std::size_t total_bytes)> progress;
 };
 
 /// A model's weights, held by whatever computes with them: this machine's CPU (runtime/cpu) or a

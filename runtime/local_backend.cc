@@ -8,22 +8,25 @@ namespace airlock {
 
 namespace {
 
-/// An op's loans, inputs before results.
-struct Loans {
-  std::vector<ScratchPool::Buffer> buffers;
-  std::vector<MutableTensorView> inputs;
-  std::vector<MutableTensorView> results;
-  std::vector<TensorDesc> result_descs;
-};
-
 class LocalPending : public Pending {
  public:
-  LocalPending(Loans loans, std::unique_ptr<Computation> computation, std::uint64_t prepare_ns)
-      : loans_(std::move(loans)), computation_(std::move(computation)), prepare_ns_(prepare_ns) {}
+  /// First of all; where it fails the object is of no use.
+  Status prepare(Compute& compute, ScratchPool& scratch, const OpSpec& spec, Deadline deadline) {
+    const std::uint64_t start_ns = now_ns();
+    ASSIGN_OR_RETURN(result_descs_, op_results(spec, compute.info().dims));
+    if (!is_computed(spec.op))
+      return {StatusCode::kInvalidInput, "{} is not computed by a backend", name_of(spec.op)};
+    RETURN_IF_ERROR(borrow(scratch, spec.inputs, inputs_));
+    RETURN_IF_ERROR(borrow(scratch, result_descs_, results_));
+    ASSIGN_OR_RETURN(computation_,
+                     compute.prepare(spec, {{inputs_.begin(), inputs_.end()}, results_}, deadline));
+    prepare_ns_ = now_ns() - start_ns;
+    return {};
+  }
 
   MutableTensorView input(std::size_t index) override {
-    CHECK(index < loans_.inputs.size() && !submitted_);
-    return loans_.inputs[index];
+    CHECK(index < inputs_.size() && !submitted_);
+    return inputs_[index];
   }
   Status submit() override {
     submitted_ = true;
@@ -35,10 +38,10 @@ class LocalPending : public Pending {
     has_results_ = status.ok();
     return status;
   }
-  std::span<const TensorDesc> result_descs() const override { return loans_.result_descs; }
+  std::span<const TensorDesc> result_descs() const override { return result_descs_; }
   TensorView result(std::size_t index) const override {
-    CHECK(index < loans_.results.size() && has_results_);
-    return loans_.results[index];
+    CHECK(index < results_.size() && has_results_);
+    return results_[index];
   }
   OpTimes times() const override {
     OpTimes times = computation_->times();
@@ -49,41 +52,33 @@ class LocalPending : public Pending {
   std::size_t slots_in_use() const override { return 0; }
 
  private:
-  // In this order: a device may use the loans until the computation is gone.
-  Loans loans_;
+  Status borrow(ScratchPool& scratch, std::span<const TensorDesc> descs,
+                std::vector<MutableTensorView>& views) {
+    for (const TensorDesc& desc : descs) {
+      ASSIGN_OR_RETURN(ScratchPool::Buffer buffer, scratch.take(desc.bytes()));
+      views.push_back({buffer.data(), desc});
+      buffers_.push_back(std::move(buffer));
+    }
+    return {};
+  }
+
+  // Before the computation: a device may use them until that is gone.
+  std::vector<ScratchPool::Buffer> buffers_;
+  std::vector<MutableTensorView> inputs_;
+  std::vector<MutableTensorView> results_;
+  std::vector<TensorDesc> result_descs_;
   std::unique_ptr<Computation> computation_;
-  std::uint64_t prepare_ns_;
+  std::uint64_t prepare_ns_ = 0;
   bool submitted_ = false;
   bool has_results_ = false;
 };
 
-Status take(ScratchPool& pool, std::span<const TensorDesc> descs,
-            std::vector<ScratchPool::Buffer>& buffers, std::vector<MutableTensorView>& views) {
-  for (const TensorDesc& desc : descs) {
-    ASSIGN_OR_RETURN(ScratchPool::Buffer buffer, pool.take(desc.bytes()));
-    views.push_back({buffer.data(), desc});
-    buffers.push_back(std::move(buffer));
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Pending>> LocalBackend::prepare(const OpSpec& spec, Deadline deadline) {
-  const std::uint64_t start_ns = now_ns();
-  Loans loans;
-  ASSIGN_OR_RETURN(loans.result_descs, op_results(spec, info().dims));
-  if (!is_computed(spec.op)) {
-    return Status(StatusCode::kInvalidInput, "{} is not computed by a backend", name_of(spec.op));
-  }
-  RETURN_IF_ERROR(take(scratch_, spec.inputs, loans.buffers, loans.inputs));
-  RETURN_IF_ERROR(take(scratch_, loans.result_descs, loans.buffers, loans.results));
-  ASSIGN_OR_RETURN(
-      auto computation,
-      compute_->prepare(spec, {{loans.inputs.begin(), loans.inputs.end()}, loans.results},
-                        deadline));
-  return std::unique_ptr<Pending>(std::make_unique<LocalPending>(
-      std::move(loans), std::move(computation), now_ns() - start_ns));
+  auto pending = std::make_unique<LocalPending>();
+  RETURN_IF_ERROR(pending->prepare(*compute_, scratch_, spec, deadline));
+  return std::unique_ptr<Pending>(std::move(pending));
 }
 
 }  // namespace airlock

@@ -17,10 +17,13 @@ struct DeviceTimesOf {
   // Results back.
   Cell copy_out_ns{};
   bool operator==(const DeviceTimesOf&) const = default;
-  /// As visit_device_times() below.
-  template <typename Visit, typename... Times>
-  static void visit(Visit&& visit, Times&... times) {
-    visit_device_times(visit, times...);
+  /// each("copy_in_ns", a.copy_in_ns, b.copy_in_ns, ...) and so on: the one list of these parts and
+  /// of the keys under which files have them.
+  template <typename Each, typename... Times>
+  static void visit(Each&& each, Times&... times) {
+    each("copy_in_ns", times.copy_in_ns...);
+    each("compute_ns", times.compute_ns...);
+    each("copy_out_ns", times.copy_out_ns...);
   }
 };
 
@@ -60,16 +63,8 @@ inline void balance(OpTimes& times) {
   times.wire_ns = left;
 }
 
-/// visit("copy_in_ns", a.copy_in_ns, b.copy_in_ns, ...) and so on: the one list of the device's
-/// parts and of the keys under which files have them.
-template <typename Visit, typename... Times>
-void visit_device_times(Visit&& visit, Times&... times) {
-  visit("copy_in_ns", times.copy_in_ns...);
-  visit("compute_ns", times.compute_ns...);
-  visit("copy_out_ns", times.copy_out_ns...);
-}
-
-/// The same for the parts of an op's time; the device's are not among them.
+/// visit("total_ns", a.total_ns, b.total_ns, ...) and so on, as DeviceTimesOf::visit(); the
+/// device's parts are not among them.
 template <typename Visit, typename... Times>
 void visit_times(Visit&& visit, Times&... times) {
   visit("total_ns", times.total_ns...);

@@ -12,15 +12,12 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kMaxIdleBuffers = 32;
 constexpr std::size_t kMaxIdleBytes = std::size_t{512} << 20;
 
-constexpr std::size_t round_up(std::size_t value, std::size_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
-
 /// Sizes in steps of an eighth of their power of two, so that a slightly longer prompt finds the
 /// same buffers.
 std::size_t size_class(std::size_t bytes) {
-  const std::size_t step = std::max(kPage, std::bit_floor(std::max<std::size_t>(bytes, 1)) / 8);
-  return round_up(std::max<std::size_t>(bytes, 1), step);
+  const std::size_t wanted = std::max<std::size_t>(bytes, 1);
+  const std::size_t step = std::max(kPage, std::bit_floor(wanted) / 8);
+  return (wanted + step - 1) / step * step;
 }
 
 }  // namespace

@@ -88,7 +88,7 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource
   ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, source));
   log_info(
       fmt::format("loading weights as {}, {} threads", name_of(compute.dtype), compute.threads));
-  CpuOptions cpu;
+  LoadOptions cpu;
   cpu.dtype = compute.dtype;
   cpu.threads = compute.threads;
   ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu));

@@ -1,11 +1,16 @@
-#include "gpu_server/cuda/cuda_model.h"
+#include <fmt/format.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
+#include <deque>
+#include <exception>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "gpu_server/cuda/cuda_compute.h"
+#include "base/check.h"
+#include "base/version.h"
+#include "gpu_server/cuda/op.h"
 #include "runtime/local_backend.h"
 #include "runtime/model/forward_plan.h"
 
@@ -14,6 +19,180 @@ namespace airlock::cuda {
 namespace {
 
 constexpr std::chrono::seconds kWarmUpTimeout{60};
+/// What was queued is given so long to end once nobody wants it any more, and at least the op's own
+/// time: it may be queued behind large ops of other sessions. Then the device hangs.
+constexpr std::chrono::seconds kAbandonTimeout{5};
+
+class CudaOp;
+
+/// A Compute on streams of its own; it and its ops on one thread. Two ops are on the device at
+/// once, more wait in the order of their submit().
+class CudaCompute : public Compute {
+ public:
+  /// `shared` lives as long as the last of its Computes and their ops.
+  explicit CudaCompute(std::shared_ptr<Shared> shared) : session_(std::move(shared)) {}
+
+  const BackendInfo& info() const override { return session_.shared->info; }
+  Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
+                                               Deadline deadline) override;
+
+  SessionDevice& session() { return session_; }
+  void enqueue(CudaOp& op) { queue_.push_back(&op); }
+  /// An op that never got a lane, or is over.
+  void forget(CudaOp& op) { std::erase(queue_, &op); }
+  /// Looks what is over, and starts what has found a lane. Never waits.
+  void advance();
+
+ private:
+  SessionDevice session_;
+  std::deque<CudaOp*> queue_;  // submitted, not over; they end in this order
+};
+
+/// Its server_ns is the device's own time of its copies and products, queue_ns the rest from
+/// submit() to its end.
+class CudaOp : public Computation {
+ public:
+  CudaOp(CudaCompute& compute, const OpSpec& spec, OpMemory memory, Deadline deadline)
+      : compute_(compute),
+        device_(compute.session().device),
+        deadline_(deadline),
+        work_(compute.session(), spec, std::move(memory)) {}
+  CudaOp(const CudaOp&) = delete;
+  CudaOp& operator=(const CudaOp&) = delete;
+
+  ~CudaOp() override {
+    if (waits_for_lane()) compute_.forget(*this);
+    const bool under_way = state_ == State::kRunning || state_ == State::kDraining;
+    const Deadline deadline =
+        Deadline::after(std::max<std::chrono::nanoseconds>(deadline_.remaining(), kAbandonTimeout));
+    // The memory must not change hands while the device reads or writes it.
+    for (Patience patience(kSpins); under_way && !done(); patience.pause()) {
+      if (!deadline.expired()) continue;
+      (void)device_.lose(fmt::format("{}: {} does not end: the device hangs", device_.label(),
+                                     name_of(work_.op())));
+    }
+  }
+
+  Status submit() override {
+    CHECK(state_ == State::kPrepared);
+    submit_ns_ = now_ns();
+    RETURN_IF_ERROR(work_.check());
+    state_ = State::kQueued;
+    compute_.enqueue(*this);
+    return done() ? status_ : Status();
+  }
+
+  bool done() override {
+    compute_.advance();
+    return over();
+  }
+
+  Status wait() override {
+    CHECK(state_ != State::kPrepared);
+    for (Patience patience(kSpins);; patience.pause()) {
+      if (done()) return status_;
+      if (deadline_.expired()) {
+        return {StatusCode::kDeadlineExceeded, "{} did not end within its time limit",
+                name_of(work_.op())};
+      }
+    }
+  }
+
+  OpTimes times() const override { return times_; }
+
+  bool waits_for_lane() const { return state_ == State::kQueued; }
+  bool over() const { return state_ == State::kOver; }
+
+  void start(Lane& lane) {
+    status_ = device_.health();
+    if (!status_.ok()) return end();
+    lane_ = &lane;
+    lane.taken = true;
+    state_ = State::kRunning;
+    nvtxRangePushA(std::string(name_of(work_.op())).c_str());
+    const Status status = work_.start(lane);
+    nvtxRangePop();
+    if (!status.ok()) fail(status);
+  }
+
+  void advance() {
+    if (state_ == State::kRunning) {
+      const Result<bool> over = work_.advance(times_.device);
+      if (over.ok() && *over) end();
+      if (!over.ok()) fail(over.status());
+    }
+    if (state_ != State::kDraining) return;
+    const auto streams = compute_.session().streams();
+    while (drained_ < streams.size() && !device_.lost()) {
+      const Result<bool> empty = device_.is_over(cudaStreamQuery(streams[drained_]));
+      if (!empty.ok()) break;  // the device is lost
+      if (!*empty) return;
+      ++drained_;
+    }
+    end();
+  }
+
+ private:
+  enum class State { kPrepared, kQueued, kRunning, kDraining, kOver };
+
+  // What was queued so far still reads and writes this op's memory.
+  void fail(const Status& status) {
+    status_ = status;
+    state_ = State::kDraining;
+  }
+
+  void end() {
+    state_ = State::kOver;
+    if (lane_ != nullptr) lane_->taken = false;
+    const DeviceTimes& device = times_.device;
+    times_.total_ns = now_ns() - submit_ns_;
+    times_.server_ns =
+        std::min(device.copy_in_ns + device.compute_ns + device.copy_out_ns, times_.total_ns);
+    times_.queue_ns = times_.total_ns - times_.server_ns;
+  }
+
+  CudaCompute& compute_;
+  Device& device_;
+  const Deadline deadline_;
+  OpWork work_;
+  State state_ = State::kPrepared;
+  Lane* lane_ = nullptr;
+  // Streams that were seen empty.
+  std::size_t drained_ = 0;
+  Status status_;
+  OpTimes times_;
+  std::uint64_t submit_ns_ = 0;
+};
+
+void CudaCompute::advance() {
+  while (!queue_.empty() && !queue_.front()->waits_for_lane()) {
+    CudaOp& first = *queue_.front();
+    first.advance();
+    if (!first.over()) break;
+    queue_.pop_front();
+  }
+  for (std::size_t i = 0; i < queue_.size();) {
+    CudaOp& op = *queue_[i];
+    if (op.waits_for_lane()) {
+      Lane* lane = session_.free_lane();
+      if (lane == nullptr) break;
+      op.start(*lane);
+      if (op.over()) {  // nothing to do, or nothing was begun
+        forget(op);
+        continue;
+      }
+    }
+    ++i;
+  }
+}
+
+Result<std::unique_ptr<Computation>> CudaCompute::prepare(const OpSpec& spec, OpMemory memory,
+                                                          Deadline deadline) {
+  RETURN_IF_ERROR(session_.device.health());
+  check_memory(spec, memory);
+  return std::unique_ptr<Computation>(
+      std::make_unique<CudaOp>(*this, spec, std::move(memory), deadline));
+}
 
 class CudaModelImpl : public CudaModel {
  public:
@@ -23,7 +202,10 @@ class CudaModelImpl : public CudaModel {
   const CudaDeviceInfo& device() const override { return shared_->device->info(); }
   Result<std::unique_ptr<Compute>> make_compute(
       std::span<const std::span<std::byte>> segments) override {
-    return make_cuda_compute(shared_, segments);
+    RETURN_IF_ERROR(health());
+    auto compute = std::make_unique<CudaCompute>(shared_);
+    RETURN_IF_ERROR(compute->session().open(segments));
+    return std::unique_ptr<Compute>(std::move(compute));
   }
   Status health() const override { return shared_->device->health(); }
 
@@ -34,8 +216,7 @@ class CudaModelImpl : public CudaModel {
 Status run_once(Backend& backend, const OpSpec& spec) {
   ASSIGN_OR_RETURN(auto op, backend.prepare(spec, Deadline::after(kWarmUpTimeout)));
   for (std::size_t i = 0; i < spec.inputs.size(); ++i) {
-    const auto bytes = op->input(i).bytes();
-    std::fill(bytes.begin(), bytes.end(), std::byte{0});
+    std::ranges::fill(op->input(i).bytes(), std::byte{0});
   }
   RETURN_IF_ERROR(op->submit());
   return op->wait();
@@ -55,10 +236,8 @@ Status warm_up(Backend& backend) {
   return {};
 }
 
-}  // namespace
-
-Result<std::shared_ptr<CudaModel>> create_model(const ModelSource& model,
-                                                const CudaOptions& options) {
+/// Loads, then runs each kind of op once.
+Result<std::shared_ptr<CudaModel>> load(const ModelSource& model, const CudaOptions& options) {
   if (!is_float(options.dtype)) {
     return Status(StatusCode::kInvalidInput, "a model's dtype is fp32, fp16 or bf16");
   }
@@ -71,13 +250,30 @@ Result<std::shared_ptr<CudaModel>> create_model(const ModelSource& model,
   ASSIGN_OR_RETURN(std::string digest, model.digest());
   shared->info = {model.config().dims, options.dtype,           model.stored_dtype(),
                   options.threads,     shared->device->label(), std::move(digest)};
-  ASSIGN_OR_RETURN(shared->weights, DeviceWeights::load(*shared->device, model, options));
-  {
-    ASSIGN_OR_RETURN(auto compute, make_cuda_compute(shared, {}));
-    LocalBackend backend(std::move(compute));
-    RETURN_IF_ERROR(warm_up(backend));
-  }
-  return std::shared_ptr<CudaModel>(std::make_shared<CudaModelImpl>(std::move(shared)));
+  ASSIGN_OR_RETURN(shared->weights, load_weights(*shared->device, model, options));
+  auto loaded = std::make_shared<CudaModelImpl>(std::move(shared));
+  ASSIGN_OR_RETURN(auto compute, loaded->make_compute({}));
+  LocalBackend backend(std::move(compute));
+  RETURN_IF_ERROR(warm_up(backend));
+  return std::shared_ptr<CudaModel>(std::move(loaded));
 }
 
+/// CudaModule::create. Exceptions do not cross the module's border.
+Result<std::shared_ptr<CudaModel>> create(const ModelSource& model, const CudaOptions& options) {
+  try {
+    return load(model, options);
+  } catch (const std::bad_alloc&) {
+    return Status(StatusCode::kResourceExhausted, "out of memory");
+  } catch (const std::exception& error) {
+    return Status(StatusCode::kInternal, "the CUDA module: {}", error.what());
+  }
+}
+
+}  // namespace
 }  // namespace airlock::cuda
+
+extern "C" __attribute__((visibility("default"))) const airlock::CudaModule* airlock_cuda_module() {
+  static const airlock::CudaModule module{airlock::kCudaModuleAbi, airlock::kVersion,
+                                          airlock::cuda::create};
+  return &module;
+}

@@ -40,10 +40,6 @@ std::string version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }
 
-std::string blas_version_text(int version) {
-  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
-}
-
 // Why a first call fails, for someone who just installed a driver.
 Status explain_start(cudaError_t error, std::string_view device) {
   int driver = 0;
@@ -65,14 +61,13 @@ Result<std::shared_ptr<Device>> Device::open(int ordinal) {
   std::shared_ptr<Device> device(new Device(ordinal));
   device->label_ = fmt::format("cuda:{}", ordinal);
   int count = 0;
-  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess)
-    return explain_start(error, device->label_);
-  if (ordinal < 0 || ordinal >= count) {
+  cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaSuccess && (ordinal < 0 || ordinal >= count)) {
     return Status(StatusCode::kDevice, "{}: this machine has {} CUDA device{}", device->label_,
                   count, count == 1 ? "" : "s");
   }
-  if (const cudaError_t error = cudaSetDevice(ordinal); error != cudaSuccess)
-    return explain_start(error, device->label_);
+  if (error == cudaSuccess) error = cudaSetDevice(ordinal);
+  if (error != cudaSuccess) return explain_start(error, device->label_);
   RETURN_IF_ERROR(device->describe());
   return device;
 }
@@ -102,7 +97,7 @@ Status Device::describe() {
   ASSIGN_OR_RETURN(const Blas blas, make_blas(*this));
   int version = 0;
   RETURN_IF_ERROR(check(cublasGetVersion(blas.get(), &version), "ask for cuBLAS's version"));
-  info_.cublas = blas_version_text(version);
+  info_.cublas = fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
   return {};
 }
 
@@ -148,18 +143,24 @@ Status Device::health() const {
   return {StatusCode::kDevice, reason_};
 }
 
+Result<bool> Device::is_over(cudaError_t answer) {
+  if (answer == cudaSuccess) return true;
+  if (answer == cudaErrorNotReady) return false;
+  return lose(check(answer, "run an op").message());
+}
+
 Result<Stream> make_stream(Device& device) {
   cudaStream_t stream = nullptr;
   RETURN_IF_ERROR(
       device.check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "make a stream"));
-  return Stream(device, stream);
+  return Stream(stream, {&device});
 }
 
 Result<Event> make_event(Device& device) {
   cudaEvent_t event = nullptr;
   RETURN_IF_ERROR(
       device.check(cudaEventCreateWithFlags(&event, cudaEventDefault), "make an event"));
-  return Event(device, event);
+  return Event(event, {&device});
 }
 
 Result<Blas> make_blas(Device& device) {
@@ -172,7 +173,7 @@ Result<Blas> make_blas(Device& device) {
                   cublasGetStatusName(status));
   }
   RETURN_IF_ERROR(device.check(status, "start cuBLAS"));
-  return Blas(device, handle);
+  return Blas(handle, {&device});
 }
 
 }  // namespace airlock::cuda

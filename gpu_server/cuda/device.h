@@ -9,13 +9,18 @@
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <utility>
+#include <type_traits>
 
+#include "base/deadline.h"
+#include "base/patience.h"
 #include "base/status.h"
 #include "gpu_server/cuda_module_abi.h"
 
 /// Internal to gpu_server/cuda.
 namespace airlock::cuda {
+
+/// Looks at an event before naps come between: an op of a few microseconds is answered at once.
+inline constexpr int kSpins = 2000;
 
 /// One GPU, and whether it still works. An error that CUDA will not take back (an illegal address,
 /// a device that fell off the bus) makes it lost: from then on nothing calls CUDA any more, and
@@ -44,6 +49,23 @@ class Device {
   /// Ok, or kDevice with why it was lost.
   Status health() const;
 
+  /// What cudaEventQuery() or cudaStreamQuery() said: whether it is over. An error here is what
+  /// became of queued work, so the device is lost.
+  Result<bool> is_over(cudaError_t answer);
+  /// Until `query` (one of those two) says that `handle` is over. It looks again and again, so that
+  /// no wait is without an end and none holds more than it waits for. kDevice, and the device is
+  /// lost, where it "does not finish WHAT" in time.
+  template <typename T>
+  Status wait_until_over(cudaError_t (*query)(T), T handle, std::string_view what,
+                         Deadline deadline) {
+    for (Patience patience(kSpins);; patience.pause()) {
+      RETURN_IF_ERROR(health());
+      ASSIGN_OR_RETURN(const bool over, is_over(query(handle)));
+      if (over) return {};
+      if (deadline.expired()) return lose(label_ + " does not finish " + std::string(what));
+    }
+  }
+
  private:
   explicit Device(int ordinal) : ordinal_(ordinal) {}
   Status describe();
@@ -57,28 +79,17 @@ class Device {
   std::string reason_;  // guarded by mutex_
 };
 
+template <auto kDestroy>
+struct Destroy {
+  Device* device = nullptr;
+  template <typename T>
+  void operator()(T* handle) const {
+    if (!device->lost()) (void)device->check(kDestroy(handle), "destroy");
+  }
+};
 /// Owns a CUDA handle: destroyed with `kDestroy`, unless its device is lost. One thread.
 template <typename T, auto kDestroy>
-class Handle {
- public:
-  Handle() = default;
-  Handle(Device& device, T value) : device_(&device), value_(value) {}
-  Handle(Handle&& other) noexcept
-      : device_(other.device_), value_(std::exchange(other.value_, nullptr)) {}
-  Handle& operator=(Handle&& other) noexcept {
-    std::swap(device_, other.device_);
-    std::swap(value_, other.value_);
-    return *this;
-  }
-  ~Handle() {
-    if (value_ != nullptr && !device_->lost()) (void)device_->check(kDestroy(value_), "destroy");
-  }
-  T get() const { return value_; }
-
- private:
-  Device* device_ = nullptr;
-  T value_ = nullptr;
-};
+using Handle = std::unique_ptr<std::remove_pointer_t<T>, Destroy<kDestroy>>;
 
 using Stream = Handle<cudaStream_t, cudaStreamDestroy>;
 using Event = Handle<cudaEvent_t, cudaEventDestroy>;

@@ -9,18 +9,18 @@ namespace airlock::cuda {
 
 namespace {
 
+// 4 MiB take well under a millisecond, but other sessions' gigabytes may be queued before them.
+constexpr std::chrono::seconds kPieceTimeout{60};
+
 double mib(std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; }
 
 }  // namespace
 
-Result<DeviceMemory> DeviceMemory::allocate(Device& device, std::size_t bytes,
-                                            std::string_view what) {
+Result<DeviceMemory> allocate(Device& device, std::size_t bytes, std::string_view what) {
   void* data = nullptr;
   RETURN_IF_ERROR(device.check(cudaMalloc(&data, bytes),
                                fmt::format("allocate {:.1f} MiB for {}", mib(bytes), what)));
-  DeviceMemory made;
-  made.memory_ = Handle<std::byte*, free_bytes>(device, static_cast<std::byte*>(data));
-  return made;
+  return DeviceMemory(data, {&device});
 }
 
 Status GrowingBuffer::reserve(std::size_t bytes, cudaStream_t stream) {
@@ -45,26 +45,50 @@ Status GrowingBuffer::release(cudaStream_t stream) {
 }
 
 Result<Registration> Registration::make(Device& device, std::span<std::byte> memory) {
-  RETURN_IF_ERROR(
-      device.check(cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterDefault),
-                   fmt::format("pin {:.1f} MiB of host memory", mib(memory.size()))));
   Registration made;
-  made.handle_ = Handle<std::byte*, forget>(device, memory.data());
-  made.memory_ = memory;
+  const Status status =
+      device.check(cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterDefault),
+                   fmt::format("pin {:.1f} MiB of host memory", mib(memory.size())));
+  if (status.ok()) {
+    made.handle_ = Handle<void*, cudaHostUnregister>(memory.data(), {&device});
+    made.memory_ = memory;
+  } else if (device.lost()) {
+    return status;
+  }
   return made;
 }
 
-Result<HostBuffer> HostBuffer::allocate(Device& device, std::size_t bytes) {
-  HostBuffer made;
-  ASSIGN_OR_RETURN(made.pages_, PageBuffer::allocate(bytes));
-  auto registration = Registration::make(device, {made.pages_.data(), made.pages_.bytes()});
-  if (registration.ok()) {
-    made.registration_ = std::move(registration).value();
-    made.pinned_ = true;
-  } else if (device.lost()) {
-    return registration.status();
+Status Staging::prepare() {
+  if (prepared_) return {};
+  for (Piece& piece : pieces_) {
+    // At once: an earlier try may have left one, whose memory must outlive its registration.
+    Piece made;
+    ASSIGN_OR_RETURN(made.memory, PageBuffer::allocate(piece_bytes_));
+    ASSIGN_OR_RETURN(made.registration,
+                     Registration::make(device_, {made.memory.data(), made.memory.bytes()}));
+    ASSIGN_OR_RETURN(made.copied, make_event(device_));
+    piece = std::move(made);
   }
-  return made;
+  prepared_ = true;
+  return {};
+}
+
+Result<Staging::Piece*> Staging::next_free() {
+  Piece& next = piece(turn_++);
+  if (std::exchange(next.busy, false)) {
+    RETURN_IF_ERROR(device_.wait_until_over(cudaEventQuery, next.copied.get(), "a copy",
+                                            Deadline::after(kPieceTimeout)));
+  }
+  return &next;
+}
+
+Status Staging::send(Piece& piece, std::byte* to, std::size_t bytes, cudaStream_t stream,
+                     std::string_view what) {
+  RETURN_IF_ERROR(device_.check(
+      cudaMemcpyAsync(to, piece.memory.data(), bytes, cudaMemcpyHostToDevice, stream), what));
+  RETURN_IF_ERROR(device_.check(cudaEventRecord(piece.copied.get(), stream), what));
+  piece.busy = true;
+  return {};
 }
 
 }  // namespace airlock::cuda

@@ -4,6 +4,7 @@
 #include <span>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "base/page_buffer.h"
 #include "gpu_server/cuda/device.h"
@@ -11,18 +12,13 @@
 /// Internal to gpu_server/cuda.
 namespace airlock::cuda {
 
-/// cudaMalloc'ed memory of a fixed size: weights, a workspace. One thread.
-class DeviceMemory {
- public:
-  DeviceMemory() = default;
-  /// kResourceExhausted names `what` and its size.
-  static Result<DeviceMemory> allocate(Device& device, std::size_t bytes, std::string_view what);
-  std::byte* data() const { return memory_.get(); }
+/// How tensors lie on the device: what cudaMalloc() itself aligns to.
+constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
 
- private:
-  static cudaError_t free_bytes(std::byte* data) { return cudaFree(data); }
-  Handle<std::byte*, free_bytes> memory_;
-};
+/// cudaMalloc'ed memory of a fixed size: weights, a workspace. One thread.
+using DeviceMemory = Handle<void*, cudaFree>;
+/// kResourceExhausted names `what` and its size.
+Result<DeviceMemory> allocate(Device& device, std::size_t bytes, std::string_view what);
 
 /// Device memory that only grows, in the order of a stream: nobody waits for it. What lay in it is
 /// gone when it grows. One thread; must be empty (release()) before its stream is destroyed.
@@ -37,7 +33,6 @@ class GrowingBuffer {
   Status reserve(std::size_t bytes, cudaStream_t stream);
   Status release(cudaStream_t stream);
   std::byte* data() const { return data_; }
-  std::size_t capacity() const { return capacity_; }
 
  private:
   Device& device_;
@@ -45,36 +40,63 @@ class GrowingBuffer {
   std::size_t capacity_ = 0;
 };
 
-/// Makes host memory known to the device (pinned), so that it is copied where it lies. One thread.
+/// Host memory that the device was made to know (pinned), so that it is copied where it lies; or
+/// none. One thread.
 class Registration {
  public:
   Registration() = default;
-  /// What fails is no harm: without it copies are slower.
+  /// Of nothing where the system does not pin `memory`, which is no harm: copies are slower then.
+  /// kDevice: the device is lost.
   static Result<Registration> make(Device& device, std::span<std::byte> memory);
+  bool pinned() const { return handle_ != nullptr; }
   bool covers(const std::byte* data, std::size_t bytes) const {
     return memory_.data() <= data && data + bytes <= memory_.data() + memory_.size();
   }
 
  private:
-  static cudaError_t forget(std::byte* data) { return cudaHostUnregister(data); }
-  Handle<std::byte*, forget> handle_;
+  Handle<void*, cudaHostUnregister> handle_;
   std::span<std::byte> memory_;
 };
 
-/// Host pages, registered where the device takes them. One thread.
-class HostBuffer {
+/// A few buffers, pinned where the system does that, through which goes what does not lie in
+/// registered memory (tensors that crossed by ZeroMQ, weights), a piece at a time, in one
+/// direction: the host copies one piece while the device copies another. Made when first needed;
+/// its size is the bound on what is pinned. One thread.
+class Staging {
  public:
-  HostBuffer() = default;
-  /// kResourceExhausted where the system has no memory; without pinning it is as good and slower.
-  static Result<HostBuffer> allocate(Device& device, std::size_t bytes);
-  std::byte* data() const { return pages_.data(); }
-  bool pinned() const { return pinned_; }
+  static constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
+  static constexpr std::size_t kPieces = 4;
+
+  struct Piece {
+    PageBuffer memory;
+    Registration registration;  // goes before the memory does
+    Event copied;
+    bool busy = false;  // the device still copies: until `copied` is over
+  };
+
+  explicit Staging(Device& device, std::size_t pieces = kPieces,
+                   std::size_t piece_bytes = kPieceBytes)
+      : device_(device), piece_bytes_(piece_bytes), pieces_(pieces) {}
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  /// kResourceExhausted. Whether pieces are pinned is the system's choice.
+  Status prepare();
+  /// The pieces in turn, by a count that only grows. It may still be busy.
+  Piece& piece(std::size_t count) { return pieces_[count % pieces_.size()]; }
+  /// The next piece, when it is free. kDevice, and the device is lost, where that takes too long.
+  Result<Piece*> next_free();
+  /// Queues the copy of a piece's first `bytes` to the device; the piece is busy until it is done.
+  Status send(Piece& piece, std::byte* to, std::size_t bytes, cudaStream_t stream,
+              std::string_view what);
+  bool pinned() const { return pieces_.front().registration.pinned(); }
 
  private:
-  // Its registration goes before the pages do.
-  PageBuffer pages_;
-  Registration registration_;
-  bool pinned_ = false;
+  Device& device_;
+  const std::size_t piece_bytes_;
+  std::vector<Piece> pieces_;
+  std::size_t turn_ = 0;
+  bool prepared_ = false;
 };
 
 }  // namespace airlock::cuda

@@ -1,31 +1,18 @@
 #include "gpu_server/cuda/op.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cstring>
 
 #include "gpu_server/cuda/kernels.h"
-#include "gpu_server/cuda/wait.h"
 #include "proto/limits.h"
 
 namespace airlock::cuda {
-
-namespace {
-
-constexpr std::size_t kAlignment = 256;
-
-constexpr std::size_t aligned(std::size_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
 
 // A row of a result that lies among others fits one pinned piece.
 static_assert(static_cast<std::size_t>(limits::kMaxHeads * limits::kMaxHeadDim) * sizeof(float) <=
                   Staging::kPieceBytes &&
               static_cast<std::size_t>(limits::kMaxIntermediate) * sizeof(float) <=
                   Staging::kPieceBytes);
-
-}  // namespace
 
 Status OpWork::check() {
   if (spec_.op != Op::kEmbedding) return {};
@@ -48,7 +35,11 @@ Status OpWork::reserve(GrowingBuffer& buffer, std::size_t bytes, const Stream& s
 }
 
 Status OpWork::record(const Event& event, const Stream& stream) {
-  return session_.device.check(cudaEventRecord(event.get(), stream.get()), "record an event");
+  return device_.check(cudaEventRecord(event.get(), stream.get()), "record an event");
+}
+
+Status OpWork::join(const Stream& stream, const Event& event) {
+  return device_.check(cudaStreamWaitEvent(stream.get(), event.get(), 0), "join streams");
 }
 
 Status OpWork::copy_in() {
@@ -59,60 +50,48 @@ Status OpWork::copy_in() {
   std::byte* to = lane_->in.data();
   operands_.clear();
   for (const TensorView& input : memory_.inputs) {
-    const bool is_ids =
-        spec_.op == Op::kEmbedding;  // the checked copy, not what the peer can change
+    // Of ids the checked copy, not what the peer can change.
+    const bool is_ids = spec_.op == Op::kEmbedding;
     const std::byte* from = is_ids ? reinterpret_cast<const std::byte*>(ids_.data()) : input.data;
     RETURN_IF_ERROR(copy_operand(from, input.desc.bytes(), is_pinned(input) && !is_ids, to));
     operands_.push_back(to);
     to += aligned(input.desc.bytes());
   }
   RETURN_IF_ERROR(record(lane_->in_end, session_.in));
-  return session_.device.check(cudaStreamWaitEvent(session_.compute.get(), lane_->in_end.get(), 0),
-                               "join streams");
+  return join(session_.compute, lane_->in_end);
 }
 
 Status OpWork::copy_operand(const std::byte* from, std::size_t bytes, bool pinned, std::byte* to) {
-  const auto copy = [&](std::byte* device, const std::byte* host, std::size_t count) {
-    return session_.device.check(
-        cudaMemcpyAsync(device, host, count, cudaMemcpyHostToDevice, session_.in.get()),
-        "copy an operand");
-  };
-  if (pinned) return copy(to, from, bytes);
-  RETURN_IF_ERROR(session_.stage_in.prepare());
-  if (!session_.stage_in.pinned()) return copy(to, from, bytes);  // CUDA stages it itself
+  constexpr std::string_view kWhat = "copy an operand";
+  const cudaStream_t stream = session_.in.get();
+  Staging& staging = session_.stage_in;
+  if (!pinned) RETURN_IF_ERROR(staging.prepare());
+  if (pinned || !staging.pinned()) {  // else CUDA stages it itself
+    return device_.check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), kWhat);
+  }
   for (std::size_t done = 0; done < bytes;) {
-    ASSIGN_OR_RETURN(Staging::Piece * piece, session_.stage_in.next_free());
+    ASSIGN_OR_RETURN(Staging::Piece * piece, staging.next_free());
     const std::size_t count = std::min(bytes - done, Staging::kPieceBytes);
     std::memcpy(piece->memory.data(), from + done, count);
-    RETURN_IF_ERROR(copy(to + done, piece->memory.data(), count));
-    RETURN_IF_ERROR(record(piece->copied, session_.in));
-    piece->busy = true;
+    RETURN_IF_ERROR(staging.send(*piece, to + done, count, stream, kWhat));
     done += count;
   }
   return {};
 }
 
-DType OpWork::product_dtype() const {
-  return spec_.result_dtype == session_.shared->weights.dtype() ? spec_.result_dtype : DType::kF32;
-}
-
-bool OpWork::direct() const { return product_dtype() == spec_.result_dtype; }
-
 Status OpWork::compute() {
   RETURN_IF_ERROR(plan_results());
-  if (spec_.op != Op::kEmbedding) RETURN_IF_ERROR(convert_operands());
+  RETURN_IF_ERROR(convert_operands());
   switch (spec_.op) {
     case Op::kEmbedding:
       RETURN_IF_ERROR(embed());
       break;
     case Op::kBatchLinear:
+    case Op::kLmHead:
       RETURN_IF_ERROR(linear());
       break;
     case Op::kMatmul:
       RETURN_IF_ERROR(multiply());
-      break;
-    case Op::kLmHead:
-      RETURN_IF_ERROR(lm_head());
       break;
     case Op::kInit:
     case Op::kStats:
@@ -127,37 +106,40 @@ Status OpWork::plan_results() {
   std::size_t values = 0;
   std::size_t converted = 0;
   for (const MutableTensorView& result : memory_.results) {
-    values += aligned(result.desc.elements() * dtype_bytes(product_dtype()));
-    if (!direct() && spec_.op != Op::kEmbedding) converted += aligned(result.desc.bytes());
+    values += aligned(result.desc.elements() * dtype_bytes(value_dtype()));
+    if (!direct()) converted += aligned(result.desc.bytes());
   }
   RETURN_IF_ERROR(reserve(lane_->out, values + converted, session_.compute));
-  device_results_.assign(memory_.results.size(), {});
-  std::byte* to = lane_->out.data() + values;
-  // linear() and direct results change this.
-  for (std::size_t i = 0; i < memory_.results.size(); ++i) {
-    const TensorDesc& desc = memory_.results[i].desc;
-    device_results_[i] = {to, desc.bytes(), desc.bytes(), 1};
-    to += aligned(desc.bytes());
+  device_results_.clear();
+  // linear() changes this where its values are the results.
+  std::byte* to = lane_->out.data() + (direct() ? 0 : values);
+  for (const MutableTensorView& result : memory_.results) {
+    const std::size_t bytes = result.desc.bytes();
+    device_results_.push_back({to, bytes, bytes, 1});
+    to += aligned(bytes);
   }
   return {};
 }
 
 Status OpWork::convert_operands() {
-  const DType held = session_.shared->weights.dtype();
+  const DType held = weights_.dtype;
+  const auto converts = [&](const TensorView& input) {
+    return spec_.op != Op::kEmbedding && input.desc.dtype != held;
+  };
   std::size_t bytes = 0;
   for (const TensorView& input : memory_.inputs) {
-    if (input.desc.dtype != held) bytes += aligned(input.desc.elements() * dtype_bytes(held));
+    if (converts(input)) bytes += aligned(input.desc.elements() * dtype_bytes(held));
   }
   RETURN_IF_ERROR(reserve(lane_->converted, bytes, session_.compute));
   RETURN_IF_ERROR(record(lane_->compute_begin, session_.compute));
   std::byte* to = lane_->converted.data();
   for (std::size_t i = 0; i < memory_.inputs.size(); ++i) {
+    if (!converts(memory_.inputs[i])) continue;
     const TensorDesc& desc = memory_.inputs[i].desc;
-    if (desc.dtype == held) continue;
     const auto count = static_cast<std::int64_t>(desc.elements());
     const Conversion job{operands_[i], desc.dtype, count, to, held, 1, count};
     RETURN_IF_ERROR(
-        session_.device.check(launch_convert(job, session_.compute.get()), "convert an operand"));
+        device_.check(launch_convert(job, session_.compute.get()), "convert an operand"));
     operands_[i] = to;
     to += aligned(desc.elements() * dtype_bytes(held));
   }
@@ -165,90 +147,68 @@ Status OpWork::convert_operands() {
 }
 
 Status OpWork::embed() {
-  RETURN_IF_ERROR(record(lane_->compute_begin, session_.compute));
-  const DeviceWeight& table = session_.shared->weights.table();
-  const Gather job{table.data,
-                   session_.shared->weights.dtype(),
-                   reinterpret_cast<const std::int32_t*>(operands_[0]),
-                   lane_->out.data(),
-                   spec_.result_dtype,
-                   static_cast<std::int64_t>(ids_.size()),
-                   table.k};
-  device_results_[0].data = lane_->out.data();
-  return session_.device.check(launch_gather(job, session_.compute.get()), "look up embeddings");
+  const Gather job{.table = weights_.table.data,
+                   .from = weights_.dtype,
+                   .ids = reinterpret_cast<const std::int32_t*>(operands_[0]),
+                   .out = device_results_[0].data,
+                   .to = spec_.result_dtype,
+                   .tokens = static_cast<std::int64_t>(ids_.size()),
+                   .hidden = weights_.table.k};
+  return device_.check(launch_gather(job, session_.compute.get()), "look up embeddings");
 }
 
 Status OpWork::linear() {
-  const DeviceWeights& weights = session_.shared->weights;
   const std::int64_t rows = memory_.inputs[0].desc.shape[0];
-  const std::size_t element = dtype_bytes(product_dtype());
+  const std::size_t element = dtype_bytes(value_dtype());
+  const std::size_t count = memory_.results.size();
   std::byte* values = lane_->out.data();
-  for (std::size_t first = 0; first < spec_.weights.size();) {
+  for (std::size_t first = 0, end = 0; first < count; first = end) {
     // Weights that lie right behind each other are one: q, k, v; gate, up.
-    DeviceWeight group = weights.weight(spec_.weights[first]);
-    std::size_t end = first + 1;
-    for (; end < spec_.weights.size(); ++end) {
-      const DeviceWeight& next = weights.weight(spec_.weights[end]);
-      const auto group_bytes =
-          static_cast<std::size_t>(group.n * group.k) * dtype_bytes(weights.dtype());
-      if (next.k != group.k || next.data != group.data + group_bytes) break;
+    DeviceWeight group = weight(first);
+    for (end = first + 1; end < count; ++end) {
+      const DeviceWeight& next = weight(end);
+      if (next.k != group.k || next.data != group.data + group.bytes(weights_.dtype)) break;
       group.n += next.n;
     }
-    RETURN_IF_ERROR(session_.products->linear(operands_[0], rows, group, weights.dtype(),
-                                              {values, product_dtype()}));
-    std::int64_t column = 0;
+    RETURN_IF_ERROR(session_.products->linear(operands_[0], rows, group, weights_.dtype,
+                                              {values, value_dtype()}));
+    const std::size_t pitch_bytes = static_cast<std::size_t>(group.n) * element;
+    std::byte* mine = values;
     for (std::size_t i = first; i < end; ++i) {
-      const std::int64_t n = weights.weight(spec_.weights[i]).n;
-      const std::byte* mine = values + static_cast<std::size_t>(column) * element;
+      const std::size_t width_bytes = static_cast<std::size_t>(weight(i).n) * element;
       if (direct()) {
-        device_results_[i] = {mine, static_cast<std::size_t>(group.n) * element,
-                              static_cast<std::size_t>(n) * element,
-                              static_cast<std::size_t>(rows)};
+        device_results_[i] = {mine, pitch_bytes, width_bytes, static_cast<std::size_t>(rows)};
       } else {
-        RETURN_IF_ERROR(
-            convert_result(mine, group.n, i, const_cast<std::byte*>(device_results_[i].data)));
+        RETURN_IF_ERROR(convert_result(mine, group.n, i));
       }
-      column += n;
+      mine += width_bytes;
     }
-    values += aligned(static_cast<std::size_t>(rows * group.n) * element);
-    first = end;
+    values += aligned(static_cast<std::size_t>(rows) * pitch_bytes);
   }
   return {};
-}
-
-Status OpWork::lm_head() {
-  device_results_[0].data = lane_->out.data();  // fp32, which any product can give
-  return session_.products->linear(
-      operands_[0], memory_.inputs[0].desc.shape[0], session_.shared->weights.lm_head(),
-      session_.shared->weights.dtype(), {lane_->out.data(), DType::kF32});
 }
 
 Status OpWork::multiply() {
   RETURN_IF_ERROR(session_.products->matmul(
       operands_[0], memory_.inputs[0].desc.shape, operands_[1], memory_.inputs[1].desc.shape,
-      spec_.transpose, session_.shared->weights.dtype(), {lane_->out.data(), product_dtype()}));
-  if (direct()) {
-    device_results_[0].data = lane_->out.data();
-    return {};
-  }
+      spec_.transpose, weights_.dtype, {lane_->out.data(), value_dtype()}));
+  if (direct()) return {};
+  const TensorDesc& desc = memory_.results[0].desc;
   return convert_result(lane_->out.data(),
-                        static_cast<std::int64_t>(memory_.results[0].desc.elements() /
-                                                  memory_.results[0].desc.shape[0]),
-                        0, const_cast<std::byte*>(device_results_[0].data));
+                        static_cast<std::int64_t>(desc.elements()) / desc.shape[0], 0);
 }
 
-Status OpWork::convert_result(const std::byte* values, std::int64_t pitch, std::size_t index,
-                              std::byte* to) {
+Status OpWork::convert_result(const std::byte* values, std::int64_t pitch, std::size_t index) {
   const TensorDesc& desc = memory_.results[index].desc;
   const std::int64_t rows = desc.shape[0];
-  const Conversion job{values,
-                       product_dtype(),
-                       pitch,
-                       to,
-                       desc.dtype,
-                       rows,
-                       static_cast<std::int64_t>(desc.elements()) / rows};
-  return session_.device.check(launch_convert(job, session_.compute.get()), "convert a result");
+  const Conversion job{.in = values,
+                       .from = value_dtype(),
+                       .in_pitch = pitch,
+                       .out = device_results_[index].data,
+                       .to = desc.dtype,
+                       .rows = rows,
+                       .columns = static_cast<std::int64_t>(desc.elements()) / rows};
+  return device_.check(launch_convert(job, session_.compute.get()), "convert a result");
 }
 
 // What waits in the out stream holds up whatever is queued behind it, and the pieces of the op
@@ -257,8 +217,7 @@ Status OpWork::convert_result(const std::byte* values, std::int64_t pitch, std::
 Status OpWork::copy_out() {
   const auto pinned = [this](const MutableTensorView& result) { return is_pinned(result); };
   if (!std::ranges::all_of(memory_.results, pinned)) return session_.stage_out.prepare();
-  RETURN_IF_ERROR(session_.device.check(
-      cudaStreamWaitEvent(session_.out.get(), lane_->compute_end.get(), 0), "join streams"));
+  RETURN_IF_ERROR(join(session_.out, lane_->compute_end));
   RETURN_IF_ERROR(begin_copies());
   return record(lane_->out_end, session_.out);
 }
@@ -277,41 +236,35 @@ Status OpWork::begin_copies() {
 }
 
 Status OpWork::copy_result(const DeviceResult& from, std::byte* to) {
-  if (from.pitch_bytes == from.width_bytes || from.rows == 1) {
-    return session_.device.check(cudaMemcpyAsync(to, from.data, from.width_bytes * from.rows,
-                                                 cudaMemcpyDeviceToHost, session_.out.get()),
-                                 "copy a result");
-  }
-  return session_.device.check(
-      cudaMemcpy2DAsync(to, from.width_bytes, from.data, from.pitch_bytes, from.width_bytes,
-                        from.rows, cudaMemcpyDeviceToHost, session_.out.get()),
+  const bool dense = from.pitch_bytes == from.width_bytes || from.rows == 1;
+  const cudaStream_t stream = session_.out.get();
+  return device_.check(
+      dense ? cudaMemcpyAsync(to, from.data, from.width_bytes * from.rows, cudaMemcpyDeviceToHost,
+                              stream)
+            : cudaMemcpy2DAsync(to, from.width_bytes, from.data, from.pitch_bytes, from.width_bytes,
+                                from.rows, cudaMemcpyDeviceToHost, stream),
       "copy a result");
 }
 
 void OpWork::split(const DeviceResult& from, std::byte* to) {
-  DeviceResult whole = from;
-  if (from.pitch_bytes == from.width_bytes) {  // dense: cut anywhere
-    whole.width_bytes = whole.pitch_bytes = 1;
-    whole.rows = from.width_bytes * from.rows;
-  }
+  // A dense one is cut anywhere, others between their rows.
+  const bool dense = from.pitch_bytes == from.width_bytes;
+  const DeviceResult whole =
+      dense ? DeviceResult{from.data, 1, 1, from.width_bytes * from.rows} : from;
   const std::size_t step = Staging::kPieceBytes / whole.width_bytes;
   for (std::size_t row = 0; row < whole.rows; row += step) {
-    const std::size_t rows = std::min(step, whole.rows - row);
     Part part{whole, to + row * whole.width_bytes};
     part.from.data += row * whole.pitch_bytes;
-    part.from.rows = rows;
-    if (whole.pitch_bytes == whole.width_bytes) {
-      part.from = {part.from.data, rows * whole.width_bytes, rows * whole.width_bytes, 1};
-    }
+    part.from.rows = std::min(step, whole.rows - row);
     parts_.push_back(part);
   }
 }
 
-Result<bool> OpWork::advance() {
-  if (session_.device.lost()) return session_.device.health();
+Result<bool> OpWork::advance(DeviceTimes& times) {
+  RETURN_IF_ERROR(device_.health());
   if (!copying_) {
     ASSIGN_OR_RETURN(const bool computed,
-                     is_over(session_.device, cudaEventQuery(lane_->compute_end.get())));
+                     device_.is_over(cudaEventQuery(lane_->compute_end.get())));
     if (!computed) return false;
     RETURN_IF_ERROR(begin_copies());
   }
@@ -320,12 +273,16 @@ Result<bool> OpWork::advance() {
     if (!all_landed) return false;
     RETURN_IF_ERROR(record(lane_->out_end, session_.out));
   }
-  return is_over(session_.device, cudaEventQuery(lane_->out_end.get()));
+  ASSIGN_OR_RETURN(const bool copied, device_.is_over(cudaEventQuery(lane_->out_end.get())));
+  if (!copied) return false;
+  ASSIGN_OR_RETURN(times.copy_in_ns, ns_between(lane_->in_begin, lane_->in_end));
+  ASSIGN_OR_RETURN(times.compute_ns, ns_between(lane_->compute_begin, lane_->compute_end));
+  ASSIGN_OR_RETURN(times.copy_out_ns, ns_between(lane_->out_begin, lane_->out_end));
+  return true;
 }
 
 // Only of the op that is the first to end: no other one uses the pieces meanwhile.
 Result<bool> OpWork::advance_parts() {
-  Device& device = session_.device;
   if (!session_.stage_out.pinned()) {  // then a copy waits in the call
     for (; landed_ < parts_.size(); ++landed_) {
       RETURN_IF_ERROR(copy_result(parts_[landed_].from, parts_[landed_].to));
@@ -340,26 +297,18 @@ Result<bool> OpWork::advance_parts() {
     }
     if (landed_ == parts_.size()) return true;
     const Staging::Piece& piece = session_.stage_out.piece(landed_);
-    ASSIGN_OR_RETURN(const bool copied, is_over(device, cudaEventQuery(piece.copied.get())));
+    ASSIGN_OR_RETURN(const bool copied, device_.is_over(cudaEventQuery(piece.copied.get())));
     if (!copied) return false;
     const Part& part = parts_[landed_++];
     std::memcpy(part.to, piece.memory.data(), part.from.width_bytes * part.from.rows);
   }
 }
 
-Result<DeviceTimes> OpWork::device_times() const {
-  DeviceTimes times;
-  const auto between = [&](const Event& begin, const Event& end, std::uint64_t& ns) {
-    float milliseconds = 0;
-    RETURN_IF_ERROR(session_.device.check(
-        cudaEventElapsedTime(&milliseconds, begin.get(), end.get()), "time an op"));
-    ns = static_cast<std::uint64_t>(std::max(0.0, static_cast<double>(milliseconds) * 1e6));
-    return Status();
-  };
-  RETURN_IF_ERROR(between(lane_->in_begin, lane_->in_end, times.copy_in_ns));
-  RETURN_IF_ERROR(between(lane_->compute_begin, lane_->compute_end, times.compute_ns));
-  RETURN_IF_ERROR(between(lane_->out_begin, lane_->out_end, times.copy_out_ns));
-  return times;
+Result<std::uint64_t> OpWork::ns_between(const Event& begin, const Event& end) const {
+  float milliseconds = 0;
+  RETURN_IF_ERROR(
+      device_.check(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()), "time an op"));
+  return static_cast<std::uint64_t>(std::max(0.0, static_cast<double>(milliseconds) * 1e6));
 }
 
 }  // namespace airlock::cuda

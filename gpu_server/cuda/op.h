@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <utility>
 #include <vector>
 
@@ -12,7 +11,7 @@ namespace airlock::cuda {
 
 /// A result on the device: rows of `width_bytes`, each `pitch_bytes` after the one before.
 struct DeviceResult {
-  const std::byte* data = nullptr;
+  std::byte* data = nullptr;
   std::size_t pitch_bytes = 0;
   std::size_t width_bytes = 0;
   std::size_t rows = 0;
@@ -24,7 +23,11 @@ struct DeviceResult {
 class OpWork {
  public:
   OpWork(SessionDevice& session, const OpSpec& spec, OpMemory memory)
-      : session_(session), spec_(spec), memory_(std::move(memory)) {}
+      : session_(session),
+        device_(session.device),
+        weights_(session.shared->weights),
+        spec_(spec),
+        memory_(std::move(memory)) {}
 
   Op op() const { return spec_.op; }
   /// Reads and checks what must be known before anything is queued (token ids).
@@ -33,10 +36,8 @@ class OpWork {
   /// under way, and drain is the way to its end.
   Status start(Lane& lane);
   /// Whether all of it is over and the results lie where they should. Moves on copies that go
-  /// through pinned pieces.
-  Result<bool> advance();
-  /// After advance() gave true.
-  Result<DeviceTimes> device_times() const;
+  /// through pinned pieces. `times` is set where it gives true.
+  Result<bool> advance(DeviceTimes& times);
 
  private:
   /// A part of a result on its way through a pinned piece.
@@ -47,33 +48,45 @@ class OpWork {
 
   Status reserve(GrowingBuffer& buffer, std::size_t bytes, const Stream& stream);
   Status record(const Event& event, const Stream& stream);
+  /// What is queued on `stream` from now on waits for `event`.
+  Status join(const Stream& stream, const Event& event);
   Status copy_in();
   Status copy_operand(const std::byte* from, std::size_t bytes, bool pinned, std::byte* to);
   Status compute();
-  Status convert_operands();
-  Status embed();
-  Status linear();
-  Status multiply();
-  Status lm_head();
-  /// Room for a product's values [rows, columns] and, where they are of another type than what is
+  /// Room for the op's values [rows, columns] and, where they are of another type than what is
   /// asked for, for the results.
   Status plan_results();
-  Status convert_result(const std::byte* values, std::int64_t pitch, std::size_t index,
-                        std::byte* to);
+  Status convert_operands();
+  Status embed();
+  /// batch_linear and lm_head.
+  Status linear();
+  Status multiply();
+  Status convert_result(const std::byte* values, std::int64_t pitch, std::size_t index);
   Status copy_out();
   /// Of what lies in pinned memory; the rest is split into parts.
   Status begin_copies();
   Status copy_result(const DeviceResult& from, std::byte* to);
   void split(const DeviceResult& from, std::byte* to);
   Result<bool> advance_parts();
+  Result<std::uint64_t> ns_between(const Event& begin, const Event& end) const;
 
   bool is_pinned(TensorView tensor) const {
     return session_.is_pinned(tensor.data, tensor.desc.bytes());
   }
-  bool direct() const;
-  DType product_dtype() const;
+  const DeviceWeight& weight(std::size_t index) const {
+    return spec_.op == Op::kLmHead ? weights_.lm_head : weights_.weight(spec_.weights[index]);
+  }
+  /// What the op's values are computed as: fp32 where a product does not give what is asked for.
+  DType value_dtype() const {
+    const bool gives = spec_.op == Op::kEmbedding || spec_.result_dtype == weights_.dtype;
+    return gives ? spec_.result_dtype : DType::kF32;
+  }
+  /// The values are the results.
+  bool direct() const { return value_dtype() == spec_.result_dtype; }
 
   SessionDevice& session_;
+  Device& device_;
+  const DeviceWeights& weights_;
   const OpSpec spec_;
   const OpMemory memory_;
   Lane* lane_ = nullptr;

@@ -22,8 +22,7 @@ bool fits_int(std::int64_t value) { return value > 0 && value <= std::numeric_li
 
 Result<Products> Products::make(Device& device, bool tf32) {
   Products made(device);
-  ASSIGN_OR_RETURN(made.workspace_,
-                   DeviceMemory::allocate(device, device.workspace_bytes(), "cuBLAS"));
+  ASSIGN_OR_RETURN(made.workspace_, allocate(device, device.workspace_bytes(), "cuBLAS"));
   ASSIGN_OR_RETURN(made.blas_, make_blas(device));
   const int mode = (tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH) |
                    CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
@@ -36,7 +35,7 @@ Status Products::use(cudaStream_t stream) {
   RETURN_IF_ERROR(device_->check(cublasSetStream(blas_.get(), stream), "set cuBLAS's stream"));
   // After the stream: setting that takes the workspace away.
   return device_->check(
-      cublasSetWorkspace(blas_.get(), workspace_.data(), device_->workspace_bytes()),
+      cublasSetWorkspace(blas_.get(), workspace_.get(), device_->workspace_bytes()),
       "set cuBLAS's workspace");
 }
 

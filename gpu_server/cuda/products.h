@@ -5,7 +5,6 @@
 #include "gpu_server/cuda/device.h"
 #include "gpu_server/cuda/memory.h"
 #include "gpu_server/cuda/weights.h"
-#include "proto/op.h"
 
 /// Internal to gpu_server/cuda.
 namespace airlock::cuda {

@@ -2,12 +2,20 @@
 
 #include <algorithm>
 
-#include "gpu_server/cuda/wait.h"
-
 namespace airlock::cuda {
 
 namespace {
 constexpr std::chrono::seconds kCloseTimeout{5};
+
+/// Until nothing is queued on any stream, or the device is lost.
+Status drain(SessionDevice& session) {
+  const Deadline deadline = Deadline::after(kCloseTimeout);
+  for (const cudaStream_t stream : session.streams()) {
+    RETURN_IF_ERROR(
+        session.device.wait_until_over(cudaStreamQuery, stream, "what is queued", deadline));
+  }
+  return {};
+}
 }  // namespace
 
 Shared::~Shared() {
@@ -45,30 +53,24 @@ Status SessionDevice::open(std::span<const std::span<std::byte>> memory) {
   ASSIGN_OR_RETURN(products, shared->take_products());
   RETURN_IF_ERROR(products->use(compute.get()));
   for (const std::span<std::byte> segment : memory) {
-    auto registration = Registration::make(device, segment);
-    if (registration.ok()) {
-      segments.push_back(std::move(registration).value());
-    } else if (device.lost()) {
-      return registration.status();
-    } else {
-      shared->warn_unpinned();
+    ASSIGN_OR_RETURN(Registration made, Registration::make(device, segment));
+    if (!made.pinned() && !shared->told.exchange(true, std::memory_order_relaxed) && shared->warn) {
+      shared->warn(
+          "host memory could not be pinned (the limit on locked memory, ulimit -l?): tensors are "
+          "copied to and from the GPU more slowly");
     }
+    segments.push_back(std::move(made));
   }
   return {};
 }
 
 SessionDevice::~SessionDevice() {
   // Another thread may end a session than the one that ran it.
-  if (device.lost() || out.get() == nullptr) return;
+  if (device.lost() || !out) return;
   (void)device.use();
-  (void)drain(Deadline::after(kCloseTimeout));
+  (void)drain(*this);
   trim();
-  if (drain(Deadline::after(kCloseTimeout)).ok() && products)
-    shared->give_back(std::move(*products));
-}
-
-Status SessionDevice::drain(Deadline deadline) {
-  return wait_for_streams(device, std::array{in.get(), compute.get(), out.get()}, deadline);
+  if (drain(*this).ok() && products) shared->give_back(std::move(*products));
 }
 
 bool SessionDevice::is_pinned(const std::byte* data, std::size_t bytes) const {

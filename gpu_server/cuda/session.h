@@ -11,7 +11,6 @@
 
 #include "gpu_server/cuda/memory.h"
 #include "gpu_server/cuda/products.h"
-#include "gpu_server/cuda/staging.h"
 #include "gpu_server/cuda/weights.h"
 #include "runtime/compute.h"
 
@@ -35,14 +34,6 @@ struct Shared {
   /// device has to do, other sessions' work too: so it is kept.
   Result<Products> take_products();
   void give_back(Products products);
-
-  void warn_unpinned() {
-    if (!told.exchange(true, std::memory_order_relaxed) && warn) {
-      warn(
-          "host memory could not be pinned (the limit on locked memory, ulimit -l?): tensors are "
-          "copied to and from the GPU more slowly");
-    }
-  }
 };
 
 /// Device memory and events of one op under way.
@@ -76,8 +67,7 @@ struct SessionDevice {
   SessionDevice& operator=(const SessionDevice&) = delete;
 
   Status open(std::span<const std::span<std::byte>> segments);
-  /// Nothing is queued on any stream any more, or the device is lost.
-  Status drain(Deadline deadline);
+  std::array<cudaStream_t, 3> streams() const { return {in.get(), compute.get(), out.get()}; }
   /// Lies in memory that the device copies by itself.
   bool is_pinned(const std::byte* data, std::size_t bytes) const;
   Lane* free_lane();

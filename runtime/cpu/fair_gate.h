@@ -2,8 +2,8 @@
 
 #include <condition_variable>
 #include <deque>
+#include <memory>
 #include <mutex>
-#include <utility>
 
 #include "base/deadline.h"
 #include "base/status.h"
@@ -14,20 +14,11 @@ namespace airlock {
 /// starves another. Thread-safe.
 class FairGate {
  public:
-  /// The right to compute, until it is destroyed. Must not outlive its gate.
-  class Turn {
-   public:
-    Turn(Turn&& other) noexcept : gate_(std::exchange(other.gate_, nullptr)) {}
-    Turn& operator=(Turn&&) = delete;
-    ~Turn() {
-      if (gate_ != nullptr) gate_->leave();
-    }
-
-   private:
-    friend class FairGate;
-    explicit Turn(FairGate* gate) : gate_(gate) {}
-    FairGate* gate_;
+  struct Leave {
+    void operator()(FairGate* gate) const { gate->leave(); }
   };
+  /// The right to compute, until it is destroyed. Must not outlive its gate.
+  using Turn = std::unique_ptr<FairGate, Leave>;
 
   FairGate() = default;
   FairGate(const FairGate&) = delete;

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 #include "proto/op.h"
@@ -13,16 +15,22 @@ namespace {
 
 using Tag = dnnl::memory::format_tag;
 
-/// Some rows of one tensor, on their way to where they are held.
-struct Block {
-  const std::string* name = nullptr;
+/// A tensor of the model and where it is held.
+struct Target {
+  std::string name;
   std::int64_t columns = 0;
+  // Packed into this one; null: its rows as they are, of `dtype`, at `rows`.
+  const HeldWeight* packed = nullptr;
+  std::byte* rows = nullptr;
+  DType dtype = DType::kF32;
+  std::size_t blocks_left = 0;
+};
+
+/// Some rows of a target, on their way there.
+struct Block {
+  std::size_t target = 0;
   std::int64_t first_row = 0;
   std::int64_t rows = 0;
-  const HeldWeight* weight = nullptr;  // packed into this one; null: rows of the plain `table`
-  std::byte* table = nullptr;
-  DType table_dtype = DType::kF32;
-  std::size_t tensor = 0;  // index of the tensor, to know its last block
 };
 
 // A block of rows is cut where every block size oneDNN packs columns by (16 to 128, 48, 96, 192) is
@@ -59,209 +67,176 @@ std::pair<dnnl::memory::desc, bool> choose_layout(const dnnl::engine& engine, DT
   }
 }
 
-/// Loads all tensors of a model. Blocks run on every thread of the pool; `mutex` guards what they
+std::byte* with_room(std::vector<std::byte>& buffer, std::size_t bytes) {
+  if (buffer.size() < bytes) buffer.resize(bytes);
+  return buffer.data();
+}
+
+/// Loads all tensors of a model. Blocks run on every thread of the pool; `mutex_` guards what they
 /// share.
 class Loader {
  public:
   Loader(const ModelSource& model, const Numerics& numerics, const dnnl::engine& engine,
-         const CpuOptions& options)
+         const LoadOptions& options)
       : model_(model), numerics_(numerics), engine_(engine), options_(options) {}
 
-  Result<Weights> load(ThreadPool& pool);
+  Result<Weights> load(ThreadPool& pool) {
+    Weights weights;
+    weights.numerics = numerics_;
+    {
+      // The layout is picked for the threads that will use it.
+      const onednn::ThreadCount threads(options_.threads);
+      RETURN_IF_ERROR(onednn::guarded([&] { return plan(weights); }));
+    }
+    pool.parallel_for(blocks_.size(),
+                      [this](std::size_t begin, std::size_t end) { run_blocks(begin, end); });
+    if (!first_error_.ok()) return first_error_;
+    if (options_.progress) options_.progress(total_bytes_, total_bytes_);
+    return weights;
+  }
 
  private:
-  Status plan(Weights& weights);
-  Status plan_weight(const std::string& name, const Shape& shape, HeldWeight& weight);
-  Status plan_table(Weights& weights, bool tied);
-  void plan_blocks(const Block& whole, std::int64_t rows);
-  void run_blocks(std::size_t begin, std::size_t end);
+  Status plan(Weights& weights) {
+    const LlamaConfig& config = model_.config();
+    const ModelDims& dims = config.dims;
+    weights.layers.resize(static_cast<std::size_t>(dims.layers));
+    RETURN_IF_ERROR(plan_table(weights, config.tie_word_embeddings));
+    for (std::size_t layer = 0; layer < weights.layers.size(); ++layer) {
+      for (const WeightKind kind : kValuesOf<WeightKind>) {
+        RETURN_IF_ERROR(plan_weight(weight_name({kind, static_cast<std::uint16_t>(layer)}),
+                                    weight_shape(dims, kind), weights.layers[layer][kind]));
+      }
+    }
+    if (config.tie_word_embeddings) return {};
+    return plan_weight(kLmHeadName, Shape{dims.vocab, dims.hidden}, weights.lm_head);
+  }
+
+  Status plan_table(Weights& weights, bool tied) {
+    const ModelDims& dims = model_.config().dims;
+    const TensorDesc desc{tied ? numerics_.held : numerics_.dtype, Shape{dims.vocab, dims.hidden}};
+    ASSIGN_OR_RETURN(weights.table_pages, PageBuffer::allocate(desc.bytes()));
+    std::byte* rows = weights.table_pages.data();
+    weights.table = {rows, desc};
+    if (tied) {
+      HeldWeight& head = weights.lm_head;
+      head.k = dims.hidden;
+      head.n = dims.vocab;
+      head.layout = {{head.k, head.n}, onednn::data_type(numerics_.held), Tag::ba};
+      head.data = rows;
+    }
+    plan_blocks({kEmbedName, dims.hidden, nullptr, rows, desc.dtype}, dims.vocab);
+    return {};
+  }
+
+  Status plan_weight(const std::string& name, const Shape& shape, HeldWeight& weight) {
+    weight.n = shape[0];
+    weight.k = shape[1];
+    auto [entry, is_new] = layouts_.try_emplace({weight.k, weight.n});
+    if (is_new) entry->second = choose_layout(engine_, numerics_.held, weight.k, weight.n);
+    std::tie(weight.layout, weight.packed) = entry->second;
+    ASSIGN_OR_RETURN(weight.pages, PageBuffer::allocate(weight.layout.get_size()));
+    weight.data = weight.pages.data();
+    plan_blocks({name, weight.k, weight.packed ? &weight : nullptr, weight.data, numerics_.held},
+                weight.n);
+    return {};
+  }
+
+  void plan_blocks(Target target, std::int64_t rows) {
+    const std::int64_t step = rows_per_block(target.columns);
+    for (std::int64_t row = 0; row < rows; row += step) {
+      blocks_.push_back({targets_.size(), row, std::min(step, rows - row)});
+      ++target.blocks_left;
+    }
+    total_bytes_ += static_cast<std::size_t>(rows * target.columns) * dtype_bytes(numerics_.dtype);
+    targets_.push_back(std::move(target));
+  }
+
+  void run_blocks(std::size_t begin, std::size_t end) {
+    const onednn::ThreadCount one_thread(1);
+    std::vector<std::byte> read;
+    std::vector<std::byte> held;
+    for (std::size_t index = begin; index < end; ++index) {
+      {
+        const std::lock_guard lock(mutex_);
+        if (!first_error_.ok()) return;
+      }
+      const Block& block = blocks_[index];
+      finish_block(block, onednn::guarded([&] { return run_block(block, read, held); }));
+    }
+  }
+
+  // `read` and `held` are memory that this thread uses again and again.
   Status run_block(const Block& block, std::vector<std::byte>& read,
-                   std::vector<std::byte>& held) const;
-  void finish_block(const Block& block, const Status& status);
+                   std::vector<std::byte>& held) const {
+    const Target& target = targets_[block.target];
+    const TensorDesc desc{numerics_.dtype, Shape{block.rows, target.columns}};
+    const bool converts = target.dtype != numerics_.dtype;
+    std::byte* plain = nullptr;
+    if (target.packed == nullptr) {
+      plain = target.rows + static_cast<std::size_t>(block.first_row * target.columns) *
+                                dtype_bytes(target.dtype);
+    }
+    std::byte* rows = plain != nullptr && !converts ? plain : with_room(read, desc.bytes());
+    RETURN_IF_ERROR(model_.read_rows(target.name, block.first_row, {rows, desc}));
+    if (converts) {
+      std::byte* to =
+          plain != nullptr ? plain : with_room(held, desc.elements() * dtype_bytes(target.dtype));
+      hold_block(numerics_, numerics_.dtype, rows, to, desc.elements());
+      rows = to;
+    }
+    if (plain != nullptr) return {};
+    const HeldWeight& weight = *target.packed;
+    const dnnl::memory::dims size{target.columns, block.rows};
+    dnnl::memory from({size, onednn::data_type(target.dtype), Tag::ba}, engine_, rows);
+    dnnl::memory packed(weight.layout.submemory_desc(size, {0, block.first_row}), engine_,
+                        weight.data);
+    dnnl::stream stream(engine_);
+    dnnl::reorder(from, packed).execute(stream, from, packed);
+    stream.wait();
+    return {};
+  }
+
+  void finish_block(const Block& block, const Status& status) {
+    Target& target = targets_[block.target];
+    std::size_t done_bytes = 0;
+    bool is_last = false;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!status.ok()) {
+        if (first_error_.ok()) first_error_ = status.with_context(target.name);
+        return;
+      }
+      done_bytes_ +=
+          static_cast<std::size_t>(block.rows * target.columns) * dtype_bytes(numerics_.dtype);
+      done_bytes = done_bytes_;
+      is_last = --target.blocks_left == 0;
+    }
+    if (is_last) model_.release(target.name);
+    if (options_.progress && std::this_thread::get_id() == caller_)
+      options_.progress(done_bytes, total_bytes_);
+  }
 
   const ModelSource& model_;
   const Numerics numerics_;
   const dnnl::engine& engine_;
-  const CpuOptions& options_;
+  const LoadOptions& options_;
   const std::thread::id caller_ = std::this_thread::get_id();
   std::map<std::pair<std::int64_t, std::int64_t>, std::pair<dnnl::memory::desc, bool>> layouts_;
-  std::vector<std::string> names_;
+  std::vector<Target> targets_;  // blocks_left of each is guarded by mutex_
   std::vector<Block> blocks_;
   std::size_t total_bytes_ = 0;
 
   std::mutex mutex_;
   Status first_error_;
-  std::vector<std::size_t> blocks_left_;  // by tensor
   std::size_t done_bytes_ = 0;
 };
-
-Result<Weights> Loader::load(ThreadPool& pool) {
-  Weights weights;
-  weights.numerics = numerics_;
-  {
-    const onednn::ThreadCount threads(
-        options_.threads);  // the layout is picked for the threads that will use it
-    RETURN_IF_ERROR(onednn::guarded([&] { return plan(weights); }));
-  }
-  pool.parallel_for(blocks_.size(),
-                    [this](std::size_t begin, std::size_t end) { run_blocks(begin, end); });
-  if (!first_error_.ok()) return first_error_;
-  if (options_.progress) options_.progress(total_bytes_, total_bytes_);
-  return weights;
-}
-
-Status Loader::plan(Weights& weights) {
-  const LlamaConfig& config = model_.config();
-  const ModelDims& dims = config.dims;
-  names_.reserve(static_cast<std::size_t>(dims.layers) * kCountOf<WeightKind> +
-                 2);  // blocks point into it
-  weights.layers.resize(static_cast<std::size_t>(dims.layers));
-  RETURN_IF_ERROR(plan_table(weights, config.tie_word_embeddings));
-  for (std::size_t layer = 0; layer < weights.layers.size(); ++layer) {
-    for (std::size_t kind = 0; kind < kCountOf<WeightKind>; ++kind) {
-      const WeightId id{static_cast<WeightKind>(kind + 1), static_cast<std::uint16_t>(layer)};
-      RETURN_IF_ERROR(
-          plan_weight(weight_name(id), weight_shape(dims, id.kind), weights.layers[layer][kind]));
-    }
-  }
-  if (config.tie_word_embeddings) return {};
-  return plan_weight(kLmHeadName, Shape{dims.vocab, dims.hidden}, weights.lm_head);
-}
-
-Status Loader::plan_table(Weights& weights, bool tied) {
-  const ModelDims& dims = model_.config().dims;
-  const TensorDesc desc{tied ? numerics_.held : numerics_.dtype, Shape{dims.vocab, dims.hidden}};
-  ASSIGN_OR_RETURN(weights.table_pages, PageBuffer::allocate(desc.bytes()));
-  weights.table = {weights.table_pages.data(), desc};
-  if (tied) {
-    HeldWeight& head = weights.lm_head;
-    head.k = dims.hidden;
-    head.n = dims.vocab;
-    head.layout = dnnl::memory::desc({head.k, head.n}, onednn::data_type(numerics_.held), Tag::ba);
-    head.data = weights.table_pages.data();
-  }
-  names_.emplace_back(kEmbedName);
-  Block whole;
-  whole.columns = dims.hidden;
-  whole.table = weights.table_pages.data();
-  whole.table_dtype = desc.dtype;
-  plan_blocks(whole, dims.vocab);
-  return {};
-}
-
-Status Loader::plan_weight(const std::string& name, const Shape& shape, HeldWeight& weight) {
-  weight.n = shape[0];
-  weight.k = shape[1];
-  auto [entry, is_new] = layouts_.try_emplace({weight.k, weight.n});
-  if (is_new) entry->second = choose_layout(engine_, numerics_.held, weight.k, weight.n);
-  weight.layout = entry->second.first;
-  weight.packed = entry->second.second;
-  ASSIGN_OR_RETURN(weight.pages, PageBuffer::allocate(weight.layout.get_size()));
-  weight.data = weight.pages.data();
-  names_.push_back(name);
-  Block whole;
-  whole.columns = weight.k;
-  if (weight.packed) {
-    whole.weight = &weight;
-  } else {
-    whole.table = weight.data;
-    whole.table_dtype = numerics_.held;
-  }
-  plan_blocks(whole, weight.n);
-  return {};
-}
-
-void Loader::plan_blocks(const Block& whole, std::int64_t rows) {
-  const std::int64_t step = rows_per_block(whole.columns);
-  blocks_left_.push_back(0);
-  for (std::int64_t row = 0; row < rows; row += step) {
-    Block block = whole;
-    block.name = &names_.back();
-    block.tensor = names_.size() - 1;
-    block.first_row = row;
-    block.rows = std::min(step, rows - row);
-    blocks_.push_back(block);
-    ++blocks_left_.back();
-  }
-  total_bytes_ += static_cast<std::size_t>(rows * whole.columns) * dtype_bytes(numerics_.dtype);
-}
-
-void Loader::run_blocks(std::size_t begin, std::size_t end) {
-  const onednn::ThreadCount one_thread(1);
-  std::vector<std::byte> read;
-  std::vector<std::byte> held;
-  for (std::size_t index = begin; index < end; ++index) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (!first_error_.ok()) return;
-    }
-    const Block& block = blocks_[index];
-    finish_block(block, onednn::guarded([&] { return run_block(block, read, held); }));
-  }
-}
-
-Status Loader::run_block(const Block& block, std::vector<std::byte>& read,
-                         std::vector<std::byte>& held) const {
-  const TensorDesc desc{numerics_.dtype, Shape{block.rows, block.columns}};
-  const auto count = static_cast<std::size_t>(block.rows * block.columns);
-  if (block.weight == nullptr) {
-    std::byte* to = block.table + static_cast<std::size_t>(block.first_row * block.columns) *
-                                      dtype_bytes(block.table_dtype);
-    if (block.table_dtype == numerics_.dtype)
-      return model_.read_rows(*block.name, block.first_row, {to, desc});
-    read.resize(std::max(read.size(), desc.bytes()));
-    RETURN_IF_ERROR(model_.read_rows(*block.name, block.first_row, {read.data(), desc}));
-    hold_block(numerics_, numerics_.dtype, read.data(), to, count);
-    return {};
-  }
-  read.resize(std::max(read.size(), desc.bytes()));
-  RETURN_IF_ERROR(model_.read_rows(*block.name, block.first_row, {read.data(), desc}));
-  std::byte* from = read.data();
-  if (numerics_.held != numerics_.dtype) {
-    held.resize(std::max(held.size(), count * dtype_bytes(numerics_.held)));
-    hold_block(numerics_, numerics_.dtype, read.data(), held.data(), count);
-    from = held.data();
-  }
-  const dnnl::memory rows({{block.columns, block.rows}, onednn::data_type(numerics_.held), Tag::ba},
-                          engine_, from);
-  const dnnl::memory packed(
-      block.weight->layout.submemory_desc({block.columns, block.rows}, {0, block.first_row}),
-      engine_, block.weight->data);
-  dnnl::stream stream(engine_);
-  dnnl::memory source = rows;
-  dnnl::memory target = packed;
-  dnnl::reorder(rows, packed).execute(stream, source, target);
-  stream.wait();
-  return {};
-}
-
-void Loader::finish_block(const Block& block, const Status& status) {
-  std::size_t done_bytes = 0;
-  bool is_last = false;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!status.ok()) {
-      if (first_error_.ok()) first_error_ = status.with_context(*block.name);
-      return;
-    }
-    done_bytes_ +=
-        static_cast<std::size_t>(block.rows * block.columns) * dtype_bytes(numerics_.dtype);
-    done_bytes = done_bytes_;
-    is_last = --blocks_left_[block.tensor] == 0;
-  }
-  if (is_last) model_.release(*block.name);
-  if (options_.progress && std::this_thread::get_id() == caller_)
-    options_.progress(done_bytes, total_bytes_);
-}
 
 }  // namespace
 
 Result<Weights> load_weights(const ModelSource& model, const Numerics& numerics,
-                             const dnnl::engine& engine, const CpuOptions& options,
+                             const dnnl::engine& engine, const LoadOptions& options,
                              ThreadPool& pool) {
-  Loader loader(model, numerics, engine, options);
-  ASSIGN_OR_RETURN(Weights weights, loader.load(pool));
-  return weights;
+  return Loader(model, numerics, engine, options).load(pool);
 }
 
 }  // namespace airlock

@@ -12,12 +12,10 @@ namespace {
 // Below this many elements, waking threads costs more than they save.
 constexpr std::size_t kParallelElements = std::size_t{1} << 17;
 
-void split(ThreadPool& pool, std::size_t count,
+/// body(begin, end) on parts of [0, count), which stand for so many elements.
+void split(ThreadPool& pool, std::size_t count, std::size_t elements,
            const std::function<void(std::size_t, std::size_t)>& body) {
-  if (count < kParallelElements) {
-    body(0, count);
-    return;
-  }
+  if (elements < kParallelElements) return body(0, count);
   pool.parallel_for(count, body);
 }
 
@@ -46,14 +44,16 @@ void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::
 
 void hold(const Numerics& numerics, TensorView in, std::byte* out, ThreadPool& pool) {
   const DType from = in.desc.dtype;
-  split(pool, in.desc.elements(), [&](std::size_t begin, std::size_t end) {
+  const std::size_t count = in.desc.elements();
+  split(pool, count, count, [&](std::size_t begin, std::size_t end) {
     hold_block(numerics, from, in.data + begin * dtype_bytes(from),
                out + begin * dtype_bytes(numerics.held), end - begin);
   });
 }
 
 void round_result(const float* in, MutableTensorView out, ThreadPool& pool) {
-  split(pool, out.desc.elements(), [&](std::size_t begin, std::size_t end) {
+  const std::size_t count = out.desc.elements();
+  split(pool, count, count, [&](std::size_t begin, std::size_t end) {
     store_f32(out.desc.dtype, in + begin, out.data + begin * dtype_bytes(out.desc.dtype),
               end - begin);
   });
@@ -64,18 +64,13 @@ void gather_rows(TensorView table, std::span<const std::int32_t> ids, MutableTen
   const std::int64_t hidden = table.desc.shape[1];
   const std::size_t in_bytes = static_cast<std::size_t>(hidden) * dtype_bytes(table.desc.dtype);
   const std::size_t out_bytes = static_cast<std::size_t>(hidden) * dtype_bytes(out.desc.dtype);
-  const auto body = [&](std::size_t begin, std::size_t end) {
+  split(pool, ids.size(), out.desc.elements(), [&](std::size_t begin, std::size_t end) {
     for (std::size_t token = begin; token < end; ++token) {
       const auto row = static_cast<std::size_t>(ids[token]);
       convert({table.data + row * in_bytes, {table.desc.dtype, Shape{hidden}}},
               {out.data + token * out_bytes, {out.desc.dtype, Shape{hidden}}});
     }
-  };
-  if (out.desc.elements() < kParallelElements) {
-    body(0, ids.size());
-  } else {
-    pool.parallel_for(ids.size(), body);
-  }
+  });
 }
 
 }  // namespace airlock

@@ -3,14 +3,18 @@
 #include <string_view>
 
 #include "base/check.h"
-#include "runtime/cpu/cpu_model.h"
 
-namespace airlock {
-namespace onednn {
+namespace airlock::onednn {
+
 namespace {
 
-dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const dnnl::memory::desc& a,
-                                      const dnnl::memory::desc& b, const dnnl::memory::desc& c) {
+using Desc = dnnl::memory::desc;
+using Tag = dnnl::memory::format_tag;
+
+constexpr std::size_t kCachedProducts = 256;
+
+dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const Desc& a, const Desc& b,
+                                      const Desc& c) {
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   // ONEDNN_DEFAULT_FPMATH_MODE in the environment must not turn fp32 into something coarser.
@@ -22,17 +26,50 @@ dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const dnnl::me
 #endif
 }
 
-}  // namespace
-
-Product make_product(const dnnl::engine& engine, const dnnl::memory::desc& a,
-                     const dnnl::memory::desc& b, const dnnl::memory::desc& c) {
+Product make_product(const dnnl::engine& engine, const Desc& a, const Desc& b, const Desc& c) {
   const auto description = describe(engine, a, b, c);
   return {dnnl::matmul(description), a, description.weights_desc(), c,
           description.scratchpad_desc().get_size()};
 }
 
-dnnl::memory::desc pick_layout(const dnnl::engine& engine, const dnnl::memory::desc& a,
-                               const dnnl::memory::desc& b, const dnnl::memory::desc& c) {
+}  // namespace
+
+const Product& ProductCache::get(const ProductKey& key, const Desc* weight) {
+  if (const auto found = index_.find(key); found != index_.end()) {
+    entries_.splice(entries_.begin(), entries_, found->second);
+    return entries_.front().second;
+  }
+  entries_.emplace_front(key, make(key, weight));
+  index_[key] = entries_.begin();
+  if (entries_.size() > kCachedProducts) {
+    index_.erase(entries_.back().first);
+    entries_.pop_back();
+  }
+  return entries_.front().second;
+}
+
+Product ProductCache::make(const ProductKey& key, const Desc* weight) const {
+  const auto type = data_type(held_);
+  const auto result = data_type(key.result);
+  if (key.groups == 0) {
+    CHECK(weight != nullptr);
+    return make_product(engine_, {{key.m, key.k}, type, Tag::ab}, *weight,
+                        {{key.m, key.n}, result, Tag::ab});
+  }
+  if (key.transpose == Transpose::kA) {
+    // b has one matrix a group, which oneDNN broadcasts to the heads of the group.
+    return make_product(engine_,
+                        Desc({key.groups, key.heads_per_group, key.m, key.k}, type, Tag::abdc),
+                        Desc({key.groups, 1, key.k, key.n}, type, Tag::abcd),
+                        Desc({key.groups, key.heads_per_group, key.m, key.n}, result, Tag::abcd));
+  }
+  return make_product(
+      engine_, Desc({key.groups, key.m, key.k}, type, Tag::abc),
+      Desc({key.groups, key.k, key.n}, type, key.transpose == Transpose::kB ? Tag::acb : Tag::abc),
+      Desc({key.groups, key.m, key.n}, result, Tag::abc));
+}
+
+Desc pick_layout(const dnnl::engine& engine, const Desc& a, const Desc& b, const Desc& c) {
   const auto description = describe(engine, a, b, c);
   if (std::string_view(description.impl_info_str()).starts_with("ref")) {
     throw dnnl::error(dnnl_unimplemented, "only a reference implementation of this product");
@@ -45,16 +82,13 @@ dnnl::memory::data_type data_type(DType dtype) {
   return dtype == DType::kF32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
 }
 
-}  // namespace onednn
-
-bool cpu_has_bf16() {
+bool has_bf16() {
   // oneDNN knows best, also under ONEDNN_MAX_CPU_ISA: it is asked for a product.
   static const bool has = [] {
     try {
       const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-      const dnnl::memory::desc square({64, 64}, dnnl::memory::data_type::bf16,
-                                      dnnl::memory::format_tag::ab);
-      onednn::pick_layout(engine, square, square, square);
+      const Desc square({64, 64}, dnnl::memory::data_type::bf16, Tag::ab);
+      pick_layout(engine, square, square, square);
       return true;
     } catch (const dnnl::error&) {
       return false;
@@ -63,4 +97,4 @@ bool cpu_has_bf16() {
   return has;
 }
 
-}  // namespace airlock
+}  // namespace airlock::onednn

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -8,6 +7,7 @@
 #include "base/page_buffer.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
+#include "proto/op.h"
 #include "runtime/cpu/cpu_model.h"
 #include "runtime/cpu/numerics.h"
 #include "runtime/cpu/onednn.h"
@@ -20,30 +20,28 @@ struct HeldWeight {
   std::int64_t k = 0;
   std::int64_t n = 0;
   dnnl::memory::desc layout;
-  bool packed = false;        // else plain, W's own rows: k x n of strides (1, k)
-  std::byte* data = nullptr;  // in `pages`, or the embedding table where the model is tied
+  // Else plain, W's own rows: k x n of strides (1, k).
+  bool packed = false;
+  // In `pages`, or the embedding table where the model is tied.
+  std::byte* data = nullptr;
   PageBuffer pages;
 };
-
-using LayerWeights = std::array<HeldWeight, kCountOf<WeightKind>>;  // by WeightKind - 1
 
 /// Every weight of a model, rounded to numerics.dtype. Never changes once loaded.
 struct Weights {
   Numerics numerics;
-  std::vector<LayerWeights> layers;
+  std::vector<PerValue<WeightKind, HeldWeight>> layers;
   PageBuffer table_pages;
   TensorView table;  // [vocab, hidden]; tied: of numerics.held, else of numerics.dtype
   HeldWeight lm_head;
 
-  const HeldWeight& weight(const WeightId& id) const {
-    return layers[id.layer][static_cast<std::size_t>(id.kind) - 1];
-  }
+  const HeldWeight& weight(const WeightId& id) const { return layers[id.layer][id.kind]; }
 };
 
 /// Reads `model` in blocks of rows, so that it is never in memory twice. Errors are the model's, or
 /// no memory.
 Result<Weights> load_weights(const ModelSource& model, const Numerics& numerics,
-                             const dnnl::engine& engine, const CpuOptions& options,
+                             const dnnl::engine& engine, const LoadOptions& options,
                              ThreadPool& pool);
 
 }  // namespace airlock

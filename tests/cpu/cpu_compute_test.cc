@@ -44,8 +44,9 @@ std::vector<std::byte> run(Compute& compute, const OpSpec& spec,
 
 TEST(CpuModel, refuses_options_that_make_no_sense) {
   const MemoryModel source;
-  for (const CpuOptions& options : {CpuOptions{DType::kI32, 1, {}}, CpuOptions{DType::kF32, 0, {}},
-                                    CpuOptions{DType::kF32, 100000, {}}}) {
+  for (const LoadOptions& options :
+       {LoadOptions{DType::kI32, 1, {}}, LoadOptions{DType::kF32, 0, {}},
+        LoadOptions{DType::kF32, 100000, {}}}) {
     auto made = CpuModel::create(source, options);
     ASSERT_FALSE(made.ok());
     EXPECT_EQ(made.status().code(), StatusCode::kInvalidInput);

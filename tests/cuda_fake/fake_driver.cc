@@ -3,7 +3,6 @@
 //   AIRLOCK_FAKE_DRIVER_INIT     what cuInit gives (unset: 0, or 100 where there is no device)
 //   AIRLOCK_FAKE_DRIVER_HANG     anything: cuInit says so on stderr and never returns
 //   AIRLOCK_FAKE_DRIVER_DEVICES  how many devices there are (unset: 1)
-//   AIRLOCK_FAKE_DRIVER_VERSION  the CUDA version that it knows (unset: 13000)
 
 #include <unistd.h>
 
@@ -39,11 +38,6 @@ int cuInit(unsigned flags) {
   const int error = number("AIRLOCK_FAKE_DRIVER_INIT", devices() == 0 ? kNoDevice : 0);
   started = error == 0;
   return error;
-}
-
-int cuDriverGetVersion(int* version) {
-  *version = number("AIRLOCK_FAKE_DRIVER_VERSION", 13000);
-  return 0;
 }
 
 int cuDeviceGetCount(int* count) {

@@ -88,7 +88,7 @@ Result<std::shared_ptr<CudaModel>> create(const ModelSource& model, const CudaOp
     return Status(StatusCode::kResourceExhausted, "door: the weights need 9 GiB, 3 GiB are free");
   if (mode() == "bad_model") return Status(StatusCode::kInvalidInput, "door: a tensor is bad");
   if (options.warn) options.warn(options.tf32 ? "door: tf32 is on" : "door: tf32 is off");
-  CpuOptions cpu;
+  LoadOptions cpu;
   cpu.dtype = options.dtype;
   cpu.threads = options.threads;
   cpu.progress = options.progress;

@@ -2,13 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <prometheus/metric_family.h>
 
 #include <array>
 #include <atomic>
 #include <string>
 #include <utility>
 
-#include "gpu_server/metric_families.h"
 #include "tests/gpu_server/server_rig.h"
 
 namespace airlock::testing {

@@ -167,7 +167,7 @@ void expect_model_agrees(const fs::path& folder) {
   // The bounds are those of the wire, so weights must stay exact: as fp32 or as they are stored.
   for (const DType dtype : kTypes) {
     if (dtype != DType::kF32 && dtype != (*source)->stored_dtype()) continue;
-    CpuOptions cpu;
+    LoadOptions cpu;
     cpu.dtype = dtype;
     auto model = CpuModel::create(**source, cpu);
     ASSERT_TRUE(model.ok()) << model.status().message();
