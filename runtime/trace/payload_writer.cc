@@ -16,7 +16,7 @@
 #include "base/file.h"
 #include "base/saturating.h"
 #include "proto/limits.h"
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 #include "runtime/json/writer.h"
 #include "runtime/model/digest.h"
 #include "runtime/model/safetensors.h"

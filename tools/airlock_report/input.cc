@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "base/unique_fd.h"
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 
 namespace airlock::report {
 namespace {

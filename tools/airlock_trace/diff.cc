@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/log.h"
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 #include "runtime/text/figures.h"
 #include "runtime/text/table.h"
 #include "runtime/trace/trace_reader.h"

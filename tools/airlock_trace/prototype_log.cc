@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <array>
 
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 
 namespace airlock::trace {
 namespace {
