@@ -10,7 +10,6 @@
 #include "base/log.h"
 #include "base/readable_file.h"
 #include "runtime/model/config.h"
-#include "runtime/trace/synthesise.h"
 #include "tools/airlock_trace/synth.h"
 
 namespace airlock::trace {

@@ -6,7 +6,6 @@
 
 #include "base/log.h"
 #include "runtime/model/config.h"
-#include "runtime/trace/synthesise.h"
 #include "runtime/trace/trace_line.h"
 #include "tools/airlock_trace/output.h"
 
