@@ -11,7 +11,6 @@
 #include "runtime/text/figures.h"
 #include "runtime/text/table.h"
 #include "runtime/trace/trace_line.h"
-#include "tools/airlock_trace/text.h"
 
 namespace airlock::trace {
 namespace {
@@ -48,13 +47,6 @@ struct Shares {
   std::vector<Part> parts;
 };
 
-/// visit(name, sums) of each path, and of what crossed nothing.
-template <typename Visit>
-void visit_paths(const TraceSummary& summary, Visit&& visit) {
-  for (const Path path : kPaths) visit(name_of(path), summary.paths[path]);
-  visit("none", summary.uncrossed);
-}
-
 std::string header_markdown(const TraceFileSummary& summary) {
   const TraceHeader& header = summary.header;
   const ModelDims& dims = header.dims;
@@ -72,9 +64,9 @@ std::string header_markdown(const TraceFileSummary& summary) {
       "{}\n",
       printable(header.model), dims.layers, dims.hidden, dims.intermediate, dims.heads,
       dims.kv_heads, dims.head_dim, dims.vocab);
-  text += fmt::format("- {} tokens, {} prefill{}, attention {}, backend {}, wire {}, dtype {}\n",
-                      header.tokens, header.runs, header.runs == 1 ? "" : "s", header.attention,
-                      header.backend, name_of(header.wire), name_of(header.dtype));
+  text += fmt::format("- {} tokens, {}, attention {}, backend {}, wire {}, dtype {}\n",
+                      header.tokens, prefills_text(header.runs), header.attention, header.backend,
+                      name_of(header.wire), name_of(header.dtype));
   text += header.path_limit_bytes == 0 ? "- no ring\n"
                                        : fmt::format("- ring of {} slots, {} bytes each\n",
                                                      header.ring_slots, header.path_limit_bytes);
@@ -174,6 +166,24 @@ std::string shares_markdown(const TraceFileSummary& summary) {
   return text + table.markdown() + '\n';
 }
 
+std::string show_markdown(const TraceFileSummary& summary) {
+  std::string text = header_markdown(summary) + ops_table({summary}).markdown();
+  Table paths({left("path"), "tensors", "to the server", "back", "both"});
+  visit_paths(
+      [&](std::string_view name, const PathSnapshot& sums) {
+        if (tensors_of(sums) == 0) return;
+        paths.add({name, tensors_of(sums), Cell::size(sums.sent.bytes),
+                   Cell::size(sums.received.bytes),
+                   Cell::size(add_saturating(sums.sent.bytes, sums.received.bytes))});
+      },
+      summary);
+  text += '\n' + paths.markdown() + '\n';
+  text += summary.header.source == TraceSource::kSynthesised
+              ? "A synthesised trace has no times.\n\n"
+              : shares_markdown(summary);
+  return text + "Biggest ops:\n\n" + biggest_table(summary).markdown();
+}
+
 JsonObject sums_json(const OpSums& sums) {
   JsonObject json = {{"calls", sums.calls},
                      {"input_bytes", sums.input_bytes},
@@ -218,23 +228,29 @@ JsonObject shares_json(const Shares& shares) {
 
 }  // namespace
 
-std::uint64_t tensors_of(const PathSnapshot& path) {
-  return add_saturating(path.sent.tensors, path.received.tensors);
+std::string desc_text(const TensorDesc& desc) {
+  const std::string extents = fmt::format("{}", fmt::join(desc.shape.extents(), "x"));
+  return fmt::format("{}[{}]", name_of(desc.dtype), extents.empty() ? "-" : extents);
 }
 
-std::string show_markdown(const TraceFileSummary& summary) {
-  std::string text = header_markdown(summary) + ops_table({summary}).markdown();
-  Table paths({left("path"), "tensors", "to the server", "back", "both"});
-  visit_paths(summary, [&](std::string_view name, const PathSnapshot& sums) {
-    if (tensors_of(sums) == 0) return;
-    paths.add({name, tensors_of(sums), Cell::size(sums.sent.bytes), Cell::size(sums.received.bytes),
-               Cell::size(add_saturating(sums.sent.bytes, sums.received.bytes))});
-  });
-  text += '\n' + paths.markdown() + '\n';
-  text += summary.header.source == TraceSource::kSynthesised
-              ? "A synthesised trace has no times.\n\n"
-              : shares_markdown(summary);
-  return text + "Biggest ops:\n\n" + biggest_table(summary).markdown();
+std::string shapes_text(const TraceRecord& record) {
+  std::string text;
+  for (const TraceTensor& tensor : record.inputs) (text += desc_text(tensor.desc)) += ' ';
+  text += "->";
+  for (const TraceTensor& tensor : record.outputs) (text += ' ') += desc_text(tensor.desc);
+  return text;
+}
+
+std::string weight_text(const WeightId& weight) {
+  return fmt::format("{}.{}", weight.layer, name_of(weight.kind));
+}
+
+std::string prefills_text(std::uint64_t runs) {
+  return fmt::format("{} prefill{}", runs, runs == 1 ? "" : "s");
+}
+
+std::uint64_t tensors_of(const PathSnapshot& path) {
+  return add_saturating(path.sent.tensors, path.received.tensors);
 }
 
 JsonObject summary_json(const TraceFileSummary& summary) {
@@ -243,11 +259,13 @@ JsonObject summary_json(const TraceFileSummary& summary) {
     if (summary.ops[op].calls != 0) ops.add(name_of(op), sums_json(summary.ops[op]));
   }
   JsonObject paths;
-  visit_paths(summary, [&](std::string_view name, const PathSnapshot& sums) {
-    paths.add(name, JsonObject{{"tensors", tensors_of(sums)},
-                               {"input_bytes", sums.sent.bytes},
-                               {"output_bytes", sums.received.bytes}});
-  });
+  visit_paths(
+      [&](std::string_view name, const PathSnapshot& sums) {
+        paths.add(name, JsonObject{{"tensors", tensors_of(sums)},
+                                   {"input_bytes", sums.sent.bytes},
+                                   {"output_bytes", sums.received.bytes}});
+      },
+      summary);
   return {{"file", summary.file},
           {"header", header_json(summary.header)},
           {"records", summary.all.calls},
@@ -269,22 +287,10 @@ Result<std::string> show(const std::vector<std::string>& files, OutputForm form)
     if (!summary.cut.empty()) log_warning(summary.cut);
     summaries.push_back(std::move(summary));
   }
-  std::string text;
-  std::vector<JsonObject> objects;
-  switch (form) {
-    case OutputForm::kCsv:
-      return ops_table(summaries).csv();
-    case OutputForm::kJson:
-      for (const TraceFileSummary& summary : summaries) objects.push_back(summary_json(summary));
-      return JsonObject{{"traces", objects}}.line();
-    case OutputForm::kMarkdown:
-      for (const TraceFileSummary& summary : summaries) {
-        if (!text.empty()) text += '\n';
-        text += show_markdown(summary);
-      }
-      break;
-  }
-  return text;
+  if (form == OutputForm::kCsv) return ops_table(summaries).csv();
+  if (form == OutputForm::kJson)
+    return JsonObject{{"traces", std::views::transform(summaries, summary_json)}}.line();
+  return fmt::format("{}", fmt::join(std::views::transform(summaries, show_markdown), "\n"));
 }
 
 }  // namespace airlock::trace
