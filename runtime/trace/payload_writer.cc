@@ -50,14 +50,11 @@ std::uint64_t times(std::uint64_t a, std::uint64_t b) {
 
 Status check_need(const std::string& path, const PayloadNeed& need) {
   if (need.header_bytes > limits::kMaxSafetensorsHeaderBytes || need.json_values > kMaxJsonValues) {
-    return {StatusCode::kUsage,
-            "the tensors of this run need a safetensors header of {} bytes and {} "
-            "values, at most {} and {} can be read: record fewer runs (--repeat) or "
-            "without payloads",
-            need.header_bytes,
-            need.json_values,
-            limits::kMaxSafetensorsHeaderBytes,
-            kMaxJsonValues};
+    return Status(
+        StatusCode::kUsage,
+        "the tensors of this run need a safetensors header of {} bytes and {} values, at most {} "
+        "and {} can be read: record fewer runs (--repeat) or without payloads",
+        need.header_bytes, need.json_values, limits::kMaxSafetensorsHeaderBytes, kMaxJsonValues);
   }
   const std::size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
@@ -68,8 +65,8 @@ Status check_need(const std::string& path, const PayloadNeed& need) {
   const std::uint64_t bytes = add_saturating(need.data_bytes, need.header_bytes);
   if (bytes > have) {
     return {StatusCode::kResourceExhausted,
-            "the payload file {} needs {} bytes, the disk has {}: record fewer tokens "
-            "or runs, or elsewhere",
+            "the payload file {} needs {} bytes, the disk has {}: record fewer tokens or runs, or "
+            "elsewhere",
             path, bytes, have};
   }
   return {};

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <span>
+#include <ranges>
 #include <utility>
 
 #include "proto/limits.h"
@@ -102,20 +102,18 @@ class Writer {
     object_.add(key, value);
   }
   void operator()(std::string_view key, const std::vector<WeightId>& weights, JsonRange /*most*/) {
-    std::vector<std::pair<std::uint16_t, WeightKind>> pairs;
-    for (const WeightId& weight : weights) pairs.emplace_back(weight.layer, weight.kind);
-    object_.add(key, pairs);
+    object_.add(key, std::views::transform(weights, [](const WeightId& weight) {
+                  return std::pair(weight.layer, weight.kind);
+                }));
   }
   void operator()(std::string_view key, const std::vector<TraceTensor>& tensors,
                   JsonRange /*most*/) {
-    std::vector<JsonObject> objects;
-    for (const TraceTensor& tensor : tensors) {
-      objects.push_back(written([&](Writer& inner) {
-        visit_tensor(inner, tensor, tensor.desc.shape.extents(), tensor.desc.bytes(),
-                     !tensor.sha256.empty());
-      }));
-    }
-    object_.add(key, objects);
+    object_.add(key, std::views::transform(tensors, [](const TraceTensor& tensor) {
+                  return written([&](Writer& inner) {
+                    visit_tensor(inner, tensor, tensor.desc.shape.extents(), tensor.desc.bytes(),
+                                 !tensor.sha256.empty());
+                  });
+                }));
   }
   template <typename Members>
   void object(std::string_view key, const Members& members) {
@@ -132,7 +130,7 @@ class Writer {
 
 struct Reader {
   template <typename T>
-  void operator()(std::string_view key, T& value, JsonRange range = json_range<T>()) const {
+  void operator()(std::string_view key, T& value, JsonRange range = kJsonRange<T>) const {
     place.read(key, value, range);
   }
   template <typename T>
