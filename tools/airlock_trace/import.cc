@@ -80,7 +80,8 @@ class Importer {
     ASSIGN_OR_RETURN(plan_, plan_forward(choice_.dims, shape_));
     for (const LogCall& call : log_.calls) RETURN_IF_ERROR(add_call(call));
     if (runs_ == 0) return Status(StatusCode::kInvalidInput, "{}: no prefill in it", source_);
-    if (inits_ != 0) note("{} Init left out: a trace begins with the prefill", inits_);
+    if (const auto inits = count_of(Op::kInit); inits != 0)
+      note("{} Init left out: a trace begins with the prefill", inits);
     if (!log_.cut.empty()) imported_.warnings.push_back(log_.cut);
     take_wall();
     RETURN_IF_ERROR(keep_run());
@@ -103,6 +104,8 @@ class Importer {
     imported_.warnings.push_back(fmt::format(format, std::forward<Args>(args)...));
   }
 
+  std::ptrdiff_t count_of(Op op) const { return std::ranges::count(log_.calls, op, &LogCall::op); }
+
   void make_header() {
     TraceHeader& header = imported_.header;
     header.source = TraceSource::kImported;
@@ -119,10 +122,9 @@ class Importer {
     header.assumed.insert(header.assumed.end(), {"dtype", "path_limit_bytes", "ring_slots"});
     header.tokens = choose_tokens();
     // A log without a matmul is one of attention in the TEE, if it goes on after the projections.
-    const bool has_matmul =
-        std::ranges::any_of(log_.calls, [](const LogCall& call) { return call.op == Op::kMatmul; });
-    const Attention attention = choice_.attention.value_or(
-        has_matmul || log_.calls.size() < 4 ? Attention::kOffload : Attention::kTee);
+    const bool in_tee = count_of(Op::kMatmul) == 0 && log_.calls.size() >= 4;
+    const Attention attention =
+        choice_.attention.value_or(in_tee ? Attention::kTee : Attention::kOffload);
     header.attention = name_of(attention);
     shape_ = {header.tokens, header.wire, attention, Logits::kLast};
   }
@@ -144,9 +146,7 @@ class Importer {
   Status add_call(const LogCall& call) {
     const bool between = runs_ == 0 || position_ == plan_.size();
     if (call.op == Op::kInit) {
-      if (!between) return refuse(call, "Init in the middle of a prefill");
-      ++inits_;
-      return {};
+      return between ? Status() : refuse(call, "Init in the middle of a prefill");
     }
     if (between) position_ = 0;
     const PlannedOp& planned = plan_[position_];
@@ -166,7 +166,6 @@ class Importer {
                     .server_ns = call.gpu_ns};
     balance(record.times);
     imported_.records.push_back(std::move(record));
-    if (position_ == plan_.size()) last_whole_run_ = runs_;
     comm_ns_ = (between ? 0 : comm_ns_) + call.serialise_ns + call.send_ns + call.receive_ns +
                call.deserialise_ns;
     return {};
@@ -196,7 +195,7 @@ class Importer {
     const LogSummary& summary = *log_.summary;
     const std::uint64_t stated = summary.comm_ns.value_or(comm_ns_);
     const std::uint64_t apart = stated > comm_ns_ ? stated - comm_ns_ : comm_ns_ - stated;
-    if (last_whole_run_ != runs_ || summary.calls.value_or(plan_.size()) != plan_.size() ||
+    if (position_ != plan_.size() || summary.calls.value_or(plan_.size()) != plan_.size() ||
         apart > kSummarySlackNs) {
       return warn("{}:{}: the summary does not fit the last prefill: its times are not taken",
                   source_, summary.line);
@@ -251,25 +250,13 @@ class Importer {
   ForwardShape shape_;
   std::vector<PlannedOp> plan_;
   Imported imported_;
-  std::size_t position_ = 0;  // in plan_
-  std::uint64_t runs_ = 0;    // begun
-  std::uint64_t last_whole_run_ = 0;
-  std::uint64_t inits_ = 0;
+  std::size_t position_ = 0;   // in plan_
+  std::uint64_t runs_ = 0;     // begun
   std::uint64_t comm_ns_ = 0;  // of the last run
   std::optional<std::uint64_t> wall_ns_;
 };
 
 }  // namespace
-
-ModelDims prototype_dims() {
-  return {.hidden = 2048,
-          .intermediate = 8192,
-          .layers = 16,
-          .heads = 32,
-          .kv_heads = 8,
-          .head_dim = 64,
-          .vocab = 128256};
-}
 
 Result<Imported> import_log(const PrototypeLog& log, const ImportChoice& choice,
                             std::string_view source) {
@@ -278,10 +265,7 @@ Result<Imported> import_log(const PrototypeLog& log, const ImportChoice& choice,
 
 Status import_command(const Options& options) {
   const std::string& source = options.inputs[0];
-  ImportChoice choice{.wire = options.wire,
-                      .tokens = options.tokens,
-                      .attention = options.attention,
-                      .run = options.run};
+  ImportChoice choice{options};
   if (!options.config.empty()) {
     ASSIGN_OR_RETURN(const LlamaConfig config, load_config(options.config));
     choice.model = std::filesystem::path(options.config).filename().string();

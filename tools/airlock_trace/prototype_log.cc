@@ -215,19 +215,13 @@ std::string_view prototype_name(Op op) {
 std::optional<std::uint64_t> parse_decimal(std::string_view text, std::size_t digits) {
   constexpr std::size_t kMaxWholeDigits = 9;
   const std::size_t point = std::min(text.find('.'), text.size());
-  const std::string_view whole = text.substr(0, point);
-  const std::string_view fraction = point == text.size() ? "" : text.substr(point + 1);
-  if (whole.empty() || whole.size() > kMaxWholeDigits || fraction.size() > digits ||
-      (point != text.size() && fraction.empty()) || !std::ranges::all_of(whole, is_digit) ||
-      !std::ranges::all_of(fraction, is_digit)) {
+  const std::string_view fraction = text.substr(std::min(point + 1, text.size()));
+  if (point == 0 || point > kMaxWholeDigits || fraction.size() > digits || text.ends_with('.'))
     return std::nullopt;
-  }
-  std::uint64_t value = 0;  // at most 18 digits
-  for (const char c : whole) value = value * 10 + static_cast<std::uint64_t>(c - '0');
-  for (std::size_t i = 0; i < digits; ++i) {
-    value = value * 10 + (i < fraction.size() ? static_cast<std::uint64_t>(fraction[i] - '0') : 0);
-  }
-  return value;
+  std::string number(text.substr(0, point));
+  number.append(fraction).append(digits - fraction.size(), '0');
+  if (!std::ranges::all_of(number, is_digit)) return std::nullopt;
+  return std::stoull(number);  // of at most 18 digits: no caller asks for more than 9
 }
 
 Result<PrototypeLog> parse_prototype_log(std::string_view text, std::string_view source) {
