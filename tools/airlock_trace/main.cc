@@ -1,3 +1,6 @@
+#include <string>
+#include <vector>
+
 #include "base/file.h"
 #include "runtime/program/program.h"
 #include "tools/airlock_trace/diff.h"
@@ -10,19 +13,17 @@
 namespace airlock::trace {
 namespace {
 
-/// kUsage where the output is a file that is read.
-Status check_spared(const Options& options, const std::string& input) {
-  if (options.output.empty() || options.output == "-" || !is_same_file(options.output, input))
-    return {};
-  return {StatusCode::kUsage, "-o " + options.output + " is the file that is read"};
-}
-
 /// Does what the command line asks for: results to stdout or the named file, notes and warnings to
 /// the log. kInvalidInput for a bad file, kUsage where the output is an input, kResourceExhausted
 /// where the disk is full.
 Status run(const Options& options) {
-  for (const std::string& input : options.inputs) RETURN_IF_ERROR(check_spared(options, input));
-  RETURN_IF_ERROR(check_spared(options, options.config));
+  const std::string& output = options.output;
+  std::vector<std::string> inputs = options.inputs;
+  inputs.push_back(options.config);
+  for (const std::string& input : inputs) {
+    if (!output.empty() && output != "-" && is_same_file(output, input))
+      return {StatusCode::kUsage, "-o " + output + " is the file that is read"};
+  }
   std::string text;
   switch (options.command) {
     case Command::kSynth:

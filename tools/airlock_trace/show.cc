@@ -18,19 +18,30 @@ namespace {
 /// As many of the longest ops are shown.
 constexpr std::size_t kShownOps = 5;
 
-/// 0 is no wall either: synthesis knows no times.
-bool has_wall(const TraceFileSummary& summary) { return summary.header.wall_ns.value_or(0) != 0; }
-
 /// The shares of the time. They are of the wall, or where that is unknown of the time from the
 /// first op to the last, or of the time in which an op was under way.
 struct Shares {
   explicit Shares(const TraceFileSummary& summary) {
     const std::uint64_t busy_ns = summary.busy.busy_ns();
+    const std::string busy = ms_text(busy_ns);
     const auto between = summary.between_ns();
+    // 0 is no wall either: synthesis knows no times.
+    if (const std::uint64_t wall_ns = summary.header.wall_ns.value_or(0); wall_ns != 0) {
+      of = "wall";
+      whole_ns = std::max(wall_ns, busy_ns);
+      text = fmt::format("Wall {} ms, of which an op was under way {} ms.", ms_text(wall_ns), busy);
+    } else if (between) {
+      of = "span";
+      whole_ns = add_saturating(busy_ns, *between);
+      text = fmt::format(
+          "Wall unknown; {} ms from the first op to the last, of which one was under way {} ms.",
+          ms_text(whole_ns), busy);
+    } else {
+      of = "under_way";
+      whole_ns = busy_ns;
+      text = fmt::format("Wall unknown; an op was under way {} ms, and shares are of that.", busy);
+    }
     const OpTimes& times = summary.all.times;
-    of = has_wall(summary) ? "wall" : between ? "span" : "under_way";
-    whole_ns = has_wall(summary) ? std::max(*summary.header.wall_ns, busy_ns)
-                                 : add_saturating(busy_ns, between.value_or(0));
     parts = {{"tee_between", "TEE between ops", between},
              {"tee_in_ops", "TEE in ops", times.tee_ns},
              {"wire", "wire", times.wire_ns},
@@ -44,6 +55,8 @@ struct Shares {
   };
   std::string_view of;
   std::uint64_t whole_ns = 0;
+  // What they are of, for people.
+  std::string text;
   std::vector<Part> parts;
 };
 
@@ -134,8 +147,7 @@ Table biggest_table(const TraceFileSummary& summary) {
                "path",
                "bytes",
                {"total ms", "total_ns"}});
-  for (const TraceRecord& record : summary.by_time) {
-    if (table.rows().size() == kShownOps) break;
+  for (const TraceRecord& record : summary.by_time | std::views::take(kShownOps)) {
     const auto path = record.slowest_path();
     table.add({record.seq, record.run, name_of(record.op), shapes_text(record), record.layer,
                path ? Cell(name_of(*path)) : Cell(), Cell::size(record.bytes()),
@@ -146,24 +158,13 @@ Table biggest_table(const TraceFileSummary& summary) {
 
 std::string shares_markdown(const TraceFileSummary& summary) {
   const Shares shares(summary);
-  const std::string under_way = ms_text(summary.busy.busy_ns());
-  std::string text =
-      has_wall(summary) ? fmt::format("Wall {} ms, of which an op was under way {} ms.\n\n",
-                                      ms_text(*summary.header.wall_ns), under_way)
-      : summary.between_ns()
-          ? fmt::format(
-                "Wall unknown; {} ms from the first op to the last, of which one was under way {} "
-                "ms.\n\n",
-                ms_text(shares.whole_ns), under_way)
-          : fmt::format("Wall unknown; an op was under way {} ms, and shares are of that.\n\n",
-                        under_way);
   Table table({left("side"), "ms", "share"});
   for (const auto& [key, title, ns] : shares.parts) {
     table.add(
         {title, ns ? Cell::ms(*ns) : Cell(),
          ns ? percent_text(static_cast<double>(*ns), static_cast<double>(shares.whole_ns)) : "-"});
   }
-  return text + table.markdown() + '\n';
+  return shares.text + "\n\n" + table.markdown() + '\n';
 }
 
 std::string show_markdown(const TraceFileSummary& summary) {
