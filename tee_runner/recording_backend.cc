@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "runtime/model/digest.h"
-#include "runtime/trace/synthesise.h"
 
 namespace airlock {
 

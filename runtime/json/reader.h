@@ -13,9 +13,47 @@
 #include <vector>
 
 #include "base/enum.h"
-#include "runtime/json/json.h"
+#include "base/status.h"
 
 namespace airlock {
+
+/// A JSON value from a file or a peer that nobody vouches for: parsed with limits on nesting and on
+/// the number of values; duplicate keys, NaN and infinities are refused. JsonReader reads it.
+struct Json {
+  enum class Kind : std::uint8_t { kNull, kBool, kInteger, kNumber, kString, kArray, kObject };
+
+  Kind kind = Kind::kNull;
+  bool boolean = false;
+  // kInteger. What does not fit is a kNumber.
+  std::int64_t integer = 0;
+  // kNumber.
+  double number = 0;
+  // kString, UTF-8.
+  std::string text;
+  // kObject: items[i] has keys[i], in the order of the file.
+  std::vector<std::string> keys;
+  // kArray, kObject.
+  std::vector<Json> items;
+
+  bool is_object() const { return kind == Kind::kObject; }
+  bool is_string() const { return kind == Kind::kString; }
+  /// The member, or nullptr; linear in the number of members.
+  const Json* find(std::string_view key) const;
+  /// For messages: a short text with control characters replaced; "[...]" and "{...}" for arrays
+  /// and objects.
+  std::string describe() const;
+};
+
+/// Replaces control characters and cuts what is longer than 80 bytes: names from files, for
+/// messages.
+std::string printable(std::string_view text);
+
+inline constexpr std::size_t kMaxJsonDepth = 16;
+inline constexpr std::size_t kMaxJsonValues = std::size_t{1} << 20;
+
+/// The one value in `text`. kInvalidInput, beginning with `source`, for anything else;
+/// kResourceExhausted where there is no memory for it.
+Result<Json> parse_json(std::string_view text, std::string_view source);
 
 /// What a number may be, or how many bytes a text may have.
 struct JsonRange {
@@ -29,15 +67,18 @@ struct JsonRange {
 
 inline constexpr std::int64_t kMaxJsonTextBytes = 4096;
 
-/// What is read into a T where nothing else was said.
+/// What is read into a T where nothing else was said. Of a double, something has to be said.
 template <typename T>
-constexpr JsonRange json_range() {
-  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
-  if constexpr (std::is_same_v<T, std::string>) return kMaxJsonTextBytes;
-  if constexpr (std::is_integral_v<T> && sizeof(T) < sizeof(kMost))
-    return std::int64_t{std::numeric_limits<T>::max()};
-  return kMost;
-}
+inline constexpr JsonRange kJsonRange = std::numeric_limits<std::int64_t>::max();
+template <std::integral T>
+inline constexpr JsonRange kJsonRange<T> = static_cast<std::int64_t>(std::min<std::uint64_t>(
+    std::numeric_limits<T>::max(), std::numeric_limits<std::int64_t>::max()));
+template <>
+inline constexpr JsonRange kJsonRange<std::string> = kMaxJsonTextBytes;
+template <>
+inline constexpr std::nullptr_t kJsonRange<double> = nullptr;
+template <typename T>
+inline constexpr JsonRange kJsonRange<std::optional<T>> = kJsonRange<T>;
 
 /// A place in a document that nobody vouches for, and what is read there:
 ///
@@ -67,8 +108,8 @@ class JsonReader {
   std::vector<std::pair<std::string_view, JsonReader>> members(std::size_t most) const;
 
   template <std::integral T>
-  void get(T& out, JsonRange range = json_range<T>()) const {
-    out = static_cast<T>(integer({range.least, std::min(range.most, json_range<T>().most)},
+  void get(T& out, JsonRange range = kJsonRange<T>) const {
+    out = static_cast<T>(integer({range.least, std::min(range.most, kJsonRange<T>.most)},
                                  static_cast<std::int64_t>(out)));
   }
   /// A number over range.least.
@@ -85,27 +126,19 @@ class JsonReader {
   }
   /// null is nullopt.
   template <typename T>
-  void get(std::optional<T>& out, JsonRange range = json_range<T>()) const {
+  void get(std::optional<T>& out, JsonRange range = kJsonRange<T>) const {
     out.reset();
     if (json_.kind != Json::Kind::kNull) get(out.emplace(), range);
   }
 
   /// The member, which must be there.
   template <typename T>
-  void read(std::string_view key, T& out) const {
-    at(key).get(out);
-  }
-  template <typename T>
-  void read(std::string_view key, T& out, JsonRange range) const {
+  void read(std::string_view key, T& out, JsonRange range = kJsonRange<T>) const {
     at(key).get(out, range);
   }
   /// The same, where it is there and not null.
   template <typename T>
-  void maybe(std::string_view key, T& out) const {
-    if (has(key)) read(key, out);
-  }
-  template <typename T>
-  void maybe(std::string_view key, T& out, JsonRange range) const {
+  void maybe(std::string_view key, T& out, JsonRange range = kJsonRange<T>) const {
     if (has(key)) read(key, out, range);
   }
 

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 namespace airlock {
+
 std::string JsonObject::indented() const { return nlohmann::ordered_json::parse(text()).dump(2); }
 
 void JsonMember::append_text(std::string& to, std::string_view text) {

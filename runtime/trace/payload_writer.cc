@@ -14,9 +14,10 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/readable_file.h"
 #include "base/saturating.h"
 #include "proto/limits.h"
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 #include "runtime/json/writer.h"
 #include "runtime/model/digest.h"
 #include "runtime/model/safetensors.h"
@@ -29,10 +30,6 @@ constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kDataAlignment = 64;
 constexpr std::size_t kCopyBytes = std::size_t{1} << 20;
 constexpr std::string_view kEmptyHeader = R"({"__metadata__":{"made_by":"airlock"}})";
-
-Status file_error(std::string_view what, const std::string& path, int error) {
-  return os_error(fmt::format("{} the payload file {}", what, path), error);
-}
 
 /// What goes where the header's last brace is: a comma before it, the new last brace behind it.
 std::string entry_json(std::string_view name, const TensorDesc& desc, std::uint64_t begin,
@@ -53,25 +50,23 @@ std::uint64_t times(std::uint64_t a, std::uint64_t b) {
 
 Status check_need(const std::string& path, const PayloadNeed& need) {
   if (need.header_bytes > limits::kMaxSafetensorsHeaderBytes || need.json_values > kMaxJsonValues) {
-    return {StatusCode::kUsage,
-            "the tensors of this run need a safetensors header of {} bytes and {} "
-            "values, at most {} and {} can be read: record fewer runs (--repeat) or "
-            "without payloads",
-            need.header_bytes,
-            need.json_values,
-            limits::kMaxSafetensorsHeaderBytes,
-            kMaxJsonValues};
+    return Status(
+        StatusCode::kUsage,
+        "the tensors of this run need a safetensors header of {} bytes and {} values, at most {} "
+        "and {} can be read: record fewer runs (--repeat) or without payloads",
+        need.header_bytes, need.json_values, limits::kMaxSafetensorsHeaderBytes, kMaxJsonValues);
   }
   const std::size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
   struct statvfs disk {};
-  if (::statvfs(folder.c_str(), &disk) != 0) return file_error("create", path, errno);
+  if (::statvfs(folder.c_str(), &disk) != 0)
+    return os_error("create the payload file " + path, errno);
   const std::uint64_t have = times(disk.f_bavail, disk.f_frsize);
   const std::uint64_t bytes = add_saturating(need.data_bytes, need.header_bytes);
   if (bytes > have) {
     return {StatusCode::kResourceExhausted,
-            "the payload file {} needs {} bytes, the disk has {}: record fewer tokens "
-            "or runs, or elsewhere",
+            "the payload file {} needs {} bytes, the disk has {}: record fewer tokens or runs, or "
+            "elsewhere",
             path, bytes, have};
   }
   return {};
@@ -115,16 +110,15 @@ PayloadWriter::PayloadWriter(std::string path, UniqueFd fd, std::uint64_t room_b
 Status PayloadWriter::check_place(const std::string& path) {
   struct stat info {};
   if (::lstat(path.c_str(), &info) != 0) {
-    return errno == ENOENT ? Status() : file_error("look at", path, errno);
+    return errno == ENOENT ? Status() : os_error("look at " + path, errno);
   }
-  if (S_ISDIR(info.st_mode)) return file_error("replace", path, EISDIR);
+  if (S_ISDIR(info.st_mode)) return os_error("replace the payload file " + path, EISDIR);
   std::string begin(kLengthBytes + kEmptyHeader.size(), '\0');
   if (S_ISREG(info.st_mode)) {
-    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    if (!fd.valid()) return file_error("look at", path, errno);
-    const ssize_t count = ::pread(fd.get(), begin.data(), begin.size(), 0);
-    if (count < 0) return file_error("look at", path, errno);
-    begin.resize(static_cast<std::size_t>(count));
+    ASSIGN_OR_RETURN(const ReadableFile file, ReadableFile::open(path));
+    ASSIGN_OR_RETURN(const std::size_t count,
+                     file.read_some(0, std::as_writable_bytes(std::span(begin))));
+    begin.resize(count);
   }
   // A file with tensors goes on behind the metadata.
   const std::string_view metadata = kEmptyHeader.substr(0, kEmptyHeader.size() - 1);
@@ -143,9 +137,10 @@ Result<std::unique_ptr<PayloadWriter>> PayloadWriter::create(const std::string& 
   RETURN_IF_ERROR(check_place(path));
   RETURN_IF_ERROR(check_need(path, need));
   // A new file: nobody has the old one open with its old mode.
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return file_error("replace", path, errno);
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+    return os_error("replace the payload file " + path, errno);
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-  if (!fd.valid()) return file_error("create", path, errno);
+  if (!fd.valid()) return os_error("create the payload file " + path, errno);
   const std::uint64_t start =
       (kLengthBytes + std::max<std::uint64_t>(need.header_bytes, kEmptyHeader.size()) +
        kDataAlignment - 1) /
@@ -162,16 +157,10 @@ Result<std::unique_ptr<PayloadWriter>> PayloadWriter::create(const std::string& 
   return writer;
 }
 
-Status PayloadWriter::write_at(std::uint64_t offset, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t count =
-        ::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return file_error("write", path_, count < 0 ? errno : ENOSPC);
-    bytes.remove_prefix(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
-  }
-  return {};
+Status PayloadWriter::write_at(std::uint64_t offset, std::string_view bytes) const {
+  if (::lseek(fd_.get(), static_cast<off_t>(offset), SEEK_SET) < 0)
+    return os_error("write the payload file " + path_, errno);
+  return write_all(fd_.get(), bytes, path_);
 }
 
 Result<std::string> PayloadWriter::append(std::string_view name, TensorView tensor) {
@@ -185,7 +174,7 @@ Result<std::string> PayloadWriter::append(std::string_view name, TensorView tens
   }
   const std::uint64_t place = kLengthBytes + room_bytes_ + data_bytes_;
   if (::ftruncate(fd_.get(), static_cast<off_t>(place + bytes)) != 0) {
-    return file_error("write", path_, errno);
+    return os_error("write the payload file " + path_, errno);
   }
   RETURN_IF_ERROR(write_at(kLengthBytes + json_bytes_ - 1, entry));
   Sha256 digest;

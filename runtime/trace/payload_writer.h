@@ -47,7 +47,7 @@ class PayloadWriter {
 
  private:
   PayloadWriter(std::string path, UniqueFd fd, std::uint64_t room_bytes);
-  Status write_at(std::uint64_t offset, std::string_view bytes);
+  Status write_at(std::uint64_t offset, std::string_view bytes) const;
   Result<std::string> append(std::string_view name, TensorView tensor);
 
   std::string path_;

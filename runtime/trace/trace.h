@@ -3,13 +3,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "base/status.h"
 #include "proto/op.h"
 #include "proto/path.h"
+#include "runtime/model/forward_plan.h"
 #include "runtime/op_times.h"
 #include "runtime/stats/report.h"
 
@@ -106,6 +107,18 @@ struct TraceHeader {
 /// Names of an op's tensors in the payload file: "000012.in.0", "000012.out.1".
 enum class TraceSide : std::uint8_t { kInput, kOutput };
 std::string payload_tensor_name(std::uint64_t seq, TraceSide side, std::size_t index);
+
+/// The record of one op with these results, its layer and times unknown; `policy` is nullopt where
+/// nothing is crossed.
+TraceRecord make_record(const OpSpec& spec, std::span<const TensorDesc> results,
+                        const std::optional<PathPolicy>& policy);
+/// The same with its layer. `spec` fits `dims` (CHECKed).
+TraceRecord make_record(const OpSpec& spec, std::optional<std::uint16_t> layer,
+                        const ModelDims& dims, const std::optional<PathPolicy>& policy);
+/// Record number `seq` of a trace that runs `plan`, made for `dims`, again and again. Its times are
+/// 0.
+TraceRecord synthesise_record(std::span<const PlannedOp> plan, std::uint64_t seq,
+                              const ModelDims& dims, const PathPolicy& policy);
 
 /// "airlock 0.1.0".
 std::string build_name();

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <span>
+#include <ranges>
 #include <utility>
 
 #include "proto/limits.h"
@@ -20,7 +20,7 @@ constexpr std::int64_t kMaxCores = 1 << 20;
 // is called with the key, the member and, for reading, the range of the member.
 
 template <typename Visitor, typename Dims>
-void visit_dims(Visitor& visit, Dims& dims) {
+void visit_dims(Visitor&& visit, Dims& dims) {
   visit("hidden_size", dims.hidden, kMaxCount);
   visit("intermediate_size", dims.intermediate, kMaxCount);
   visit("num_hidden_layers", dims.layers, kMaxCount);
@@ -31,19 +31,19 @@ void visit_dims(Visitor& visit, Dims& dims) {
 }
 
 template <typename Visitor, typename Header>
-void visit_header(Visitor& visit, Header& header) {
+void visit_header(Visitor&& visit, Header& header) {
   visit("source", header.source);
   visit("build", header.build);
-  visit.object("host", [&](auto& inner) {
+  visit.object("host", [&](auto&& inner) {
     inner("name", header.host.name);
     inner("cpu", header.host.cpu);
     inner("cores", header.host.cores, kMaxCores);
     inner("device", header.host.device);
   });
   visit("started_at", header.started_at);
-  visit.object("model", [&](auto& inner) {
+  visit.object("model", [&](auto&& inner) {
     inner("name", header.model);
-    inner.object("config", [&](auto& config) { visit_dims(config, header.dims); });
+    inner.object("config", [&](auto&& config) { visit_dims(config, header.dims); });
     inner("digest", header.digest);
   });
   visit("tokens", header.tokens, limits::kMaxTokens);
@@ -64,7 +64,7 @@ void visit_header(Visitor& visit, Header& header) {
 
 /// `extents` and `bytes` are those of the tensor's type.
 template <typename Visitor, typename Tensor, typename Extents, typename Bytes>
-void visit_tensor(Visitor& visit, Tensor& tensor, Extents& extents, Bytes& bytes, bool digests) {
+void visit_tensor(Visitor&& visit, Tensor& tensor, Extents&& extents, Bytes&& bytes, bool digests) {
   visit("dtype", tensor.desc.dtype);
   visit("shape", extents, Shape::kMaxRank);
   visit("bytes", bytes);
@@ -73,7 +73,7 @@ void visit_tensor(Visitor& visit, Tensor& tensor, Extents& extents, Bytes& bytes
 }
 
 template <typename Visitor, typename Record>
-void visit_record(Visitor& visit, Record& record) {
+void visit_record(Visitor&& visit, Record& record) {
   visit("seq", record.seq, kMaxCount);
   visit("run", record.run, kMaxCount);
   visit("op", record.op);
@@ -90,118 +90,97 @@ void visit_record(Visitor& visit, Record& record) {
 
 class Writer {
  public:
+  /// The object whose members `members` visits.
+  template <typename Members>
+  static JsonObject written(const Members& members) {
+    Writer writer;
+    members(writer);
+    return writer.object_;
+  }
   template <typename T>
   void operator()(std::string_view key, const T& value, JsonRange /*range*/ = 0) {
     object_.add(key, value);
   }
   void operator()(std::string_view key, const std::vector<WeightId>& weights, JsonRange /*most*/) {
-    std::vector<std::pair<std::uint16_t, WeightKind>> pairs;
-    for (const WeightId& weight : weights) pairs.emplace_back(weight.layer, weight.kind);
-    object_.add(key, pairs);
+    object_.add(key, std::views::transform(weights, [](const WeightId& weight) {
+                  return std::pair(weight.layer, weight.kind);
+                }));
   }
   void operator()(std::string_view key, const std::vector<TraceTensor>& tensors,
                   JsonRange /*most*/) {
-    std::vector<JsonObject> objects;
-    for (const TraceTensor& tensor : tensors) {
-      const std::span<const std::int64_t> extents = tensor.desc.shape.extents();
-      const std::uint64_t bytes = tensor.desc.bytes();
-      Writer inner;
-      visit_tensor(inner, tensor, extents, bytes, !tensor.sha256.empty());
-      objects.push_back(inner.object_);
-    }
-    object_.add(key, objects);
+    object_.add(key, std::views::transform(tensors, [](const TraceTensor& tensor) {
+                  return written([&](Writer& inner) {
+                    visit_tensor(inner, tensor, tensor.desc.shape.extents(), tensor.desc.bytes(),
+                                 !tensor.sha256.empty());
+                  });
+                }));
   }
   template <typename Members>
   void object(std::string_view key, const Members& members) {
-    Writer inner;
-    members(inner);
-    object_.add(key, inner.object_);
+    object_.add(key, written(members));
   }
   /// null where it is empty.
   void file_name(std::string_view key, std::string_view name) {
     object_.add(key, name.empty() ? std::nullopt : std::optional(name));
   }
-  const JsonObject& written() const { return object_; }
 
  private:
   JsonObject object_;
 };
 
-bool is_sha256(std::string_view text) {
-  return text.size() == 64 && std::ranges::all_of(text, [](char c) {
-           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-         });
-}
-
-WeightId read_weight(const JsonReader& pair) {
-  WeightId weight;
-  const auto parts = pair.items(2);
-  if (parts.size() == 2) {
-    parts[0].get(weight.layer, limits::kMaxLayers - 1);
-    parts[1].get(weight.kind);
-  } else {
-    pair.refuse("[layer, name of a projection]");
-  }
-  return weight;
-}
-
-class Reader {
- public:
-  Reader(const JsonReader& at, bool digests) : at_(at), digests_(digests) {}
-
+struct Reader {
   template <typename T>
-  void operator()(std::string_view key, T& value, JsonRange range = json_range<T>()) const {
-    at_.read(key, value, range);
+  void operator()(std::string_view key, T& value, JsonRange range = kJsonRange<T>) const {
+    place.read(key, value, range);
   }
   template <typename T>
   void operator()(std::string_view key, std::vector<T>& list, JsonRange most) const {
-    for (const JsonReader& item : at_.at(key).items(static_cast<std::size_t>(most.most))) {
-      if constexpr (std::is_same_v<T, WeightId>) {
-        list.push_back(read_weight(item));
-      } else if constexpr (std::is_same_v<T, TraceTensor>) {
-        list.push_back(read_tensor(item));
-      } else {
-        item.get(list.emplace_back());
-      }
-    }
+    for (const JsonReader& item : place.at(key).items(static_cast<std::size_t>(most.most)))
+      read_item(item, list.emplace_back());
   }
   template <typename Members>
   void object(std::string_view key, const Members& members) const {
-    const Reader inner(at_.at(key), digests_);
-    members(inner);
+    members(Reader{place.at(key), digests});
   }
-
   void file_name(std::string_view key, std::string& name) const {
-    const JsonReader place = at_.at(key);
-    if (!at_.has(key)) return;
-    place.get(name);
-    if (!is_payload_name(name)) place.refuse("a file name");
+    const JsonReader member = place.at(key);
+    if (!place.has(key)) return;
+    member.get(name);
+    if (!is_payload_name(name)) member.refuse("a file name");
   }
 
- private:
-  TraceTensor read_tensor(const JsonReader& at) const {
-    TraceTensor tensor;
+  template <typename T>
+  void read_item(const JsonReader& item, T& value) const {
+    item.get(value);
+  }
+  void read_item(const JsonReader& pair, WeightId& weight) const {
+    const auto parts = pair.items(2);
+    if (parts.size() != 2) return pair.refuse("[layer, name of a projection]");
+    parts[0].get(weight.layer, limits::kMaxLayers - 1);
+    parts[1].get(weight.kind);
+  }
+  void read_item(const JsonReader& item, TraceTensor& tensor) const {
     std::vector<std::int64_t> extents;
     std::uint64_t stated_bytes = 0;
-    const Reader inner(at, digests_);
-    visit_tensor(inner, tensor, extents, stated_bytes, digests_);
+    visit_tensor(Reader{item, digests}, tensor, extents, stated_bytes, digests);
     const auto shape = Shape::make(extents);
     const auto bytes = shape ? shape->byte_count(tensor.desc.dtype) : std::nullopt;
     if (!bytes || *bytes > limits::kMaxTensorBytes) {
-      at.at("shape").fail(fmt::format("is of a tensor over {} bytes", limits::kMaxTensorBytes));
-      return tensor;
+      return item.at("shape").fail(
+          fmt::format("is of a tensor over {} bytes", limits::kMaxTensorBytes));
     }
     tensor.desc.shape = *shape;
     if (stated_bytes != *bytes) {
-      at.at("bytes").fail(fmt::format("is not {}, what {} of {} takes", *bytes, shape->to_string(),
-                                      name_of(tensor.desc.dtype)));
+      item.at("bytes").fail(fmt::format("is not {}, what {} of {} takes", *bytes,
+                                        shape->to_string(), name_of(tensor.desc.dtype)));
     }
-    if (digests_ && !is_sha256(tensor.sha256)) at.at("sha256").fail("is not 64 hex digits");
-    return tensor;
+    const bool is_sha256 = tensor.sha256.size() == 64 &&
+                           tensor.sha256.find_first_not_of("0123456789abcdef") == std::string::npos;
+    if (digests && !is_sha256) item.at("sha256").fail("is not 64 hex digits");
   }
 
-  JsonReader at_;
-  bool digests_;
+  JsonReader place;
+  bool digests;
 };
 
 void check_word(const JsonReader& fields, std::string_view key, std::string_view word,
@@ -226,22 +205,23 @@ void check_times(const JsonReader& fields, const OpTimes& times) {
   }
 }
 
-Status check_record(const TraceRecord& record, const ModelDims& dims, std::string_view source) {
-  const auto refuse = [&](std::string_view what) {
-    return Status(StatusCode::kInvalidInput, "{}: {}", source, what);
-  };
-  auto results = op_results(record.spec(), dims);
-  if (!results.ok()) return refuse(results.status().message());
-  if (results->size() != record.outputs.size()) {
-    return refuse(fmt::format("{} outputs, the op has {}", record.outputs.size(), results->size()));
+/// Whether its outputs are what its op gives.
+Status check_outputs(const TraceRecord& record, const ModelDims& dims) {
+  ASSIGN_OR_RETURN(const std::vector<TensorDesc> results, op_results(record.spec(), dims));
+  if (results.size() != record.outputs.size()) {
+    return {StatusCode::kInvalidInput, "{} outputs, the op has {}", record.outputs.size(),
+            results.size()};
   }
-  for (std::size_t i = 0; i < results->size(); ++i) {
-    if (!((*results)[i] == record.outputs[i].desc)) {
-      return refuse(fmt::format("output {} is {} {}, the op gives {} {}", i,
-                                name_of(record.outputs[i].desc.dtype),
-                                record.outputs[i].desc.shape.to_string(),
-                                name_of((*results)[i].dtype), (*results)[i].shape.to_string()));
-    }
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    const TensorDesc& stated = record.outputs[i].desc;
+    if (stated == results[i]) continue;
+    return {StatusCode::kInvalidInput,
+            "output {} is {} {}, the op gives {} {}",
+            i,
+            name_of(stated.dtype),
+            stated.shape.to_string(),
+            name_of(results[i].dtype),
+            results[i].shape.to_string()};
   }
   return {};
 }
@@ -259,22 +239,19 @@ bool is_payload_name(std::string_view name) {
 }
 
 std::string encode_trace_line(const TraceHeader& header) {
-  Writer writer;
-  writer("airlock_trace", kTraceSchemaVersion);
-  visit_header(writer, header);
-  return writer.written().text();
+  return Writer::written([&](Writer& writer) {
+           writer("airlock_trace", kTraceSchemaVersion);
+           visit_header(writer, header);
+         })
+      .text();
 }
 
 JsonObject dims_object(const ModelDims& dims) {
-  Writer writer;
-  visit_dims(writer, dims);
-  return writer.written();
+  return Writer::written([&](Writer& writer) { visit_dims(writer, dims); });
 }
 
 JsonObject record_object(const TraceRecord& record) {
-  Writer writer;
-  visit_record(writer, record);
-  return writer.written();
+  return Writer::written([&](Writer& writer) { visit_record(writer, record); });
 }
 
 std::string encode_trace_line(const TraceRecord& record) { return record_object(record).text(); }
@@ -294,8 +271,7 @@ Result<TraceHeader> decode_trace_header(std::string_view line, std::string_view 
                   version->describe(), kTraceSchemaVersion);
   }
   TraceHeader header;
-  const Reader reader(fields, false);
-  visit_header(reader, header);
+  visit_header(Reader{fields, false}, header);
   check_header(fields, header);
   RETURN_IF_ERROR(status);
   return header;
@@ -307,12 +283,11 @@ Result<TraceRecord> decode_trace_record(std::string_view line, const TraceHeader
   Status status;
   const JsonReader fields(json, source, status);
   TraceRecord record;
-  const Reader reader(fields, header.digests);
-  visit_record(reader, record);
+  visit_record(Reader{fields, header.digests}, record);
   if (!is_computed(record.op)) fields.at("op").refuse("an op that a backend computes");
   check_times(fields, record.times);
   RETURN_IF_ERROR(status);
-  RETURN_IF_ERROR(check_record(record, header.dims, source));
+  RETURN_IF_ERROR(check_outputs(record, header.dims).with_context(source));
   return record;
 }
 

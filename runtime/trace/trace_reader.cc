@@ -1,77 +1,53 @@
 #include "runtime/trace/trace_reader.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <utility>
+#include <algorithm>
+#include <span>
 
-#include "base/file.h"
 #include "runtime/trace/trace_line.h"
 
 namespace airlock {
-namespace {
 
-constexpr std::size_t kReadBytes = std::size_t{256} << 10;
-
-Status file_error(std::string_view what, const std::string& path, int error) {
-  return os_error(fmt::format("{} the trace {}", what, path), error);
-}
-
-}  // namespace
-
-std::string TraceReader::place() const { return fmt::format("{}:{}", path_, line_number_); }
+std::string TraceReader::place() const { return fmt::format("{}:{}", file_.path(), read_.lines); }
 
 /// A line without its newline; the last one may lack it.
 Result<TraceReader::Line> TraceReader::read_line(std::string& line) {
+  std::string& buffer = read_.buffer;
   for (;;) {
-    const std::size_t newline = buffer_.find('\n', position_);
-    const std::size_t end = newline == std::string::npos ? buffer_.size() : newline;
-    if (end - position_ > kMaxTraceLineBytes) {
-      ++line_number_;
+    const std::size_t newline = buffer.find('\n', read_.position);
+    const std::size_t end = std::min(newline, buffer.size());
+    if (end - read_.position > kMaxTraceLineBytes) {
+      ++read_.lines;
       return Status(StatusCode::kInvalidInput, "{}: a line over {} bytes", place(),
                     kMaxTraceLineBytes);
     }
-    if (newline != std::string::npos) {
-      line.assign(buffer_, position_, newline - position_);
-      position_ = newline + 1;
-      ++line_number_;
-      return Line::kWhole;
+    const bool whole = newline != std::string::npos;
+    if (whole || read_.end_of_file) {
+      line.assign(buffer, read_.position, end - read_.position);
+      read_.position = whole ? newline + 1 : end;
+      if (!whole && line.empty()) return Line::kNone;
+      ++read_.lines;
+      read_.without_end = !whole;
+      return whole ? Line::kWhole : Line::kWithoutEnd;
     }
-    if (end_of_file_) {
-      line.assign(buffer_, position_);
-      position_ = buffer_.size();
-      if (line.empty()) return Line::kNone;
-      ++line_number_;
-      without_end_ = true;
-      return Line::kWithoutEnd;
-    }
-    buffer_.erase(0, position_);
-    position_ = 0;
-    const std::size_t kept = buffer_.size();
-    buffer_.resize(kept + kReadBytes);
-    ssize_t count = -1;
-    do {
-      count = ::read(fd_.get(), buffer_.data() + kept, kReadBytes);
-    } while (count < 0 && errno == EINTR);
-    if (count < 0) return file_error("read", path_, errno);
-    buffer_.resize(kept + static_cast<std::size_t>(count));
-    end_of_file_ = count == 0;
+    constexpr std::size_t kReadBytes = std::size_t{256} << 10;
+    buffer.erase(0, read_.position);
+    read_.position = 0;
+    const std::size_t kept = buffer.size();
+    buffer.resize(kept + kReadBytes);
+    ASSIGN_OR_RETURN(
+        const std::size_t count,
+        file_.read_some(read_.bytes, std::as_writable_bytes(std::span(buffer)).subspan(kept)));
+    buffer.resize(kept + count);
+    read_.bytes += count;
+    read_.end_of_file = count < kReadBytes;
   }
 }
 
 Result<TraceReader> TraceReader::open(const std::string& path) {
-  // Without waiting: a fifo without a writer would be waited for forever.
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
-  if (!fd.valid()) return file_error("open", path, errno);
-  struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) return file_error("open", path, errno);
-  if (!S_ISREG(info.st_mode)) {
-    return Status(StatusCode::kInvalidInput, "{} is no regular file", path);
-  }
-  TraceReader reader(path, std::move(fd));
+  ASSIGN_OR_RETURN(ReadableFile file, ReadableFile::open(path));
+  TraceReader reader(std::move(file));
   std::string line;
   ASSIGN_OR_RETURN(const Line kind, reader.read_line(line));
   if (kind == Line::kNone) {
@@ -82,50 +58,39 @@ Result<TraceReader> TraceReader::open(const std::string& path) {
 }
 
 std::string TraceReader::cut_at_end() const {
-  if (!header_.records) {
-    return fmt::format("{} was cut off: it ends after {} ops", path_, records_read_);
-  }
-  if (*header_.records > records_read_) {
-    return fmt::format("{} was cut off: it has {} of {} ops", path_, records_read_,
-                       *header_.records);
-  }
-  if (*header_.records < records_read_) {
-    return fmt::format("{} has {} ops, its header says {}", path_, records_read_, *header_.records);
-  }
-  if (without_end_) {
-    return fmt::format("{} was cut off: line {}, its last, has no end", path_, line_number_);
-  }
+  const std::string& path = file_.path();
+  const std::uint64_t stated = header_.records.value_or(0);
+  if (!header_.records)
+    return fmt::format("{} was cut off: it ends after {} ops", path, read_.records);
+  if (stated > read_.records)
+    return fmt::format("{} was cut off: it has {} of {} ops", path, read_.records, stated);
+  if (stated < read_.records)
+    return fmt::format("{} has {} ops, its header says {}", path, read_.records, stated);
+  if (read_.without_end)
+    return fmt::format("{} was cut off: line {}, its last, has no end", path, read_.lines);
   return {};
 }
 
 Result<std::optional<TraceRecord>> TraceReader::next() {
-  const std::optional<TraceRecord> end;
   std::string line;
   ASSIGN_OR_RETURN(const Line kind, read_line(line));
   if (kind == Line::kNone) {
-    if (cut_.empty()) cut_ = cut_at_end();
-    return end;
+    if (read_.cut.empty()) read_.cut = cut_at_end();
+    return std::optional<TraceRecord>();
   }
   auto record = decode_trace_record(line, header_, place());
   if (!record.ok()) {
     if (kind == Line::kWhole) return record.status();
-    cut_ = fmt::format("{} was cut off: it ends in the middle of line {}, after {} ops", path_,
-                       line_number_, records_read_);
-    return end;
+    read_.cut = fmt::format("{} was cut off: it ends in the middle of line {}, after {} ops",
+                            file_.path(), read_.lines, read_.records);
+    return std::optional<TraceRecord>();
   }
-  ++records_read_;
+  ++read_.records;
   return std::optional<TraceRecord>(std::move(record).value());
 }
 
 Status TraceReader::rewind() {
-  if (::lseek(fd_.get(), 0, SEEK_SET) != 0) return file_error("rewind", path_, errno);
-  buffer_.clear();
-  position_ = 0;
-  end_of_file_ = false;
-  without_end_ = false;
-  line_number_ = 0;
-  records_read_ = 0;
-  cut_.clear();
+  read_ = {};
   std::string line;
   return read_line(line).status();  // the header, which is known
 }

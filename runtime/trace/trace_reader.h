@@ -4,9 +4,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
+#include "base/readable_file.h"
 #include "base/status.h"
-#include "base/unique_fd.h"
 #include "runtime/trace/trace.h"
 
 namespace airlock {
@@ -26,28 +27,34 @@ class TraceReader {
   /// Back to the first record.
   Status rewind();
 
-  std::uint64_t records_read() const { return records_read_; }
   /// After the end: what is missing, or that there is more than the header says, for a warning;
   /// empty where the trace is whole.
-  const std::string& cut() const { return cut_; }
+  const std::string& cut() const { return read_.cut; }
 
  private:
-  TraceReader(std::string path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  explicit TraceReader(ReadableFile file) : file_(std::move(file)) {}
   enum class Line : std::uint8_t { kWhole, kWithoutEnd, kNone };
   Result<Line> read_line(std::string& line);
   std::string place() const;
   std::string cut_at_end() const;
 
-  std::string path_;
-  UniqueFd fd_;
+  /// How far the file was read.
+  struct Progress {
+    std::uint64_t bytes = 0;
+    bool end_of_file = false;
+    // What was read of it and is still wanted begins at `position`.
+    std::string buffer;
+    std::size_t position = 0;
+    std::uint64_t lines = 0;
+    std::uint64_t records = 0;
+    // The last line has no newline.
+    bool without_end = false;
+    std::string cut;
+  };
+
+  ReadableFile file_;
   TraceHeader header_;
-  std::string buffer_;
-  std::size_t position_ = 0;  // in buffer_
-  bool end_of_file_ = false;
-  bool without_end_ = false;  // the last line has no newline
-  std::uint64_t line_number_ = 0;
-  std::uint64_t records_read_ = 0;
-  std::string cut_;
+  Progress read_;
 };
 
 }  // namespace airlock

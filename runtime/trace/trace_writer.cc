@@ -34,10 +34,6 @@ constexpr std::size_t kHeaderRoomBytes = 96;
 constexpr std::uint64_t kPatienceNs = 5'000'000'000;
 constexpr int kLookMs = 50;
 
-Status file_error(std::string_view what, const std::string& path, int error) {
-  return os_error(fmt::format("{} the trace {}", what, path), error);
-}
-
 class Writer final : public TraceWriter {
  public:
   Writer(std::string path, UniqueFd fd, TraceHeader header, WhenFull when_full, bool seekable)
@@ -56,12 +52,12 @@ class Writer final : public TraceWriter {
   }
   /// Writes the header, so that a full disk shows before the run, and starts the thread.
   Status start() {
-    ssize_t count = -1;
-    do {
-      count = ::write(fd_.get(), buffer_.data(), buffer_.size());
-    } while (count < 0 && errno == EINTR);
-    if (count < 0 && errno != EAGAIN) return file_error("write", path_, errno);
-    buffer_.erase(0, static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
+    const ssize_t count = ::write(fd_.get(), buffer_.data(), buffer_.size());
+    if (count >= 0) {
+      buffer_.erase(0, static_cast<std::size_t>(count));
+    } else if (errno != EAGAIN && errno != EINTR) {
+      return os_error("write the trace " + path_, errno);
+    }
     thread_ = std::thread([this] { write_queue(); });
     return {};
   }
@@ -82,7 +78,7 @@ class Writer final : public TraceWriter {
 
   Status close(std::optional<std::uint64_t> wall_ns) override {
     stop();
-    if (status_.ok() && given_up()) fail(ETIMEDOUT);
+    if (status_.ok() && is_set(failed_)) fail(ETIMEDOUT);
     if (!status_.ok()) return status_;
     if (!seekable_) return {};
     header_.wall_ns = wall_ns;
@@ -93,7 +89,7 @@ class Writer final : public TraceWriter {
     line.resize(header_bytes_, ' ');
     const ssize_t count = ::pwrite(fd_.get(), line.data(), line.size(), 0);
     if (count == static_cast<ssize_t>(line.size())) return {};
-    return file_error("write", path_, count < 0 ? errno : ENOSPC);
+    return os_error("write the trace " + path_, count < 0 ? errno : ENOSPC);
   }
 
   std::uint64_t dropped() const override {
@@ -152,7 +148,7 @@ class Writer final : public TraceWriter {
     while (status_.ok() && !left.empty()) {
       const ssize_t count = ::write(fd_.get(), left.data(), left.size());
       const int error = errno;
-      if (given_up()) {
+      if (is_set(failed_)) {
         fail(ETIMEDOUT);
       } else if (count >= 0) {
         left.remove_prefix(static_cast<std::size_t>(count));
@@ -160,7 +156,7 @@ class Writer final : public TraceWriter {
         const std::lock_guard lock(mutex_);
         ++progress_;
       } else if (error == EAGAIN) {
-        if (patience_end_ns == 0 && stopping()) patience_end_ns = now_ns() + kPatienceNs;
+        if (patience_end_ns == 0 && is_set(stopping_)) patience_end_ns = now_ns() + kPatienceNs;
         if (patience_end_ns != 0 && now_ns() > patience_end_ns) fail(ETIMEDOUT);
         pollfd room{fd_.get(), POLLOUT, 0};
         ::poll(&room, 1, kLookMs);
@@ -171,17 +167,12 @@ class Writer final : public TraceWriter {
     buffer_.clear();
   }
 
-  bool stopping() const {
+  bool is_set(const bool& guarded) const {
     const std::lock_guard lock(mutex_);
-    return stopping_;
-  }
-  /// By an add() that waited in vain.
-  bool given_up() const {
-    const std::lock_guard lock(mutex_);
-    return failed_;
+    return guarded;
   }
   void fail(int error) {
-    status_ = file_error("write", path_, error);
+    status_ = os_error("write the trace " + path_, error);
     const std::lock_guard lock(mutex_);
     failed_ = true;
     room_.notify_one();
@@ -217,16 +208,16 @@ Result<std::unique_ptr<TraceWriter>> TraceWriter::create(const std::string& path
   struct stat info {};
   const bool special = ::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode);
   const bool link = ::lstat(path.c_str(), &info) == 0 && S_ISLNK(info.st_mode);
-  if (link && !special) return file_error("create", path, ELOOP);
+  if (link && !special) return os_error("create the trace " + path, ELOOP);
   // A new file: nobody has the old one open with its old mode.
   if (!special && ::unlink(path.c_str()) != 0 && errno != ENOENT) {
-    return file_error("replace", path, errno);
+    return os_error("replace the trace " + path, errno);
   }
   // A pipe or a terminal is never waited for here; its slow reader is, by the writer's thread.
   const int flags = special ? O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
                             : O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
   UniqueFd fd(::open(path.c_str(), flags, 0600));
-  if (!fd.valid()) return file_error("create", path, errno);
+  if (!fd.valid()) return os_error("create the trace " + path, errno);
   auto writer =
       std::make_unique<Writer>(path, std::move(fd), std::move(header), when_full, !special);
   RETURN_IF_ERROR(writer->start());

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 
 namespace airlock {
 namespace {

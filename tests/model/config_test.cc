@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "proto/limits.h"
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 #include "tests/model/temp_model.h"
 
 namespace airlock {

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "runtime/trace/synthesise.h"
+#include "runtime/trace/trace.h"
 
 namespace airlock {
 

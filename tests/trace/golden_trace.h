@@ -5,7 +5,6 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/trace/synthesise.h"
 #include "runtime/trace/trace.h"
 
 namespace airlock {

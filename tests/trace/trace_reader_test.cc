@@ -91,11 +91,11 @@ TEST(TraceReader, what_is_no_trace_is_refused) {
   expect_refused(write_all(dir.file("text"), "hello\n"), "text:1: ");
   expect_refused(write_all(dir.file("zeros"), std::string(100, '\0')), "zeros:1: ");
   expect_refused(dir.file("missing"), "No such file");
-  expect_refused(dir.path().string(), "is no regular file");
+  expect_refused(dir.path().string(), "is not a regular file");
   const std::string pipe = dir.file("pipe");
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
-  expect_refused(pipe, "is no regular file");
-  expect_refused("/dev/zero", "is no regular file");
+  expect_refused(pipe, "is not a regular file");
+  expect_refused("/dev/zero", "is not a regular file");
 }
 
 TEST(TraceReader, reads_again_after_rewind) {
@@ -109,7 +109,6 @@ TEST(TraceReader, reads_again_after_rewind) {
       EXPECT_TRUE(**record == expected);
     }
     EXPECT_FALSE(reader->next()->has_value());
-    EXPECT_EQ(reader->records_read(), 6U);
     ASSERT_TRUE(reader->rewind().ok());
   }
 }

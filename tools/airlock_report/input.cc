@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/readable_file.h"
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 
 namespace airlock::report {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 
 namespace airlock {
 namespace {

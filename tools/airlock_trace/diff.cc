@@ -6,12 +6,11 @@
 #include <utility>
 
 #include "base/log.h"
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 #include "runtime/text/figures.h"
 #include "runtime/text/table.h"
 #include "runtime/trace/trace_reader.h"
 #include "tools/airlock_trace/show.h"
-#include "tools/airlock_trace/text.h"
 
 namespace airlock::trace {
 namespace {
@@ -38,66 +37,56 @@ std::string describe(const std::optional<TraceRecord>& record) {
 }
 
 /// Figures of A and B side by side.
-class Figures {
- public:
-  explicit Figures(const TraceDiff& diff)
-      : table_({"section", "name", "what", {"A", "a"}, {"B", "b"}, {"B/A", "ratio"}}) {
-    const TraceFileSummary &a = diff.a, &b = diff.b;
-    for (const Op op : kComputeOps) add_op(name_of(op), a.ops[op], b.ops[op]);
-    add_op("all", a.all, b.all);
-    for (const Path path : kPaths) add_path(name_of(path), a.paths[path], b.paths[path]);
-    add_path("none", a.uncrossed, b.uncrossed);
-    if (a.header.wall_ns.value_or(0) != 0 && b.header.wall_ns.value_or(0) != 0)
-      add_time("time", "wall", "ns", *a.header.wall_ns, *b.header.wall_ns);
-    const auto between_a = a.between_ns(), between_b = b.between_ns();
-    if (between_a && between_b) add_time("time", "tee_between", "ns", *between_a, *between_b);
-    add_time("time", "under_way", "ns", a.busy.busy_ns(), b.busy.busy_ns());
-  }
-  const Table& table() const { return table_; }
-
- private:
+Table figures_of(const TraceDiff& diff) {
+  Table table({"section", "name", "what", {"A", "a"}, {"B", "b"}, {"B/A", "ratio"}});
   using Write = Cell (*)(std::uint64_t);
-  static Cell count(std::uint64_t value) { return value; }
-  static Cell time(std::uint64_t ns) { return Cell(ns).shown_as(ms_text(ns) + " ms"); }
-
-  void add(std::string_view section, std::string_view name, Cell what, std::uint64_t a,
-           std::uint64_t b, Write write) {
-    table_.add({section, name, std::move(what), write(a), write(b),
-                a == 0 ? Cell() : Cell::real(static_cast<double>(b) / static_cast<double>(a), 3)});
-  }
-  void add_time(std::string_view section, std::string_view name, std::string_view what,
-                std::uint64_t a, std::uint64_t b) {
-    const std::size_t unit = what.ends_with("_ns") ? 3 : 0;
-    const std::string_view shown = what.substr(0, what.size() - unit);
-    add(section, name, Cell(what).shown_as(std::string(shown)), a, b, time);
-  }
-  void add_op(std::string_view name, const OpSums& a, const OpSums& b) {
+  const auto add = [&](std::string_view section, std::string_view name, Cell what, std::uint64_t a,
+                       std::uint64_t b, Write write) {
+    table.add({section, name, std::move(what), write(a), write(b),
+               a == 0 ? Cell() : Cell::real(static_cast<double>(b) / static_cast<double>(a), 3)});
+  };
+  const auto add_time = [&](std::string_view section, std::string_view name, std::string_view what,
+                            std::uint64_t a, std::uint64_t b) {
+    const std::string shown(what.substr(0, what.size() - (what.ends_with("_ns") ? 3 : 0)));
+    add(section, name, Cell(what).shown_as(shown), a, b,
+        [](std::uint64_t ns) { return Cell(ns).shown_as(ms_text(ns) + " ms"); });
+  };
+  const Write count = [](std::uint64_t value) { return Cell(value); };
+  const auto add_op = [&](std::string_view name, const OpSums& a, const OpSums& b) {
     if (a.calls == 0 && b.calls == 0) return;
     add("op", name, "calls", a.calls, b.calls, count);
     add("op", name, "input_bytes", a.input_bytes, b.input_bytes, Cell::size);
     add("op", name, "output_bytes", a.output_bytes, b.output_bytes, Cell::size);
-    visit_times([&](std::string_view key, std::uint64_t x,
-                    std::uint64_t y) { add_time("op", name, key, x, y); },
-                a.times, b.times);
-    for (const auto& [key, share] : {std::pair("p50_ns", 0.5), {"p99_ns", 0.99}}) {
-      add_time("op", name, key, a.call_ns.percentile(share), b.call_ns.percentile(share));
-    }
-  }
-  void add_path(std::string_view name, const PathSnapshot& a, const PathSnapshot& b) {
+    const auto add_part = [&](std::string_view key, std::uint64_t x, std::uint64_t y) {
+      add_time("op", name, key, x, y);
+    };
+    visit_times(add_part, a.times, b.times);
+    add_part("p50_ns", a.call_ns.percentile(0.5), b.call_ns.percentile(0.5));
+    add_part("p99_ns", a.call_ns.percentile(0.99), b.call_ns.percentile(0.99));
+  };
+  const auto add_path = [&](std::string_view name, const PathSnapshot& a, const PathSnapshot& b) {
     if (tensors_of(a) == 0 && tensors_of(b) == 0) return;
     add("path", name, "tensors", tensors_of(a), tensors_of(b), count);
     add("path", name, "input_bytes", a.sent.bytes, b.sent.bytes, Cell::size);
     add("path", name, "output_bytes", a.received.bytes, b.received.bytes, Cell::size);
-  }
-
-  Table table_;
-};
+  };
+  const TraceFileSummary &a = diff.a, &b = diff.b;
+  for (const Op op : kComputeOps) add_op(name_of(op), a.ops[op], b.ops[op]);
+  add_op("all", a.all, b.all);
+  visit_paths(add_path, a, b);
+  if (a.header.wall_ns.value_or(0) != 0 && b.header.wall_ns.value_or(0) != 0)
+    add_time("time", "wall", "ns", *a.header.wall_ns, *b.header.wall_ns);
+  const auto between_a = a.between_ns(), between_b = b.between_ns();
+  if (between_a && between_b) add_time("time", "tee_between", "ns", *between_a, *between_b);
+  add_time("time", "under_way", "ns", a.busy.busy_ns(), b.busy.busy_ns());
+  return table;
+}
 
 std::string header_line(std::string_view name, const TraceFileSummary& summary) {
   const TraceHeader& header = summary.header;
-  return fmt::format("- {}: {}, {}, {}, {} tokens, {} prefill{}, attention {}, wire {}{}\n", name,
+  return fmt::format("- {}: {}, {}, {}, {} tokens, {}, attention {}, wire {}{}\n", name,
                      printable(summary.file), name_of(header.source), printable(header.model),
-                     header.tokens, header.runs, header.runs == 1 ? "" : "s", header.attention,
+                     header.tokens, prefills_text(header.runs), header.attention,
                      name_of(header.wire), summary.cut.empty() ? "" : ", **cut off**");
 }
 
@@ -119,10 +108,10 @@ std::string verdict(const TraceDiff& diff) {
 std::string diff_markdown(const TraceDiff& diff) {
   std::string text =
       header_line("A", diff.a) + header_line("B", diff.b) + '\n' + verdict(diff) + "\n";
-  const Figures figures(diff);
+  const Table figures = figures_of(diff);
   for (const char* section : {"op", "path", "time"}) {
     Table table({left(section), left("what"), "A", "B", "B/A"});
-    for (const Cells& row : figures.table().rows()) {
+    for (const Cells& row : figures.rows()) {
       if (row[0].shown() == section) table.add({row.begin() + 1, row.end()});
     }
     if (!table.empty()) text += '\n' + table.markdown();
@@ -131,7 +120,7 @@ std::string diff_markdown(const TraceDiff& diff) {
 }
 
 std::string diff_csv(const TraceDiff& diff) {
-  return Figures(diff).table().csv() +
+  return figures_of(diff).csv() +
          csv_line({"shape", "all", "compared", diff.compared, diff.compared, {}}) +
          csv_line({"shape", "all", "differing", diff.differing, diff.differing, {}});
 }
@@ -146,7 +135,7 @@ std::string diff_json(const TraceDiff& diff) {
                                           {"differing", diff.differing},
                                           {"other_paths", diff.other_paths},
                                           {"first_difference", first}}},
-                    {"figures", Figures(diff).table().json()}}
+                    {"figures", figures_of(diff).json()}}
       .line();
 }
 
@@ -183,15 +172,8 @@ Result<std::string> diff(const std::string& a, const std::string& b, OutputForm 
   for (const TraceFileSummary* summary : {&compared.a, &compared.b}) {
     if (!summary->cut.empty()) log_warning(summary->cut);
   }
-  switch (form) {
-    case OutputForm::kJson:
-      return diff_json(compared);
-    case OutputForm::kCsv:
-      return diff_csv(compared);
-    case OutputForm::kMarkdown:
-      break;
-  }
-  return diff_markdown(compared);
+  if (form == OutputForm::kJson) return diff_json(compared);
+  return form == OutputForm::kCsv ? diff_csv(compared) : diff_markdown(compared);
 }
 
 }  // namespace airlock::trace

@@ -10,7 +10,7 @@
 #include "base/log.h"
 #include "base/readable_file.h"
 #include "runtime/model/config.h"
-#include "runtime/trace/synthesise.h"
+#include "tools/airlock_trace/show.h"
 #include "tools/airlock_trace/synth.h"
 
 namespace airlock::trace {
@@ -26,29 +26,26 @@ constexpr std::uint64_t kSummarySlackNs = 100'000;
 std::optional<std::int64_t> units(std::uint64_t bytes, std::uint64_t unit) {
   const std::uint64_t count = (bytes + kRoundingBytes) / unit;
   const bool exact = bytes + kRoundingBytes - count * unit <= kHeaderSlackBytes + kRoundingBytes;
-  if (!exact || count < 1 || count > static_cast<std::uint64_t>(limits::kMaxTokens)) {
-    return std::nullopt;
-  }
-  return static_cast<std::int64_t>(count);
+  const bool fits = count >= 1 && count <= static_cast<std::uint64_t>(limits::kMaxTokens);
+  return exact && fits ? std::optional(static_cast<std::int64_t>(count)) : std::nullopt;
 }
 
 /// The token count that a call's bytes outside the ring fit: of scores, which are the first
 /// matmul's result, else of gate and up, or of what down takes.
 std::optional<std::int64_t> tokens_of(const LogCall& call, const ModelDims& dims, DType wire) {
-  const auto bytes = static_cast<std::uint64_t>(dtype_bytes(wire));
-  if (call.op == Op::kMatmul && call.received_bytes > 8 * kHeaderSlackBytes) {
+  constexpr std::uint64_t kLeastBytes = 8 * kHeaderSlackBytes + 1;
+  const std::uint64_t bytes = dtype_bytes(wire);
+  if (call.op == Op::kMatmul && call.received_bytes >= kLeastBytes) {
     const std::uint64_t unit = static_cast<std::uint64_t>(dims.heads) * bytes;
     const auto root =
         static_cast<std::uint64_t>(std::sqrt(static_cast<double>(call.received_bytes / unit)));
-    if (root >= 1) {
-      const auto rows = units(call.received_bytes, unit * root);
-      if (rows && static_cast<std::uint64_t>(*rows) == root) return rows;
-    }
+    const auto rows = root >= 1 ? units(call.received_bytes, unit * root) : std::nullopt;
+    if (rows && static_cast<std::uint64_t>(*rows) == root) return rows;
   }
   if (call.op == Op::kBatchLinear) {
     const std::uint64_t unit = static_cast<std::uint64_t>(dims.intermediate) * bytes;
-    if (call.received_bytes > 8 * kHeaderSlackBytes) return units(call.received_bytes, 2 * unit);
-    if (call.sent_bytes > 8 * kHeaderSlackBytes) return units(call.sent_bytes, unit);
+    if (call.received_bytes >= kLeastBytes) return units(call.received_bytes, 2 * unit);
+    if (call.sent_bytes >= kLeastBytes) return units(call.sent_bytes, unit);
   }
   return std::nullopt;
 }
@@ -82,13 +79,9 @@ class Importer {
     make_header();
     ASSIGN_OR_RETURN(plan_, plan_forward(choice_.dims, shape_));
     for (const LogCall& call : log_.calls) RETURN_IF_ERROR(add_call(call));
-    if (runs_ == 0) {
-      return Status(StatusCode::kInvalidInput, "{}: no prefill in it", source_);
-    }
-    if (inits_ != 0) {
-      imported_.notes.push_back(
-          fmt::format("{} Init left out: a trace begins with the prefill", inits_));
-    }
+    if (runs_ == 0) return Status(StatusCode::kInvalidInput, "{}: no prefill in it", source_);
+    if (const auto inits = count_of(Op::kInit); inits != 0)
+      note("{} Init left out: a trace begins with the prefill", inits);
     if (!log_.cut.empty()) imported_.warnings.push_back(log_.cut);
     take_wall();
     RETURN_IF_ERROR(keep_run());
@@ -97,9 +90,21 @@ class Importer {
   }
 
  private:
-  Status refuse(const LogCall& call, std::string_view what) const {
-    return {StatusCode::kInvalidInput, "{}:{}: {}", source_, call.line, what};
+  template <typename... Args>
+  Status refuse(const LogCall& call, fmt::format_string<Args...> format, Args&&... args) const {
+    return {StatusCode::kInvalidInput, "{}:{}: {}", source_, call.line,
+            fmt::format(format, std::forward<Args>(args)...)};
   }
+  template <typename... Args>
+  void note(fmt::format_string<Args...> format, Args&&... args) {
+    imported_.notes.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+  template <typename... Args>
+  void warn(fmt::format_string<Args...> format, Args&&... args) {
+    imported_.warnings.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  std::ptrdiff_t count_of(Op op) const { return std::ranges::count(log_.calls, op, &LogCall::op); }
 
   void make_header() {
     TraceHeader& header = imported_.header;
@@ -117,10 +122,9 @@ class Importer {
     header.assumed.insert(header.assumed.end(), {"dtype", "path_limit_bytes", "ring_slots"});
     header.tokens = choose_tokens();
     // A log without a matmul is one of attention in the TEE, if it goes on after the projections.
-    const bool has_matmul =
-        std::ranges::any_of(log_.calls, [](const LogCall& call) { return call.op == Op::kMatmul; });
-    const Attention attention = choice_.attention.value_or(
-        has_matmul || log_.calls.size() < 4 ? Attention::kOffload : Attention::kTee);
+    const bool in_tee = count_of(Op::kMatmul) == 0 && log_.calls.size() >= 4;
+    const Attention attention =
+        choice_.attention.value_or(in_tee ? Attention::kTee : Attention::kOffload);
     header.attention = name_of(attention);
     shape_ = {header.tokens, header.wire, attention, Logits::kLast};
   }
@@ -130,44 +134,38 @@ class Importer {
     for (const LogCall& call : log_.calls) {
       const auto tokens = tokens_of(call, choice_.dims, imported_.header.wire);
       if (!tokens) continue;
-      imported_.notes.push_back(
-          fmt::format("{} tokens, from the bytes outside the ring in line {}", *tokens, call.line));
+      note("{} tokens, from the bytes outside the ring in line {}", *tokens, call.line);
       return *tokens;
     }
     imported_.header.assumed.emplace_back("tokens");
-    imported_.notes.push_back(fmt::format(
-        "{} tokens are assumed: no tensor went outside the ring; --tokens says otherwise",
-        kPrototypeTokens));
+    note("{} tokens are assumed: no tensor went outside the ring; --tokens says otherwise",
+         kPrototypeTokens);
     return kPrototypeTokens;
   }
 
   Status add_call(const LogCall& call) {
     const bool between = runs_ == 0 || position_ == plan_.size();
     if (call.op == Op::kInit) {
-      if (!between) return refuse(call, "Init in the middle of a prefill");
-      ++inits_;
-      return {};
+      return between ? Status() : refuse(call, "Init in the middle of a prefill");
     }
     if (between) position_ = 0;
     const PlannedOp& planned = plan_[position_];
     const Op expected = planned.spec.op;
     if (call.op != expected) {
-      return refuse(call,
-                    fmt::format("{}, but op {} of a prefill with {} tokens and attention {} is {}",
-                                prototype_name(call.op), position_ + 1, shape_.tokens,
-                                imported_.header.attention, prototype_name(expected)));
+      return refuse(call, "{}, but op {} of a prefill with {} tokens and attention {} is {}",
+                    prototype_name(call.op), position_ + 1, shape_.tokens,
+                    imported_.header.attention, prototype_name(expected));
     }
     if (between) ++runs_;
     ++position_;
     TraceRecord record = make_record(planned.spec, planned.layer, choice_.dims, std::nullopt);
     RETURN_IF_ERROR(set_paths(call, record));
     record.run = runs_ - 1;
-    record.times.total_ns = call.total_ns;
-    record.times.tee_ns = std::min(call.serialise_ns + call.deserialise_ns, record.times.total_ns);
-    record.times.server_ns = std::min(call.gpu_ns, record.times.total_ns - record.times.tee_ns);
-    record.times.wire_ns = record.times.total_ns - record.times.tee_ns - record.times.server_ns;
+    record.times = {.total_ns = call.total_ns,
+                    .tee_ns = call.serialise_ns + call.deserialise_ns,
+                    .server_ns = call.gpu_ns};
+    balance(record.times);
     imported_.records.push_back(std::move(record));
-    if (position_ == plan_.size()) last_whole_run_ = runs_;
     comm_ns_ = (between ? 0 : comm_ns_) + call.serialise_ns + call.send_ns + call.receive_ns +
                call.deserialise_ns;
     return {};
@@ -179,9 +177,10 @@ class Importer {
       if (assign_paths(tensors, bytes)) return {};
       std::vector<std::size_t> sizes;
       for (const TraceTensor& tensor : tensors) sizes.push_back(tensor.desc.bytes());
-      return refuse(call, fmt::format("{} {} bytes outside the ring; its tensors take {} bytes "
-                                      "with {} tokens (--tokens, --wire or --config may be others)",
-                                      what, bytes, fmt::join(sizes, " and "), shape_.tokens));
+      return refuse(call,
+                    "{} {} bytes outside the ring; its tensors take {} bytes with {} tokens "
+                    "(--tokens, --wire or --config may be others)",
+                    what, bytes, fmt::join(sizes, " and "), shape_.tokens);
     };
     RETURN_IF_ERROR(place(record.inputs, call.sent_bytes, "sent"));
     return place(record.outputs, call.received_bytes, "received");
@@ -191,26 +190,22 @@ class Importer {
   /// those of the lines.
   void take_wall() {
     if (!log_.summary || !log_.summary->wall_ns) {
-      imported_.notes.emplace_back(
-          "the log has no wall-clock time: what the TEE did between ops is unknown");
-      return;
+      return note("the log has no wall-clock time: what the TEE did between ops is unknown");
     }
     const LogSummary& summary = *log_.summary;
     const std::uint64_t stated = summary.comm_ns.value_or(comm_ns_);
     const std::uint64_t apart = stated > comm_ns_ ? stated - comm_ns_ : comm_ns_ - stated;
-    if (last_whole_run_ != runs_ || summary.calls.value_or(plan_.size()) != plan_.size() ||
+    if (position_ != plan_.size() || summary.calls.value_or(plan_.size()) != plan_.size() ||
         apart > kSummarySlackNs) {
-      imported_.warnings.push_back(
-          fmt::format("{}:{}: the summary does not fit the last prefill: its times are not taken",
-                      source_, summary.line));
-      return;
+      return warn("{}:{}: the summary does not fit the last prefill: its times are not taken",
+                  source_, summary.line);
     }
     wall_ns_ = *summary.wall_ns;
   }
 
   /// Leaves the run that was asked for, and lays the ops one behind the other.
   Status keep_run() {
-    std::uint64_t kept_run = choice_.run.value_or(runs_);
+    std::uint64_t kept_run = choice_.run.value_or(kLastRun);
     if (kept_run == kLastRun) kept_run = runs_;
     if (kept_run > runs_) {
       return {StatusCode::kInvalidInput, "{} has {} prefills, --run asks for {}", source_, runs_,
@@ -221,16 +216,14 @@ class Importer {
                     [&](const TraceRecord& record) { return record.run != kept_run - 1; });
     }
     imported_.header.runs = choice_.run ? 1 : runs_;
-    if (position_ != plan_.size() && (!choice_.run || kept_run == runs_)) {
-      imported_.warnings.push_back(fmt::format("{}: cut off in prefill {}, after {} of {} ops",
-                                               source_, runs_, position_, plan_.size()));
+    if (position_ != plan_.size() && kept_run == runs_) {
+      warn("{}: cut off in prefill {}, after {} of {} ops", source_, runs_, position_,
+           plan_.size());
     }
     if (kept_run == runs_ && imported_.header.runs == 1) {
       imported_.header.wall_ns = wall_ns_;
     } else if (wall_ns_) {
-      imported_.notes.push_back(fmt::format(
-          "the log's wall-clock time is that of prefill {} alone: --run {} imports both", runs_,
-          runs_));
+      note("the log's wall-clock time is that of prefill {0} alone: --run {0} imports both", runs_);
     }
     std::uint64_t start_ns = 0;
     for (std::size_t i = 0; i < imported_.records.size(); ++i) {
@@ -245,8 +238,7 @@ class Importer {
     }
     // Ops that take longer than the wall: a summary of something else.
     if (imported_.header.wall_ns && *imported_.header.wall_ns < start_ns) {
-      imported_.warnings.push_back(fmt::format(
-          "{}: the summary's wall-clock time is shorter than its calls: not taken", source_));
+      warn("{}: the summary's wall-clock time is shorter than its calls: not taken", source_);
       imported_.header.wall_ns.reset();
     }
     return {};
@@ -258,25 +250,13 @@ class Importer {
   ForwardShape shape_;
   std::vector<PlannedOp> plan_;
   Imported imported_;
-  std::size_t position_ = 0;  // in plan_
-  std::uint64_t runs_ = 0;    // begun
-  std::uint64_t last_whole_run_ = 0;
-  std::uint64_t inits_ = 0;
+  std::size_t position_ = 0;   // in plan_
+  std::uint64_t runs_ = 0;     // begun
   std::uint64_t comm_ns_ = 0;  // of the last run
   std::optional<std::uint64_t> wall_ns_;
 };
 
 }  // namespace
-
-ModelDims prototype_dims() {
-  return {.hidden = 2048,
-          .intermediate = 8192,
-          .layers = 16,
-          .heads = 32,
-          .kv_heads = 8,
-          .head_dim = 64,
-          .vocab = 128256};
-}
 
 Result<Imported> import_log(const PrototypeLog& log, const ImportChoice& choice,
                             std::string_view source) {
@@ -285,11 +265,7 @@ Result<Imported> import_log(const PrototypeLog& log, const ImportChoice& choice,
 
 Status import_command(const Options& options) {
   const std::string& source = options.inputs[0];
-  ImportChoice choice;
-  choice.tokens = options.tokens;
-  choice.attention = options.attention;
-  choice.wire = options.wire;
-  choice.run = options.run;
+  ImportChoice choice{options};
   if (!options.config.empty()) {
     ASSIGN_OR_RETURN(const LlamaConfig config, load_config(options.config));
     choice.model = std::filesystem::path(options.config).filename().string();
@@ -302,14 +278,11 @@ Status import_command(const Options& options) {
   ASSIGN_OR_RETURN(const Imported imported, import_log(log, choice, source));
   for (const std::string& note : imported.notes) log_info(note);
   for (const std::string& warning : imported.warnings) log_warning(warning);
-  log_info(fmt::format("{} ops of {} prefill{}; assumed: {}", imported.records.size(),
-                       imported.header.runs, imported.header.runs == 1 ? "" : "s",
+  log_info(fmt::format("{} ops of {}; assumed: {}", imported.records.size(),
+                       prefills_text(imported.header.runs),
                        fmt::join(imported.header.assumed, ", ")));
-  std::size_t at = 0;
-  return write_trace(options.output, imported.header, [&]() -> std::optional<TraceRecord> {
-    if (at == imported.records.size()) return std::nullopt;
-    return imported.records[at++];
-  });
+  return write_trace(options.output, imported.header,
+                     [&](std::uint64_t number) { return imported.records[number]; });
 }
 
 }  // namespace airlock::trace

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,19 +14,23 @@
 namespace airlock::trace {
 
 /// LLaMA-3.2-1B, which the prototype ran.
-ModelDims prototype_dims();
-inline constexpr std::int64_t kPrototypeTokens = 128;  // where nothing outside the ring tells them
+inline constexpr ModelDims kPrototypeDims = {.hidden = 2048,
+                                             .intermediate = 8192,
+                                             .layers = 16,
+                                             .heads = 32,
+                                             .kv_heads = 8,
+                                             .head_dim = 64,
+                                             .vocab = 128256};
+/// Where nothing outside the ring tells them.
+inline constexpr std::int64_t kPrototypeTokens = 128;
 
-/// What a log does not say.
-struct ImportChoice {
+/// What a log does not say: the command line, and the model.
+struct ImportChoice : Options {
   std::string model = "LLaMA-3.2-1B";
-  ModelDims dims = prototype_dims();
-  DType dtype = DType::kBF16;  // of the model, and of the wire unless that is given
+  ModelDims dims = kPrototypeDims;
+  // Of the model, and of the wire unless that is given.
+  DType dtype = DType::kBF16;
   bool dims_assumed = true;
-  std::optional<DType> wire;
-  std::optional<std::int64_t> tokens;
-  std::optional<Attention> attention;
-  std::optional<std::uint64_t> run;  // from 1, or kLastRun; nullopt: all
 };
 
 struct Imported {

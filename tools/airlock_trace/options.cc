@@ -130,8 +130,8 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
     if (declared.chosen()) options.command = command;
   }
   if (raw.all_logits) options.logits = Logits::kAll;
-  options.policy = {!raw.no_ring, raw.ring.slot_bytes, raw.ring.slot_count};
-  if (raw.no_ring) options.policy = {};
+  options.policy =
+      raw.no_ring ? PathPolicy{} : PathPolicy{true, raw.ring.slot_bytes, raw.ring.slot_count};
   if (options.command == Command::kExport && options.output.empty())
     options.output = std::string("-");
   return std::optional<Options>(std::move(options));

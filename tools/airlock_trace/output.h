@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/status.h"
 #include "base/unique_fd.h"
@@ -28,13 +29,14 @@ class Output {
   Status close();
 
  private:
-  Output(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+  Output(std::string path, std::string temporary, UniqueFd fd)
+      : path_(std::move(path)), temporary_(std::move(temporary)), fd_(std::move(fd)) {}
   void flush();
 
   std::string path_;
-  std::string temporary_;  // empty: written in place
-  UniqueFd own_;           // invalid for stdout
-  int fd_;
+  // Empty: it is written in place.
+  std::string temporary_;
+  UniqueFd fd_;
   std::string buffer_;
   Status status_;
 };

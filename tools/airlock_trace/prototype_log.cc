@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <ranges>
+#include <utility>
 
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 
 namespace airlock::trace {
 namespace {
@@ -13,36 +15,43 @@ namespace {
 constexpr std::array<std::string_view, 11> kColumns = {
     "ID",       "Method",  "Ser(ms)",   "Send(ms)", "Recv(ms)", "Deser(ms)",
     "Comm(ms)", "GPU(ms)", "Total(ms)", "Sent(KB)", "Recv(KB)"};
-constexpr std::size_t kMillisecondDigits = 6;  // down to nanoseconds
+using Method = std::pair<Op, std::string_view>;
+constexpr Method kMethods[] = {{Op::kInit, "Init"},
+                               {Op::kEmbedding, "Embedding"},
+                               {Op::kBatchLinear, "BatchLinear"},
+                               {Op::kMatmul, "Matmul"},
+                               {Op::kLmHead, "LMHead"}};
+// Down to nanoseconds.
+constexpr std::size_t kMillisecondDigits = 6;
 constexpr std::size_t kSecondDigits = 9;
 constexpr std::size_t kKilobyteDigits = 6;
 /// A call of more than a day is no call.
 constexpr std::uint64_t kMaxCallNs = 24ULL * 3600 * 1'000'000'000;
 constexpr std::uint64_t kMaxCallBytes = std::uint64_t{16} << 30;
 
-bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r'; }
+constexpr std::string_view kSpaces = " \t\r";
+
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 std::string_view trimmed(std::string_view line) {
-  while (!line.empty() && is_space(line.front())) line.remove_prefix(1);
-  while (!line.empty() && is_space(line.back())) line.remove_suffix(1);
-  return line;
+  line.remove_prefix(std::min(line.find_first_not_of(kSpaces), line.size()));
+  return line.substr(0, line.find_last_not_of(kSpaces) + 1);  // npos + 1 is 0
 }
 
 /// At most `most` + 1 of them: enough to see that there are too many.
 std::vector<std::string_view> words_of(std::string_view line, std::size_t most) {
   std::vector<std::string_view> words;
   for (line = trimmed(line); !line.empty() && words.size() <= most; line = trimmed(line)) {
-    const auto* const end = std::ranges::find_if(line, is_space);
-    words.push_back(line.substr(0, static_cast<std::size_t>(end - line.begin())));
+    words.push_back(line.substr(0, line.find_first_of(kSpaces)));
     line.remove_prefix(words.back().size());
   }
   return words;
 }
 
-bool is_rule(std::string_view line) {
-  return !line.empty() && line.find_first_not_of(line.front()) == std::string_view::npos &&
-         (line.front() == '=' || line.front() == '-');
+/// Nothing but one of the two characters that rules are made of.
+bool is_empty_or_rule(std::string_view line) {
+  return line.find_first_not_of('=') == std::string_view::npos ||
+         line.find_first_not_of('-') == std::string_view::npos;
 }
 
 class Parser {
@@ -56,11 +65,9 @@ class Parser {
       const bool whole = newline != std::string_view::npos;
       const std::string_view raw = text.substr(0, newline);
       text.remove_prefix(whole ? newline + 1 : text.size());
-      if (raw.size() > kMaxLogLineBytes) {
-        return refuse(fmt::format("a line over {} bytes", kMaxLogLineBytes));
-      }
+      if (raw.size() > kMaxLogLineBytes) return refuse("a line over {} bytes", kMaxLogLineBytes);
       const std::string_view line = trimmed(raw);
-      if (line.empty() || is_rule(line)) continue;
+      if (is_empty_or_rule(line)) continue;
       if (!whole) {  // its last number may lack digits
         log_.cut = fmt::format("{}:{}: the last line has no end and is left out", source_, line_);
         break;
@@ -75,8 +82,10 @@ class Parser {
   }
 
  private:
-  Status refuse(std::string_view what) const {
-    return {StatusCode::kInvalidInput, "{}:{}: {}", source_, line_, what};
+  template <typename... Args>
+  Status refuse(fmt::format_string<Args...> format, Args&&... args) const {
+    return {StatusCode::kInvalidInput, "{}:{}: {}", source_, line_,
+            fmt::format(format, std::forward<Args>(args)...)};
   }
 
   Status read_line(std::string_view line) {
@@ -87,89 +96,69 @@ class Parser {
       return {};
     }
     if (line == "SUMMARY" || line.starts_with("SUMMARY ")) {
-      log_.summary.emplace();
-      log_.summary->line = line_;
+      log_.summary.emplace().line = line_;
       return {};
     }
     if (line.starts_with("ID ") || line.starts_with("ID\t")) {
-      const auto words = words_of(line, kColumns.size());
-      if (std::ranges::equal(words, kColumns)) return {};
-      return refuse(fmt::format("other columns than {}", fmt::join(kColumns, " ")));
+      if (std::ranges::equal(words_of(line, kColumns.size()), kColumns)) return {};
+      return refuse("other columns than {}", fmt::join(kColumns, " "));
     }
-    return refuse(fmt::format("'{}' is no line of such a log", printable(line)));
+    return refuse("'{}' is no line of such a log", printable(line));
   }
 
   Status read_call(std::string_view line) {
     const auto words = words_of(line, kColumns.size());
     if (words.size() != kColumns.size()) {
-      return refuse(fmt::format(
-          "a call of {} columns, expected {}",
-          words.size() > kColumns.size() ? "more" : std::to_string(words.size()), kColumns.size()));
+      return refuse("a call of {} columns, expected {}",
+                    words.size() > kColumns.size() ? "more" : std::to_string(words.size()),
+                    kColumns.size());
     }
-    if (log_.calls.size() == kMaxLogCalls) {
-      return refuse(fmt::format("more than {} calls", kMaxLogCalls));
-    }
+    if (log_.calls.size() == kMaxLogCalls) return refuse("more than {} calls", kMaxLogCalls);
     LogCall call;
     call.line = line_;
-    RETURN_IF_ERROR(read_id(words[0], call));
-    RETURN_IF_ERROR(read_method(words[1], call.op));
-    std::uint64_t comm_ns = 0;  // the four before it and what lies between them
-    const std::array<std::uint64_t*, 7> times = {
-        &call.serialise_ns, &call.send_ns, &call.receive_ns, &call.deserialise_ns,
-        &comm_ns,           &call.gpu_ns,  &call.total_ns};
-    for (std::size_t i = 0; i < times.size(); ++i) {
-      RETURN_IF_ERROR(
-          read_number(words[2 + i], kColumns[2 + i], kMillisecondDigits, kMaxCallNs, *times[i]));
+    RETURN_IF_ERROR(read_id(words[0], call.id));
+    const auto method = std::ranges::find(kMethods, words[1], &Method::second);
+    if (method == std::ranges::end(kMethods)) {
+      return refuse("unknown method '{}' (known: {})", printable(words[1]),
+                    fmt::join(kMethods | std::views::values, ", "));
     }
-    RETURN_IF_ERROR(read_bytes(words[9], kColumns[9], call.sent_bytes));
-    RETURN_IF_ERROR(read_bytes(words[10], kColumns[10], call.received_bytes));
+    call.op = method->first;
+    std::uint64_t comm_ns = 0;  // the four before it and what lies between them
+    std::size_t column = 2;
+    for (std::uint64_t* ns : {&call.serialise_ns, &call.send_ns, &call.receive_ns,
+                              &call.deserialise_ns, &comm_ns, &call.gpu_ns, &call.total_ns}) {
+      RETURN_IF_ERROR(
+          read_number(words[column], kColumns[column], kMillisecondDigits, kMaxCallNs, *ns));
+      ++column;
+    }
+    for (std::uint64_t* bytes : {&call.sent_bytes, &call.received_bytes}) {
+      std::uint64_t millionths = 0;
+      RETURN_IF_ERROR(read_number(words[column], kColumns[column], kKilobyteDigits,
+                                  kMaxCallBytes / 1024 * 1'000'000, millionths));
+      *bytes = (millionths * 16 + 7812) / 15625;  // * 1024 / 10^6, rounded
+      ++column;
+    }
     log_.calls.push_back(call);
     return {};
   }
 
-  Status read_method(std::string_view word, Op& op) const {
-    std::string known;
-    for (const Op each : kOps) {
-      const std::string_view name = prototype_name(each);
-      if (name.empty()) continue;
-      known += fmt::format("{}{}", known.empty() ? "" : ", ", name);
-      if (name != word) continue;
-      op = each;
-      return {};
-    }
-    return refuse(fmt::format("unknown method '{}' (known: {})", printable(word), known));
-  }
-
   /// Ids count calls and begin again with each prefill.
-  Status read_id(std::string_view word, LogCall& call) {
-    const auto id = parse_decimal(word, 0);
-    if (!id || *id == 0) return refuse(fmt::format("'{}' is no id of a call", printable(word)));
+  Status read_id(std::string_view word, std::uint64_t& id) const {
+    const auto parsed = parse_decimal(word, 0);
+    if (!parsed || *parsed == 0) return refuse("'{}' is no id of a call", printable(word));
     const std::uint64_t last = log_.calls.empty() ? 0 : log_.calls.back().id;
-    if (*id != last + 1 && *id != 1) {
-      return refuse(fmt::format("call {} follows call {}: lines are missing", *id, last));
-    }
-    call.id = *id;
-    return {};
+    id = *parsed;
+    if (id == last + 1 || id == 1) return {};
+    return refuse("call {} follows call {}: lines are missing", id, last);
   }
 
   Status read_number(std::string_view word, std::string_view name, std::size_t digits,
                      std::uint64_t most, std::uint64_t& value) const {
     const auto parsed = parse_decimal(word, digits);
-    if (!parsed || *parsed > most) {
-      return refuse(fmt::format("{} is '{}', expected a decimal number from 0 {}", name,
-                                printable(word),
-                                parsed ? "that is not as large" : "without sign or exponent"));
-    }
-    value = *parsed;
-    return {};
-  }
-
-  Status read_bytes(std::string_view word, std::string_view name, std::uint64_t& bytes) const {
-    std::uint64_t millionths = 0;
-    RETURN_IF_ERROR(
-        read_number(word, name, kKilobyteDigits, kMaxCallBytes / 1024 * 1'000'000, millionths));
-    bytes = (millionths * 16 + 7812) / 15625;  // * 1024 / 10^6, rounded
-    return {};
+    value = parsed.value_or(0);
+    if (parsed && value <= most) return {};
+    return refuse("{} is '{}', expected a decimal number from 0 {}", name, printable(word),
+                  parsed ? "that is not as large" : "without sign or exponent");
   }
 
   /// A line behind "SUMMARY". A heading says what the "Total:" below it counts.
@@ -177,43 +166,35 @@ class Parser {
     LogSummary& summary = *log_.summary;
     if (is_digit(line.front())) return refuse("a call behind the summary");
     if (line.starts_with("Total RPC Calls:")) {
-      std::uint64_t calls = 0;
-      RETURN_IF_ERROR(read_number(trimmed(line.substr(line.find(':') + 1)), "Total RPC Calls", 0,
-                                  kMaxLogCalls, calls));
-      summary.calls = calls;
-      return {};
+      return read_number(trimmed(line.substr(line.find(':') + 1)), "Total RPC Calls", 0,
+                         kMaxLogCalls, summary.calls.emplace());
     }
     if (line.starts_with("Total:")) return read_total(line.substr(6));
-    if (!line.ends_with(':')) {
-      // Means of what is in the lines above, and of times that the trace cannot hold.
-      if (line.starts_with("Avg ") && line.ends_with(" ms")) return {};
-      return refuse(fmt::format("'{}' is no line of a summary", printable(line)));
+    // Means of what is in the lines above, and of times that the trace cannot hold.
+    if (line.starts_with("Avg ") && line.ends_with(" ms")) return {};
+    if (line.ends_with(':')) {
+      const auto heading = [&](std::string_view begin) { return line.starts_with(begin); };
+      const bool unused = heading("GPU Computation") || heading("TEE Computation");
+      unused_.reset();
+      total_ = heading("Prefill Wall-Clock")   ? &summary.wall_ns
+               : heading("Communication Time") ? &summary.comm_ns
+               : unused                        ? &unused_
+                                               : nullptr;
+      if (total_ != nullptr || line == "Operation Statistics:" ||
+          line.find("(count=") != std::string_view::npos) {
+        return {};
+      }
     }
-    const auto heading = [&](std::string_view begin) { return line.starts_with(begin); };
-    const bool unused = heading("GPU Computation") || heading("TEE Computation");
-    unused_.reset();
-    total_ = heading("Prefill Wall-Clock")   ? &summary.wall_ns
-             : heading("Communication Time") ? &summary.comm_ns
-             : unused                        ? &unused_
-                                             : nullptr;
-    if (total_ != nullptr || line == "Operation Statistics:" ||
-        line.find("(count=") != std::string_view::npos) {
-      return {};
-    }
-    return refuse(fmt::format("'{}' is no line of a summary", printable(line)));
+    return refuse("'{}' is no line of a summary", printable(line));
   }
 
   /// " 0.8757 s (8.935 ms/call)"
   Status read_total(std::string_view text) {
     const auto words = words_of(text, 4);
     if (total_ == nullptr || total_->has_value()) return refuse("a total of nothing known");
-    if (words.size() < 2 || words[1] != "s") {
-      return refuse(fmt::format("'{}' is no time in seconds", printable(trimmed(text))));
-    }
-    std::uint64_t value = 0;
-    RETURN_IF_ERROR(read_number(words[0], "Total", kSecondDigits, 30 * kMaxCallNs, value));
-    *total_ = value;
-    return {};
+    if (words.size() < 2 || words[1] != "s")
+      return refuse("'{}' is no time in seconds", printable(trimmed(text)));
+    return read_number(words[0], "Total", kSecondDigits, 30 * kMaxCallNs, total_->emplace());
   }
 
   std::string_view source_;
@@ -227,40 +208,20 @@ class Parser {
 }  // namespace
 
 std::string_view prototype_name(Op op) {
-  switch (op) {
-    case Op::kInit:
-      return "Init";
-    case Op::kEmbedding:
-      return "Embedding";
-    case Op::kBatchLinear:
-      return "BatchLinear";
-    case Op::kMatmul:
-      return "Matmul";
-    case Op::kLmHead:
-      return "LMHead";
-    case Op::kStats:
-    case Op::kPing:
-      return {};
-  }
-  return {};
+  const auto method = std::ranges::find(kMethods, op, &Method::first);
+  return method == std::ranges::end(kMethods) ? std::string_view() : method->second;
 }
 
 std::optional<std::uint64_t> parse_decimal(std::string_view text, std::size_t digits) {
   constexpr std::size_t kMaxWholeDigits = 9;
   const std::size_t point = std::min(text.find('.'), text.size());
-  const std::string_view whole = text.substr(0, point);
-  const std::string_view fraction = point == text.size() ? "" : text.substr(point + 1);
-  if (whole.empty() || whole.size() > kMaxWholeDigits || fraction.size() > digits ||
-      (point != text.size() && fraction.empty()) || !std::ranges::all_of(whole, is_digit) ||
-      !std::ranges::all_of(fraction, is_digit)) {
+  const std::string_view fraction = text.substr(std::min(point + 1, text.size()));
+  if (point == 0 || point > kMaxWholeDigits || fraction.size() > digits || text.ends_with('.'))
     return std::nullopt;
-  }
-  std::uint64_t value = 0;  // at most 18 digits
-  for (const char c : whole) value = value * 10 + static_cast<std::uint64_t>(c - '0');
-  for (std::size_t i = 0; i < digits; ++i) {
-    value = value * 10 + (i < fraction.size() ? static_cast<std::uint64_t>(fraction[i] - '0') : 0);
-  }
-  return value;
+  std::string number(text.substr(0, point));
+  number.append(fraction).append(digits - fraction.size(), '0');
+  if (!std::ranges::all_of(number, is_digit)) return std::nullopt;
+  return std::stoull(number);  // of at most 18 digits: no caller asks for more than 9
 }
 
 Result<PrototypeLog> parse_prototype_log(std::string_view text, std::string_view source) {

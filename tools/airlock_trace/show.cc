@@ -7,11 +7,10 @@
 #include <utility>
 
 #include "base/log.h"
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 #include "runtime/text/figures.h"
 #include "runtime/text/table.h"
 #include "runtime/trace/trace_line.h"
-#include "tools/airlock_trace/text.h"
 
 namespace airlock::trace {
 namespace {
@@ -19,19 +18,30 @@ namespace {
 /// As many of the longest ops are shown.
 constexpr std::size_t kShownOps = 5;
 
-/// 0 is no wall either: synthesis knows no times.
-bool has_wall(const TraceFileSummary& summary) { return summary.header.wall_ns.value_or(0) != 0; }
-
 /// The shares of the time. They are of the wall, or where that is unknown of the time from the
 /// first op to the last, or of the time in which an op was under way.
 struct Shares {
   explicit Shares(const TraceFileSummary& summary) {
     const std::uint64_t busy_ns = summary.busy.busy_ns();
+    const std::string busy = ms_text(busy_ns);
     const auto between = summary.between_ns();
+    // 0 is no wall either: synthesis knows no times.
+    if (const std::uint64_t wall_ns = summary.header.wall_ns.value_or(0); wall_ns != 0) {
+      of = "wall";
+      whole_ns = std::max(wall_ns, busy_ns);
+      text = fmt::format("Wall {} ms, of which an op was under way {} ms.", ms_text(wall_ns), busy);
+    } else if (between) {
+      of = "span";
+      whole_ns = add_saturating(busy_ns, *between);
+      text = fmt::format(
+          "Wall unknown; {} ms from the first op to the last, of which one was under way {} ms.",
+          ms_text(whole_ns), busy);
+    } else {
+      of = "under_way";
+      whole_ns = busy_ns;
+      text = fmt::format("Wall unknown; an op was under way {} ms, and shares are of that.", busy);
+    }
     const OpTimes& times = summary.all.times;
-    of = has_wall(summary) ? "wall" : between ? "span" : "under_way";
-    whole_ns = has_wall(summary) ? std::max(*summary.header.wall_ns, busy_ns)
-                                 : add_saturating(busy_ns, between.value_or(0));
     parts = {{"tee_between", "TEE between ops", between},
              {"tee_in_ops", "TEE in ops", times.tee_ns},
              {"wire", "wire", times.wire_ns},
@@ -45,15 +55,10 @@ struct Shares {
   };
   std::string_view of;
   std::uint64_t whole_ns = 0;
+  // What they are of, for people.
+  std::string text;
   std::vector<Part> parts;
 };
-
-/// visit(name, sums) of each path, and of what crossed nothing.
-template <typename Visit>
-void visit_paths(const TraceSummary& summary, Visit&& visit) {
-  for (const Path path : kPaths) visit(name_of(path), summary.paths[path]);
-  visit("none", summary.uncrossed);
-}
 
 std::string header_markdown(const TraceFileSummary& summary) {
   const TraceHeader& header = summary.header;
@@ -72,9 +77,9 @@ std::string header_markdown(const TraceFileSummary& summary) {
       "{}\n",
       printable(header.model), dims.layers, dims.hidden, dims.intermediate, dims.heads,
       dims.kv_heads, dims.head_dim, dims.vocab);
-  text += fmt::format("- {} tokens, {} prefill{}, attention {}, backend {}, wire {}, dtype {}\n",
-                      header.tokens, header.runs, header.runs == 1 ? "" : "s", header.attention,
-                      header.backend, name_of(header.wire), name_of(header.dtype));
+  text += fmt::format("- {} tokens, {}, attention {}, backend {}, wire {}, dtype {}\n",
+                      header.tokens, prefills_text(header.runs), header.attention, header.backend,
+                      name_of(header.wire), name_of(header.dtype));
   text += header.path_limit_bytes == 0 ? "- no ring\n"
                                        : fmt::format("- ring of {} slots, {} bytes each\n",
                                                      header.ring_slots, header.path_limit_bytes);
@@ -142,8 +147,7 @@ Table biggest_table(const TraceFileSummary& summary) {
                "path",
                "bytes",
                {"total ms", "total_ns"}});
-  for (const TraceRecord& record : summary.by_time) {
-    if (table.rows().size() == kShownOps) break;
+  for (const TraceRecord& record : summary.by_time | std::views::take(kShownOps)) {
     const auto path = record.slowest_path();
     table.add({record.seq, record.run, name_of(record.op), shapes_text(record), record.layer,
                path ? Cell(name_of(*path)) : Cell(), Cell::size(record.bytes()),
@@ -154,24 +158,31 @@ Table biggest_table(const TraceFileSummary& summary) {
 
 std::string shares_markdown(const TraceFileSummary& summary) {
   const Shares shares(summary);
-  const std::string under_way = ms_text(summary.busy.busy_ns());
-  std::string text =
-      has_wall(summary) ? fmt::format("Wall {} ms, of which an op was under way {} ms.\n\n",
-                                      ms_text(*summary.header.wall_ns), under_way)
-      : summary.between_ns()
-          ? fmt::format(
-                "Wall unknown; {} ms from the first op to the last, of which one was under way {} "
-                "ms.\n\n",
-                ms_text(shares.whole_ns), under_way)
-          : fmt::format("Wall unknown; an op was under way {} ms, and shares are of that.\n\n",
-                        under_way);
   Table table({left("side"), "ms", "share"});
   for (const auto& [key, title, ns] : shares.parts) {
     table.add(
         {title, ns ? Cell::ms(*ns) : Cell(),
          ns ? percent_text(static_cast<double>(*ns), static_cast<double>(shares.whole_ns)) : "-"});
   }
-  return text + table.markdown() + '\n';
+  return shares.text + "\n\n" + table.markdown() + '\n';
+}
+
+std::string show_markdown(const TraceFileSummary& summary) {
+  std::string text = header_markdown(summary) + ops_table({summary}).markdown();
+  Table paths({left("path"), "tensors", "to the server", "back", "both"});
+  visit_paths(
+      [&](std::string_view name, const PathSnapshot& sums) {
+        if (tensors_of(sums) == 0) return;
+        paths.add({name, tensors_of(sums), Cell::size(sums.sent.bytes),
+                   Cell::size(sums.received.bytes),
+                   Cell::size(add_saturating(sums.sent.bytes, sums.received.bytes))});
+      },
+      summary);
+  text += '\n' + paths.markdown() + '\n';
+  text += summary.header.source == TraceSource::kSynthesised
+              ? "A synthesised trace has no times.\n\n"
+              : shares_markdown(summary);
+  return text + "Biggest ops:\n\n" + biggest_table(summary).markdown();
 }
 
 JsonObject sums_json(const OpSums& sums) {
@@ -218,23 +229,29 @@ JsonObject shares_json(const Shares& shares) {
 
 }  // namespace
 
-std::uint64_t tensors_of(const PathSnapshot& path) {
-  return add_saturating(path.sent.tensors, path.received.tensors);
+std::string desc_text(const TensorDesc& desc) {
+  const std::string extents = fmt::format("{}", fmt::join(desc.shape.extents(), "x"));
+  return fmt::format("{}[{}]", name_of(desc.dtype), extents.empty() ? "-" : extents);
 }
 
-std::string show_markdown(const TraceFileSummary& summary) {
-  std::string text = header_markdown(summary) + ops_table({summary}).markdown();
-  Table paths({left("path"), "tensors", "to the server", "back", "both"});
-  visit_paths(summary, [&](std::string_view name, const PathSnapshot& sums) {
-    if (tensors_of(sums) == 0) return;
-    paths.add({name, tensors_of(sums), Cell::size(sums.sent.bytes), Cell::size(sums.received.bytes),
-               Cell::size(add_saturating(sums.sent.bytes, sums.received.bytes))});
-  });
-  text += '\n' + paths.markdown() + '\n';
-  text += summary.header.source == TraceSource::kSynthesised
-              ? "A synthesised trace has no times.\n\n"
-              : shares_markdown(summary);
-  return text + "Biggest ops:\n\n" + biggest_table(summary).markdown();
+std::string shapes_text(const TraceRecord& record) {
+  std::string text;
+  for (const TraceTensor& tensor : record.inputs) (text += desc_text(tensor.desc)) += ' ';
+  text += "->";
+  for (const TraceTensor& tensor : record.outputs) (text += ' ') += desc_text(tensor.desc);
+  return text;
+}
+
+std::string weight_text(const WeightId& weight) {
+  return fmt::format("{}.{}", weight.layer, name_of(weight.kind));
+}
+
+std::string prefills_text(std::uint64_t runs) {
+  return fmt::format("{} prefill{}", runs, runs == 1 ? "" : "s");
+}
+
+std::uint64_t tensors_of(const PathSnapshot& path) {
+  return add_saturating(path.sent.tensors, path.received.tensors);
 }
 
 JsonObject summary_json(const TraceFileSummary& summary) {
@@ -243,11 +260,13 @@ JsonObject summary_json(const TraceFileSummary& summary) {
     if (summary.ops[op].calls != 0) ops.add(name_of(op), sums_json(summary.ops[op]));
   }
   JsonObject paths;
-  visit_paths(summary, [&](std::string_view name, const PathSnapshot& sums) {
-    paths.add(name, JsonObject{{"tensors", tensors_of(sums)},
-                               {"input_bytes", sums.sent.bytes},
-                               {"output_bytes", sums.received.bytes}});
-  });
+  visit_paths(
+      [&](std::string_view name, const PathSnapshot& sums) {
+        paths.add(name, JsonObject{{"tensors", tensors_of(sums)},
+                                   {"input_bytes", sums.sent.bytes},
+                                   {"output_bytes", sums.received.bytes}});
+      },
+      summary);
   return {{"file", summary.file},
           {"header", header_json(summary.header)},
           {"records", summary.all.calls},
@@ -269,22 +288,10 @@ Result<std::string> show(const std::vector<std::string>& files, OutputForm form)
     if (!summary.cut.empty()) log_warning(summary.cut);
     summaries.push_back(std::move(summary));
   }
-  std::string text;
-  std::vector<JsonObject> objects;
-  switch (form) {
-    case OutputForm::kCsv:
-      return ops_table(summaries).csv();
-    case OutputForm::kJson:
-      for (const TraceFileSummary& summary : summaries) objects.push_back(summary_json(summary));
-      return JsonObject{{"traces", objects}}.line();
-    case OutputForm::kMarkdown:
-      for (const TraceFileSummary& summary : summaries) {
-        if (!text.empty()) text += '\n';
-        text += show_markdown(summary);
-      }
-      break;
-  }
-  return text;
+  if (form == OutputForm::kCsv) return ops_table(summaries).csv();
+  if (form == OutputForm::kJson)
+    return JsonObject{{"traces", std::views::transform(summaries, summary_json)}}.line();
+  return fmt::format("{}", fmt::join(std::views::transform(summaries, show_markdown), "\n"));
 }
 
 }  // namespace airlock::trace

@@ -6,15 +6,30 @@
 
 #include "base/log.h"
 #include "runtime/model/config.h"
-#include "runtime/trace/synthesise.h"
 #include "runtime/trace/trace_line.h"
 #include "tools/airlock_trace/output.h"
+#include "tools/airlock_trace/show.h"
 
 namespace airlock::trace {
-namespace {
 
-TraceHeader make_header(const Options& options, const LlamaConfig& config,
-                        const ForwardShape& shape) {
+Status write_trace(const std::string& path, const TraceHeader& header,
+                   const std::function<TraceRecord(std::uint64_t number)>& record_at) {
+  ASSIGN_OR_RETURN(const auto output, Output::create(path));
+  output->add(encode_trace_line(header) + '\n');
+  for (std::uint64_t number = 0; number < header.records && !output->failed(); ++number)
+    output->add(encode_trace_line(record_at(number)) + '\n');
+  return output->close();
+}
+
+Status synthesise(const Options& options) {
+  ASSIGN_OR_RETURN(const LlamaConfig config, load_config(options.config));
+  const ForwardShape shape{*options.tokens, options.wire.value_or(config.dtype),
+                           options.attention.value_or(Attention::kOffload), options.logits};
+  ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, plan_forward(config.dims, shape));
+  if (shape.tokens > config.max_position_embeddings) {
+    log_warning(fmt::format("{} tokens are more than the model's max_position_embeddings, {}",
+                            shape.tokens, config.max_position_embeddings));
+  }
   TraceHeader header;
   header.source = TraceSource::kSynthesised;
   header.build = build_name();
@@ -30,40 +45,12 @@ TraceHeader make_header(const Options& options, const LlamaConfig& config,
   header.path_limit_bytes = options.policy.limit_bytes;
   header.ring_slots = static_cast<std::uint32_t>(options.policy.slot_count);
   header.wall_ns = 0;
-  return header;
-}
-
-}  // namespace
-
-Status write_trace(const std::string& path, const TraceHeader& header, const RecordSource& next) {
-  ASSIGN_OR_RETURN(const auto output, Output::create(path));
-  output->add(encode_trace_line(header) + '\n');
-  while (!output->failed()) {
-    const std::optional<TraceRecord> record = next();
-    if (!record) break;
-    output->add(encode_trace_line(*record) + '\n');
-  }
-  return output->close();
-}
-
-Status synthesise(const Options& options) {
-  ASSIGN_OR_RETURN(const LlamaConfig config, load_config(options.config));
-  const ForwardShape shape{*options.tokens, options.wire.value_or(config.dtype),
-                           options.attention.value_or(Attention::kOffload), options.logits};
-  ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, plan_forward(config.dims, shape));
-  if (shape.tokens > config.max_position_embeddings) {
-    log_warning(fmt::format("{} tokens are more than the model's max_position_embeddings, {}",
-                            shape.tokens, config.max_position_embeddings));
-  }
-  TraceHeader header = make_header(options, config, shape);
   header.records = plan.size() * options.runs;
-  std::uint64_t seq = 0;
-  RETURN_IF_ERROR(write_trace(options.output, header, [&]() -> std::optional<TraceRecord> {
-    if (seq == *header.records) return std::nullopt;
-    return synthesise_record(plan, seq++, config.dims, options.policy);
+  RETURN_IF_ERROR(write_trace(options.output, header, [&](std::uint64_t seq) {
+    return synthesise_record(plan, seq, config.dims, options.policy);
   }));
-  log_info(fmt::format("{} ops, {} prefill{} of {} tokens", seq, options.runs,
-                       options.runs == 1 ? "" : "s", shape.tokens));
+  log_info(fmt::format("{} ops, {} of {} tokens", *header.records, prefills_text(options.runs),
+                       shape.tokens));
   return {};
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
-#include <optional>
 #include <string>
 
 #include "base/status.h"
@@ -10,12 +10,10 @@
 
 namespace airlock::trace {
 
-/// Gives the next record, or nullopt at the end.
-using RecordSource = std::function<std::optional<TraceRecord>()>;
-
-/// Writes a whole trace, or leaves what was there; `header.records` is how many `next` will give.
-/// "-" is stdout.
-Status write_trace(const std::string& path, const TraceHeader& header, const RecordSource& next);
+/// Writes a whole trace, or leaves what was there: `header.records` records, of which `record_at`
+/// gives each once, in order. "-" is stdout.
+Status write_trace(const std::string& path, const TraceHeader& header,
+                   const std::function<TraceRecord(std::uint64_t number)>& record_at);
 
 Status synthesise(const Options& options);
 

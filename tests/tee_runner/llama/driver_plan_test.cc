@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "runtime/model/forward_plan.h"
-#include "runtime/trace/synthesise.h"
+#include "runtime/trace/trace.h"
 #include "tests/tee_runner/recorded_runs.h"
 
 namespace airlock {

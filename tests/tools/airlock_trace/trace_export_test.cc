@@ -11,7 +11,6 @@
 #include "runtime/trace/trace_line.h"
 #include "tests/model/temp_model.h"
 #include "tests/tools/airlock_trace/trace_rig.h"
-#include "tools/airlock_trace/chrome.h"
 #include "tools/airlock_trace/export.h"
 
 namespace airlock::trace {

@@ -287,7 +287,7 @@ TEST(RealLog, of_1024_tokens_tells_so) {
   EXPECT_THAT(imported->header.assumed, Not(Contains("tokens")));
   // Paths are those that Airlock's own limit gives.
   const auto ours =
-      synthesise_records(prototype_dims(), {1024, DType::kBF16, Attention::kOffload, Logits::kLast},
+      synthesise_records(kPrototypeDims, {1024, DType::kBF16, Attention::kOffload, Logits::kLast},
                          {true, limits::kDefaultSlotBytes, limits::kDefaultSlotCount});
   for (std::size_t i = 0; i < ours.size(); ++i) {
     EXPECT_EQ(imported->records[i].inputs, ours[i].inputs) << i;

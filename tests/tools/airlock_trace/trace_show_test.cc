@@ -161,7 +161,7 @@ TEST(Show, says_what_is_cut) {
   ASSERT_TRUE(summary.ok()) << summary.status().message();
   EXPECT_LT(summary->all.calls, 20U);
   EXPECT_GT(summary->all.calls, 0U);
-  EXPECT_THAT(show_markdown(*summary), HasSubstr("was cut off"));
+  EXPECT_THAT(*show({folder.path("cut")}, OutputForm::kMarkdown), HasSubstr("was cut off"));
 }
 
 TEST(Diff, finds_equal_traces_equal) {

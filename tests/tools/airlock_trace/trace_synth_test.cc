@@ -5,7 +5,6 @@
 
 #include "tests/model/temp_model.h"
 #include "tests/tools/airlock_trace/trace_rig.h"
-#include "tools/airlock_trace/run.h"
 #include "tools/airlock_trace/show.h"
 #include "tools/airlock_trace/synth.h"
 
@@ -19,7 +18,6 @@ constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
 Options synth_options(const std::string& config, std::int64_t tokens, const std::string& output) {
   Options options;
-  options.command = Command::kSynth;
   options.config = data_path("configs/" + config);
   options.tokens = tokens;
   options.output = output;
@@ -27,7 +25,7 @@ Options synth_options(const std::string& config, std::int64_t tokens, const std:
 }
 
 Trace synthesised(const Options& options) {
-  const Status status = run(options);
+  const Status status = synthesise(options);
   EXPECT_TRUE(status.ok()) << status.message();
   auto trace = read_trace(options.output);
   EXPECT_TRUE(trace.ok()) << trace.status().message();
@@ -135,7 +133,7 @@ TEST(Synth, that_fails_leaves_the_file_that_was_there) {
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
   Options longer = options;
   longer.runs = 2;
-  const Status status = run(longer);
+  const Status status = synthesise(longer);
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &unlimited), 0);
   EXPECT_EQ(status.code(), StatusCode::kResourceExhausted) << status.message();
   const auto after = read_trace(options.output);

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "runtime/json/json.h"
+#include "runtime/json/reader.h"
 #include "tools/airlock_xfer/table.h"
 
 namespace airlock::xfer {
