@@ -16,11 +16,11 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/channel/in_process_channel.h"
 #include "runtime/channel/ring_carrier.h"
 #include "runtime/channel/routed_channel.h"
 #include "runtime/channel/socket_carrier.h"
 #include "shm/ring_memory.h"
+#include "tests/support/in_process_channel.h"
 
 namespace airlock::testing_rigs {
 
