@@ -368,12 +368,4 @@ bool ZmqSocket::disconnected() {
   return impl_->had_connection && impl_->live.empty();
 }
 
-ZmqSocketOptions data_socket_options(std::string routing_id,
-                                     std::chrono::milliseconds heartbeat_timeout) {
-  ZmqSocketOptions options;
-  options.routing_id = std::move(routing_id);
-  options.heartbeat_timeout = heartbeat_timeout;
-  return options;
-}
-
 }  // namespace airlock

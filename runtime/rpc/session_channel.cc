@@ -19,8 +19,8 @@ constexpr std::chrono::milliseconds kAttachSlice{20};
 
 Result<ZmqSocket> data_socket(const ZmqContext& context, ZmqSocketType type,
                               std::string routing_id) {
-  return ZmqSocket::create(context, type,
-                           data_socket_options(std::move(routing_id), kHeartbeatTimeout));
+  return ZmqSocket::create(
+      context, type, {.routing_id = std::move(routing_id), .heartbeat_timeout = kHeartbeatTimeout});
 }
 
 }  // namespace

@@ -71,8 +71,9 @@ struct SocketPair {
     CHECK(runner.connect(endpoint).ok());
   }
   ZmqSocket make(ZmqSocketType type, const std::string& token) const {
-    return ZmqSocket::create(*context, type,
-                             data_socket_options(token, std::chrono::milliseconds(5000)))
+    return ZmqSocket::create(
+               *context, type,
+               {.routing_id = token, .heartbeat_timeout = std::chrono::milliseconds(5000)})
         .value();
   }
 };
