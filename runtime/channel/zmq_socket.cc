@@ -352,12 +352,6 @@ Status ZmqSocket::poll(Wake wake, Deadline deadline) {
   return guarded("poll", [&] { return impl_->wait(static_cast<short>(events), deadline); });
 }
 
-Status ZmqSocket::pause(std::chrono::milliseconds span) {
-  impl_->drain_monitor();
-  std::this_thread::sleep_for(span);
-  return Status(StatusCode::kDeadlineExceeded, "nothing happened");
-}
-
 bool ZmqSocket::connected() {
   impl_->drain_monitor();
   return impl_->shook_hands && !impl_->live.empty();

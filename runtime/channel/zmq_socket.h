@@ -85,12 +85,9 @@ class ZmqSocket {
                                    Deadline deadline);
 
   enum class Wake { kReadable, kWritable, kReadableOrWritable };
-  /// ok: try again now. kDeadlineExceeded: nothing happened.
+  /// ok: try again now. kDeadlineExceeded: nothing happened. A ROUTER is writable as soon as any of
+  /// its peers is.
   Status poll(Wake wake, Deadline deadline);
-
-  /// Sleeps for `span`, whatever comes: for a ROUTER, which is writable as soon as any of its peers
-  /// is. Always kDeadlineExceeded.
-  Status pause(std::chrono::milliseconds span);
 
   /// A peer shook hands and at least one connection lives. Does not wait.
   bool connected();
