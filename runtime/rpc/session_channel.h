@@ -44,7 +44,6 @@ class SessionChannel {
   SessionChannel(ZmqSocket socket, const Welcome& welcome, const PeerWatch& watch,
                  TransportStats* stats);
   Status make_segments(Welcome& welcome);
-  Status connect(const std::string& data_endpoint, Deadline deadline);
   Status open_channel(const std::string& peer_route);
 
   std::shared_ptr<Segment> out_segment_;  // shared with the channel
