@@ -1,10 +1,12 @@
 #include "tools/airlock_xfer/measure.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <deque>
-#include <utility>
 
+#include "tools/airlock_xfer/host_buffer.h"
 #include "tools/airlock_xfer/pattern.h"
 
 namespace airlock::xfer {
@@ -55,7 +57,8 @@ struct Times {
   double one_way_ns = 0;
 };
 
-/// One pass: messages of one size in one session, until the last one ends it.
+/// One pass: messages of one size in one session, until the last one ends it. Its errors are the
+/// channel's; kBusy and kDeadlineExceeded: the peer stalled.
 class Pass {
  public:
   Pass(Pair& pair, Path session, std::span<std::byte> source, std::uint64_t row)
@@ -225,28 +228,13 @@ class Pass {
   std::uint64_t wrong_bytes_ = 0;
 };
 
-}  // namespace
-
-Status Meter::start_size(std::size_t bytes) {
-  if (source_.bytes().size() == bytes) return {};
-  source_ = {};  // first: two of the largest need not fit
-  ASSIGN_OR_RETURN(source_, HostBuffer::make(bytes));
-  fill_pattern(source_.bytes(), pattern_seed(row_, 0));
-  ASSIGN_OR_RETURN(memcpy_ns_, memcpy_ns(source_.bytes()));
-  return {};
-}
-
-Result<std::optional<Measured>> Meter::measure(std::optional<Path> path, std::size_t bytes) {
-  const Options& options = pair_.options();
-  if (path == Path::kRing && bytes >= options.geometry.slot_bytes) return std::optional<Measured>();
-  ++row_;
-  RETURN_IF_ERROR(start_size(bytes));
-  const Path session = session_of(path);
-  const auto before = tensors_sent(pair_.channel(session));
-  Pass pass(pair_, session, source_.bytes(), row_);
+Result<Measured> measure_row(Pair& pair, Path session, std::span<std::byte> source,
+                             std::uint64_t row) {
+  const Options& options = pair.options();
+  const auto before = tensors_sent(pair.channel(session));
+  Pass pass(pair, session, source, row);
   RETURN_IF_ERROR(pass.begin(false));
-  ASSIGN_OR_RETURN([[maybe_unused]] const Times warmup,
-                   pass.run(options.warmup, 1, options.max_seconds * kWarmupShare));
+  RETURN_IF_ERROR(pass.run(options.warmup, 1, options.max_seconds * kWarmupShare).status());
   ASSIGN_OR_RETURN(Times times,
                    pass.run(options.iterations, kLeastIterations, options.max_seconds));
   RETURN_IF_ERROR(pass.end().status());
@@ -258,22 +246,54 @@ Result<std::optional<Measured>> Meter::measure(std::optional<Path> path, std::si
   measured.p99_ns = percentile(times.each_ns, 0.99);
   measured.max_ns = times.each_ns.back();
   measured.one_way_ns = times.one_way_ns > 0 ? times.one_way_ns : measured.p50_ns;
-  measured.memcpy_ns = memcpy_ns_;
   measured.same_cpu_share = pass.same_cpu_share();
   measured.wrong_bytes = pass.wrong_bytes();
   if (options.mode == Mode::kStream && options.check) {
-    Pass checked(pair_, session, source_.bytes(), row_);
+    Pass checked(pair, session, source, row);
     RETURN_IF_ERROR(checked.begin(true));
     RETURN_IF_ERROR(
         checked.run(options.iterations, kLeastIterations, options.max_seconds).status());
     ASSIGN_OR_RETURN(measured.wrong_bytes, checked.end());
   }
-  const auto after = tensors_sent(pair_.channel(session));
+  const auto after = tensors_sent(pair.channel(session));
   for (const Path taken : kPaths) {
     if (after[taken] != before[taken])
       measured.taken = measured.taken.empty() ? name_of(taken) : "mixed";
   }
-  return std::optional<Measured>(std::move(measured));
+  return measured;
+}
+
+}  // namespace
+
+Status measure_all(Pair& pair, ResultTable& table) {
+  const Options& options = pair.options();
+  std::uint64_t row_number = 0;
+  for (const std::size_t bytes : options.sizes) {
+    HostBuffer source;
+    double copy_ns = 0;
+    for (const auto path : options.paths) {
+      Row row{bytes, path, std::nullopt};
+      const auto measure = [&]() -> Status {
+        ++row_number;
+        if (source.bytes().empty()) {
+          ASSIGN_OR_RETURN(source, HostBuffer::make(bytes));
+          fill_pattern(source.bytes(), pattern_seed(row_number, 0));
+          ASSIGN_OR_RETURN(copy_ns, memcpy_ns(source.bytes()));
+        }
+        ASSIGN_OR_RETURN(row.measured,
+                         measure_row(pair, session_of(path), source.bytes(), row_number));
+        row.measured->memcpy_ns = copy_ns;
+        return {};
+      };
+      const bool carries = path != Path::kRing || bytes < options.geometry.slot_bytes;
+      if (const Status status = carries ? measure() : Status(); !status.ok()) {
+        return pair.explain(status).with_context(
+            fmt::format("{} bytes by {}", bytes, path_name(path)));
+      }
+      table.add(row);
+    }
+  }
+  return {};
 }
 
 }  // namespace airlock::xfer

@@ -62,16 +62,18 @@ class Peer {
   }
 
   Status obey(ControlPacket& packet) {
-    const auto session = from_number<Path>(static_cast<std::uint64_t>(packet.session));
-    if (session && packet.order == Order::kAttach && setup_.welcome[*session]) {
+    const bool is_path = !name_of(packet.session).empty();
+    if (is_path && packet.order == Order::kAttach && setup_.welcome[packet.session]) {
+      const Welcome& welcome = *setup_.welcome[packet.session];
+      const Deadline deadline = Deadline::after(setup_.options.timeout);
       ASSIGN_OR_RETURN(
-          sessions_[*session],
-          SessionChannel::attach(*context_, *setup_.welcome[*session], packet.endpoint.data(),
-                                 watch_, Deadline::after(setup_.options.timeout)));
+          sessions_[packet.session],
+          SessionChannel::attach(*context_, welcome, packet.endpoint.data(), watch_, deadline));
       return {};
     }
-    if (session && packet.order == Order::kPass && sessions_[*session] != nullptr) {
-      ASSIGN_OR_RETURN(packet.wrong_bytes, serve_pass(sessions_[*session]->channel(), packet));
+    if (is_path && packet.order == Order::kPass && sessions_[packet.session] != nullptr) {
+      Channel& channel = sessions_[packet.session]->channel();
+      ASSIGN_OR_RETURN(packet.wrong_bytes, serve_pass(channel, packet));
       return {};
     }
     return {StatusCode::kProtocolError, "an unknown order on the control socket"};

@@ -68,21 +68,6 @@ Facts describe(const Options& options) {
           {"x memcpy", "time of one way over that of one memcpy of the size in this process"}};
 }
 
-Status measure_all(const Options& options, Pair& pair, ResultTable& table) {
-  Meter meter(pair);
-  for (const std::size_t bytes : options.sizes) {
-    for (const auto path : options.paths) {
-      auto measured = meter.measure(path, bytes);
-      if (!measured.ok()) {
-        return pair.explain(measured.status())
-            .with_context(fmt::format("{} bytes by {}", bytes, path_name(path)));
-      }
-      table.add({bytes, path, std::move(measured).value()});
-    }
-  }
-  return {};
-}
-
 }  // namespace
 
 Outcome run(const Options& options, const ResultTable::Sink& sink, int signal_fd,
@@ -92,7 +77,7 @@ Outcome run(const Options& options, const ResultTable::Sink& sink, int signal_fd
   if (!pair.ok()) return {pair.status(), {}};
   ResultTable table(options.form, sink);
   table.begin(describe(options));
-  Status status = table.finish(measure_all(options, **pair, table));
+  Status status = table.finish(measure_all(**pair, table));
   return {std::move(status), table.rows()};
 }
 
