@@ -34,14 +34,10 @@ Result<ControlMessage> receive_control(ZmqSocket& socket, Deadline deadline) {
   return decode_control(parts[0]);
 }
 
-struct Greeting {
-  ZmqSocket socket;
-  Welcome welcome;
-};
-
-// One attempt. kDeadlineExceeded: nobody is there yet.
-Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options, const Hello& hello,
-                       int wake_fd, Deadline deadline) {
+// One attempt: the control socket, and what came on it. kDeadlineExceeded: nobody is there yet.
+Result<std::pair<ZmqSocket, Welcome>> greet(const ZmqContext& context,
+                                            const ConnectOptions& options, const Hello& hello,
+                                            int wake_fd, Deadline deadline) {
   ZmqSocketOptions socket_options;
   socket_options.linger = std::chrono::milliseconds(100);  // lets goodbye leave
   socket_options.max_frame_bytes = limits::kMaxControlBytes;
@@ -58,7 +54,7 @@ Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options,
       continue;
     }
     if (auto* welcome = std::get_if<Welcome>(&*message))
-      return Greeting{std::move(socket), std::move(*welcome)};
+      return std::pair(std::move(socket), std::move(*welcome));
     if (auto* refusal = std::get_if<Refusal>(&*message)) {
       const StatusCode code =
           refusal->code == StatusCode::kOk ? StatusCode::kProtocolError : refusal->code;
@@ -149,8 +145,6 @@ Status ClientSession::open(const ConnectOptions& options, const Endpoint& contro
   BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
                    welcome.threads, welcome.device, welcome.digest};
   backend_ = std::make_unique<RemoteBackend>(std::move(info), channel_->channel(), op_stats_);
-  config_bytes_ = welcome.config_bytes;
-  epoch_ = welcome.epoch;
   return {};
 }
 

@@ -45,8 +45,8 @@ class ClientSession {
 
   RemoteBackend& backend() { return *backend_; }
   /// For RemoteBackend::init().
-  std::size_t config_bytes() const { return config_bytes_; }
-  std::uint64_t epoch() const { return epoch_; }
+  std::size_t config_bytes() const { return channel_->welcome().config_bytes; }
+  std::uint64_t epoch() const { return channel_->welcome().epoch; }
   /// What decides each tensor's path, as the handshake agreed.
   const PathPolicy& policy() const { return channel_->channel().policy(); }
   TransportStats& transport_stats() { return channel_->channel().stats(); }
@@ -67,8 +67,6 @@ class ClientSession {
   OpStatsTable op_stats_;
   std::unique_ptr<SessionChannel> channel_;
   std::unique_ptr<RemoteBackend> backend_;
-  std::size_t config_bytes_ = 0;
-  std::uint64_t epoch_ = 0;
   // Ends the control thread's wait.
   WakeEvent wake_;
   std::atomic<bool> closing_{false};

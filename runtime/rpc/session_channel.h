@@ -37,6 +37,8 @@ class SessionChannel {
   void remove_files();
   /// At the server only after accept().
   Channel& channel() { return *channel_; }
+  /// What the server says of the session.
+  const Welcome& welcome() const { return welcome_; }
   /// The mapped ring segments: where tensors that cross by the ring lie. None without a ring.
   std::vector<std::span<std::byte>> segments() const;
 
