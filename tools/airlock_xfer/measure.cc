@@ -63,7 +63,7 @@ class Pass {
  public:
   Pass(Pair& pair, Path session, std::span<std::byte> source, std::uint64_t row)
       : pair_(pair),
-        options_(pair.options()),
+        options_(pair.setup().options),
         channel_(pair.channel(session)),
         session_(session),
         source_(source),
@@ -203,7 +203,7 @@ class Pass {
       } else {
         std::memcpy(place.data(), source_.data(), source_.size());
       }
-      pair_.call_hook(place);
+      pair_.setup().call_hook(place);
       RETURN_IF_ERROR(post(**message, times));
       started_ns_.push_back(start);
       ++next_message_;
@@ -230,7 +230,7 @@ class Pass {
 
 Result<Measured> measure_row(Pair& pair, Path session, std::span<std::byte> source,
                              std::uint64_t row) {
-  const Options& options = pair.options();
+  const Options& options = pair.setup().options;
   const auto before = tensors_sent(pair.channel(session));
   Pass pass(pair, session, source, row);
   RETURN_IF_ERROR(pass.begin(false));
@@ -266,7 +266,7 @@ Result<Measured> measure_row(Pair& pair, Path session, std::span<std::byte> sour
 }  // namespace
 
 Status measure_all(Pair& pair, ResultTable& table) {
-  const Options& options = pair.options();
+  const Options& options = pair.setup().options;
   std::uint64_t row_number = 0;
   for (const std::size_t bytes : options.sizes) {
     HostBuffer source;

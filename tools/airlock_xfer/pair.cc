@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "base/file.h"
@@ -128,10 +129,10 @@ Status Pair::fork_peer() {
 
 Status Pair::offer(Path session) {
   Welcome welcome = *setup_.welcome[session];
-  const std::string wanted = options().zmq == ZmqTransport::kTcp
+  const std::string wanted = setup_.options.zmq == ZmqTransport::kTcp
                                  ? "tcp://127.0.0.1:*"
                                  : fmt::format("ipc://{}/{}", setup_.directory, name_of(session));
-  const Deadline deadline = Deadline::after(options().timeout);
+  const Deadline deadline = Deadline::after(setup_.options.timeout);
   ASSIGN_OR_RETURN(sessions_[session], SessionChannel::offer(*context_, welcome, wanted, *watch_));
   ControlPacket attach{.order = Order::kAttach, .session = session};
   if (welcome.data_endpoint.size() >= attach.endpoint.size()) {
@@ -153,15 +154,11 @@ Result<ControlPacket> Pair::answer(Order order, Deadline deadline) const {
 bool Pair::reap(Deadline deadline) {
   while (!reaped_) {
     const pid_t got = ::waitpid(peer_, &wait_status_, WNOHANG);
-    if (got == peer_) {
-      reaped_ = true;
-    } else if (got < 0 && errno != EINTR) {
-      return false;  // not ours any more
-    } else if (deadline.expired()) {
-      return false;
-    } else {
-      ::usleep(static_cast<useconds_t>(std::chrono::microseconds(kReapSlice).count()));
-    }
+    reaped_ = got == peer_;
+    if (reaped_) break;
+    // Any other error: it is not ours any more.
+    if (deadline.expired() || (got < 0 && errno != EINTR)) return false;
+    std::this_thread::sleep_for(kReapSlice);
   }
   return true;
 }

@@ -33,10 +33,9 @@ class Pair {
   Pair(const Pair&) = delete;
   Pair& operator=(const Pair&) = delete;
 
-  const Options& options() const { return setup_.options; }
+  PairSetup& setup() { return setup_; }
   Channel& channel(Path session) { return sessions_[session]->channel(); }
   const PeerLife& life() const { return *watch_; }
-  void call_hook(std::span<std::byte> tensor) { setup_.call_hook(tensor); }
   Status tell(const ControlPacket& packet) const { return send_packet(control_.get(), packet); }
   /// The peer's answer to an order that it was told.
   Result<ControlPacket> answer(Order order, Deadline deadline) const;
