@@ -11,17 +11,12 @@ namespace airlock {
 /// Page-aligned memory of a BufferPool. Shared (shared_ptr), because libzmq's I/O thread, the
 /// sender and a lease may drop it in any order; with the last owner it goes home to its pool, or
 /// back to the system once the pool is gone.
-class PooledBuffer {
- public:
-  PooledBuffer() = default;
-  /// Exactly the bytes that were asked for.
-  std::span<std::byte> bytes() const { return {data_.get(), size_}; }
-  const std::shared_ptr<std::byte>& owner() const { return data_; }
+struct PooledBuffer {
+  std::shared_ptr<std::byte> owner;
+  std::size_t size = 0;
 
- private:
-  friend class BufferPool;
-  std::shared_ptr<std::byte> data_;
-  std::size_t size_ = 0;
+  /// Exactly the bytes that were asked for.
+  std::span<std::byte> bytes() const { return {owner.get(), size}; }
 };
 
 /// Reusable buffers for bulk tensors, so that 64 MiB are not page-faulted anew for each message.

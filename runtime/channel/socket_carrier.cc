@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <thread>
 #include <utility>
 
 #include "runtime/channel/buffer_pool.h"
@@ -49,7 +50,7 @@ class SocketCarrier final : public Carrier {
     outgoing_.push_back({opening, *opening});
     for (const PooledBuffer& buffer : static_cast<Buffers<std::byte>&>(loan).buffers) {
       for_frames(buffer.bytes(), [&](std::span<const std::byte> bytes) {
-        outgoing_.push_back({buffer.owner(), bytes});
+        outgoing_.push_back({buffer.owner, bytes});
       });
     }
     return {};
@@ -177,20 +178,18 @@ class SocketCarrier final : public Carrier {
   /// peer is gone.
   Status wait(For purpose, Deadline deadline) {
     if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "the deadline passed");
+    ++parks_;
+    if (is_router() && purpose == For::kSend) {
+      std::this_thread::sleep_for(kRouterRetry);
+      return check_peer();
+    }
     using Wake = ZmqSocket::Wake;
     Wake wake = Wake::kReadable;
-    auto slice = kSlice;
-    if (is_router() && sending()) {
-      slice = kRouterRetry;
-    } else if (sending()) {
+    if (sending() && !is_router())
       wake = purpose == For::kSend ? Wake::kWritable : Wake::kReadableOrWritable;
-    }
-    ++parks_;
-    const Status woken = is_router() && purpose == For::kSend
-                             ? options_.socket.pause(slice)
-                             : options_.socket.poll(wake, deadline.slice(slice));
-    if (woken.code() != StatusCode::kDeadlineExceeded) return woken;
-    return check_peer();
+    const auto slice = sending() && is_router() ? kRouterRetry : kSlice;
+    const Status woken = options_.socket.poll(wake, deadline.slice(slice));
+    return woken.code() == StatusCode::kDeadlineExceeded ? check_peer() : woken;
   }
 
   SocketCarrierOptions options_;

@@ -27,32 +27,15 @@ constexpr int kMonitorEvents = ZMQ_EVENT_CONNECTED | ZMQ_EVENT_ACCEPTED | ZMQ_EV
                                ZMQ_EVENT_CLOSED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
 
 StatusCode code_of(int error) {
-  switch (error) {
-    case ETERM:
-      return StatusCode::kCancelled;
-    case EADDRINUSE:
-      return StatusCode::kInUse;
-    case ENOMEM:
-    case EMFILE:
-    case ENFILE:
-      return StatusCode::kResourceExhausted;
-    case EINVAL:
-    case EPROTONOSUPPORT:
-    case ENOCOMPATPROTO:
-    case ENODEV:
-    case ENAMETOOLONG:
-      return StatusCode::kInvalidInput;
-    case EHOSTUNREACH:
-    case EADDRNOTAVAIL:
-    case EACCES:
-    case EPERM:
-    case ENOENT:
-    case ENOTDIR:
-    case ECONNREFUSED:
-      return StatusCode::kUnavailable;
-    default:
-      return StatusCode::kInternal;
-  }
+  const auto is_one_of = [error](auto... errors) { return ((error == errors) || ...); };
+  if (error == ETERM) return StatusCode::kCancelled;
+  if (error == EADDRINUSE) return StatusCode::kInUse;
+  if (is_one_of(ENOMEM, EMFILE, ENFILE)) return StatusCode::kResourceExhausted;
+  if (is_one_of(EINVAL, EPROTONOSUPPORT, ENOCOMPATPROTO, ENODEV, ENAMETOOLONG))
+    return StatusCode::kInvalidInput;
+  if (is_one_of(EHOSTUNREACH, EADDRNOTAVAIL, EACCES, EPERM, ENOENT, ENOTDIR, ECONNREFUSED))
+    return StatusCode::kUnavailable;
+  return StatusCode::kInternal;
 }
 
 /// Where exceptions end: what `call` returns, or what it threw as a Status. All that ZmqContext and
@@ -167,25 +150,11 @@ struct ZmqSocket::Impl {
     if (part.size() < sizeof(event) + sizeof(fd)) return;
     std::memcpy(&event, part.data(), sizeof(event));
     std::memcpy(&fd, part.data<std::byte>() + sizeof(event), sizeof(fd));
-    switch (event) {
-      case ZMQ_EVENT_CONNECTED:
-      case ZMQ_EVENT_ACCEPTED:
-        live.insert(fd);
-        break;
-      case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
-        shook_hands = true;
-        had_connection = true;
-        break;
-      case ZMQ_EVENT_DISCONNECTED:
-        live.erase(fd);
-        break;
-      case ZMQ_EVENT_CLOSED:
-        // A connection attempt that failed. At a ROUTER it would be a listener.
-        if (!is_router) had_connection = true;
-        break;
-      default:
-        break;
-    }
+    if (event == ZMQ_EVENT_CONNECTED || event == ZMQ_EVENT_ACCEPTED) live.insert(fd);
+    if (event == ZMQ_EVENT_DISCONNECTED) live.erase(fd);
+    if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) shook_hands = had_connection = true;
+    // A connection attempt that failed. At a ROUTER it would be a listener.
+    if (event == ZMQ_EVENT_CLOSED && !is_router) had_connection = true;
   }
 
   /// Only for an IPv6 address: with it libzmq takes "tcp://*" for [::], which a host without IPv6
@@ -352,12 +321,6 @@ Status ZmqSocket::poll(Wake wake, Deadline deadline) {
   return guarded("poll", [&] { return impl_->wait(static_cast<short>(events), deadline); });
 }
 
-Status ZmqSocket::pause(std::chrono::milliseconds span) {
-  impl_->drain_monitor();
-  std::this_thread::sleep_for(span);
-  return Status(StatusCode::kDeadlineExceeded, "nothing happened");
-}
-
 bool ZmqSocket::connected() {
   impl_->drain_monitor();
   return impl_->shook_hands && !impl_->live.empty();
@@ -366,14 +329,6 @@ bool ZmqSocket::connected() {
 bool ZmqSocket::disconnected() {
   impl_->drain_monitor();
   return impl_->had_connection && impl_->live.empty();
-}
-
-ZmqSocketOptions data_socket_options(std::string routing_id,
-                                     std::chrono::milliseconds heartbeat_timeout) {
-  ZmqSocketOptions options;
-  options.routing_id = std::move(routing_id);
-  options.heartbeat_timeout = heartbeat_timeout;
-  return options;
 }
 
 }  // namespace airlock

@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -31,6 +30,8 @@ class ZmqContext {
 
 enum class ZmqSocketType { kRouter, kDealer };
 
+/// As they stand: a session's data socket, which never reconnects, whose frames have one limit, and
+/// whose high-water marks bound memory.
 struct ZmqSocketOptions {
   /// How long what was sent may still leave after the socket is destroyed.
   std::chrono::milliseconds linger{0};
@@ -38,7 +39,7 @@ struct ZmqSocketOptions {
   int high_water_frames = 16;
   /// A peer that sends a larger frame is disconnected.
   std::size_t max_frame_bytes = limits::kFrameBytes;
-  /// Of a DEALER. Empty: the ROUTER chooses one.
+  /// Of a DEALER: the session's token on a data socket. Empty: the ROUTER chooses one.
   std::string routing_id;
   /// 0: no heartbeats, else one a second.
   std::chrono::milliseconds heartbeat_timeout{0};
@@ -52,8 +53,8 @@ struct ZmqSocketOptions {
 
 /// One ZeroMQ socket; its .cc is the only home of ZeroMQ's headers and the end of its exceptions.
 /// One thread at a time. Errors: kBusy (no room to send by the deadline), kResourceExhausted (no
-/// memory, no descriptor), kDeadlineExceeded (nothing to receive), kUnavailable (a ROUTER knows no such peer),
-/// kCancelled (the context ends), kInUse and kInvalidInput (endpoint), kProtocolError.
+/// memory, no descriptor), kDeadlineExceeded (nothing to receive), kUnavailable (a ROUTER knows no
+/// such peer), kCancelled (the context ends), kInUse and kInvalidInput (endpoint), kProtocolError.
 class ZmqSocket {
  public:
   static Result<ZmqSocket> create(const ZmqContext& context, ZmqSocketType type,
@@ -83,12 +84,9 @@ class ZmqSocket {
                                    Deadline deadline);
 
   enum class Wake { kReadable, kWritable, kReadableOrWritable };
-  /// ok: try again now. kDeadlineExceeded: nothing happened.
+  /// ok: try again now. kDeadlineExceeded: nothing happened. A ROUTER is writable as soon as any of
+  /// its peers is.
   Status poll(Wake wake, Deadline deadline);
-
-  /// Sleeps for `span`, whatever comes: for a ROUTER, which is writable as soon as any of its peers
-  /// is. Always kDeadlineExceeded.
-  Status pause(std::chrono::milliseconds span);
 
   /// A peer shook hands and at least one connection lives. Does not wait.
   bool connected();
@@ -100,11 +98,5 @@ class ZmqSocket {
   explicit ZmqSocket(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
-
-/// Options of a session's data socket: it never reconnects, its frames have one limit, and its
-/// high-water marks bound memory. `routing_id`: the session's token at the runner, empty at the
-/// server.
-ZmqSocketOptions data_socket_options(std::string routing_id,
-                                     std::chrono::milliseconds heartbeat_timeout);
 
 }  // namespace airlock

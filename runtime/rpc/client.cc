@@ -4,23 +4,14 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <atomic>
-#include <cctype>
-#include <thread>
+#include <utility>
 #include <vector>
 
-#include "base/log.h"
-#include "base/wake_event.h"
 #include "proto/handshake.h"
 #include "proto/limits.h"
 #include "runtime/channel/zmq_socket.h"
-#include "runtime/rpc/endpoint.h"
-#include "runtime/rpc/peer_life.h"
-#include "runtime/rpc/session_channel.h"
 
 namespace airlock {
-
 namespace {
 
 constexpr std::chrono::milliseconds kRetryPause{50};
@@ -31,6 +22,11 @@ Status send_control(ZmqSocket& socket, const ControlMessage& message, Deadline d
   return socket.send({&part, 1}, deadline);
 }
 
+/// Nobody waits for it: the server may be gone already.
+void say_goodbye(ZmqSocket& socket, std::string reason) {
+  (void)send_control(socket, Goodbye{std::move(reason)}, Deadline::now());
+}
+
 Result<ControlMessage> receive_control(ZmqSocket& socket, Deadline deadline) {
   ASSIGN_OR_RETURN(auto parts, socket.receive(deadline));
   if (parts.size() != 1)
@@ -38,21 +34,10 @@ Result<ControlMessage> receive_control(ZmqSocket& socket, Deadline deadline) {
   return decode_control(parts[0]);
 }
 
-struct Greeting {
-  ZmqSocket socket;
-  Welcome welcome;
-};
-
-Status no_server(const ConnectOptions& options) {
-  return {StatusCode::kUnavailable,
-          "no server at {} within {} ms; start gpu_server, or give its --endpoint (it prints "
-          "'ready ENDPOINT')",
-          options.endpoint, options.timeout.count()};
-}
-
-// One attempt. kDeadlineExceeded: nobody is there yet.
-Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options, const Hello& hello,
-                       int wake_fd, Deadline deadline) {
+// One attempt: the control socket, and what came on it. kDeadlineExceeded: nobody is there yet.
+Result<std::pair<ZmqSocket, Welcome>> greet(const ZmqContext& context,
+                                            const ConnectOptions& options, const Hello& hello,
+                                            int wake_fd, Deadline deadline) {
   ZmqSocketOptions socket_options;
   socket_options.linger = std::chrono::milliseconds(100);  // lets goodbye leave
   socket_options.max_frame_bytes = limits::kMaxControlBytes;
@@ -69,7 +54,7 @@ Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options,
       continue;
     }
     if (auto* welcome = std::get_if<Welcome>(&*message))
-      return Greeting{std::move(socket), std::move(*welcome)};
+      return std::pair(std::move(socket), std::move(*welcome));
     if (auto* refusal = std::get_if<Refusal>(&*message)) {
       const StatusCode code =
           refusal->code == StatusCode::kOk ? StatusCode::kProtocolError : refusal->code;
@@ -81,6 +66,21 @@ Result<Greeting> greet(const ZmqContext& context, const ConnectOptions& options,
     }
   }
   return Status(StatusCode::kDeadlineExceeded, "no answer");
+}
+
+// Where the data socket is, by the server's word: only a sibling of the control socket, or another
+// port of its host.
+Result<std::string> data_endpoint(const Endpoint& control, const std::string& claimed) {
+  auto parsed = parse_endpoint(claimed);
+  if (!parsed.ok())
+    return Status(StatusCode::kProtocolError, "the session's " + parsed.status().message());
+  if (parsed->kind != control.kind ||
+      (control.kind == Endpoint::Kind::kIpc && parsed->directory() != control.directory())) {
+    return Status(StatusCode::kProtocolError, "the session's endpoint {} does not belong to {}",
+                  claimed, control.text());
+  }
+  if (control.kind == Endpoint::Kind::kTcp) parsed->host = control.host;
+  return parsed->text();
 }
 
 Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool want_ring) {
@@ -100,9 +100,9 @@ Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool
             "--ring-slot-bytes)",
             welcome.geometry.slot_count, welcome.geometry.slot_bytes};
   }
-  const bool hex =
-      std::ranges::all_of(welcome.token, [](unsigned char c) { return std::isxdigit(c) != 0; });
-  if (welcome.token.size() != 32 || !hex) return refuse("the session's token is not 32 hex digits");
+  if (welcome.token.size() != limits::kSessionTokenBytes ||
+      welcome.token.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos)
+    return refuse("the session's token is not 32 hex digits");
   if (welcome.epoch == 0) return refuse("the session's epoch is 0");
   if (Status dims = welcome.dims.check(); !dims.ok())
     return refuse("the server's model: " + dims.message());
@@ -120,132 +120,74 @@ Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool
   return {};
 }
 
-// Where the data socket is, by the server's word: only a sibling of the control socket, or another
-// port of its host.
-Result<std::string> data_endpoint(const Endpoint& control, const std::string& claimed) {
-  auto parsed = parse_endpoint(claimed);
-  if (!parsed.ok())
-    return Status(StatusCode::kProtocolError, "the session's " + parsed.status().message());
-  if (parsed->kind != control.kind ||
-      (control.kind == Endpoint::Kind::kIpc && parsed->directory() != control.directory())) {
-    return Status(StatusCode::kProtocolError, "the session's endpoint {} does not belong to {}",
-                  claimed, control.text());
-  }
-  if (control.kind == Endpoint::Kind::kTcp) parsed->host = control.host;
-  return parsed->text();
+/// Starts a thread that takes no signals: they are for the program's own threads, which may want
+/// them blocked. Faults stay its own.
+template <typename Run>
+std::thread thread_without_signals(Run run) {
+  sigset_t signals;
+  sigset_t before;
+  sigfillset(&signals);
+  for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT})
+    sigdelset(&signals, fault);
+  pthread_sigmask(SIG_BLOCK, &signals, &before);
+  std::thread thread(std::move(run));
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
 }
 
-/// A thread that starts while this lives takes no signals: they are for the program's own threads,
-/// which may want them blocked. Faults stay theirs.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t signals;
-    sigfillset(&signals);
-    for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT})
-      sigdelset(&signals, fault);
-    pthread_sigmask(SIG_BLOCK, &signals, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
- private:
-  sigset_t before_;
-};
-
-class ClientSessionImpl : public ClientSession {
- public:
-  ~ClientSessionImpl() override { close(); }
-
-  /// Takes the greeting's socket only if all goes well.
-  Status open(const ZmqContext& context, const ConnectOptions& options, const Endpoint& endpoint,
-              Greeting& greeting) {
-    const Welcome& welcome = greeting.welcome;
-    const Deadline deadline = Deadline::after(options.timeout);
-    ASSIGN_OR_RETURN(const std::string data, data_endpoint(endpoint, welcome.data_endpoint));
-    ASSIGN_OR_RETURN(channel_, SessionChannel::attach(context, welcome, data, life_, deadline));
-    BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
-                     welcome.threads, welcome.device, welcome.digest};
-    backend_ = std::make_unique<RemoteBackend>(std::move(info), channel_->channel(), op_stats_);
-    config_bytes_ = welcome.config_bytes;
-    epoch_ = welcome.epoch;
-    const SignalsBlocked blocked;
-    control_thread_ = std::thread(
-        [this, timeout = options.timeout, socket = std::move(greeting.socket)]() mutable {
-          watch_server(std::move(socket), timeout);
-        });
-    return {};
-  }
-
-  void keep(std::unique_ptr<ZmqContext> context) { context_ = std::move(context); }
-  const WakeEvent& wake() const { return wake_; }
-
-  RemoteBackend& backend() override { return *backend_; }
-  std::size_t config_bytes() const override { return config_bytes_; }
-  std::uint64_t epoch() const override { return epoch_; }
-  const PathPolicy& policy() const override { return channel_->channel().policy(); }
-  TransportStats& transport_stats() override { return channel_->channel().stats(); }
-  OpStatsTable& op_stats() override { return op_stats_; }
-  Status check() const override { return life_.check(); }
-
-  void close() override {
-    if (!control_thread_.joinable()) return;
-    closing_.store(true, std::memory_order_release);  // pairs with the load in watch_server()
-    wake_.set();
-    control_thread_.join();
-  }
-
- private:
-  // The control thread: sends and awaits signs of life, whatever the main thread computes.
-  void watch_server(ZmqSocket socket, std::chrono::milliseconds timeout) {
-    SilenceMeter silence;
-    Deadline next_sign = Deadline::now();
-    while (!closing_.load(std::memory_order_acquire)) {
-      if (next_sign.expired()) {
-        (void)send_control(socket, Sign{},
-                           Deadline::now());  // a full queue shows as silence soon enough
-        next_sign = Deadline::after(kSignInterval);
-      }
-      auto message = receive_control(socket, next_sign);
-      silence.tick(now_ns());
-      if (message.ok()) {
-        silence.heard();
-        if (auto* goodbye = std::get_if<Goodbye>(&*message)) {
-          return life_.end(
-              {StatusCode::kUnavailable, "the server ended the session: " + goodbye->reason});
-        }
-      } else if (message.status().code() != StatusCode::kDeadlineExceeded) {
-        return life_.end(message.status());
-      } else if (socket.disconnected()) {
-        return life_.end(
-            {StatusCode::kUnavailable, "the server closed the connection: it ended or was killed"});
-      }
-      if (silence.silent_ns() >
-          static_cast<std::uint64_t>(std::chrono::nanoseconds(timeout).count())) {
-        return life_.end(
-            {StatusCode::kUnavailable,
-             "no sign of life from the server for {} ms (--timeout-ms): it hangs or was stopped",
-             timeout.count()});
-      }
-    }
-    (void)send_control(socket, Goodbye{"the client is done"},
-                       Deadline::now());  // it may be gone already
-  }
-
-  std::unique_ptr<ZmqContext> context_;  // first: sockets close before it
-  PeerLife life_;
-  OpStatsTable op_stats_;
-  std::unique_ptr<SessionChannel> channel_;
-  std::unique_ptr<RemoteBackend> backend_;
-  std::size_t config_bytes_ = 0;
-  std::uint64_t epoch_ = 0;
-  WakeEvent wake_;  // ends the control thread's wait
-  std::atomic<bool> closing_{false};
-  std::thread control_thread_;
-};
-
 }  // namespace
+
+Status ClientSession::open(const ConnectOptions& options, const Endpoint& control,
+                           const Welcome& welcome) {
+  const Deadline deadline = Deadline::after(options.timeout);
+  ASSIGN_OR_RETURN(const std::string data, data_endpoint(control, welcome.data_endpoint));
+  ASSIGN_OR_RETURN(channel_, SessionChannel::attach(*context_, welcome, data, life_, deadline));
+  BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
+                   welcome.threads, welcome.device, welcome.digest};
+  backend_ = std::make_unique<RemoteBackend>(std::move(info), channel_->channel(), op_stats_);
+  return {};
+}
+
+void ClientSession::close() {
+  if (!control_thread_.joinable()) return;
+  closing_.store(true, std::memory_order_release);  // pairs with the load in watch_server()
+  wake_.set();
+  control_thread_.join();
+}
+
+// The control thread: sends and awaits signs of life, whatever the main thread computes.
+void ClientSession::watch_server(ZmqSocket socket, std::chrono::milliseconds timeout) {
+  SilenceMeter silence;
+  Deadline next_sign = Deadline::now();
+  while (!closing_.load(std::memory_order_acquire)) {
+    if (next_sign.expired()) {
+      // A full queue shows as silence soon enough.
+      (void)send_control(socket, Sign{}, Deadline::now());
+      next_sign = Deadline::after(kSignInterval);
+    }
+    auto message = receive_control(socket, next_sign);
+    silence.tick(now_ns());
+    if (message.ok()) {
+      silence.heard();
+      if (const auto* goodbye = std::get_if<Goodbye>(&*message)) {
+        return life_.end(
+            {StatusCode::kUnavailable, "the server ended the session: {}", goodbye->reason});
+      }
+    } else if (message.status().code() != StatusCode::kDeadlineExceeded) {
+      return life_.end(message.status());
+    } else if (socket.disconnected()) {
+      return life_.end(
+          {StatusCode::kUnavailable, "the server closed the connection: it ended or was killed"});
+    }
+    if (std::chrono::nanoseconds(silence.silent_ns()) > timeout) {
+      return life_.end(
+          {StatusCode::kUnavailable,
+           "no sign of life from the server for {} ms (--timeout-ms): it hangs or was stopped",
+           timeout.count()});
+    }
+  }
+  say_goodbye(socket, "the client is done");
+}
 
 Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptions& options) {
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
@@ -258,26 +200,34 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   hello.ring = options.ring;
   hello.ring.choice = want_ring ? RingChoice::kOn : RingChoice::kOff;
   hello.digest = options.digest;
-  ASSIGN_OR_RETURN(std::unique_ptr<ZmqContext> context, ZmqContext::create());
+  std::unique_ptr<ClientSession> session(new ClientSession());
+  RETURN_IF_ERROR(session->wake_.check());
+  ASSIGN_OR_RETURN(session->context_, ZmqContext::create());
   const Deadline deadline = Deadline::after(options.timeout);
   for (;;) {
-    auto session = std::make_unique<ClientSessionImpl>();
-    RETURN_IF_ERROR(session->wake().check());
-    auto greeting = greet(*context, options, hello, session->wake().fd(), deadline);
+    auto greeting = greet(*session->context_, options, hello, session->wake_.fd(), deadline);
     if (greeting.ok()) {
-      Status status = check_welcome(greeting->welcome, options, want_ring);
-      if (status.ok()) status = session->open(*context, options, endpoint, *greeting);
-      if (!status
-               .ok()) {  // the session is there all the same: its slot is another's to have at once
-        (void)send_control(greeting->socket, Goodbye{"the client cannot use the session"},
-                           Deadline::now());
+      auto& [socket, welcome] = *greeting;
+      Status status = check_welcome(welcome, options, want_ring);
+      if (status.ok()) status = session->open(options, endpoint, welcome);
+      if (!status.ok()) {
+        // The session is there all the same: its slot is another's to have at once.
+        say_goodbye(socket, "the client cannot use the session");
         return status;
       }
-      session->keep(std::move(context));
-      return std::unique_ptr<ClientSession>(std::move(session));
+      session->control_thread_ = thread_without_signals(
+          [self = session.get(), timeout = options.timeout, socket = std::move(socket)]() mutable {
+            self->watch_server(std::move(socket), timeout);
+          });
+      return session;
     }
     if (greeting.status().code() != StatusCode::kDeadlineExceeded) return greeting.status();
-    if (deadline.expired()) return no_server(options);
+    if (deadline.expired()) {
+      return Status(StatusCode::kUnavailable,
+                    "no server at {} within {} ms; start gpu_server, or give its --endpoint (it "
+                    "prints 'ready ENDPOINT')",
+                    options.endpoint, options.timeout.count());
+    }
     std::this_thread::sleep_for(kRetryPause);
   }
 }

@@ -1,26 +1,36 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 
 #include "base/status.h"
+#include "base/wake_event.h"
 #include "proto/ring.h"
-#include "runtime/channel/channel.h"
+#include "runtime/rpc/endpoint.h"
+#include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/remote_backend.h"
+#include "runtime/rpc/session_channel.h"
 #include "runtime/stats/op_stats.h"
 
 namespace airlock {
 
 struct ConnectOptions {
-  std::string endpoint;  // "ipc:///path" or "tcp://host:port"
+  // "ipc:///path" or "tcp://host:port"
+  std::string endpoint;
   RingWish ring;
-  std::string client = "tee_runner";        // the program, for the server's log and statistics
-  std::chrono::milliseconds timeout{5000};  // longest time without a connection or a sign of life
-  std::string digest;             // of the runner's own model; empty: it has none and calls init()
-  std::optional<ModelDims> dims;  // of the runner's own model; must equal the server's
+  // The program, for the server's log and statistics.
+  std::string client = "tee_runner";
+  // The longest time without a connection or a sign of life.
+  std::chrono::milliseconds timeout{5000};
+  // Of the runner's own model; empty: it has none and calls init().
+  std::string digest;
+  // Of the runner's own model; must equal the server's.
+  std::optional<ModelDims> dims;
 };
 
 /// A session with a gpu_server: handshake, signs of life (a thread of its own), channel and
@@ -31,19 +41,36 @@ class ClientSession {
   /// digest), kResourceExhausted (server full, /dev/shm, no descriptor), kProtocolError (it spoke
   /// wrongly, or geometry was not as demanded).
   static Result<std::unique_ptr<ClientSession>> connect(const ConnectOptions& options);
-  virtual ~ClientSession() = default;  // closes, if close() was not called
+  ~ClientSession() { close(); }
 
-  virtual RemoteBackend& backend() = 0;
-  virtual std::size_t config_bytes() const = 0;  // for RemoteBackend::init()
-  virtual std::uint64_t epoch() const = 0;
+  RemoteBackend& backend() { return *backend_; }
+  /// For RemoteBackend::init().
+  std::size_t config_bytes() const { return channel_->welcome().config_bytes; }
+  std::uint64_t epoch() const { return channel_->welcome().epoch; }
   /// What decides each tensor's path, as the handshake agreed.
-  virtual const PathPolicy& policy() const = 0;
-  virtual TransportStats& transport_stats() = 0;
-  virtual OpStatsTable& op_stats() = 0;
+  const PathPolicy& policy() const { return channel_->channel().policy(); }
+  TransportStats& transport_stats() { return channel_->channel().stats(); }
+  OpStatsTable& op_stats() { return op_stats_; }
   /// Whether the server is there; else the reason why it is not. Thread-safe.
-  virtual Status check() const = 0;
+  Status check() const { return life_.check(); }
   /// Says goodbye, so that the server ends the session at once.
-  virtual void close() = 0;
+  void close();
+
+ private:
+  ClientSession() = default;
+  Status open(const ConnectOptions& options, const Endpoint& control, const Welcome& welcome);
+  void watch_server(ZmqSocket socket, std::chrono::milliseconds timeout);
+
+  // First: sockets close before it.
+  std::unique_ptr<ZmqContext> context_;
+  PeerLife life_;
+  OpStatsTable op_stats_;
+  std::unique_ptr<SessionChannel> channel_;
+  std::unique_ptr<RemoteBackend> backend_;
+  // Ends the control thread's wait.
+  WakeEvent wake_;
+  std::atomic<bool> closing_{false};
+  std::thread control_thread_;
 };
 
 }  // namespace airlock

@@ -10,21 +10,44 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <vector>
 
+#include "base/file.h"
 #include "proto/limits.h"
 
 namespace airlock {
+namespace {
+
+bool consists_of(std::string_view text, std::string_view characters) {
+  return !text.empty() && text.find_first_not_of(characters) == std::string_view::npos;
+}
+
+bool is_hex(std::string_view text) { return consists_of(text, "0123456789abcdef"); }
+
+// A socket that a dead process left: nobody listens.
+bool is_dead_socket(const std::string& path) {
+  struct stat info {};
+  sockaddr_un address{};
+  if (::lstat(path.c_str(), &info) != 0 || !S_ISSOCK(info.st_mode) ||
+      path.size() >= sizeof(address.sun_path))
+    return false;
+  address.sun_family = AF_UNIX;
+  std::copy(path.begin(), path.end(), address.sun_path);
+  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  return fd.valid() &&
+         ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 &&
+         errno == ECONNREFUSED;
+}
+
+}  // namespace
 
 bool Endpoint::is_loopback() const {
   if (kind == Kind::kIpc) return true;
   // Numbers only: a name that starts like an address may be anybody's.
-  const bool numeric = host.find_first_not_of("0123456789.") == std::string::npos;
-  return host == "localhost" || host == "[::1]" || (numeric && host.starts_with("127."));
+  return host == "localhost" || host == "[::1]" ||
+         (host.starts_with("127.") && consists_of(host, "0123456789."));
 }
 
 std::string Endpoint::text() const {
@@ -62,10 +85,8 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
     return refuse("a tcp endpoint is tcp://host:port");
   endpoint.host = rest.substr(0, colon);
   endpoint.port = rest.substr(colon + 1);
-  const bool digits =
-      !endpoint.port.empty() && endpoint.port.size() <= 5 &&
-      std::ranges::all_of(endpoint.port, [](unsigned char c) { return std::isdigit(c) != 0; });
-  if (endpoint.port != "*" && (!digits || std::atoi(endpoint.port.c_str()) > 65535)) {
+  const bool is_number = endpoint.port.size() <= 5 && consists_of(endpoint.port, "0123456789");
+  if (endpoint.port != "*" && (!is_number || std::atoi(endpoint.port.c_str()) > 65535)) {
     return refuse("the port is not a number from 0 to 65535");
   }
   return endpoint;
@@ -73,26 +94,21 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
 
 Endpoint default_endpoint() {
   Endpoint endpoint;
-  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-  if (runtime != nullptr && runtime[0] == '/') {
-    endpoint.path = std::string(runtime) + "/airlock/ctl";
-  } else {
-    endpoint.path = fmt::format("/tmp/airlock-{}/ctl", ::getuid());
-  }
+  const char* const runtime = std::getenv("XDG_RUNTIME_DIR");
+  endpoint.path = runtime != nullptr && runtime[0] == '/'
+                      ? fmt::format("{}/airlock/ctl", runtime)
+                      : fmt::format("/tmp/airlock-{}/ctl", ::getuid());
   return endpoint;
 }
 
 Status check_endpoint_directory(const std::string& directory, IfMissing if_missing) {
-  if (if_missing == IfMissing::kCreate && ::mkdir(directory.c_str(), 0700) != 0 &&
-      errno != EEXIST) {
-    return {StatusCode::kInvalidInput, "cannot make the directory {}: {}", directory,
-            std::strerror(errno)};
-  }
+  if (if_missing == IfMissing::kCreate && ::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
+    return os_error("make the directory " + directory, errno);
   struct stat info {};
   if (::lstat(directory.c_str(), &info) != 0) {
     const bool missing = errno == ENOENT;
     return {missing ? StatusCode::kUnavailable : StatusCode::kInvalidInput, "{}{}: {}",
-            missing ? "no server: " : "", directory, std::strerror(errno)};
+            missing ? "no server: " : "", directory, os_message(errno)};
   }
   std::string wrong;
   if (S_ISLNK(info.st_mode))
@@ -105,9 +121,8 @@ Status check_endpoint_directory(const std::string& directory, IfMissing if_missi
     wrong = fmt::format("has mode {:04o}, not 0700", info.st_mode & 07777);
   if (wrong.empty()) return {};
   return {StatusCode::kInvalidInput,
-          "the endpoint's directory {} {}; others could pose as the server there. Use "
-          "a directory of your "
-          "own with mode 0700 (mkdir -m 700), or another --endpoint",
+          "the endpoint's directory {} {}; others could pose as the server there. Use a directory "
+          "of your own with mode 0700 (mkdir -m 700), or another --endpoint",
           directory, wrong};
 }
 
@@ -122,17 +137,13 @@ Result<EndpointLock> EndpointLock::acquire(const std::string& socket_path) {
   // then try again.
   for (int attempt = 0; attempt < 16; ++attempt) {
     UniqueFd fd(::open(lock.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!fd.valid()) {
-      return Status(StatusCode::kInvalidInput, "cannot open {}: {}", lock.path_,
-                    std::strerror(errno));
-    }
+    if (!fd.valid()) return os_error("open " + lock.path_, errno);
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
       char pid[24] = {};
       [[maybe_unused]] const ssize_t got = ::pread(fd.get(), pid, sizeof(pid) - 1, 0);
       return Status(StatusCode::kInUse,
-                    "endpoint in use: ipc://{} belongs to a live "
-                    "server (pid {}); stop it or give another "
-                    "--endpoint",
+                    "endpoint in use: ipc://{} belongs to a live server (pid {}); stop it or give "
+                    "another --endpoint",
                     socket_path, std::strtol(pid, nullptr, 10));
     }
     struct stat held {};
@@ -140,10 +151,8 @@ Result<EndpointLock> EndpointLock::acquire(const std::string& socket_path) {
     if (::fstat(fd.get(), &held) == 0 && ::stat(lock.path_.c_str(), &named) == 0 &&
         held.st_ino == named.st_ino) {
       const std::string pid = fmt::format("{}\n", ::getpid());
-      if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0) {
-        return Status(StatusCode::kInvalidInput, "cannot write {}: {}", lock.path_,
-                      std::strerror(errno));
-      }
+      if (::ftruncate(fd.get(), 0) != 0 || ::pwrite(fd.get(), pid.data(), pid.size(), 0) < 0)
+        return os_error("write " + lock.path_, errno);
       lock.fd_ = std::move(fd);
       return lock;
     }
@@ -169,29 +178,6 @@ std::string counters_path(const Endpoint& endpoint) {
   if (endpoint.kind == Endpoint::Kind::kIpc) return endpoint.path + ".stats";
   return fmt::format("{}/tcp-{}.stats", default_endpoint().directory(), endpoint.port);
 }
-
-namespace {
-
-bool is_hex(std::string_view text) {
-  return !text.empty() && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
-
-// A socket that a dead process left: nobody listens.
-bool is_dead_socket(const std::string& path) {
-  struct stat info {};
-  sockaddr_un address{};
-  if (::lstat(path.c_str(), &info) != 0 || !S_ISSOCK(info.st_mode) ||
-      path.size() >= sizeof(address.sun_path))
-    return false;
-  address.sun_family = AF_UNIX;
-  std::copy(path.begin(), path.end(), address.sun_path);
-  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return fd.valid() &&
-         ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 &&
-         errno == ECONNREFUSED;
-}
-
-}  // namespace
 
 void sweep_session_sockets(const std::string& socket_path) {
   const std::size_t slash = socket_path.rfind('/');

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <mutex>
-#include <string>
 
-#include "base/deadline.h"
 #include "base/status.h"
 #include "runtime/channel/channel.h"
 

@@ -1,9 +1,6 @@
 #include "runtime/rpc/remote_backend.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <deque>
 #include <utility>
@@ -38,39 +35,38 @@ struct Call {
   Path slowest = kPaths.front();  // that the request or its reply used
 };
 
-Status refuse(std::string text) { return {StatusCode::kProtocolError, std::move(text)}; }
+template <typename... Args>
+Status refuse(fmt::format_string<Args...> format, Args&&... args) {
+  return {StatusCode::kProtocolError, format, std::forward<Args>(args)...};
+}
 
 // The sizes of the tensors behind `header`, which has to be what was asked for.
 Result<std::vector<std::size_t>> accept_reply(Call& call, const ResponseHeader& header) {
   const Op op = call.request.spec.op;
   if (header.request_id != call.request.request_id) {
-    return refuse(fmt::format("a reply to request {} came, expected one to {}", header.request_id,
-                              call.request.request_id));
+    return refuse("a reply to request {} came, expected one to {}", header.request_id,
+                  call.request.request_id);
   }
-  if (header.op != op) {
-    return refuse(
-        fmt::format("a reply to op {} came, expected {}", name_of(header.op), name_of(op)));
-  }
+  if (header.op != op)
+    return refuse("a reply to op {} came, expected {}", name_of(header.op), name_of(op));
   // The codec has refused results beside an error.
   if (header.code != StatusCode::kOk) return std::vector<std::size_t>();
   if (header.results.size() != call.results.size()) {
-    return refuse(fmt::format("a reply to {} has {} results, expected {}", name_of(op),
-                              header.results.size(), call.results.size()));
+    return refuse("a reply to {} has {} results, expected {}", name_of(op), header.results.size(),
+                  call.results.size());
   }
   if (op == Op::kStats) {
     const std::size_t bytes = header.results[0].bytes();
     const std::size_t limit = call.results[0].bytes();
-    if (bytes > limit) {
-      return refuse(fmt::format("a reply of {} bytes, at most {} are taken", bytes, limit));
-    }
+    if (bytes > limit) return refuse("a reply of {} bytes, at most {} are taken", bytes, limit);
     call.results[0].shape = Shape{static_cast<std::int64_t>(bytes)};
   }
   for (std::size_t i = 0; i < call.results.size(); ++i) {
+    const TensorDesc& came = header.results[i];
     const TensorDesc& expected = call.results[i];
-    if (header.results[i] == expected) continue;
-    return refuse(fmt::format("result {} of {} is {} {}, expected {} {}", i, name_of(op),
-                              name_of(header.results[i].dtype), header.results[i].shape.to_string(),
-                              name_of(expected.dtype), expected.shape.to_string()));
+    if (came == expected) continue;
+    return refuse("result {} of {} is {} {}, expected {} {}", i, name_of(op), name_of(came.dtype),
+                  came.shape.to_string(), name_of(expected.dtype), expected.shape.to_string());
   }
   return sizes_of(call.results);
 }
@@ -83,118 +79,124 @@ class RequestQueue {
   RequestQueue(Channel& channel, OpStatsTable& op_stats) : channel_(channel), op_stats_(op_stats) {}
 
   // `start_ns`: when the caller began to ask.
-  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, std::vector<TensorDesc> results,
-                                           Deadline deadline, std::uint64_t start_ns);
-  Status submit(const std::shared_ptr<Call>& call);
-  Status wait(Call& call);
+  Result<std::shared_ptr<Call>> prepare(const OpSpec& spec, std::vector<TensorDesc> results,
+                                        Deadline deadline, std::uint64_t start_ns) {
+    auto call = std::make_shared<Call>();
+    call->request.spec = spec;
+    call->results = std::move(results);
+    call->deadline = deadline;
+    const std::vector<std::size_t> sizes = sizes_of(spec.inputs);
+    call->times.tee_ns = now_ns() - start_ns;
+    RETURN_IF_ERROR(with_pump(deadline, [&](Deadline slice) -> Status {
+      ASSIGN_OR_RETURN(call->message, channel_.prepare(sizes, slice));
+      return {};
+    }));
+    call->slowest = call->message->plan().slowest();
+    call->times.total_ns = now_ns() - start_ns;
+    return call;
+  }
+
+  Status submit(const std::shared_ptr<Call>& call) {
+    call->submit_ns = now_ns();
+    if (under_way_.size() >= limits::kMaxRequestsUnderWay)
+      RETURN_IF_ERROR(receive_one(call->deadline));
+    call->request.request_id = next_request_id_++;
+    const std::uint64_t encode_ns = now_ns();
+    const std::vector<std::byte> header = encode(call->request);
+    call->times.tee_ns += now_ns() - encode_ns;
+    call->slots_in_use = channel_.slots_in_use();
+    RETURN_IF_ERROR(with_pump(call->deadline, [&](Deadline slice) {
+      return channel_.send(*call->message, header, slice);
+    }));
+    call->message.reset();
+    call->state = Call::State::kSubmitted;
+    under_way_.push_back(call);
+    return {};
+  }
+
+  Status wait(Call& call) {
+    while (call.state == Call::State::kSubmitted) {
+      const Status status = receive_one(call.deadline);
+      if (status.code() == StatusCode::kDeadlineExceeded) {
+        return {StatusCode::kDeadlineExceeded,
+                "no reply to {} before the op's deadline (--op-timeout-ms)",
+                name_of(call.request.spec.op)};
+      }
+      RETURN_IF_ERROR(status);
+    }
+    if (call.state == Call::State::kPrepared)
+      return {StatusCode::kInternal, "wait() before submit()"};
+    return call.failure;
+  }
 
  private:
-  Status receive_one(Deadline deadline);
-  void book(Call& call, const ResponseHeader& response, const MessagePlan& reply);
   // Runs `step` until it is no longer short of room; replies are taken in between, so that a peer
   // that waits for us to read never waits for ever.
   template <typename Step>
-  Status with_pump(Deadline deadline, const Step& step);
+  Status with_pump(Deadline deadline, const Step& step) {
+    for (;;) {
+      const Status status = step(under_way_.empty() ? deadline : deadline.slice(kPumpSlice));
+      if (status.code() != StatusCode::kBusy) return status;
+      if (deadline.expired()) {
+        return {StatusCode::kDeadlineExceeded,
+                "the server took no request before the op's deadline (--op-timeout-ms)"};
+      }
+      if (under_way_.empty()) continue;
+      const Status received = receive_one(deadline.slice(kPumpSlice));
+      if (!received.ok() && received.code() != StatusCode::kDeadlineExceeded) return received;
+    }
+  }
+
+  // The reply to the oldest request.
+  Status receive_one(Deadline deadline) {
+    const std::shared_ptr<Call> call = under_way_.front();
+    const auto fail = [&call](const Status& failure) {
+      call->failure = failure;
+      call->state = Call::State::kFailed;
+    };
+    ResponseHeader response;
+    std::uint64_t check_ns = 0;
+    auto received = channel_.receive(
+        [&](std::span<const std::byte> header) -> Result<std::vector<std::size_t>> {
+          const std::uint64_t start_ns = now_ns();
+          ASSIGN_OR_RETURN(response, decode_response(header));
+          auto sizes = accept_reply(*call, response);
+          check_ns = now_ns() - start_ns;
+          return sizes;
+        },
+        deadline);
+    if (!received.ok()) {
+      if (received.status().code() != StatusCode::kDeadlineExceeded) fail(received.status());
+      return received.status();
+    }
+    under_way_.pop_front();
+    call->times.tee_ns += check_ns;
+    book(*call, response, (*received)->plan());
+    if (response.code != StatusCode::kOk) {
+      fail({response.code, "the server refused {}: {}", name_of(response.op), response.message});
+      return {};
+    }
+    call->state = Call::State::kReplied;
+    if (!call->abandoned) call->reply = std::move(received).value();
+    return {};
+  }
+
+  void book(Call& call, const ResponseHeader& response, const MessagePlan& reply) {
+    OpTimes& times = call.times;
+    times.total_ns += now_ns() - call.submit_ns;
+    times.queue_ns = response.queue_ns;
+    times.server_ns = response.server_ns;
+    balance(times);
+    merge(op_stats_[response.op], OpSnapshot{1, times});
+    const Path slowest = std::max(call.slowest, reply.slowest());
+    channel_.stats()[slowest].latency_ns.record(times.tee_ns + times.wire_ns);
+  }
 
   Channel& channel_;
   OpStatsTable& op_stats_;
   std::uint64_t next_request_id_ = 1;
   std::deque<std::shared_ptr<Call>> under_way_;
 };
-
-template <typename Step>
-Status RequestQueue::with_pump(Deadline deadline, const Step& step) {
-  for (;;) {
-    const Status status = step(under_way_.empty() ? deadline : deadline.slice(kPumpSlice));
-    if (status.code() != StatusCode::kBusy) return status;
-    if (deadline.expired()) {
-      return {StatusCode::kDeadlineExceeded,
-              "the server took no request before the op's deadline (--op-timeout-ms)"};
-    }
-    if (under_way_.empty()) continue;
-    const Status received = receive_one(deadline.slice(kPumpSlice));
-    if (!received.ok() && received.code() != StatusCode::kDeadlineExceeded) return received;
-  }
-}
-
-Status RequestQueue::submit(const std::shared_ptr<Call>& call) {
-  call->submit_ns = now_ns();
-  if (under_way_.size() >= limits::kMaxRequestsUnderWay)
-    RETURN_IF_ERROR(receive_one(call->deadline));
-  call->request.request_id = next_request_id_++;
-  const std::uint64_t encode_ns = now_ns();
-  const std::vector<std::byte> header = encode(call->request);
-  call->times.tee_ns += now_ns() - encode_ns;
-  call->slots_in_use = channel_.slots_in_use();
-  RETURN_IF_ERROR(with_pump(call->deadline, [&](Deadline slice) {
-    return channel_.send(*call->message, header, slice);
-  }));
-  call->message.reset();
-  call->state = Call::State::kSubmitted;
-  under_way_.push_back(call);
-  return {};
-}
-
-Status RequestQueue::receive_one(Deadline deadline) {
-  const std::shared_ptr<Call> call = under_way_.front();
-  ResponseHeader response;
-  std::uint64_t check_ns = 0;
-  auto received = channel_.receive(
-      [&](std::span<const std::byte> header) -> Result<std::vector<std::size_t>> {
-        const std::uint64_t start_ns = now_ns();
-        ASSIGN_OR_RETURN(response, decode_response(header));
-        auto sizes = accept_reply(*call, response);
-        check_ns = now_ns() - start_ns;
-        return sizes;
-      },
-      deadline);
-  if (!received.ok()) {
-    if (received.status().code() != StatusCode::kDeadlineExceeded) {
-      call->failure = received.status();
-      call->state = Call::State::kFailed;
-    }
-    return received.status();
-  }
-  under_way_.pop_front();
-  call->times.tee_ns += check_ns;
-  book(*call, response, (*received)->plan());
-  if (response.code != StatusCode::kOk) {
-    call->failure = {response.code, "the server refused {}: {}", name_of(response.op),
-                     response.message};
-    call->state = Call::State::kFailed;
-    return {};
-  }
-  call->state = Call::State::kReplied;
-  if (!call->abandoned) call->reply = std::move(received).value();
-  return {};
-}
-
-void RequestQueue::book(Call& call, const ResponseHeader& response, const MessagePlan& reply) {
-  OpTimes& times = call.times;
-  times.total_ns += now_ns() - call.submit_ns;
-  times.queue_ns = response.queue_ns;
-  times.server_ns = response.server_ns;
-  balance(times);
-  merge(op_stats_[response.op], OpSnapshot{1, times});
-  const Path slowest = std::max(call.slowest, reply.slowest());
-  channel_.stats()[slowest].latency_ns.record(times.tee_ns + times.wire_ns);
-}
-
-Status RequestQueue::wait(Call& call) {
-  while (call.state == Call::State::kSubmitted) {
-    const Status status = receive_one(call.deadline);
-    if (status.code() == StatusCode::kDeadlineExceeded) {
-      return {StatusCode::kDeadlineExceeded,
-              "no reply to {} before the op's deadline (--op-timeout-ms)",
-              name_of(call.request.spec.op)};
-    }
-    RETURN_IF_ERROR(status);
-  }
-  if (call.state == Call::State::kFailed) return call.failure;
-  if (call.state == Call::State::kPrepared)
-    return {StatusCode::kInternal, "wait() before submit()"};
-  return {};
-}
 
 namespace {
 
@@ -234,29 +236,11 @@ class RemotePending : public Pending {
   const std::shared_ptr<Call> call_;
 };
 
-std::string text_of(TensorView tensor) {
-  return {reinterpret_cast<const char*>(tensor.data), tensor.desc.bytes()};
+std::string text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 }  // namespace
-
-Result<std::unique_ptr<Pending>> RequestQueue::prepare(const OpSpec& spec,
-                                                       std::vector<TensorDesc> results,
-                                                       Deadline deadline, std::uint64_t start_ns) {
-  auto call = std::make_shared<Call>();
-  call->request.spec = spec;
-  call->results = std::move(results);
-  call->deadline = deadline;
-  const std::vector<std::size_t> sizes = sizes_of(spec.inputs);
-  call->times.tee_ns = now_ns() - start_ns;
-  RETURN_IF_ERROR(with_pump(deadline, [&](Deadline slice) -> Status {
-    ASSIGN_OR_RETURN(call->message, channel_.prepare(sizes, slice));
-    return {};
-  }));
-  call->slowest = call->message->plan().slowest();
-  call->times.total_ns = now_ns() - start_ns;
-  return std::unique_ptr<Pending>(std::make_unique<RemotePending>(*this, std::move(call)));
-}
 
 RemoteBackend::RemoteBackend(BackendInfo info, Channel& channel, OpStatsTable& op_stats)
     : info_(std::move(info)), queue_(std::make_unique<RequestQueue>(channel, op_stats)) {}
@@ -266,33 +250,34 @@ RemoteBackend::~RemoteBackend() = default;
 Result<std::unique_ptr<Pending>> RemoteBackend::prepare(const OpSpec& spec, Deadline deadline) {
   const std::uint64_t start_ns = now_ns();
   ASSIGN_OR_RETURN(std::vector<TensorDesc> results, op_results(spec, info_.dims));
-  return queue_->prepare(spec, std::move(results), deadline, start_ns);
+  ASSIGN_OR_RETURN(auto call, queue_->prepare(spec, std::move(results), deadline, start_ns));
+  return std::unique_ptr<Pending>(std::make_unique<RemotePending>(*queue_, std::move(call)));
 }
 
 /// An op of the session's own, to its reply.
-Result<std::unique_ptr<Pending>> RemoteBackend::ask(Op op, std::vector<TensorDesc> results,
-                                                    Deadline deadline) {
+Result<std::unique_ptr<ReceivedMessage>> RemoteBackend::ask(Op op, std::vector<TensorDesc> results,
+                                                            Deadline deadline) {
   OpSpec spec;
   spec.op = op;
-  ASSIGN_OR_RETURN(auto pending, queue_->prepare(spec, std::move(results), deadline, now_ns()));
-  RETURN_IF_ERROR(pending->submit());
-  RETURN_IF_ERROR(pending->wait());
-  return pending;
+  ASSIGN_OR_RETURN(const auto call, queue_->prepare(spec, std::move(results), deadline, now_ns()));
+  RETURN_IF_ERROR(queue_->submit(call));
+  RETURN_IF_ERROR(queue_->wait(*call));
+  return std::move(call->reply);
 }
 
 Status RemoteBackend::init(std::size_t config_bytes, std::string& config_json, Tensor& norms,
                            Deadline deadline) {
   if (config_bytes == 0 || config_bytes > limits::kMaxConfigBytes) {
-    return refuse(fmt::format("the server's config has {} bytes, at most {} are taken",
-                              config_bytes, limits::kMaxConfigBytes));
+    return refuse("the server's config has {} bytes, at most {} are taken", config_bytes,
+                  limits::kMaxConfigBytes);
   }
   const TensorDesc config_desc{DType::kU8, Shape{static_cast<std::int64_t>(config_bytes)}};
   const TensorDesc norms_desc{DType::kF32, Shape{2 * info_.dims.layers + 1, info_.dims.hidden}};
   ASSIGN_OR_RETURN(const auto reply, ask(Op::kInit, {config_desc, norms_desc}, deadline));
   // Copied before anything looks at them: the server can still change the slot.
-  config_json = text_of(reply->result(0));
+  config_json = text_of(reply->tensor(0));
   norms = Tensor(norms_desc);
-  std::memcpy(norms.mutable_view().data, reply->result(1).data, norms_desc.bytes());
+  std::memcpy(norms.mutable_view().data, reply->tensor(1).data(), norms_desc.bytes());
   return {};
 }
 
@@ -301,7 +286,7 @@ Status RemoteBackend::ping(Deadline deadline) { return ask(Op::kPing, {}, deadli
 Result<std::string> RemoteBackend::session_stats(Deadline deadline) {
   const TensorDesc at_most{DType::kU8, Shape{static_cast<std::int64_t>(limits::kMaxStatsBytes)}};
   ASSIGN_OR_RETURN(const auto reply, ask(Op::kStats, {at_most}, deadline));
-  return text_of(reply->result(0));
+  return text_of(reply->tensor(0));
 }
 
 }  // namespace airlock

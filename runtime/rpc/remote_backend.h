@@ -29,7 +29,8 @@ class RemoteBackend : public Backend {
   Result<std::string> session_stats(Deadline deadline);
 
  private:
-  Result<std::unique_ptr<Pending>> ask(Op op, std::vector<TensorDesc> results, Deadline deadline);
+  Result<std::unique_ptr<ReceivedMessage>> ask(Op op, std::vector<TensorDesc> results,
+                                               Deadline deadline);
 
   const BackendInfo info_;
   const std::unique_ptr<RequestQueue> queue_;

@@ -70,8 +70,7 @@ class ServeLoop {
         continue;
       }
       auto received =
-          channel_.receive([this](auto header) { return accept(header); },
-                           under_way_.empty() ? Deadline::after(kReceiveSlice) : Deadline::now());
+          receive(under_way_.empty() ? Deadline::after(kReceiveSlice) : Deadline::now());
       if (received.ok()) {
         hold(std::move(received).value());
         patience.reset();
@@ -84,42 +83,45 @@ class ServeLoop {
   }
 
  private:
+  Result<std::unique_ptr<ReceivedMessage>> receive(Deadline deadline) {
+    return channel_.receive([this](auto header) { return accept(header); }, deadline);
+  }
+
   // Before memory is given to the request: the sizes of its tensors, which a valid spec names.
   Result<std::vector<std::size_t>> accept(std::span<const std::byte> header) {
-    ASSIGN_OR_RETURN(request_, decode_request(header));
-    const std::vector<TensorDesc>& inputs = request_.spec.inputs;
-    if (!is_computed(request_.spec.op) && !inputs.empty()) {
-      return Status(StatusCode::kProtocolError, "{} carries tensors", name_of(request_.spec.op));
+    ASSIGN_OR_RETURN(next_.request, decode_request(header));
+    const OpSpec& spec = next_.request.spec;
+    if (!is_computed(spec.op) && !spec.inputs.empty()) {
+      return Status(StatusCode::kProtocolError, "{} carries tensors", name_of(spec.op));
     }
-    results_.clear();
-    switch (request_.spec.op) {
+    const auto text_desc = [](const std::string& text) {
+      return TensorDesc{DType::kU8, Shape{static_cast<std::int64_t>(text.size())}};
+    };
+    switch (spec.op) {
       case Op::kInit:
-        results_ = {{DType::kU8, Shape{static_cast<std::int64_t>(context_.config_json.size())}},
-                    context_.norms.desc};
+        next_.results = {text_desc(context_.config_json), context_.norms.desc};
         break;
       case Op::kStats:
-        stats_text_ = context_.session_stats().substr(0, limits::kMaxStatsBytes);
-        results_ = {{DType::kU8, Shape{static_cast<std::int64_t>(stats_text_.size())}}};
+        next_.stats_text = context_.session_stats().substr(0, limits::kMaxStatsBytes);
+        next_.results = {text_desc(next_.stats_text)};
         break;
       default: {
-        auto results = op_results(request_.spec, compute_.info().dims);
+        auto results = op_results(spec, compute_.info().dims);
         // A spec that does not fit the model is refused before its bulk is received: the session
         // ends.
         if (!results.ok()) return Status(StatusCode::kProtocolError, results.status().message());
-        results_ = std::move(results).value();
+        next_.results = std::move(results).value();
       }
     }
-    return sizes_of(inputs);
+    return sizes_of(spec.inputs);
   }
 
   void hold(std::unique_ptr<ReceivedMessage> message) {
-    held_.emplace();
-    held_->received_ns = now_ns();  // all of it: the time that bulk took to come is the wire's
-    held_->message = std::move(message);
-    held_->request = std::move(request_);
-    held_->results = std::move(results_);
-    held_->stats_text = std::move(stats_text_);
-    held_->deadline = Deadline::after(context_.op_timeout);
+    // All of it is there: the time that bulk took to come is the wire's.
+    next_.received_ns = now_ns();
+    next_.message = std::move(message);
+    next_.deadline = Deadline::after(context_.op_timeout);
+    held_.emplace(std::move(next_));
   }
 
   /// Starts what was received. Stays held where the reply finds no room and earlier replies are
@@ -186,10 +188,7 @@ class ServeLoop {
   /// the session ends all the same.
   void let_client_leave() {
     const Deadline deadline = Deadline::after(kLastWords);
-    while (!deadline.expired()) {
-      const auto dropped =
-          channel_.receive([this](auto header) { return accept(header); }, deadline);
-      if (!dropped.ok()) return;
+    while (!deadline.expired() && receive(deadline).ok()) {
     }
   }
 
@@ -229,10 +228,8 @@ class ServeLoop {
   Compute& compute_;
   const ServeContext& context_;
   OpStatsTable& op_stats_;
-  // Of the message at hand, filled by accept().
-  RequestHeader request_;
-  std::vector<TensorDesc> results_;
-  std::string stats_text_;
+  // What accept() has read of the request that comes.
+  Service next_;
   // Received, and not yet begun.
   std::optional<Service> held_;
   std::deque<Service> under_way_;

@@ -11,7 +11,6 @@
 #include "shm/ring_memory.h"
 
 namespace airlock {
-
 namespace {
 
 constexpr std::chrono::milliseconds kHeartbeatTimeout{5000};
@@ -19,8 +18,8 @@ constexpr std::chrono::milliseconds kAttachSlice{20};
 
 Result<ZmqSocket> data_socket(const ZmqContext& context, ZmqSocketType type,
                               std::string routing_id) {
-  return ZmqSocket::create(context, type,
-                           data_socket_options(std::move(routing_id), kHeartbeatTimeout));
+  return ZmqSocket::create(
+      context, type, {.routing_id = std::move(routing_id), .heartbeat_timeout = kHeartbeatTimeout});
 }
 
 }  // namespace
@@ -70,27 +69,6 @@ void SessionChannel::remove_files() {
   if (endpoint.ok() && endpoint->kind == Endpoint::Kind::kIpc) ::unlink(endpoint->path.c_str());
 }
 
-Status SessionChannel::connect(const std::string& data_endpoint, Deadline deadline) {
-  if (welcome_.has_ring) {
-    ASSIGN_OR_RETURN(const std::size_t bytes, ring_segment_bytes(welcome_.geometry));
-    ASSIGN_OR_RETURN(out_segment_, Segment::open(welcome_.request_segment, bytes));
-    ASSIGN_OR_RETURN(in_segment_, Segment::open(welcome_.reply_segment, bytes));
-  }
-  RETURN_IF_ERROR(socket_.connect(data_endpoint));
-  while (!socket_.connected()) {
-    RETURN_IF_ERROR(watch_.check());
-    if (deadline.expired() || socket_.disconnected()) {
-      return {StatusCode::kUnavailable, "cannot connect to the session's data socket {}",
-              data_endpoint};
-    }
-    (void)socket_.poll(ZmqSocket::Wake::kReadable, deadline.slice(std::chrono::milliseconds(1)));
-  }
-  const std::byte probe[1] = {};
-  const std::span<const std::byte> part = probe;
-  RETURN_IF_ERROR(socket_.send({&part, 1}, deadline));
-  return open_channel("");
-}
-
 Status SessionChannel::open_channel(const std::string& peer_route) {
   const RingGeometry& geometry = welcome_.geometry;
   const bool has_ring = welcome_.has_ring;
@@ -130,10 +108,28 @@ Result<std::unique_ptr<SessionChannel>> SessionChannel::attach(const ZmqContext&
                                                                const std::string& data_endpoint,
                                                                const PeerWatch& watch,
                                                                Deadline deadline) {
-  ASSIGN_OR_RETURN(ZmqSocket socket, data_socket(context, ZmqSocketType::kDealer, welcome.token));
+  ASSIGN_OR_RETURN(ZmqSocket dealer, data_socket(context, ZmqSocketType::kDealer, welcome.token));
   std::unique_ptr<SessionChannel> made(
-      new SessionChannel(std::move(socket), welcome, watch, nullptr));
-  RETURN_IF_ERROR(made->connect(data_endpoint, deadline));
+      new SessionChannel(std::move(dealer), welcome, watch, nullptr));
+  if (welcome.has_ring) {
+    ASSIGN_OR_RETURN(const std::size_t bytes, ring_segment_bytes(welcome.geometry));
+    ASSIGN_OR_RETURN(made->out_segment_, Segment::open(welcome.request_segment, bytes));
+    ASSIGN_OR_RETURN(made->in_segment_, Segment::open(welcome.reply_segment, bytes));
+  }
+  ZmqSocket& socket = made->socket_;
+  RETURN_IF_ERROR(socket.connect(data_endpoint));
+  while (!socket.connected()) {
+    RETURN_IF_ERROR(watch.check());
+    if (deadline.expired() || socket.disconnected()) {
+      return Status(StatusCode::kUnavailable, "cannot connect to the session's data socket {}",
+                    data_endpoint);
+    }
+    (void)socket.poll(ZmqSocket::Wake::kReadable, deadline.slice(std::chrono::milliseconds(1)));
+  }
+  const std::byte probe[1] = {};
+  const std::span<const std::byte> part = probe;
+  RETURN_IF_ERROR(socket.send({&part, 1}, deadline));
+  RETURN_IF_ERROR(made->open_channel(""));
   return made;
 }
 

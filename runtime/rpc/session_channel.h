@@ -37,6 +37,8 @@ class SessionChannel {
   void remove_files();
   /// At the server only after accept().
   Channel& channel() { return *channel_; }
+  /// What the server says of the session.
+  const Welcome& welcome() const { return welcome_; }
   /// The mapped ring segments: where tensors that cross by the ring lie. None without a ring.
   std::vector<std::span<std::byte>> segments() const;
 
@@ -44,7 +46,6 @@ class SessionChannel {
   SessionChannel(ZmqSocket socket, const Welcome& welcome, const PeerWatch& watch,
                  TransportStats* stats);
   Status make_segments(Welcome& welcome);
-  Status connect(const std::string& data_endpoint, Deadline deadline);
   Status open_channel(const std::string& peer_route);
 
   std::shared_ptr<Segment> out_segment_;  // shared with the channel

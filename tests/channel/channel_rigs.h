@@ -16,11 +16,11 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/channel/in_process_channel.h"
 #include "runtime/channel/ring_carrier.h"
 #include "runtime/channel/routed_channel.h"
 #include "runtime/channel/socket_carrier.h"
 #include "shm/ring_memory.h"
+#include "tests/support/in_process_channel.h"
 
 namespace airlock::testing_rigs {
 
@@ -71,8 +71,9 @@ struct SocketPair {
     CHECK(runner.connect(endpoint).ok());
   }
   ZmqSocket make(ZmqSocketType type, const std::string& token) const {
-    return ZmqSocket::create(*context, type,
-                             data_socket_options(token, std::chrono::milliseconds(5000)))
+    return ZmqSocket::create(
+               *context, type,
+               {.routing_id = token, .heartbeat_timeout = std::chrono::milliseconds(5000)})
         .value();
   }
 };

@@ -9,9 +9,9 @@
 
 #include "proto/limits.h"
 #include "proto/message.h"
-#include "runtime/channel/in_process_channel.h"
 #include "tests/rpc/rpc_rigs.h"
 #include "tests/rpc/staged_compute.h"
+#include "tests/support/in_process_channel.h"
 #include "tests/support/memory_model.h"
 #include "tests/support/reference_ops.h"
 

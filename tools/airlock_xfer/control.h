@@ -2,60 +2,64 @@
 
 #include <array>
 #include <cstdint>
-#include <utility>
+#include <thread>
 
 #include "base/deadline.h"
 #include "base/status.h"
-#include "base/unique_fd.h"
+#include "base/wake_event.h"
 #include "proto/limits.h"
-#include "runtime/channel/channel.h"
+#include "proto/path.h"
+#include "runtime/rpc/peer_life.h"
 
 namespace airlock::xfer {
 
-/// Which of the two channels of a pair: with rings and a socket, or with a socket alone.
-enum class ChannelKind : std::uint32_t { kRingAndSocket = 0, kSocket = 1 };
-inline constexpr std::size_t kChannelKinds = 2;
-
-enum class ControlKind : std::uint32_t {
-  kAttach = 1,    // to the peer: `endpoint` is where `channel` is
-  kAttached = 2,  // from the peer
-  kPass = 3,      // to the peer: serve messages of `bytes` on `channel` until the last one
-  kPassDone = 4,  // from the peer: `wrong_bytes`
-  kBye = 5,       // to the peer: end
+/// What the parent tells its peer to do.
+enum class Order : std::uint32_t {
+  // Attach to `session`, which is at `endpoint`.
+  kAttach = 1,
+  // Serve messages of `bytes` in `session` until the last one.
+  kPass = 2,
+  // End. It alone is not answered.
+  kBye = 3,
 };
 
 /// One packet between the two processes, which are the same program: no byte order, no versions.
+/// The answer to an order is its own packet, once it was carried out.
 struct ControlPacket {
-  ControlKind kind = ControlKind::kBye;
-  ChannelKind channel = ChannelKind::kRingAndSocket;
+  Order order = Order::kBye;
+  // The fastest path that the session has.
+  Path session = kPaths.front();
+  // Whether the peer checks what it gets before it replies.
+  bool peer_check = false;
   std::uint64_t bytes = 0;
-  std::uint64_t row = 0;         // seeds the pattern
-  std::uint32_t is_echo = 0;     // else a small reply acknowledges each message
-  std::uint32_t peer_check = 0;  // the peer checks what it gets before it replies
+  // Seeds the pattern.
+  std::uint64_t row = 0;
+  // In the answer to kPass: what the peer's check found.
   std::uint64_t wrong_bytes = 0;
-  std::array<char, limits::kMaxDataEndpointBytes + 1> endpoint{};  // NUL-terminated
+  // NUL-terminated.
+  std::array<char, limits::kMaxDataEndpointBytes + 1> endpoint{};
 };
 
-/// One end of the socket pair that was made before the fork. It carries orders, never payload.
-/// One thread.
-class ControlSocket {
- public:
-  ControlSocket() = default;
-  explicit ControlSocket(UniqueFd fd) : fd_(std::move(fd)) {}
-  static Result<std::pair<ControlSocket, ControlSocket>> make_pair();
+/// `control_fd` is one end of the socket pair (SOCK_SEQPACKET) that was made before the fork. It
+/// carries orders and answers, never payload. kUnavailable: the other process ended.
+Status send_packet(int control_fd, const ControlPacket& packet);
+/// The next packet; kDeadlineExceeded, or what `watch` says, which is asked every 50 ms.
+Result<ControlPacket> receive_packet(int control_fd, Deadline deadline, const PeerWatch& watch);
 
-  Status send(const ControlPacket& packet) const;
-  /// kUnavailable: the other process ended. kDeadlineExceeded; or what `watch` says, asked every
-  /// 50 ms.
-  Result<ControlPacket> receive(ControlKind expected, Deadline deadline,
-                                const PeerWatch& watch) const;
-  /// The same for the peer, which does not know what comes.
-  Result<ControlPacket> receive_any(Deadline deadline, const PeerWatch& watch) const;
-  int fd() const { return fd_.get(); }
-  void close() { fd_.reset(); }
+/// A life that ends when the other process does (its end of the control socket closes) or when a
+/// signal comes: a thread sleeps until then. The channels ask it in each wait.
+class LifeWatch : public PeerLife {
+ public:
+  /// `signal_fd` is a signalfd, or -1. Nothing but signals is read from the descriptors, which
+  /// outlive this. Where it cannot watch, the life is over from the start.
+  LifeWatch(int control_fd, int signal_fd);
+  ~LifeWatch();
 
  private:
-  UniqueFd fd_;
+  void watch(int control_fd, int signal_fd);
+
+  WakeEvent stop_;
+  std::thread thread_;
 };
 
 }  // namespace airlock::xfer

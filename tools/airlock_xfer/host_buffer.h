@@ -5,7 +5,6 @@
 #include <cstring>
 #include <memory>
 #include <span>
-#include <string>
 
 #include "base/status.h"
 
@@ -22,8 +21,7 @@ class HostBuffer {
     HostBuffer buffer;
     buffer.data_.reset(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, rounded)));
     if (buffer.data_ == nullptr) {
-      return Status(StatusCode::kResourceExhausted,
-                    "no memory for a buffer of " + std::to_string(bytes) + " bytes");
+      return Status(StatusCode::kResourceExhausted, "no memory for a buffer of {} bytes", bytes);
     }
     std::memset(buffer.data_.get(), 0, rounded);
     buffer.size_ = bytes;

@@ -1,5 +1,3 @@
-#include <cstdio>
-
 #include "runtime/program/program.h"
 #include "tools/airlock_xfer/run.h"
 

@@ -1,6 +1,7 @@
 #include "tools/airlock_xfer/options.h"
 
 #include <fmt/format.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <charconv>
@@ -14,6 +15,8 @@
 namespace airlock::xfer {
 namespace {
 
+constexpr std::uint64_t kMaxIterations = 1'000'000;
+constexpr std::size_t kMaxInflight = 64;
 constexpr std::int64_t kMinTimeoutMs = 100;
 constexpr std::int64_t kMaxTimeoutMs = 3'600'000;
 
@@ -30,39 +33,41 @@ CommandOption declare_size(const CommandOptions& command, const std::string& nam
   });
 }
 
-Status parse_paths(const std::string& text, std::vector<PathAsked>& paths) {
+Status parse_paths(const std::string& text, std::vector<std::optional<Path>>& paths) {
   paths.clear();
   std::stringstream words(text + ",");
   for (std::string word; std::getline(words, word, ',');) {
-    const auto found = from_name<PathAsked>(word);
-    if (!found) {
-      return {StatusCode::kUsage, "'{}' is not one of: {}", word, names_of<PathAsked>()};
+    const auto path = from_name<Path>(word);
+    if (!path && word != path_name(std::nullopt)) {
+      return {StatusCode::kUsage, "'{}' is not one of: {}, {}", word, names_of<Path>(),
+              path_name(std::nullopt)};
     }
-    if (std::ranges::find(paths, *found) != paths.end()) {
+    if (std::ranges::find(paths, path) != paths.end()) {
       return {StatusCode::kUsage, "'{}' is there twice", word};
     }
-    paths.push_back(*found);
+    paths.push_back(path);
   }
   return {};
 }
 
+/// Whether this process may use `cpu`.
+bool may_use_cpu(int cpu) {
+  cpu_set_t allowed;
+  return cpu >= 0 && cpu < CPU_SETSIZE && ::sched_getaffinity(0, sizeof(allowed), &allowed) == 0 &&
+         CPU_ISSET(static_cast<unsigned>(cpu), &allowed);
+}
+
 Status parse_cpus(const std::string& text, std::optional<CpuPair>& value) {
   CpuPair cpus{};
-  const char* at = text.data();
-  const char* const end = at + text.size();
-  bool is_pair = true;
-  for (std::size_t i = 0; i < cpus.size() && is_pair; ++i) {
-    if (i > 0) is_pair = at != end && *at++ == ',';
-    const auto [stop, error] = std::from_chars(at, end, cpus[i]);
-    is_pair = is_pair && error == std::errc();
-    at = stop;
-  }
-  if (!is_pair || at != end) {
+  const char* const end = text.data() + text.size();
+  const auto first = std::from_chars(text.data(), end, cpus[0]);
+  const bool has_comma = first.ptr != end && *first.ptr == ',';
+  const auto second = std::from_chars(has_comma ? first.ptr + 1 : end, end, cpus[1]);
+  if (first.ec != std::errc() || second.ec != std::errc() || second.ptr != end) {
     return {StatusCode::kUsage, "'{}' are not two CPU numbers, as 0,1", text};
   }
   for (const int cpu : cpus) {
-    if (may_use_cpu(cpu)) continue;
-    return {StatusCode::kUsage, "this process may not use CPU {}", cpu};
+    if (!may_use_cpu(cpu)) return {StatusCode::kUsage, "this process may not use CPU {}", cpu};
   }
   value = cpus;
   return {};
@@ -70,7 +75,7 @@ Status parse_cpus(const std::string& text, std::optional<CpuPair>& value) {
 
 /// Gives --step.
 CommandOption declare(const CommandOptions& command, Options& options, SizeRange& range,
-                      std::int64_t& timeout_ms, bool& json) {
+                      bool& json) {
   command.parsed("--path", "PATHS",
                  "paths to measure, with commas: ring (sizes that it cannot carry are n/a), zmq "
                  "(no ring), auto (what the runtime takes for the size)",
@@ -106,50 +111,40 @@ CommandOption declare(const CommandOptions& command, Options& options, SizeRange
                  [&](const std::string& text) { return parse_cpus(text, options.cpus); });
   command.real("--max-seconds", options.max_seconds, 0.001, 600,
                "a row ends after this time, though not before 3 iterations (2)");
-  command.number("--timeout-ms", timeout_ms, kMinTimeoutMs, kMaxTimeoutMs,
+  command.number("--timeout-ms", options.timeout, kMinTimeoutMs, kMaxTimeoutMs,
                  "longest wait for the peer; one second more for each 64 MiB of a message (10000)");
   const CommandOption form = command.choice("-o,--output", options.form, "md, csv or json (md)");
   (void)command.flag("--json", json, "the same as -o json").excludes(form);
   return step;
 }
 
-Status plan(const CommandOption& step, SizeRange range, Options& options) {
-  range.limit_bytes = options.geometry.slot_bytes;
-  if (step.given() && range.step_bytes == 0) {
-    return {StatusCode::kUsage, "-i 0: the step must be at least 1"};
-  }
-  ASSIGN_OR_RETURN(options.sizes, plan_sizes(range));
-  options.sizes_text =
-      fmt::format("{} to {} bytes, {}; and {} - 4096, {} and {} + 4096 where within",
-                  range.min_bytes, range.max_bytes,
-                  range.step_bytes != 0 ? fmt::format("step {}", range.step_bytes)
-                                        : fmt::format("factor {}", range.factor),
-                  range.limit_bytes, range.limit_bytes, range.limit_bytes);
-  return {};
-}
-
 }  // namespace
 
 Result<std::optional<Options>> parse_options(int argc, const char* const* argv) {
   Options options;
-  SizeRange range;
-  range.min_bytes = 64;
-  range.max_bytes = std::size_t{128} << 20;
-  std::int64_t timeout_ms = options.timeout.count();
+  SizeRange range{.min_bytes = 64, .max_bytes = std::size_t{128} << 20};
   bool json = false;
   const CommandLine line(
       "airlock_xfer",
       "Measures Airlock's channels between two processes: it forks its own peer.\n"
       "One row for each size and path, on stdout. Exit codes: 0 done, 2 usage, 3 the peer died or\n"
       "stalled, 4 wrong bytes, 5 no room in memory or /dev/shm.");
-  const CommandOption step = declare(line.options(), options, range, timeout_ms, json);
+  const CommandOption step = declare(line.options(), options, range, json);
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<Options>();
-  if (Status planned = plan(step, range, options); !planned.ok()) {
-    return line.refuse(planned.message());
-  }
+  if (step.given() && range.step_bytes == 0)
+    return line.refuse("-i 0: the step must be at least 1");
+  range.limit_bytes = options.geometry.slot_bytes;
+  auto sizes = plan_sizes(range);
+  if (!sizes.ok()) return line.refuse(sizes.status().message());
+  options.sizes = std::move(sizes).value();
+  options.sizes_text =
+      fmt::format("{} to {} bytes, {}; and {} - 4096, {} and {} + 4096 where within",
+                  range.min_bytes, range.max_bytes,
+                  range.step_bytes != 0 ? fmt::format("step {}", range.step_bytes)
+                                        : fmt::format("factor {}", range.factor),
+                  range.limit_bytes, range.limit_bytes, range.limit_bytes);
   if (json) options.form = OutputForm::kJson;
-  options.timeout = std::chrono::milliseconds(timeout_ms);
   options.command = fmt::format("{}", fmt::join(argv, argv + argc, " "));
   return std::optional<Options>(std::move(options));
 }

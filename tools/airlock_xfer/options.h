@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -13,25 +14,11 @@
 #include "proto/path.h"
 #include "proto/ring.h"
 #include "runtime/text/output_form.h"
-#include "tools/airlock_xfer/cpu_pin.h"
 
 namespace airlock::xfer {
 
-enum class PathAsked : std::uint8_t { kRing, kZmq, kAuto };
 enum class Mode : std::uint8_t { kEcho, kStream };
 enum class ZmqTransport : std::uint8_t { kIpc, kTcp };
-
-constexpr std::string_view name_of(PathAsked path) {
-  switch (path) {
-    case PathAsked::kRing:
-      return airlock::name_of(Path::kRing);
-    case PathAsked::kZmq:
-      return airlock::name_of(Path::kZmq);
-    case PathAsked::kAuto:
-      return "auto";
-  }
-  return {};
-}
 
 constexpr std::string_view name_of(Mode mode) {
   switch (mode) {
@@ -53,26 +40,40 @@ constexpr std::string_view name_of(ZmqTransport transport) {
   return {};
 }
 
-inline constexpr std::uint64_t kMaxIterations = 1'000'000;
-inline constexpr std::size_t kMaxInflight = 64;
+/// As --path calls it. nullopt: auto, the one that the runtime takes for a size.
+constexpr std::string_view path_name(std::optional<Path> path) {
+  return path ? name_of(*path) : "auto";
+}
+
+/// Where the main threads of this process and of the peer run; libzmq's threads stay free.
+using CpuPair = std::array<int, 2>;
 
 /// The command line of airlock_xfer, checked. docs/INTERFACE.md says what each option means.
 struct Options {
-  std::vector<PathAsked> paths{PathAsked::kRing, PathAsked::kZmq, PathAsked::kAuto};
-  std::vector<std::size_t> sizes;  // ascending
-  std::string sizes_text;          // how they came about, for the header
+  // All that there are, and auto.
+  std::vector<std::optional<Path>> paths = [] {
+    std::vector<std::optional<Path>> all(kPaths.begin(), kPaths.end());
+    all.emplace_back();
+    return all;
+  }();
+  // Ascending.
+  std::vector<std::size_t> sizes;
+  // How they came about, for the header.
+  std::string sizes_text;
   std::uint64_t iterations = 100;
   std::uint64_t warmup = 10;
-  int check = 1;
+  bool check = true;
   Mode mode = Mode::kEcho;
   std::size_t inflight = 4;
   RingGeometry geometry{limits::kDefaultSlotCount, limits::kDefaultSlotBytes};
   ZmqTransport zmq = ZmqTransport::kIpc;
-  std::optional<CpuPair> cpus;  // nullopt: wherever the system puts them
+  // nullopt: wherever the system puts them.
+  std::optional<CpuPair> cpus;
   double max_seconds = 2;
   std::chrono::milliseconds timeout{10000};
   OutputForm form = OutputForm::kMarkdown;
-  std::string command;  // as it was given
+  // As it was given.
+  std::string command;
 };
 
 /// nullopt: --help or --version was asked for and printed. kUsage says what is wrong with which

@@ -1,64 +1,66 @@
 #pragma once
 
+#include <sched.h>
 #include <sys/types.h>
 
-#include <array>
 #include <memory>
 #include <optional>
 
+#include "base/unique_fd.h"
 #include "runtime/rpc/session_channel.h"
 #include "tools/airlock_xfer/control.h"
-#include "tools/airlock_xfer/cpu_pin.h"
-#include "tools/airlock_xfer/life_watch.h"
 #include "tools/airlock_xfer/options.h"
 #include "tools/airlock_xfer/peer.h"
 
 namespace airlock::xfer {
 
-/// The channel that measures a path.
-constexpr ChannelKind channel_of(PathAsked path) {
-  return path == PathAsked::kZmq ? ChannelKind::kSocket : ChannelKind::kRingAndSocket;
-}
+/// The session in which a path is measured, by the fastest path that it has: the path itself, so
+/// that no faster one can take its tensors; for auto (nullopt) all paths.
+constexpr Path session_of(std::optional<Path> path) { return path.value_or(kPaths.front()); }
 
-/// This process's end of a forked peer and of the channels to it: one with rings (for ring and
+/// This process's end of a forked peer and of the sessions with it: one with rings (for ring and
 /// auto) and one without, each only where a path needs it. The fork comes before any thread, ZeroMQ
 /// context or segment of this process; when start() returns, no file is left. One thread.
 class Pair {
  public:
   /// kResourceExhausted where /dev/shm lacks room; kInvalidInput where no directory can be made for
-  /// the sockets. `signal_fd`: a signalfd
-  /// that ends all waits, or -1. Call it while the process has one thread.
-  static Result<std::unique_ptr<Pair>> start(const Options& options, Hooks hooks, int signal_fd);
-  ~Pair();  // tells the peer to end, waits for it, and kills it where it does not
+  /// the sockets. `signal_fd`: a signalfd that ends all waits, or -1. The options outlive the pair.
+  /// Call it while the process has one thread.
+  static Result<std::unique_ptr<Pair>> start(const Options& options, const Hooks& hooks,
+                                             int signal_fd);
+  /// Tells the peer to end, waits for it, and kills it where it does not.
+  ~Pair();
   Pair(const Pair&) = delete;
   Pair& operator=(const Pair&) = delete;
 
-  Channel& channel(ChannelKind kind) {
-    return sessions_[static_cast<std::size_t>(kind)]->channel();
-  }
-  const ControlSocket& control() const { return control_; }
-  const PeerLife& life() const { return watch_->life(); }
-  const Hooks& hooks() const { return setup_.hooks; }
+  PairSetup& setup() { return setup_; }
+  Channel& channel(Path session) { return sessions_[session]->channel(); }
+  const PeerLife& life() const { return *watch_; }
+  Status tell(const ControlPacket& packet) const { return send_packet(control_.get(), packet); }
+  /// The peer's answer to an order that it was told.
+  Result<ControlPacket> answer(Order order, Deadline deadline) const;
   /// `status` is why a wait with the peer failed: says what became of the peer, as far as it is
   /// known (its signal, its exit code).
   Status explain(Status status);
 
  private:
-  Pair() = default;
+  Pair(const Options& options, const Hooks& hooks) : setup_{options, hooks} {}
   Status fork_peer();
-  Status offer(ChannelKind kind, const Options& options);
+  Status offer(Path session);
   bool reap(Deadline deadline);
 
   PairSetup setup_;
-  ControlSocket control_;
+  UniqueFd control_;
   pid_t peer_ = -1;
   bool reaped_ = false;
   int wait_status_ = 0;
-  bool stalled_ = false;  // it will not hear that it should end
+  // It will not hear that it should end.
+  bool stalled_ = false;
   std::unique_ptr<LifeWatch> watch_;
-  std::optional<CpuPin> pin_;
+  // Where this thread could run before it was pinned to a CPU.
+  std::optional<cpu_set_t> unpinned_;
   std::unique_ptr<ZmqContext> context_;
-  std::array<std::unique_ptr<SessionChannel>, kChannelKinds> sessions_;
+  PerValue<Path, std::unique_ptr<SessionChannel>> sessions_;
 };
 
 }  // namespace airlock::xfer

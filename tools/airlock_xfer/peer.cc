@@ -4,17 +4,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <memory>
 #include <system_error>
+#include <utility>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "runtime/rpc/session_channel.h"
-#include "shm/segment.h"
+#include "tools/airlock_xfer/control.h"
 #include "tools/airlock_xfer/host_buffer.h"
-#include "tools/airlock_xfer/life_watch.h"
 #include "tools/airlock_xfer/pattern.h"
 
 namespace airlock::xfer {
@@ -25,117 +28,99 @@ namespace {
 constexpr std::chrono::hours kPatience{1};
 constexpr std::size_t kBytesASecond = std::size_t{64} << 20;  // the least that a wait allows for
 
-Deadline patience() { return Deadline::after(kPatience); }
-
 class Peer {
  public:
-  Peer(ControlSocket control, const PairSetup& setup)
-      : control_(std::move(control)), setup_(setup), watch_(control_.fd(), -1) {}
+  Peer(UniqueFd control, PairSetup& setup)
+      : control_(std::move(control)), setup_(setup), watch_(control_.get(), -1) {}
 
-  Status attach() {
+  /// Until the parent ends or says bye; from its first pass on this process dies with it.
+  Status serve(int parent_pid) {
     ASSIGN_OR_RETURN(context_, ZmqContext::create());
-    for (std::size_t i = 0; i < kChannelKinds; ++i) {
-      if (!setup_.wanted[i]) continue;
-      ASSIGN_OR_RETURN(const ControlPacket where,
-                       control_.receive(ControlKind::kAttach, patience(), watch_.life()));
-      ASSIGN_OR_RETURN(sessions_[i],
-                       SessionChannel::attach(*context_, welcome(i), where.endpoint.data(),
-                                              watch_.life(), Deadline::after(setup_.timeout)));
-      ControlPacket attached;
-      attached.kind = ControlKind::kAttached;
-      RETURN_IF_ERROR(control_.send(attached));
+    for (bool in_passes = false;;) {
+      ASSIGN_OR_RETURN(ControlPacket packet, receive(Deadline::after(kPatience)));
+      if (packet.order == Order::kBye) return {};
+      if (packet.order == Order::kPass && !std::exchange(in_passes, true)) {
+        // The parent has removed the files before it orders a pass.
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (::getppid() != parent_pid) return {StatusCode::kUnavailable, "the parent ended"};
+        if (const auto& cpus = setup_.options.cpus)
+          RETURN_IF_ERROR(pin_to_cpu((*cpus)[1]).status());
+      }
+      RETURN_IF_ERROR(obey(packet));
+      RETURN_IF_ERROR(send_packet(control_.get(), packet));
     }
-    return {};
   }
 
   /// Nothing that this process would have to report. The channels may see it before the watch does.
   bool parent_ended() const {
-    const auto word = control_.receive_any(Deadline::now(), watch_.life());
-    return !word.ok() && word.status().code() == StatusCode::kUnavailable;
-  }
-
-  /// Until the parent ends or says bye; from its first order on this process dies with it.
-  Status serve(int parent_pid) {
-    std::optional<CpuPin> pin;
-    if (setup_.cpus.has_value()) {
-      ASSIGN_OR_RETURN(CpuPin pinned, CpuPin::pin((*setup_.cpus)[1]));
-      pin.emplace(std::move(pinned));
-    }
-    for (bool first = true;; first = false) {
-      ASSIGN_OR_RETURN(const ControlPacket order, control_.receive_any(patience(), watch_.life()));
-      if (first) {  // the parent has removed the files before it orders anything
-        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (::getppid() != parent_pid) return {StatusCode::kUnavailable, "the parent ended"};
-      }
-      if (order.kind == ControlKind::kBye) return {};
-      const auto kind = static_cast<std::size_t>(order.channel);
-      if (order.kind != ControlKind::kPass || kind >= kChannelKinds || sessions_[kind] == nullptr) {
-        return {StatusCode::kProtocolError, "an unknown order on the control socket"};
-      }
-      ControlPacket done;
-      done.kind = ControlKind::kPassDone;
-      ASSIGN_OR_RETURN(done.wrong_bytes, serve_pass(sessions_[kind]->channel(), order));
-      RETURN_IF_ERROR(control_.send(done));
-    }
+    return receive(Deadline::now()).status().code() == StatusCode::kUnavailable;
   }
 
  private:
-  /// What the server's end of a session says to the runner.
-  Welcome welcome(std::size_t kind) const {
-    Welcome welcome = setup_.welcome[kind];
-    if (welcome.has_ring) {
-      welcome.request_segment =
-          make_segment_name(::geteuid(), welcome.epoch, SegmentDirection::kRequest);
-      welcome.reply_segment =
-          make_segment_name(::geteuid(), welcome.epoch, SegmentDirection::kReply);
+  Result<ControlPacket> receive(Deadline deadline) const {
+    return receive_packet(control_.get(), deadline, watch_);
+  }
+
+  Status obey(ControlPacket& packet) {
+    const bool is_path = !name_of(packet.session).empty();
+    if (is_path && packet.order == Order::kAttach && setup_.welcome[packet.session]) {
+      const Welcome& welcome = *setup_.welcome[packet.session];
+      const Deadline deadline = Deadline::after(setup_.options.timeout);
+      ASSIGN_OR_RETURN(
+          sessions_[packet.session],
+          SessionChannel::attach(*context_, welcome, packet.endpoint.data(), watch_, deadline));
+      return {};
     }
-    return welcome;
+    if (is_path && packet.order == Order::kPass && sessions_[packet.session] != nullptr) {
+      Channel& channel = sessions_[packet.session]->channel();
+      ASSIGN_OR_RETURN(packet.wrong_bytes, serve_pass(channel, packet));
+      return {};
+    }
+    return {StatusCode::kProtocolError, "an unknown order on the control socket"};
   }
 
   Result<std::uint64_t> serve_pass(Channel& channel, const ControlPacket& order) {
+    const bool is_echo = setup_.options.mode == Mode::kEcho;
     HostBuffer private_copy;
-    if (order.is_echo == 0) {
+    if (!is_echo) {
       ASSIGN_OR_RETURN(private_copy, HostBuffer::make(order.bytes));
     }
     const Accept accept = accept_exactly(order.bytes);
     std::uint64_t wrong_bytes = 0;
     for (;;) {
-      ASSIGN_OR_RETURN(auto received, channel.receive(accept, patience()));
+      ASSIGN_OR_RETURN(auto received, channel.receive(accept, Deadline::after(kPatience)));
       ASSIGN_OR_RETURN(const MessageHead head, decode_head(received->header()));
       if (head.kind == kLastMessage) return wrong_bytes;
-      if (order.is_echo != 0) {
+      if (is_echo) {
         RETURN_IF_ERROR(reply(channel, received->tensor(0), head));
         continue;
       }
       // Read once, as a consumer would; a ring tensor could change until it is released.
       std::memcpy(private_copy.bytes().data(), received->tensor(0).data(), order.bytes);
       received.reset();
-      if (order.peer_check != 0) {
+      if (order.peer_check)
         wrong_bytes += count_wrong(private_copy.bytes(), pattern_seed(order.row, head.message));
-      }
       RETURN_IF_ERROR(reply(channel, {}, head));
     }
   }
 
   Status reply(Channel& channel, std::span<const std::byte> tensor, const MessageHead& head) {
-    const Deadline deadline = message_deadline(setup_.timeout, tensor.size());
+    const Deadline deadline = message_deadline(setup_.options, tensor.size());
     const std::size_t sizes[] = {tensor.size()};
     ASSIGN_OR_RETURN(auto message, channel.prepare({sizes, tensor.empty() ? 0U : 1U}, deadline));
     if (!tensor.empty()) {
       const std::span<std::byte> place = message->tensor(0);
       std::memcpy(place.data(), tensor.data(), tensor.size());
-      if (setup_.hooks.on_write) setup_.hooks.on_write(written_, place);
-      ++written_;
+      setup_.call_hook(place);
     }
-    return channel.send(*message, encode_head({head.kind, current_cpu(), head.message}), deadline);
+    return channel.send(*message, encode_head(head.kind, head.message), deadline);
   }
 
-  ControlSocket control_;
-  const PairSetup& setup_;
-  LifeWatch watch_;  // before the sessions: their channels ask its life
+  UniqueFd control_;
+  PairSetup& setup_;
+  LifeWatch watch_;  // before the sessions: their channels ask it
   std::unique_ptr<ZmqContext> context_;
-  std::array<std::unique_ptr<SessionChannel>, kChannelKinds> sessions_;
-  std::uint64_t written_ = 0;
+  PerValue<Path, std::unique_ptr<SessionChannel>> sessions_;
 };
 
 void inherit_no_signals() {
@@ -147,10 +132,9 @@ void inherit_no_signals() {
 
 }  // namespace
 
-std::array<std::byte, sizeof(MessageHead)> encode_head(const MessageHead& head) {
-  std::array<std::byte, sizeof(MessageHead)> bytes{};
-  std::memcpy(bytes.data(), &head, sizeof(head));
-  return bytes;
+std::array<std::byte, sizeof(MessageHead)> encode_head(std::uint32_t kind, std::uint64_t message) {
+  return std::bit_cast<std::array<std::byte, sizeof(MessageHead)>>(
+      MessageHead{kind, current_cpu(), message});
 }
 
 Result<MessageHead> decode_head(std::span<const std::byte> header) {
@@ -160,9 +144,8 @@ Result<MessageHead> decode_head(std::span<const std::byte> header) {
                   sizeof(head));
   }
   std::memcpy(&head, header.data(), sizeof(head));
-  if (head.kind != kDataMessage && head.kind != kLastMessage) {
+  if (head.kind != kDataMessage && head.kind != kLastMessage)
     return Status(StatusCode::kProtocolError, "a message of kind {}", head.kind);
-  }
   return head;
 }
 
@@ -176,32 +159,39 @@ Accept accept_exactly(std::size_t tensor_bytes) {
 
 std::uint32_t current_cpu() { return static_cast<std::uint32_t>(std::max(::sched_getcpu(), 0)); }
 
-Deadline message_deadline(std::chrono::milliseconds timeout, std::size_t bytes) {
-  return Deadline::after(timeout + std::chrono::seconds(bytes / kBytesASecond));
+Result<cpu_set_t> pin_to_cpu(int cpu) {
+  cpu_set_t before;
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<unsigned>(cpu), &one);
+  if (::sched_getaffinity(0, sizeof(before), &before) != 0 ||
+      ::sched_setaffinity(0, sizeof(one), &one) != 0)
+    return os_error("stay on CPU " + std::to_string(cpu), errno);
+  return before;
+}
+
+Deadline message_deadline(const Options& options, std::size_t bytes) {
+  return Deadline::after(options.timeout + std::chrono::seconds(bytes / kBytesASecond));
 }
 
 void remove_files(const PairSetup& setup) {
-  for (const Welcome& welcome : setup.welcome) {
-    if (!welcome.has_ring) continue;
-    for (const auto direction : {SegmentDirection::kRequest, SegmentDirection::kReply}) {
-      const std::string name = make_segment_name(::geteuid(), welcome.epoch, direction);
+  for (const auto& welcome : setup.welcome) {
+    if (!welcome || !welcome->has_ring) continue;
+    for (const std::string& name : {welcome->request_segment, welcome->reply_segment})
       ::unlink(("/dev/shm/" + name).c_str());
-    }
   }
   std::error_code ignored;
   std::filesystem::remove_all(setup.directory, ignored);
 }
 
-int run_peer(ControlSocket control, const PairSetup& setup, int parent_pid) {
+int run_peer(UniqueFd control, PairSetup& setup, int parent_pid) {
   inherit_no_signals();
-  const auto finish = [](const Status& status) {
+  Peer peer(std::move(control), setup);
+  const Status status = peer.serve(parent_pid);
+  if (!status.ok() && !peer.parent_ended()) {
     log_error("the peer: " + status.to_string());
     return exit_code(status.code());
-  };
-  Peer peer(std::move(control), setup);
-  Status status = peer.attach();
-  if (status.ok()) status = peer.serve(parent_pid);
-  if (!status.ok() && !peer.parent_ended()) return finish(status);
+  }
   remove_files(setup);  // the parent may have been killed before it could
   return 0;
 }

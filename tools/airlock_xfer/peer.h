@@ -1,7 +1,8 @@
 #pragma once
 
+#include <sched.h>
+
 #include <array>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -9,10 +10,10 @@
 #include <span>
 #include <string>
 
+#include "base/unique_fd.h"
 #include "proto/handshake.h"
 #include "runtime/channel/channel.h"
-#include "tools/airlock_xfer/control.h"
-#include "tools/airlock_xfer/cpu_pin.h"
+#include "tools/airlock_xfer/options.h"
 
 namespace airlock::xfer {
 
@@ -25,40 +26,54 @@ struct Hooks {
 
 /// What both processes know since before the fork.
 struct PairSetup {
-  std::array<bool, kChannelKinds> wanted{};      // by ChannelKind
-  std::array<Welcome, kChannelKinds> welcome{};  // epoch, token, ring and geometry are set
-  std::string directory;                         // private; of the sockets
-  std::chrono::milliseconds timeout{10000};
-  std::optional<CpuPair> cpus;
+  const Options& options;
   Hooks hooks;
+  // The sessions that the paths need, each under the fastest path that it has: all but the endpoint
+  // of its data socket.
+  PerValue<Path, std::optional<Welcome>> welcome{};
+  // Private; of the sockets.
+  std::string directory{};
+  std::uint64_t written = 0;
+
+  /// To be called by whoever has written a tensor that Hooks speaks of.
+  void call_hook(std::span<std::byte> tensor) {
+    if (hooks.on_write) hooks.on_write(written++, tensor);
+  }
 };
 
 /// The first bytes of each message's header.
 struct MessageHead {
   std::uint32_t kind = 0;
-  std::uint32_t cpu = 0;      // where the sender runs
-  std::uint64_t message = 0;  // its number in the pass
+  // Where the sender runs.
+  std::uint32_t cpu = 0;
+  // Its number in the pass.
+  std::uint64_t message = 0;
 };
 inline constexpr std::uint32_t kDataMessage = 1;
-inline constexpr std::uint32_t kLastMessage = 2;  // without a tensor: the pass is over
+/// Without a tensor: the pass is over.
+inline constexpr std::uint32_t kLastMessage = 2;
 
-std::array<std::byte, sizeof(MessageHead)> encode_head(const MessageHead& head);
+/// The head of a message that leaves now.
+std::array<std::byte, sizeof(MessageHead)> encode_head(std::uint32_t kind, std::uint64_t message);
+/// kProtocolError for a header of another size or kind.
+Result<MessageHead> decode_head(std::span<const std::byte> header);
 /// The Accept of either side: a data message has one tensor of `tensor_bytes`, or none where that
 /// is 0; the last message has none.
 Accept accept_exactly(std::size_t tensor_bytes);
-/// kProtocolError for a header of another size or kind.
-Result<MessageHead> decode_head(std::span<const std::byte> header);
 
 /// The CPU that the calling thread runs on now.
 std::uint32_t current_cpu();
+/// Keeps the calling thread on one CPU; threads made before stay as they are. Gives where it could
+/// run before; kInvalidInput where the system does not allow it.
+Result<cpu_set_t> pin_to_cpu(int cpu);
 
 /// How long a wait for a message of `bytes` may take.
-Deadline message_deadline(std::chrono::milliseconds timeout, std::size_t bytes);
+Deadline message_deadline(const Options& options, std::size_t bytes);
 
 /// Removes the sockets' directory and the segments, where they are still there.
 void remove_files(const PairSetup& setup);
 
-/// The forked process: attaches, serves passes until kBye or the parent's end; the exit code.
-int run_peer(ControlSocket control, const PairSetup& setup, int parent_pid);
+/// The forked process: obeys the orders on `control` until kBye or the parent's end; the exit code.
+int run_peer(UniqueFd control, PairSetup& setup, int parent_pid);
 
 }  // namespace airlock::xfer

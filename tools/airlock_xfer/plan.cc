@@ -12,15 +12,12 @@ namespace {
 
 /// The size after `bytes`; nullopt where the range ends.
 std::optional<std::size_t> next_size(const SizeRange& range, std::size_t bytes) {
-  if (range.step_bytes != 0) {
-    if (range.step_bytes > range.max_bytes - bytes) return std::nullopt;
-    return bytes + range.step_bytes;
-  }
-  const double grown = std::floor(static_cast<double>(bytes) * range.factor);
-  if (grown > static_cast<double>(range.max_bytes)) return std::nullopt;
-  const std::size_t next = std::max(bytes + 1, static_cast<std::size_t>(grown));
-  if (next > range.max_bytes) return std::nullopt;
-  return next;
+  const auto from = static_cast<double>(bytes);
+  const double grown = range.step_bytes != 0 ? from + static_cast<double>(range.step_bytes)
+                                             : std::floor(from * range.factor);
+  // Exact: sizes have at most 33 bits.
+  if (grown > static_cast<double>(range.max_bytes) || bytes == range.max_bytes) return std::nullopt;
+  return std::max(bytes + 1, static_cast<std::size_t>(grown));
 }
 
 Status check_range(const SizeRange& range) {
@@ -42,15 +39,11 @@ Status check_range(const SizeRange& range) {
 }  // namespace
 
 std::string size_text(std::uint64_t bytes) {
-  const auto in_units = [bytes](unsigned shift, std::string_view unit) {
-    const double count =
-        static_cast<double>(bytes) / static_cast<double>(std::uint64_t{1} << shift);
-    return count == std::floor(count) ? fmt::format("{:.0f} {}", count, unit)
-                                      : fmt::format("{:.3f} {}", count, unit);
-  };
-  if (bytes >= std::uint64_t{1} << 30) return in_units(30, "GiB");
-  if (bytes >= std::uint64_t{1} << 20) return in_units(20, "MiB");
-  if (bytes >= std::uint64_t{1} << 10) return in_units(10, "KiB");
+  for (const auto& [shift, unit] : {std::pair(30, "GiB"), {20, "MiB"}, {10, "KiB"}}) {
+    if (bytes >> shift == 0) continue;
+    const double count = std::ldexp(static_cast<double>(bytes), -shift);
+    return fmt::format("{:.{}f} {}", count, count == std::floor(count) ? 0 : 3, unit);
+  }
   return fmt::format("{} B", bytes);
 }
 

@@ -68,52 +68,17 @@ Facts describe(const Options& options) {
           {"x memcpy", "time of one way over that of one memcpy of the size in this process"}};
 }
 
-Status measure_all(const Options& options, Pair& pair, ResultTable& table, std::vector<Row>& rows) {
-  Meter meter(pair, options);
-  for (const std::size_t bytes : options.sizes) {
-    for (const PathAsked path : options.paths) {
-      auto row = meter.measure(path, bytes);
-      if (!row.ok()) {
-        return pair.explain(row.status())
-            .with_context(fmt::format("{} bytes by {}", bytes, name_of(path)));
-      }
-      table.add(*row);
-      rows.push_back(std::move(*row));
-    }
-  }
-  return {};
-}
-
-Status check_rows(const std::vector<Row>& rows) {
-  std::uint64_t wrong_bytes = 0;
-  std::uint64_t wrong_rows = 0;
-  for (const Row& row : rows) {
-    if (!row.measured.has_value() || row.measured->wrong_bytes == 0) continue;
-    wrong_bytes += row.measured->wrong_bytes;
-    ++wrong_rows;
-  }
-  if (wrong_bytes == 0) return {};
-  return {StatusCode::kMismatch, "{} bytes came wrong, in {} rows", wrong_bytes, wrong_rows};
-}
-
 }  // namespace
 
 Outcome run(const Options& options, const ResultTable::Sink& sink, int signal_fd,
             const Hooks& hooks) {
-  Outcome outcome;
-  outcome.status = check_memory(options);
-  if (!outcome.status.ok()) return outcome;
+  if (Status memory = check_memory(options); !memory.ok()) return {std::move(memory), {}};
   auto pair = Pair::start(options, hooks, signal_fd);
-  if (!pair.ok()) {
-    outcome.status = pair.status();
-    return outcome;
-  }
+  if (!pair.ok()) return {pair.status(), {}};
   ResultTable table(options.form, sink);
   table.begin(describe(options));
-  outcome.status = measure_all(options, **pair, table, outcome.rows);
-  if (outcome.status.ok()) outcome.status = check_rows(outcome.rows);
-  table.finish(outcome.status);
-  return outcome;
+  Status status = table.finish(measure_all(**pair, table));
+  return {std::move(status), table.rows()};
 }
 
 }  // namespace airlock::xfer

@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "base/status.h"
-#include "tools/airlock_xfer/options.h"
 #include "tools/airlock_xfer/peer.h"
 #include "tools/airlock_xfer/table.h"
 

@@ -16,31 +16,39 @@ namespace airlock::xfer {
 
 /// What was measured of one size on one path.
 struct Measured {
-  std::string taken;  // "ring" or "zmq", by the channel's own counters
+  // The path of its tensors by the channel's own counters; "mixed" where it is not one.
+  std::string taken;
   std::uint64_t iterations = 0;
-  double p50_ns = 0;  // echo: half a round trip; stream: from the start of the send to its reply
+  // echo: half a round trip; stream: from the start of the send to its reply.
+  double p50_ns = 0;
   double p90_ns = 0;
   double p99_ns = 0;
   double max_ns = 0;
-  double one_way_ns = 0;  // a message's share of the time: what GB/s and the ratio come from
-  double memcpy_ns = 0;   // one copy of the same size in the same run, the median
+  // A message's share of the time: what GB/s and the ratio come from.
+  double one_way_ns = 0;
+  // One copy of the same size in the same run, the median.
+  double memcpy_ns = 0;
   std::uint64_t wrong_bytes = 0;
-  double same_cpu_share = 0;  // of the replies, where both processes were on one CPU
+  // Of the replies, where both processes were on one CPU.
+  double same_cpu_share = 0;
 
   double memcpy_ratio() const { return one_way_ns / memcpy_ns; }
 };
 
 struct Row {
   std::size_t bytes = 0;
-  PathAsked asked = PathAsked::kAuto;
-  std::optional<Measured> measured;  // nullopt: the path cannot carry this size
+  // nullopt: auto.
+  std::optional<Path> asked;
+  // nullopt: the path cannot carry this size.
+  std::optional<Measured> measured;
+
+  /// 10^9 bytes a second, of a row that was measured.
+  double gb_per_s() const { return static_cast<double>(bytes) / measured->one_way_ns; }
 };
 
 /// The least of the values that is not below `share` (0..1] of them: no interpolation. `sorted` is
 /// ascending and not empty.
 double percentile(const std::vector<double>& sorted, double share);
-/// 10^9 bytes a second.
-double gb_per_s(const Row& row);
 
 /// What stands above the rows: (name, text).
 using Facts = std::vector<std::pair<std::string, std::string>>;
@@ -54,15 +62,14 @@ class ResultTable {
 
   void begin(const Facts& facts);
   void add(const Row& row);
-  /// The summary; `end` says how the run ended.
-  void finish(const Status& end);
+  /// The summary. `end` says how the run ended, up to whether its bytes were right: gives it back,
+  /// or kMismatch where only they were not.
+  Status finish(Status end);
+  const std::vector<Row>& rows() const { return rows_; }
 
  private:
-  void summarize(const Status& end);
-  void write_json(const Status& end);
-
-  OutputForm form_;
-  Sink sink_;
+  const OutputForm form_;
+  const Sink sink_;
   Facts facts_;
   std::vector<Row> rows_;
 };

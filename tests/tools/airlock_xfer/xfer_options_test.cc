@@ -37,8 +37,7 @@ TEST(Options, default_to_the_command_of_the_document) {
 }
 
 TEST(Options, keep_the_order_of_the_paths) {
-  EXPECT_THAT(parsed({"--path", "auto,ring"}).paths,
-              ElementsAre(PathAsked::kAuto, PathAsked::kRing));
+  EXPECT_THAT(parsed({"--path", "auto,ring"}).paths, ElementsAre(std::nullopt, Path::kRing));
 }
 
 TEST(Options, place_the_neighbours_at_the_slots_size) {

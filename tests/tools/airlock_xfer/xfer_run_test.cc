@@ -58,13 +58,13 @@ TEST_F(Run, carries_every_size_on_every_path_that_can) {
   ASSERT_EQ(outcome.rows.size(), 18U);
   for (const Row& row : outcome.rows) {
     const bool fits = row.bytes < kLimit;
-    if (row.asked == PathAsked::kRing && !fits) {
+    if (row.asked == Path::kRing && !fits) {
       EXPECT_FALSE(row.measured.has_value()) << row.bytes;
       continue;
     }
     ASSERT_TRUE(row.measured.has_value()) << row.bytes;
     const Measured& m = *row.measured;
-    EXPECT_EQ(m.taken, row.asked == PathAsked::kZmq || !fits ? "zmq" : "ring") << row.bytes;
+    EXPECT_EQ(m.taken, row.asked == Path::kZmq || !fits ? "zmq" : "ring") << row.bytes;
     EXPECT_EQ(m.iterations, 12U);
     EXPECT_EQ(m.wrong_bytes, 0U);
     EXPECT_GT(m.p50_ns, 0);
@@ -104,7 +104,7 @@ TEST_F(Run, streams_on_every_path) {
 TEST_F(Run, streams_large_messages) {
   Options options = small_run();
   options.mode = Mode::kStream;
-  options.paths = {PathAsked::kZmq, PathAsked::kAuto};
+  options.paths = {Path::kZmq, std::nullopt};
   options.sizes = {std::size_t{20} << 20};  // several frames each
   options.iterations = 6;
   const Outcome outcome = run(options);
@@ -206,7 +206,7 @@ TEST_F(Run, counts_bytes_that_were_wrong_on_each_path) {
 
 TEST_F(Run, finds_an_echo_that_never_changed) {
   Options options = small_run();
-  options.paths = {PathAsked::kRing};
+  options.paths = {Path::kRing};
   options.sizes = {4096};
   std::vector<std::byte> first;
   Hooks hooks;
@@ -248,7 +248,7 @@ TEST_F(Run, names_the_exit_code_of_a_peer_that_ended) {
 }
 
 TEST_F(Run, gives_up_a_peer_that_stalls) {
-  for (const auto path : {PathAsked::kRing, PathAsked::kZmq}) {
+  for (const auto path : {Path::kRing, Path::kZmq}) {
     for (const auto mode : {Mode::kEcho, Mode::kStream}) {
       Options options = small_run();
       options.paths = {path};
@@ -289,7 +289,7 @@ TEST_F(Run, needs_room_for_its_rings) {
 
 TEST_F(Run, without_rings_needs_no_room_for_them) {
   Options options = small_run();
-  options.paths = {PathAsked::kZmq};
+  options.paths = {Path::kZmq};
   options.geometry = {1024, 64U << 20};
   EXPECT_TRUE(run(options).status.ok());
 }

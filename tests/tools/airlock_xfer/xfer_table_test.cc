@@ -25,9 +25,9 @@ Measured measured(double one_way_ns) {
 }
 
 std::vector<Row> three_rows() {
-  return {{1000, PathAsked::kRing, measured(1000)},
-          {4000, PathAsked::kRing, measured(2000)},
-          {4000, PathAsked::kZmq, std::nullopt}};
+  return {{1000, Path::kRing, measured(1000)},
+          {4000, Path::kRing, measured(2000)},
+          {4000, Path::kZmq, std::nullopt}};
 }
 
 std::string text_of(OutputForm form, const Status& end) {
@@ -35,7 +35,7 @@ std::string text_of(OutputForm form, const Status& end) {
   ResultTable table(form, [&text](std::string_view part) { text += part; });
   table.begin({{"command", "airlock_xfer \"-b\" 1"}});
   for (const Row& row : three_rows()) table.add(row);
-  table.finish(end);
+  (void)table.finish(end);
   return text;
 }
 
@@ -131,7 +131,7 @@ TEST(ResultTable, shows_bytes_that_were_wrong) {
   row.measured->wrong_bytes = 17;
   table.begin({});
   table.add(row);
-  table.finish({});
+  (void)table.finish({});
   EXPECT_THAT(text, HasSubstr(",2.00,17\n"));
   EXPECT_THAT(text, HasSubstr("# wrong bytes: 17\n"));
 }
@@ -144,7 +144,7 @@ TEST(ResultTable, says_where_both_processes_shared_a_cpu) {
   table.begin({});
   table.add(row);
   table.add(three_rows()[1]);
-  table.finish({});
+  (void)table.finish({});
   EXPECT_THAT(text, HasSubstr("# one CPU: in 1 of 2 rows"));
 }
 

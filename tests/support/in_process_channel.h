@@ -7,7 +7,7 @@
 
 namespace airlock {
 
-/// Two ends of a Channel inside one process, for tests; each end belongs to one thread. Tensors are
+/// Two ends of a Channel inside one process; each end belongs to one thread. Tensors are
 /// handed over by pointer, on the paths that `policy` says. At most policy.slot_count (64 without a
 /// ring) messages a direction are prepared or wait to be received; leases hold back nobody. The end
 /// of one end is kUnavailable at the other, once it has received what was sent.

@@ -1,4 +1,4 @@
-#include "runtime/channel/in_process_channel.h"
+#include "tests/support/in_process_channel.h"
 
 #include <fmt/format.h>
 
