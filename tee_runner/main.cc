@@ -2,7 +2,6 @@
 
 #include <memory>
 #include <optional>
-#include <string_view>
 #include <utility>
 
 #include "base/log.h"
@@ -13,7 +12,6 @@
 #include "runtime/program/program.h"
 #include "runtime/rpc/client.h"
 #include "runtime/trace/trace.h"
-#include "tee_runner/connect_options.h"
 #include "tee_runner/llama/driver.h"
 #include "tee_runner/measured_backend.h"
 #include "tee_runner/npy.h"
@@ -36,17 +34,6 @@ Result<Source> open_model(const PrefillOptions& options) {
   return Source();
 }
 
-LlamaOptions driver_options(const PrefillOptions& options, DType wire) {
-  LlamaOptions llama;
-  llama.wire = wire;
-  llama.attention = options.attention;
-  llama.logits = options.all_logits ? Logits::kAll : Logits::kLast;
-  llama.chunk = options.chunk;
-  llama.threads = options.threads;
-  llama.op_timeout = options.op_timeout;
-  return llama;
-}
-
 /// Everything of one prefill but the backend.
 struct Prompt {
   LlamaConfig config;
@@ -60,9 +47,14 @@ Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Back
                               const std::optional<PathPolicy>& policy = {}) {
   ASSIGN_OR_RETURN(Backend* const asked,
                    recording.start(backend, {policy, prompt.wire, prompt.tokens.size()}));
+  const LlamaOptions llama{.wire = prompt.wire,
+                           .attention = options.attention,
+                           .logits = options.all_logits ? Logits::kAll : Logits::kLast,
+                           .chunk = options.chunk,
+                           .threads = options.threads,
+                           .op_timeout = options.op_timeout};
   ASSIGN_OR_RETURN(auto driver,
-                   LlamaDriver::create(prompt.config, std::move(prompt.norms),
-                                       driver_options(options, prompt.wire), *asked, tee));
+                   LlamaDriver::create(prompt.config, std::move(prompt.norms), llama, *asked, tee));
   auto result = run_prefill(*driver, prompt.tokens, options.repeat, [&] { recording.begin_run(); });
   recording.finish(result);
   return result;
@@ -88,10 +80,8 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource
   ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, source));
   log_info(
       fmt::format("loading weights as {}, {} threads", name_of(compute.dtype), compute.threads));
-  CpuOptions cpu;
-  cpu.dtype = compute.dtype;
-  cpu.threads = compute.threads;
-  ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu));
+  ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model,
+                   CpuModel::create(source, {compute.dtype, compute.threads, {}}));
   LocalBackend backend(model->make_compute());
   MeasuredBackend measured(backend, ops);
   return prefill(options, std::move(prompt), measured, tee, recording);
@@ -100,7 +90,7 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource
 /// The one place where the runner reaches out of its process.
 Result<std::unique_ptr<ClientSession>> open_remote_session(const PrefillOptions& options,
                                                            const ModelSource* source) {
-  ConnectOptions connect = connect_options(options);
+  ConnectOptions connect = options;
   if (source != nullptr) {
     ASSIGN_OR_RETURN(connect.digest, source->digest());
     connect.dims = source->config().dims;
@@ -143,22 +133,21 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
   if (options.dtype) log_warning("--dtype is for --backend local: the server's own type counts");
   ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session,
                    open_remote_session(options, source));
-  StatsAttachment attachment(reporter, &session->transport_stats(), &session->op_stats());
-  attachment.set_goodbye([&session] { session->close(); });
+  ReportedSession reported(reporter, *session);
   const BackendInfo info = session->backend().info();
   reporter.set_device(info.device);
-  reporter.add_config("dtype", std::string(name_of(info.dtype)));
+  reporter.add_config("dtype", name_of(info.dtype));
   reporter.add_config("epoch", fmt::format("{:016x}", session->epoch()));
   if (!own) {
     ASSIGN_OR_RETURN(own, servers_prompt(options, *session));
   }
   const DType wire = own->wire;
-  reporter.add_config("wire", std::string(name_of(wire)));
+  reporter.add_config("wire", name_of(wire));
   Outcome outcome;
   ASSIGN_OR_RETURN(outcome.result, prefill(options, std::move(*own), session->backend(),
                                            reporter.tee(), recording, session->policy()));
   const OpSnapshotTable ops = snapshot_of(session->op_stats());
-  attachment.say_goodbye();
+  reported.say_goodbye();
   if (options.compare_local) {
     OpStatsTable local_ops;
     TeeStatsTable local_tee;  // not the pair's
@@ -177,11 +166,10 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
 
 Result<Outcome> run_alone(const PrefillOptions& options, const ModelSource& source,
                           StatsReporter& reporter, Recording& recording) {
-  const StatsAttachment attachment(reporter, nullptr, &reporter.local_ops());
   const LocalCompute compute{options.dtype.value_or(source.stored_dtype()), options.threads};
   reporter.set_device("cpu");
-  reporter.add_config("dtype", std::string(name_of(compute.dtype)));
-  reporter.add_config("wire", std::string(name_of(options.wire.value_or(source.stored_dtype()))));
+  reporter.add_config("dtype", name_of(compute.dtype));
+  reporter.add_config("wire", name_of(options.wire.value_or(source.stored_dtype())));
   Outcome outcome;
   ASSIGN_OR_RETURN(outcome.result, run_local(options, source, compute, reporter.local_ops(),
                                              reporter.tee(), recording));
@@ -197,10 +185,9 @@ TensorView logits_to_write(const PrefillOptions& options, const Tensor& logits) 
 
 Status run(const PrefillOptions& options, StatsReporter& reporter) {
   const bool local = options.backend == BackendChoice::kLocal;
-  reporter.add_config("build", build_name());
   reporter.add_config("model", options.model.empty() ? options.synthetic : options.model);
-  reporter.add_config("backend", std::string(name_of(options.backend)));
-  reporter.add_config("attention", std::string(name_of(options.attention)));
+  reporter.add_config("backend", name_of(options.backend));
+  reporter.add_config("attention", name_of(options.attention));
   if (options.chunk > 0) reporter.add_config("chunk", std::to_string(options.chunk));
   reporter.add_config("threads", std::to_string(options.threads));
   reporter.add_config("repeat", std::to_string(options.repeat));
@@ -219,34 +206,26 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
     RETURN_IF_ERROR(write_npy(options.logits_out, logits_to_write(options, outcome.result.logits)));
   }
   RETURN_IF_ERROR(print(format_result(outcome.result, outcome.comparison, options.output)));
-  const Status compared = outcome.comparison ? check_comparison(*outcome.comparison) : Status();
-  if (compared.ok()) return recording.status();
-  if (!recording.status().ok()) log_error(recording.status().message());
-  return compared;
+  return first_failure(outcome.comparison ? check_comparison(*outcome.comparison) : Status(),
+                       recording.status());
 }
 
-Status run_and_report(const PrefillOptions& options) {
+/// The statistics are written after a failure, too.
+Status run_and_report(const auto& options) {
   StatsReporter reporter(options.stats_json);
+  reporter.add_config("build", build_name());
   Status status = run(options, reporter);
-  const Status written = reporter.write();
-  if (status.ok()) return written;
-  if (!written.ok()) log_error(written.message());
-  return status;
-}
-
-Status run_prefill_command(int argc, const char* const* argv) {
-  ASSIGN_OR_RETURN(const std::optional<PrefillOptions> options, parse_runner_options(argc, argv));
-  return options ? run_and_report(*options) : Status();
+  return first_failure(std::move(status), reporter.write());
 }
 
 }  // namespace
 }  // namespace airlock
 
 int main(int argc, char** argv) {
-  airlock::set_log_name("tee_runner");
-  airlock::Status status = argc > 1 && std::string_view(argv[1]) == "replay"
-                               ? airlock::run_replay_command(argc, argv)
-                               : airlock::run_prefill_command(argc, argv);
-  if (!status.ok()) airlock::log_error(status.message());
-  return airlock::exit_code(status.code());
+  return airlock::run_program(
+      "tee_runner", [&] { return airlock::parse_options(argc, argv); },
+      [](const airlock::Command& command) {
+        return std::visit([](const auto& options) { return airlock::run_and_report(options); },
+                          command);
+      });
 }

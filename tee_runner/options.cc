@@ -7,10 +7,26 @@
 #include "proto/limits.h"
 #include "runtime/program/command_line.h"
 #include "runtime/program/connection_options.h"
+#include "runtime/replay/inputs.h"
+#include "runtime/rpc/endpoint.h"
+#include "runtime/trace/trace_reader.h"
 
 namespace airlock {
 
 namespace {
+
+void declare_shared(const CommandOptions& command, RunnerOptions& options) {
+  constexpr std::int64_t kMostMs = 24LL * 3600 * 1000;
+  declare_endpoint(command, options.endpoint);
+  command.number("--timeout-ms", options.timeout, std::int64_t{1}, kMostMs,
+                 "longest time without a connection or a sign of life (5000)");
+  command.number("--op-timeout-ms", options.op_timeout, std::int64_t{1}, kMostMs,
+                 "longest time of one op (300000)");
+  declare_ring(command, options.ring, RingSide::kRunner);
+  command.text("--stats-json", options.stats_json,
+               "write the statistics (of all sessions) to this file, after a failure too");
+  command.choice("-o,--output", options.output, "form of the result on stdout: md, json, csv");
+}
 
 void declare_model(const CommandOptions& command, PrefillOptions& options) {
   const CommandOption model = command.text(
@@ -67,9 +83,6 @@ void declare_output(const CommandOptions& command, PrefillOptions& options) {
   command.text("--logits-out", options.logits_out,
                "write the logits to this .npy file (float32, mode 0600)");
   command.flag("--all-logits", options.all_logits, "logits of every token, not of the last alone");
-  command.text("--stats-json", options.stats_json,
-               "write the statistics to this file, after a failure too");
-  command.choice("-o,--output", options.output, "form of the result on stdout: md, json, csv");
   const CommandOption record = command.parsed(
       "--record", "FILE",
       "write a trace of every op to this file: shapes, paths, bytes, times, no contents (mode "
@@ -88,6 +101,24 @@ void declare_output(const CommandOptions& command, PrefillOptions& options) {
             "also every tensor, in FILE.safetensors, with digests; slows the run, and reveals what "
             "a TEE hides: the prompt and every activation")
       .needs(record);
+}
+
+void declare_replay(const CommandOptions& command, ReplayOptions& options) {
+  (void)command.text("FILE", options.file, "a trace: of prefill --record, or of airlock_trace")
+      .required();
+  command.choice("--speed", options.speed,
+                 "max: as fast as it goes; recorded: no op before its recorded start");
+  command.number("--repeat", options.repeat, std::size_t{1}, std::size_t{1000000},
+                 "replays of the trace, one after the other");
+  command.number("--clients", options.clients, std::size_t{1}, limits::kMaxClients,
+                 "sessions at once; each replays the whole trace");
+  command.number("--inflight", options.inflight, std::size_t{1}, limits::kMaxRequestsUnderWay,
+                 "ops under way at once in each session; what depended on what is not kept");
+  command.choice("--verify", options.verify,
+                 "compare outputs with the trace's payload: digest (the same bytes), tolerance; "
+                 "exit 4 where one differs");
+  command.number("--seed", options.seed, std::uint64_t{0}, UINT64_MAX,
+                 "seed of the inputs, where the trace has no payload");
 }
 
 /// The trace and its payloads replace what lies there: not what is read, nor another output.
@@ -127,29 +158,54 @@ Status check(const PrefillOptions& options) {
   return {};
 }
 
+/// The statistics are written even after a failure, so they must spare what is replayed.
+Status check(const ReplayOptions& options) {
+  if (options.stats_json.empty()) return {};
+  if (is_same_file(options.stats_json, options.file)) {
+    return {StatusCode::kUsage, "--stats-json {} is the trace that is replayed",
+            options.stats_json};
+  }
+  const auto reader = TraceReader::open(options.file);
+  if (!reader.ok()) return {};  // a bad trace is told of later
+  const std::string payload = payload_path(options.file, reader->header());
+  if (payload.empty() || !is_same_file(payload, options.stats_json)) return {};
+  return {StatusCode::kUsage, "--stats-json {} is the payload of {}", options.stats_json,
+          options.file};
+}
+
+template <typename Options>
+Result<std::optional<Command>> checked(Options& options) {
+  if (options.endpoint.empty()) options.endpoint = default_endpoint().text();
+  RETURN_IF_ERROR(check(options));
+  return std::optional<Command>(std::move(options));
+}
+
 }  // namespace
 
-Result<std::optional<PrefillOptions>> parse_runner_options(int argc, const char* const* argv) {
-  PrefillOptions options;
+Result<std::optional<Command>> parse_options(int argc, const char* const* argv) {
   CommandLine line(
       "tee_runner",
       "The trusted side of Airlock: runs LLaMA and asks a gpu_server for the large products.\n"
       "In this mode the server sees token ids and every activation (docs/THREAT_MODEL.md).",
       protocol_suffix());
   line.require_subcommand();
-  const CommandOptions prefill = line.options().subcommand("prefill", "compute a prompt's logits");
-  declare_model(prefill, options);
-  declare_computation(prefill, options);
-  declare_connection(prefill, options);
-  declare_output(prefill, options);
-  line.options().subcommand("replay", "play a trace against a server (tee_runner replay --help)");
+  PrefillOptions prefill;
+  const CommandOptions command = line.options().subcommand("prefill", "compute a prompt's logits");
+  declare_model(command, prefill);
+  declare_computation(command, prefill);
+  declare_shared(command, prefill);
+  declare_output(command, prefill);
+  ReplayOptions replay;
+  const CommandOptions other = line.options().subcommand(
+      "replay",
+      "play a trace against a gpu_server, which may run with --synthetic: the same ops, shapes and "
+      "types, the inputs from the trace's payload or by a seed; prints recorded times beside "
+      "replayed ones");
+  declare_replay(other, replay);
+  declare_shared(other, replay);
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
-  if (!asked) return std::optional<PrefillOptions>();
-  if (!prefill.chosen()) {
-    return Status(StatusCode::kUsage, "replay comes first: tee_runner replay FILE");
-  }
-  RETURN_IF_ERROR(check(options));
-  return std::optional<PrefillOptions>(std::move(options));
+  if (!asked) return std::optional<Command>();
+  return command.chosen() ? checked(prefill) : checked(replay);
 }
 
 }  // namespace airlock
