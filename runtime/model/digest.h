@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -29,6 +28,8 @@ class Sha256 {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+std::string sha256_of(std::span<const std::byte> bytes);
 
 /// Remembers the digest of a model in $XDG_CACHE_HOME/airlock (else ~/.cache/airlock), one small
 /// 0600 file a `key`, replaced atomically. `identity` is what must not have changed since. A cache

@@ -120,10 +120,10 @@ Result<std::vector<PlannedOp>> plan_forward(const ModelDims& dims, const Forward
   for (const ForwardShape& pass : split_prompt(shape, chunk)) {
     for (PlannedOp& op : list_ops(dims, pass)) plan.push_back(std::move(op));
     if (plan.size() > kMaxPlannedOps) {
-      return refuse(StatusCode::kResourceExhausted,
-                    fmt::format(
-                        "more than {} ops with this config; feed the prompt in pieces (--chunk)",
-                        kMaxPlannedOps));
+      return refuse(
+          StatusCode::kResourceExhausted,
+          fmt::format("more than {} ops with this config; feed the prompt in pieces (--chunk)",
+                      kMaxPlannedOps));
     }
   }
   for (const PlannedOp& op : plan) {

@@ -2,14 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <map>
 #include <numbers>
 
 #include "base/convert.h"
 #include "runtime/model/digest.h"
-#include "runtime/model/llama_tensors.h"
 #include "runtime/model/model_source.h"
 
 namespace airlock {
@@ -135,10 +133,9 @@ class SyntheticModel : public ModelSource {
   void release(const std::string& /*name*/) const override {}
 
   Result<std::string> digest() const override {
-    Sha256 hash;
-    hash.add(fmt::format("airlock synthetic model\ngenerator {}\nseed {}\n{}\n", kGeneratorVersion,
-                         seed_, config_to_json(config_)));
-    return hash.finish();
+    const std::string text = fmt::format("airlock synthetic model\ngenerator {}\nseed {}\n{}\n",
+                                         kGeneratorVersion, seed_, config_to_json(config_));
+    return sha256_of(std::as_bytes(std::span(text)));
   }
 
  private:
