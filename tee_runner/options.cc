@@ -7,7 +7,7 @@
 #include "proto/limits.h"
 #include "runtime/program/command_line.h"
 #include "runtime/program/connection_options.h"
-#include "runtime/replay/inputs.h"
+#include "runtime/replay/material.h"
 #include "runtime/rpc/endpoint.h"
 #include "runtime/trace/trace_reader.h"
 

@@ -25,7 +25,7 @@ namespace {
 /// What all clients read.
 struct Material {
   std::unique_ptr<ReplayTrace> trace;
-  std::unique_ptr<ReplayPayload> payload;  // null: there is none
+  std::unique_ptr<SafetensorsFile> payload;  // null: there is none
   ReplayInputs inputs;
 };
 
@@ -64,7 +64,7 @@ Result<Material> read_material(const ReplayOptions& options) {
       !std::filesystem::exists(payload, ignored)) {
     log_warning(fmt::format("the payload {} is not there: inputs are made by --seed", payload));
   } else if (!payload.empty()) {
-    ASSIGN_OR_RETURN(material.payload, ReplayPayload::open(payload));
+    ASSIGN_OR_RETURN(material.payload, SafetensorsFile::open(payload));
   }
   material.inputs = material.payload != nullptr ? recorded_inputs(*material.payload)
                                                 : seeded_inputs(options.seed, header.dims.vocab);
@@ -96,13 +96,6 @@ Result<Clients> connect_clients(const ReplayOptions& options, const Material& ma
   return clients;
 }
 
-bool has_recorded_paths(const TraceHeader& header, const PathPolicy& policy) {
-  const bool had_ring = header.path_limit_bytes > 0 && header.ring_slots > 0;
-  if (header.backend != "remote" || had_ring != policy.has_ring) return false;
-  return !had_ring ||
-         (header.path_limit_bytes == policy.limit_bytes && header.ring_slots == policy.slot_count);
-}
-
 /// What does not change while the clients replay.
 ReplayResult describe(const ReplayOptions& options, const Material& material,
                       ClientSession& session) {
@@ -111,13 +104,17 @@ ReplayResult describe(const ReplayOptions& options, const Material& material,
   result.trace = material.trace->header();
   result.server = session.backend().info();
   result.recorded_inputs = material.payload != nullptr;
-  result.same_paths = has_recorded_paths(result.trace, session.policy());
-  if (!result.same_paths && result.trace.backend == "remote") {
+  const PathPolicy& policy = session.policy();
+  const std::optional<PathPolicy> recorded = recorded_policy(result.trace);
+  result.same_paths = recorded && recorded->has_ring == policy.has_ring &&
+                      (!policy.has_ring || (recorded->limit_bytes == policy.limit_bytes &&
+                                            recorded->slot_count == policy.slot_count));
+  if (recorded && !result.same_paths) {
     log_warning(
         fmt::format("the session's ring has {} slots of {} bytes, the recorded one {} of {}: "
                     "tensors may take other paths",
-                    session.policy().slot_count, session.policy().limit_bytes,
-                    result.trace.ring_slots, result.trace.path_limit_bytes));
+                    policy.slot_count, policy.limit_bytes, result.trace.ring_slots,
+                    result.trace.path_limit_bytes));
   }
   return result;
 }

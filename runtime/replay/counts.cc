@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/saturating.h"
+#include "runtime/replay/material.h"
 
 namespace airlock {
 namespace {
@@ -10,11 +11,6 @@ namespace {
 /// What is not known makes the sum unknown.
 void merge_known(std::optional<std::uint64_t>& sum, const std::optional<std::uint64_t>& value) {
   sum = sum && value ? std::optional(add_saturating(*sum, *value)) : std::nullopt;
-}
-
-std::optional<Path> header_path_of(const TraceHeader& header) {
-  if (header.backend != "remote") return std::nullopt;
-  return PathPolicy{.has_ring = header.path_limit_bytes > 0 && header.ring_slots > 0}.header_path();
 }
 
 }  // namespace
@@ -40,7 +36,7 @@ void ReplayCounts::merge(const ReplayCounts& other) {
 
 ReplayTally::ReplayTally(const TraceHeader& header)
     : source_(header.source),
-      header_path_(header_path_of(header)),
+      policy_(recorded_policy(header)),
       recorded_wall_ns_(header.source == TraceSource::kSynthesised ? std::nullopt
                                                                    : header.wall_ns) {}
 
@@ -55,8 +51,8 @@ void ReplayTally::book(const TraceRecord& record, const OpTimes& times, std::uin
   counts_.replayed.sums.add(record, start_ns, times);
   counts_.end_ns = std::max(counts_.end_ns, start_ns + times.total_ns);
   counts_.recorded.sums.add(record);
-  if (header_path_) {
-    PathSnapshot& path = counts_.recorded.sums.paths[*header_path_];
+  if (policy_) {
+    PathSnapshot& path = counts_.recorded.sums.paths[policy_->header_path()];
     ++path.sent.messages;
     ++path.received.messages;
   }

@@ -57,8 +57,8 @@ class ReplayTally {
 
  private:
   const TraceSource source_;
-  // Of the recorded messages' headers; nullopt: the recorded ops crossed nothing.
-  const std::optional<Path> header_path_;
+  // nullopt: the recorded ops crossed nothing.
+  const std::optional<PathPolicy> policy_;
   // nullopt: not known.
   const std::optional<std::uint64_t> recorded_wall_ns_;
   mutable std::mutex mutex_;

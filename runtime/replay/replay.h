@@ -11,8 +11,7 @@
 #include "base/status.h"
 #include "runtime/backend.h"
 #include "runtime/replay/counts.h"
-#include "runtime/replay/inputs.h"
-#include "runtime/replay/records.h"
+#include "runtime/replay/material.h"
 #include "runtime/replay/settings.h"
 #include "runtime/replay/verify.h"
 
