@@ -13,7 +13,6 @@
 #include "base/thread_pool.h"
 #include "proto/limits.h"
 #include "tee_runner/llama/attention.h"
-#include "tee_runner/llama/heads.h"
 #include "tee_runner/llama/kernels.h"
 
 namespace airlock {

@@ -10,7 +10,6 @@
 
 #include "base/convert.h"
 #include "tee_runner/llama/attention.h"
-#include "tee_runner/llama/heads.h"
 #include "tee_runner/llama/vector_math.h"
 
 namespace airlock {
