@@ -14,11 +14,10 @@
 #include "runtime/trace/trace.h"
 #include "tee_runner/llama/driver.h"
 #include "tee_runner/measured_backend.h"
-#include "tee_runner/npy.h"
 #include "tee_runner/options.h"
 #include "tee_runner/recording.h"
 #include "tee_runner/replay_command.h"
-#include "tee_runner/run_prefill.h"
+#include "tee_runner/result.h"
 #include "tee_runner/stats_reporter.h"
 
 namespace airlock {
@@ -69,19 +68,12 @@ Result<Prompt> own_prompt(const PrefillOptions& options, const ModelSource& sour
   return prompt;
 }
 
-struct LocalCompute {
-  DType dtype;
-  std::size_t threads;
-};
-
 Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource& source,
-                                const LocalCompute& compute, OpStatsTable& ops, TeeStatsTable& tee,
+                                const CpuOptions& cpu, OpStatsTable& ops, TeeStatsTable& tee,
                                 Recording& recording) {
   ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, source));
-  log_info(
-      fmt::format("loading weights as {}, {} threads", name_of(compute.dtype), compute.threads));
-  ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model,
-                   CpuModel::create(source, {compute.dtype, compute.threads, {}}));
+  log_info(fmt::format("loading weights as {}, {} threads", name_of(cpu.dtype), cpu.threads));
+  ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu));
   LocalBackend backend(model->make_compute());
   MeasuredBackend measured(backend, ops);
   return prefill(options, std::move(prompt), measured, tee, recording);
@@ -117,13 +109,8 @@ Result<Prompt> servers_prompt(const PrefillOptions& options, ClientSession& sess
   return prompt;
 }
 
-struct Outcome {
-  PrefillResult result;
-  std::optional<Comparison> comparison;
-};
-
-Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* source,
-                           StatsReporter& reporter, Recording& recording) {
+Result<PrefillResult> run_remote(const PrefillOptions& options, const ModelSource* source,
+                                 StatsReporter& reporter, Recording& recording) {
   std::optional<Prompt> own;  // before connecting: a bad prompt needs no server
   if (source != nullptr) {
     ASSIGN_OR_RETURN(own, own_prompt(options, *source));
@@ -143,9 +130,8 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
   }
   const DType wire = own->wire;
   reporter.add_config("wire", name_of(wire));
-  Outcome outcome;
-  ASSIGN_OR_RETURN(outcome.result, prefill(options, std::move(*own), session->backend(),
-                                           reporter.tee(), recording, session->policy()));
+  ASSIGN_OR_RETURN(PrefillResult result, prefill(options, std::move(*own), session->backend(),
+                                                 reporter.tee(), recording, session->policy()));
   const OpSnapshotTable ops = snapshot_of(session->op_stats());
   reported.say_goodbye();
   if (options.compare_local) {
@@ -155,25 +141,23 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
     Recording no_recording(unrecorded);
     // The server's own thread count where it is a CPU: the comparison is of the airlock, not of
     // cores.
-    const LocalCompute compute{info.dtype,
-                               info.device.starts_with("cpu") ? info.threads : options.threads};
+    const CpuOptions cpu{
+        info.dtype, info.device.starts_with("cpu") ? info.threads : options.threads, {}};
     ASSIGN_OR_RETURN(const PrefillResult local,
-                     run_local(options, *source, compute, local_ops, local_tee, no_recording));
-    outcome.comparison = compare(outcome.result, ops, info, wire, local, snapshot_of(local_ops));
+                     run_local(options, *source, cpu, local_ops, local_tee, no_recording));
+    result.comparison = compare(result, ops, info, wire, local, snapshot_of(local_ops));
   }
-  return outcome;
+  return result;
 }
 
-Result<Outcome> run_alone(const PrefillOptions& options, const ModelSource& source,
-                          StatsReporter& reporter, Recording& recording) {
-  const LocalCompute compute{options.dtype.value_or(source.stored_dtype()), options.threads};
+Result<PrefillResult> run_alone(const PrefillOptions& options, const ModelSource& source,
+                                StatsReporter& reporter, Recording& recording) {
+  const DType stored = source.stored_dtype();
+  const CpuOptions cpu{options.dtype.value_or(stored), options.threads, {}};
   reporter.set_device("cpu");
-  reporter.add_config("dtype", name_of(compute.dtype));
-  reporter.add_config("wire", name_of(options.wire.value_or(source.stored_dtype())));
-  Outcome outcome;
-  ASSIGN_OR_RETURN(outcome.result, run_local(options, source, compute, reporter.local_ops(),
-                                             reporter.tee(), recording));
-  return outcome;
+  reporter.add_config("dtype", name_of(cpu.dtype));
+  reporter.add_config("wire", name_of(options.wire.value_or(stored)));
+  return run_local(options, source, cpu, reporter.local_ops(), reporter.tee(), recording);
 }
 
 /// [vocab] where one token's logits were asked for.
@@ -194,19 +178,18 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   Recording recording(options);
   RETURN_IF_ERROR(recording.check());
   ASSIGN_OR_RETURN(const Source source, open_model(options));
-  const auto done = local ? run_alone(options, *source, reporter, recording)
-                          : run_remote(options, source.get(), reporter, recording);
+  const auto result = local ? run_alone(options, *source, reporter, recording)
+                            : run_remote(options, source.get(), reporter, recording);
   if (const auto cost_ns = recording.cost_ns()) {
     reporter.add_config("record_cost_ns", std::to_string(*cost_ns));
   }
-  if (!done.ok()) return done.status();
-  const Outcome& outcome = *done;
-  reporter.add_config("tokens", std::to_string(outcome.result.tokens));
+  if (!result.ok()) return result.status();
+  reporter.add_config("tokens", std::to_string(result->tokens));
   if (!options.logits_out.empty()) {
-    RETURN_IF_ERROR(write_npy(options.logits_out, logits_to_write(options, outcome.result.logits)));
+    RETURN_IF_ERROR(write_npy(options.logits_out, logits_to_write(options, result->logits)));
   }
-  RETURN_IF_ERROR(print(format_result(outcome.result, outcome.comparison, options.output)));
-  return first_failure(outcome.comparison ? check_comparison(*outcome.comparison) : Status(),
+  RETURN_IF_ERROR(print(format_result(*result, options.output)));
+  return first_failure(result->comparison ? check_comparison(*result->comparison) : Status(),
                        recording.status());
 }
 

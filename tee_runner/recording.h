@@ -13,7 +13,7 @@
 #include "runtime/trace/payload_writer.h"
 #include "runtime/trace/trace_writer.h"
 #include "tee_runner/options.h"
-#include "tee_runner/run_prefill.h"
+#include "tee_runner/result.h"
 
 namespace airlock {
 

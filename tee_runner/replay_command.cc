@@ -17,7 +17,7 @@
 #include "runtime/replay/report.h"
 #include "runtime/rpc/client.h"
 #include "runtime/trace/trace.h"
-#include "tee_runner/run_prefill.h"
+#include "tee_runner/result.h"
 
 namespace airlock {
 namespace {
@@ -121,13 +121,13 @@ ReplayResult describe(const ReplayOptions& options, const Material& material,
 
 void replay_in_thread(Client& client, const ReplayOptions& options, const Material& material,
                       const ReplayVerifier* verifier) {
-  const std::unique_ptr<ReplayClock> clock = make_steady_clock();
+  ReplayClock clock;
   ReplaySettings settings = options;
   if (material.trace->header().source == TraceSource::kSynthesised) {
     settings.speed = ReplaySpeed::kMax;  // it has no times
   }
   Replay replay(
-      {client.session->backend(), *client.records, material.inputs, verifier, *clock, client.tally,
+      {client.session->backend(), *client.records, material.inputs, verifier, clock, client.tally,
        [&session = *client.session] { return session.check(); }, options.op_timeout},
       settings);
   client.status = replay.run();
