@@ -49,20 +49,18 @@ double lower_quantile(double p) {
 
 /// The quantiles at the middles of 65536 equal parts, rounded to multiples of 2^-16: so the last
 /// bits of a libm do not matter, and values are the same on every machine.
-std::vector<float> make_quantiles() {
-  std::vector<float> table(kQuantileCount);
-  for (std::size_t i = 0; i < kQuantileCount / 2; ++i) {
-    const double p = (static_cast<double>(i) + 0.5) / static_cast<double>(kQuantileCount);
-    const auto value = static_cast<float>(std::round(lower_quantile(p) * 65536.0) / 65536.0);
-    table[i] = value;
-    table[kQuantileCount - 1 - i] = -value;
-  }
-  return table;
-}
-
 const float* quantiles() {
-  static const std::vector<float> table = make_quantiles();
-  return table.data();
+  static const std::vector<float> kTable = [] {
+    std::vector<float> table(kQuantileCount);
+    for (std::size_t i = 0; i < kQuantileCount / 2; ++i) {
+      const double p = (static_cast<double>(i) + 0.5) / static_cast<double>(kQuantileCount);
+      const auto value = static_cast<float>(std::round(lower_quantile(p) * 65536.0) / 65536.0);
+      table[i] = value;
+      table[kQuantileCount - 1 - i] = -value;
+    }
+    return table;
+  }();
+  return kTable.data();
 }
 
 /// Elements [first, first + count) of the stream `key`, times `scale` plus `offset`.

@@ -12,22 +12,18 @@ namespace {
 // A recorded gap may be as long as a file says: in between, a look at the server.
 constexpr std::uint64_t kLongestSleepNs = 100'000'000;
 
-class SteadyClock final : public ReplayClock {
- public:
-  std::uint64_t now_ns() override { return airlock::now_ns(); }
-  void sleep_until(std::uint64_t at_ns) override {
-    const std::uint64_t now = now_ns();
-    if (at_ns > now) std::this_thread::sleep_for(std::chrono::nanoseconds(at_ns - now));
-  }
-};
-
 std::string op_text(const TraceRecord& record) {
   return fmt::format("op {} ({})", record.seq, name_of(record.op));
 }
 
 }  // namespace
 
-std::unique_ptr<ReplayClock> make_steady_clock() { return std::make_unique<SteadyClock>(); }
+std::uint64_t ReplayClock::now_ns() { return airlock::now_ns(); }
+
+void ReplayClock::sleep_until(std::uint64_t at_ns) {
+  const std::uint64_t now = now_ns();
+  if (at_ns > now) std::this_thread::sleep_for(std::chrono::nanoseconds(at_ns - now));
+}
 
 Status Replay::run() {
   parts_.tally.begin(parts_.clock.now_ns());
@@ -94,10 +90,6 @@ Status Replay::await_start(const TraceRecord& record) {
   if (record.start_ns <= *first_start_ns_) return {};
   const std::uint64_t due_ns = pass_start_ns_ + (record.start_ns - *first_start_ns_);
   while (!under_way_.empty() && parts_.clock.now_ns() < due_ns) RETURN_IF_ERROR(complete_oldest());
-  return sleep_until(due_ns);
-}
-
-Status Replay::sleep_until(std::uint64_t due_ns) {
   for (std::uint64_t now = parts_.clock.now_ns(); now < due_ns;) {
     if (parts_.check_server) RETURN_IF_ERROR(parts_.check_server());
     parts_.clock.sleep_until(std::min(due_ns, now + kLongestSleepNs));

@@ -17,14 +17,13 @@
 
 namespace airlock {
 
-/// Tells the time to a replay and waits for it.
+/// Tells the time to a replay and waits for it: the steady clock, or a test's.
 class ReplayClock {
  public:
   virtual ~ReplayClock() = default;
-  virtual std::uint64_t now_ns() = 0;
-  virtual void sleep_until(std::uint64_t at_ns) = 0;
+  virtual std::uint64_t now_ns();
+  virtual void sleep_until(std::uint64_t at_ns);
 };
-std::unique_ptr<ReplayClock> make_steady_clock();
 
 /// What a replay stands on; all of it outlives the replay.
 struct ReplayParts {
@@ -64,7 +63,6 @@ class Replay {
   Status submit(const TraceRecord& record);
   Status start(const TraceRecord& record);
   Status await_start(const TraceRecord& record);
-  Status sleep_until(std::uint64_t due_ns);
   Status complete_oldest();
   Status drain();
   void book_rest();
