@@ -3,6 +3,7 @@
 #include <charconv>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -20,6 +21,10 @@ class Option;
 }  // namespace CLI
 
 namespace airlock {
+
+/// "64", "4K", "128M", "1G" (either case; powers of 1024) as bytes; nullopt for anything else and
+/// for what 64 bits do not hold.
+std::optional<std::uint64_t> parse_size(std::string_view text);
 
 /// One declared option: a handle that its CommandLine outlives.
 class CommandOption {
@@ -120,8 +125,7 @@ CommandOption CommandOptions::number(const std::string& name, Target& value, T l
       value = static_cast<Target>(number);
       return {};
     }
-    return {StatusCode::kUsage, "'" + text + "' is not a number from " + std::to_string(least) +
-                                    " to " + std::to_string(most)};
+    return {StatusCode::kUsage, "'{}' is not a number from {} to {}", text, least, most};
   });
 }
 

@@ -1,4 +1,4 @@
-#include "runtime/program/sizes.h"
+#include "runtime/program/command_line.h"
 
 #include <gtest/gtest.h>
 
