@@ -79,17 +79,6 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource
   return prefill(options, std::move(prompt), measured, tee, recording);
 }
 
-/// The one place where the runner reaches out of its process.
-Result<std::unique_ptr<ClientSession>> open_remote_session(const PrefillOptions& options,
-                                                           const ModelSource* source) {
-  ConnectOptions connect = options;
-  if (source != nullptr) {
-    ASSIGN_OR_RETURN(connect.digest, source->digest());
-    connect.dims = source->config().dims;
-  }
-  return ClientSession::connect(connect);
-}
-
 Result<Prompt> servers_prompt(const PrefillOptions& options, ClientSession& session) {
   log_info("no --model and no --synthetic: config and norm weights are the server's word");
   Prompt prompt;
@@ -112,14 +101,16 @@ Result<Prompt> servers_prompt(const PrefillOptions& options, ClientSession& sess
 Result<PrefillResult> run_remote(const PrefillOptions& options, const ModelSource* source,
                                  StatsReporter& reporter, Recording& recording) {
   std::optional<Prompt> own;  // before connecting: a bad prompt needs no server
+  ConnectOptions connect = options;
   if (source != nullptr) {
     ASSIGN_OR_RETURN(own, own_prompt(options, *source));
+    ASSIGN_OR_RETURN(connect.digest, source->digest());
+    connect.dims = source->config().dims;
   } else if (!options.random_tokens) {
     RETURN_IF_ERROR(read_prompt(options, limits::kMaxVocab).status());
   }
   if (options.dtype) log_warning("--dtype is for --backend local: the server's own type counts");
-  ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session,
-                   open_remote_session(options, source));
+  ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session, ClientSession::connect(connect));
   ReportedSession reported(reporter, *session);
   const BackendInfo info = session->backend().info();
   reporter.set_device(info.device);
@@ -160,15 +151,7 @@ Result<PrefillResult> run_alone(const PrefillOptions& options, const ModelSource
   return run_local(options, source, cpu, reporter.local_ops(), reporter.tee(), recording);
 }
 
-/// [vocab] where one token's logits were asked for.
-TensorView logits_to_write(const PrefillOptions& options, const Tensor& logits) {
-  TensorView view = logits.view();
-  if (!options.all_logits) view.desc.shape = Shape{view.desc.shape[1]};
-  return view;
-}
-
 Status run(const PrefillOptions& options, StatsReporter& reporter) {
-  const bool local = options.backend == BackendChoice::kLocal;
   reporter.add_config("model", options.model.empty() ? options.synthetic : options.model);
   reporter.add_config("backend", name_of(options.backend));
   reporter.add_config("attention", name_of(options.attention));
@@ -178,15 +161,18 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   Recording recording(options);
   RETURN_IF_ERROR(recording.check());
   ASSIGN_OR_RETURN(const Source source, open_model(options));
-  const auto result = local ? run_alone(options, *source, reporter, recording)
-                            : run_remote(options, source.get(), reporter, recording);
+  const auto result = options.backend == BackendChoice::kLocal
+                          ? run_alone(options, *source, reporter, recording)
+                          : run_remote(options, source.get(), reporter, recording);
   if (const auto cost_ns = recording.cost_ns()) {
     reporter.add_config("record_cost_ns", std::to_string(*cost_ns));
   }
   if (!result.ok()) return result.status();
   reporter.add_config("tokens", std::to_string(result->tokens));
   if (!options.logits_out.empty()) {
-    RETURN_IF_ERROR(write_npy(options.logits_out, logits_to_write(options, result->logits)));
+    TensorView logits = result->logits.view();
+    if (!options.all_logits) logits.desc.shape = Shape{logits.desc.shape[1]};
+    RETURN_IF_ERROR(write_npy(options.logits_out, logits));
   }
   RETURN_IF_ERROR(print(format_result(*result, options.output)));
   return first_failure(result->comparison ? check_comparison(*result->comparison) : Status(),

@@ -9,7 +9,6 @@
 #include <filesystem>
 #include <numeric>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "base/file.h"

@@ -85,10 +85,8 @@ Result<Clients> connect_clients(const ReplayOptions& options, const Material& ma
   Clients clients;
   for (std::size_t i = 0; i < options.clients; ++i) {
     clients.push_back(std::make_unique<Client>(material.trace->header()));
-    if (Status status = connect_client(*clients.back(), options, material, reporter);
-        !status.ok()) {
-      return with_client(status, i, options.clients);
-    }
+    RETURN_IF_ERROR(with_client(connect_client(*clients.back(), options, material, reporter), i,
+                                options.clients));
     if (i > 0) continue;  // the first speaks for all: it is one server
     RETURN_IF_ERROR(check_replay_model(material.trace->header(),
                                        clients.back()->session->backend().info(), options.verify));

@@ -7,7 +7,6 @@
 #include <string>
 #include <string_view>
 
-#include "base/status.h"
 
 namespace airlock {
 

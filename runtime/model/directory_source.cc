@@ -11,6 +11,7 @@
 
 #include "base/convert.h"
 #include "base/log.h"
+#include "base/thread_pool.h"
 #include "runtime/json/reader.h"
 #include "runtime/model/digest.h"
 #include "runtime/model/model_source.h"

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,7 +8,6 @@
 
 #include "base/status.h"
 #include "base/tensor.h"
-#include "base/thread_pool.h"
 #include "runtime/model/config.h"
 
 namespace airlock {

@@ -83,23 +83,22 @@ SafetensorsEntry read_entry(std::string_view name, const JsonReader& json,
   return entry;
 }
 
-Status check_coverage(const std::vector<SafetensorsEntry>& entries, std::uint64_t data_offset,
+/// Sorts the entries by where they lie.
+Status check_coverage(std::vector<SafetensorsEntry>& entries, std::uint64_t data_offset,
                       std::uint64_t file_bytes, const std::string& source) {
-  std::vector<const SafetensorsEntry*> by_offset;
-  for (const SafetensorsEntry& entry : entries) by_offset.push_back(&entry);
-  std::ranges::sort(by_offset, {}, [](const SafetensorsEntry* entry) {
-    return std::pair(entry->file_offset, entry->bytes);
+  std::ranges::sort(entries, {}, [](const SafetensorsEntry& entry) {
+    return std::pair(entry.file_offset, entry.bytes);
   });
   std::uint64_t end = data_offset;
-  for (const SafetensorsEntry* entry : by_offset) {
-    if (entry->file_offset != end) {
+  for (const SafetensorsEntry& entry : entries) {
+    if (entry.file_offset != end) {
       return Status(
           StatusCode::kInvalidInput,
           "{}: tensor '{}' begins at byte {} of the data, {} byte {} where the one before ends",
-          source, printable(entry->name), entry->file_offset - data_offset,
-          entry->file_offset < end ? "overlapping:" : "leaving a hole:", end - data_offset);
+          source, printable(entry.name), entry.file_offset - data_offset,
+          entry.file_offset < end ? "overlapping:" : "leaving a hole:", end - data_offset);
     }
-    end += entry->bytes;
+    end += entry.bytes;
   }
   if (end == file_bytes) return {};
   return Status(StatusCode::kInvalidInput, "{}: {} bytes behind the last tensor", source,

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -10,7 +9,6 @@
 
 #include "base/convert.h"
 #include "base/log.h"
-#include "base/thread_pool.h"
 #include "proto/limits.h"
 #include "tee_runner/llama/attention.h"
 #include "tee_runner/llama/kernels.h"
