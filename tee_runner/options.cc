@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/mix.h"
 #include "proto/limits.h"
 #include "runtime/program/command_line.h"
 #include "runtime/program/connection_options.h"
@@ -260,11 +261,9 @@ std::vector<std::int32_t> random_tokens(std::int64_t count, std::uint64_t seed,
                                         std::int64_t vocab) {
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
   std::uint64_t state = seed;
-  for (std::int32_t& token : tokens) {  // splitmix64
+  for (std::int32_t& token : tokens) {
     state += 0x9e3779b97f4a7c15U;
-    std::uint64_t mixed = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9U;
-    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebU;
-    token = static_cast<std::int32_t>((mixed ^ (mixed >> 31)) % static_cast<std::uint64_t>(vocab));
+    token = static_cast<std::int32_t>(mix(state) % static_cast<std::uint64_t>(vocab));
   }
   return tokens;
 }

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "base/convert.h"
+#include "base/mix.h"
 #include "runtime/model/digest.h"
 #include "runtime/model/model_source.h"
 
@@ -19,13 +20,6 @@ constexpr std::uint64_t kGeneratorVersion = 1;
 constexpr std::size_t kQuantileCount = 65536;
 constexpr std::size_t kLanes = 4;  // elements from one 64-bit mix, 16 bits each
 constexpr float kNormSpread = 0.1F;
-
-/// splitmix64's finalizer.
-constexpr std::uint64_t mix(std::uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
-  return z ^ (z >> 31);
-}
 
 /// FNV-1a.
 std::uint64_t hash_name(std::string_view name) {
@@ -73,10 +67,9 @@ void generate(std::uint64_t key, std::uint64_t first, float scale, float offset,
   const auto value = [&](std::uint64_t bits, std::uint64_t lane) {
     return table[(bits >> (16 * lane)) & 0xffffU] * scale + offset;
   };
+  const auto element = [&](std::uint64_t at) { return value(bits_of(at / kLanes), at % kLanes); };
   std::size_t done = 0;
-  for (; done < count && (first + done) % kLanes != 0; ++done) {
-    out[done] = value(bits_of((first + done) / kLanes), (first + done) % kLanes);
-  }
+  for (; done < count && (first + done) % kLanes != 0; ++done) out[done] = element(first + done);
   for (; count - done >= kLanes; done += kLanes) {
     const std::uint64_t bits = bits_of((first + done) / kLanes);
     out[done] = value(bits, 0);
@@ -84,9 +77,7 @@ void generate(std::uint64_t key, std::uint64_t first, float scale, float offset,
     out[done + 2] = value(bits, 2);
     out[done + 3] = value(bits, 3);
   }
-  for (; done < count; ++done) {
-    out[done] = value(bits_of((first + done) / kLanes), (first + done) % kLanes);
-  }
+  for (; done < count; ++done) out[done] = element(first + done);
 }
 
 class SyntheticModel : public ModelSource {

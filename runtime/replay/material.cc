@@ -8,19 +8,13 @@
 #include <random>
 
 #include "base/convert.h"
+#include "base/mix.h"
 
 namespace airlock {
 namespace {
 
 // A prime, so that rows of any power of two differ from each other.
 constexpr std::size_t kCycleLength = 65521;
-
-/// splitmix64's last step: neighbours end far apart.
-std::uint64_t scramble(std::uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
 
 class SeededInputs {
  public:
@@ -48,8 +42,7 @@ class SeededInputs {
     if (cycle.empty()) {
       return {StatusCode::kInternal, "no op has inputs of {}", name_of(place.desc.dtype)};
     }
-    const std::uint64_t first =
-        scramble(scramble(seed_ + record.seq) + index) % std::uint64_t{kCycleLength};
+    const std::uint64_t first = mix(mix(seed_ + record.seq) + index) % std::uint64_t{kCycleLength};
     std::size_t from = static_cast<std::size_t>(first) * dtype_bytes(place.desc.dtype);
     for (std::span<std::byte> left = place.bytes(); !left.empty(); from = 0) {
       const std::size_t count = std::min(left.size(), cycle.size() - from);
