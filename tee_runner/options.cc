@@ -168,7 +168,8 @@ Status check(const PrefillOptions& options) {
 Status check(const ReplayOptions& options) {
   if (options.stats_json.empty()) return {};
   if (is_same_file(options.stats_json, options.file)) {
-    return {StatusCode::kUsage, "--stats-json {} is the trace that is replayed",
+    return {StatusCode::kUsage,
+            "--stats-json {} is the trace that is replayed (see tee_runner replay --help)",
             options.stats_json};
   }
   const auto reader = TraceReader::open(options.file);
@@ -179,8 +180,7 @@ Status check(const ReplayOptions& options) {
           options.file};
 }
 
-template <typename Options>
-Result<std::optional<Command>> checked(Options& options) {
+Result<std::optional<Command>> checked(auto& options) {
   if (options.endpoint.empty()) options.endpoint = default_endpoint().text();
   RETURN_IF_ERROR(check(options));
   return std::optional<Command>(std::move(options));

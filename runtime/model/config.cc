@@ -30,9 +30,8 @@ void demand_text(const JsonReader& value, std::initializer_list<std::string_view
 }
 
 /// Nothing but `only`, which changes nothing.
-template <typename T>
-void demand(const JsonReader& object, std::string_view key, T only) {
-  T value = only;
+void demand(const JsonReader& object, std::string_view key, auto only) {
+  auto value = only;
   object.maybe(key, value, 1);
   if (value != only) object.at(key).refuse(fmt::format("{}: nothing else is supported", only));
 }

@@ -7,7 +7,6 @@
 #include <string>
 #include <string_view>
 
-
 namespace airlock {
 
 /// A SHA-256 under way. One thread.
@@ -15,8 +14,6 @@ class Sha256 {
  public:
   Sha256();
   ~Sha256();
-  Sha256(const Sha256&) = delete;
-  Sha256& operator=(const Sha256&) = delete;
 
   void add(std::span<const std::byte> bytes);
   void add(std::string_view text) { add(std::as_bytes(std::span(text))); }

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/saturating.h"
-#include "runtime/replay/material.h"
 
 namespace airlock {
 namespace {
@@ -33,12 +32,6 @@ void ReplayCounts::merge(const ReplayCounts& other) {
   }
   end_ns = std::max(end_ns, other.end_ns);
 }
-
-ReplayTally::ReplayTally(const TraceHeader& header)
-    : source_(header.source),
-      policy_(recorded_policy(header)),
-      recorded_wall_ns_(header.source == TraceSource::kSynthesised ? std::nullopt
-                                                                   : header.wall_ns) {}
 
 void ReplayTally::begin(std::uint64_t now_ns) {
   const std::lock_guard lock(mutex_);
@@ -74,9 +67,11 @@ void ReplayTally::end_pass() {
   const std::lock_guard lock(mutex_);
   ReplaySide& recorded = counts_.recorded;
   BusyTime& busy = recorded.sums.busy;
+  const std::optional<std::uint64_t> wall_ns =
+      header_.source == TraceSource::kSynthesised ? std::nullopt : header_.wall_ns;
   // The header's wall also holds the TEE's work after the last op.
-  merge(recorded.wall_ns, std::max(recorded_wall_ns_.value_or(0), busy.wall_ns()));
-  merge_known(recorded.between_ns, between_ops_ns(source_, busy, recorded_wall_ns_));
+  merge(recorded.wall_ns, std::max(wall_ns.value_or(0), busy.wall_ns()));
+  merge_known(recorded.between_ns, between_ops_ns(header_.source, busy, wall_ns));
   busy = BusyTime();
 }
 
@@ -86,7 +81,7 @@ ReplayCounts ReplayTally::counts() const {
   ReplaySide& recorded = counts.recorded;
   if (const BusyTime& busy = recorded.sums.busy; busy.begun()) {  // the pass that is under way
     merge(recorded.wall_ns, busy.wall_ns());
-    merge_known(recorded.between_ns, between_ops_ns(source_, busy, std::nullopt));
+    merge_known(recorded.between_ns, between_ops_ns(header_.source, busy, std::nullopt));
   }
   ReplaySide& replayed = counts.replayed;
   replayed.wall_ns = replayed.sums.busy.wall_ns();

@@ -1,5 +1,3 @@
-#include "tee_runner/llama/attention.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>

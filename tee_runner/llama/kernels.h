@@ -51,6 +51,18 @@ void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, con
 void split_heads(ThreadPool& pool, TensorView rows, const HeadTile& tile, MutableTensorView heads);
 void merge_heads(ThreadPool& pool, TensorView heads, const HeadTile& tile, MutableTensorView rows);
 
+/// Causal grouped-query attention inside the TEE: blocked with a running softmax (Milakov and
+/// Gimelshein, "Online normalizer calculation for softmax"; Dao et al., "FlashAttention"), so that
+/// scores are never stored whole. fp32 inside, out rounded once.
+///
+/// q [tokens, heads * head_dim], not yet rotated, each element read once; its first row is at
+/// `position`. keys (rotated) and values [kv_heads, capacity, head_dim] are a cache's, filled up to
+/// position + tokens. out [tokens, heads * head_dim]. NaN or infinity in the values, and nothing
+/// else, also reaches the rows before it in its block of 64.
+void blocked_attention(ThreadPool& pool, const RopeTable& table, TensorView q,
+                       std::int64_t position, TensorView keys, TensorView values,
+                       MutableTensorView out);
+
 /// Index `i` of [0, n) in the order 0, n-1, 1, n-2, ...: causal work, whose cost grows with the
 /// index, then splits evenly among threads that take contiguous parts.
 inline std::size_t balanced_index(std::size_t i, std::size_t n) {
