@@ -2,7 +2,6 @@
 
 #include <memory>
 #include <optional>
-#include <string_view>
 #include <utility>
 
 #include "base/log.h"
@@ -13,14 +12,12 @@
 #include "runtime/program/program.h"
 #include "runtime/rpc/client.h"
 #include "runtime/trace/trace.h"
-#include "tee_runner/connect_options.h"
 #include "tee_runner/llama/driver.h"
 #include "tee_runner/measured_backend.h"
-#include "tee_runner/npy.h"
 #include "tee_runner/options.h"
 #include "tee_runner/recording.h"
 #include "tee_runner/replay_command.h"
-#include "tee_runner/run_prefill.h"
+#include "tee_runner/result.h"
 #include "tee_runner/stats_reporter.h"
 
 namespace airlock {
@@ -36,17 +33,6 @@ Result<Source> open_model(const PrefillOptions& options) {
   return Source();
 }
 
-LlamaOptions driver_options(const PrefillOptions& options, DType wire) {
-  LlamaOptions llama;
-  llama.wire = wire;
-  llama.attention = options.attention;
-  llama.logits = options.all_logits ? Logits::kAll : Logits::kLast;
-  llama.chunk = options.chunk;
-  llama.threads = options.threads;
-  llama.op_timeout = options.op_timeout;
-  return llama;
-}
-
 /// Everything of one prefill but the backend.
 struct Prompt {
   LlamaConfig config;
@@ -60,9 +46,14 @@ Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Back
                               const std::optional<PathPolicy>& policy = {}) {
   ASSIGN_OR_RETURN(Backend* const asked,
                    recording.start(backend, {policy, prompt.wire, prompt.tokens.size()}));
+  const LlamaOptions llama{.wire = prompt.wire,
+                           .attention = options.attention,
+                           .logits = options.all_logits ? Logits::kAll : Logits::kLast,
+                           .chunk = options.chunk,
+                           .threads = options.threads,
+                           .op_timeout = options.op_timeout};
   ASSIGN_OR_RETURN(auto driver,
-                   LlamaDriver::create(prompt.config, std::move(prompt.norms),
-                                       driver_options(options, prompt.wire), *asked, tee));
+                   LlamaDriver::create(prompt.config, std::move(prompt.norms), llama, *asked, tee));
   auto result = run_prefill(*driver, prompt.tokens, options.repeat, [&] { recording.begin_run(); });
   recording.finish(result);
   return result;
@@ -77,35 +68,15 @@ Result<Prompt> own_prompt(const PrefillOptions& options, const ModelSource& sour
   return prompt;
 }
 
-struct LocalCompute {
-  DType dtype;
-  std::size_t threads;
-};
-
 Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource& source,
-                                const LocalCompute& compute, OpStatsTable& ops, TeeStatsTable& tee,
+                                const LoadOptions& cpu, OpStatsTable& ops, TeeStatsTable& tee,
                                 Recording& recording) {
   ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, source));
-  log_info(
-      fmt::format("loading weights as {}, {} threads", name_of(compute.dtype), compute.threads));
-  LoadOptions cpu;
-  cpu.dtype = compute.dtype;
-  cpu.threads = compute.threads;
+  log_info(fmt::format("loading weights as {}, {} threads", name_of(cpu.dtype), cpu.threads));
   ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu));
   LocalBackend backend(model->make_compute());
   MeasuredBackend measured(backend, ops);
   return prefill(options, std::move(prompt), measured, tee, recording);
-}
-
-/// The one place where the runner reaches out of its process.
-Result<std::unique_ptr<ClientSession>> open_remote_session(const PrefillOptions& options,
-                                                           const ModelSource* source) {
-  ConnectOptions connect = connect_options(options);
-  if (source != nullptr) {
-    ASSIGN_OR_RETURN(connect.digest, source->digest());
-    connect.dims = source->config().dims;
-  }
-  return ClientSession::connect(connect);
 }
 
 Result<Prompt> servers_prompt(const PrefillOptions& options, ClientSession& session) {
@@ -127,38 +98,33 @@ Result<Prompt> servers_prompt(const PrefillOptions& options, ClientSession& sess
   return prompt;
 }
 
-struct Outcome {
-  PrefillResult result;
-  std::optional<Comparison> comparison;
-};
-
-Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* source,
-                           StatsReporter& reporter, Recording& recording) {
+Result<PrefillResult> run_remote(const PrefillOptions& options, const ModelSource* source,
+                                 StatsReporter& reporter, Recording& recording) {
   std::optional<Prompt> own;  // before connecting: a bad prompt needs no server
+  ConnectOptions connect = options;
   if (source != nullptr) {
     ASSIGN_OR_RETURN(own, own_prompt(options, *source));
+    ASSIGN_OR_RETURN(connect.digest, source->digest());
+    connect.dims = source->config().dims;
   } else if (!options.random_tokens) {
     RETURN_IF_ERROR(read_prompt(options, limits::kMaxVocab).status());
   }
   if (options.dtype) log_warning("--dtype is for --backend local: the server's own type counts");
-  ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session,
-                   open_remote_session(options, source));
-  StatsAttachment attachment(reporter, &session->transport_stats(), &session->op_stats());
-  attachment.set_goodbye([&session] { session->close(); });
+  ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session, ClientSession::connect(connect));
+  ReportedSession reported(reporter, *session);
   const BackendInfo info = session->backend().info();
   reporter.set_device(info.device);
-  reporter.add_config("dtype", std::string(name_of(info.dtype)));
+  reporter.add_config("dtype", name_of(info.dtype));
   reporter.add_config("epoch", fmt::format("{:016x}", session->epoch()));
   if (!own) {
     ASSIGN_OR_RETURN(own, servers_prompt(options, *session));
   }
   const DType wire = own->wire;
-  reporter.add_config("wire", std::string(name_of(wire)));
-  Outcome outcome;
-  ASSIGN_OR_RETURN(outcome.result, prefill(options, std::move(*own), session->backend(),
-                                           reporter.tee(), recording, session->policy()));
+  reporter.add_config("wire", name_of(wire));
+  ASSIGN_OR_RETURN(PrefillResult result, prefill(options, std::move(*own), session->backend(),
+                                                 reporter.tee(), recording, session->policy()));
   const OpSnapshotTable ops = snapshot_of(session->op_stats());
-  attachment.say_goodbye();
+  reported.say_goodbye();
   if (options.compare_local) {
     OpStatsTable local_ops;
     TeeStatsTable local_tee;  // not the pair's
@@ -166,87 +132,69 @@ Result<Outcome> run_remote(const PrefillOptions& options, const ModelSource* sou
     Recording no_recording(unrecorded);
     // The server's own thread count where it is a CPU: the comparison is of the airlock, not of
     // cores.
-    const LocalCompute compute{info.dtype,
-                               info.device.starts_with("cpu") ? info.threads : options.threads};
+    const LoadOptions cpu{
+        info.dtype, info.device.starts_with("cpu") ? info.threads : options.threads, {}};
     ASSIGN_OR_RETURN(const PrefillResult local,
-                     run_local(options, *source, compute, local_ops, local_tee, no_recording));
-    outcome.comparison = compare(outcome.result, ops, info, wire, local, snapshot_of(local_ops));
+                     run_local(options, *source, cpu, local_ops, local_tee, no_recording));
+    result.comparison = compare(result, ops, info, wire, local, snapshot_of(local_ops));
   }
-  return outcome;
+  return result;
 }
 
-Result<Outcome> run_alone(const PrefillOptions& options, const ModelSource& source,
-                          StatsReporter& reporter, Recording& recording) {
-  const StatsAttachment attachment(reporter, nullptr, &reporter.local_ops());
-  const LocalCompute compute{options.dtype.value_or(source.stored_dtype()), options.threads};
+Result<PrefillResult> run_alone(const PrefillOptions& options, const ModelSource& source,
+                                StatsReporter& reporter, Recording& recording) {
+  const DType stored = source.stored_dtype();
+  const LoadOptions cpu{options.dtype.value_or(stored), options.threads, {}};
   reporter.set_device("cpu");
-  reporter.add_config("dtype", std::string(name_of(compute.dtype)));
-  reporter.add_config("wire", std::string(name_of(options.wire.value_or(source.stored_dtype()))));
-  Outcome outcome;
-  ASSIGN_OR_RETURN(outcome.result, run_local(options, source, compute, reporter.local_ops(),
-                                             reporter.tee(), recording));
-  return outcome;
-}
-
-/// [vocab] where one token's logits were asked for.
-TensorView logits_to_write(const PrefillOptions& options, const Tensor& logits) {
-  TensorView view = logits.view();
-  if (!options.all_logits) view.desc.shape = Shape{view.desc.shape[1]};
-  return view;
+  reporter.add_config("dtype", name_of(cpu.dtype));
+  reporter.add_config("wire", name_of(options.wire.value_or(stored)));
+  return run_local(options, source, cpu, reporter.local_ops(), reporter.tee(), recording);
 }
 
 Status run(const PrefillOptions& options, StatsReporter& reporter) {
-  const bool local = options.backend == BackendChoice::kLocal;
-  reporter.add_config("build", build_name());
   reporter.add_config("model", options.model.empty() ? options.synthetic : options.model);
-  reporter.add_config("backend", std::string(name_of(options.backend)));
-  reporter.add_config("attention", std::string(name_of(options.attention)));
+  reporter.add_config("backend", name_of(options.backend));
+  reporter.add_config("attention", name_of(options.attention));
   if (options.chunk > 0) reporter.add_config("chunk", std::to_string(options.chunk));
   reporter.add_config("threads", std::to_string(options.threads));
   reporter.add_config("repeat", std::to_string(options.repeat));
   Recording recording(options);
   RETURN_IF_ERROR(recording.check());
   ASSIGN_OR_RETURN(const Source source, open_model(options));
-  const auto done = local ? run_alone(options, *source, reporter, recording)
+  const auto result = options.backend == BackendChoice::kLocal
+                          ? run_alone(options, *source, reporter, recording)
                           : run_remote(options, source.get(), reporter, recording);
   if (const auto cost_ns = recording.cost_ns()) {
     reporter.add_config("record_cost_ns", std::to_string(*cost_ns));
   }
-  if (!done.ok()) return done.status();
-  const Outcome& outcome = *done;
-  reporter.add_config("tokens", std::to_string(outcome.result.tokens));
+  if (!result.ok()) return result.status();
+  reporter.add_config("tokens", std::to_string(result->tokens));
   if (!options.logits_out.empty()) {
-    RETURN_IF_ERROR(write_npy(options.logits_out, logits_to_write(options, outcome.result.logits)));
+    TensorView logits = result->logits.view();
+    if (!options.all_logits) logits.desc.shape = Shape{logits.desc.shape[1]};
+    RETURN_IF_ERROR(write_npy(options.logits_out, logits));
   }
-  RETURN_IF_ERROR(print(format_result(outcome.result, outcome.comparison, options.output)));
-  const Status compared = outcome.comparison ? check_comparison(*outcome.comparison) : Status();
-  if (compared.ok()) return recording.status();
-  if (!recording.status().ok()) log_error(recording.status().message());
-  return compared;
+  RETURN_IF_ERROR(print(format_result(*result, options.output)));
+  return first_failure(result->comparison ? check_comparison(*result->comparison) : Status(),
+                       recording.status());
 }
 
-Status run_and_report(const PrefillOptions& options) {
+/// The statistics are written after a failure, too.
+Status run_and_report(const auto& options) {
   StatsReporter reporter(options.stats_json);
+  reporter.add_config("build", build_name());
   Status status = run(options, reporter);
-  const Status written = reporter.write();
-  if (status.ok()) return written;
-  if (!written.ok()) log_error(written.message());
-  return status;
-}
-
-Status run_prefill_command(int argc, const char* const* argv) {
-  ASSIGN_OR_RETURN(const std::optional<PrefillOptions> options, parse_runner_options(argc, argv));
-  return options ? run_and_report(*options) : Status();
+  return first_failure(std::move(status), reporter.write());
 }
 
 }  // namespace
 }  // namespace airlock
 
 int main(int argc, char** argv) {
-  airlock::set_log_name("tee_runner");
-  airlock::Status status = argc > 1 && std::string_view(argv[1]) == "replay"
-                               ? airlock::run_replay_command(argc, argv)
-                               : airlock::run_prefill_command(argc, argv);
-  if (!status.ok()) airlock::log_error(status.message());
-  return airlock::exit_code(status.code());
+  return airlock::run_program(
+      "tee_runner", [&] { return airlock::parse_options(argc, argv); },
+      [](const airlock::Command& command) {
+        return std::visit([](const auto& options) { return airlock::run_and_report(options); },
+                          command);
+      });
 }

@@ -1,16 +1,38 @@
 #include "tee_runner/options.h"
 
 #include <array>
+#include <cerrno>
+#include <charconv>
+#include <fstream>
+#include <limits>
 #include <utility>
 
 #include "base/file.h"
+#include "base/mix.h"
 #include "proto/limits.h"
 #include "runtime/program/command_line.h"
 #include "runtime/program/connection_options.h"
+#include "runtime/replay/material.h"
+#include "runtime/rpc/endpoint.h"
+#include "runtime/trace/trace_reader.h"
+#include "tee_runner/llama/driver.h"
 
 namespace airlock {
 
 namespace {
+
+void declare_shared(const CommandOptions& command, RunnerOptions& options) {
+  constexpr std::int64_t kMostMs = 24LL * 3600 * 1000;
+  declare_endpoint(command, options.endpoint);
+  command.number("--timeout-ms", options.timeout, std::int64_t{1}, kMostMs,
+                 "longest time without a connection or a sign of life (5000)");
+  command.number("--op-timeout-ms", options.op_timeout, std::int64_t{1}, kMostMs,
+                 "longest time of one op (300000)");
+  declare_ring(command, options.ring, RingSide::kRunner);
+  command.text("--stats-json", options.stats_json,
+               "write the statistics (of all sessions) to this file, after a failure too");
+  command.choice("-o,--output", options.output, "form of the result on stdout: md, json, csv");
+}
 
 void declare_model(const CommandOptions& command, PrefillOptions& options) {
   const CommandOption model = command.text(
@@ -67,9 +89,6 @@ void declare_output(const CommandOptions& command, PrefillOptions& options) {
   command.text("--logits-out", options.logits_out,
                "write the logits to this .npy file (float32, mode 0600)");
   command.flag("--all-logits", options.all_logits, "logits of every token, not of the last alone");
-  command.text("--stats-json", options.stats_json,
-               "write the statistics to this file, after a failure too");
-  command.choice("-o,--output", options.output, "form of the result on stdout: md, json, csv");
   const CommandOption record = command.parsed(
       "--record", "FILE",
       "write a trace of every op to this file: shapes, paths, bytes, times, no contents (mode "
@@ -88,6 +107,24 @@ void declare_output(const CommandOptions& command, PrefillOptions& options) {
             "also every tensor, in FILE.safetensors, with digests; slows the run, and reveals what "
             "a TEE hides: the prompt and every activation")
       .needs(record);
+}
+
+void declare_replay(const CommandOptions& command, ReplayOptions& options) {
+  (void)command.text("FILE", options.file, "a trace: of prefill --record, or of airlock_trace")
+      .required();
+  command.choice("--speed", options.speed,
+                 "max: as fast as it goes; recorded: no op before its recorded start");
+  command.number("--repeat", options.repeat, std::size_t{1}, std::size_t{1000000},
+                 "replays of the trace, one after the other");
+  command.number("--clients", options.clients, std::size_t{1}, limits::kMaxClients,
+                 "sessions at once; each replays the whole trace");
+  command.number("--inflight", options.inflight, std::size_t{1}, limits::kMaxRequestsUnderWay,
+                 "ops under way at once in each session; what depended on what is not kept");
+  command.choice("--verify", options.verify,
+                 "compare outputs with the trace's payload: digest (the same bytes), tolerance; "
+                 "exit 4 where one differs");
+  command.number("--seed", options.seed, std::uint64_t{0}, UINT64_MAX,
+                 "seed of the inputs, where the trace has no payload");
 }
 
 /// The trace and its payloads replace what lies there: not what is read, nor another output.
@@ -127,29 +164,124 @@ Status check(const PrefillOptions& options) {
   return {};
 }
 
+/// The statistics are written even after a failure, so they must spare what is replayed.
+Status check(const ReplayOptions& options) {
+  if (options.stats_json.empty()) return {};
+  if (is_same_file(options.stats_json, options.file)) {
+    return {StatusCode::kUsage,
+            "--stats-json {} is the trace that is replayed (see tee_runner replay --help)",
+            options.stats_json};
+  }
+  const auto reader = TraceReader::open(options.file);
+  if (!reader.ok()) return {};  // a bad trace is told of later
+  const std::string payload = payload_path(options.file, reader->header());
+  if (payload.empty() || !is_same_file(payload, options.stats_json)) return {};
+  return {StatusCode::kUsage, "--stats-json {} is the payload of {}", options.stats_json,
+          options.file};
+}
+
+Result<std::optional<Command>> checked(auto& options) {
+  if (options.endpoint.empty()) options.endpoint = default_endpoint().text();
+  RETURN_IF_ERROR(check(options));
+  return std::optional<Command>(std::move(options));
+}
+
+/// Bytes of a prompt file: kMaxTokens ids of up to 15 characters each.
+constexpr std::size_t kMaxPromptBytes = static_cast<std::size_t>(limits::kMaxTokens) * 16;
+
+/// A stream, as a prompt may come from a pipe.
+Result<std::string> read_text(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file)
+    return Status(StatusCode::kInvalidInput, "cannot read {}: {}", path, os_message(errno));
+  std::string text(kMaxPromptBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad()) return Status(StatusCode::kInvalidInput, "cannot read {}", path);
+  text.resize(static_cast<std::size_t>(file.gcount()));
+  if (text.size() > kMaxPromptBytes) {
+    return Status(StatusCode::kInvalidInput, "{} is longer than {} bytes: no prompt is", path,
+                  kMaxPromptBytes);
+  }
+  return text;
+}
+
 }  // namespace
 
-Result<std::optional<PrefillOptions>> parse_runner_options(int argc, const char* const* argv) {
-  PrefillOptions options;
+Result<std::optional<Command>> parse_options(int argc, const char* const* argv) {
   CommandLine line(
       "tee_runner",
       "The trusted side of Airlock: runs LLaMA and asks a gpu_server for the large products.\n"
       "In this mode the server sees token ids and every activation (docs/THREAT_MODEL.md).",
       protocol_suffix());
   line.require_subcommand();
-  const CommandOptions prefill = line.options().subcommand("prefill", "compute a prompt's logits");
-  declare_model(prefill, options);
-  declare_computation(prefill, options);
-  declare_connection(prefill, options);
-  declare_output(prefill, options);
-  line.options().subcommand("replay", "play a trace against a server (tee_runner replay --help)");
+  PrefillOptions prefill;
+  const CommandOptions command = line.options().subcommand("prefill", "compute a prompt's logits");
+  declare_model(command, prefill);
+  declare_computation(command, prefill);
+  declare_shared(command, prefill);
+  declare_output(command, prefill);
+  ReplayOptions replay;
+  const CommandOptions other = line.options().subcommand(
+      "replay",
+      "play a trace against a gpu_server, which may run with --synthetic: the same ops, shapes and "
+      "types, the inputs from the trace's payload or by a seed; prints recorded times beside "
+      "replayed ones");
+  declare_replay(other, replay);
+  declare_shared(other, replay);
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
-  if (!asked) return std::optional<PrefillOptions>();
-  if (!prefill.chosen()) {
-    return Status(StatusCode::kUsage, "replay comes first: tee_runner replay FILE");
+  if (!asked) return std::optional<Command>();
+  return command.chosen() ? checked(prefill) : checked(replay);
+}
+
+Result<std::vector<std::int32_t>> parse_tokens(std::string_view text, std::string_view source) {
+  constexpr std::string_view kSeparators = ", \t\r\n";
+  std::vector<std::int32_t> tokens;
+  for (std::size_t at = text.find_first_not_of(kSeparators); at != std::string_view::npos;) {
+    const std::string_view word = text.substr(at, text.find_first_of(kSeparators, at) - at);
+    std::int64_t value = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+    if (end != word.data() + word.size() || error == std::errc::invalid_argument) {
+      return Status(StatusCode::kUsage,
+                    "{}: '{}' at position {} is not a token id; ids are numbers, separated by "
+                    "commas or white space",
+                    source, word.substr(0, 40), tokens.size());
+    }
+    if (error == std::errc::result_out_of_range || value < 0 ||
+        value > std::numeric_limits<std::int32_t>::max()) {
+      return Status(StatusCode::kInvalidInput, "{}: token id {} at position {} is in no vocabulary",
+                    source, word.substr(0, 40), tokens.size());
+    }
+    tokens.push_back(static_cast<std::int32_t>(value));
+    at = text.find_first_not_of(kSeparators, at + word.size());
   }
-  RETURN_IF_ERROR(check(options));
-  return std::optional<PrefillOptions>(std::move(options));
+  return tokens;
+}
+
+std::vector<std::int32_t> random_tokens(std::int64_t count, std::uint64_t seed,
+                                        std::int64_t vocab) {
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
+  std::uint64_t state = seed;
+  for (std::int32_t& token : tokens) {
+    state += 0x9e3779b97f4a7c15U;
+    token = static_cast<std::int32_t>(mix(state) % static_cast<std::uint64_t>(vocab));
+  }
+  return tokens;
+}
+
+Result<std::vector<std::int32_t>> read_prompt(const PrefillOptions& options, std::int64_t vocab) {
+  std::vector<std::int32_t> tokens;
+  if (options.random_tokens) {
+    tokens = random_tokens(*options.random_tokens, options.seed, vocab);
+  } else if (options.tokens) {
+    ASSIGN_OR_RETURN(tokens, parse_tokens(*options.tokens, "--tokens"));
+  } else {
+    ASSIGN_OR_RETURN(const std::string text, read_text(*options.tokens_file));
+    auto parsed = parse_tokens(text, *options.tokens_file);
+    if (!parsed.ok()) return Status(StatusCode::kInvalidInput, parsed.status().message());
+    tokens = std::move(*parsed);
+  }
+  RETURN_IF_ERROR(check_tokens(tokens, vocab));
+  return tokens;
 }
 
 }  // namespace airlock

@@ -1,19 +1,31 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "base/dtype.h"
 #include "base/status.h"
 #include "runtime/model/forward_plan.h"
+#include "runtime/replay/settings.h"
+#include "runtime/rpc/client.h"
 #include "runtime/text/output_form.h"
-#include "tee_runner/connection_options.h"
 
 namespace airlock {
+
+/// The command line of tee_runner, checked. docs/INTERFACE.md says what each option means.
+
+/// What both subcommands have: how they reach a server, and where their results go.
+struct RunnerOptions : ConnectOptions {
+  std::chrono::milliseconds op_timeout{300000};
+  std::string stats_json;
+  OutputForm output = OutputForm::kMarkdown;
+};
 
 enum class BackendChoice : std::uint8_t { kRemote, kLocal };
 
@@ -27,9 +39,8 @@ constexpr std::string_view name_of(BackendChoice backend) {
   return {};
 }
 
-/// The command line of `tee_runner prefill`, checked. docs/INTERFACE.md says what each option
-/// means.
-struct PrefillOptions : ConnectionOptions {
+/// `tee_runner prefill`.
+struct PrefillOptions : RunnerOptions {
   std::string model;      // a directory; or empty and
   std::string synthetic;  // a config.json; both empty: the server's model by init
   std::uint64_t weights_seed = 0;
@@ -46,16 +57,18 @@ struct PrefillOptions : ConnectionOptions {
   std::size_t repeat = 1;
   std::string logits_out;
   bool all_logits = false;
-  std::string stats_json;
   bool compare_local = false;
   std::string record;          // a trace file; empty: nothing is recorded
   bool record_digest = false;  // both need `record`
   bool record_payload = false;
-  OutputForm output = OutputForm::kMarkdown;
 };
 
+/// `tee_runner replay`.
+struct ReplayOptions : RunnerOptions, ReplaySettings {};
+
+using Command = std::variant<PrefillOptions, ReplayOptions>;
 /// nullopt: --help or --version was asked for and printed. kUsage says what to do.
-Result<std::optional<PrefillOptions>> parse_runner_options(int argc, const char* const* argv);
+Result<std::optional<Command>> parse_options(int argc, const char* const* argv);
 
 /// Token ids, separated by commas or white space. kInvalidInput for a number that is no token id of
 /// any vocabulary; kUsage, naming `source`, for what is no number.

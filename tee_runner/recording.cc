@@ -9,13 +9,14 @@
 #include <filesystem>
 #include <numeric>
 #include <string>
-#include <system_error>
-#include <utility>
 #include <vector>
 
+#include "base/file.h"
 #include "base/log.h"
+#include "runtime/model/digest.h"
 #include "runtime/model/forward_plan.h"
 #include "runtime/stats/report.h"
+#include "runtime/trace/synthesise.h"
 #include "runtime/trace/trace_line.h"
 
 namespace airlock {
@@ -42,14 +43,23 @@ bool is_stdout(const struct stat& info) {
 std::string payload_path(const PrefillOptions& options) { return options.record + ".safetensors"; }
 
 Status no_place(const std::string& path, int error) {
-  return {StatusCode::kInvalidInput, "cannot write the trace {}: {}", path,
-          std::generic_category().message(error)};
+  return {StatusCode::kInvalidInput, "cannot write the trace {}: {}", path, os_message(error)};
 }
 
-}  // namespace
+/// Adds the time of a scope to `cost_ns`.
+class CostTimer {
+ public:
+  explicit CostTimer(std::uint64_t& cost_ns) : cost_ns_(cost_ns), start_ns_(now_ns()) {}
+  ~CostTimer() { cost_ns_ += now_ns() - start_ns_; }
+  CostTimer(const CostTimer&) = delete;
+  CostTimer& operator=(const CostTimer&) = delete;
 
-Status Recording::check_place() const {
-  const std::string& path = options_.record;
+ private:
+  std::uint64_t& cost_ns_;
+  const std::uint64_t start_ns_;
+};
+
+Status check_place(const std::string& path) {
   struct stat info {};
   const bool exists = ::stat(path.c_str(), &info) == 0;
   if (exists && S_ISDIR(info.st_mode)) return no_place(path, EISDIR);
@@ -69,8 +79,8 @@ Status Recording::check_place() const {
   return {};
 }
 
-Status Recording::check_payload_place() const {
-  const std::string path = payload_path(options_);
+Status check_payload_place(const PrefillOptions& options) {
+  const std::string path = payload_path(options);
   const std::string name = base_name(path);
   if (!is_payload_name(name)) {
     return {StatusCode::kUsage,
@@ -79,44 +89,128 @@ Status Recording::check_payload_place() const {
             name};
   }
   std::error_code ignored;
-  if (!options_.model.empty() &&
-      std::filesystem::equivalent(folder_of(path), options_.model, ignored)) {
+  if (!options.model.empty() &&
+      std::filesystem::equivalent(folder_of(path), options.model, ignored)) {
     return {StatusCode::kUsage,
             "--record-payload would put {} among the weights of --model {}: choose another folder "
             "for --record",
-            path, options_.model};
+            path, options.model};
   }
   return PayloadWriter::check_place(path);
 }
 
-Status Recording::check() const {
-  if (options_.record.empty()) return {};
-  RETURN_IF_ERROR(check_place());
-  return options_.record_payload ? check_payload_place() : Status();
-}
-
-TraceHeader Recording::header(const BackendInfo& info, const Session& session) const {
+TraceHeader make_header(const PrefillOptions& options, const BackendInfo& info,
+                        const Recording::Session& session) {
   TraceHeader header;
   header.source = TraceSource::kRecorded;
   header.build = build_name();
   header.host = describe_host(info.device);
   header.started_at = utc_now();
-  header.model = base_name(options_.model.empty() ? options_.synthetic : options_.model);
+  header.model = base_name(options.model.empty() ? options.synthetic : options.model);
   header.dims = info.dims;
   header.digest = info.digest;
   header.tokens = static_cast<std::int64_t>(session.tokens);
-  header.runs = options_.repeat;
+  header.runs = options.repeat;
   header.wire = session.wire;
   header.dtype = info.dtype;
-  header.attention = name_of(options_.attention);
+  header.attention = name_of(options.attention);
   header.backend = session.policy ? "remote" : "local";
   if (session.policy && session.policy->has_ring) {
     header.path_limit_bytes = session.policy->limit_bytes;
     header.ring_slots = static_cast<std::uint32_t>(session.policy->slot_count);
   }
-  header.digests = digests();
-  if (options_.record_payload) header.payload = base_name(payload_path(options_));
+  header.digests = options.record_digest || options.record_payload;
+  if (options.record_payload) header.payload = base_name(payload_path(options));
   return header;
+}
+
+}  // namespace
+
+class RecordingBackend::RecordingPending : public ForwardingPending {
+ public:
+  RecordingPending(RecordingBackend& owner, std::unique_ptr<Pending> inner, TraceRecord record,
+                   std::uint64_t prepare_ns)
+      : ForwardingPending(std::move(inner)),
+        owner_(owner),
+        record_(std::move(record)),
+        prepare_ns_(prepare_ns) {}
+
+  Status submit() override {
+    {
+      const CostTimer timer(owner_.cost_ns_);
+      record_.seq = owner_.next_seq_++;
+      record_.run = owner_.runs_ == 0 ? 0 : owner_.runs_ - 1;
+      if (record_.op != Op::kEmbedding && record_.op != Op::kLmHead) {
+        if (!record_.weights.empty()) owner_.layer_ = record_.weights[0].layer;
+        record_.layer = owner_.layer_;
+      }
+      for (std::size_t i = 0; i < record_.inputs.size(); ++i)
+        owner_.keep(record_, TraceSide::kInput, i, input(i));
+    }
+    const std::uint64_t now = now_ns();
+    if (owner_.origin_ns_ == 0) owner_.origin_ns_ = now - owner_.cost_ns_;
+    // A trace has an op as one span: what prepare() took stands right before submit().
+    record_.start_ns = now - std::min(now, owner_.origin_ns_ + owner_.cost_ns_ + prepare_ns_);
+    return ForwardingPending::submit();
+  }
+  Status wait() override {
+    Status status = ForwardingPending::wait();
+    if (status.ok() && !std::exchange(recorded_, true)) record();
+    return status;
+  }
+
+ private:
+  void record() {
+    const CostTimer timer(owner_.cost_ns_);
+    record_.times = times();
+    record_.times.device = {};
+    record_.slots_in_use = static_cast<std::uint32_t>(slots_in_use());
+    for (std::size_t i = 0; i < record_.outputs.size(); ++i)
+      owner_.keep(record_, TraceSide::kOutput, i, result(i));
+    if (owner_.status_.ok()) owner_.sink_(std::move(record_));
+  }
+
+  RecordingBackend& owner_;
+  TraceRecord record_;
+  const std::uint64_t prepare_ns_;
+  bool recorded_ = false;
+};
+
+void RecordingBackend::begin_run() {
+  if (origin_ns_ == 0) origin_ns_ = now_ns();
+  ++runs_;
+}
+
+Result<std::unique_ptr<Pending>> RecordingBackend::prepare(const OpSpec& spec, Deadline deadline) {
+  const std::uint64_t start_ns = now_ns();
+  ASSIGN_OR_RETURN(auto pending, inner_.prepare(spec, deadline));
+  const std::uint64_t prepare_ns = now_ns() - start_ns;
+  const CostTimer timer(cost_ns_);
+  TraceRecord record = make_record(spec, pending->result_descs(), options_.policy);
+  return std::unique_ptr<Pending>(
+      std::make_unique<RecordingPending>(*this, std::move(pending), std::move(record), prepare_ns));
+}
+
+void RecordingBackend::keep(TraceRecord& record, TraceSide side, std::size_t index,
+                            TensorView tensor) {
+  if (!status_.ok()) return;
+  auto& tensors = side == TraceSide::kInput ? record.inputs : record.outputs;
+  if (options_.payload != nullptr) {
+    auto digest = options_.payload->add(payload_tensor_name(record.seq, side, index), tensor);
+    if (digest.ok()) {
+      tensors[index].sha256 = std::move(*digest);
+    } else {
+      status_ = digest.status();
+    }
+  } else if (options_.digests) {
+    tensors[index].sha256 = sha256_of(tensor.bytes());
+  }
+}
+
+Status Recording::check() const {
+  if (options_.record.empty()) return {};
+  RETURN_IF_ERROR(check_place(options_.record));
+  return options_.record_payload ? check_payload_place(options_) : Status();
 }
 
 Result<Backend*> Recording::start(Backend& inner, const Session& session) {
@@ -134,17 +228,9 @@ Result<Backend*> Recording::start(Backend& inner, const Session& session) {
     ASSIGN_OR_RETURN(payload_, PayloadWriter::create(payload_path(options_), need));
   }
   // What was asked for whole is waited for.
-  ASSIGN_OR_RETURN(writer_, TraceWriter::create(path, header(info, session),
+  ASSIGN_OR_RETURN(writer_, TraceWriter::create(path, make_header(options_, info, session),
                                                 digests() ? TraceWriter::WhenFull::kWait
                                                           : TraceWriter::WhenFull::kDrop));
-  say_start();
-  const RecordingOptions recording{session.policy, digests(), payload_.get()};
-  backend_ = std::make_unique<RecordingBackend>(
-      inner, recording, [this](TraceRecord record) { writer_->add(std::move(record)); });
-  return backend_.get();
-}
-
-void Recording::say_start() const {
   std::string what;
   if (options_.record_payload) {
     what = fmt::format(" and every tensor to {}: the prompt and all activations can be read there",
@@ -152,18 +238,15 @@ void Recording::say_start() const {
   } else if (options_.record_digest) {
     what = " with a digest of every tensor: what a TEE hides can be searched for";
   }
-  log_info(fmt::format("recording a trace to {}{}", options_.record, what));
+  log_info(fmt::format("recording a trace to {}{}", path, what));
+  const RecordingOptions recording{session.policy, digests(), payload_.get()};
+  backend_ = std::make_unique<RecordingBackend>(
+      inner, recording, [this](TraceRecord record) { writer_->add(std::move(record)); });
+  return backend_.get();
 }
 
 void Recording::begin_run() {
   if (backend_) backend_->begin_run();
-}
-
-void Recording::say_cost(std::uint64_t runs_ns) const {
-  if (!digests()) return;
-  log_info(fmt::format("recording cost {:.2f} s of {:.2f} s: {}",
-                       static_cast<double>(*cost_ns_) / 1e9, static_cast<double>(runs_ns) / 1e9,
-                       options_.record_payload ? "digests and payloads" : "digests"));
 }
 
 void Recording::finish(const Result<PrefillResult>& result) {
@@ -174,7 +257,11 @@ void Recording::finish(const Result<PrefillResult>& result) {
   if (result.ok()) {
     const std::uint64_t runs_ns =
         std::accumulate(result->runs_ns.begin(), result->runs_ns.end(), std::uint64_t{0});
-    say_cost(runs_ns);
+    if (digests()) {
+      log_info(fmt::format("recording cost {:.2f} s of {:.2f} s: {}",
+                           static_cast<double>(*cost_ns_) / 1e9, static_cast<double>(runs_ns) / 1e9,
+                           options_.record_payload ? "digests and payloads" : "digests"));
+    }
     if (status_.ok()) status_ = writer_->close(runs_ns - std::min(runs_ns, *cost_ns_));
     if (const std::uint64_t dropped = writer_->dropped(); status_.ok() && dropped > 0) {
       log_warning(fmt::format("{} ops are missing from {}: the disk was too slow", dropped,

@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/status.h"
 #include "proto/path.h"
@@ -11,10 +13,51 @@
 #include "runtime/trace/payload_writer.h"
 #include "runtime/trace/trace_writer.h"
 #include "tee_runner/options.h"
-#include "tee_runner/recording_backend.h"
-#include "tee_runner/run_prefill.h"
+#include "tee_runner/result.h"
 
 namespace airlock {
+
+struct RecordingOptions {
+  // Of the session; nullopt: nothing is crossed.
+  std::optional<PathPolicy> policy;
+  bool digests = false;
+  // Where tensors are kept, with digests; outlives the backend.
+  PayloadWriter* payload = nullptr;
+};
+
+/// Decorates a Backend: gives `sink` a TraceRecord of each op that was waited for. Digests and
+/// payloads are made before submit() and after wait(); the trace's clock stands still meanwhile.
+/// The backend outlives it. One thread.
+class RecordingBackend : public Backend {
+ public:
+  using Sink = std::function<void(TraceRecord)>;
+  RecordingBackend(Backend& inner, const RecordingOptions& options, Sink sink)
+      : inner_(inner), options_(options), sink_(std::move(sink)) {}
+
+  const BackendInfo& info() const override { return inner_.info(); }
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, Deadline deadline) override;
+  /// A prefill begins. Times count from the first call, else from the first submit().
+  void begin_run();
+  /// What recording took of the caller's time so far, `sink` included.
+  std::uint64_t cost_ns() const { return cost_ns_; }
+  /// The payload's first failure; nothing is recorded after it, and the ops go on.
+  const Status& status() const { return status_; }
+
+ private:
+  class RecordingPending;
+  void keep(TraceRecord& record, TraceSide side, std::size_t index, TensorView tensor);
+
+  Backend& inner_;
+  const RecordingOptions options_;
+  const Sink sink_;
+  std::uint64_t cost_ns_ = 0;
+  std::uint64_t origin_ns_ = 0;
+  std::uint64_t runs_ = 0;
+  std::uint64_t next_seq_ = 0;
+  // Of the last op with weights.
+  std::optional<std::uint16_t> layer_;
+  Status status_;
+};
 
 /// The recording that `tee_runner prefill --record` asks for, from the first look at the path to
 /// the closed file; without --record it does nothing. A trace that cannot be written never ends the
@@ -48,11 +91,6 @@ class Recording {
 
  private:
   bool digests() const { return options_.record_digest || options_.record_payload; }
-  Status check_place() const;
-  Status check_payload_place() const;
-  TraceHeader header(const BackendInfo& info, const Session& session) const;
-  void say_start() const;
-  void say_cost(std::uint64_t runs_ns) const;
 
   const PrefillOptions& options_;
   std::unique_ptr<PayloadWriter> payload_;

@@ -11,18 +11,13 @@
 #include <utility>
 #include <vector>
 
-#include "base/file.h"
 #include "base/log.h"
 #include "runtime/program/program.h"
 #include "runtime/replay/replay.h"
 #include "runtime/replay/report.h"
 #include "runtime/rpc/client.h"
 #include "runtime/trace/trace.h"
-#include "runtime/trace/trace_reader.h"
-#include "tee_runner/connect_options.h"
-#include "tee_runner/replay_options.h"
-#include "tee_runner/run_prefill.h"
-#include "tee_runner/stats_reporter.h"
+#include "tee_runner/result.h"
 
 namespace airlock {
 namespace {
@@ -30,7 +25,7 @@ namespace {
 /// What all clients read.
 struct Material {
   std::unique_ptr<ReplayTrace> trace;
-  std::unique_ptr<ReplayPayload> payload;  // null: there is none
+  std::unique_ptr<SafetensorsFile> payload;  // null: there is none
   ReplayInputs inputs;
 };
 
@@ -39,7 +34,7 @@ struct Client {
   explicit Client(const TraceHeader& header) : tally(header) {}
   std::unique_ptr<RecordSource> records;
   std::unique_ptr<ClientSession> session;
-  std::unique_ptr<StatsAttachment> attachment;
+  std::optional<ReportedSession> reported;
   ReplayTally tally;
   Status status;
   std::thread thread;
@@ -69,7 +64,7 @@ Result<Material> read_material(const ReplayOptions& options) {
       !std::filesystem::exists(payload, ignored)) {
     log_warning(fmt::format("the payload {} is not there: inputs are made by --seed", payload));
   } else if (!payload.empty()) {
-    ASSIGN_OR_RETURN(material.payload, ReplayPayload::open(payload));
+    ASSIGN_OR_RETURN(material.payload, SafetensorsFile::open(payload));
   }
   material.inputs = material.payload != nullptr ? recorded_inputs(*material.payload)
                                                 : seeded_inputs(options.seed, header.dims.vocab);
@@ -79,11 +74,8 @@ Result<Material> read_material(const ReplayOptions& options) {
 Status connect_client(Client& client, const ReplayOptions& options, const Material& material,
                       StatsReporter& reporter) {
   ASSIGN_OR_RETURN(client.records, material.trace->make_source());
-  ASSIGN_OR_RETURN(client.session, ClientSession::connect(connect_options(options)));
-  ClientSession& session = *client.session;
-  client.attachment =
-      std::make_unique<StatsAttachment>(reporter, &session.transport_stats(), &session.op_stats());
-  client.attachment->set_goodbye([&session] { session.close(); });
+  ASSIGN_OR_RETURN(client.session, ClientSession::connect(options));
+  client.reported.emplace(reporter, *client.session);
   return {};
 }
 
@@ -93,22 +85,13 @@ Result<Clients> connect_clients(const ReplayOptions& options, const Material& ma
   Clients clients;
   for (std::size_t i = 0; i < options.clients; ++i) {
     clients.push_back(std::make_unique<Client>(material.trace->header()));
-    if (Status status = connect_client(*clients.back(), options, material, reporter);
-        !status.ok()) {
-      return with_client(status, i, options.clients);
-    }
+    RETURN_IF_ERROR(with_client(connect_client(*clients.back(), options, material, reporter), i,
+                                options.clients));
     if (i > 0) continue;  // the first speaks for all: it is one server
     RETURN_IF_ERROR(check_replay_model(material.trace->header(),
                                        clients.back()->session->backend().info(), options.verify));
   }
   return clients;
-}
-
-bool has_recorded_paths(const TraceHeader& header, const PathPolicy& policy) {
-  const bool had_ring = header.path_limit_bytes > 0 && header.ring_slots > 0;
-  if (header.backend != "remote" || had_ring != policy.has_ring) return false;
-  return !had_ring ||
-         (header.path_limit_bytes == policy.limit_bytes && header.ring_slots == policy.slot_count);
 }
 
 /// What does not change while the clients replay.
@@ -119,30 +102,34 @@ ReplayResult describe(const ReplayOptions& options, const Material& material,
   result.trace = material.trace->header();
   result.server = session.backend().info();
   result.recorded_inputs = material.payload != nullptr;
-  result.same_paths = has_recorded_paths(result.trace, session.policy());
-  if (!result.same_paths && result.trace.backend == "remote") {
+  const PathPolicy& policy = session.policy();
+  const std::optional<PathPolicy> recorded = recorded_policy(result.trace);
+  result.same_paths = recorded && recorded->has_ring == policy.has_ring &&
+                      (!policy.has_ring || (recorded->limit_bytes == policy.limit_bytes &&
+                                            recorded->slot_count == policy.slot_count));
+  if (recorded && !result.same_paths) {
     log_warning(
         fmt::format("the session's ring has {} slots of {} bytes, the recorded one {} of {}: "
                     "tensors may take other paths",
-                    session.policy().slot_count, session.policy().limit_bytes,
-                    result.trace.ring_slots, result.trace.path_limit_bytes));
+                    policy.slot_count, policy.limit_bytes, result.trace.ring_slots,
+                    result.trace.path_limit_bytes));
   }
   return result;
 }
 
 void replay_in_thread(Client& client, const ReplayOptions& options, const Material& material,
                       const ReplayVerifier* verifier) {
-  const std::unique_ptr<ReplayClock> clock = make_steady_clock();
+  ReplayClock clock;
   ReplaySettings settings = options;
   if (material.trace->header().source == TraceSource::kSynthesised) {
     settings.speed = ReplaySpeed::kMax;  // it has no times
   }
   Replay replay(
-      {client.session->backend(), *client.records, material.inputs, verifier, *clock, client.tally,
+      {client.session->backend(), *client.records, material.inputs, verifier, clock, client.tally,
        [&session = *client.session] { return session.check(); }, options.op_timeout},
       settings);
   client.status = replay.run();
-  client.attachment->say_goodbye();  // its place at the server is another's to have
+  client.reported->say_goodbye();  // its place at the server is another's to have
 }
 
 /// What --verify says of outputs that were all as recorded, where no client failed.
@@ -152,26 +139,16 @@ Status judge_verified(const ReplayResult& result, const ReplayCounts& sum) {
   return check_verified_all(result.trace, result.cut, {sum.ops() / replays, sum.tensors_checked});
 }
 
-/// The first failure, which decides the exit code; the others are logged.
 Status judge(const Clients& clients, const ReplayResult& result) {
   const ReplayCounts sum = result.sum();
-  Status first;
-  for (std::size_t i = 0; i < clients.size(); ++i) {
-    if (clients[i]->status.ok()) continue;
-    Status status = with_client(clients[i]->status, i, clients.size());
-    if (first.ok()) {
-      first = std::move(status);
-    } else {
-      log_error(status.message());
-    }
-  }
-  if (sum.tensors_differing == 0) return first.ok() ? judge_verified(result, sum) : first;
-  Status mismatch(StatusCode::kMismatch,
-                  "{} of {} compared tensors are not as recorded; the first: {}",
-                  sum.tensors_differing, sum.tensors_checked, sum.first_difference);
-  if (first.ok()) return mismatch;
-  log_error(mismatch.message());
-  return first;
+  Status status;
+  for (std::size_t i = 0; i < clients.size(); ++i)
+    status = first_failure(std::move(status), with_client(clients[i]->status, i, clients.size()));
+  if (sum.tensors_differing == 0) return status.ok() ? judge_verified(result, sum) : status;
+  return first_failure(
+      std::move(status),
+      {StatusCode::kMismatch, "{} of {} compared tensors are not as recorded; the first: {}",
+       sum.tensors_differing, sum.tensors_checked, sum.first_difference});
 }
 
 void read_tallies(const Clients& clients, ReplayResult& result) {
@@ -179,12 +156,26 @@ void read_tallies(const Clients& clients, ReplayResult& result) {
   for (const auto& client : clients) result.clients.push_back({client->tally.counts(), {}});
 }
 
-Status replay(const ReplayOptions& options, StatsReporter& reporter) {
+}  // namespace
+
+Status first_failure(Status first, const Status& later) {
+  if (first.ok()) return later;
+  if (!later.ok()) log_error(later.message());
+  return first;
+}
+
+Status run(const ReplayOptions& options, StatsReporter& reporter) {
+  reporter.add_config("replay", options.file);
+  reporter.add_config("speed", name_of(options.speed));
+  reporter.add_config("repeat", std::to_string(options.repeat));
+  reporter.add_config("clients", std::to_string(options.clients));
+  reporter.add_config("inflight", std::to_string(options.inflight));
+  reporter.add_config("verify", name_of(options.verify));
   ASSIGN_OR_RETURN(const Material material, read_material(options));
   ASSIGN_OR_RETURN(const Clients clients, connect_clients(options, material, reporter));
   ReplayResult result = describe(options, material, *clients[0]->session);
   reporter.set_device(result.server.device);
-  reporter.add_config("dtype", std::string(name_of(result.server.dtype)));
+  reporter.add_config("dtype", name_of(result.server.dtype));
   if (clients.size() == 1) {  // of several sessions, the sums belong to none
     reporter.add_config("epoch", fmt::format("{:016x}", clients[0]->session->epoch()));
   }
@@ -218,39 +209,7 @@ Status replay(const ReplayOptions& options, StatsReporter& reporter) {
   if (!result.cut.empty()) log_warning(result.cut);
   result.transport = reporter.report().transport;
   const Status printed = print(format_replay(result, options.output));
-  Status status = judge(clients, result);
-  return status.ok() ? printed : status;
-}
-
-/// The statistics are written even after a failure: before there is any.
-Status check_spares_payload(const ReplayOptions& options) {
-  const auto reader = TraceReader::open(options.file);
-  if (options.stats_json.empty() || !reader.ok()) return {};  // a bad trace is told of later
-  const std::string payload = payload_path(options.file, reader->header());
-  if (payload.empty() || !is_same_file(payload, options.stats_json)) return {};
-  return {StatusCode::kUsage, "--stats-json {} is the payload of {}", options.stats_json,
-          options.file};
-}
-
-}  // namespace
-
-Status run_replay_command(int argc, const char* const* argv) {
-  ASSIGN_OR_RETURN(const std::optional<ReplayOptions> options, parse_replay_options(argc, argv));
-  if (!options) return {};
-  RETURN_IF_ERROR(check_spares_payload(*options));
-  StatsReporter reporter(options->stats_json);
-  reporter.add_config("build", build_name());
-  reporter.add_config("replay", options->file);
-  reporter.add_config("speed", std::string(name_of(options->speed)));
-  reporter.add_config("repeat", std::to_string(options->repeat));
-  reporter.add_config("clients", std::to_string(options->clients));
-  reporter.add_config("inflight", std::to_string(options->inflight));
-  reporter.add_config("verify", std::string(name_of(options->verify)));
-  Status status = replay(*options, reporter);
-  const Status written = reporter.write();
-  if (status.ok()) return written;
-  if (!written.ok()) log_error(written.message());
-  return status;
+  return first_failure(judge(clients, result), printed);
 }
 
 }  // namespace airlock

@@ -2,12 +2,10 @@
 
 #include <fmt/format.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -17,6 +15,7 @@
 #include "base/deadline.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "runtime/program/program.h"
 
 namespace airlock {
 
@@ -26,23 +25,14 @@ namespace {
 /// could.
 constexpr std::chrono::milliseconds kGoodbyeTime{50};
 
-UniqueFd take_signals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int number : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&signals, number);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-  signal(SIGXFSZ, SIG_IGN);  // a file that may grow no more is an error of that write
-  return UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-}
-
 }  // namespace
 
 StatsReporter::StatsReporter(std::string stats_json)
     : start_ns_(now_ns()),
       path_(std::move(stats_json)),
-      signals_(take_signals()),
+      signals_(take_signals({SIGINT, SIGTERM, SIGUSR1})),
       stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  signal(SIGPIPE, SIG_IGN);
   report_.side = "tee_runner";
   report_.host = describe_host("");
   if (signals_.valid() && stop_.valid()) {
@@ -66,43 +56,9 @@ void StatsReporter::set_device(std::string_view device) {
   report_.host = describe_host(device);
 }
 
-void StatsReporter::add_config(std::string key, std::string value) {
+void StatsReporter::add_config(std::string_view key, std::string_view value) {
   const std::lock_guard lock(mutex_);
-  report_.config.emplace_back(std::move(key), std::move(value));
-}
-
-StatsReporter::SourceId StatsReporter::attach(const TransportStats* transport,
-                                              const OpStatsTable* ops) {
-  const std::lock_guard lock(mutex_);
-  sources_.push_back({next_source_, transport, ops, nullptr});
-  return next_source_++;
-}
-
-StatsReporter::Source* StatsReporter::find(SourceId id) {
-  const auto place = std::ranges::find(sources_, id, &Source::id);
-  return place == sources_.end() ? nullptr : &*place;
-}
-
-void StatsReporter::detach(SourceId source) {
-  const std::lock_guard lock(mutex_);
-  const Source* gone = find(source);
-  if (gone == nullptr) return;
-  if (gone->transport != nullptr) merge(ended_.transport, *gone->transport);
-  if (gone->ops != nullptr) merge(ended_.ops, *gone->ops);
-  std::erase_if(sources_, [source](const Source& s) { return s.id == source; });
-  read_counters();
-}
-
-void StatsReporter::set_goodbye(SourceId source, std::function<void()> goodbye) {
-  const std::lock_guard lock(mutex_);
-  if (Source* found = find(source)) found->goodbye = std::move(goodbye);
-}
-
-void StatsReporter::say_goodbye(SourceId source) {
-  const std::lock_guard lock(mutex_);
-  Source* found = find(source);
-  if (found == nullptr) return;
-  if (const auto goodbye = std::exchange(found->goodbye, nullptr)) goodbye();
+  report_.config.emplace_back(key, value);
 }
 
 void StatsReporter::set_last_words(std::function<void(const SideReport&)> last_words) {
@@ -117,12 +73,11 @@ SideReport StatsReporter::report() {
 }
 
 void StatsReporter::read_counters() {
-  report_.transport = ended_.transport;
-  report_.ops = ended_.ops;
-  for (const Source& source : sources_) {
-    if (source.transport != nullptr) merge(report_.transport, *source.transport);
-    if (source.ops != nullptr) merge(report_.ops, *source.ops);
-  }
+  SessionReport sum = ended_;
+  for (const ReportedSession* session : sessions_) session->add_to(sum);
+  merge(sum.ops, local_ops_);
+  report_.transport = sum.transport;
+  report_.ops = sum.ops;
   report_.tee = snapshot_of(tee_);
   report_.wall_ns = now_ns() - start_ns_;
 }
@@ -155,15 +110,39 @@ void StatsReporter::end_process(unsigned signal) {
   read_counters();
   if (last_words_) last_words_(report_);
   bool any = false;
-  for (Source& source : sources_) {
-    if (const auto goodbye = std::exchange(source.goodbye, nullptr)) {
-      goodbye();
-      any = true;
-    }
-  }
+  for (ReportedSession* session : sessions_) any = session->close() || any;
   if (any) std::this_thread::sleep_for(kGoodbyeTime);
   // The other threads may be deep in an op, so nothing is torn down.
   std::_Exit(exit_code(StatusCode::kCancelled));
+}
+
+ReportedSession::ReportedSession(StatsReporter& reporter, ClientSession& session)
+    : reporter_(reporter), session_(session) {
+  const std::lock_guard lock(reporter_.mutex_);
+  reporter_.sessions_.push_back(this);
+}
+
+ReportedSession::~ReportedSession() {
+  const std::lock_guard lock(reporter_.mutex_);
+  add_to(reporter_.ended_);
+  std::erase(reporter_.sessions_, this);
+}
+
+void ReportedSession::say_goodbye() {
+  const std::lock_guard lock(reporter_.mutex_);
+  close();
+}
+
+/// Whether it was open.
+bool ReportedSession::close() {
+  if (std::exchange(closed_, true)) return false;
+  session_.close();
+  return true;
+}
+
+void ReportedSession::add_to(SessionReport& sum) const {
+  merge(sum.transport, session_.transport_stats());
+  merge(sum.ops, session_.op_stats());
 }
 
 }  // namespace airlock

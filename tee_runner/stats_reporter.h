@@ -6,15 +6,16 @@
 #include <string>
 #include <string_view>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "runtime/rpc/client.h"
 #include "runtime/stats/op_stats.h"
 #include "runtime/stats/report.h"
-#include "runtime/stats/transport_stats.h"
 
 namespace airlock {
+
+class ReportedSession;
 
 /// The runner's statistics: printed as a table on stderr, and written as --stats-json, at the end
 /// of every run (failed or not) and on SIGUSR1. SIGINT and SIGTERM write them too and end the
@@ -32,17 +33,7 @@ class StatsReporter {
   /// Booked by a local backend.
   OpStatsTable& local_ops() { return local_ops_; }
   void set_device(std::string_view device);
-  void add_config(std::string key, std::string value);
-  using SourceId = std::uint64_t;
-  /// Reads these from now on, until detach() keeps their last state; either may be null. What
-  /// several sources counted is added up. StatsAttachment does both.
-  SourceId attach(const TransportStats* transport, const OpStatsTable* ops);
-  void detach(SourceId source);
-  /// `goodbye` leaves the source's server: say_goodbye() calls it once, or a signal that ends the
-  /// process; after detach() nothing does. A server that is not told holds the session for its 10 s
-  /// of silence.
-  void set_goodbye(SourceId source, std::function<void()> goodbye);
-  void say_goodbye(SourceId source);
+  void add_config(std::string_view key, std::string_view value);
   /// Called, with what was counted, by a signal that ends the process, before it does: for the part
   /// of a result that there is. It must not call the reporter. Empty: nothing more is called.
   void set_last_words(std::function<void(const SideReport&)> last_words);
@@ -52,14 +43,8 @@ class StatsReporter {
   Status write();
 
  private:
+  friend class ReportedSession;
   void await_signals();
-  struct Source {
-    SourceId id = 0;
-    const TransportStats* transport = nullptr;
-    const OpStatsTable* ops = nullptr;
-    std::function<void()> goodbye;
-  };
-  Source* find(SourceId id);
   void read_counters();
   [[noreturn]] void end_process(unsigned signal);
 
@@ -67,9 +52,8 @@ class StatsReporter {
   const std::string path_;
   std::mutex mutex_;
   SideReport report_;  // guarded by mutex_, as is all up to last_words_
-  std::vector<Source> sources_;
-  SourceId next_source_ = 1;
-  SessionReport ended_;  // the counters of the sources that were detached
+  std::vector<ReportedSession*> sessions_;
+  SessionReport ended_;  // the counters of the sessions that are gone
   std::function<void(const SideReport&)> last_words_;
   TeeStatsTable tee_;
   OpStatsTable local_ops_;
@@ -78,23 +62,27 @@ class StatsReporter {
   std::thread thread_;
 };
 
-/// Holds an attachment of a StatsReporter while it lives.
-class StatsAttachment {
+/// A session whose counters are in the report, with their last state once this is gone. What
+/// several sessions counted is added up. Session and reporter outlive it.
+class ReportedSession {
  public:
-  StatsAttachment(StatsReporter& reporter, const TransportStats* transport, const OpStatsTable* ops)
-      : reporter_(reporter), source_(reporter.attach(transport, ops)) {}
-  ~StatsAttachment() { reporter_.detach(source_); }
-  StatsAttachment(const StatsAttachment&) = delete;
-  StatsAttachment& operator=(const StatsAttachment&) = delete;
+  ReportedSession(StatsReporter& reporter, ClientSession& session);
+  ~ReportedSession();
+  ReportedSession(const ReportedSession&) = delete;
+  ReportedSession& operator=(const ReportedSession&) = delete;
 
-  void set_goodbye(std::function<void()> goodbye) {
-    reporter_.set_goodbye(source_, std::move(goodbye));
-  }
-  void say_goodbye() { reporter_.say_goodbye(source_); }
+  /// Closes the session, unless a signal that ends the process did. A server that is not told holds
+  /// the session for its 10 s of silence.
+  void say_goodbye();
 
  private:
+  friend class StatsReporter;
+  bool close();
+  void add_to(SessionReport& sum) const;
+
   StatsReporter& reporter_;
-  const StatsReporter::SourceId source_;
+  ClientSession& session_;
+  bool closed_ = false;  // guarded by the reporter's mutex_
 };
 
 }  // namespace airlock

@@ -29,16 +29,11 @@ void demand_text(const JsonReader& value, std::initializer_list<std::string_view
     value.refuse(fmt::format("\"{}\": nothing else is supported", *known.begin()));
 }
 
-void demand_false(const JsonReader& config, std::string_view key) {
-  bool value = false;
-  config.maybe(key, value);
-  if (value) config.at(key).refuse("false: nothing else is supported");
-}
-
-void demand_one(const JsonReader& object, std::string_view key) {
-  double value = 1;
+/// Nothing but `only`, which changes nothing.
+void demand(const JsonReader& object, std::string_view key, auto only) {
+  auto value = only;
   object.maybe(key, value, 1);
-  if (value != 1) object.at(key).refuse("1: nothing else is supported");
+  if (value != only) object.at(key).refuse(fmt::format("{}: nothing else is supported", only));
 }
 
 void check_kind_of_model(const JsonReader& config) {
@@ -54,9 +49,9 @@ void check_kind_of_model(const JsonReader& config) {
           "is set: quantised checkpoints are not supported; use an fp32, fp16 or bf16 one");
     }
   }
-  demand_false(config, "attention_bias");
-  demand_false(config, "mlp_bias");
-  demand_one(config, "partial_rotary_factor");
+  demand(config, "attention_bias", false);
+  demand(config, "mlp_bias", false);
+  demand(config, "partial_rotary_factor", 1.0);
 }
 
 ModelDims read_dims(const JsonReader& config) {
@@ -110,7 +105,7 @@ RopeScaling read_rope_object(const JsonReader& rope, double& theta) {
   for (const auto& [key, value] : rope.members(kMaxMembers)) {
     if (value.json().is_object()) value.refuse("a number or a text");
   }
-  demand_one(rope, "partial_rotary_factor");
+  demand(rope, "partial_rotary_factor", 1.0);
   rope.maybe("rope_theta", theta, kMaxRopeTheta);
   RopeScaling scaling;
   scaling.type = read_rope_type(rope);

@@ -1,19 +1,16 @@
 #include "runtime/model/digest.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/evp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <filesystem>
-#include <random>
 
+#include "base/file.h"
 #include "base/readable_file.h"
-#include "base/unique_fd.h"
 
 namespace airlock {
 
@@ -33,15 +30,6 @@ std::string cache_directory() {
 bool is_digest(std::string_view text) {
   return text.size() == kDigestHexDigits &&
          text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
-
-bool write_all(int fd, std::string_view text) {
-  while (!text.empty()) {
-    const auto put = ::write(fd, text.data(), text.size());
-    if (put <= 0) return false;
-    text.remove_prefix(static_cast<std::size_t>(put));
-  }
-  return true;
 }
 
 }  // namespace
@@ -70,11 +58,16 @@ std::string Sha256::finish() {
   return hex;
 }
 
+std::string sha256_of(std::span<const std::byte> bytes) {
+  Sha256 hash;
+  hash.add(bytes);
+  return hash.finish();
+}
+
 DigestCache::DigestCache(std::string_view key) : directory_(cache_directory()) {
   if (directory_.empty()) return;
-  Sha256 name;
-  name.add(key);
-  path_ = fmt::format("{}/digest-{}", directory_, name.finish().substr(0, 32));
+  const std::string name = sha256_of(std::as_bytes(std::span(key)));
+  path_ = fmt::format("{}/digest-{}", directory_, name.substr(0, 32));
 }
 
 // The file is the digest, a newline, and the identity.
@@ -97,13 +90,7 @@ void DigestCache::store(std::string_view identity, std::string_view digest) cons
   std::error_code ignored;
   std::filesystem::create_directories(std::filesystem::path(directory_).parent_path(), ignored);
   ::mkdir(directory_.c_str(), 0700);
-  std::random_device random;
-  const std::string draft = fmt::format("{}.{}.{:08x}", path_, ::getpid(), random());
-  const UniqueFd fd(
-      ::open(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!fd.valid()) return;
-  const bool written = write_all(fd.get(), fmt::format("{}\n{}", digest, identity));
-  if (!written || ::rename(draft.c_str(), path_.c_str()) != 0) ::unlink(draft.c_str());
+  (void)write_file_atomically(path_, fmt::format("{}\n{}", digest, identity));
 }
 
 }  // namespace airlock

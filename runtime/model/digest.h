@@ -1,14 +1,11 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-
-#include "base/status.h"
 
 namespace airlock {
 
@@ -17,8 +14,6 @@ class Sha256 {
  public:
   Sha256();
   ~Sha256();
-  Sha256(const Sha256&) = delete;
-  Sha256& operator=(const Sha256&) = delete;
 
   void add(std::span<const std::byte> bytes);
   void add(std::string_view text) { add(std::as_bytes(std::span(text))); }
@@ -29,6 +24,8 @@ class Sha256 {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+std::string sha256_of(std::span<const std::byte> bytes);
 
 /// Remembers the digest of a model in $XDG_CACHE_HOME/airlock (else ~/.cache/airlock), one small
 /// 0600 file a `key`, replaced atomically. `identity` is what must not have changed since. A cache

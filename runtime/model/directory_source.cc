@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <map>
@@ -13,9 +11,9 @@
 
 #include "base/convert.h"
 #include "base/log.h"
+#include "base/thread_pool.h"
 #include "runtime/json/reader.h"
 #include "runtime/model/digest.h"
-#include "runtime/model/llama_tensors.h"
 #include "runtime/model/model_source.h"
 #include "runtime/model/safetensors.h"
 
@@ -43,10 +41,6 @@ struct Place {
 using Files = std::map<std::string, std::unique_ptr<SafetensorsFile>>;
 using Places = std::map<std::string, Place>;
 
-Status refuse(const std::string& source, std::string_view what) {
-  return {StatusCode::kInvalidInput, "{}: {}", source, what};
-}
-
 bool exists(const std::string& path) {
   std::error_code ignored;
   return std::filesystem::exists(path, ignored);
@@ -72,103 +66,22 @@ Result<std::map<std::string, std::string>> read_index(const std::string& path) {
   return result;
 }
 
-class DirectorySource : public ModelSource {
- public:
-  DirectorySource(const LlamaConfig& config, std::string directory, Files files, Places places)
-      : config_(config),
-        directory_(std::move(directory)),
-        files_(std::move(files)),
-        places_(std::move(places)) {
-    std::map<DType, std::uint64_t> bytes;
-    for (const auto& [name, place] : places_)
-      bytes[place.dtype] += place.entry->bytes / dtype_bytes(place.dtype);
-    stored_dtype_ = std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) {
-                      return a.second < b.second;
-                    })->first;
-  }
-
-  const LlamaConfig& config() const override { return config_; }
-  DType stored_dtype() const override { return stored_dtype_; }
-  Status read_rows(const std::string& name, std::int64_t first_row,
-                   MutableTensorView out) const override;
-  std::optional<TensorView> mapped(const std::string& name, DType dtype) const override;
-  void release(const std::string& name) const override;
-  Result<std::string> digest() const override;
-
- private:
-  std::string identity() const;
-  bool settled() const;
-  Result<std::string> compute_digest() const;
-  static Result<std::string> hash_tensor(const Place& place);
-
-  LlamaConfig config_;
-  std::string directory_;  // canonical
-  Files files_;
-  Places places_;  // by name; entries point into files_
-  DType stored_dtype_ = DType::kF32;
-};
-
-Status DirectorySource::read_rows(const std::string& name, std::int64_t first_row,
-                                  MutableTensorView out) const {
-  const auto found = places_.find(name);
-  if (found == places_.end())
-    return refuse(directory_, fmt::format("the model has no tensor '{}'", name));
-  const Place& place = found->second;
-  ASSIGN_OR_RETURN(const std::int64_t rows, check_rows(name, place.shape, first_row, out.desc));
-  const auto columns = static_cast<std::size_t>(place.shape[place.shape.rank() - 1]);
-  const std::size_t unit = dtype_bytes(place.dtype);
-  const std::uint64_t offset = static_cast<std::uint64_t>(first_row) * columns * unit;
-  const std::size_t count = static_cast<std::size_t>(rows) * columns;
-  // A read, not a copy from the mapping: a file that shrank is an error here, and would be a fault
-  // there.
-  if (place.dtype == out.desc.dtype)
-    return place.file->read(*place.entry, offset, {out.data, count * unit});
-  std::vector<std::byte> stored(std::min(count * unit, kChunkBytes));
-  std::vector<float> wide(stored.size() / unit);
-  const std::size_t out_unit = dtype_bytes(out.desc.dtype);
-  for (std::size_t done = 0; done < count;) {
-    const std::size_t now = std::min(wide.size(), count - done);
-    RETURN_IF_ERROR(
-        place.file->read(*place.entry, offset + done * unit, std::span(stored).first(now * unit)));
-    load_f32(place.dtype, stored.data(), wide.data(), now);
-    store_f32(out.desc.dtype, wide.data(), out.data + done * out_unit, now);
-    done += now;
-  }
-  return {};
-}
-
-std::optional<TensorView> DirectorySource::mapped(const std::string& name, DType dtype) const {
-  const auto found = places_.find(name);
-  if (found == places_.end() || found->second.dtype != dtype) return std::nullopt;
-  const Place& place = found->second;
-  const auto bytes = place.file->mapped(*place.entry);
-  // The format does not promise alignment; only its usual writers do.
-  if (bytes.empty() || reinterpret_cast<std::uintptr_t>(bytes.data()) % dtype_bytes(dtype) != 0)
-    return std::nullopt;
-  return TensorView{bytes.data(), {.dtype = dtype, .shape = place.shape}};
-}
-
-void DirectorySource::release(const std::string& name) const {
-  if (const auto found = places_.find(name); found != places_.end())
-    found->second.file->release(*found->second.entry);
-}
-
-std::string DirectorySource::identity() const {
-  std::string text = "airlock digest 1\n" + config_to_json(config_) + "\n";
-  for (const auto& [name, file] : files_)
+std::string identity(const LlamaConfig& config, const Files& files) {
+  std::string text = "airlock digest 1\n" + config_to_json(config) + "\n";
+  for (const auto& [name, file] : files)
     text += fmt::format("{} {}\n", file->file().identity(), file->file().path());
   return text;
 }
 
 /// A file that was written a moment ago may be written again without a change of its time stamp.
-bool DirectorySource::settled() const {
+bool settled(const Files& files) {
   const std::int64_t now_s = std::time(nullptr);
-  return std::all_of(files_.begin(), files_.end(), [now_s](const auto& item) {
+  return std::ranges::all_of(files, [now_s](const auto& item) {
     return item.second->file().mtime_s() + kSettledS <= now_s;
   });
 }
 
-Result<std::string> DirectorySource::hash_tensor(const Place& place) {
+Result<std::string> hash_tensor(const Place& place) {
   Sha256 hash;
   std::vector<std::byte> chunk(
       static_cast<std::size_t>(std::min<std::uint64_t>(kChunkBytes, place.entry->bytes)));
@@ -181,26 +94,17 @@ Result<std::string> DirectorySource::hash_tensor(const Place& place) {
   return hash.finish();
 }
 
-Result<std::string> DirectorySource::compute_digest() const {
+/// "NAME DTYPE SHAPE SHA-256" of each tensor, hashed by several threads.
+Result<std::vector<std::string>> hash_tensors(const Places& places) {
   std::vector<const Places::value_type*> items;
-  std::uint64_t total_bytes = 0;
-  for (const auto& item : places_) {
-    items.push_back(&item);
-    total_bytes += item.second.entry->bytes;
-  }
-  if (total_bytes >= kSlowHashBytes) {
-    log_info(
-        fmt::format("computing the digest of {} ({:.1f} GB); it is remembered for the next time",
-                    directory_, static_cast<double>(total_bytes) / 1e9));
-  }
+  for (const auto& item : places) items.push_back(&item);
   std::vector<std::string> lines(items.size());
-  std::atomic<std::size_t> next =
-      0;  // relaxed: only hands out indices; joining the threads publishes the lines
+  // Relaxed: it only hands out indices; joining the threads publishes the lines.
+  std::atomic<std::size_t> next = 0;
   std::mutex mutex;
   Status failure;
   const auto work = [&](std::size_t, std::size_t) {
-    for (std::size_t i = next.fetch_add(1, std::memory_order_relaxed); i < items.size();
-         i = next.fetch_add(1, std::memory_order_relaxed)) {
+    for (std::size_t i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < items.size();) {
       const auto& [name, place] = *items[i];
       const auto hash = hash_tensor(place);
       if (!hash.ok()) {
@@ -214,30 +118,111 @@ Result<std::string> DirectorySource::compute_digest() const {
   };
   const std::size_t threads =
       std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMaxHashThreads);
-  ThreadPool pool(threads);
-  pool.parallel_for(threads, work);
+  ThreadPool(threads).parallel_for(threads, work);
   RETURN_IF_ERROR(failure);
-  Sha256 hash;
-  hash.add("airlock model\n" + config_to_json(config_) + "\n");
-  for (const std::string& line : lines) hash.add(line);
-  return hash.finish();
+  return lines;
 }
 
-Result<std::string> DirectorySource::digest() const {
-  const DigestCache cache(directory_);
-  const std::string before = identity();
-  if (auto known = cache.find(before)) return *known;
-  ASSIGN_OR_RETURN(const std::string digest, compute_digest());
-  if (settled()) cache.store(before, digest);
-  return digest;
-}
+class DirectorySource : public ModelSource {
+ public:
+  DirectorySource(const LlamaConfig& config, std::string directory, Files files, Places places)
+      : config_(config),
+        directory_(std::move(directory)),
+        files_(std::move(files)),
+        places_(std::move(places)) {
+    std::map<DType, std::uint64_t> elements;
+    for (const auto& [name, place] : places_)
+      elements[place.dtype] += place.entry->bytes / dtype_bytes(place.dtype);
+    stored_dtype_ =
+        std::ranges::max_element(elements, {}, [](const auto& item) { return item.second; })->first;
+  }
+
+  const LlamaConfig& config() const override { return config_; }
+  DType stored_dtype() const override { return stored_dtype_; }
+
+  Status read_rows(const std::string& name, std::int64_t first_row,
+                   MutableTensorView out) const override {
+    const Place* place = find(name);
+    if (place == nullptr) {
+      return {StatusCode::kInvalidInput, "{}: the model has no tensor '{}'", directory_, name};
+    }
+    ASSIGN_OR_RETURN(const std::int64_t rows, check_rows(name, place->shape, first_row, out.desc));
+    const auto columns = static_cast<std::size_t>(place->shape[place->shape.rank() - 1]);
+    const std::size_t unit = dtype_bytes(place->dtype);
+    const std::uint64_t offset = static_cast<std::uint64_t>(first_row) * columns * unit;
+    const std::size_t count = static_cast<std::size_t>(rows) * columns;
+    // A read, not a copy from the mapping: a file that shrank is an error here, and would be a
+    // fault there.
+    if (place->dtype == out.desc.dtype)
+      return place->file->read(*place->entry, offset, {out.data, count * unit});
+    std::vector<std::byte> stored(std::min(count * unit, kChunkBytes));
+    std::vector<float> wide(stored.size() / unit);
+    const std::size_t out_unit = dtype_bytes(out.desc.dtype);
+    for (std::size_t done = 0; done < count;) {
+      const std::size_t now = std::min(wide.size(), count - done);
+      RETURN_IF_ERROR(place->file->read(*place->entry, offset + done * unit,
+                                        std::span(stored).first(now * unit)));
+      load_f32(place->dtype, stored.data(), wide.data(), now);
+      store_f32(out.desc.dtype, wide.data(), out.data + done * out_unit, now);
+      done += now;
+    }
+    return {};
+  }
+
+  std::optional<TensorView> mapped(const std::string& name, DType dtype) const override {
+    const Place* place = find(name);
+    if (place == nullptr || place->dtype != dtype) return std::nullopt;
+    const auto bytes = place->file->mapped(*place->entry);
+    // The format does not promise alignment; only its usual writers do.
+    if (bytes.empty() || reinterpret_cast<std::uintptr_t>(bytes.data()) % dtype_bytes(dtype) != 0)
+      return std::nullopt;
+    return TensorView{bytes.data(), {.dtype = dtype, .shape = place->shape}};
+  }
+
+  void release(const std::string& name) const override {
+    if (const Place* place = find(name)) place->file->release(*place->entry);
+  }
+
+  Result<std::string> digest() const override {
+    const DigestCache cache(directory_);
+    const std::string before = identity(config_, files_);
+    if (auto known = cache.find(before)) return *known;
+    std::uint64_t bytes = 0;
+    for (const auto& [name, place] : places_) bytes += place.entry->bytes;
+    if (bytes >= kSlowHashBytes) {
+      log_info(
+          fmt::format("computing the digest of {} ({:.1f} GB); it is remembered for the next time",
+                      directory_, static_cast<double>(bytes) / 1e9));
+    }
+    ASSIGN_OR_RETURN(const std::vector<std::string> lines, hash_tensors(places_));
+    Sha256 hash;
+    hash.add("airlock model\n" + config_to_json(config_) + "\n");
+    for (const std::string& line : lines) hash.add(line);
+    std::string digest = hash.finish();
+    if (settled(files_)) cache.store(before, digest);
+    return digest;
+  }
+
+ private:
+  const Place* find(const std::string& name) const {
+    const auto found = places_.find(name);
+    return found == places_.end() ? nullptr : &found->second;
+  }
+
+  LlamaConfig config_;
+  std::string directory_;  // canonical
+  Files files_;
+  Places places_;  // by name; entries point into files_
+  DType stored_dtype_ = DType::kF32;
+};
 
 Result<Files> open_files(const std::string& directory,
                          const std::map<std::string, std::string>& index) {
   std::set<std::string> names;
   for (const auto& [tensor, file] : index) names.insert(file);
   if (names.size() > kMaxShards)
-    return refuse(directory, fmt::format("{} shards, at most {}", names.size(), kMaxShards));
+    return Status(StatusCode::kInvalidInput, "{}: {} shards, at most {}", directory, names.size(),
+                  kMaxShards);
   Files files;
   for (const std::string& name : names) {
     ASSIGN_OR_RETURN(auto file, SafetensorsFile::open(directory + "/" + name));
@@ -253,28 +238,25 @@ Result<Places> place_tensors(const LlamaConfig& config, const std::string& direc
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
     const auto listed = index.find(tensor.name);
     if (listed == index.end()) {
-      return refuse(
-          directory,
-          fmt::format("the tensor '{}' is missing{}", tensor.name,
-                      tensor.name == kLmHeadName ? " (and tie_word_embeddings is false)" : ""));
+      return Status(StatusCode::kInvalidInput, "{}: the tensor '{}' is missing{}", directory,
+                    tensor.name,
+                    tensor.name == kLmHeadName ? " (and tie_word_embeddings is false)" : "");
     }
     const SafetensorsFile& file = *files.at(listed->second);
+    const auto refuse = [&](const std::string& what) {
+      return Status(StatusCode::kInvalidInput, "{}: tensor '{}' {}", file.file().path(),
+                    tensor.name, what);
+    };
     const SafetensorsEntry* entry = file.find(tensor.name);
-    if (entry == nullptr) {
-      return refuse(
-          file.file().path(),
-          fmt::format("the tensor '{}' is missing; the index says it is here", tensor.name));
-    }
+    if (entry == nullptr) return refuse("is missing; the index says it is here");
     if (!entry->dtype) {
-      return refuse(file.file().path(),
-                    fmt::format("tensor '{}' has dtype {}; supported are F32, F16 and BF16",
-                                tensor.name, entry->dtype_text));
+      return refuse(
+          fmt::format("has dtype {}; supported are F32, F16 and BF16", entry->dtype_text));
     }
     const auto shape = Shape::make(entry->shape);
     if (!shape || *shape != tensor.shape) {
       return refuse(
-          file.file().path(),
-          fmt::format("tensor '{}' has shape {}, the config asks for {}", tensor.name,
+          fmt::format("has shape {}, the config asks for {}",
                       shape ? shape->to_string() : fmt::format("of rank {}", entry->shape.size()),
                       tensor.shape.to_string()));
     }
@@ -303,9 +285,12 @@ void log_ignored(const std::string& directory, const Places& places,
 Result<std::unique_ptr<ModelSource>> open_model_directory(const std::string& given) {
   std::error_code error;
   const std::string directory = std::filesystem::canonical(given, error).string();
-  if (error) return refuse(given, fmt::format("no such model directory: {}", error.message()));
+  if (error) {
+    return Status(StatusCode::kInvalidInput, "{}: no such model directory: {}", given,
+                  error.message());
+  }
   if (!std::filesystem::is_directory(directory, error))
-    return refuse(given, "not a directory; --model takes one");
+    return Status(StatusCode::kInvalidInput, "{}: not a directory; --model takes one", given);
   ASSIGN_OR_RETURN(const LlamaConfig config, load_config(directory + "/config.json"));
   std::map<std::string, std::string> index;
   Files files;
@@ -317,10 +302,9 @@ Result<std::unique_ptr<ModelSource>> open_model_directory(const std::string& giv
     ASSIGN_OR_RETURN(index, read_index(directory + "/" + kIndexName));
     ASSIGN_OR_RETURN(files, open_files(directory, index));
   } else {
-    return refuse(
-        given,
-        fmt::format("has neither {} nor {}{}", kSingleName, kIndexName,
-                    exists(directory + "/pytorch_model.bin") ? "; convert pytorch_model.bin" : ""));
+    return Status(StatusCode::kInvalidInput, "{}: has neither {} nor {}{}", given, kSingleName,
+                  kIndexName,
+                  exists(directory + "/pytorch_model.bin") ? "; convert pytorch_model.bin" : "");
   }
   ASSIGN_OR_RETURN(auto places, place_tensors(config, directory, files, index));
   log_ignored(directory, places, index);

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <initializer_list>
-#include <string_view>
 #include <utility>
 
 #include "proto/limits.h"
@@ -108,29 +107,27 @@ std::vector<PlannedOp> list_ops(const ModelDims& dims, const ForwardShape& shape
 
 Result<std::vector<PlannedOp>> plan_forward(const ModelDims& dims, const ForwardShape& shape,
                                             std::int64_t chunk) {
-  const auto refuse = [&](StatusCode code, std::string_view why) {
-    return Status(code, "{} tokens from position {}: {}", shape.tokens, shape.position, why);
+  const auto refuse = [&](const Status& why) {
+    return why.with_context(
+        fmt::format("{} tokens from position {}", shape.tokens, shape.position));
   };
   if (shape.tokens < 1 || shape.position < 0 || shape.position > limits::kMaxTokens ||
       shape.tokens > limits::kMaxTokens - shape.position) {
-    return refuse(StatusCode::kInvalidInput,
-                  fmt::format("there are positions from 0 to {}", limits::kMaxTokens - 1));
+    return refuse(
+        {StatusCode::kInvalidInput, "there are positions from 0 to {}", limits::kMaxTokens - 1});
   }
   std::vector<PlannedOp> plan;
   for (const ForwardShape& pass : split_prompt(shape, chunk)) {
     for (PlannedOp& op : list_ops(dims, pass)) plan.push_back(std::move(op));
     if (plan.size() > kMaxPlannedOps) {
-      return refuse(StatusCode::kResourceExhausted,
-                    fmt::format(
-                        "more than {} ops with this config; feed the prompt in pieces (--chunk)",
-                        kMaxPlannedOps));
+      return refuse({StatusCode::kResourceExhausted,
+                     "more than {} ops with this config; feed the prompt in pieces (--chunk)",
+                     kMaxPlannedOps});
     }
   }
   for (const PlannedOp& op : plan) {
     const auto results = op_results(op.spec, dims);
-    if (!results.ok())
-      return refuse(results.status().code(),
-                    fmt::format("{}: {}", name_of(op.spec.op), results.status().message()));
+    if (!results.ok()) return refuse(results.status().with_context(name_of(op.spec.op)));
   }
   return plan;
 }

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,15 +8,13 @@
 
 #include "base/status.h"
 #include "base/tensor.h"
-#include "base/thread_pool.h"
 #include "runtime/model/config.h"
 
 namespace airlock {
 
 /// Where a model's tensors come from: a Hugging Face directory or a generator. Tensor names are
-/// transformers' own
-/// ("model.layers.0.self_attn.q_proj.weight"); all of LLaMA's are there with the shape that the
-/// config demands, in a float type (checked at create). Any thread may read.
+/// transformers' own ("model.layers.0.self_attn.q_proj.weight"); all of LLaMA's are there with the
+/// shape that the config demands, in a float type (checked at create). Any thread may read.
 class ModelSource {
  public:
   virtual ~ModelSource() = default;
@@ -44,6 +41,20 @@ Result<std::unique_ptr<ModelSource>> make_synthetic_model(const std::string& con
 std::string weight_name(const WeightId& id);  // "model.layers.L.self_attn.q_proj.weight"
 inline constexpr const char* kEmbedName = "model.embed_tokens.weight";
 inline constexpr const char* kLmHeadName = "lm_head.weight";  // absent where tied
+
+/// A tensor that a LLaMA model must have.
+struct ExpectedTensor {
+  std::string name;
+  Shape shape;  // [rows, columns], norms [hidden]
+};
+/// Every tensor of the model, in the order of the layers, whose input norm comes first and whose
+/// post-attention norm last; no lm_head.weight where it is tied to the embedding.
+std::vector<ExpectedTensor> expected_tensors(const LlamaConfig& config);
+/// For those who implement read_rows(): checks that `out` can hold rows of a tensor of shape
+/// `tensor` from first_row on; the count of rows that it asks for.
+Result<std::int64_t> check_rows(const std::string& name, const Shape& tensor,
+                                std::int64_t first_row, const TensorDesc& out);
+
 /// All norm weights, fp32 [2 * layers + 1, hidden]: input and post-attention norm of each layer,
 /// then the final norm.
 Result<Tensor> read_norms(const ModelSource& model);

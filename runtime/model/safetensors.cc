@@ -6,8 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <system_error>
+#include <utility>
 
+#include "base/file.h"
 #include "proto/limits.h"
 #include "runtime/json/reader.h"
 
@@ -18,10 +19,6 @@ namespace {
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::size_t kMaxNameBytes = 1024;
 constexpr std::size_t kMaxRank = 16;
-
-Status refuse(const std::string& source, std::string_view what) {
-  return {StatusCode::kInvalidInput, "{}: {}", source, what};
-}
 
 std::optional<DType> dtype_of(std::string_view text) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
@@ -86,54 +83,43 @@ SafetensorsEntry read_entry(std::string_view name, const JsonReader& json,
   return entry;
 }
 
-Status check_coverage(const std::vector<SafetensorsEntry>& entries, std::uint64_t data_offset,
+/// Sorts the entries by where they lie.
+Status check_coverage(std::vector<SafetensorsEntry>& entries, std::uint64_t data_offset,
                       std::uint64_t file_bytes, const std::string& source) {
-  std::vector<const SafetensorsEntry*> by_offset;
-  for (const SafetensorsEntry& entry : entries) by_offset.push_back(&entry);
-  std::sort(by_offset.begin(), by_offset.end(), [](const auto* a, const auto* b) {
-    return a->file_offset != b->file_offset ? a->file_offset < b->file_offset : a->bytes < b->bytes;
+  std::ranges::sort(entries, {}, [](const SafetensorsEntry& entry) {
+    return std::pair(entry.file_offset, entry.bytes);
   });
   std::uint64_t end = data_offset;
-  for (const SafetensorsEntry* entry : by_offset) {
-    if (entry->file_offset != end) {
-      return refuse(
-          source,
-          fmt::format(
-              "tensor '{}' begins at byte {} of the data, {} byte {} where the one before ends",
-              printable(entry->name), entry->file_offset - data_offset,
-              entry->file_offset < end ? "overlapping:" : "leaving a hole:", end - data_offset));
+  for (const SafetensorsEntry& entry : entries) {
+    if (entry.file_offset != end) {
+      return Status(
+          StatusCode::kInvalidInput,
+          "{}: tensor '{}' begins at byte {} of the data, {} byte {} where the one before ends",
+          source, printable(entry.name), entry.file_offset - data_offset,
+          entry.file_offset < end ? "overlapping:" : "leaving a hole:", end - data_offset);
     }
-    end += entry->bytes;
+    end += entry.bytes;
   }
-  if (end != file_bytes) {
-    return refuse(source, fmt::format("{} bytes behind the last tensor", file_bytes - end));
-  }
-  return {};
+  if (end == file_bytes) return {};
+  return Status(StatusCode::kInvalidInput, "{}: {} bytes behind the last tensor", source,
+                file_bytes - end);
 }
 
 }  // namespace
 
 std::string_view safetensors_dtype(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return "F32";
-    case DType::kF16:
-      return "F16";
-    case DType::kBF16:
-      return "BF16";
-    case DType::kI32:
-      return "I32";
-    case DType::kU8:
-      return "U8";
-  }
-  return "U8";
+  constexpr auto kNames = std::to_array<std::string_view>({"F32", "F16", "BF16", "I32", "U8"});
+  static_assert(kNames.size() == kCountOf<DType>);
+  return kNames[index_of(dtype)];
 }
 
 Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view json,
                                                                std::uint64_t file_bytes,
                                                                const std::string& source) {
   const std::uint64_t data_offset = kLengthBytes + json.size();
-  if (data_offset > file_bytes) return refuse(source, "its header does not fit the file");
+  if (data_offset > file_bytes) {
+    return Status(StatusCode::kInvalidInput, "{}: its header does not fit the file", source);
+  }
   const std::string header = source + ": header";
   ASSIGN_OR_RETURN(const Json root, parse_json(json, header));
   Status status;
@@ -145,8 +131,7 @@ Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view 
   }
   RETURN_IF_ERROR(status);
   RETURN_IF_ERROR(check_coverage(entries, data_offset, file_bytes, source));
-  std::sort(entries.begin(), entries.end(),
-            [](const auto& a, const auto& b) { return a.name < b.name; });
+  std::ranges::sort(entries, {}, &SafetensorsEntry::name);
   return entries;
 }
 
@@ -154,7 +139,8 @@ Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::open(const std::string
   ASSIGN_OR_RETURN(ReadableFile file, ReadableFile::open(path));
   const std::uint64_t file_bytes = file.size_bytes();
   if (file_bytes < kLengthBytes) {
-    return refuse(path, fmt::format("has {} bytes, too few for a safetensors file", file_bytes));
+    return Status(StatusCode::kInvalidInput, "{}: has {} bytes, too few for a safetensors file",
+                  path, file_bytes);
   }
   std::array<std::byte, kLengthBytes> length{};
   RETURN_IF_ERROR(file.read_at(0, length));
@@ -162,15 +148,14 @@ Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::open(const std::string
   for (std::size_t i = 0; i < kLengthBytes; ++i)
     header_bytes |= std::to_integer<std::uint64_t>(length[i]) << (8 * i);
   if (header_bytes > file_bytes - kLengthBytes) {
-    return refuse(
-        path,
-        fmt::format(
-            "its header length is {}, beyond the file of {} bytes (truncated, or not safetensors)",
-            header_bytes, file_bytes));
+    return Status(StatusCode::kInvalidInput,
+                  "{}: its header length is {}, beyond the file of {} bytes (truncated, or not "
+                  "safetensors)",
+                  path, header_bytes, file_bytes);
   }
   if (header_bytes > limits::kMaxSafetensorsHeaderBytes) {
-    return refuse(path, fmt::format("its header has {} bytes, at most {} are taken", header_bytes,
-                                    limits::kMaxSafetensorsHeaderBytes));
+    return Status(StatusCode::kInvalidInput, "{}: its header has {} bytes, at most {} are taken",
+                  path, header_bytes, limits::kMaxSafetensorsHeaderBytes);
   }
   std::string json(header_bytes, '\0');
   RETURN_IF_ERROR(file.read_at(kLengthBytes, std::as_writable_bytes(std::span(json))));
@@ -178,22 +163,16 @@ Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::open(const std::string
   void* base = ::mmap(nullptr, file_bytes, PROT_READ, MAP_SHARED, file.fd(), 0);
   if (base == MAP_FAILED) {
     return Status(StatusCode::kResourceExhausted, "{}: cannot map {} bytes: {}", path, file_bytes,
-                  std::generic_category().message(errno));
+                  os_message(errno));
   }
   return std::unique_ptr<SafetensorsFile>(new SafetensorsFile(std::move(file), std::move(entries),
                                                               static_cast<const std::byte*>(base)));
 }
 
-SafetensorsFile::SafetensorsFile(ReadableFile file, std::vector<SafetensorsEntry> entries,
-                                 const std::byte* base)
-    : file_(std::move(file)), entries_(std::move(entries)), base_(base) {}
-
 SafetensorsFile::~SafetensorsFile() { ::munmap(const_cast<std::byte*>(base_), file_.size_bytes()); }
 
 const SafetensorsEntry* SafetensorsFile::find(std::string_view name) const {
-  const auto place = std::lower_bound(
-      entries_.begin(), entries_.end(), name,
-      [](const SafetensorsEntry& entry, std::string_view key) { return entry.name < key; });
+  const auto place = std::ranges::lower_bound(entries_, name, {}, &SafetensorsEntry::name);
   return place != entries_.end() && place->name == name ? &*place : nullptr;
 }
 

@@ -58,7 +58,8 @@ class SafetensorsFile {
   void release(const SafetensorsEntry& entry) const;
 
  private:
-  SafetensorsFile(ReadableFile file, std::vector<SafetensorsEntry> entries, const std::byte* base);
+  SafetensorsFile(ReadableFile file, std::vector<SafetensorsEntry> entries, const std::byte* base)
+      : file_(std::move(file)), entries_(std::move(entries)), base_(base) {}
 
   ReadableFile file_;
   std::vector<SafetensorsEntry> entries_;

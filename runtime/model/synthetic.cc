@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <map>
 #include <numbers>
 
 #include "base/convert.h"
+#include "base/mix.h"
 #include "runtime/model/digest.h"
-#include "runtime/model/llama_tensors.h"
 #include "runtime/model/model_source.h"
 
 namespace airlock {
@@ -21,13 +20,6 @@ constexpr std::uint64_t kGeneratorVersion = 1;
 constexpr std::size_t kQuantileCount = 65536;
 constexpr std::size_t kLanes = 4;  // elements from one 64-bit mix, 16 bits each
 constexpr float kNormSpread = 0.1F;
-
-/// splitmix64's finalizer.
-constexpr std::uint64_t mix(std::uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
-  return z ^ (z >> 31);
-}
 
 /// FNV-1a.
 std::uint64_t hash_name(std::string_view name) {
@@ -51,20 +43,18 @@ double lower_quantile(double p) {
 
 /// The quantiles at the middles of 65536 equal parts, rounded to multiples of 2^-16: so the last
 /// bits of a libm do not matter, and values are the same on every machine.
-std::vector<float> make_quantiles() {
-  std::vector<float> table(kQuantileCount);
-  for (std::size_t i = 0; i < kQuantileCount / 2; ++i) {
-    const double p = (static_cast<double>(i) + 0.5) / static_cast<double>(kQuantileCount);
-    const auto value = static_cast<float>(std::round(lower_quantile(p) * 65536.0) / 65536.0);
-    table[i] = value;
-    table[kQuantileCount - 1 - i] = -value;
-  }
-  return table;
-}
-
 const float* quantiles() {
-  static const std::vector<float> table = make_quantiles();
-  return table.data();
+  static const std::vector<float> kTable = [] {
+    std::vector<float> table(kQuantileCount);
+    for (std::size_t i = 0; i < kQuantileCount / 2; ++i) {
+      const double p = (static_cast<double>(i) + 0.5) / static_cast<double>(kQuantileCount);
+      const auto value = static_cast<float>(std::round(lower_quantile(p) * 65536.0) / 65536.0);
+      table[i] = value;
+      table[kQuantileCount - 1 - i] = -value;
+    }
+    return table;
+  }();
+  return kTable.data();
 }
 
 /// Elements [first, first + count) of the stream `key`, times `scale` plus `offset`.
@@ -77,10 +67,9 @@ void generate(std::uint64_t key, std::uint64_t first, float scale, float offset,
   const auto value = [&](std::uint64_t bits, std::uint64_t lane) {
     return table[(bits >> (16 * lane)) & 0xffffU] * scale + offset;
   };
+  const auto element = [&](std::uint64_t at) { return value(bits_of(at / kLanes), at % kLanes); };
   std::size_t done = 0;
-  for (; done < count && (first + done) % kLanes != 0; ++done) {
-    out[done] = value(bits_of((first + done) / kLanes), (first + done) % kLanes);
-  }
+  for (; done < count && (first + done) % kLanes != 0; ++done) out[done] = element(first + done);
   for (; count - done >= kLanes; done += kLanes) {
     const std::uint64_t bits = bits_of((first + done) / kLanes);
     out[done] = value(bits, 0);
@@ -88,9 +77,7 @@ void generate(std::uint64_t key, std::uint64_t first, float scale, float offset,
     out[done + 2] = value(bits, 2);
     out[done + 3] = value(bits, 3);
   }
-  for (; done < count; ++done) {
-    out[done] = value(bits_of((first + done) / kLanes), (first + done) % kLanes);
-  }
+  for (; done < count; ++done) out[done] = element(first + done);
 }
 
 class SyntheticModel : public ModelSource {
@@ -135,10 +122,9 @@ class SyntheticModel : public ModelSource {
   void release(const std::string& /*name*/) const override {}
 
   Result<std::string> digest() const override {
-    Sha256 hash;
-    hash.add(fmt::format("airlock synthetic model\ngenerator {}\nseed {}\n{}\n", kGeneratorVersion,
-                         seed_, config_to_json(config_)));
-    return hash.finish();
+    const std::string text = fmt::format("airlock synthetic model\ngenerator {}\nseed {}\n{}\n",
+                                         kGeneratorVersion, seed_, config_to_json(config_));
+    return sha256_of(std::as_bytes(std::span(text)));
   }
 
  private:

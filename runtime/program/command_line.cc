@@ -12,24 +12,33 @@
 
 namespace airlock {
 
-CommandOption CommandOption::required() const {
-  option_->required();
-  return *this;
+std::optional<std::uint64_t> parse_size(std::string_view text) {
+  std::uint64_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc()) return std::nullopt;
+  std::size_t shift = 0;
+  if (stop != end) {
+    const std::size_t unit = std::string_view("KMGkmg").find(*stop);
+    if (stop + 1 != end || unit == std::string_view::npos) return std::nullopt;
+    shift = 10 * (unit % 3 + 1);
+  }
+  if (number > (~std::uint64_t{0} >> shift)) return std::nullopt;
+  return number << shift;
 }
 
+CommandOption CommandOption::required() const { return CommandOption(option_->required()); }
+
 CommandOption CommandOption::excludes(CommandOption other) const {
-  option_->excludes(other.option_);
-  return *this;
+  return CommandOption(option_->excludes(other.option_));
 }
 
 CommandOption CommandOption::needs(CommandOption other) const {
-  option_->needs(other.option_);
-  return *this;
+  return CommandOption(option_->needs(other.option_));
 }
 
 CommandOption CommandOption::count(std::size_t least, std::size_t most) const {
-  option_->expected(static_cast<int>(least), static_cast<int>(most));
-  return *this;
+  return CommandOption(option_->expected(static_cast<int>(least), static_cast<int>(most)));
 }
 
 bool CommandOption::given() const { return option_->count() > 0; }

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -20,6 +21,10 @@ class Option;
 }  // namespace CLI
 
 namespace airlock {
+
+/// "64", "4K", "128M", "1G" (either case; powers of 1024) as bytes; nullopt for anything else and
+/// for what 64 bits do not hold.
+std::optional<std::uint64_t> parse_size(std::string_view text);
 
 /// One declared option: a handle that its CommandLine outlives.
 class CommandOption {
@@ -57,17 +62,36 @@ class CommandOptions {
   /// A number of [least, most].
   template <std::integral T, typename Target>
   CommandOption number(const std::string& name, Target& value, T least, T most,
-                       const std::string& help) const;
+                       const std::string& help) const {
+    return parsed(name, "N", help, [&value, least, most](const std::string& text) -> Status {
+      T number = 0;
+      const char* const end = text.data() + text.size();
+      const auto [stop, error] = std::from_chars(text.data(), end, number);
+      if (error == std::errc() && stop == end && number >= least && number <= most) {
+        value = static_cast<Target>(number);
+        return {};
+      }
+      return {StatusCode::kUsage, "'{}' is not a number from {} to {}", text, least, most};
+    });
+  }
   CommandOption real(const std::string& name, double& value, double least, double most,
                      const std::string& help) const;
   /// One of the names of E's values, or of `among`.
   template <typename E>
   CommandOption choice(const std::string& name, E& value, const std::string& help,
-                       std::span<const E> among = kValuesOf<E>) const;
+                       std::span<const E> among = kValuesOf<E>) const {
+    return choice(name, help, names(among),
+                  [&value](const std::string& word) { value = *from_name<E>(word); });
+  }
   /// The same, or "auto" for nullopt.
   template <typename E>
   CommandOption choice(const std::string& name, std::optional<E>& value, const std::string& help,
-                       std::span<const E> among = kValuesOf<E>) const;
+                       std::span<const E> among = kValuesOf<E>) const {
+    std::vector<std::string_view> words = names(among);
+    words.insert(words.begin(), "auto");
+    return choice(name, help, words,
+                  [&value](const std::string& word) { value = from_name<E>(word); });
+  }
 
   CommandOptions subcommand(const std::string& name, const std::string& description) const;
   /// Whether this subcommand was asked for.
@@ -93,8 +117,6 @@ class CommandLine {
   CommandLine(std::string program, const std::string& description,
               std::string_view version_suffix = {});
   ~CommandLine();
-  CommandLine(const CommandLine&) = delete;
-  CommandLine& operator=(const CommandLine&) = delete;
 
   CommandOptions options() const { return CommandOptions(app_.get()); }
   /// One subcommand has to be given.
@@ -108,37 +130,5 @@ class CommandLine {
   std::string program_;
   std::unique_ptr<CLI::App> app_;
 };
-
-template <std::integral T, typename Target>
-CommandOption CommandOptions::number(const std::string& name, Target& value, T least, T most,
-                                     const std::string& help) const {
-  return parsed(name, "N", help, [&value, least, most](const std::string& text) -> Status {
-    T number = 0;
-    const char* const end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(text.data(), end, number);
-    if (error == std::errc() && stop == end && number >= least && number <= most) {
-      value = static_cast<Target>(number);
-      return {};
-    }
-    return {StatusCode::kUsage, "'" + text + "' is not a number from " + std::to_string(least) +
-                                    " to " + std::to_string(most)};
-  });
-}
-
-template <typename E>
-CommandOption CommandOptions::choice(const std::string& name, E& value, const std::string& help,
-                                     std::span<const E> among) const {
-  return choice(name, help, names(among),
-                [&value](const std::string& word) { value = *from_name<E>(word); });
-}
-
-template <typename E>
-CommandOption CommandOptions::choice(const std::string& name, std::optional<E>& value,
-                                     const std::string& help, std::span<const E> among) const {
-  std::vector<std::string_view> words = names(among);
-  words.insert(words.begin(), "auto");
-  return choice(name, help, words,
-                [&value](const std::string& word) { value = from_name<E>(word); });
-}
 
 }  // namespace airlock

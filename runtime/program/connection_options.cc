@@ -7,7 +7,6 @@
 
 #include "proto/handshake.h"
 #include "proto/limits.h"
-#include "runtime/program/sizes.h"
 
 namespace airlock {
 

@@ -12,11 +12,6 @@ void merge_known(std::optional<std::uint64_t>& sum, const std::optional<std::uin
   sum = sum && value ? std::optional(add_saturating(*sum, *value)) : std::nullopt;
 }
 
-std::optional<Path> header_path_of(const TraceHeader& header) {
-  if (header.backend != "remote") return std::nullopt;
-  return PathPolicy{.has_ring = header.path_limit_bytes > 0 && header.ring_slots > 0}.header_path();
-}
-
 }  // namespace
 
 void ReplaySide::merge(const ReplaySide& other) {
@@ -38,12 +33,6 @@ void ReplayCounts::merge(const ReplayCounts& other) {
   end_ns = std::max(end_ns, other.end_ns);
 }
 
-ReplayTally::ReplayTally(const TraceHeader& header)
-    : source_(header.source),
-      header_path_(header_path_of(header)),
-      recorded_wall_ns_(header.source == TraceSource::kSynthesised ? std::nullopt
-                                                                   : header.wall_ns) {}
-
 void ReplayTally::begin(std::uint64_t now_ns) {
   const std::lock_guard lock(mutex_);
   counts_.start_ns = counts_.end_ns = now_ns;
@@ -55,8 +44,8 @@ void ReplayTally::book(const TraceRecord& record, const OpTimes& times, std::uin
   counts_.replayed.sums.add(record, start_ns, times);
   counts_.end_ns = std::max(counts_.end_ns, start_ns + times.total_ns);
   counts_.recorded.sums.add(record);
-  if (header_path_) {
-    PathSnapshot& path = counts_.recorded.sums.paths[*header_path_];
+  if (policy_) {
+    PathSnapshot& path = counts_.recorded.sums.paths[policy_->header_path()];
     ++path.sent.messages;
     ++path.received.messages;
   }
@@ -78,9 +67,11 @@ void ReplayTally::end_pass() {
   const std::lock_guard lock(mutex_);
   ReplaySide& recorded = counts_.recorded;
   BusyTime& busy = recorded.sums.busy;
+  const std::optional<std::uint64_t> wall_ns =
+      header_.source == TraceSource::kSynthesised ? std::nullopt : header_.wall_ns;
   // The header's wall also holds the TEE's work after the last op.
-  merge(recorded.wall_ns, std::max(recorded_wall_ns_.value_or(0), busy.wall_ns()));
-  merge_known(recorded.between_ns, between_ops_ns(source_, busy, recorded_wall_ns_));
+  merge(recorded.wall_ns, std::max(wall_ns.value_or(0), busy.wall_ns()));
+  merge_known(recorded.between_ns, between_ops_ns(header_.source, busy, wall_ns));
   busy = BusyTime();
 }
 
@@ -90,7 +81,7 @@ ReplayCounts ReplayTally::counts() const {
   ReplaySide& recorded = counts.recorded;
   if (const BusyTime& busy = recorded.sums.busy; busy.begun()) {  // the pass that is under way
     merge(recorded.wall_ns, busy.wall_ns());
-    merge_known(recorded.between_ns, between_ops_ns(source_, busy, std::nullopt));
+    merge_known(recorded.between_ns, between_ops_ns(header_.source, busy, std::nullopt));
   }
   ReplaySide& replayed = counts.replayed;
   replayed.wall_ns = replayed.sums.busy.wall_ns();

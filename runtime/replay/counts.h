@@ -6,6 +6,7 @@
 #include <string>
 
 #include "runtime/backend.h"
+#include "runtime/replay/material.h"
 #include "runtime/trace/summary.h"
 #include "runtime/trace/trace.h"
 
@@ -43,7 +44,8 @@ struct ReplayCounts {
 /// Counts one client's replay. One thread books, any thread reads.
 class ReplayTally {
  public:
-  explicit ReplayTally(const TraceHeader& header);
+  explicit ReplayTally(const TraceHeader& header)
+      : header_(header), policy_(recorded_policy(header)) {}
 
   void begin(std::uint64_t now_ns);
   /// An op that took `times` from `start_ns` on.
@@ -56,11 +58,9 @@ class ReplayTally {
   ReplayCounts counts() const;
 
  private:
-  const TraceSource source_;
-  // Of the recorded messages' headers; nullopt: the recorded ops crossed nothing.
-  const std::optional<Path> header_path_;
-  // nullopt: not known.
-  const std::optional<std::uint64_t> recorded_wall_ns_;
+  const TraceHeader header_;
+  // nullopt: the recorded ops crossed nothing.
+  const std::optional<PathPolicy> policy_;
   mutable std::mutex mutex_;
   // Guarded. Its summaries hold the time under way of this pass (recorded) and of all (replayed).
   ReplayCounts counts_;

@@ -12,22 +12,18 @@ namespace {
 // A recorded gap may be as long as a file says: in between, a look at the server.
 constexpr std::uint64_t kLongestSleepNs = 100'000'000;
 
-class SteadyClock final : public ReplayClock {
- public:
-  std::uint64_t now_ns() override { return airlock::now_ns(); }
-  void sleep_until(std::uint64_t at_ns) override {
-    const std::uint64_t now = now_ns();
-    if (at_ns > now) std::this_thread::sleep_for(std::chrono::nanoseconds(at_ns - now));
-  }
-};
-
 std::string op_text(const TraceRecord& record) {
   return fmt::format("op {} ({})", record.seq, name_of(record.op));
 }
 
 }  // namespace
 
-std::unique_ptr<ReplayClock> make_steady_clock() { return std::make_unique<SteadyClock>(); }
+std::uint64_t ReplayClock::now_ns() { return airlock::now_ns(); }
+
+void ReplayClock::sleep_until(std::uint64_t at_ns) {
+  const std::uint64_t now = now_ns();
+  if (at_ns > now) std::this_thread::sleep_for(std::chrono::nanoseconds(at_ns - now));
+}
 
 Status Replay::run() {
   parts_.tally.begin(parts_.clock.now_ns());
@@ -65,32 +61,26 @@ Status Replay::submit(const TraceRecord& record) {
       return status.with_context(fmt::format("waiting for the start of {}", op_text(record)));
     }
   }
-  Status started = start(record);
-  if (!started.ok()) (void)drain();  // what was asked before counts; this failure is the first
-  return started;
+  const Status started = start(record);
+  if (started.ok()) return {};
+  (void)drain();  // what was asked before counts; this failure is the first
+  return started.with_context(op_text(record));
 }
 
 Status Replay::start(const TraceRecord& record) {
   const std::uint64_t asked_ns = parts_.clock.now_ns();
-  auto pending = parts_.backend.prepare(record.spec(), Deadline::after(parts_.op_timeout));
+  ASSIGN_OR_RETURN(auto pending,
+                   parts_.backend.prepare(record.spec(), Deadline::after(parts_.op_timeout)));
   const std::uint64_t prepare_ns = parts_.clock.now_ns() - asked_ns;
-  if (!pending.ok()) return pending.status().with_context(op_text(record));
   for (std::size_t i = 0; i < record.inputs.size(); ++i) {
-    if (Status filled = parts_.inputs(record, i, (*pending)->input(i)); !filled.ok()) {
-      return filled.with_context(op_text(record));
-    }
-    if (parts_.verifier == nullptr) continue;
-    const TensorView filled = (*pending)->input(i);
-    if (Status right = parts_.verifier->check_input(record, i, filled); !right.ok()) {
-      return right.with_context(op_text(record));
-    }
+    RETURN_IF_ERROR(parts_.inputs(record, i, pending->input(i)));
+    if (parts_.verifier != nullptr)
+      RETURN_IF_ERROR(parts_.verifier->check_input(record, i, pending->input(i)));
   }
   // The op's time is one span: what prepare() took stands right before submit().
   const std::uint64_t start_ns = parts_.clock.now_ns() - prepare_ns;
-  if (Status status = (*pending)->submit(); !status.ok()) {
-    return status.with_context(op_text(record));
-  }
-  under_way_.push_back({record, start_ns, std::move(*pending)});
+  RETURN_IF_ERROR(pending->submit());
+  under_way_.push_back({record, start_ns, std::move(pending)});
   return {};
 }
 
@@ -100,10 +90,6 @@ Status Replay::await_start(const TraceRecord& record) {
   if (record.start_ns <= *first_start_ns_) return {};
   const std::uint64_t due_ns = pass_start_ns_ + (record.start_ns - *first_start_ns_);
   while (!under_way_.empty() && parts_.clock.now_ns() < due_ns) RETURN_IF_ERROR(complete_oldest());
-  return sleep_until(due_ns);
-}
-
-Status Replay::sleep_until(std::uint64_t due_ns) {
   for (std::uint64_t now = parts_.clock.now_ns(); now < due_ns;) {
     if (parts_.check_server) RETURN_IF_ERROR(parts_.check_server());
     parts_.clock.sleep_until(std::min(due_ns, now + kLongestSleepNs));
@@ -116,14 +102,15 @@ Status Replay::sleep_until(std::uint64_t due_ns) {
 Status Replay::complete_oldest() {
   const UnderWay op = std::move(under_way_.front());
   under_way_.pop_front();
-  if (Status status = op.pending->wait(); !status.ok()) {
-    return status.with_context(op_text(op.record));
+  Status status = op.pending->wait();
+  if (status.ok()) {
+    parts_.tally.book(op.record, op.pending->times(), op.start_ns);
+    if (parts_.verifier == nullptr) return {};
+    status = verify(op);
+    if (status.ok()) return {};
+    book_rest();
   }
-  parts_.tally.book(op.record, op.pending->times(), op.start_ns);
-  if (parts_.verifier == nullptr) return {};
-  Status verified = verify(op);
-  if (!verified.ok()) book_rest();
-  return verified;
+  return status.with_context(op_text(op.record));
 }
 
 /// After a failure of our own: the server did its part, and that counts.
@@ -142,11 +129,11 @@ Status Replay::drain() {
 
 Status Replay::verify(const UnderWay& op) {
   for (std::size_t i = 0; i < op.record.outputs.size(); ++i) {
-    auto difference = parts_.verifier->check(op.record, i, op.pending->result(i));
-    if (!difference.ok()) return difference.status().with_context(op_text(op.record));
-    parts_.tally.book_check(
-        *difference ? fmt::format("{}, output {}: {}", op_text(op.record), i, **difference)
-                    : std::string());
+    ASSIGN_OR_RETURN(std::string difference,
+                     parts_.verifier->check(op.record, i, op.pending->result(i)));
+    if (!difference.empty())
+      difference = fmt::format("{}, output {}: {}", op_text(op.record), i, difference);
+    parts_.tally.book_check(difference);
   }
   return {};
 }

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <chrono>
-#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -11,21 +10,19 @@
 #include "base/status.h"
 #include "runtime/backend.h"
 #include "runtime/replay/counts.h"
-#include "runtime/replay/inputs.h"
-#include "runtime/replay/records.h"
+#include "runtime/replay/material.h"
 #include "runtime/replay/settings.h"
 #include "runtime/replay/verify.h"
 
 namespace airlock {
 
-/// Tells the time to a replay and waits for it.
+/// Tells the time to a replay and waits for it: the steady clock, or a test's.
 class ReplayClock {
  public:
   virtual ~ReplayClock() = default;
-  virtual std::uint64_t now_ns() = 0;
-  virtual void sleep_until(std::uint64_t at_ns) = 0;
+  virtual std::uint64_t now_ns();
+  virtual void sleep_until(std::uint64_t at_ns);
 };
-std::unique_ptr<ReplayClock> make_steady_clock();
 
 /// What a replay stands on; all of it outlives the replay.
 struct ReplayParts {
@@ -65,7 +62,6 @@ class Replay {
   Status submit(const TraceRecord& record);
   Status start(const TraceRecord& record);
   Status await_start(const TraceRecord& record);
-  Status sleep_until(std::uint64_t due_ns);
   Status complete_oldest();
   Status drain();
   void book_rest();

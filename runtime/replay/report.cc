@@ -44,8 +44,8 @@ struct TimeShares {
 
 /// Everything that more than one form prints.
 struct Figures {
-  explicit Figures(const ReplayResult& result)
-      : counts(result.sum()), recorded(counts.recorded), replayed(counts.replayed) {
+  explicit Figures(const ReplayResult& of)
+      : result(of), counts(of.sum()), recorded(counts.recorded), replayed(counts.replayed) {
     const double seconds = static_cast<double>(counts.wall_ns()) / 1e9;
     if (seconds > 0) {
       ops_per_s = static_cast<double>(counts.ops()) / seconds;
@@ -54,16 +54,14 @@ struct Figures {
   }
   std::uint64_t bytes() const { return counts.replayed.sums.all.bytes(); }
   /// visit(name, recorded, replayed) of each op that was replayed.
-  template <typename Visit>
-  void visit_ops(Visit&& visit) const {
+  void visit_ops(const auto& visit) const {
     for (const Op op : kComputeOps) {
       const OpSums& sums = counts.replayed.sums.ops[op];
       if (sums.calls != 0) visit(name_of(op), counts.recorded.sums.ops[op], sums);
     }
   }
   /// visit(path, "sent" or "received", recorded, replayed).
-  template <typename Visit>
-  void visit_paths(Visit&& visit) const {
+  void visit_paths(const auto& visit) const {
     for (const Path path : kPaths) {
       const PathSnapshot& a = counts.recorded.sums.paths[path];
       const PathSnapshot& b = counts.replayed.sums.paths[path];
@@ -72,6 +70,7 @@ struct Figures {
     }
   }
 
+  const ReplayResult& result;
   ReplayCounts counts;
   TimeShares recorded;
   TimeShares replayed;
@@ -92,37 +91,37 @@ std::optional<std::string_view> text_or_null(std::string_view text) {
   return text.empty() ? std::nullopt : std::optional(text);
 }
 
-JsonObject direction_json(const DirectionSnapshot& direction) {
+/// What `visit(each)` shows.
+JsonObject object_of(const auto& visit) {
   JsonObject json;
-  DirectionSnapshot::visit([&](std::string_view key, std::uint64_t n) { json.add(key, n); },
-                           direction);
+  visit([&json](std::string_view key, std::uint64_t number) { json.add(key, number); });
   return json;
 }
 
 JsonObject paths_json(const TransportSnapshot& recorded, const TransportSnapshot& replayed) {
-  const auto flow = [](const PathSnapshot& path) {
-    return JsonObject{{"sent", direction_json(path.sent)},
-                      {"received", direction_json(path.received)}};
+  const auto flow = [](const DirectionSnapshot& direction) {
+    return object_of([&](const auto& each) { DirectionSnapshot::visit(each, direction); });
+  };
+  const auto both = [&](const PathSnapshot& path) {
+    return JsonObject{{"sent", flow(path.sent)}, {"received", flow(path.received)}};
   };
   JsonObject json;
   for (const Path path : kPaths) {
     json.add(name_of(path),
-             JsonObject{{"recorded", flow(recorded[path])}, {"replayed", flow(replayed[path])}});
+             JsonObject{{"recorded", both(recorded[path])}, {"replayed", both(replayed[path])}});
   }
   return json;
 }
 
 JsonObject ops_json(const Figures& figures) {
-  const auto times_json = [](const OpTimes& times) {
-    JsonObject json;
-    visit_times([&](std::string_view key, std::uint64_t ns) { json.add(key, ns); }, times);
-    return json;
+  const auto times = [](const OpSums& sums) {
+    return object_of([&](const auto& each) { visit_times(each, sums.times); });
   };
   JsonObject json;
   figures.visit_ops([&](std::string_view name, const OpSums& recorded, const OpSums& replayed) {
     json.add(name, JsonObject{{"calls", replayed.calls},
-                              {"recorded", times_json(recorded.times)},
-                              {"replayed", times_json(replayed.times)},
+                              {"recorded", times(recorded)},
+                              {"replayed", times(replayed)},
                               {"ratio", ratio(recorded, replayed)},
                               {"latency_ns", histogram_json(replayed.call_ns)}});
   });
@@ -150,8 +149,8 @@ std::vector<JsonObject> clients_json(const ReplayResult& result) {
   return clients;
 }
 
-std::string format_json(const ReplayResult& result) {
-  const Figures figures(result);
+std::string format_json(const Figures& figures) {
+  const ReplayResult& result = figures.result;
   const ReplayCounts& counts = figures.counts;
   const ReplaySettings& settings = result.settings;
   return JsonObject{
@@ -192,8 +191,7 @@ std::string format_json(const ReplayResult& result) {
 
 // --- csv
 
-std::string format_csv(const ReplayResult& result) {
-  const Figures figures(result);
+std::string format_csv(const Figures& figures) {
   const ReplayCounts& counts = figures.counts;
   Table table({"kind", "name", "field", "recorded", "replayed"});
   figures.visit_ops([&](std::string_view name, const OpSums& recorded, const OpSums& replayed) {
@@ -228,13 +226,13 @@ std::string format_csv(const ReplayResult& result) {
   const auto total = [&table](std::string_view field, const Cell& value) {
     table.add({"total", "replay", field, {}, value});
   };
-  total("complete", result.complete ? 1 : 0);
+  total("complete", figures.result.complete ? 1 : 0);
   total("wall_ns", counts.wall_ns());
   total("ops", counts.ops());
   total("bytes", figures.bytes());
   total("ops_per_s", figures.ops_per_s);
   total("gb_per_s", figures.gb_per_s);
-  const std::string_view verify = name_of(result.settings.verify);
+  const std::string_view verify = name_of(figures.result.settings.verify);
   table.add({"verify", verify, "tensors", {}, counts.tensors_checked});
   table.add({"verify", verify, "differing", {}, counts.tensors_differing});
   return table.csv();
@@ -256,7 +254,7 @@ std::string md_ops(const Figures& figures) {
   return table.markdown(Table::Padding::kNone);
 }
 
-std::string md_paths(const ReplayResult& result, const Figures& figures) {
+std::string md_paths(const Figures& figures) {
   Table table({left("path"), "messages recorded", "replayed", "tensors recorded", "replayed",
                "bytes recorded", "replayed"});
   figures.visit_paths([&](std::string_view path, std::string_view direction,
@@ -270,15 +268,15 @@ std::string md_paths(const ReplayResult& result, const Figures& figures) {
     table.add(std::move(row));
   });
   std::string text = table.markdown(Table::Padding::kNone);
-  if (result.trace.backend == "local") {
+  if (figures.result.trace.backend == "local") {
     text += "\nThe trace was recorded with --backend local: nothing crossed then.\n";
-  } else if (!result.same_paths) {
+  } else if (!figures.result.same_paths) {
     text += "\nThe session's ring is not the recorded one: tensors may have taken other paths.\n";
   }
   return text;
 }
 
-std::string md_time(const Figures& figures, std::uint64_t dropped) {
+std::string md_time(const Figures& figures) {
   Table table({left("share of the time"), "TEE", "wire", "queue", "server", "idle", "wall ms"});
   const auto add = [&table](const char* name, const TimeShares& shares) {
     Cells row = {name};
@@ -291,7 +289,7 @@ std::string md_time(const Figures& figures, std::uint64_t dropped) {
   add("recorded", figures.recorded);
   add("replayed", figures.replayed);
   std::string text = table.markdown(Table::Padding::kNone);
-  if (dropped > 0) {
+  if (const std::uint64_t dropped = figures.result.trace.dropped; dropped > 0) {
     text += fmt::format(
         "\n{} ops are missing from the trace, as the disk could not keep up: recorded, their time "
         "counts as the TEE's.\n",
@@ -312,8 +310,8 @@ std::string md_failures(const ReplayResult& result) {
   return text;
 }
 
-std::string format_markdown(const ReplayResult& result) {
-  const Figures figures(result);
+std::string format_markdown(const Figures& figures) {
+  const ReplayResult& result = figures.result;
   const ReplayCounts& counts = figures.counts;
   const ReplaySettings& settings = result.settings;
   Table total({"clients", "repeat", "in flight", left("speed"), "wall ms", "ops", "ops/s",
@@ -322,8 +320,7 @@ std::string format_markdown(const ReplayResult& result) {
              Cell::ms(counts.wall_ns()), counts.ops(), Cell::real(figures.ops_per_s, 1),
              Cell::real(static_cast<double>(figures.bytes()) / 1e9, 3),
              Cell::real(figures.gb_per_s, 3)});
-  std::string text = md_ops(figures) + '\n' + md_paths(result, figures) + '\n' +
-                     md_time(figures, result.trace.dropped) + '\n' +
+  std::string text = md_ops(figures) + '\n' + md_paths(figures) + '\n' + md_time(figures) + '\n' +
                      total.markdown(Table::Padding::kNone);
   if (settings.verify != ReplayVerify::kNone) {
     text += fmt::format("\n--verify {}: {} of {} tensors differ.\n", name_of(settings.verify),
@@ -344,15 +341,16 @@ ReplayCounts ReplayResult::sum() const {
 }
 
 std::string format_replay(const ReplayResult& result, OutputForm form) {
+  const Figures figures(result);
   switch (form) {
     case OutputForm::kJson:
-      return format_json(result);
+      return format_json(figures);
     case OutputForm::kCsv:
-      return format_csv(result);
+      return format_csv(figures);
     case OutputForm::kMarkdown:
       break;
   }
-  return format_markdown(result);
+  return format_markdown(figures);
 }
 
 }  // namespace airlock

@@ -23,12 +23,6 @@ std::string dims_text(const ModelDims& dims) {
                      dims.head_dim, dims.vocab);
 }
 
-std::string digest_of(TensorView tensor) {
-  Sha256 sha256;
-  sha256.add(tensor.bytes());
-  return sha256.finish();
-}
-
 double error_of(float got, float expected) {
   if (got == expected || (std::isnan(got) && std::isnan(expected))) return 0;
   const double error = std::abs(static_cast<double>(got) - static_cast<double>(expected));
@@ -40,31 +34,25 @@ double error_of(float got, float expected) {
 Status ReplayVerifier::check_input(const TraceRecord& record, std::size_t index,
                                    TensorView input) const {
   if (mode_ != ReplayVerify::kDigest) return {};
-  const std::string digest = digest_of(input);
+  const std::string digest = sha256_of(input.bytes());
   if (digest == record.inputs[index].sha256) return {};
-  return {StatusCode::kInvalidInput,
-          "{}: tensor '{}' is not the recorded one: SHA-256 {}, recorded {}",
-          payload_->path(),
-          payload_tensor_name(record.seq, TraceSide::kInput, index),
-          digest,
-          record.inputs[index].sha256};
+  return Status(StatusCode::kInvalidInput,
+                "{}: tensor '{}' is not the recorded one: SHA-256 {}, recorded {}",
+                payload_->file().path(), payload_tensor_name(record.seq, TraceSide::kInput, index),
+                digest, record.inputs[index].sha256);
 }
 
-Result<std::optional<std::string>> ReplayVerifier::check(const TraceRecord& record,
-                                                         std::size_t index, TensorView got) const {
+Result<std::string> ReplayVerifier::check(const TraceRecord& record, std::size_t index,
+                                          TensorView got) const {
   if (mode_ == ReplayVerify::kTolerance) return check_values(record, index, got);
-  std::optional<std::string> difference;
-  if (mode_ == ReplayVerify::kNone) return difference;
-  const std::string digest = digest_of(got);
-  if (digest != record.outputs[index].sha256) {
-    difference = fmt::format("SHA-256 {}, recorded {}", digest, record.outputs[index].sha256);
-  }
-  return difference;
+  const std::string digest = sha256_of(got.bytes());
+  const std::string& recorded = record.outputs[index].sha256;
+  if (digest == recorded) return std::string();
+  return fmt::format("SHA-256 {}, recorded {}", digest, recorded);
 }
 
-Result<std::optional<std::string>> ReplayVerifier::check_values(const TraceRecord& record,
-                                                                std::size_t index,
-                                                                TensorView got) const {
+Result<std::string> ReplayVerifier::check_values(const TraceRecord& record, std::size_t index,
+                                                 TensorView got) const {
   const DType dtype = got.desc.dtype;  // of a result: always a float type
   const std::size_t element_bytes = dtype_bytes(dtype);
   std::array<std::byte, kChunkCount * sizeof(float)> raw;
@@ -75,8 +63,9 @@ Result<std::optional<std::string>> ReplayVerifier::check_values(const TraceRecor
   const std::size_t count = got.desc.elements();
   for (std::size_t first = 0; first < count; first += kChunkCount) {
     const std::size_t chunk = std::min(kChunkCount, count - first);
-    RETURN_IF_ERROR(payload_->read(record, TraceSide::kOutput, index, first * element_bytes,
-                                   std::span(raw).first(chunk * element_bytes)));
+    RETURN_IF_ERROR(read_recorded(*payload_, record, TraceSide::kOutput, index,
+                                  first * element_bytes,
+                                  std::span(raw).first(chunk * element_bytes)));
     load_f32(dtype, raw.data(), expected.data(), chunk);
     load_f32(dtype, got.data + first * element_bytes, values.data(), chunk);
     for (std::size_t i = 0; i < chunk; ++i) {
@@ -86,12 +75,9 @@ Result<std::optional<std::string>> ReplayVerifier::check_values(const TraceRecor
       }
     }
   }
-  std::optional<std::string> difference;
-  if (worst > tolerance_ * largest) {
-    difference = fmt::format("an error of {:.3g} of the largest recorded, the tolerance is {:g}",
-                             worst / std::max(largest, 1e-300), tolerance_);
-  }
-  return difference;
+  if (worst <= tolerance_ * largest) return std::string();
+  return fmt::format("an error of {:.3g} of the largest recorded, the tolerance is {:g}",
+                     worst / std::max(largest, 1e-300), tolerance_);
 }
 
 Status check_can_verify(const TraceHeader& header, ReplayVerify verify) {

@@ -1,13 +1,12 @@
 #pragma once
 
 #include <cstddef>
-#include <optional>
 #include <string>
 
 #include "base/status.h"
 #include "base/tensor.h"
 #include "runtime/backend.h"
-#include "runtime/replay/inputs.h"
+#include "runtime/replay/material.h"
 #include "runtime/replay/settings.h"
 #include "runtime/trace/trace.h"
 
@@ -16,24 +15,23 @@ namespace airlock {
 /// Compares outputs with the recorded ones. Thread-safe.
 class ReplayVerifier {
  public:
-  /// `payload` outlives it; kDigest does not read it. `tolerance` is relative to the largest of the
-  /// recorded tensor.
-  ReplayVerifier(ReplayVerify mode, const ReplayPayload* payload, double tolerance)
+  /// `mode` is not kNone. `payload` outlives it; kDigest does not read it. `tolerance` is relative
+  /// to the largest of the recorded tensor.
+  ReplayVerifier(ReplayVerify mode, const SafetensorsFile* payload, double tolerance)
       : mode_(mode), payload_(payload), tolerance_(tolerance) {}
 
   /// Whether an input from the payload is the one of the trace; kInvalidInput naming the payload
   /// where not. kDigest only: the other modes know no digests.
   Status check_input(const TraceRecord& record, std::size_t index, TensorView input) const;
-  /// nullopt: as recorded; else what is not. Reads each byte of `got` once. kInvalidInput where the
-  /// payload does not fit the trace.
-  Result<std::optional<std::string>> check(const TraceRecord& record, std::size_t index,
-                                           TensorView got) const;
+  /// What is not as recorded; empty: nothing. Reads each byte of `got` once. kInvalidInput where
+  /// the payload does not fit the trace.
+  Result<std::string> check(const TraceRecord& record, std::size_t index, TensorView got) const;
 
  private:
-  Result<std::optional<std::string>> check_values(const TraceRecord& record, std::size_t index,
-                                                  TensorView got) const;
+  Result<std::string> check_values(const TraceRecord& record, std::size_t index,
+                                   TensorView got) const;
   ReplayVerify mode_;
-  const ReplayPayload* payload_;
+  const SafetensorsFile* payload_;
   double tolerance_;
 };
 

@@ -1,5 +1,3 @@
-#include "tee_runner/llama/attention.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -21,27 +19,20 @@ constexpr std::size_t kKeyRows = QueryBlock::kKeys;
 /// that a row goes through the same steps in each.
 struct GroupData {
   std::size_t position;  // of the first query
-  std::size_t end;       // behind the last query and key
-  std::size_t head_dim;
-  std::size_t pitch;
+  std::size_t tokens;
   std::size_t query_heads;
-  std::size_t first_block;     // position rounded down to kQueryRows
-  std::size_t query_rows;      // from there to end rounded up
-  std::vector<float> queries;  // [query_heads, query_rows, pitch], rotated
-  std::vector<float> keys;     // blocks of [head_dim, kKeyRows]
-  std::vector<float> values;   // [end rounded up to kKeyRows, pitch]
+  std::size_t head_dim;
 
-  GroupData(std::size_t first, std::size_t tokens, std::size_t heads, std::size_t width)
-      : position(first),
-        end(first + tokens),
-        head_dim(width),
-        pitch(round_up(width, QueryBlock::kPitchStep)),
-        query_heads(heads),
-        first_block(first / kQueryRows * kQueryRows),
-        query_rows(round_up(end, kQueryRows) - first_block),
-        queries(query_heads * query_rows * pitch),
-        keys(round_up(end, kKeyRows) * head_dim),
-        values(round_up(end, kKeyRows) * pitch) {}
+  std::size_t end = position + tokens;  // behind the last query and key
+  std::size_t pitch = round_up(head_dim, QueryBlock::kPitchStep);
+  std::size_t first_block = position / kQueryRows * kQueryRows;
+  std::size_t query_rows = round_up(end, kQueryRows) - first_block;
+  // [query_heads, query_rows, pitch], rotated.
+  std::vector<float> queries = std::vector<float>(query_heads * query_rows * pitch);
+  // Blocks of [head_dim, kKeyRows].
+  std::vector<float> keys = std::vector<float>(round_up(end, kKeyRows) * head_dim);
+  // [end rounded up to kKeyRows, pitch].
+  std::vector<float> values = std::vector<float>(round_up(end, kKeyRows) * pitch);
 };
 
 /// `count` elements of a float tensor, as fp32.
@@ -111,8 +102,8 @@ void blocked_attention(ThreadPool& pool, const RopeTable& table, TensorView q,
   CHECK(q.desc.shape == out.desc.shape && keys.desc == values.desc);
   const std::int64_t heads = q.desc.shape[1] / cached[2];
   CHECK(heads * cached[2] == q.desc.shape[1] && heads % cached[0] == 0);
-  GroupData data(static_cast<std::size_t>(position), static_cast<std::size_t>(q.desc.shape[0]),
-                 static_cast<std::size_t>(heads / cached[0]), static_cast<std::size_t>(cached[2]));
+  GroupData data{static_cast<std::size_t>(position), static_cast<std::size_t>(q.desc.shape[0]),
+                 static_cast<std::size_t>(heads / cached[0]), static_cast<std::size_t>(cached[2])};
   CHECK(data.end <= static_cast<std::size_t>(cached[1]));
   CHECK(table.half * 2 == data.head_dim && table.cos.size() >= data.end * table.half);
   const std::size_t blocks = data.query_rows / kQueryRows;

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -10,10 +9,7 @@
 
 #include "base/convert.h"
 #include "base/log.h"
-#include "base/thread_pool.h"
 #include "proto/limits.h"
-#include "tee_runner/llama/attention.h"
-#include "tee_runner/llama/heads.h"
 #include "tee_runner/llama/kernels.h"
 
 namespace airlock {
@@ -274,8 +270,7 @@ Result<LlamaDriver::PendingOp> LlamaDriver::begin(const PlannedOp& op, int timeo
 }
 
 /// The finished op. `fill` writes its only input.
-template <typename Fill>
-Result<LlamaDriver::PendingOp> LlamaDriver::ask(const PlannedOp& op, Fill fill) {
+Result<LlamaDriver::PendingOp> LlamaDriver::ask(const PlannedOp& op, auto fill) {
   ASSIGN_OR_RETURN(PendingOp pending, begin(op));
   fill(pending->input(0));
   RETURN_IF_ERROR(pending->submit());

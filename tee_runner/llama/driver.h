@@ -73,8 +73,7 @@ class LlamaDriver {
   Status weigh_values(const PlannedOp& op, Pass& pass);
   void finish_attention(std::int64_t layer, Pass& pass, MutableTensorView out);
   Result<PendingOp> begin(const PlannedOp& op, int timeouts = 1);
-  template <typename Fill>
-  Result<PendingOp> ask(const PlannedOp& op, Fill fill);
+  Result<PendingOp> ask(const PlannedOp& op, auto fill);
   Result<PendingOp> ask_normalised(const PlannedOp& op, std::int64_t norm);
   void add(TensorView delta, const Tile& rows);
 

@@ -4,6 +4,7 @@
 
 #include "base/tensor.h"
 #include "base/thread_pool.h"
+#include "tee_runner/llama/rope.h"
 
 namespace airlock {
 
@@ -31,6 +32,36 @@ void silu_multiply(ThreadPool& pool, TensorView gate, TensorView up, MutableTens
 /// Adds `delta` [rows, width] to rows [first_row, first_row + rows) of `hidden`, fp32 [tokens,
 /// width].
 void add_residual(ThreadPool& pool, TensorView delta, std::int64_t first_row, Tensor& hidden);
+
+/// Some heads of some tokens, where they lie in both layouts: that of linear layers, `rows`
+/// [tokens, heads * head_dim], and that of batched products and of the cache, `heads` [head_count,
+/// any number of rows, head_dim].
+struct HeadTile {
+  std::int64_t first_head = 0;  // of `rows`; `heads` has those of the tile alone
+  std::int64_t head_count = 0;
+  std::int64_t first_row = 0;  // of `rows`
+  std::int64_t row_count = 0;
+  std::int64_t heads_row = 0;  // where first_row lies in `heads`
+};
+
+/// Move a tile from one layout into the other. Float types; each input element is read once.
+/// rotate_heads() also applies RoPE, in fp32, rounding once; row 0 of `rows` is at `position`.
+void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, const HeadTile& tile,
+                  std::int64_t position, MutableTensorView heads);
+void split_heads(ThreadPool& pool, TensorView rows, const HeadTile& tile, MutableTensorView heads);
+void merge_heads(ThreadPool& pool, TensorView heads, const HeadTile& tile, MutableTensorView rows);
+
+/// Causal grouped-query attention inside the TEE: blocked with a running softmax (Milakov and
+/// Gimelshein, "Online normalizer calculation for softmax"; Dao et al., "FlashAttention"), so that
+/// scores are never stored whole. fp32 inside, out rounded once.
+///
+/// q [tokens, heads * head_dim], not yet rotated, each element read once; its first row is at
+/// `position`. keys (rotated) and values [kv_heads, capacity, head_dim] are a cache's, filled up to
+/// position + tokens. out [tokens, heads * head_dim]. NaN or infinity in the values, and nothing
+/// else, also reaches the rows before it in its block of 64.
+void blocked_attention(ThreadPool& pool, const RopeTable& table, TensorView q,
+                       std::int64_t position, TensorView keys, TensorView values,
+                       MutableTensorView out);
 
 /// Index `i` of [0, n) in the order 0, n-1, 1, n-2, ...: causal work, whose cost grows with the
 /// index, then splits evenly among threads that take contiguous parts.

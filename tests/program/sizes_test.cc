@@ -1,8 +1,8 @@
-#include "runtime/program/sizes.h"
-
 #include <gtest/gtest.h>
 
 #include <limits>
+
+#include "runtime/program/command_line.h"
 
 namespace airlock {
 namespace {

@@ -281,7 +281,7 @@ struct VerifyRig {
     payload_file = dir.file("p.safetensors");
     testing::write_payload(payload_file, records);
     rig = std::make_unique<Rig>(records, header);
-    payload = ReplayPayload::open(payload_file).value();
+    payload = SafetensorsFile::open(payload_file).value();
     rig->inputs = recorded_inputs(*payload);
     verifier = std::make_unique<ReplayVerifier>(mode, payload.get(), tolerance);
     rig->verifier = verifier.get();
@@ -289,7 +289,7 @@ struct VerifyRig {
   TempDir dir;
   std::string payload_file;
   std::unique_ptr<Rig> rig;
-  std::unique_ptr<ReplayPayload> payload;
+  std::unique_ptr<SafetensorsFile> payload;
   std::unique_ptr<ReplayVerifier> verifier;
 };
 
@@ -406,7 +406,7 @@ TEST(ReplayPayload, refuses_a_tensor_that_is_missing_or_of_another_shape) {
   const VerifyRig rig(ReplayVerify::kNone);
   TraceRecord record = replay_records()[1];
   std::vector<std::byte> bytes(record.inputs[0].desc.bytes());
-  EXPECT_TRUE(rig.payload->read(record, TraceSide::kInput, 0, 0, bytes).ok());
+  EXPECT_TRUE(read_recorded(*rig.payload, record, TraceSide::kInput, 0, 0, bytes).ok());
   TraceRecord transposed = record;
   transposed.inputs[0].desc.shape = {32, 5};
   TraceRecord other_type = record;
@@ -414,7 +414,7 @@ TEST(ReplayPayload, refuses_a_tensor_that_is_missing_or_of_another_shape) {
   TraceRecord missing = record;
   missing.seq = 999999;
   for (const TraceRecord& wrong : {transposed, other_type, missing}) {
-    const Status status = rig.payload->read(wrong, TraceSide::kInput, 0, 0, bytes);
+    const Status status = read_recorded(*rig.payload, wrong, TraceSide::kInput, 0, 0, bytes);
     EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
     EXPECT_THAT(status.message(), HasSubstr("p.safetensors"));
   }

@@ -15,10 +15,11 @@
 namespace airlock {
 namespace {
 
-Result<std::optional<PrefillOptions>> parse(std::initializer_list<const char*> arguments) {
+Result<PrefillOptions> parse(const std::vector<const char*>& arguments) {
   std::vector<const char*> argv = {"tee_runner", "prefill"};
-  argv.insert(argv.end(), arguments);
-  return parse_runner_options(static_cast<int>(argv.size()), argv.data());
+  argv.insert(argv.end(), arguments.begin(), arguments.end());
+  ASSIGN_OR_RETURN(const auto command, parse_options(static_cast<int>(argv.size()), argv.data()));
+  return std::get<PrefillOptions>(command.value());
 }
 
 void expect_usage(std::initializer_list<const char*> arguments, const char* word) {
@@ -66,7 +67,7 @@ TEST(Options, reads_the_whole_command_line) {
                              "-o",
                              "json"});
   ASSERT_TRUE(parsed.ok()) << parsed.status().message();
-  const PrefillOptions& options = **parsed;
+  const PrefillOptions& options = *parsed;
   EXPECT_EQ(options.model, "m");
   EXPECT_EQ(options.endpoint, "ipc:///x");
   EXPECT_EQ(options.tokens, "1,2");
@@ -91,7 +92,7 @@ TEST(Options, reads_the_whole_command_line) {
 TEST(Options, have_the_documented_defaults) {
   const auto parsed = parse({"--random-tokens", "8"});
   ASSERT_TRUE(parsed.ok());
-  const PrefillOptions& options = **parsed;
+  const PrefillOptions& options = *parsed;
   EXPECT_EQ(options.backend, BackendChoice::kRemote);
   EXPECT_FALSE(options.wire.has_value());
   EXPECT_FALSE(options.dtype.has_value());
@@ -140,8 +141,8 @@ TEST(Options, refuses_what_does_not_go_together) {
 
 TEST(Options, needs_a_command_that_exists) {
   const char* unknown[] = {"tee_runner", "levitate"};
-  EXPECT_EQ(parse_runner_options(2, unknown).status().code(), StatusCode::kUsage);
-  EXPECT_EQ(parse_runner_options(1, unknown).status().code(), StatusCode::kUsage);
+  EXPECT_EQ(parse_options(2, unknown).status().code(), StatusCode::kUsage);
+  EXPECT_EQ(parse_options(1, unknown).status().code(), StatusCode::kUsage);
 }
 
 TEST(Tokens, are_separated_by_commas_or_white_space) {
@@ -192,11 +193,10 @@ TEST(Options, a_trace_over_another_of_the_runs_files_is_refused) {
   const std::string same = dir.file("./t.jsonl");
   const auto expect_refused = [&](const char* option, const std::string& path, bool payload) {
     const bool prompt = std::string_view(option) == "--tokens-file";
-    std::vector<const char*> arguments = {"tee_runner",  "prefill", "--record",
-                                          trace.c_str(), option,    path.c_str()};
+    std::vector<const char*> arguments = {"--record", trace.c_str(), option, path.c_str()};
     if (!prompt) arguments.insert(arguments.end(), {"--tokens", "1"});
     if (payload) arguments.push_back("--record-payload");
-    const auto options = parse_runner_options(static_cast<int>(arguments.size()), arguments.data());
+    const auto options = parse(arguments);
     ASSERT_FALSE(options.ok()) << option << " " << path;
     EXPECT_EQ(options.status().code(), StatusCode::kUsage);
     EXPECT_NE(options.status().message().find(option), std::string::npos)

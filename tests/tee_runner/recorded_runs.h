@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "tee_runner/llama/driver.h"
-#include "tee_runner/recording_backend.h"
+#include "tee_runner/recording.h"
 
 namespace airlock {
 

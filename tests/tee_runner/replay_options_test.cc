@@ -1,5 +1,3 @@
-#include "tee_runner/replay_options.h"
-
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -7,27 +5,29 @@
 #include <string>
 #include <vector>
 
+#include "tee_runner/options.h"
 #include "tests/support/temp_dir.h"
 
 namespace airlock {
 namespace {
 
-Result<std::optional<ReplayOptions>> parse(std::vector<const char*> args) {
+Result<ReplayOptions> parse(std::vector<const char*> args) {
   args.insert(args.begin(), {"tee_runner", "replay"});
-  return parse_replay_options(static_cast<int>(args.size()), args.data());
+  ASSIGN_OR_RETURN(const auto command, parse_options(static_cast<int>(args.size()), args.data()));
+  return std::get<ReplayOptions>(command.value());
 }
 
 TEST(ReplayOptions, have_defaults) {
   const auto options = parse({"t.jsonl"});
-  ASSERT_TRUE(options.ok() && options->has_value());
-  EXPECT_EQ((*options)->file, "t.jsonl");
-  EXPECT_EQ((*options)->speed, ReplaySpeed::kMax);
-  EXPECT_EQ((*options)->verify, ReplayVerify::kNone);
-  EXPECT_EQ((*options)->repeat, 1U);
-  EXPECT_EQ((*options)->clients, 1U);
-  EXPECT_EQ((*options)->inflight, 1U);
-  EXPECT_EQ((*options)->timeout, std::chrono::milliseconds(5000));
-  EXPECT_EQ((*options)->op_timeout, std::chrono::milliseconds(300000));
+  ASSERT_TRUE(options.ok());
+  EXPECT_EQ(options->file, "t.jsonl");
+  EXPECT_EQ(options->speed, ReplaySpeed::kMax);
+  EXPECT_EQ(options->verify, ReplayVerify::kNone);
+  EXPECT_EQ(options->repeat, 1U);
+  EXPECT_EQ(options->clients, 1U);
+  EXPECT_EQ(options->inflight, 1U);
+  EXPECT_EQ(options->timeout, std::chrono::milliseconds(5000));
+  EXPECT_EQ(options->op_timeout, std::chrono::milliseconds(300000));
 }
 
 TEST(ReplayOptions, are_taken_as_given) {
@@ -54,18 +54,18 @@ TEST(ReplayOptions, are_taken_as_given) {
                               "s.json",
                               "-o",
                               "csv"});
-  ASSERT_TRUE(options.ok() && options->has_value());
-  EXPECT_EQ((*options)->endpoint, "tcp://127.0.0.1:1");
-  EXPECT_EQ((*options)->speed, ReplaySpeed::kRecorded);
-  EXPECT_EQ((*options)->repeat, 3U);
-  EXPECT_EQ((*options)->clients, 4U);
-  EXPECT_EQ((*options)->inflight, 5U);
-  EXPECT_EQ((*options)->verify, ReplayVerify::kTolerance);
-  EXPECT_EQ((*options)->timeout, std::chrono::milliseconds(700));
-  EXPECT_EQ((*options)->op_timeout, std::chrono::milliseconds(900));
-  EXPECT_EQ((*options)->ring.choice, RingChoice::kOff);
-  EXPECT_EQ((*options)->stats_json, "s.json");
-  EXPECT_EQ((*options)->output, OutputForm::kCsv);
+  ASSERT_TRUE(options.ok());
+  EXPECT_EQ(options->endpoint, "tcp://127.0.0.1:1");
+  EXPECT_EQ(options->speed, ReplaySpeed::kRecorded);
+  EXPECT_EQ(options->repeat, 3U);
+  EXPECT_EQ(options->clients, 4U);
+  EXPECT_EQ(options->inflight, 5U);
+  EXPECT_EQ(options->verify, ReplayVerify::kTolerance);
+  EXPECT_EQ(options->timeout, std::chrono::milliseconds(700));
+  EXPECT_EQ(options->op_timeout, std::chrono::milliseconds(900));
+  EXPECT_EQ(options->ring.choice, RingChoice::kOff);
+  EXPECT_EQ(options->stats_json, "s.json");
+  EXPECT_EQ(options->output, OutputForm::kCsv);
 }
 
 TEST(ReplayOptions, that_make_no_sense_are_refused) {

@@ -9,7 +9,6 @@
 
 #include "runtime/program/command_line.h"
 #include "runtime/program/connection_options.h"
-#include "runtime/program/sizes.h"
 #include "tools/airlock_xfer/plan.h"
 
 namespace airlock::xfer {

@@ -9,8 +9,6 @@
 #include <vector>
 
 #include "base/convert.h"
-#include "tee_runner/llama/attention.h"
-#include "tee_runner/llama/heads.h"
 #include "tee_runner/llama/vector_math.h"
 
 namespace airlock {

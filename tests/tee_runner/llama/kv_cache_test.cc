@@ -8,7 +8,7 @@
 
 #include "base/convert.h"
 #include "proto/limits.h"
-#include "tee_runner/llama/heads.h"
+#include "tee_runner/llama/kernels.h"
 
 namespace airlock {
 namespace {

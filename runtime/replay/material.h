@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -9,6 +11,9 @@
 #include <vector>
 
 #include "base/status.h"
+#include "base/tensor.h"
+#include "proto/path.h"
+#include "runtime/model/safetensors.h"
 #include "runtime/trace/trace.h"
 #include "runtime/trace/trace_reader.h"
 
@@ -59,5 +64,27 @@ class ReplayTrace {
   std::vector<TraceRecord> records_;
   std::string cut_;
 };
+
+/// What decided the path of each recorded tensor; nullopt: nothing crossed.
+std::optional<PathPolicy> recorded_policy(const TraceHeader& header);
+
+/// Copies bytes [offset, offset + out.size()) of a recorded tensor of `record` from the trace's
+/// payload, which is believed in nothing: kInvalidInput where it lacks the tensor, or has it in
+/// another type or shape than the record says. Thread-safe.
+Status read_recorded(const SafetensorsFile& payload, const TraceRecord& record, TraceSide side,
+                     std::size_t index, std::uint64_t offset, std::span<std::byte> out);
+/// Where the payload of the trace at `trace_path` lies; empty where it has none.
+std::string payload_path(const std::string& trace_path, const TraceHeader& header);
+
+/// Writes an input of an op into a loan. Thread-safe.
+using ReplayInputs =
+    std::function<Status(const TraceRecord& record, std::size_t index, MutableTensorView place)>;
+
+/// Floats from -1 to 1 and token ids below `vocab`: a function of the seed, the op's seq, the
+/// input's index and the position only. At the cost of a copy: each tensor begins somewhere in a
+/// private cycle of 65521 values of its type.
+ReplayInputs seeded_inputs(std::uint64_t seed, std::int64_t vocab);
+/// The recorded ones. The payload outlives it.
+ReplayInputs recorded_inputs(const SafetensorsFile& payload);
 
 }  // namespace airlock

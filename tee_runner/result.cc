@@ -1,4 +1,4 @@
-#include "tee_runner/run_prefill.h"
+#include "tee_runner/result.h"
 
 #include <fmt/format.h>
 
@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/deadline.h"
+#include "base/file.h"
 #include "runtime/json/writer.h"
 #include "runtime/text/table.h"
 
@@ -37,7 +38,7 @@ JsonObject comparison_json(const Comparison& c) {
           {"ops", ops}};
 }
 
-std::string format_json(const PrefillResult& result, const std::optional<Comparison>& comparison) {
+std::string format_json(const PrefillResult& result) {
   std::vector<JsonObject> top;
   for (const TopLogit& entry : result.top)
     top.push_back({{"id", entry.id}, {"logit", entry.logit}});
@@ -46,11 +47,11 @@ std::string format_json(const PrefillResult& result, const std::optional<Compari
                      {"wall_ns", result.wall_ns()},
                      {"tokens_per_s", JsonFixed{result.tokens_per_s(), 3}},
                      {"top", top}};
-  if (comparison) json.add("compare_local", comparison_json(*comparison));
+  if (result.comparison) json.add("compare_local", comparison_json(*result.comparison));
   return json.line();
 }
 
-std::string format_csv(const PrefillResult& result, const std::optional<Comparison>& comparison) {
+std::string format_csv(const PrefillResult& result) {
   Cells keys = {"tokens", "runs", "wall_ns", "tokens_per_s"};
   Cells values = {result.tokens, result.runs_ns.size(), result.wall_ns(),
                   Cell::real(result.tokens_per_s(), 3)};
@@ -58,7 +59,7 @@ std::string format_csv(const PrefillResult& result, const std::optional<Comparis
     keys.insert(keys.end(), {fmt::format("top{}_id", i + 1), fmt::format("top{}_logit", i + 1)});
     values.insert(values.end(), {result.top[i].id, fmt::format("{}", result.top[i].logit)});
   }
-  if (comparison) {
+  if (const auto& comparison = result.comparison) {
     keys.insert(keys.end(), {"local_wall_ns", "overhead", "same_bits", "largest_error"});
     values.insert(values.end(), {comparison->local_wall_ns, Cell::real(comparison->overhead(), 6),
                                  comparison->same_bits ? 1 : 0, comparison->largest_error});
@@ -90,8 +91,7 @@ std::string comparison_table(const Comparison& c) {
                      c.tolerance > 0 ? fmt::format(" (tolerance {:g})", c.tolerance) : "");
 }
 
-std::string format_markdown(const PrefillResult& result,
-                            const std::optional<Comparison>& comparison) {
+std::string format_markdown(const PrefillResult& result) {
   Table runs({"tokens", "runs", "median ms", "tokens/s"});
   runs.add({result.tokens, result.runs_ns.size(), Cell::ms(result.wall_ns()),
             Cell::real(result.tokens_per_s(), 1)});
@@ -100,7 +100,21 @@ std::string format_markdown(const PrefillResult& result,
     top.add({i + 1, result.top[i].id, Cell::real(result.top[i].logit, 5)});
   }
   return runs.markdown(Table::Padding::kNone) + '\n' + top.markdown(Table::Padding::kNone) +
-         (comparison ? comparison_table(*comparison) : "");
+         (result.comparison ? comparison_table(*result.comparison) : "");
+}
+
+std::string npy_header(const Shape& shape) {
+  std::string extents = fmt::format("{}", fmt::join(shape.extents(), ", "));
+  if (shape.rank() == 1) extents += ',';  // a tuple of one: (5,)
+  std::string header =
+      fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", extents);
+  constexpr std::size_t kPreamble = 10;  // magic, version, length
+  header.append(63 - (kPreamble + header.size()) % 64, ' ');
+  header.push_back('\n');
+  std::string text("\x93NUMPY\x01\x00", 8);
+  text.push_back(static_cast<char>(header.size() & 0xff));
+  text.push_back(static_cast<char>(header.size() >> 8));
+  return text + header;
 }
 
 }  // namespace
@@ -203,17 +217,23 @@ Status check_comparison(const Comparison& comparison) {
                                    : std::string(", and a CPU server must give the same bits")};
 }
 
-std::string format_result(const PrefillResult& result, const std::optional<Comparison>& comparison,
-                          OutputForm form) {
+std::string format_result(const PrefillResult& result, OutputForm form) {
   switch (form) {
     case OutputForm::kJson:
-      return format_json(result, comparison);
+      return format_json(result);
     case OutputForm::kCsv:
-      return format_csv(result, comparison);
+      return format_csv(result);
     case OutputForm::kMarkdown:
       break;
   }
-  return format_markdown(result, comparison);
+  return format_markdown(result);
+}
+
+Status write_npy(const std::string& path, TensorView tensor) {
+  CHECK(tensor.desc.dtype == DType::kF32);
+  const std::span<const std::byte> data = tensor.bytes();
+  return write_file_atomically(path, {npy_header(tensor.desc.shape),
+                                      {reinterpret_cast<const char*>(data.data()), data.size()}});
 }
 
 }  // namespace airlock

@@ -1,29 +1,13 @@
-#include "runtime/model/llama_tensors.h"
+#include "runtime/model/model_source.h"
 
 #include <fmt/format.h>
 
-#include "runtime/model/model_source.h"
-
 namespace airlock {
-
-namespace {
-
-constexpr const char* kFinalNormName = "model.norm.weight";
-
-std::string layer_prefix(std::int64_t layer) { return fmt::format("model.layers.{}.", layer); }
-std::string input_norm_name(std::int64_t layer) {
-  return layer_prefix(layer) + "input_layernorm.weight";
-}
-std::string post_attention_norm_name(std::int64_t layer) {
-  return layer_prefix(layer) + "post_attention_layernorm.weight";
-}
-
-}  // namespace
 
 std::string weight_name(const WeightId& id) {
   const bool mlp =
       id.kind == WeightKind::kGate || id.kind == WeightKind::kUp || id.kind == WeightKind::kDown;
-  return fmt::format("{}{}.{}.weight", layer_prefix(id.layer), mlp ? "mlp" : "self_attn",
+  return fmt::format("model.layers.{}.{}.{}.weight", id.layer, mlp ? "mlp" : "self_attn",
                      name_of(id.kind));
 }
 
@@ -32,15 +16,15 @@ std::vector<ExpectedTensor> expected_tensors(const LlamaConfig& config) {
   std::vector<ExpectedTensor> tensors;
   tensors.push_back({kEmbedName, {dims.vocab, dims.hidden}});
   for (std::int64_t layer = 0; layer < dims.layers; ++layer) {
-    tensors.push_back({input_norm_name(layer), {dims.hidden}});
-    for (const WeightKind kind : {WeightKind::kQ, WeightKind::kK, WeightKind::kV, WeightKind::kO,
-                                  WeightKind::kGate, WeightKind::kUp, WeightKind::kDown}) {
+    const std::string prefix = fmt::format("model.layers.{}.", layer);
+    tensors.push_back({prefix + "input_layernorm.weight", {dims.hidden}});
+    for (const WeightKind kind : kValuesOf<WeightKind>) {
       const WeightId id{.kind = kind, .layer = static_cast<std::uint16_t>(layer)};
       tensors.push_back({weight_name(id), weight_shape(dims, kind)});
     }
-    tensors.push_back({post_attention_norm_name(layer), {dims.hidden}});
+    tensors.push_back({prefix + "post_attention_layernorm.weight", {dims.hidden}});
   }
-  tensors.push_back({kFinalNormName, {dims.hidden}});
+  tensors.push_back({"model.norm.weight", {dims.hidden}});
   if (!config.tie_word_embeddings) tensors.push_back({kLmHeadName, {dims.vocab, dims.hidden}});
   return tensors;
 }
@@ -64,17 +48,13 @@ Result<std::int64_t> check_rows(const std::string& name, const Shape& tensor,
 Result<Tensor> read_norms(const ModelSource& model) {
   const ModelDims& dims = model.config().dims;
   Tensor norms({.dtype = DType::kF32, .shape = {2 * dims.layers + 1, dims.hidden}});
-  const std::size_t row_bytes = static_cast<std::size_t>(dims.hidden) * sizeof(float);
-  const auto row = [&](std::int64_t index) {
-    return MutableTensorView{
-        norms.mutable_view().data + static_cast<std::size_t>(index) * row_bytes,
-        {.dtype = DType::kF32, .shape = {1, dims.hidden}}};
-  };
-  for (std::int64_t layer = 0; layer < dims.layers; ++layer) {
-    RETURN_IF_ERROR(model.read_rows(input_norm_name(layer), 0, row(2 * layer)));
-    RETURN_IF_ERROR(model.read_rows(post_attention_norm_name(layer), 0, row(2 * layer + 1)));
+  const TensorDesc row{.dtype = DType::kF32, .shape = {1, dims.hidden}};
+  std::byte* place = norms.mutable_view().data;
+  for (const ExpectedTensor& tensor : expected_tensors(model.config())) {
+    if (tensor.shape.rank() != 1) continue;
+    RETURN_IF_ERROR(model.read_rows(tensor.name, 0, {place, row}));
+    place += row.bytes();
   }
-  RETURN_IF_ERROR(model.read_rows(kFinalNormName, 0, row(2 * dims.layers)));
   return norms;
 }
 

@@ -1,4 +1,4 @@
-#include "runtime/replay/inputs.h"
+#include "runtime/replay/material.h"
 
 #include <fmt/format.h>
 
@@ -6,22 +6,15 @@
 #include <array>
 #include <cstring>
 #include <random>
-#include <utility>
 
 #include "base/convert.h"
+#include "base/mix.h"
 
 namespace airlock {
 namespace {
 
 // A prime, so that rows of any power of two differ from each other.
 constexpr std::size_t kCycleLength = 65521;
-
-/// splitmix64's last step: neighbours end far apart.
-std::uint64_t scramble(std::uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
 
 class SeededInputs {
  public:
@@ -44,13 +37,12 @@ class SeededInputs {
     cycle_of(DType::kI32).assign(id_bytes.begin(), id_bytes.end());
   }
 
-  Status fill(const TraceRecord& record, std::size_t index, MutableTensorView place) const {
+  Status operator()(const TraceRecord& record, std::size_t index, MutableTensorView place) const {
     const std::vector<std::byte>& cycle = cycles_[static_cast<std::size_t>(place.desc.dtype)];
     if (cycle.empty()) {
       return {StatusCode::kInternal, "no op has inputs of {}", name_of(place.desc.dtype)};
     }
-    const std::uint64_t first =
-        scramble(scramble(seed_ + record.seq) + index) % std::uint64_t{kCycleLength};
+    const std::uint64_t first = mix(mix(seed_ + record.seq) + index) % std::uint64_t{kCycleLength};
     std::size_t from = static_cast<std::size_t>(first) * dtype_bytes(place.desc.dtype);
     for (std::span<std::byte> left = place.bytes(); !left.empty(); from = 0) {
       const std::size_t count = std::min(left.size(), cycle.size() - from);
@@ -63,52 +55,91 @@ class SeededInputs {
  private:
   std::vector<std::byte>& cycle_of(DType dtype) { return cycles_[static_cast<std::size_t>(dtype)]; }
 
-  const std::uint64_t seed_;
+  std::uint64_t seed_;
   std::array<std::vector<std::byte>, static_cast<std::size_t>(DType::kU8) + 1> cycles_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<ReplayPayload>> ReplayPayload::open(const std::string& path) {
-  ASSIGN_OR_RETURN(auto file, SafetensorsFile::open(path));
-  return std::unique_ptr<ReplayPayload>(new ReplayPayload(std::move(file)));
+Result<const TraceRecord*> RecordSource::next() {
+  if (!reader_) return next_ == kept_.size() ? nullptr : &kept_[next_++];
+  ASSIGN_OR_RETURN(record_, reader_->next());
+  return record_ ? &*record_ : nullptr;
 }
 
-Status ReplayPayload::read(const TraceRecord& record, TraceSide side, std::size_t index,
-                           std::uint64_t offset, std::span<std::byte> out) const {
+Status RecordSource::rewind() {
+  next_ = 0;
+  return reader_ ? reader_->rewind() : Status();
+}
+
+Result<std::unique_ptr<ReplayTrace>> ReplayTrace::open(const std::string& path,
+                                                       std::size_t most_kept) {
+  ASSIGN_OR_RETURN(TraceReader reader, TraceReader::open(path));
+  auto trace = std::make_unique<ReplayTrace>();
+  trace->path_ = path;
+  trace->header_ = reader.header();
+  while (!trace->kept_) {
+    ASSIGN_OR_RETURN(std::optional<TraceRecord> record, reader.next());
+    if (!record) {
+      trace->kept_ = true;
+      trace->cut_ = reader.cut();
+    } else if (trace->records_.size() == most_kept) {
+      trace->records_ = {};
+      break;
+    } else {
+      trace->records_.push_back(std::move(*record));
+    }
+  }
+  return trace;
+}
+
+Result<std::unique_ptr<RecordSource>> ReplayTrace::make_source() const {
+  if (kept_) return std::make_unique<RecordSource>(records_, cut_);
+  ASSIGN_OR_RETURN(TraceReader reader, TraceReader::open(path_));
+  if (!(reader.header() == header_)) {
+    return Status(StatusCode::kInvalidInput, "{} changed while it was read", path_);
+  }
+  return std::make_unique<RecordSource>(std::move(reader));
+}
+
+std::optional<PathPolicy> recorded_policy(const TraceHeader& header) {
+  if (header.backend != "remote") return std::nullopt;
+  return PathPolicy{header.path_limit_bytes > 0 && header.ring_slots > 0, header.path_limit_bytes,
+                    header.ring_slots};
+}
+
+Status read_recorded(const SafetensorsFile& payload, const TraceRecord& record, TraceSide side,
+                     std::size_t index, std::uint64_t offset, std::span<std::byte> out) {
   const auto& tensors = side == TraceSide::kInput ? record.inputs : record.outputs;
   const TensorDesc& desc = tensors[index].desc;
   const std::string name = payload_tensor_name(record.seq, side, index);
   const auto refuse = [&](std::string_view what) {
-    return Status(StatusCode::kInvalidInput, "{}: tensor '{}' {}", file_->file().path(), name,
+    return Status(StatusCode::kInvalidInput, "{}: tensor '{}' {}", payload.file().path(), name,
                   what);
   };
-  const SafetensorsEntry* entry = file_->find(name);
+  const SafetensorsEntry* entry = payload.find(name);
   if (entry == nullptr) return refuse("is missing");
   if (entry->dtype_text != safetensors_dtype(desc.dtype) ||
       !std::ranges::equal(entry->shape, desc.shape.extents()) || entry->bytes != desc.bytes()) {
     return refuse(fmt::format("is not {} {}, as the trace has it", name_of(desc.dtype),
                               desc.shape.to_string()));
   }
-  return file_->read(*entry, offset, out);
+  return payload.read(*entry, offset, out);
 }
 
 std::string payload_path(const std::string& trace_path, const TraceHeader& header) {
   if (header.payload.empty()) return {};
-  const std::size_t slash = trace_path.rfind('/');
-  return slash == std::string::npos ? header.payload
-                                    : trace_path.substr(0, slash + 1) + header.payload;
+  // npos + 1 is 0.
+  return trace_path.substr(0, trace_path.rfind('/') + 1) + header.payload;
 }
 
 ReplayInputs seeded_inputs(std::uint64_t seed, std::int64_t vocab) {
-  return [inputs = std::make_shared<const SeededInputs>(seed, vocab)](const auto&... of) {
-    return inputs->fill(of...);
-  };
+  return SeededInputs(seed, vocab);
 }
 
-ReplayInputs recorded_inputs(const ReplayPayload& payload) {
+ReplayInputs recorded_inputs(const SafetensorsFile& payload) {
   return [&payload](const TraceRecord& record, std::size_t index, MutableTensorView place) {
-    return payload.read(record, TraceSide::kInput, index, 0, place.bytes());
+    return read_recorded(payload, record, TraceSide::kInput, index, 0, place.bytes());
   };
 }
 

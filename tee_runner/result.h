@@ -23,21 +23,6 @@ struct TopLogit {
 /// The `count` largest of `logits`, largest first, the lower id first among equals; NaN comes last.
 std::vector<TopLogit> top_logits(std::span<const float> logits, std::size_t count);
 
-/// What a run of `repeat` prefills gave.
-struct PrefillResult {
-  std::size_t tokens = 0;
-  std::vector<std::uint64_t> runs_ns;  // each prefill, without connecting and init
-  Tensor logits;                       // of the last prefill
-  std::vector<TopLogit> top;           // five, of the last token
-
-  /// Median; the mean of the middle two for an even count.
-  std::uint64_t wall_ns() const;
-  double tokens_per_s() const;
-};
-/// `before_run`, where given, is called as each prefill begins.
-Result<PrefillResult> run_prefill(LlamaDriver& driver, std::span<const std::int32_t> tokens,
-                                  std::size_t repeat, const std::function<void()>& before_run = {});
-
 /// How far results may be apart, relative to the largest of their tensor: what one rounding of each
 /// operand and result to `dtype` may move them (golden models' README).
 double tolerance_of(DType dtype);
@@ -60,6 +45,23 @@ struct Comparison {
   double overhead() const;    // 0.1: the remote prefill takes 10 % longer
   bool passed() const { return tolerance > 0 ? largest_error <= tolerance : same_bits; }
 };
+
+/// What a run of `repeat` prefills gave.
+struct PrefillResult {
+  std::size_t tokens = 0;
+  std::vector<std::uint64_t> runs_ns;  // each prefill, without connecting and init
+  Tensor logits;                       // of the last prefill
+  std::vector<TopLogit> top;           // five, of the last token
+  std::optional<Comparison> comparison = {};
+
+  /// Median; the mean of the middle two for an even count.
+  std::uint64_t wall_ns() const;
+  double tokens_per_s() const;
+};
+/// `before_run`, where given, is called as each prefill begins.
+Result<PrefillResult> run_prefill(LlamaDriver& driver, std::span<const std::int32_t> tokens,
+                                  std::size_t repeat, const std::function<void()>& before_run = {});
+
 /// A CPU server must give the same bits; another device stays within the tolerance of the coarser
 /// of the two types.
 Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_ops,
@@ -69,7 +71,11 @@ Comparison compare(const PrefillResult& remote, const OpSnapshotTable& remote_op
 Status check_comparison(const Comparison& comparison);
 
 /// The result as text for stdout.
-std::string format_result(const PrefillResult& result, const std::optional<Comparison>& comparison,
-                          OutputForm form);
+std::string format_result(const PrefillResult& result, OutputForm form);
+
+/// Writes `tensor` (fp32, [vocab] or [tokens, vocab]) as a NumPy .npy file of version 1.0: mode
+/// 0600, beside the target first and then renamed over it, so that a reader sees the old file or
+/// the whole new one. kInvalidInput with the path.
+Status write_npy(const std::string& path, TensorView tensor);
 
 }  // namespace airlock
