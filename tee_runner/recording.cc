@@ -16,7 +16,6 @@
 #include "runtime/model/digest.h"
 #include "runtime/model/forward_plan.h"
 #include "runtime/stats/report.h"
-#include "runtime/trace/synthesise.h"
 #include "runtime/trace/trace_line.h"
 
 namespace airlock {
