@@ -59,15 +59,6 @@ constexpr std::size_t index_of(E value) {
   return static_cast<std::size_t>(value) - kFirst;
 }
 
-/// A number that came from outside; nullopt where no value of E has it.
-template <typename E>
-constexpr std::optional<E> from_number(std::uint64_t number) {
-  for (const E value : kValuesOf<E>) {
-    if (static_cast<std::uint64_t>(value) == number) return value;
-  }
-  return std::nullopt;
-}
-
 /// Parses what name_of() gives.
 template <typename E>
 constexpr std::optional<E> from_name(std::string_view name) {

@@ -23,10 +23,13 @@ struct ResponseHeader {
   std::uint64_t request_id = 0;
   Op op = Op::kPing;
   StatusCode code = StatusCode::kOk;
-  std::string message;              // at most limits::kMaxErrorTextBytes; empty when ok
-  std::vector<TensorDesc> results;  // empty unless ok
-  std::uint64_t queue_ns = 0;   // the server's word: from receipt to the start of the computation
-  std::uint64_t server_ns = 0;  // the server's word: computation
+  // At most limits::kMaxErrorTextBytes; empty when ok.
+  std::string message;
+  // Empty unless ok.
+  std::vector<TensorDesc> results;
+  // The server's word: from receipt to the start of the computation, and the computation.
+  std::uint64_t queue_ns = 0;
+  std::uint64_t server_ns = 0;
   bool operator==(const ResponseHeader&) const = default;
 };
 
