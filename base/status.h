@@ -78,7 +78,6 @@ class [[nodiscard]] Status {
   requires(sizeof...(Args) > 0)
       Status(StatusCode code, fmt::format_string<Args...> format, Args&&... args)
       : Status(code, fmt::format(format, std::forward<Args>(args)...)) {}
-  static Status ok_status() { return {}; }
 
   bool ok() const { return code_ == StatusCode::kOk; }
   StatusCode code() const { return code_; }

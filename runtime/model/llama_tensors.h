@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "base/shape.h"
+#include "base/tensor.h"
 #include "runtime/model/config.h"
 
 namespace airlock {
