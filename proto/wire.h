@@ -46,6 +46,7 @@ class WireWriter {
     array(what, values.size());
     for (const T& value : values) field(value);
   }
+  /// What must hold is the reader's business.
   void demand(const auto&...) {}
   std::vector<std::byte> take() && { return std::move(bytes_); }
 
@@ -57,8 +58,8 @@ class WireWriter {
 
 /// Reads what WireWriter writes, from bytes that a peer sent: allocates nothing that a peer can
 /// size, and keeps the first error. After an error each call gives the least value it may, so that
-/// a caller can read on and look at finish() once. Views lie in the bytes given, which must be
-/// private memory and outlive the reader. One thread.
+/// a caller can read on and look at finish() once. The bytes must be private memory and outlive the
+/// reader. One thread.
 class WireReader {
  public:
   /// What a peer of a newer minor version may have put behind the elements that we know.
