@@ -14,7 +14,7 @@ namespace airlock {
 ///
 ///   constexpr std::string_view name_of(E value);
 ///
-/// a switch with a case for each enumerator, and an empty name behind it for every other number.
+/// from a switch with a case for each enumerator, and an empty name for every other number.
 /// The compiler then names each switch that a new enumerator is missing from; everything else (the
 /// list of the values, their number, parsing) follows from that function.
 

@@ -31,42 +31,36 @@ enum class Op : std::uint8_t {
   kPing = 7,
 };
 
-constexpr std::string_view name_of(Op op) {
+struct OpTraits {
+  std::string_view name;
+  bool is_computed = false;
+};
+
+constexpr OpTraits traits_of(Op op) {
   switch (op) {
     case Op::kInit:
-      return "init";
+      return {"init", false};
     case Op::kEmbedding:
-      return "embedding";
+      return {"embedding", true};
     case Op::kBatchLinear:
-      return "batch_linear";
+      return {"batch_linear", true};
     case Op::kMatmul:
-      return "matmul";
+      return {"matmul", true};
     case Op::kLmHead:
-      return "lm_head";
+      return {"lm_head", true};
     case Op::kStats:
-      return "stats";
+      return {"stats", false};
     case Op::kPing:
-      return "ping";
+      return {"ping", false};
   }
   return {};
 }
+
+constexpr std::string_view name_of(Op op) { return traits_of(op).name; }
 inline constexpr auto kOps = kValuesOf<Op>;
 
 /// Whether a backend computes it; the others are the session's own business.
-constexpr bool is_computed(Op op) {
-  switch (op) {
-    case Op::kEmbedding:
-    case Op::kBatchLinear:
-    case Op::kMatmul:
-    case Op::kLmHead:
-      return true;
-    case Op::kInit:
-    case Op::kStats:
-    case Op::kPing:
-      return false;
-  }
-  return false;
-}
+constexpr bool is_computed(Op op) { return traits_of(op).is_computed; }
 /// The ops of a forward pass: what traces, replays and comparisons are made of.
 inline constexpr auto kComputeOps = [] {
   constexpr auto kCount =
