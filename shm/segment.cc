@@ -27,10 +27,9 @@ Status no_room(std::size_t need_bytes, std::uint64_t free_bytes) {
   const auto mib = [](std::uint64_t bytes) { return (bytes + (1u << 20) - 1) >> 20; };
   return Status(
       StatusCode::kResourceExhausted,
-      "/dev/shm has too little room for a ring segment: it needs {} MiB ({} bytes), free are {} "
-      "MiB "
-      "({} bytes); use fewer --ring-slots, smaller --ring-slot-bytes or --ring off, or enlarge "
-      "/dev/shm",
+      "/dev/shm has too little room for a ring segment: it needs {} MiB ({} bytes), free are "
+      "{} MiB ({} bytes); use fewer --ring-slots, smaller --ring-slot-bytes or --ring off, or "
+      "enlarge /dev/shm",
       mib(need_bytes), need_bytes, mib(free_bytes), free_bytes);
 }
 
@@ -71,13 +70,13 @@ bool is_same_file(int fd, const std::string& path) {
 Result<UniqueFd> create_locked(const std::string& path) {
   for (int attempt = 0; attempt < kCreateAttempts; ++attempt) {
     UniqueFd fd(::open(path.c_str(), kOpenFlags | O_CREAT | O_EXCL, 0600));
-    if (!fd.valid() && errno == EEXIST && attempt > 0) {
+    if (!fd.valid() && errno != EEXIST) return os_error("create " + path, errno);
+    if (!fd.valid() && attempt == 0)
+      return Status(StatusCode::kInUse, "cannot create {}: {}", path, os_message(EEXIST));
+    if (!fd.valid()) {
       ::usleep(1000);
       continue;
     }
-    if (!fd.valid() && errno == EEXIST)
-      return Status(StatusCode::kInUse, "cannot create {}: {}", path, os_message(errno));
-    if (!fd.valid()) return os_error("create " + path, errno);
     if (::fchmod(fd.get(), 0600) != 0) {
       const Status status = os_error("set the mode of " + path, errno);
       ::unlink(path.c_str());
