@@ -33,7 +33,8 @@ struct ResponseHeader {
   bool operator==(const ResponseHeader&) const = default;
 };
 
-/// At most limits::kMaxEncodedHeaderBytes. Encoding what we made ourselves cannot fail (CHECKed).
+/// At most limits::kMaxEncodedHeaderBytes. Encoding what we made ourselves cannot fail (CHECKed: an
+/// error has no results, a success no message).
 std::vector<std::byte> encode(const RequestHeader& header);
 std::vector<std::byte> encode(const ResponseHeader& header);
 /// kProtocolError for anything that is not exactly one header with known values and nothing behind
