@@ -8,41 +8,27 @@
 
 namespace airlock {
 
-AIRLOCK_VECTORIZE void f32_to_bf16(const float* in, std::uint16_t* out, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) out[i] = bf16_from_f32(in[i]);
-}
-
-AIRLOCK_VECTORIZE void f32_to_f16(const float* in, std::uint16_t* out, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) out[i] = f16_from_f32(in[i]);
-}
-
-AIRLOCK_VECTORIZE void bf16_to_f32(const std::uint16_t* in, float* out, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) out[i] = f32_from_bf16(in[i]);
-}
-
-AIRLOCK_VECTORIZE void f16_to_f32(const std::uint16_t* in, float* out, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) out[i] = f32_from_f16(in[i]);
-}
-
-void load_f32(DType dtype, const std::byte* in, float* out, std::size_t count) {
+AIRLOCK_VECTORIZE void load_f32(DType dtype, const std::byte* in, float* out, std::size_t count) {
   CHECK(is_float(dtype));
+  const auto* halves = reinterpret_cast<const std::uint16_t*>(in);
   if (dtype == DType::kF32) {
     std::memcpy(out, in, count * sizeof(float));
   } else if (dtype == DType::kBF16) {
-    bf16_to_f32(reinterpret_cast<const std::uint16_t*>(in), out, count);
+    for (std::size_t i = 0; i < count; ++i) out[i] = f32_from_bf16(halves[i]);
   } else {
-    f16_to_f32(reinterpret_cast<const std::uint16_t*>(in), out, count);
+    for (std::size_t i = 0; i < count; ++i) out[i] = f32_from_f16(halves[i]);
   }
 }
 
-void store_f32(DType dtype, const float* in, std::byte* out, std::size_t count) {
+AIRLOCK_VECTORIZE void store_f32(DType dtype, const float* in, std::byte* out, std::size_t count) {
   CHECK(is_float(dtype));
+  auto* halves = reinterpret_cast<std::uint16_t*>(out);
   if (dtype == DType::kF32) {
     std::memcpy(out, in, count * sizeof(float));
   } else if (dtype == DType::kBF16) {
-    f32_to_bf16(in, reinterpret_cast<std::uint16_t*>(out), count);
+    for (std::size_t i = 0; i < count; ++i) halves[i] = bf16_from_f32(in[i]);
   } else {
-    f32_to_f16(in, reinterpret_cast<std::uint16_t*>(out), count);
+    for (std::size_t i = 0; i < count; ++i) halves[i] = f16_from_f32(in[i]);
   }
 }
 

@@ -1,18 +1,13 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
 #include "base/tensor.h"
 
 namespace airlock {
 
-/// Float conversions, rounding to nearest even; NaN stays NaN, overflow becomes infinity, fp16
-/// subnormals are kept. Vectorised; the same bits on every CPU.
-void f32_to_bf16(const float* in, std::uint16_t* out, std::size_t count);
-void f32_to_f16(const float* in, std::uint16_t* out, std::size_t count);
-void bf16_to_f32(const std::uint16_t* in, float* out, std::size_t count);
-void f16_to_f32(const std::uint16_t* in, float* out, std::size_t count);
+// Conversions round to nearest even; NaN stays NaN, overflow becomes infinity, fp16 subnormals are
+// kept. Vectorised; the same bits on every CPU.
 
 /// `count` elements of `dtype` (a float type, CHECKed) at `in`, as fp32.
 void load_f32(DType dtype, const std::byte* in, float* out, std::size_t count);

@@ -11,38 +11,31 @@ namespace airlock {
 /// Element types that cross the airlock. The numbers travel on the wire and never change.
 enum class DType : std::uint8_t { kF32 = 1, kF16 = 2, kBF16 = 3, kI32 = 4, kU8 = 5 };
 
-constexpr std::string_view name_of(DType dtype) {
+struct DTypeTraits {
+  std::string_view name;
+  std::size_t bytes = 0;
+  bool is_float = false;
+};
+
+constexpr DTypeTraits traits_of(DType dtype) {
   switch (dtype) {
     case DType::kF32:
-      return "fp32";
+      return {"fp32", 4, true};
     case DType::kF16:
-      return "fp16";
+      return {"fp16", 2, true};
     case DType::kBF16:
-      return "bf16";
+      return {"bf16", 2, true};
     case DType::kI32:
-      return "int32";
+      return {"int32", 4};
     case DType::kU8:
-      return "uint8";
+      return {"uint8", 1};
   }
   return {};
 }
 
-constexpr std::size_t dtype_bytes(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-    case DType::kI32:
-      return 4;
-    case DType::kF16:
-    case DType::kBF16:
-      return 2;
-    case DType::kU8:
-      return 1;
-  }
-  return 0;
-}
-
-constexpr bool is_float(DType dtype) {
-  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
-}
+constexpr std::string_view name_of(DType dtype) { return traits_of(dtype).name; }
+/// Of one element.
+constexpr std::size_t dtype_bytes(DType dtype) { return traits_of(dtype).bytes; }
+constexpr bool is_float(DType dtype) { return traits_of(dtype).is_float; }
 
 }  // namespace airlock

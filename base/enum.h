@@ -14,7 +14,7 @@ namespace airlock {
 ///
 ///   constexpr std::string_view name_of(E value);
 ///
-/// a switch with a case for each enumerator, and an empty name behind it for every other number.
+/// from a switch with a case for each enumerator, and an empty name for every other number.
 /// The compiler then names each switch that a new enumerator is missing from; everything else (the
 /// list of the values, their number, parsing) follows from that function.
 
@@ -57,15 +57,6 @@ constexpr std::size_t index_of(E value) {
   constexpr auto kFirst = static_cast<std::size_t>(kValuesOf<E>.front());
   static_assert(static_cast<std::size_t>(kValuesOf<E>.back()) - kFirst + 1 == kCountOf<E>);
   return static_cast<std::size_t>(value) - kFirst;
-}
-
-/// A number that came from outside; nullopt where no value of E has it.
-template <typename E>
-constexpr std::optional<E> from_number(std::uint64_t number) {
-  for (const E value : kValuesOf<E>) {
-    if (static_cast<std::uint64_t>(value) == number) return value;
-  }
-  return std::nullopt;
 }
 
 /// Parses what name_of() gives.

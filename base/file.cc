@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
@@ -15,17 +16,8 @@ namespace airlock {
 namespace {
 
 bool is_used_up(int error) {
-  switch (error) {
-    case ENOSPC:
-    case EDQUOT:
-    case EFBIG:
-    case ENOMEM:
-    case EMFILE:
-    case ENFILE:
-      return true;
-    default:
-      return false;
-  }
+  constexpr int kUsedUp[] = {ENOSPC, EDQUOT, EFBIG, ENOMEM, EMFILE, ENFILE};
+  return std::ranges::find(kUsedUp, error) != std::end(kUsedUp);
 }
 
 Status write_parts(int fd, std::initializer_list<std::string_view> parts, const std::string& path) {

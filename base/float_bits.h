@@ -42,8 +42,8 @@ constexpr float f32_from_f16(std::uint16_t half) {
   const std::uint32_t sign = (static_cast<std::uint32_t>(half) & 0x8000U) << 16;
   const std::uint32_t shifted = (static_cast<std::uint32_t>(half) & 0x7fffU) << 13;
   const std::uint32_t normal = shifted + 0x38000000U;
-  const std::uint32_t special =
-      shifted + 0x70000000U;  // infinity and NaN: the exponent becomes 255
+  // Infinity and NaN: the exponent becomes 255.
+  const std::uint32_t special = shifted + 0x70000000U;
   const float lifted =
       std::bit_cast<float>(shifted + 0x38800000U) - std::bit_cast<float>(0x38800000U);
   std::uint32_t result = shifted < 0x00800000U ? std::bit_cast<std::uint32_t>(lifted) : normal;

@@ -27,7 +27,6 @@ void log(LogLevel level, std::string_view text);
 /// Sets the name that stands before each line; call it first thing in main().
 void set_log_name(std::string_view name);
 
-inline void log_debug(std::string_view text) { log(LogLevel::kDebug, text); }
 inline void log_info(std::string_view text) { log(LogLevel::kInfo, text); }
 inline void log_warning(std::string_view text) { log(LogLevel::kWarning, text); }
 inline void log_error(std::string_view text) { log(LogLevel::kError, text); }

@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <limits>
-#include <string>
 
 namespace airlock {
 
@@ -19,23 +18,19 @@ constexpr std::size_t round_up(std::size_t value, std::size_t unit) {
 }  // namespace
 
 Result<PageBuffer> PageBuffer::allocate(std::size_t bytes) {
-  if (bytes == 0 || bytes > std::numeric_limits<std::size_t>::max() / 2) {
-    return Status(StatusCode::kResourceExhausted,
-                  "cannot allocate " + std::to_string(bytes) + " bytes");
-  }
+  if (bytes == 0 || bytes > std::numeric_limits<std::size_t>::max() / 2)
+    return Status(StatusCode::kResourceExhausted, "cannot allocate {} bytes", bytes);
   const std::size_t length = round_up(bytes, bytes >= kHugePage ? kHugePage : kPage);
   void* data = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) {
-    return Status(StatusCode::kResourceExhausted,
-                  "no memory for " + std::to_string(bytes) + " bytes");
-  }
+  if (data == MAP_FAILED)
+    return Status(StatusCode::kResourceExhausted, "no memory for {} bytes", bytes);
   // Only a wish: without huge pages the buffer is as good and a little slower.
   if (length >= kHugePage) (void)::madvise(data, length, MADV_HUGEPAGE);
-  return PageBuffer(static_cast<std::byte*>(data), length);
+  PageBuffer buffer;
+  buffer.pages_ = {static_cast<std::byte*>(data), Unmap{length}};
+  return buffer;
 }
 
-PageBuffer::~PageBuffer() {
-  if (data_ != nullptr) ::munmap(data_, bytes_);
-}
+void PageBuffer::Unmap::operator()(std::byte* data) const { ::munmap(data, bytes); }
 
 }  // namespace airlock

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstddef>
-#include <utility>
+#include <memory>
 
 #include "base/status.h"
 
@@ -10,25 +10,19 @@ namespace airlock {
 /// Owns anonymous pages (mmap), zero at first, with huge pages asked for where it is large.
 class PageBuffer {
  public:
-  PageBuffer() = default;
   /// kResourceExhausted where the system refuses.
   static Result<PageBuffer> allocate(std::size_t bytes);
-  PageBuffer(PageBuffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  PageBuffer& operator=(PageBuffer&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-  }
-  ~PageBuffer();
 
-  std::byte* data() const { return data_; }
-  std::size_t bytes() const { return bytes_; }
+  std::byte* data() const { return pages_.get(); }
+  /// At least what was asked for; not to be asked after a move.
+  std::size_t bytes() const { return pages_.get_deleter().bytes; }
 
  private:
-  PageBuffer(std::byte* data, std::size_t bytes) : data_(data), bytes_(bytes) {}
-  std::byte* data_ = nullptr;
-  std::size_t bytes_ = 0;
+  struct Unmap {
+    std::size_t bytes;
+    void operator()(std::byte* data) const;
+  };
+  std::unique_ptr<std::byte, Unmap> pages_;
 };
 
 }  // namespace airlock

@@ -1,7 +1,6 @@
 #include "base/readable_file.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -45,12 +44,9 @@ Result<std::size_t> ReadableFile::read_some(std::uint64_t offset, std::span<std:
 Status ReadableFile::read_at(std::uint64_t offset, std::span<std::byte> out) const {
   ASSIGN_OR_RETURN(const std::size_t got, read_some(offset, out));
   if (got == out.size()) return {};
-  return {StatusCode::kInvalidInput,
-          "{} ends at byte {}, wanted {} bytes from {}; it became shorter",
-          path_,
-          offset + got,
-          out.size(),
-          offset};
+  return Status(StatusCode::kInvalidInput,
+                "{} ends at byte {}, wanted {} bytes from {}; it became shorter", path_,
+                offset + got, out.size(), offset);
 }
 
 bool ReadableFile::same_size() const {

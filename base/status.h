@@ -12,61 +12,79 @@
 
 namespace airlock {
 
-/// What went wrong, as far as a caller has to tell cases apart. `exit_code()` gives the process
-/// exit code.
+/// What went wrong, as far as a caller has to tell cases apart.
 enum class StatusCode {
   kOk = 0,
-  kUsage,              // arguments that cannot be parsed                              exit 2
-  kInvalidInput,       // a bad model, config, token or file                           exit 1
-  kUnavailable,        // no server, or the peer died or said goodbye                  exit 3
-  kDeadlineExceeded,   // a wait reached its deadline                                  exit 3
-  kProtocolError,      // the peer spoke wrongly; the session is over                  exit 3
-  kVersionMismatch,    // the peer speaks another major version                        exit 3
-  kMismatch,           // another digest, a comparison or verification that failed     exit 4
-  kResourceExhausted,  // memory, disk, /dev/shm or the server is full                 exit 5
-  kInUse,              // the endpoint belongs to a live server                        exit 5
-  kDevice,             // a device is lacking or failed                                exit 5
-  kCancelled,          // shutdown was asked for                                       exit 3
-  kInternal,           // a library failed in a way nobody expects                     exit 1
-  kBusy,               // no room now, the peer is slow: try again. Never sent         exit 5
+  // Arguments that cannot be parsed.
+  kUsage,
+  // A bad model, config, token or file.
+  kInvalidInput,
+  // No server, or the peer died or said goodbye.
+  kUnavailable,
+  // A wait reached its deadline.
+  kDeadlineExceeded,
+  // The peer spoke wrongly; the session is over.
+  kProtocolError,
+  // The peer speaks another major version.
+  kVersionMismatch,
+  // Another digest, a comparison or verification that failed.
+  kMismatch,
+  // Memory, disk, /dev/shm or the server is full.
+  kResourceExhausted,
+  // The endpoint belongs to a live server.
+  kInUse,
+  // A device is lacking or failed.
+  kDevice,
+  // Shutdown was asked for.
+  kCancelled,
+  // A library failed in a way nobody expects.
+  kInternal,
+  // No room now, the peer is slow: try again. Never sent.
+  kBusy,
 };
 
-constexpr std::string_view name_of(StatusCode code) {
+struct StatusTraits {
+  std::string_view name;
+  /// Of the process, as docs/INTERFACE.md has it.
+  int exit_code = 1;
+};
+
+constexpr StatusTraits traits_of(StatusCode code) {
   switch (code) {
     case StatusCode::kOk:
-      return "ok";
+      return {"ok", 0};
     case StatusCode::kUsage:
-      return "usage";
+      return {"usage", 2};
     case StatusCode::kInvalidInput:
-      return "invalid input";
+      return {"invalid input", 1};
     case StatusCode::kUnavailable:
-      return "unavailable";
+      return {"unavailable", 3};
     case StatusCode::kDeadlineExceeded:
-      return "deadline exceeded";
+      return {"deadline exceeded", 3};
     case StatusCode::kProtocolError:
-      return "protocol error";
+      return {"protocol error", 3};
     case StatusCode::kVersionMismatch:
-      return "version mismatch";
+      return {"version mismatch", 3};
     case StatusCode::kMismatch:
-      return "mismatch";
+      return {"mismatch", 4};
     case StatusCode::kResourceExhausted:
-      return "resource exhausted";
+      return {"resource exhausted", 5};
     case StatusCode::kInUse:
-      return "in use";
+      return {"in use", 5};
     case StatusCode::kDevice:
-      return "device";
+      return {"device", 5};
     case StatusCode::kCancelled:
-      return "cancelled";
+      return {"cancelled", 3};
     case StatusCode::kInternal:
-      return "internal";
+      return {"internal", 1};
     case StatusCode::kBusy:
-      return "busy";
+      return {"busy", 5};
   }
   return {};
 }
 
-/// The process exit code of docs/INTERFACE.md for `code`.
-int exit_code(StatusCode code);
+constexpr std::string_view name_of(StatusCode code) { return traits_of(code).name; }
+constexpr int exit_code(StatusCode code) { return traits_of(code).exit_code; }
 
 /// Success, or a code with a message for a user: what was wrong, with which value, what to do.
 class [[nodiscard]] Status {
@@ -78,7 +96,6 @@ class [[nodiscard]] Status {
   requires(sizeof...(Args) > 0)
       Status(StatusCode code, fmt::format_string<Args...> format, Args&&... args)
       : Status(code, fmt::format(format, std::forward<Args>(args)...)) {}
-  static Status ok_status() { return {}; }
 
   bool ok() const { return code_ == StatusCode::kOk; }
   StatusCode code() const { return code_; }

@@ -1,10 +1,8 @@
 #pragma once
 
 #include <sys/eventfd.h>
-#include <unistd.h>
 
 #include <cerrno>
-#include <cstdint>
 
 #include "base/status.h"
 #include "base/unique_fd.h"
@@ -25,13 +23,12 @@ class WakeEvent {
   }
   int fd() const { return fd_.get(); }
   void set() {
-    const std::uint64_t one = 1;
-    while (::write(fd_.get(), &one, sizeof(one)) < 0 && errno == EINTR) {
+    while (::eventfd_write(fd_.get(), 1) < 0 && errno == EINTR) {
     }  // EAGAIN: it is set
   }
   void clear() {
-    std::uint64_t count = 0;
-    while (::read(fd_.get(), &count, sizeof(count)) < 0 && errno == EINTR) {
+    eventfd_t count = 0;
+    while (::eventfd_read(fd_.get(), &count) < 0 && errno == EINTR) {
     }  // EAGAIN: it was clear
   }
 

@@ -1,10 +1,9 @@
 #include "proto/handshake.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
+#include <concepts>
 #include <cstring>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "proto/limits.h"
@@ -13,234 +12,133 @@
 namespace airlock {
 namespace {
 
-constexpr std::array<char, 8> kMagic = {'A', 'I', 'R', 'L', 'O', 'C', 'K', '\0'};
+constexpr std::string_view kMagic("AIRLOCK", 8);
 constexpr std::size_t kVersionAt = kMagic.size();
 constexpr std::size_t kKindAt = kVersionAt + 4;
 constexpr std::size_t kBodyAt = kKindAt + 1;
 
-// The index of a ControlMessage's alternative plus one is its kind on the wire.
-enum class Kind : std::uint8_t { kHello = 1, kWelcome = 2, kRefusal = 3, kSign = 4, kGoodbye = 5 };
-
-constexpr std::size_t kHelloElements = 6;
-constexpr std::size_t kWelcomeElements = 16;
-constexpr std::size_t kDimsElements = 7;
-
 bool is_hex(std::string_view text) {
-  return std::all_of(text.begin(), text.end(),
-                     [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+  return text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-/// No '/' and no "..": the name is opened below /dev/shm.
-bool is_segment_name(std::string_view text) {
-  return text.starts_with("airlock-") && std::all_of(text.begin(), text.end(), [](char c) {
-           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || c == '-';
-         });
+// The fields of each message in the order of the wire. `wire` is a WireWriter and the message
+// const, or `wire` is a WireReader.
+
+template <typename T, typename Message>
+concept Is = std::same_as<std::remove_const_t<T>, Message>;
+
+void digest_field(auto& wire, auto& digest) {
+  wire.text("the digest", digest, limits::kMaxDigestBytes);
+  wire.demand(is_hex(digest), "the digest is not in hex digits");
 }
 
-void demand(WireReader& reader, const Status& status) {
-  if (!status.ok()) reader.fail(status.message());
+void segment_field(auto& wire, std::string_view what, auto& name, bool has_ring) {
+  wire.text(what, name, limits::kMaxSegmentNameBytes);
+  wire.demand(has_ring || name.empty(), "{} without a ring", what);
+  wire.demand(!has_ring || is_segment_name(name), "{} \"{}\" is not \"airlock-\" and [0-9a-z-]",
+              what, name);
 }
 
-void write_body(WireWriter& writer, const Hello& hello) {
-  writer.array(kHelloElements);
-  writer.text(hello.client, limits::kMaxClientNameBytes);
-  writer.number(static_cast<std::uint64_t>(hello.ring.choice));
-  writer.number(hello.ring.slot_count);
-  writer.number(hello.ring.slot_bytes);
-  writer.text(hello.digest, limits::kMaxDigestBytes);
-  writer.number(hello.capabilities);
+void float_field(auto& wire, std::string_view what, auto& dtype) {
+  wire.enumerator(what, dtype);
+  wire.demand(is_float(dtype), "{} is not a float type", what);
 }
 
-void write_body(WireWriter& writer, const Welcome& welcome) {
-  writer.array(kWelcomeElements);
-  writer.number(welcome.epoch);
-  writer.text(welcome.token, limits::kSessionTokenBytes);
-  writer.text(welcome.data_endpoint, limits::kMaxDataEndpointBytes);
-  writer.number(welcome.has_ring ? 1 : 0);
-  writer.number(welcome.geometry.slot_count);
-  writer.number(welcome.geometry.slot_bytes);
-  writer.text(welcome.request_segment, limits::kMaxSegmentNameBytes);
-  writer.text(welcome.reply_segment, limits::kMaxSegmentNameBytes);
-  writer.array(kDimsElements);
-  const ModelDims& dims = welcome.dims;
-  for (std::int64_t value : {dims.hidden, dims.intermediate, dims.layers, dims.heads, dims.kv_heads,
-                             dims.head_dim, dims.vocab}) {
-    writer.number(static_cast<std::uint64_t>(value));
+void fields(auto& wire, Is<ModelDims> auto& dims) {
+  wire.array("the model's dimensions", 7);
+  for (auto* dimension : {&dims.hidden, &dims.intermediate, &dims.layers, &dims.heads,
+                          &dims.kv_heads, &dims.head_dim, &dims.vocab}) {
+    wire.number("a dimension of the model", *dimension, 1, INT32_MAX);
   }
-  writer.text(welcome.digest, limits::kMaxDigestBytes);
-  writer.number(static_cast<std::uint64_t>(welcome.dtype));
-  writer.number(static_cast<std::uint64_t>(welcome.stored_dtype));
-  writer.number(welcome.threads);
-  writer.text(welcome.device, limits::kMaxDeviceNameBytes);
-  writer.number(welcome.config_bytes);
-  writer.number(welcome.capabilities);
+  wire.demand(dims.check());
 }
 
-void write_body(WireWriter& writer, const Refusal& refusal) {
-  writer.array(2);
-  writer.status_code(refusal.code);
-  writer.text(refusal.message, limits::kMaxErrorTextBytes);
+void fields(auto& wire, Is<Hello> auto& hello) {
+  wire.body("hello", 6);
+  wire.text("the client's name", hello.client, limits::kMaxClientNameBytes);
+  wire.number("the ring mode", hello.ring.choice, 0, 1);
+  wire.number("the slot count", hello.ring.slot_count);
+  wire.number("the slot bytes", hello.ring.slot_bytes);
+  wire.demand(check_wish(hello.ring));
+  digest_field(wire, hello.digest);
+  wire.number("the capabilities", hello.capabilities);
 }
 
-void write_body(WireWriter& writer, const Sign&) { writer.array(0); }
-
-void write_body(WireWriter& writer, const Goodbye& goodbye) {
-  writer.array(1);
-  writer.text(goodbye.reason, limits::kMaxErrorTextBytes);
+void fields(auto& wire, Is<Welcome> auto& welcome) {
+  wire.body("welcome", 16);
+  wire.number("the epoch", welcome.epoch);
+  wire.text("the token", welcome.token, limits::kSessionTokenBytes);
+  wire.demand(welcome.token.size() == limits::kSessionTokenBytes && is_hex(welcome.token),
+              "the token is not {} hex digits", limits::kSessionTokenBytes);
+  wire.text("the data endpoint", welcome.data_endpoint, limits::kMaxDataEndpointBytes);
+  wire.demand(
+      welcome.data_endpoint.starts_with("ipc://") || welcome.data_endpoint.starts_with("tcp://"),
+      "the data endpoint \"{}\" is neither ipc:// nor tcp://", welcome.data_endpoint);
+  wire.number("the ring mode", welcome.has_ring);
+  wire.number("the slot count", welcome.geometry.slot_count);
+  wire.number("the slot bytes", welcome.geometry.slot_bytes);
+  wire.demand(check_geometry(welcome.geometry));
+  segment_field(wire, "the request segment", welcome.request_segment, welcome.has_ring);
+  segment_field(wire, "the reply segment", welcome.reply_segment, welcome.has_ring);
+  wire.demand(!welcome.has_ring || welcome.request_segment != welcome.reply_segment,
+              "one segment for both rings");
+  fields(wire, welcome.dims);
+  digest_field(wire, welcome.digest);
+  float_field(wire, "the weights' dtype", welcome.dtype);
+  float_field(wire, "the stored dtype", welcome.stored_dtype);
+  wire.number("the thread count", welcome.threads, 1, limits::kMaxThreads);
+  wire.text("the device's name", welcome.device, limits::kMaxDeviceNameBytes);
+  wire.number("the config's size", welcome.config_bytes, 0, limits::kMaxConfigBytes);
+  wire.number("the capabilities", welcome.capabilities);
 }
 
-DType read_float_dtype(WireReader& reader, std::string_view what) {
-  const auto dtype = from_number<DType>(reader.number(what, 0, UINT8_MAX));
-  if (dtype && is_float(*dtype)) return *dtype;
-  reader.fail(fmt::format("{} is not a float type", what));
-  return DType::kF32;
+void fields(auto& wire, Is<Refusal> auto& refusal) {
+  wire.body("refusal", 2);
+  wire.status_code(refusal.code, StatusCode::kUsage);
+  wire.text("the reason", refusal.message, limits::kMaxErrorTextBytes);
 }
 
-std::string read_digest(WireReader& reader) {
-  const std::string_view digest = reader.text("the digest", limits::kMaxDigestBytes);
-  if (!is_hex(digest)) reader.fail("the digest is not in hex digits");
-  return std::string(digest);
+void fields(auto& wire, Is<Sign> auto&) { wire.body("sign", 0); }
+
+void fields(auto& wire, Is<Goodbye> auto& goodbye) {
+  wire.body("goodbye", 1);
+  wire.text("the reason", goodbye.reason, limits::kMaxErrorTextBytes);
 }
 
-Hello read_hello(WireReader& reader, std::size_t most) {
-  Hello hello;
-  reader.array("hello", kHelloElements, most);
-  hello.client = reader.text("the client's name", limits::kMaxClientNameBytes);
-  hello.ring.choice = static_cast<RingChoice>(reader.number("the ring mode", 0, 1));
-  hello.ring.slot_count =
-      static_cast<std::uint32_t>(reader.number("the slot count", 0, limits::kMaxSlotCount));
-  hello.ring.slot_bytes =
-      static_cast<std::uint32_t>(reader.number("the slot bytes", 0, limits::kMaxSlotBytes));
-  demand(reader, check_wish(hello.ring));
-  hello.digest = read_digest(reader);
-  hello.capabilities = reader.number("the capabilities", 0, UINT64_MAX);
-  return hello;
+unsigned u16_at(std::span<const std::byte> bytes, std::size_t at) {
+  return std::to_integer<unsigned>(bytes[at]) | (std::to_integer<unsigned>(bytes[at + 1]) << 8U);
 }
 
-ModelDims read_dims(WireReader& reader) {
-  ModelDims dims;
-  reader.array("the model's dimensions", kDimsElements, kDimsElements);
-  for (std::int64_t* field : {&dims.hidden, &dims.intermediate, &dims.layers, &dims.heads,
-                              &dims.kv_heads, &dims.head_dim, &dims.vocab}) {
-    *field = static_cast<std::int64_t>(reader.number("a dimension of the model", 1, INT32_MAX));
-  }
-  if (reader.ok()) demand(reader, dims.check());
-  return dims;
-}
-
-std::string read_segment(WireReader& reader, std::string_view what, bool has_ring) {
-  const std::string_view name = reader.text(what, limits::kMaxSegmentNameBytes);
-  if (!has_ring && !name.empty()) reader.fail(fmt::format("{} without a ring", what));
-  if (has_ring && !is_segment_name(name)) {
-    reader.fail(fmt::format("{} \"{}\" is not \"airlock-\" and [0-9a-z-]", what, name));
-  }
-  return std::string(name);
-}
-
-Welcome read_welcome(WireReader& reader, std::size_t most) {
-  Welcome welcome;
-  reader.array("welcome", kWelcomeElements, most);
-  welcome.epoch = reader.number("the epoch", 0, UINT64_MAX);
-  welcome.token = reader.text("the token", limits::kSessionTokenBytes);
-  if (welcome.token.size() != limits::kSessionTokenBytes || !is_hex(welcome.token)) {
-    reader.fail(fmt::format("the token is not {} hex digits", limits::kSessionTokenBytes));
-  }
-  welcome.data_endpoint = reader.text("the data endpoint", limits::kMaxDataEndpointBytes);
-  if (!welcome.data_endpoint.starts_with("ipc://") &&
-      !welcome.data_endpoint.starts_with("tcp://")) {
-    reader.fail(fmt::format("the data endpoint \"{}\" is neither ipc:// nor tcp://",
-                            welcome.data_endpoint));
-  }
-  welcome.has_ring = reader.number("the ring mode", 0, 1) == 1;
-  welcome.geometry.slot_count =
-      static_cast<std::uint32_t>(reader.number("the slot count", 0, UINT32_MAX));
-  welcome.geometry.slot_bytes =
-      static_cast<std::uint32_t>(reader.number("the slot bytes", 0, UINT32_MAX));
-  if (reader.ok()) demand(reader, check_geometry(welcome.geometry));
-  welcome.request_segment = read_segment(reader, "the request segment", welcome.has_ring);
-  welcome.reply_segment = read_segment(reader, "the reply segment", welcome.has_ring);
-  if (welcome.has_ring && welcome.request_segment == welcome.reply_segment) {
-    reader.fail("one segment for both rings");
-  }
-  welcome.dims = read_dims(reader);
-  welcome.digest = read_digest(reader);
-  welcome.dtype = read_float_dtype(reader, "the weights' dtype");
-  welcome.stored_dtype = read_float_dtype(reader, "the stored dtype");
-  welcome.threads =
-      static_cast<std::uint32_t>(reader.number("the thread count", 1, limits::kMaxThreads));
-  welcome.device = reader.text("the device's name", limits::kMaxDeviceNameBytes);
-  welcome.config_bytes =
-      static_cast<std::uint32_t>(reader.number("the config's size", 0, limits::kMaxConfigBytes));
-  welcome.capabilities = reader.number("the capabilities", 0, UINT64_MAX);
-  return welcome;
-}
-
-Refusal read_refusal(WireReader& reader, std::size_t most) {
-  reader.array("refusal", 2, most);
-  const StatusCode code = reader.status_code(StatusCode::kUsage);
-  return {code, std::string(reader.text("the reason", limits::kMaxErrorTextBytes))};
-}
-
-Goodbye read_goodbye(WireReader& reader, std::size_t most) {
-  reader.array("goodbye", 1, most);
-  return {std::string(reader.text("the reason", limits::kMaxErrorTextBytes))};
-}
-
-std::uint16_t u16_at(std::span<const std::byte> bytes, std::size_t at) {
-  return static_cast<std::uint16_t>(std::to_integer<unsigned>(bytes[at]) |
-                                    (std::to_integer<unsigned>(bytes[at + 1]) << 8U));
-}
-
-ControlMessage read_body(WireReader& reader, Kind kind, std::size_t most_extra) {
-  const auto most = [most_extra](std::size_t elements) { return elements + most_extra; };
-  switch (kind) {
-    case Kind::kHello:
-      return read_hello(reader, most(kHelloElements));
-    case Kind::kWelcome:
-      return read_welcome(reader, most(kWelcomeElements));
-    case Kind::kRefusal:
-      return read_refusal(reader, most(2));
-    case Kind::kGoodbye:
-      return read_goodbye(reader, most(1));
-    case Kind::kSign:
-      break;
-  }
-  reader.array("sign", 0, most(0));
-  return Sign{};
+template <typename... Args>
+Status wrong(fmt::format_string<Args...> format, Args&&... args) {
+  return {StatusCode::kProtocolError,
+          "control message: " + fmt::format(format, std::forward<Args>(args)...)};
 }
 
 }  // namespace
 
 std::vector<std::byte> encode_control(const ControlMessage& message) {
-  std::array<std::byte, kBodyAt> head{};
-  std::memcpy(head.data(), kMagic.data(), kMagic.size());
-  head[kVersionAt] = static_cast<std::byte>(kProtocolMajor & 0xffU);
-  head[kVersionAt + 1] = static_cast<std::byte>(kProtocolMajor >> 8U);
-  head[kVersionAt + 2] = static_cast<std::byte>(kProtocolMinor & 0xffU);
-  head[kVersionAt + 3] = static_cast<std::byte>(kProtocolMinor >> 8U);
-  head[kKindAt] = static_cast<std::byte>(message.index() + 1);
-  WireWriter writer(head);
-  std::visit([&writer](const auto& body) { write_body(writer, body); }, message);
+  std::string head(kMagic);
+  for (const std::uint16_t version : {kProtocolMajor, kProtocolMinor}) {
+    head += static_cast<char>(version & 0xffU);
+    head += static_cast<char>(version >> 8U);
+  }
+  head += static_cast<char>(message.index() + 1);
+  WireWriter writer(std::as_bytes(std::span(head)));
+  std::visit([&writer](const auto& body) { fields(writer, body); }, message);
   std::vector<std::byte> bytes = std::move(writer).take();
   CHECK(bytes.size() <= limits::kMaxControlFrameBytes);
   return bytes;
 }
 
 Result<ControlMessage> decode_control(std::span<const std::byte> bytes) {
-  const auto wrong = [](std::string text) {
-    return Status(StatusCode::kProtocolError, "control message: " + std::move(text));
-  };
-  if (bytes.size() > limits::kMaxControlFrameBytes) {
-    return wrong(
-        fmt::format("{} bytes, expected at most {}", bytes.size(), limits::kMaxControlFrameBytes));
-  }
-  if (bytes.size() < kKindAt)
-    return wrong(fmt::format("{} bytes, expected at least {}", bytes.size(), kKindAt));
-  if (std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0) {
+  if (bytes.size() > limits::kMaxControlFrameBytes)
+    return wrong("{} bytes, expected at most {}", bytes.size(), limits::kMaxControlFrameBytes);
+  if (bytes.size() < kKindAt) return wrong("{} bytes, expected at least {}", bytes.size(), kKindAt);
+  if (std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0)
     return wrong("it does not start with \"AIRLOCK\": the peer is no Airlock program");
-  }
-  const std::uint16_t major = u16_at(bytes, kVersionAt);
-  const std::uint16_t minor = u16_at(bytes, kVersionAt + 2);
+  const unsigned major = u16_at(bytes, kVersionAt);
+  const unsigned minor = u16_at(bytes, kVersionAt + 2);
   if (major != kProtocolMajor) {
     return Status(
         StatusCode::kVersionMismatch,
@@ -248,17 +146,18 @@ Result<ControlMessage> decode_control(std::span<const std::byte> bytes) {
         minor, kProtocolMajor, kProtocolMinor);
   }
   if (bytes.size() < kBodyAt) return wrong("it has no kind");
-  const auto kind = std::to_integer<std::uint8_t>(bytes[kKindAt]);
-  if (kind < 1 || kind > std::variant_size_v<ControlMessage>)
-    return wrong(fmt::format("unknown kind {}", kind));
+  const auto kind = std::to_integer<std::size_t>(bytes[kKindAt]);
+  // Of each kind, in the order of their numbers.
+  std::array<ControlMessage, std::variant_size_v<ControlMessage>> messages = {
+      Hello{}, Welcome{}, Refusal{}, Sign{}, Goodbye{}};
+  if (kind < 1 || kind > messages.size()) return wrong("unknown kind {}", kind);
+  ControlMessage& message = messages[kind - 1];
 
-  const bool newer = minor > kProtocolMinor;
-  WireReader reader(bytes.subspan(kBodyAt));
-  ControlMessage message =
-      read_body(reader, static_cast<Kind>(kind), newer ? limits::kMaxWireTokens : 0);
-  Status end = reader.finish(newer ? WireReader::Rest::kIgnore : WireReader::Rest::kRefuse);
-  if (!end.ok()) return end.with_context("control message");
-  return message;
+  WireReader reader(bytes.subspan(kBodyAt),
+                    minor > kProtocolMinor ? WireReader::Rest::kIgnore : WireReader::Rest::kRefuse);
+  std::visit([&reader](auto& body) { fields(reader, body); }, message);
+  if (const Status end = reader.finish(); !end.ok()) return end.with_context("control message");
+  return std::move(message);
 }
 
 }  // namespace airlock

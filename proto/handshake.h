@@ -40,39 +40,54 @@ struct Hello {
   bool operator==(const Hello&) const = default;
 };
 
-struct Welcome {              // server -> runner: the session
-  std::uint64_t epoch = 0;    // random; in every slot and opening frame of the session
-  std::string token;          // 32 hex digits; the runner's ZeroMQ routing id on the data socket
-  std::string data_endpoint;  // the session's own ZeroMQ endpoint
+/// Server to runner: the session.
+struct Welcome {
+  // Random; in every slot and opening frame of the session.
+  std::uint64_t epoch = 0;
+  // 32 hex digits; the runner's ZeroMQ routing id on the data socket.
+  std::string token;
+  // The session's own ZeroMQ endpoint.
+  std::string data_endpoint;
   bool has_ring = false;
-  RingGeometry geometry;  // of both rings; without a ring, slot_bytes is still the path limit
-  std::string
-      request_segment;  // names below /dev/shm: "airlock-" and [0-9a-z-]; empty without a ring
+  // Of both rings; without a ring, slot_bytes is still the path limit.
+  RingGeometry geometry;
+  // is_segment_name(); empty without a ring.
+  std::string request_segment;
   std::string reply_segment;
   ModelDims dims;
-  std::string digest;                // hex
-  DType dtype = DType::kF32;         // of the weights
-  DType stored_dtype = DType::kF32;  // the model's stored type
+  // Hex.
+  std::string digest;
+  // Of the weights that the server computes with, and as the model stores them.
+  DType dtype = DType::kF32;
+  DType stored_dtype = DType::kF32;
   std::uint32_t threads = 1;
-  std::string device;              // "cpu", "cuda:0 NVIDIA H100"
-  std::uint32_t config_bytes = 0;  // of init's first result
+  // "cpu", "cuda:0 NVIDIA H100"
+  std::string device;
+  // Of init's first result.
+  std::uint32_t config_bytes = 0;
   std::uint64_t capabilities = 0;
   bool operator==(const Welcome&) const = default;
 };
 
-struct Refusal {  // server -> runner, instead of Welcome
+/// Server to runner, instead of Welcome.
+struct Refusal {
   StatusCode code = StatusCode::kUnavailable;
   std::string message;
   bool operator==(const Refusal&) const = default;
 };
+
+/// Either way: a sign of life.
 struct Sign {
   bool operator==(const Sign&) const = default;
-};                // either way: a sign of life
-struct Goodbye {  // either way: the session ends
+};
+
+/// Either way: the session ends.
+struct Goodbye {
   std::string reason;
   bool operator==(const Goodbye&) const = default;
 };
 
+/// The index of an alternative plus one is its kind on the wire.
 using ControlMessage = std::variant<Hello, Welcome, Refusal, Sign, Goodbye>;
 
 std::vector<std::byte> encode_control(const ControlMessage& message);

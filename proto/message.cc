@@ -1,12 +1,53 @@
 #include "proto/message.h"
 
-#include <fmt/format.h>
-
 #include "proto/limits.h"
 #include "proto/wire.h"
 
 namespace airlock {
 namespace {
+
+// The fields of each header in the order of the wire. `wire` is a WireWriter and the header const,
+// or `wire` is a WireReader.
+
+void tensor_list(auto& wire, std::string_view what, auto& tensors) {
+  std::uint64_t total_bytes = 0;
+  wire.list(what, tensors, limits::kMaxTensorsPerMessage, [&](auto& tensor) {
+    wire.tensor(what, tensor);
+    total_bytes += tensor.bytes();
+  });
+  wire.demand(total_bytes <= limits::kMaxMessageBytes,
+              "{} has {} bytes in all, expected at most {}", what, total_bytes,
+              limits::kMaxMessageBytes);
+}
+
+void request_fields(auto& wire, auto& header) {
+  auto& spec = header.spec;
+  wire.body("the header", 6);
+  wire.number("the request id", header.request_id);
+  wire.enumerator("the op", spec.op);
+  wire.enumerator("the result dtype", spec.result_dtype);
+  wire.enumerator("the transposition", spec.transpose);
+  wire.list("the weights", spec.weights, limits::kMaxWeightsPerOp, [&wire](auto& weight) {
+    wire.array("a weight", 2);
+    wire.enumerator("a weight's kind", weight.kind);
+    wire.number("a weight's layer", weight.layer);
+  });
+  tensor_list(wire, "the inputs", spec.inputs);
+}
+
+void response_fields(auto& wire, auto& header) {
+  wire.body("the header", 7);
+  wire.number("the request id", header.request_id);
+  wire.enumerator("the op", header.op);
+  wire.status_code(header.code, StatusCode::kOk);
+  wire.text("the error text", header.message, limits::kMaxErrorTextBytes);
+  tensor_list(wire, "the results", header.results);
+  wire.number("the queue time", header.queue_ns);
+  wire.number("the server time", header.server_ns);
+  const bool is_ok = header.code == StatusCode::kOk;
+  wire.demand(!is_ok || header.message.empty(), "an error text without an error");
+  wire.demand(is_ok || header.results.empty(), "results beside an error");
+}
 
 std::vector<std::byte> finished(WireWriter writer) {
   std::vector<std::byte> bytes = std::move(writer).take();
@@ -14,123 +55,44 @@ std::vector<std::byte> finished(WireWriter writer) {
   return bytes;
 }
 
-void write_tensors(WireWriter& writer, const std::vector<TensorDesc>& tensors) {
-  CHECK(tensors.size() <= limits::kMaxTensorsPerMessage);
-  writer.array(tensors.size());
-  for (const TensorDesc& desc : tensors) writer.tensor(desc);
-}
-
-std::vector<TensorDesc> read_tensors(WireReader& reader, std::string_view what) {
-  const std::size_t count = reader.array(what, 0, limits::kMaxTensorsPerMessage);
-  std::vector<TensorDesc> tensors;
-  tensors.reserve(count);
-  std::uint64_t total_bytes = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    tensors.push_back(reader.tensor(what));
-    if (!reader.ok()) return {};
-    total_bytes += tensors.back().bytes();
+/// What reads and finishes a header, for `name`: fields(reader, header).
+template <typename Header, typename Fields>
+Result<Header> decode(std::string_view name, std::span<const std::byte> bytes, Fields fields) {
+  if (bytes.size() > limits::kMaxEncodedHeaderBytes) {
+    return Status(StatusCode::kProtocolError, "{}: {} bytes, expected at most {}", name,
+                  bytes.size(), limits::kMaxEncodedHeaderBytes);
   }
-  if (total_bytes > limits::kMaxMessageBytes) {
-    reader.fail(fmt::format("{} has {} bytes in all, expected at most {}", what, total_bytes,
-                            limits::kMaxMessageBytes));
-  }
-  return tensors;
-}
-
-Op read_op(WireReader& reader) {
-  const std::uint64_t value = reader.number("the op", 0, UINT8_MAX);
-  const auto op = from_number<Op>(value);
-  if (!op) reader.fail(fmt::format("the op is {}, which is none", value));
-  return op.value_or(Op::kPing);
-}
-
-Status check_size(std::size_t bytes) {
-  if (bytes <= limits::kMaxEncodedHeaderBytes) return {};
-  return {StatusCode::kProtocolError, "{} bytes, expected at most {}", bytes,
-          limits::kMaxEncodedHeaderBytes};
+  WireReader reader(bytes);
+  Header header;
+  fields(reader, header);
+  if (const Status end = reader.finish(); !end.ok()) return end.with_context(name);
+  return header;
 }
 
 }  // namespace
 
 std::vector<std::byte> encode(const RequestHeader& header) {
-  const OpSpec& spec = header.spec;
-  CHECK(spec.weights.size() <= limits::kMaxWeightsPerOp);
   WireWriter writer;
-  writer.array(6);
-  writer.number(header.request_id);
-  writer.number(static_cast<std::uint64_t>(spec.op));
-  writer.number(static_cast<std::uint64_t>(spec.result_dtype));
-  writer.number(static_cast<std::uint64_t>(spec.transpose));
-  writer.array(spec.weights.size());
-  for (const WeightId& weight : spec.weights) {
-    writer.array(2);
-    writer.number(static_cast<std::uint64_t>(weight.kind));
-    writer.number(weight.layer);
-  }
-  write_tensors(writer, spec.inputs);
+  request_fields(writer, header);
   return finished(std::move(writer));
 }
 
 Result<RequestHeader> decode_request(std::span<const std::byte> bytes) {
-  if (Status size = check_size(bytes.size()); !size.ok())
-    return size.with_context("request header");
-  WireReader reader(bytes);
-  RequestHeader header;
-  reader.array("the header", 6, 6);
-  header.request_id = reader.number("the request id", 0, UINT64_MAX);
-  header.spec.op = read_op(reader);
-  const auto dtype = from_number<DType>(reader.number("the result dtype", 0, UINT8_MAX));
-  if (!dtype) reader.fail("the result dtype is unknown");
-  header.spec.result_dtype = dtype.value_or(DType::kF32);
-  header.spec.transpose = static_cast<Transpose>(reader.number("the transposition", 0, 2));
-  const std::size_t weight_count = reader.array("the weights", 0, limits::kMaxWeightsPerOp);
-  for (std::size_t i = 0; i < weight_count; ++i) {
-    reader.array("a weight", 2, 2);
-    const auto kind = static_cast<WeightKind>(reader.number("a weight's kind", 1, 7));
-    const auto layer = static_cast<std::uint16_t>(reader.number("a weight's layer", 0, UINT16_MAX));
-    header.spec.weights.push_back({kind, layer});
-  }
-  header.spec.inputs = read_tensors(reader, "the inputs");
-  if (Status end = reader.finish(WireReader::Rest::kRefuse); !end.ok())
-    return end.with_context("request header");
-  return header;
+  return decode<RequestHeader>("request header", bytes,
+                               [](auto& reader, auto& header) { request_fields(reader, header); });
 }
 
 std::vector<std::byte> encode(const ResponseHeader& header) {
+  CHECK(header.code == StatusCode::kOk ? header.message.empty() : header.results.empty());
   WireWriter writer;
-  writer.array(7);
-  writer.number(header.request_id);
-  writer.number(static_cast<std::uint64_t>(header.op));
-  writer.status_code(header.code);
-  writer.text(header.code == StatusCode::kOk ? std::string_view() : header.message,
-              limits::kMaxErrorTextBytes);
-  write_tensors(writer,
-                header.code == StatusCode::kOk ? header.results : std::vector<TensorDesc>());
-  writer.number(header.queue_ns);
-  writer.number(header.server_ns);
+  response_fields(writer, header);
   return finished(std::move(writer));
 }
 
 Result<ResponseHeader> decode_response(std::span<const std::byte> bytes) {
-  if (Status size = check_size(bytes.size()); !size.ok())
-    return size.with_context("response header");
-  WireReader reader(bytes);
-  ResponseHeader header;
-  reader.array("the header", 7, 7);
-  header.request_id = reader.number("the request id", 0, UINT64_MAX);
-  header.op = read_op(reader);
-  header.code = reader.status_code(StatusCode::kOk);
-  header.message = reader.text("the error text", limits::kMaxErrorTextBytes);
-  header.results = read_tensors(reader, "the results");
-  header.queue_ns = reader.number("the queue time", 0, UINT64_MAX);
-  header.server_ns = reader.number("the server time", 0, UINT64_MAX);
-  if (header.code == StatusCode::kOk && !header.message.empty())
-    reader.fail("an error text without an error");
-  if (header.code != StatusCode::kOk && !header.results.empty())
-    reader.fail("results beside an error");
-  if (Status end = reader.finish(WireReader::Rest::kRefuse); !end.ok())
-    return end.with_context("response header");
-  return header;
+  return decode<ResponseHeader>("response header", bytes, [](auto& reader, auto& header) {
+    response_fields(reader, header);
+  });
 }
 
 }  // namespace airlock

@@ -23,14 +23,18 @@ struct ResponseHeader {
   std::uint64_t request_id = 0;
   Op op = Op::kPing;
   StatusCode code = StatusCode::kOk;
-  std::string message;              // at most limits::kMaxErrorTextBytes; empty when ok
-  std::vector<TensorDesc> results;  // empty unless ok
-  std::uint64_t queue_ns = 0;   // the server's word: from receipt to the start of the computation
-  std::uint64_t server_ns = 0;  // the server's word: computation
+  // At most limits::kMaxErrorTextBytes; empty when ok.
+  std::string message;
+  // Empty unless ok.
+  std::vector<TensorDesc> results;
+  // The server's word: from receipt to the start of the computation, and the computation.
+  std::uint64_t queue_ns = 0;
+  std::uint64_t server_ns = 0;
   bool operator==(const ResponseHeader&) const = default;
 };
 
-/// At most limits::kMaxEncodedHeaderBytes. Encoding what we made ourselves cannot fail (CHECKed).
+/// At most limits::kMaxEncodedHeaderBytes. Encoding what we made ourselves cannot fail (CHECKed: an
+/// error has no results, a success no message).
 std::vector<std::byte> encode(const RequestHeader& header);
 std::vector<std::byte> encode(const ResponseHeader& header);
 /// kProtocolError for anything that is not exactly one header with known values and nothing behind

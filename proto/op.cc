@@ -1,7 +1,5 @@
 #include "proto/op.h"
 
-#include <fmt/format.h>
-
 #include <utility>
 
 #include "proto/limits.h"
@@ -9,54 +7,48 @@
 namespace airlock {
 namespace {
 
-Status invalid(std::string message) { return {StatusCode::kInvalidInput, std::move(message)}; }
+template <typename... Args>
+Status invalid(fmt::format_string<Args...> format, Args&&... args) {
+  return {StatusCode::kInvalidInput, format, std::forward<Args>(args)...};
+}
 
 Status check_range(std::string_view field, std::int64_t value, std::int64_t most) {
   if (value >= 1 && value <= most) return {};
-  return invalid(fmt::format("{} is {}, expected 1 to {}", field, value, most));
+  return invalid("{} is {}, expected 1 to {}", field, value, most);
 }
 
-struct NamedTensor {
-  std::string_view name;
-  const TensorDesc& desc;
-};
-
-/// Rank, extents and bytes of an input; after it desc.bytes() may be called.
-Status check_tensor(const NamedTensor& tensor, std::size_t rank) {
-  const Shape& shape = tensor.desc.shape;
-  if (shape.rank() != rank) {
-    return invalid(
-        fmt::format("{} has shape {}, expected rank {}", tensor.name, shape.to_string(), rank));
-  }
-  for (std::int64_t extent : shape.extents()) {
-    if (extent < 1)
-      return invalid(
-          fmt::format("{} has shape {}, an empty extent", tensor.name, shape.to_string()));
-  }
-  const auto bytes = shape.byte_count(tensor.desc.dtype);
-  if (!bytes || *bytes > limits::kMaxTensorBytes) {
-    return invalid(fmt::format("{} has shape {} of {}, over {} bytes", tensor.name,
-                               shape.to_string(), name_of(tensor.desc.dtype),
-                               limits::kMaxTensorBytes));
-  }
-  return {};
+/// Rank, extents and bytes of a tensor; after it desc.bytes() may be called.
+Status check_tensor(std::string_view name, const TensorDesc& desc, std::size_t rank) {
+  const Shape& shape = desc.shape;
+  if (shape.rank() != rank)
+    return invalid("{} has shape {}, expected rank {}", name, shape.to_string(), rank);
+  if (std::ranges::any_of(shape.extents(), [](std::int64_t extent) { return extent < 1; }))
+    return invalid("{} has shape {}, an empty extent", name, shape.to_string());
+  const auto bytes = shape.byte_count(desc.dtype);
+  if (bytes && *bytes <= limits::kMaxTensorBytes) return {};
+  return invalid("{} has shape {} of {}, over {} bytes", name, shape.to_string(),
+                 name_of(desc.dtype), limits::kMaxTensorBytes);
 }
 
-Status check_float(const NamedTensor& tensor) {
-  if (is_float(tensor.desc.dtype)) return {};
-  return invalid(
-      fmt::format("{} is {}, expected a float type", tensor.name, name_of(tensor.desc.dtype)));
+Status check_float(std::string_view name, DType dtype) {
+  if (is_float(dtype)) return {};
+  return invalid("{} is {}, expected a float type", name, name_of(dtype));
+}
+
+/// Of several tensors together.
+Status check_total(std::string_view what, std::uint64_t bytes) {
+  if (bytes <= limits::kMaxMessageBytes) return {};
+  return invalid("{} have {} bytes, expected at most {}", what, bytes, limits::kMaxMessageBytes);
 }
 
 /// x [rows, columns] of a float type, at most kMaxTokens rows.
 Status check_activations(const TensorDesc& x, std::string_view columns_name, std::int64_t columns) {
-  const NamedTensor tensor{"x", x};
-  RETURN_IF_ERROR(check_tensor(tensor, 2));
-  RETURN_IF_ERROR(check_float(tensor));
+  RETURN_IF_ERROR(check_tensor("x", x, 2));
+  RETURN_IF_ERROR(check_float("x", x.dtype));
   RETURN_IF_ERROR(check_range("rows of x", x.shape[0], limits::kMaxTokens));
   if (x.shape[1] == columns) return {};
-  return invalid(fmt::format("x has shape {}, expected {} columns ({})", x.shape.to_string(),
-                             columns, columns_name));
+  return invalid("x has shape {}, expected {} columns ({})", x.shape.to_string(), columns,
+                 columns_name);
 }
 
 /// Each result and all of them together against the limits.
@@ -64,29 +56,25 @@ Result<std::vector<TensorDesc>> checked(std::vector<TensorDesc> results) {
   std::uint64_t total_bytes = 0;
   for (std::size_t i = 0; i < results.size(); ++i) {
     const std::string name = fmt::format("result {}", i);
-    RETURN_IF_ERROR(check_tensor({name, results[i]}, results[i].shape.rank()));
+    RETURN_IF_ERROR(check_tensor(name, results[i], results[i].shape.rank()));
     total_bytes += results[i].bytes();
   }
-  if (total_bytes > limits::kMaxMessageBytes) {
-    return invalid(fmt::format("the results have {} bytes, expected at most {}", total_bytes,
-                               limits::kMaxMessageBytes));
-  }
+  RETURN_IF_ERROR(check_total("the results", total_bytes));
   return results;
 }
 
 Result<std::vector<TensorDesc>> embedding_results(const OpSpec& spec, const ModelDims& dims) {
   const TensorDesc& ids = spec.inputs[0];
-  if (ids.dtype != DType::kI32)
-    return invalid(fmt::format("ids are {}, expected int32", name_of(ids.dtype)));
-  RETURN_IF_ERROR(check_tensor({"ids", ids}, 1));
+  if (ids.dtype != DType::kI32) return invalid("ids are {}, expected int32", name_of(ids.dtype));
+  RETURN_IF_ERROR(check_tensor("ids", ids, 1));
   RETURN_IF_ERROR(check_range("tokens", ids.shape[0], limits::kMaxTokens));
   return checked({{spec.result_dtype, Shape{ids.shape[0], dims.hidden}}});
 }
 
 Result<std::vector<TensorDesc>> linear_results(const OpSpec& spec, const ModelDims& dims) {
   if (spec.weights.empty() || spec.weights.size() > limits::kMaxWeightsPerOp) {
-    return invalid(fmt::format("batch_linear names {} weights, expected 1 to {}",
-                               spec.weights.size(), limits::kMaxWeightsPerOp));
+    return invalid("batch_linear names {} weights, expected 1 to {}", spec.weights.size(),
+                   limits::kMaxWeightsPerOp);
   }
   const std::string_view first_name = name_of(spec.weights[0].kind);
   const std::int64_t columns = weight_shape(dims, spec.weights[0].kind)[1];
@@ -95,13 +83,13 @@ Result<std::vector<TensorDesc>> linear_results(const OpSpec& spec, const ModelDi
   results.reserve(spec.weights.size());
   for (const WeightId& weight : spec.weights) {
     if (weight.layer >= dims.layers) {
-      return invalid(fmt::format("{} names layer {}, the model has {}", name_of(weight.kind),
-                                 weight.layer, dims.layers));
+      return invalid("{} names layer {}, the model has {}", name_of(weight.kind), weight.layer,
+                     dims.layers);
     }
     const Shape shape = weight_shape(dims, weight.kind);
     if (shape[1] != columns) {
-      return invalid(fmt::format("{} takes {} columns, {} in the same batch_linear takes {}",
-                                 name_of(weight.kind), shape[1], first_name, columns));
+      return invalid("{} takes {} columns, {} in the same batch_linear takes {}",
+                     name_of(weight.kind), shape[1], first_name, columns);
     }
     results.push_back({spec.result_dtype, Shape{spec.inputs[0].shape[0], shape[0]}});
   }
@@ -111,13 +99,11 @@ Result<std::vector<TensorDesc>> linear_results(const OpSpec& spec, const ModelDi
 Result<std::vector<TensorDesc>> matmul_results(const OpSpec& spec) {
   const TensorDesc& a = spec.inputs[0];
   const TensorDesc& b = spec.inputs[1];
-  RETURN_IF_ERROR(check_tensor({"a", a}, 3));
-  RETURN_IF_ERROR(check_tensor({"b", b}, 3));
-  RETURN_IF_ERROR(check_float({"a", a}));
-  if (a.dtype != b.dtype) {
-    return invalid(
-        fmt::format("a is {} and b is {}, expected one type", name_of(a.dtype), name_of(b.dtype)));
-  }
+  RETURN_IF_ERROR(check_tensor("a", a, 3));
+  RETURN_IF_ERROR(check_tensor("b", b, 3));
+  RETURN_IF_ERROR(check_float("a", a.dtype));
+  if (a.dtype != b.dtype)
+    return invalid("a is {} and b is {}, expected one type", name_of(a.dtype), name_of(b.dtype));
   const bool a_transposed = spec.transpose == Transpose::kA;
   const bool b_transposed = spec.transpose == Transpose::kB;
   const std::int64_t m = a.shape[a_transposed ? 2 : 1];
@@ -129,46 +115,35 @@ Result<std::vector<TensorDesc>> matmul_results(const OpSpec& spec) {
   RETURN_IF_ERROR(check_range("k of a", k, limits::kMaxTokens));
   RETURN_IF_ERROR(check_range("n of b", n, limits::kMaxTokens));
   if (k != b_k) {
-    return invalid(fmt::format("a {} and b {}: k is {} and {}", a.shape.to_string(),
-                               b.shape.to_string(), k, b_k));
+    return invalid("a {} and b {}: k is {} and {}", a.shape.to_string(), b.shape.to_string(), k,
+                   b_k);
   }
-  if (a.shape[0] % b.shape[0] != 0) {
-    return invalid(
-        fmt::format("{} heads of a are no multiple of {} groups of b", a.shape[0], b.shape[0]));
-  }
-  if (a.bytes() + b.bytes() > limits::kMaxMessageBytes) {
-    return invalid(fmt::format("a and b have {} bytes, expected at most {}", a.bytes() + b.bytes(),
-                               limits::kMaxMessageBytes));
-  }
+  if (a.shape[0] % b.shape[0] != 0)
+    return invalid("{} heads of a are no multiple of {} groups of b", a.shape[0], b.shape[0]);
+  RETURN_IF_ERROR(check_total("a and b", a.bytes() + b.bytes()));
   return checked({{spec.result_dtype, Shape{a.shape[0], m, n}}});
 }
 
 Result<std::vector<TensorDesc>> lm_head_results(const OpSpec& spec, const ModelDims& dims) {
-  if (spec.result_dtype != DType::kF32) {
-    return invalid(
-        fmt::format("lm_head's result dtype is {}, expected fp32", name_of(spec.result_dtype)));
-  }
+  if (spec.result_dtype != DType::kF32)
+    return invalid("lm_head's result dtype is {}, expected fp32", name_of(spec.result_dtype));
   RETURN_IF_ERROR(check_activations(spec.inputs[0], "hidden", dims.hidden));
   return checked({{DType::kF32, Shape{spec.inputs[0].shape[0], dims.vocab}}});
 }
 
 /// What holds for every op: the fields that belong to one op only, and the input count.
 Status check_common(const OpSpec& spec, std::size_t input_count) {
-  if (spec.inputs.size() != input_count) {
-    return invalid(fmt::format("{} has {} inputs, expected {}", name_of(spec.op),
-                               spec.inputs.size(), input_count));
-  }
+  const std::string_view op = name_of(spec.op);
+  if (spec.inputs.size() != input_count)
+    return invalid("{} has {} inputs, expected {}", op, spec.inputs.size(), input_count);
   if (!is_float(spec.result_dtype)) {
-    return invalid(fmt::format("{}'s result dtype is {}, expected a float type", name_of(spec.op),
-                               name_of(spec.result_dtype)));
+    return invalid("{}'s result dtype is {}, expected a float type", op,
+                   name_of(spec.result_dtype));
   }
-  if (spec.op != Op::kBatchLinear && !spec.weights.empty()) {
-    return invalid(
-        fmt::format("{} names {} weights, expected none", name_of(spec.op), spec.weights.size()));
-  }
-  if (spec.op != Op::kMatmul && spec.transpose != Transpose::kNone) {
-    return invalid(fmt::format("{} with a transposition", name_of(spec.op)));
-  }
+  if (spec.op != Op::kBatchLinear && !spec.weights.empty())
+    return invalid("{} names {} weights, expected none", op, spec.weights.size());
+  if (spec.op != Op::kMatmul && spec.transpose != Transpose::kNone)
+    return invalid("{} with a transposition", op);
   return {};
 }
 
@@ -183,7 +158,7 @@ Status ModelDims::check() const {
   RETURN_IF_ERROR(check_range("head size", head_dim, limits::kMaxHeadDim));
   RETURN_IF_ERROR(check_range("vocabulary size", vocab, limits::kMaxVocab));
   if (heads % kv_heads == 0) return {};
-  return invalid(fmt::format("{} heads are no multiple of {} kv heads", heads, kv_heads));
+  return invalid("{} heads are no multiple of {} kv heads", heads, kv_heads);
 }
 
 Shape weight_shape(const ModelDims& dims, WeightKind kind) {
@@ -225,41 +200,27 @@ Result<std::vector<TensorDesc>> op_results(const OpSpec& spec, const ModelDims& 
     case Op::kStats:
       break;
   }
-  return invalid(fmt::format("the results of {} are sized by the server", name_of(spec.op)));
+  return invalid("the results of {} are sized by the server", name_of(spec.op));
 }
 
 OpSpec embedding_spec(std::int64_t tokens, DType result_dtype) {
-  OpSpec spec;
-  spec.op = Op::kEmbedding;
-  spec.result_dtype = result_dtype;
-  spec.inputs = {{DType::kI32, Shape{tokens}}};
-  return spec;
+  return {
+      .op = Op::kEmbedding, .result_dtype = result_dtype, .inputs = {{DType::kI32, Shape{tokens}}}};
 }
 
 OpSpec linear_spec(std::vector<WeightId> weights, const TensorDesc& input, DType result_dtype) {
-  OpSpec spec;
-  spec.op = Op::kBatchLinear;
-  spec.weights = std::move(weights);
-  spec.result_dtype = result_dtype;
-  spec.inputs = {input};
-  return spec;
+  return {.op = Op::kBatchLinear,
+          .weights = std::move(weights),
+          .result_dtype = result_dtype,
+          .inputs = {input}};
 }
 
 OpSpec matmul_spec(const TensorDesc& a, const TensorDesc& b, Transpose transpose,
                    DType result_dtype) {
-  OpSpec spec;
-  spec.op = Op::kMatmul;
-  spec.result_dtype = result_dtype;
-  spec.transpose = transpose;
-  spec.inputs = {a, b};
-  return spec;
+  return {
+      .op = Op::kMatmul, .result_dtype = result_dtype, .transpose = transpose, .inputs = {a, b}};
 }
 
-OpSpec lm_head_spec(const TensorDesc& input) {
-  OpSpec spec;
-  spec.op = Op::kLmHead;
-  spec.inputs = {input};
-  return spec;
-}
+OpSpec lm_head_spec(const TensorDesc& input) { return {.op = Op::kLmHead, .inputs = {input}}; }
 
 }  // namespace airlock

@@ -15,52 +15,52 @@ namespace airlock {
 
 /// The ops that cross the airlock. The numbers travel on the wire and never change.
 enum class Op : std::uint8_t {
-  kInit = 1,         // () -> config uint8 [config_bytes], norms fp32 [2 * layers + 1, hidden]
-  kEmbedding = 2,    // ids int32 [tokens] -> [tokens, hidden]
-  kBatchLinear = 3,  // x [tokens, in], n weights [out_i, in] -> n results x W_i^T [tokens, out_i]
-  kMatmul =
-      4,  // a [heads, m, k], b [groups, k, n] (or transposed) -> [heads, m, n]; heads % groups == 0
-  kLmHead = 5,  // x [rows, hidden] -> fp32 [rows, vocab]
-  kStats = 6,   // () -> uint8 JSON of the client's own session, [n]
-  kPing = 7,    // () -> ()
+  // () -> config uint8 [config_bytes], norms fp32 [2 * layers + 1, hidden]
+  kInit = 1,
+  // ids int32 [tokens] -> [tokens, hidden]
+  kEmbedding = 2,
+  // x [tokens, in], n weights [out_i, in] -> n results x W_i^T [tokens, out_i]
+  kBatchLinear = 3,
+  // a [heads, m, k], b [groups, k, n] (or transposed) -> [heads, m, n]; heads % groups == 0
+  kMatmul = 4,
+  // x [rows, hidden] -> fp32 [rows, vocab]
+  kLmHead = 5,
+  // () -> uint8 JSON of the client's own session, [n]
+  kStats = 6,
+  // () -> ()
+  kPing = 7,
 };
 
-constexpr std::string_view name_of(Op op) {
+struct OpTraits {
+  std::string_view name;
+  bool is_computed = false;
+};
+
+constexpr OpTraits traits_of(Op op) {
   switch (op) {
     case Op::kInit:
-      return "init";
+      return {"init", false};
     case Op::kEmbedding:
-      return "embedding";
+      return {"embedding", true};
     case Op::kBatchLinear:
-      return "batch_linear";
+      return {"batch_linear", true};
     case Op::kMatmul:
-      return "matmul";
+      return {"matmul", true};
     case Op::kLmHead:
-      return "lm_head";
+      return {"lm_head", true};
     case Op::kStats:
-      return "stats";
+      return {"stats", false};
     case Op::kPing:
-      return "ping";
+      return {"ping", false};
   }
   return {};
 }
+
+constexpr std::string_view name_of(Op op) { return traits_of(op).name; }
 inline constexpr auto kOps = kValuesOf<Op>;
 
 /// Whether a backend computes it; the others are the session's own business.
-constexpr bool is_computed(Op op) {
-  switch (op) {
-    case Op::kEmbedding:
-    case Op::kBatchLinear:
-    case Op::kMatmul:
-    case Op::kLmHead:
-      return true;
-    case Op::kInit:
-    case Op::kStats:
-    case Op::kPing:
-      return false;
-  }
-  return false;
-}
+constexpr bool is_computed(Op op) { return traits_of(op).is_computed; }
 /// The ops of a forward pass: what traces, replays and comparisons are made of.
 inline constexpr auto kComputeOps = [] {
   constexpr auto kCount =
@@ -70,16 +70,8 @@ inline constexpr auto kComputeOps = [] {
   return ops;
 }();
 
-/// The weights that an op can name. The numbers travel on the wire and never change.
-enum class WeightKind : std::uint8_t {
-  kQ = 1,
-  kK = 2,
-  kV = 3,
-  kO = 4,
-  kGate = 5,
-  kUp = 6,
-  kDown = 7
-};
+/// The weights that an op can name. The numbers, from 1 on, travel on the wire and never change.
+enum class WeightKind : std::uint8_t { kQ = 1, kK, kV, kO, kGate, kUp, kDown };
 
 /// As in the names of a checkpoint's tensors.
 constexpr std::string_view name_of(WeightKind kind) {
@@ -144,10 +136,13 @@ Shape weight_shape(const ModelDims& dims, WeightKind kind);
 /// One op, fully described: everything that sizes it, nothing of its data.
 struct OpSpec {
   Op op = Op::kPing;
-  std::vector<WeightId> weights;           // batch_linear only
-  DType result_dtype = DType::kF32;        // a float type; lm_head: kF32
-  Transpose transpose = Transpose::kNone;  // matmul only
-  std::vector<TensorDesc> inputs;
+  // batch_linear only
+  std::vector<WeightId> weights = {};
+  // A float type; lm_head: kF32.
+  DType result_dtype = DType::kF32;
+  // matmul only
+  Transpose transpose = Transpose::kNone;
+  std::vector<TensorDesc> inputs = {};
   bool operator==(const OpSpec&) const = default;
 };
 

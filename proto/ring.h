@@ -5,6 +5,7 @@
 
 #include "base/enum.h"
 #include "base/status.h"
+#include "proto/limits.h"
 
 namespace airlock {
 
@@ -15,8 +16,31 @@ struct RingGeometry {
   std::uint32_t slot_bytes = 0;
   bool operator==(const RingGeometry&) const = default;
 };
-/// kProtocolError unless within limits.h (slot_bytes a multiple of 4096).
-Status check_geometry(const RingGeometry& geometry);
+/// Whether a ring can have this shape: within limits.h, slot_bytes a multiple of 4096.
+constexpr bool is_possible(const RingGeometry& geometry) {
+  return geometry.slot_count >= limits::kMinSlotCount &&
+         geometry.slot_count <= limits::kMaxSlotCount &&
+         geometry.slot_bytes >= limits::kMinSlotBytes &&
+         geometry.slot_bytes <= limits::kMaxSlotBytes && geometry.slot_bytes % 4096 == 0;
+}
+/// kProtocolError unless it is possible.
+inline Status check_geometry(const RingGeometry& geometry) {
+  if (is_possible(geometry)) return {};
+  return Status(
+      StatusCode::kProtocolError,
+      "slot count {} and slot bytes {}, expected {} to {} and a multiple of 4096 from {} to {}",
+      geometry.slot_count, geometry.slot_bytes, limits::kMinSlotCount, limits::kMaxSlotCount,
+      limits::kMinSlotBytes, limits::kMaxSlotBytes);
+}
+
+/// Whether `name` is "airlock-" and 1 to 80 of [0-9a-z-], as the names of segments below /dev/shm
+/// are; so it leads nowhere else. Names may come from the peer.
+constexpr bool is_segment_name(std::string_view name) {
+  constexpr std::string_view kPrefix = "airlock-";
+  return name.starts_with(kPrefix) && name.size() > kPrefix.size() &&
+         name.size() <= limits::kMaxSegmentNameBytes &&
+         name.find_first_not_of("0123456789abcdefghijklmnopqrstuvwxyz-") == name.npos;
+}
 
 /// kAuto is on for ipc:// and off for tcp://; it is decided before it crosses.
 enum class RingChoice : std::uint8_t { kOff = 0, kOn = 1, kAuto = 2 };
@@ -48,6 +72,11 @@ struct RingWish {
   }
 };
 /// kProtocolError unless each number is 0 or within limits.h.
-Status check_wish(const RingWish& wish);
+inline Status check_wish(const RingWish& wish) {
+  RingGeometry geometry{limits::kDefaultSlotCount, limits::kDefaultSlotBytes};
+  if (wish.slot_count != 0) geometry.slot_count = wish.slot_count;
+  if (wish.slot_bytes != 0) geometry.slot_bytes = wish.slot_bytes;
+  return check_geometry(geometry);
+}
 
 }  // namespace airlock

@@ -1,7 +1,6 @@
 #include "proto/wire.h"
 
-#include <fmt/format.h>
-
+#include <algorithm>
 #include <exception>
 #include <msgpack.hpp>
 
@@ -31,34 +30,33 @@ std::size_t cut_between_characters(std::string_view value, std::size_t max_bytes
 
 }  // namespace
 
-void WireWriter::array(std::size_t count) {
+void WireWriter::array(std::string_view, std::size_t count) {
   ByteSink sink{bytes_};
-  msgpack::packer<ByteSink>(sink).pack_array(static_cast<std::uint32_t>(count));
+  msgpack::packer(sink).pack_array(static_cast<std::uint32_t>(count));
 }
 
-void WireWriter::number(std::uint64_t value) {
+void WireWriter::pack_number(std::uint64_t value) {
   ByteSink sink{bytes_};
-  msgpack::packer<ByteSink>(sink).pack_uint64(value);
+  msgpack::packer(sink).pack_uint64(value);
 }
 
-void WireWriter::text(std::string_view value, std::size_t max_bytes) {
-  const std::size_t count = cut_between_characters(value, max_bytes);
+void WireWriter::text(std::string_view, std::string_view value, std::size_t max_bytes) {
+  value = value.substr(0, cut_between_characters(value, max_bytes));
   ByteSink sink{bytes_};
-  msgpack::packer<ByteSink>(sink).pack_str(static_cast<std::uint32_t>(count));
-  for (char c : value.substr(0, count))
-    bytes_.push_back(static_cast<std::byte>(is_control(c) ? '?' : c));
+  msgpack::packer(sink).pack_str(static_cast<std::uint32_t>(value.size()));
+  for (char c : value) bytes_.push_back(static_cast<std::byte>(is_control(c) ? '?' : c));
 }
 
-void WireWriter::status_code(StatusCode code) {
+void WireWriter::status_code(StatusCode code, StatusCode) {
   CHECK(code != StatusCode::kBusy);
-  number(static_cast<std::uint64_t>(code));
+  number("the status code", code);
 }
 
-void WireWriter::tensor(const TensorDesc& desc) {
-  array(2);
-  number(static_cast<std::uint64_t>(desc.dtype));
-  array(desc.shape.rank());
-  for (std::int64_t extent : desc.shape.extents()) number(static_cast<std::uint64_t>(extent));
+void WireWriter::tensor(std::string_view what, const TensorDesc& desc) {
+  array(what, 2);
+  enumerator("a tensor's dtype", desc.dtype);
+  array("a tensor's shape", desc.shape.rank());
+  for (std::int64_t extent : desc.shape.extents()) number("a tensor's extent", extent);
 }
 
 /// Flattens one msgpack value into the reader's tokens; refuses what is too deep or too many.
@@ -95,106 +93,82 @@ struct WireReader::Collector : msgpack::null_visitor {
   std::size_t depth = 0;
 };
 
-WireReader::WireReader(std::span<const std::byte> bytes) {
+WireReader::WireReader(std::span<const std::byte> bytes, Rest rest) : rest_(rest) {
   try {
     Collector collector(*this);
     std::size_t end = 0;
     const bool whole =
         msgpack::parse(reinterpret_cast<const char*>(bytes.data()), bytes.size(), end, collector);
-    if (!whole) {
-      fail(fmt::format("{} bytes that are not one whole msgpack value within the limits",
-                       bytes.size()));
-    } else if (end != bytes.size()) {
-      fail(fmt::format("{} bytes behind the value", bytes.size() - end));
-    }
+    demand(whole, "{} bytes that are not one whole msgpack value within the limits", bytes.size());
+    demand(end == bytes.size(), "{} bytes behind the value", bytes.size() - end);
   } catch (const std::exception&) {
-    fail(fmt::format("{} bytes that are not msgpack", bytes.size()));
+    fail("{} bytes that are not msgpack", bytes.size());
   }
-}
-
-void WireReader::fail(std::string message) {
-  if (status_.ok()) status_ = Status(StatusCode::kProtocolError, std::move(message));
 }
 
 const WireReader::Token* WireReader::next(std::string_view what, Kind kind) {
+  demand(at_ < count_, "{} is missing", what);
   if (!ok()) return nullptr;
-  if (at_ == count_) {
-    fail(fmt::format("{} is missing", what));
-    return nullptr;
-  }
   const Token* token = &tokens_[at_++];
   if (token->kind == kind) return token;
   static constexpr std::string_view kKindNames[] = {"an unsigned number", "a text", "an array"};
-  fail(fmt::format("{} is not {}", what, kKindNames[static_cast<std::size_t>(kind)]));
+  fail("{} is not {}", what, kKindNames[static_cast<std::size_t>(kind)]);
   return nullptr;
 }
 
-std::size_t WireReader::array(std::string_view what, std::size_t least, std::size_t most) {
+std::size_t WireReader::counted(std::string_view what, std::size_t least, std::size_t most) {
   const Token* token = next(what, Kind::kArray);
   if (token == nullptr) return 0;
   if (token->number >= least && token->number <= most)
     return static_cast<std::size_t>(token->number);
-  fail(fmt::format("{} has {} elements, expected {} to {}", what, token->number, least, most));
+  fail("{} has {} elements, expected {} to {}", what, token->number, least, most);
   return 0;
 }
 
-std::uint64_t WireReader::number(std::string_view what, std::uint64_t least, std::uint64_t most) {
+std::uint64_t WireReader::next_number(std::string_view what, std::uint64_t least,
+                                      std::uint64_t most) {
   const Token* token = next(what, Kind::kNumber);
   if (token == nullptr) return least;
   if (token->number >= least && token->number <= most) return token->number;
-  fail(fmt::format("{} is {}, expected {} to {}", what, token->number, least, most));
+  fail("{} is {}, expected {} to {}", what, token->number, least, most);
   return least;
 }
 
-std::string_view WireReader::text(std::string_view what, std::size_t max_bytes) {
+void WireReader::text(std::string_view what, std::string& value, std::size_t max_bytes) {
+  value.clear();
   const Token* token = next(what, Kind::kText);
-  if (token == nullptr) return {};
-  if (token->text.size() > max_bytes) {
-    fail(fmt::format("{} has {} bytes, expected at most {}", what, token->text.size(), max_bytes));
-    return {};
-  }
-  for (char c : token->text) {
-    if (!is_control(c)) continue;
-    fail(fmt::format("{} holds the control byte {}", what,
-                     static_cast<unsigned>(static_cast<unsigned char>(c))));
-    return {};
-  }
-  return token->text;
+  if (token == nullptr) return;
+  const std::string_view text = token->text;
+  demand(text.size() <= max_bytes, "{} has {} bytes, expected at most {}", what, text.size(),
+         max_bytes);
+  const auto control = std::ranges::find_if(text, is_control);
+  demand(control == text.end(), "{} holds the control byte {}", what,
+         control == text.end() ? 0 : static_cast<int>(*control));
+  if (ok()) value = text;
 }
 
-StatusCode WireReader::status_code(StatusCode least) {
+void WireReader::status_code(StatusCode& code, StatusCode least) {
   constexpr auto kLast = static_cast<std::uint64_t>(kValuesOf<StatusCode>.back());
-  const auto code =
-      static_cast<StatusCode>(number("the status code", static_cast<std::uint64_t>(least), kLast));
-  if (code == StatusCode::kBusy) fail("the status code is busy, which never travels");
-  return code;
+  number("the status code", code, static_cast<std::uint64_t>(least), kLast);
+  demand(code != StatusCode::kBusy, "the status code is busy, which never travels");
 }
 
-TensorDesc WireReader::tensor(std::string_view what) {
-  array(what, 2, 2);
-  const auto dtype = from_number<DType>(number("a tensor's dtype", 0, UINT8_MAX));
-  const std::size_t rank = array("a tensor's shape", 0, Shape::kMaxRank);
+void WireReader::tensor(std::string_view what, TensorDesc& desc) {
+  array(what, 2);
+  enumerator("a tensor's dtype", desc.dtype);
+  const std::size_t rank = counted("a tensor's shape", 0, Shape::kMaxRank);
   std::array<std::int64_t, Shape::kMaxRank> extents{};
-  for (std::size_t axis = 0; axis < rank; ++axis) {
-    extents[axis] =
-        static_cast<std::int64_t>(number("a tensor's extent", 0, limits::kMaxTensorBytes));
-  }
-  if (!ok()) return {};
-  if (!dtype) {
-    fail(fmt::format("{} has an unknown dtype", what));
-    return {};
-  }
+  for (std::size_t axis = 0; axis < rank; ++axis)
+    number("a tensor's extent", extents[axis], 0, limits::kMaxTensorBytes);
   const auto shape = Shape::make({extents.data(), rank});
-  const auto bytes = shape ? shape->byte_count(*dtype) : std::nullopt;
-  if (!bytes || *bytes > limits::kMaxTensorBytes) {
-    fail(fmt::format("{} has more than {} bytes", what, limits::kMaxTensorBytes));
-    return {};
-  }
-  return {*dtype, *shape};
+  const auto bytes = shape ? shape->byte_count(desc.dtype) : std::nullopt;
+  demand(bytes && *bytes <= limits::kMaxTensorBytes, "{} has more than {} bytes", what,
+         limits::kMaxTensorBytes);
+  desc.shape = ok() ? *shape : Shape();
 }
 
-Status WireReader::finish(Rest rest) const {
-  if (!ok() || rest == Rest::kIgnore || at_ == count_) return status_;
+Status WireReader::finish() const {
+  if (!ok() || rest_ == Rest::kIgnore || at_ == count_) return status_;
   return {StatusCode::kProtocolError, "{} values too many", count_ - at_};
 }
 

@@ -21,13 +21,13 @@ class RingProducer {
   static Result<RingProducer> create(const Segment& segment, const RingGeometry& geometry,
                                      std::uint64_t epoch, WaitMode mode = WaitMode::kFutex);
 
-  /// Takes `count` free slots (1 to max_message_slots(), CHECKed), lowest first: those are warm in
+  /// Takes `count` free slots (1 to half of all, CHECKed), lowest first: those are warm in
   /// the cache. kBusy: so many were not free by the deadline, and none is taken; or what `check`
   /// says. Several claims may be open at once, and committed in any order.
   Result<std::vector<std::uint32_t>> claim(std::size_t count, Deadline deadline,
                                            const WaitCheck& check);
-  /// The payload area of a claimed slot, slot_bytes() long, page-aligned. Valid until commit() or
-  /// abort(). What lies there already is from this end's earlier messages.
+  /// The payload area of a claimed slot, as long as the geometry says, page-aligned. Valid until
+  /// commit() or abort(). What lies there already is from this end's earlier messages.
   std::span<std::byte> payload(std::uint32_t slot);
   /// Publishes `slots` (one claim's or several claims', in this order) as one message: `header` (at
   /// most limits::kHeaderBytes) is copied, and must tell the reader what of each payload it is to
@@ -38,12 +38,10 @@ class RingProducer {
 
   /// Slots that are claimed, or published and not yet given back.
   std::size_t slots_in_use() const;
-  std::size_t slot_count() const { return slots_.size(); }
-  std::size_t slot_bytes() const { return memory_.slot_bytes(); }
-  std::size_t max_message_slots() const { return slots_.size() / 2; }
-  WaitCounters counters() const { return {waiter_.spins(), waiter_.parks(), slot_waits_}; }
-  /// Why it is poisoned; ok while it is not.
-  const Status& fault() const { return fault_; }
+  WaitCounters counters() const {
+    const WaitCounters& waits = waiter_.counters();
+    return {waits.spins, waits.parks, slot_waits_};
+  }
 
  private:
   enum class State : std::uint8_t { kFree, kClaimed, kPublished };
@@ -61,6 +59,7 @@ class RingProducer {
   std::vector<Slot> slots_;
   std::uint64_t next_sequence_ = ring_layout::kFirstSequence;
   std::uint64_t slot_waits_ = 0;
+  /// Why it is poisoned; ok while it is not.
   Status fault_;
 };
 
@@ -81,7 +80,7 @@ class RingConsumer {
   /// The next whole message, in the order of commits. kDeadlineExceeded: none came; or what `check`
   /// says; kProtocolError: the peer broke a rule. Its slots are held until release().
   Result<RingMessage> receive(Deadline deadline, const WaitCheck& check);
-  /// The payload area of a held slot (CHECKed), slot_bytes() long. The peer can still change the
+  /// The payload area of a held slot (CHECKed). The peer can still change the
   /// bytes: read each once, and verify only private copies.
   std::span<const std::byte> payload(std::uint32_t slot) const;
   /// Gives one held slot (CHECKed) back to the producer. In any order.
@@ -91,9 +90,7 @@ class RingConsumer {
   /// instead: up to half, the producer always finds room for a message.
   std::size_t held_slots() const { return held_count_; }
   std::size_t slot_count() const { return slots_.size(); }
-  std::size_t slot_bytes() const { return memory_.slot_bytes(); }
-  WaitCounters counters() const { return {waiter_.spins(), waiter_.parks(), 0}; }
-  const Status& fault() const { return fault_; }
+  const WaitCounters& counters() const { return waiter_.counters(); }
 
  private:
   enum class State : std::uint8_t { kEmpty, kPending, kHeld };
@@ -112,7 +109,9 @@ class RingConsumer {
     return by_sequence_[sequence % by_sequence_.size()];
   }
   Result<RingMessage> take();
-  Status poison(std::string text);
+  /// Sets the fault.
+  template <typename... Args>
+  void poison(fmt::format_string<Args...> format, Args&&... args);
 
   RingMemory memory_;
   Waiter waiter_;

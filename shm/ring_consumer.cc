@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <limits>
-#include <string>
 #include <utility>
 
 #include "base/check.h"
@@ -34,6 +33,13 @@ Result<RingMessage> RingConsumer::receive(Deadline deadline, const WaitCheck& ch
   return take();
 }
 
+template <typename... Args>
+void RingConsumer::poison(fmt::format_string<Args...> format, Args&&... args) {
+  // A truncated segment reads as zeros; then that is the fault to tell.
+  fault_ = memory_.check();
+  if (fault_.ok()) fault_ = {StatusCode::kProtocolError, format, std::forward<Args>(args)...};
+}
+
 /// True once the next message is there whole, or the ring is poisoned.
 bool RingConsumer::look() {
   fault_ = memory_.check();
@@ -45,10 +51,8 @@ bool RingConsumer::look() {
   const bool must_be_there = slot_of(next_sequence_) != kNoSlot || newest_start_ > next_sequence_;
   if (!must_be_there) return false;
   scan();
-  if (fault_.ok() && !is_complete()) {
-    fault_ = poison("the ring's next part, sequence " + std::to_string(next_sequence_) +
-                    ", was left out");
-  }
+  if (fault_.ok() && !is_complete())
+    poison("the ring's next part, sequence {}, was left out", next_sequence_);
   return true;
 }
 
@@ -60,11 +64,8 @@ void RingConsumer::scan() {
     if (slot.state != State::kEmpty) continue;
     const std::uint32_t flag = memory_.load_flag(i);  // acquire, pairs with RingProducer::commit()
     if (flag == slot.flag) continue;
-    if (flag != slot.flag + 1) {
-      fault_ = poison("ring slot " + std::to_string(i) + " has flag " + std::to_string(flag) +
-                      ", expected " + std::to_string(slot.flag) + " or the next");
-      return;
-    }
+    if (flag != slot.flag + 1)
+      return poison("ring slot {} has flag {}, expected {} or the next", i, flag, slot.flag);
     admit(i);
     if (!fault_.ok() || is_complete()) return;
   }
@@ -72,27 +73,23 @@ void RingConsumer::scan() {
 
 void RingConsumer::admit(std::uint32_t index) {
   const ring_layout::SlotHeader header = memory_.load_slot_header(index);
-  const std::uint64_t ahead =
-      header.sequence - next_sequence_;  // wraps for a replay, and is refused
-  std::string wrong;
-  if (header.epoch != memory_.epoch()) {
-    wrong = "another session's epoch";
-  } else if (ahead >= slots_.size() || slot_of(header.sequence) != kNoSlot) {
-    wrong = "sequence " + std::to_string(header.sequence) + ", expected " +
-            std::to_string(next_sequence_);
-  } else if (header.part_count == 0 || header.part_count > slots_.size() / 2 ||
-             header.part_index >= header.part_count || header.part_index > ahead) {
-    wrong =
-        "part " + std::to_string(header.part_index) + " of " + std::to_string(header.part_count);
-  } else if (header.header_bytes > (header.part_index == 0 ? limits::kHeaderBytes : 0)) {
-    wrong = std::to_string(header.header_bytes) + " header bytes";
-  } else if (header.reserved0 != 0 ||
-             std::ranges::any_of(header.reserved, [](std::uint64_t word) { return word != 0; })) {
-    wrong = "reserved words that are not zero";
+  // Wraps for a replay, and is refused.
+  const std::uint64_t ahead = header.sequence - next_sequence_;
+  if (header.epoch != memory_.epoch())
+    return poison("ring slot {} has another session's epoch", index);
+  if (ahead >= slots_.size() || slot_of(header.sequence) != kNoSlot) {
+    return poison("ring slot {} has sequence {}, expected {}", index, header.sequence,
+                  next_sequence_);
   }
-  if (!wrong.empty()) {
-    fault_ = poison("ring slot " + std::to_string(index) + " has " + wrong);
-    return;
+  if (header.part_count == 0 || header.part_count > slots_.size() / 2 ||
+      header.part_index >= header.part_count || header.part_index > ahead) {
+    return poison("ring slot {} has part {} of {}", index, header.part_index, header.part_count);
+  }
+  if (header.header_bytes > (header.part_index == 0 ? limits::kHeaderBytes : 0))
+    return poison("ring slot {} has {} header bytes", index, header.header_bytes);
+  if (header.reserved0 != 0 ||
+      std::ranges::any_of(header.reserved, [](std::uint64_t word) { return word != 0; })) {
+    return poison("ring slot {} has reserved words that are not zero", index);
   }
   Slot& slot = slots_[index];
   ++slot.flag;
@@ -118,9 +115,8 @@ Result<RingMessage> RingConsumer::take() {
   for (std::uint32_t i = 0; i < part_count; ++i) {
     const ring_layout::SlotHeader& part = slots_[slot_of(next_sequence_ + i)].header;
     if (part.part_index != i || part.part_count != part_count) {
-      fault_ = poison("the ring's sequence " + std::to_string(part.sequence) + " is part " +
-                      std::to_string(part.part_index) + " of " + std::to_string(part.part_count) +
-                      ", expected " + std::to_string(i) + " of " + std::to_string(part_count));
+      poison("the ring's sequence {} is part {} of {}, expected {} of {}", part.sequence,
+             part.part_index, part.part_count, i, part_count);
       return fault_;
     }
   }
@@ -154,12 +150,6 @@ void RingConsumer::release(std::uint32_t index) {
   // Release, pairs with the acquire in RingProducer::find_free(): our reads of the slot are over.
   memory_.store_flag(index, ++slot.flag);
   wake_waiters(memory_.freed());
-}
-
-Status RingConsumer::poison(std::string text) {
-  // A truncated segment reads as zeros; then that is the fault to tell.
-  RETURN_IF_ERROR(memory_.check());
-  return {StatusCode::kProtocolError, std::move(text)};
 }
 
 }  // namespace airlock

@@ -94,24 +94,21 @@ struct RingOffsets {
   std::size_t total = 0;
 };
 
-/// nullopt where the geometry is outside limits.h, slot_bytes is no multiple of a page, or a size
-/// overflows.
+/// nullopt where the geometry is not possible.
 constexpr std::optional<RingOffsets> ring_offsets(const RingGeometry& geometry) {
-  if (geometry.slot_count < limits::kMinSlotCount || geometry.slot_count > limits::kMaxSlotCount ||
-      geometry.slot_bytes < limits::kMinSlotBytes || geometry.slot_bytes > limits::kMaxSlotBytes ||
-      geometry.slot_bytes % kPageBytes != 0) {
-    return std::nullopt;
-  }
+  if (!is_possible(geometry)) return std::nullopt;
   const std::size_t count = geometry.slot_count;
   RingOffsets offsets;
   offsets.control = sizeof(Superblock);
   offsets.header =
       offsets.control + (count * sizeof(SlotControl) + kPageBytes - 1) / kPageBytes * kPageBytes;
   offsets.payload = offsets.header + count * limits::kHeaderBytes;
-  const std::size_t max = std::numeric_limits<std::ptrdiff_t>::max();  // also what a file can be
-  if (geometry.slot_bytes > (max - offsets.payload) / count) return std::nullopt;
   offsets.total = offsets.payload + count * geometry.slot_bytes;
   return offsets;
 }
+// Neither a size in memory nor the size of a file overflows.
+static_assert(limits::kMaxSlotCount * (std::uint64_t{limits::kMaxSlotBytes} + limits::kHeaderBytes +
+                                       sizeof(SlotControl)) <
+              std::numeric_limits<std::ptrdiff_t>::max() / 2);
 
 }  // namespace airlock::ring_layout

@@ -35,36 +35,28 @@ void store_words(void* to, const Words& copy) {
 }
 
 Words identity_words(const RingGeometry& geometry, std::size_t total_bytes, std::uint64_t epoch) {
-  RingIdentity identity = {};
-  identity.magic = ring_layout::kMagic;
-  identity.layout_version = ring_layout::kRingLayoutVersion;
-  identity.slot_count = geometry.slot_count;
-  identity.slot_bytes = geometry.slot_bytes;
-  identity.header_bytes = limits::kHeaderBytes;
-  identity.epoch = epoch;
-  identity.total_bytes = total_bytes;
-  return std::bit_cast<Words>(identity);
+  return std::bit_cast<Words>(RingIdentity{.magic = ring_layout::kMagic,
+                                           .layout_version = ring_layout::kRingLayoutVersion,
+                                           .slot_count = geometry.slot_count,
+                                           .slot_bytes = geometry.slot_bytes,
+                                           .header_bytes = limits::kHeaderBytes,
+                                           .epoch = epoch,
+                                           .total_bytes = total_bytes,
+                                           .reserved = {}});
 }
 
 }  // namespace
 
 Result<std::size_t> ring_segment_bytes(const RingGeometry& geometry) {
   const auto offsets = ring_layout::ring_offsets(geometry);
-  if (!offsets) {
-    return Status(StatusCode::kInvalidInput, "a ring of " + std::to_string(geometry.slot_count) +
-                                                 " slots of " +
-                                                 std::to_string(geometry.slot_bytes) +
-                                                 " bytes is not possible: 8 to 1024 slots of 4096 "
-                                                 "to 67108864 bytes, a multiple of 4096");
-  }
+  if (!offsets) return Status(StatusCode::kInvalidInput, check_geometry(geometry).message());
   return offsets->total;
 }
 
 Status format_ring(Segment& segment, const RingGeometry& geometry, std::uint64_t epoch) {
   ASSIGN_OR_RETURN(const std::size_t total_bytes, ring_segment_bytes(geometry));
-  if (segment.bytes().size() != total_bytes) {
+  if (segment.bytes().size() != total_bytes)
     return {StatusCode::kInternal, "segment of another size than the ring's"};
-  }
   store_words(segment.bytes().data(), identity_words(geometry, total_bytes, epoch));
   return {};
 }

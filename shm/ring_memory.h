@@ -32,7 +32,6 @@ class RingMemory {
   Status check() const;
 
   std::uint32_t slot_count() const { return geometry_.slot_count; }
-  std::size_t slot_bytes() const { return geometry_.slot_bytes; }
   std::uint64_t epoch() const { return epoch_; }
 
   /// Acquire: pairs with store_flag() by the other side. What that side wrote into the slot before

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstring>
-#include <string>
 
 #include "base/check.h"
 #include "shm/ring.h"
@@ -36,9 +35,8 @@ bool RingProducer::find_free(std::size_t count) {
       slot.state = State::kFree;
     }
     if (flag != slot.flag) {
-      fault_ = {StatusCode::kProtocolError, "ring slot " + std::to_string(i) + " has flag " +
-                                                std::to_string(flag) + ", expected " +
-                                                std::to_string(slot.flag)};
+      fault_ = {StatusCode::kProtocolError, "ring slot {} has flag {}, expected {}", i, flag,
+                slot.flag};
       return true;
     }
     ++free_count;
@@ -48,7 +46,7 @@ bool RingProducer::find_free(std::size_t count) {
 
 Result<std::vector<std::uint32_t>> RingProducer::claim(std::size_t count, Deadline deadline,
                                                        const WaitCheck& check) {
-  CHECK(count >= 1 && count <= max_message_slots());
+  CHECK(count >= 1 && count <= slots_.size() / 2);
   if (!fault_.ok()) return fault_;
   if (!find_free(count)) {
     ++slot_waits_;
@@ -57,10 +55,10 @@ Result<std::vector<std::uint32_t>> RingProducer::claim(std::size_t count, Deadli
     if (waited.code() == StatusCode::kDeadlineExceeded) {
       return Status(
           StatusCode::kBusy,
-          std::to_string(count) + " of " + std::to_string(slot_count()) +
-              " ring slots did not come free in time: the peer has not read what was sent");
+          "{} of {} ring slots did not come free in time: the peer has not read what was sent",
+          count, slots_.size());
     }
-    if (!waited.ok()) return waited;
+    RETURN_IF_ERROR(waited);
   }
   if (!fault_.ok()) return fault_;
   std::vector<std::uint32_t> claimed;
@@ -91,7 +89,7 @@ std::span<std::byte> RingProducer::payload(std::uint32_t slot) {
 
 Status RingProducer::commit(std::span<const std::uint32_t> slots,
                             std::span<const std::byte> header) {
-  CHECK(!slots.empty() && slots.size() <= max_message_slots());
+  CHECK(!slots.empty() && slots.size() <= slots_.size() / 2);
   CHECK(header.size() <= limits::kHeaderBytes);
   for (const std::uint32_t slot : slots) {
     CHECK(slot < slots_.size() && slots_[slot].state == State::kClaimed);

@@ -9,54 +9,42 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <vector>
 
+#include "base/file.h"
 #include "base/log.h"
+#include "proto/ring.h"
 
 namespace airlock {
 namespace {
 
-constexpr std::string_view kDirectory = "/dev/shm/";
-constexpr std::string_view kPrefix = "airlock-";
-constexpr std::size_t kMaxSuffixBytes = 80;
-constexpr int kCreateAttempts = 100;  // one a millisecond
+constexpr const char* kDirectory = "/dev/shm/";
+/// One a millisecond.
+constexpr int kCreateAttempts = 100;
+constexpr int kOpenFlags = O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
 
-std::string path_of(std::string_view name) { return std::string(kDirectory).append(name); }
-
-std::string error_text(std::string_view what, const std::string& name, int error) {
-  return std::string(what) + " /dev/shm/" + name + ": " + std::strerror(error);
-}
-
-std::string mib(std::uint64_t bytes) {
-  return std::to_string((bytes + (1u << 20) - 1) >> 20) + " MiB (" + std::to_string(bytes) +
-         " bytes)";
-}
-
-std::uint64_t free_bytes(int fd) {
-  struct statvfs info = {};
-  if (::fstatvfs(fd, &info) != 0) return 0;
-  return std::uint64_t{info.f_bavail} * info.f_frsize;
-}
-
-Status no_room(int fd, std::size_t need_bytes) {
-  return {
+Status no_room(std::size_t need_bytes, std::uint64_t free_bytes) {
+  const auto mib = [](std::uint64_t bytes) { return (bytes + (1u << 20) - 1) >> 20; };
+  return Status(
       StatusCode::kResourceExhausted,
-      "/dev/shm has too little room for a ring segment: it needs " + mib(need_bytes) +
-          ", free are " + mib(free_bytes(fd)) +
-          "; use fewer --ring-slots, smaller --ring-slot-bytes or --ring off, or enlarge /dev/shm"};
+      "/dev/shm has too little room for a ring segment: it needs {} MiB ({} bytes), free are "
+      "{} MiB ({} bytes); use fewer --ring-slots, smaller --ring-slot-bytes or --ring off, or "
+      "enlarge /dev/shm",
+      mib(need_bytes), need_bytes, mib(free_bytes), free_bytes);
 }
 
 /// Reserves every page, so that a full /dev/shm is an error here and never SIGBUS later.
-Status reserve(int fd, const std::string& name, std::size_t bytes, const WaitCheck& check) {
-  constexpr std::size_t kPieceBytes =
-      std::size_t{16} << 20;  // between two looks at `check`: gigabytes take seconds
+Status reserve(int fd, const std::string& path, std::size_t bytes, const WaitCheck& check) {
+  // Between two looks at `check`: gigabytes take seconds.
+  constexpr std::size_t kPieceBytes = std::size_t{16} << 20;
   struct statvfs info = {};
+  const auto free_bytes = [&]() -> std::uint64_t {
+    return ::fstatvfs(fd, &info) == 0 ? std::uint64_t{info.f_bavail} * info.f_frsize : 0;
+  };
   // Looked at first: fallocate would take all that is there before it finds out that it is not
-  // enough.
-  if (::fstatvfs(fd, &info) == 0 && info.f_blocks != 0 && free_bytes(fd) < bytes)
-    return no_room(fd, bytes);
+  // enough. Without blocks it is a tmpfs without a limit.
+  if (const auto free = free_bytes(); info.f_blocks != 0 && free < bytes)
+    return no_room(bytes, free);
   int error = 0;
   for (std::size_t at = 0; at < bytes && error == 0; at += kPieceBytes) {
     if (check) RETURN_IF_ERROR(check());
@@ -65,10 +53,9 @@ Status reserve(int fd, const std::string& name, std::size_t bytes, const WaitChe
                                 static_cast<off_t>(std::min(kPieceBytes, bytes - at)));
     } while (error == EINTR);
   }
-  if (error == ENOSPC || error == EFBIG || error == ENOMEM || error == EDQUOT)
-    return no_room(fd, bytes);
-  if (error != 0) return {StatusCode::kInternal, error_text("cannot reserve", name, error)};
-  return {};
+  if (error == 0) return {};
+  const Status refused = os_error("reserve " + path, error);
+  return refused.code() == StatusCode::kResourceExhausted ? no_room(bytes, free_bytes()) : refused;
 }
 
 bool is_same_file(int fd, const std::string& path) {
@@ -80,104 +67,79 @@ bool is_same_file(int fd, const std::string& path) {
 
 /// A new, locked file. A sweeper may see it before it is locked, and removes it: then another
 /// attempt is made.
-Result<UniqueFd> create_locked(const std::string& name) {
-  const std::string path = path_of(name);
+Result<UniqueFd> create_locked(const std::string& path) {
   for (int attempt = 0; attempt < kCreateAttempts; ++attempt) {
-    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    UniqueFd fd(::open(path.c_str(), kOpenFlags | O_CREAT | O_EXCL, 0600));
+    if (!fd.valid() && errno != EEXIST) return os_error("create " + path, errno);
+    if (!fd.valid() && attempt == 0)
+      return Status(StatusCode::kInUse, "cannot create {}: {}", path, os_message(EEXIST));
     if (!fd.valid()) {
-      if (errno == EEXIST && attempt == 0) {
-        return Status(StatusCode::kInUse, error_text("cannot create", name, EEXIST));
-      }
-      if (errno == EEXIST) {
-        ::usleep(1000);
-        continue;
-      }
-      if (errno == ENOSPC)
-        return Status(StatusCode::kResourceExhausted, error_text("cannot create", name, ENOSPC));
-      return Status(StatusCode::kInternal, error_text("cannot create", name, errno));
+      ::usleep(1000);
+      continue;
     }
     if (::fchmod(fd.get(), 0600) != 0) {
-      const int error = errno;
+      const Status status = os_error("set the mode of " + path, errno);
       ::unlink(path.c_str());
-      return Status(StatusCode::kInternal, error_text("cannot set the mode of", name, error));
+      return status;
     }
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0 && is_same_file(fd.get(), path)) return fd;
     // The sweeper that holds the lock removes the file; if we did, it could remove the next one
     // instead.
   }
-  return Status(StatusCode::kInUse,
-                "/dev/shm/" + name + " is locked or removed by others again and again");
+  return Status(StatusCode::kInUse, "{} is locked or removed by others again and again", path);
 }
 
-Status check_file(int fd, const std::string& name, std::size_t bytes) {
+Status check_file(int fd, const std::string& path, std::size_t bytes) {
+  const auto wrong = [&path](const std::string& what) {
+    return Status(StatusCode::kProtocolError, "segment {} {}", path, what);
+  };
   struct stat info = {};
-  if (::fstat(fd, &info) != 0)
-    return {StatusCode::kInternal, error_text("cannot stat", name, errno)};
-  std::string wrong;
-  if (!S_ISREG(info.st_mode)) {
-    wrong = "is no regular file";
-  } else if (info.st_uid != ::geteuid()) {
-    wrong =
-        "belongs to uid " + std::to_string(info.st_uid) + ", not " + std::to_string(::geteuid());
-  } else if ((info.st_mode & 07777) != 0600) {
-    char mode[16];
-    std::snprintf(mode, sizeof mode, "%04o", static_cast<unsigned>(info.st_mode & 07777));
-    wrong = std::string("has mode ") + mode + ", not 0600";
-  } else if (info.st_size < 0 || static_cast<std::uint64_t>(info.st_size) != bytes) {
-    wrong = "has " + std::to_string(info.st_size) + " bytes, not " + std::to_string(bytes);
-  }
-  if (wrong.empty()) return {};
-  return {StatusCode::kProtocolError, "segment /dev/shm/" + name + " " + wrong};
+  if (::fstat(fd, &info) != 0) return os_error("stat " + path, errno);
+  if (!S_ISREG(info.st_mode)) return wrong("is no regular file");
+  if (info.st_uid != ::geteuid())
+    return wrong(fmt::format("belongs to uid {}, not {}", info.st_uid, ::geteuid()));
+  if (const unsigned mode = info.st_mode & 07777; mode != 0600)
+    return wrong(fmt::format("has mode {:04o}, not 0600", mode));
+  if (info.st_size < 0 || static_cast<std::uint64_t>(info.st_size) != bytes)
+    return wrong(fmt::format("has {} bytes, not {}", info.st_size, bytes));
+  return {};
 }
 
 }  // namespace
 
 std::string make_segment_name(uid_t uid, std::uint64_t epoch, SegmentDirection direction) {
-  char name[64];
-  std::snprintf(name, sizeof name, "airlock-%lu-%016llx-%s", static_cast<unsigned long>(uid),
-                static_cast<unsigned long long>(epoch),
-                direction == SegmentDirection::kRequest ? "req" : "rep");
-  return name;
+  return fmt::format("airlock-{}-{:016x}-{}", uid, epoch,
+                     direction == SegmentDirection::kRequest ? "req" : "rep");
 }
 
-bool is_segment_name(std::string_view name) {
-  if (!name.starts_with(kPrefix)) return false;
-  name.remove_prefix(kPrefix.size());
-  return !name.empty() && name.size() <= kMaxSuffixBytes &&
-         std::all_of(name.begin(), name.end(), [](char c) {
-           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || c == '-';
-         });
-}
+Segment::Segment(const std::string& name, UniqueFd owned_fd)
+    : name_(name), path_(kDirectory + name), owned_fd_(std::move(owned_fd)) {}
 
 Result<std::unique_ptr<Segment>> Segment::create(const std::string& name, std::size_t bytes,
                                                  const WaitCheck& check) {
-  if (!is_segment_name(name) || bytes == 0) {
-    return Status(StatusCode::kInternal, "bad segment name or size: " + name);
-  }
-  ASSIGN_OR_RETURN(UniqueFd fd, create_locked(name));
+  if (!is_segment_name(name) || bytes == 0)
+    return Status(StatusCode::kInternal, "bad segment name or size: {}", name);
+  ASSIGN_OR_RETURN(UniqueFd fd, create_locked(kDirectory + name));
   const int raw_fd = fd.get();
-  std::unique_ptr<Segment> segment(
-      new Segment(name, std::move(fd)));  // from here on its destructor unlinks
-  RETURN_IF_ERROR(reserve(raw_fd, name, bytes, check));
+  // From here on its destructor unlinks.
+  std::unique_ptr<Segment> segment(new Segment(name, std::move(fd)));
+  RETURN_IF_ERROR(reserve(raw_fd, segment->path_, bytes, check));
   RETURN_IF_ERROR(segment->map(raw_fd, bytes));
   return segment;
 }
 
 Result<std::unique_ptr<Segment>> Segment::open(const std::string& name, std::size_t bytes) {
-  if (!is_segment_name(name) || bytes == 0) {
+  if (!is_segment_name(name) || bytes == 0)
     return Status(StatusCode::kProtocolError, "the peer sent a malformed segment name or size");
-  }
-  UniqueFd fd(::open(path_of(name).c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
-  if (!fd.valid()) {
-    const int error = errno;
-    if (error == ENOENT) {
-      return Status(StatusCode::kUnavailable, error_text("cannot open", name, error) +
-                                                  "; if the server runs elsewhere, use --ring off");
-    }
-    return Status(StatusCode::kProtocolError, error_text("cannot open", name, error));
-  }
-  RETURN_IF_ERROR(check_file(fd.get(), name, bytes));
   std::unique_ptr<Segment> segment(new Segment(name, UniqueFd()));
+  const UniqueFd fd(::open(segment->path_.c_str(), kOpenFlags));
+  if (!fd.valid()) {
+    const bool absent = errno == ENOENT;
+    return Status(absent ? StatusCode::kUnavailable : StatusCode::kProtocolError,
+                  "cannot open {}: {}{}", segment->path_, os_message(errno),
+                  absent ? "; if the server runs elsewhere, use --ring off" : "");
+  }
+  RETURN_IF_ERROR(check_file(fd.get(), segment->path_, bytes));
   RETURN_IF_ERROR(segment->map(fd.get(), bytes));
   return segment;
 }
@@ -186,8 +148,9 @@ Status Segment::map(int fd, std::size_t bytes) {
   // Populated: the pages are there already, and the first messages need not fault them in one by
   // one.
   void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
-  if (data == MAP_FAILED)
-    return {StatusCode::kResourceExhausted, error_text("cannot map", name_, errno)};
+  if (data == MAP_FAILED) {
+    return {StatusCode::kResourceExhausted, "cannot map {}: {}", path_, os_message(errno)};
+  }
   data_ = static_cast<std::byte*>(data);
   bytes_ = bytes;
   ASSIGN_OR_RETURN(SegmentGuard guard, SegmentGuard::create(data_, bytes_));
@@ -203,26 +166,24 @@ Segment::~Segment() {
 
 void Segment::unlink() {
   if (!owned_fd_.valid()) return;
-  if (::unlink(path_of(name_).c_str()) != 0 && errno != ENOENT) {
-    log_warning(error_text("cannot remove", name_, errno));
-  }
+  if (::unlink(path_.c_str()) != 0 && errno != ENOENT)
+    log_warning(os_error("remove " + path_, errno).message());
   owned_fd_.reset();
 }
 
 std::size_t sweep_stale_segments() {
-  DIR* directory = ::opendir(std::string(kDirectory).c_str());
+  DIR* directory = ::opendir(kDirectory);
   if (directory == nullptr) return 0;
-  const std::string own_prefix = std::string(kPrefix) + std::to_string(::geteuid()) + "-";
-  std::vector<std::string> names;
+  const std::string own_prefix = fmt::format("airlock-{}-", ::geteuid());
+  std::vector<std::string> paths;
   while (const dirent* entry = ::readdir(directory)) {
-    const std::string_view name = entry->d_name;
-    if (name.starts_with(own_prefix) && is_segment_name(name)) names.emplace_back(name);
+    const std::string name = entry->d_name;
+    if (name.starts_with(own_prefix) && is_segment_name(name)) paths.push_back(kDirectory + name);
   }
   ::closedir(directory);
   std::size_t removed = 0;
-  for (const std::string& name : names) {
-    const std::string path = path_of(name);
-    UniqueFd fd(::open(path.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+  for (const std::string& path : paths) {
+    const UniqueFd fd(::open(path.c_str(), kOpenFlags));
     struct stat info = {};
     if (!fd.valid() || ::fstat(fd.get(), &info) != 0) continue;
     if (!S_ISREG(info.st_mode) || info.st_uid != ::geteuid()) continue;

@@ -8,7 +8,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 
 #include "base/status.h"
 #include "base/unique_fd.h"
@@ -21,8 +20,6 @@ enum class SegmentDirection { kRequest, kReply };
 
 /// "airlock-<uid>-<epoch, 16 hex digits>-req|rep": the one place where names are made.
 std::string make_segment_name(uid_t uid, std::uint64_t epoch, SegmentDirection direction);
-/// Whether `name` is "airlock-" and 1 to 80 of [0-9a-z-]. Names may come from the peer.
-bool is_segment_name(std::string_view name);
 
 /// A mapped file below /dev/shm, zeroed when created, guarded against truncation by the peer. The
 /// creator holds a lock on the file until unlink(), which tells its segments from a dead owner's.
@@ -42,7 +39,8 @@ class Segment {
 
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
-  ~Segment();  // unlinks first, where create() made it
+  /// Unlinks first, where create() made it.
+  ~Segment();
 
   /// Removes the name and drops the lock; both mappings live on. Does nothing the second time, or
   /// after open().
@@ -53,12 +51,13 @@ class Segment {
   const std::string& name() const { return name_; }
 
  private:
-  Segment(std::string name, UniqueFd owned_fd)
-      : name_(std::move(name)), owned_fd_(std::move(owned_fd)) {}
+  Segment(const std::string& name, UniqueFd owned_fd);
   Status map(int fd, std::size_t bytes);
 
   std::string name_;
-  UniqueFd owned_fd_;  // holds the creator's lock; not valid after unlink() or open()
+  std::string path_;
+  /// Holds the creator's lock; not valid after unlink() or open().
+  UniqueFd owned_fd_;
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
   std::optional<SegmentGuard> guard_;

@@ -7,10 +7,10 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
-#include <cstring>
 #include <mutex>
-#include <string>
 #include <utility>
+
+#include "base/file.h"
 
 namespace airlock {
 namespace {
@@ -79,7 +79,7 @@ Status install_handler() {
     if (::sigaction(SIGBUS, &action, &previous_action) != 0) error = errno;
   });
   if (error == 0) return {};
-  return {StatusCode::kInternal, std::string("cannot handle SIGBUS: ") + std::strerror(error)};
+  return {StatusCode::kInternal, "cannot handle SIGBUS: {}", os_message(error)};
 }
 
 }  // namespace
@@ -97,8 +97,8 @@ Result<SegmentGuard> SegmentGuard::create(void* begin, std::size_t bytes) {
     ranges[i].state.store(kLive, std::memory_order_release);
     return SegmentGuard(i);
   }
-  return Status(StatusCode::kResourceExhausted, "more than " + std::to_string(kMaxRanges) +
-                                                    " shared memory segments in one process");
+  return Status(StatusCode::kResourceExhausted,
+                "more than {} shared memory segments in one process", kMaxRanges);
 }
 
 SegmentGuard::SegmentGuard(SegmentGuard&& other) noexcept

@@ -3,12 +3,12 @@
 #include <linux/futex.h>
 #include <sched.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <thread>
 
@@ -17,8 +17,8 @@ namespace {
 
 constexpr std::uint64_t kMaxSpinNs = 50'000;
 constexpr std::uint64_t kMinSpinNs = 1'000;
-constexpr std::uint64_t kShortWaitNs =
-    100'000;  // spinning, or a little more of it, would have caught it
+/// Spinning, or a little more of it, would have caught what came within it.
+constexpr std::uint64_t kShortWaitNs = 100'000;
 constexpr std::uint64_t kFirstSleepNs = 20'000;
 constexpr std::uint64_t kMaxSleepNs = 4'000'000;
 constexpr int kMissedWakesBeforeSleep = 3;
@@ -37,17 +37,7 @@ void pause_cpu() {
 #endif
 }
 
-timespec to_timespec(std::uint64_t ns) {
-  timespec time = {};
-  time.tv_sec = static_cast<time_t>(ns / 1'000'000'000);
-  time.tv_nsec = static_cast<long>(ns % 1'000'000'000);
-  return time;
-}
-
-void sleep_ns(std::uint64_t ns) {
-  const timespec time = to_timespec(ns);
-  ::nanosleep(&time, nullptr);
-}
+void sleep_ns(std::uint64_t ns) { std::this_thread::sleep_for(std::chrono::nanoseconds(ns)); }
 
 }  // namespace
 
@@ -63,9 +53,8 @@ void wake_waiters(const Doorbell& doorbell) {
 
 Waiter::Waiter(WaitMode mode)
     : mode_(mode),
-      max_spin_ns_(std::thread::hardware_concurrency() > 1
-                       ? kMaxSpinNs
-                       : 0),  // alone, spinning only delays the peer
+      // On a single CPU, spinning only delays the peer.
+      max_spin_ns_(std::thread::hardware_concurrency() > 1 ? kMaxSpinNs : 0),
       spin_ns_(max_spin_ns_),
       sleep_ns_(kFirstSleepNs) {}
 
@@ -74,7 +63,7 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
   if (ready()) return {};
   const std::uint64_t start_ns = now_ns();
   if (spin(doorbell, ready, deadline)) {
-    ++spins_;
+    ++counters_.spins;
     learn(now_ns() - start_ns);
     return {};
   }
@@ -90,8 +79,8 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
       park(doorbell, seen, deadline);
       is_ready = ready();
     }
-    waiting.store(
-        0, std::memory_order_relaxed);  // a stale 1 costs the peer one needless wake, no more
+    // A stale 1 costs the peer one needless wake, no more.
+    waiting.store(0, std::memory_order_relaxed);
     if (is_ready) break;
   }
   learn(now_ns() - start_ns);
@@ -110,12 +99,13 @@ bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, 
   do {
     if (spent_ns >= kYieldAfterNs) ::sched_yield();
     for (int i = 0; i < kPausesPerLook; ++i) {
-      const std::uint32_t now =
-          bell.load(std::memory_order_acquire);  // pairs with the add in wake_waiters()
+      // Acquire, pairs with the add in wake_waiters().
+      const std::uint32_t now = bell.load(std::memory_order_acquire);
       if (now != seen) {
         seen = now;
         if (ready()) return true;
-        break;  // so that a peer who only wakes us cannot keep us from the clock
+        // So that a peer who only wakes us cannot keep us from the clock.
+        break;
       }
       pause_cpu();
     }
@@ -128,13 +118,14 @@ void Waiter::park(const Doorbell& doorbell, std::uint32_t seen, Deadline deadlin
   const std::uint64_t slice_ns = static_cast<std::uint64_t>(
       std::min<std::chrono::nanoseconds>(kWaitSlice, deadline.remaining()).count());
   if (slice_ns == 0) return;
-  ++parks_;
+  ++counters_.parks;
   if (mode_ == WaitMode::kSleep) {
     sleep_ns(std::min(sleep_ns_, slice_ns));
     sleep_ns_ = std::min(sleep_ns_ * 2, kMaxSleepNs);
     return;
   }
-  const timespec timeout = to_timespec(slice_ns);
+  static_assert(kWaitSlice < std::chrono::seconds(1));
+  const timespec timeout = {0, static_cast<long>(slice_ns)};
   if (::syscall(SYS_futex, doorbell.bell, FUTEX_WAIT, seen, &timeout, nullptr, 0) == 0) {
     missed_wakes_ = 0;
     return;

@@ -28,15 +28,19 @@ void wake_waiters(const Doorbell& doorbell);
 
 /// What the waits of one end came to; only grows.
 struct WaitCounters {
-  std::uint64_t spins = 0;       // waits that ended while spinning
-  std::uint64_t parks = 0;       // times a wait went to sleep
-  std::uint64_t slot_waits = 0;  // messages whose places were not free at once
+  // Waits that ended while spinning.
+  std::uint64_t spins = 0;
+  // Times a wait went to sleep.
+  std::uint64_t parks = 0;
+  // Messages whose places were not free at once.
+  std::uint64_t slot_waits = 0;
 };
 
 enum class WaitMode {
-  kFutex,  // sleep in the kernel until woken; falls back to kSleep where wakes do not arrive
-           // (Gramine)
-  kSleep,  // look again after sleeps of 20 us, doubling up to 4 ms
+  // Sleep in the kernel until woken; falls back to kSleep where wakes do not arrive (Gramine).
+  kFutex,
+  // Look again after sleeps of 20 us, doubling up to 4 ms.
+  kSleep,
 };
 
 /// Waits for a doorbell: spins briefly, as long as spinning paid off lately (0 to 50 us) and
@@ -51,8 +55,8 @@ class Waiter {
   Status wait(const Doorbell& doorbell, const std::function<bool()>& ready, Deadline deadline,
               const WaitCheck& check);
 
-  std::uint64_t spins() const { return spins_; }  // waits that ended while spinning
-  std::uint64_t parks() const { return parks_; }  // times a wait went to sleep
+  /// Without slot_waits.
+  const WaitCounters& counters() const { return counters_; }
 
  private:
   bool spin(const Doorbell& doorbell, const std::function<bool()>& ready, Deadline deadline);
@@ -64,8 +68,7 @@ class Waiter {
   std::uint64_t spin_ns_;   // what the next wait spins at most
   std::uint64_t sleep_ns_;  // next rung of the ladder
   int missed_wakes_ = 0;    // slices in a row in which the bell rang and no wake came
-  std::uint64_t spins_ = 0;
-  std::uint64_t parks_ = 0;
+  WaitCounters counters_;
 };
 
 }  // namespace airlock

@@ -22,9 +22,13 @@ def wait_until(condition, what, limit_s=WATCHDOG_S):
         time.sleep(0.01)
 
 
+def read_text(path):
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
 def read_json(path):
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    return json.loads(read_text(path))
 
 
 class Process:
@@ -40,12 +44,10 @@ class Process:
         self.pid = self.process.pid
 
     def stdout(self):
-        with open(self.out_path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        return read_text(self.out_path)
 
     def stderr(self):
-        with open(self.err_path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        return read_text(self.err_path)
 
     def signal(self, number):
         self.process.send_signal(number)

@@ -186,12 +186,12 @@ TEST(DecodeResponse, refuses_a_text_without_error_and_results_beside_one) {
 
 TEST(DecodeResponse, refuses_a_long_error_text) {
   WireWriter writer;
-  writer.array(7);
-  for (std::uint64_t value : {1U, 7U, 2U}) writer.number(value);
-  writer.text(std::string(limits::kMaxErrorTextBytes + 1, 'x'), 4000);
-  writer.array(0);
-  writer.number(0);
-  writer.number(0);
+  writer.array("the header", 7);
+  for (std::uint64_t value : {1U, 7U, 2U}) writer.number("a number", value);
+  writer.text("the error text", std::string(limits::kMaxErrorTextBytes + 1, 'x'), 4000);
+  writer.array("the results", 0);
+  writer.number("a time", 0);
+  writer.number("a time", 0);
   expect_response_refused(std::move(writer).take());
 }
 

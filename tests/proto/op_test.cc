@@ -41,10 +41,9 @@ TEST(OpNames, are_those_of_the_interface) {
   EXPECT_EQ(name_of(Op::kBatchLinear), "batch_linear");
   EXPECT_EQ(name_of(Op::kLmHead), "lm_head");
   EXPECT_EQ(name_of(WeightKind::kDown), "down_proj");
-  EXPECT_EQ(from_number<Op>(7), Op::kPing);
-  EXPECT_FALSE(from_number<Op>(0).has_value());
-  EXPECT_FALSE(from_number<Op>(8).has_value());
-  EXPECT_FALSE(from_number<Op>(257).has_value());
+  EXPECT_EQ(kOps.size(), 7U);
+  EXPECT_EQ(static_cast<int>(kOps.front()), 1);
+  EXPECT_EQ(static_cast<int>(kOps.back()), 7);
 }
 
 TEST(ModelDims, of_a_real_model_are_accepted) { EXPECT_TRUE(kDims.check().ok()); }

@@ -10,36 +10,47 @@ namespace {
 
 using testing::HasSubstr;
 
-std::string message_of(const WireReader& reader) {
-  return reader.finish(WireReader::Rest::kRefuse).message();
+std::string message_of(const WireReader& reader) { return reader.finish().message(); }
+
+std::uint64_t number_of(WireReader& reader, std::string_view what, std::uint64_t least,
+                        std::uint64_t most) {
+  std::uint64_t value = 0;
+  reader.number(what, value, least, most);
+  return value;
+}
+
+std::string text_of(WireReader& reader, std::string_view what, std::size_t max_bytes) {
+  std::string value;
+  reader.text(what, value, max_bytes);
+  return value;
 }
 
 TEST(WireReader, reads_what_the_writer_wrote) {
   WireWriter writer;
-  writer.array(2);
-  writer.number(UINT64_MAX);
-  writer.text("text", 10);
+  writer.array("all", 2);
+  writer.number("number", UINT64_MAX);
+  writer.text("text", "text", 10);
   const auto bytes = std::move(writer).take();
   WireReader reader(bytes);
-  EXPECT_EQ(reader.array("all", 2, 2), 2U);
-  EXPECT_EQ(reader.number("number", 0, UINT64_MAX), UINT64_MAX);
-  EXPECT_EQ(reader.text("text", 4), "text");
-  EXPECT_TRUE(reader.finish(WireReader::Rest::kRefuse).ok());
+  reader.array("all", 2);
+  EXPECT_EQ(number_of(reader, "number", 0, UINT64_MAX), UINT64_MAX);
+  EXPECT_EQ(text_of(reader, "text", 4), "text");
+  EXPECT_TRUE(reader.finish().ok());
 }
 
 TEST(WireReader, names_what_is_out_of_range) {
   const auto bytes = from_hex("9105");
   WireReader reader(bytes);
-  reader.array("all", 1, 1);
-  EXPECT_EQ(reader.number("the colour", 6, 9), 6U);
+  reader.array("all", 1);
+  EXPECT_EQ(number_of(reader, "the colour", 6, 9), 6U);
   EXPECT_EQ(message_of(reader), "the colour is 5, expected 6 to 9");
 }
 
 TEST(WireReader, keeps_the_first_error) {
   const auto bytes = from_hex("920506");
   WireReader reader(bytes);
-  reader.array("all", 3, 3);
-  reader.number("a number", 7, 7);
+  reader.array("all", 3);
+  number_of(reader, "a number", 7, 7);
   EXPECT_THAT(message_of(reader), HasSubstr("all has 2 elements"));
 }
 
@@ -48,7 +59,7 @@ TEST(WireReader, refuses_another_kind_of_value) {
        {"c0", "c3", "ff", "cb3ff0000000000000", "80", "c40100", "d40100", "90", "a161"}) {
     const auto bytes = from_hex(hex);
     WireReader reader(bytes);
-    reader.number("it", 0, UINT64_MAX);
+    number_of(reader, "it", 0, UINT64_MAX);
     EXPECT_THAT(message_of(reader), HasSubstr("it is not an unsigned number")) << hex;
   }
 }
@@ -79,10 +90,10 @@ TEST(WireReader, refuses_more_values_than_any_message_has) {
 TEST(WireReader, refuses_long_texts_and_control_bytes) {
   const auto bytes = from_hex("a3610a62");
   WireReader control(bytes);
-  control.text("name", 3);
+  text_of(control, "name", 3);
   EXPECT_THAT(message_of(control), HasSubstr("control byte 10"));
   WireReader longer(bytes);
-  longer.text("name", 2);
+  text_of(longer, "name", 2);
   EXPECT_THAT(message_of(longer), HasSubstr("3 bytes, expected at most 2"));
 }
 
@@ -110,20 +121,21 @@ TEST(WireReader, refuses_tensors_that_overflow_or_exceed_the_limit) {
                           "00"}) {
     const auto bytes = from_hex(hex);
     WireReader reader(bytes);
-    reader.tensor("x");
-    EXPECT_FALSE(reader.finish(WireReader::Rest::kRefuse).ok()) << hex;
+    TensorDesc tensor;
+    reader.tensor("x", tensor);
+    EXPECT_FALSE(reader.finish().ok()) << hex;
   }
 }
 
 TEST(WireWriter, cuts_long_texts_between_characters) {
   WireWriter writer;
-  writer.text("a\xc3\xa4\xc3\xb6", 4);
+  writer.text("text", "a\xc3\xa4\xc3\xb6", 4);
   EXPECT_EQ(to_hex(std::move(writer).take()), "a361c3a4");
 }
 
 TEST(WireWriter, replaces_control_bytes) {
   WireWriter writer;
-  writer.text("a\n\x1b[2J", 10);
+  writer.text("text", "a\n\x1b[2J", 10);
   EXPECT_EQ(to_hex(std::move(writer).take()), "a6613f3f5b324a");
 }
 

@@ -216,6 +216,7 @@ TEST_F(ScriptedServer, refuses_a_tensor_shorter_than_its_shape) {
 TEST_F(ScriptedServer, refuses_an_error_reply_with_tensors) {
   ResponseHeader header = plain();
   header.code = StatusCode::kInvalidInput;
+  header.results.clear();
   header.message = "no";
   expect_refused(header, {64}, "more tensors");
 }
@@ -224,6 +225,7 @@ TEST_F(ScriptedServer, gains_nothing_by_saying_busy) {
   auto pending = submitted();
   ResponseHeader header = good_reply(take());
   header.code = StatusCode::kInvalidInput;
+  header.results.clear();
   std::vector<std::byte> bytes = encode(header);
   ASSERT_EQ(bytes[3], static_cast<std::byte>(StatusCode::kInvalidInput));
   bytes[3] = static_cast<std::byte>(StatusCode::kBusy);
@@ -259,6 +261,7 @@ TEST_F(ScriptedServer, passes_on_a_typed_error_and_goes_on) {
     auto pending = submitted();
     ResponseHeader header = good_reply(take());
     header.code = code;
+    header.results.clear();
     header.message = "token 7 is bad";
     send(encode(header), {});
     const Status status = pending->wait();

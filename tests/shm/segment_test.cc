@@ -8,6 +8,7 @@
 #include <csignal>
 #include <thread>
 
+#include "proto/ring.h"
 #include "shm/segment_guard.h"
 #include "tests/shm/ring_fixture.h"
 

@@ -27,11 +27,11 @@ TEST(Waiter, idle_wait_parks_in_few_slices_and_does_not_poll) {
         return Status();
       });
   EXPECT_EQ(status.code(), StatusCode::kDeadlineExceeded);
-  EXPECT_GE(waiter.parks(), 1u);
-  EXPECT_LE(waiter.parks(), 8u);
+  EXPECT_GE(waiter.counters().parks, 1u);
+  EXPECT_LE(waiter.counters().parks, 8u);
   EXPECT_LE(looks, 20);
   EXPECT_GE(checks, 2);
-  EXPECT_EQ(waiter.spins(), 0u);
+  EXPECT_EQ(waiter.counters().spins, 0u);
   EXPECT_EQ(words.waiting, 0u);
 }
 
@@ -50,7 +50,7 @@ TEST(Waiter, what_is_ready_needs_no_deadline_and_no_check) {
             StatusCode::kUnavailable);
   EXPECT_EQ(waiter.wait(words.doorbell(), [] { return false; }, Deadline::now(), {}).code(),
             StatusCode::kDeadlineExceeded);
-  EXPECT_EQ(waiter.parks(), 0u);
+  EXPECT_EQ(waiter.counters().parks, 0u);
 }
 
 TEST(Waiter, wakes_a_parked_waiter) {

@@ -8,6 +8,10 @@ import os
 import statistics
 import sys
 
+from pair import ROOT
+
+# The golden models that are too large for the clone lie in golden/ of the folder that AIRLOCK_SHARED names.
+SHARED = os.path.join(os.environ.get("AIRLOCK_SHARED") or os.path.join(ROOT, "..", "shared", "data"), "golden")
 # Of the README beside the golden models: largest error over largest logit, and mean KL divergence, by wire dtype.
 BOUNDS = {"fp32": (2e-5, 1e-9), "fp16": (4e-3, 5e-6), "bf16": (4e-2, 2.5e-4)}
 CODES = {"<f4": "f", "<i8": "q"}
@@ -34,12 +38,8 @@ def read_npy(path):
 
 def models_below(*roots):
     """Folders with golden_logits.npy directly below the roots."""
-    found = []
-    for root in roots:
-        for name in sorted(os.listdir(root)) if os.path.isdir(root) else []:
-            if os.path.exists(os.path.join(root, name, "golden_logits.npy")):
-                found.append(os.path.join(root, name))
-    return found
+    return [os.path.dirname(path) for root in roots
+            for path in sorted(glob.glob(os.path.join(root, "*", "golden_logits.npy")))]
 
 
 def stored_dtype(folder):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+from pair import read_text
+
 PASSED, FAILED, CUT, NOT_RUN = "passed", "failed", "cut", "not run"
 TAIL_LINES = 25
 PROGRESS_S = 10
@@ -92,8 +94,7 @@ class Report:
 
 
 def last_lines(path, count):
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return "".join(file.readlines()[-count:])
+    return "".join(read_text(path).splitlines(keepends=True)[-count:])
 
 
 def wait(process, what, budget, log):

@@ -132,19 +132,15 @@ def serve(context, model, *server_args):
         yield Served(context, pair_here, model, server_args)
 
 
-def golden_roots():
-    shared = os.environ.get("AIRLOCK_SHARED") or os.path.join(ROOT, "..", "shared", "data")
-    return [os.path.join(ROOT, "golden"), os.path.join(shared, "golden"), os.path.join(ROOT, "tests", "data", "models")]
-
-
 def golden_models(context, details):
     """gpu_server --device cuda and tee_runner on each golden model, in each wire dtype and both ways of attention,
     against the logits of transformers."""
-    models = golden.models_below(*golden_roots())
+    roots = (os.path.join(ROOT, "golden"), golden.SHARED, os.path.join(ROOT, "tests", "data", "models"))
+    models = golden.models_below(*roots)
     if context.args.models:
         models = [path for path in models if os.path.basename(path) in context.args.models.split(",")]
     if not models:
-        raise Failed("no golden model found: " + ", ".join(golden_roots()))
+        raise Failed("no golden model found: " + ", ".join(roots))
     details["runs"] = rows = []
     for folder in models:
         # The bounds are those of the wire, so weights must stay exact: as fp32, or as they are stored.
