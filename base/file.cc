@@ -5,9 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <filesystem>
+#include <random>
 #include <system_error>
 
 #include "base/unique_fd.h"
@@ -52,11 +52,9 @@ Status write_file_atomically(const std::string& path, std::initializer_list<std:
     if (!fd.valid()) return os_error("open " + path, errno);
     return write_parts(fd.get(), parts, path);
   }
-  // Process id and count: neither another process nor another thread writes to the same temporary
-  // file.
-  static std::atomic<unsigned> next{0};
-  const std::string temporary =
-      path + "." + std::to_string(::getpid()) + "." + std::to_string(next.fetch_add(1)) + ".tmp";
+  // By chance: no other process, thread or container writes to the same temporary file, and none
+  // that was left behind is in the way.
+  const std::string temporary = fmt::format("{}.{:08x}.tmp", path, std::random_device{}());
   UniqueFd fd(
       ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode));
   if (!fd.valid()) return os_error("create " + temporary, errno);

@@ -19,8 +19,8 @@ Result<MessagePlan> plan_message(const PathPolicy& policy,
           bytes, limits::kMaxTensorBytes, limits::kMaxMessageBytes);
     }
     total_bytes += bytes;
-    const bool by_ring = policy.has_ring && bytes < policy.limit_bytes &&
-                         plan.ring_slots + 1 <= policy.slot_count / 2;
+    const bool by_ring =
+        policy.carries(Path::kRing, bytes) && plan.ring_slots + 1 <= policy.slot_count / 2;
     plan.ring_slots += by_ring ? 1 : 0;
     plan.planned[plan.tensor_count++] = {bytes, by_ring ? Path::kRing : Path::kZmq};
   }

@@ -34,6 +34,16 @@ struct PathPolicy {
   std::size_t limit_bytes = 0;  // a tensor of strictly fewer bytes may go by the ring
   std::size_t slot_count = 0;
 
+  /// Whether a tensor of so many bytes may take `path`, as far as its message has room there.
+  constexpr bool carries(Path path, std::size_t bytes) const {
+    switch (path) {
+      case Path::kRing:
+        return has_ring && bytes < limit_bytes;
+      case Path::kZmq:
+        return true;
+    }
+    return false;
+  }
   /// Of every message's header: the ring where there is one.
   constexpr Path header_path() const { return has_ring ? Path::kRing : Path::kZmq; }
 };

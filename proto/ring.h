@@ -16,21 +16,25 @@ struct RingGeometry {
   std::uint32_t slot_bytes = 0;
   bool operator==(const RingGeometry&) const = default;
 };
+constexpr bool is_slot_count(std::uint64_t count) {
+  return count >= limits::kMinSlotCount && count <= limits::kMaxSlotCount;
+}
+constexpr bool is_slot_bytes(std::uint64_t bytes) {
+  return bytes >= limits::kMinSlotBytes && bytes <= limits::kMaxSlotBytes && bytes % 4096 == 0;
+}
 /// Whether a ring can have this shape: within limits.h, slot_bytes a multiple of 4096.
 constexpr bool is_possible(const RingGeometry& geometry) {
-  return geometry.slot_count >= limits::kMinSlotCount &&
-         geometry.slot_count <= limits::kMaxSlotCount &&
-         geometry.slot_bytes >= limits::kMinSlotBytes &&
-         geometry.slot_bytes <= limits::kMaxSlotBytes && geometry.slot_bytes % 4096 == 0;
+  return is_slot_count(geometry.slot_count) && is_slot_bytes(geometry.slot_bytes);
 }
-/// kProtocolError unless it is possible.
+/// kProtocolError, naming the number that is not, unless it is possible.
 inline Status check_geometry(const RingGeometry& geometry) {
-  if (is_possible(geometry)) return {};
-  return Status(
-      StatusCode::kProtocolError,
-      "slot count {} and slot bytes {}, expected {} to {} and a multiple of 4096 from {} to {}",
-      geometry.slot_count, geometry.slot_bytes, limits::kMinSlotCount, limits::kMaxSlotCount,
-      limits::kMinSlotBytes, limits::kMaxSlotBytes);
+  if (!is_slot_count(geometry.slot_count)) {
+    return {StatusCode::kProtocolError, "slot count {}, expected {} to {}", geometry.slot_count,
+            limits::kMinSlotCount, limits::kMaxSlotCount};
+  }
+  if (is_slot_bytes(geometry.slot_bytes)) return {};
+  return {StatusCode::kProtocolError, "slot bytes {}, expected a multiple of 4096 from {} to {}",
+          geometry.slot_bytes, limits::kMinSlotBytes, limits::kMaxSlotBytes};
 }
 
 /// Whether `name` is "airlock-" and 1 to 80 of [0-9a-z-], as the names of segments below /dev/shm

@@ -158,12 +158,6 @@ void read_tallies(const Clients& clients, ReplayResult& result) {
 
 }  // namespace
 
-Status first_failure(Status first, const Status& later) {
-  if (first.ok()) return later;
-  if (!later.ok()) log_error(later.message());
-  return first;
-}
-
 Status run(const ReplayOptions& options, StatsReporter& reporter) {
   reporter.add_config("replay", options.file);
   reporter.add_config("speed", name_of(options.speed));

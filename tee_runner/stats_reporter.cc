@@ -105,7 +105,7 @@ void StatsReporter::await_signals() {
 
 void StatsReporter::end_process(unsigned signal) {
   log_error(fmt::format("ended by signal {}", signal));
-  // Held to the end: the other threads close and detach nothing meanwhile.
+  // Held to the end: no session is closed or taken away meanwhile.
   const std::lock_guard lock(mutex_);
   read_counters();
   if (last_words_) last_words_(report_);

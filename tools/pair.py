@@ -22,13 +22,13 @@ def wait_until(condition, what, limit_s=WATCHDOG_S):
         time.sleep(0.01)
 
 
-def read_text(path):
-    with open(path, encoding="utf-8", errors="replace") as file:
+def read_text(path, errors="replace"):
+    with open(path, encoding="utf-8", errors=errors) as file:
         return file.read()
 
 
 def read_json(path):
-    return json.loads(read_text(path))
+    return json.loads(read_text(path, errors="strict"))
 
 
 class Process:

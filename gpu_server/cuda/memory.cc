@@ -61,13 +61,13 @@ Result<Registration> Registration::make(Device& device, std::span<std::byte> mem
 Status Staging::prepare() {
   if (prepared_) return {};
   for (Piece& piece : pieces_) {
-    // At once: an earlier try may have left one, whose memory must outlive its registration.
+    if (piece.copied.get() != nullptr) continue;  // an earlier try made it
     Piece made;
     ASSIGN_OR_RETURN(made.memory, PageBuffer::allocate(piece_bytes_));
     ASSIGN_OR_RETURN(made.registration,
                      Registration::make(device_, {made.memory.data(), made.memory.bytes()}));
     ASSIGN_OR_RETURN(made.copied, make_event(device_));
-    piece = std::move(made);
+    piece = std::move(made);  // into an empty one: nothing is unmapped before it is unpinned
   }
   prepared_ = true;
   return {};

@@ -9,10 +9,11 @@
 namespace airlock {
 namespace {
 
-/// Rounded up to an eighth of the power of two below, and to a page: similar sizes find each
-/// other's buffers.
+/// What PageBuffer makes of so many bytes, rounded up to an eighth of the power of two below:
+/// similar sizes find each other's buffers.
 std::size_t capacity_for(std::size_t bytes) {
-  std::size_t step = 4096;
+  constexpr std::size_t kHugePage = std::size_t{2} << 20;
+  std::size_t step = bytes > kHugePage ? kHugePage : 4096;
   while (step * 16 < bytes) step *= 2;
   return (bytes + step - 1) / step * step;
 }
@@ -22,12 +23,11 @@ std::size_t capacity_for(std::size_t bytes) {
 struct BufferPool::Shelf {
   /// A buffer in use, which its last owner takes home.
   struct Loan {
-    Loan(std::shared_ptr<Shelf> from, std::size_t size, PageBuffer lent)
-        : shelf(std::move(from)), capacity(size), pages(std::move(lent)) {}
-    ~Loan() { shelf->put_back(capacity, std::move(pages)); }
+    Loan(std::shared_ptr<Shelf> from, PageBuffer lent)
+        : shelf(std::move(from)), pages(std::move(lent)) {}
+    ~Loan() { shelf->put_back(std::move(pages)); }
 
     const std::shared_ptr<Shelf> shelf;
-    const std::size_t capacity;
     PageBuffer pages;
   };
 
@@ -40,10 +40,11 @@ struct BufferPool::Shelf {
   }
 
   /// What is too much goes back to the system, after the lock.
-  void put_back(std::size_t capacity, PageBuffer pages) {
+  void put_back(PageBuffer pages) {
     const std::lock_guard lock(mutex);
-    if (cached_bytes + pages.bytes() > max_cached_bytes) return;
-    cached_bytes += pages.bytes();
+    const std::size_t capacity = pages.bytes();
+    if (cached_bytes + capacity > max_cached_bytes) return;
+    cached_bytes += capacity;
     free.emplace(capacity, std::move(pages));
   }
 
@@ -53,7 +54,7 @@ struct BufferPool::Shelf {
       if (const auto found = free.find(capacity); found != free.end()) {
         PageBuffer pages = std::move(found->second);
         free.erase(found);
-        cached_bytes -= pages.bytes();
+        cached_bytes -= capacity;
         return pages;
       }
     }
@@ -87,12 +88,11 @@ std::size_t BufferPool::cached_bytes() const {
 
 Result<PooledBuffer> BufferPool::take(std::size_t bytes) {
   if (bytes == 0) return PooledBuffer();
-  const std::size_t capacity = capacity_for(bytes);
-  auto pages = shelf_->take(capacity);
+  auto pages = shelf_->take(capacity_for(bytes));
   if (!pages.ok()) {
     return Status(StatusCode::kResourceExhausted, "no memory for a tensor of {} bytes", bytes);
   }
-  const auto loan = std::make_shared<Shelf::Loan>(shelf_, capacity, std::move(pages).value());
+  const auto loan = std::make_shared<Shelf::Loan>(shelf_, std::move(pages).value());
   return PooledBuffer{{loan, loan->pages.data()}, bytes};
 }
 

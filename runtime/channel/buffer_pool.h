@@ -37,7 +37,8 @@ class BufferPool {
 
  private:
   struct Shelf;
-  std::shared_ptr<Shelf> shelf_;  // shared with the buffers' deleters, which may outlive the pool
+  std::shared_ptr<Shelf>
+      shelf_;  // shared with the buffers that are in use, which may outlive the pool
 };
 
 }  // namespace airlock

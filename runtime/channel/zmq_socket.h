@@ -30,8 +30,8 @@ class ZmqContext {
 
 enum class ZmqSocketType { kRouter, kDealer };
 
-/// As they stand: a session's data socket, which never reconnects, whose frames have one limit, and
-/// whose high-water marks bound memory.
+/// As they stand, but for the token and the heartbeats: a session's data socket, which never
+/// reconnects, whose frames have one limit, and whose high-water marks bound memory.
 struct ZmqSocketOptions {
   /// How long what was sent may still leave after the socket is destroyed.
   std::chrono::milliseconds linger{0};

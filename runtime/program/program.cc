@@ -17,6 +17,12 @@ UniqueFd take_signals(std::initializer_list<int> signals) {
   return UniqueFd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
+Status first_failure(Status first, const Status& later) {
+  if (first.ok()) return later;
+  if (!later.ok()) log_error(later.message());
+  return first;
+}
+
 Status print(std::string_view text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) {
     return {};

@@ -30,6 +30,10 @@ int run_program(const char* name, const Parse& parse, const Run& run) {
   return exit_code(status.code());
 }
 
+/// Of two things that a program did, one after the other: the first failure decides, a later one is
+/// only logged.
+Status first_failure(Status first, const Status& later);
+
 /// All of `text` on stdout, at once. Errors as os_error().
 Status print(std::string_view text);
 

@@ -44,6 +44,7 @@ Status ReplayVerifier::check_input(const TraceRecord& record, std::size_t index,
 
 Result<std::string> ReplayVerifier::check(const TraceRecord& record, std::size_t index,
                                           TensorView got) const {
+  if (mode_ == ReplayVerify::kNone) return std::string();
   if (mode_ == ReplayVerify::kTolerance) return check_values(record, index, got);
   const std::string digest = sha256_of(got.bytes());
   const std::string& recorded = record.outputs[index].sha256;

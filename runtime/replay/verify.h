@@ -15,8 +15,8 @@ namespace airlock {
 /// Compares outputs with the recorded ones. Thread-safe.
 class ReplayVerifier {
  public:
-  /// `mode` is not kNone. `payload` outlives it; kDigest does not read it. `tolerance` is relative
-  /// to the largest of the recorded tensor.
+  /// Under kNone nothing is wrong. `payload` outlives it; kDigest does not read it. `tolerance` is
+  /// relative to the largest of the recorded tensor.
   ReplayVerifier(ReplayVerify mode, const SafetensorsFile* payload, double tolerance)
       : mode_(mode), payload_(payload), tolerance_(tolerance) {}
 

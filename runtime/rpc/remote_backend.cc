@@ -126,7 +126,7 @@ class RequestQueue {
     }
     if (call.state == Call::State::kPrepared)
       return {StatusCode::kInternal, "wait() before submit()"};
-    return call.failure;
+    return call.state == Call::State::kFailed ? call.failure : Status();
   }
 
  private:

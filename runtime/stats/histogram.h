@@ -29,6 +29,7 @@ struct HistogramOf {
   void merge(const HistogramOf<std::uint64_t>& other);
   void merge(const HistogramOf<Counter>& other) { merge(other.snapshot()); }
   HistogramOf<std::uint64_t> snapshot() const;
+  // Of a snapshot: with Counters each bucket is read at a time of its own.
   std::uint64_t count() const;
   /// Upper edge of the bucket that holds the given share (0..1] of the values, at most max; 0 when
   /// empty.

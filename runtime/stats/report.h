@@ -90,6 +90,7 @@ struct SideReport : CounterSums {
   // The server's; merge() leaves them as they are.
   std::vector<SessionReport> sessions;
   static void visit(auto&& each, auto& report) {
+    // First: what else there is to read depends on it.
     each("side", report.side);
     each("host", report.host);
     each("config", report.config);

@@ -95,7 +95,7 @@ class Writer {
   static JsonObject written(const Members& members) {
     Writer writer;
     members(writer);
-    return writer.object_;
+    return std::move(writer.object_);
   }
   template <typename T>
   void operator()(std::string_view key, const T& value, JsonRange /*range*/ = 0) {

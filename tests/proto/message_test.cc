@@ -116,6 +116,9 @@ TEST(DecodeRequest, refuses_unknown_values) {
   for (unsigned dtype : {0U, 6U}) expect_request_refused(with_byte(whole, 3, dtype));
   expect_request_refused(with_byte(whole, 4, 3));
   for (unsigned kind : {0U, 8U}) expect_request_refused(with_byte(whole, 7, kind));
+  // 257 in the place of the op, of the dtype: 1 in eight bits.
+  for (const char* hex : {"9607cd010101009090", "960703cd0101009090"})
+    expect_request_refused(from_hex(hex));
 }
 
 TEST(DecodeRequest, refuses_more_than_a_header_can_hold) {

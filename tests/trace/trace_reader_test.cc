@@ -109,6 +109,7 @@ TEST(TraceReader, reads_again_after_rewind) {
       EXPECT_TRUE(**record == expected);
     }
     EXPECT_FALSE(reader->next()->has_value());
+    EXPECT_EQ(reader->cut(), "");
     ASSERT_TRUE(reader->rewind().ok());
   }
 }

@@ -285,7 +285,7 @@ Status measure_all(Pair& pair, ResultTable& table) {
         row.measured->memcpy_ns = copy_ns;
         return {};
       };
-      const bool carries = path != Path::kRing || bytes < options.geometry.slot_bytes;
+      const bool carries = !path || pair.channel(*path).policy().carries(*path, bytes);
       if (const Status status = carries ? measure() : Status(); !status.ok()) {
         return pair.explain(status).with_context(
             fmt::format("{} bytes by {}", bytes, path_name(path)));

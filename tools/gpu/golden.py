@@ -39,7 +39,7 @@ def read_npy(path):
 def models_below(*roots):
     """Folders with golden_logits.npy directly below the roots."""
     return [os.path.dirname(path) for root in roots
-            for path in sorted(glob.glob(os.path.join(root, "*", "golden_logits.npy")))]
+            for path in sorted(glob.glob(os.path.join(glob.escape(root), "*", "golden_logits.npy")))]
 
 
 def stored_dtype(folder):
