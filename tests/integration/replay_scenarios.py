@@ -385,7 +385,7 @@ def replay_ends_with_a_partial_result_over_tcp_too(pair):
 
 def replay_ends_with_a_partial_result_where_the_server_is_stopped(pair):
     server = pair.server()
-    trace, process, _ = under_way(pair, server, "--timeout-ms", 1000)
+    trace, process, _ = under_way(pair, server, "--timeout-ms", 3000)
     server.signal(signal.SIGSTOP)
     try:
         expect_failures_named(process, expect_partial(process, trace, 2))
