@@ -215,6 +215,7 @@ Result<std::shared_ptr<CpuModel>> CpuModel::create(const ModelSource& model,
     return Status(StatusCode::kInvalidInput, "threads is {}, expected 1 to {}", options.threads,
                   limits::kMaxThreads);
   }
+  RETURN_IF_ERROR(onednn::check_threads(options.threads));
   RETURN_IF_ERROR(model.config().dims.check());
   Numerics numerics{options.dtype, options.dtype};
   if (options.dtype == DType::kF16 || (options.dtype == DType::kBF16 && !onednn::has_bf16())) {

@@ -1,5 +1,6 @@
 #include "runtime/cpu/onednn.h"
 
+#include <limits>
 #include <string_view>
 
 #include "base/check.h"
@@ -80,6 +81,24 @@ Desc pick_layout(const dnnl::engine& engine, const Desc& a, const Desc& b, const
 dnnl::memory::data_type data_type(DType dtype) {
   CHECK(dtype == DType::kF32 || dtype == DType::kBF16);
   return dtype == DType::kF32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
+}
+
+Status check_threads(std::size_t count) {
+  if (count == 1) return {};
+  // A limit counts the threads of all sessions together, so that any limit may be met one day.
+  if (omp_get_thread_limit() < std::numeric_limits<int>::max()) {
+    return {
+        StatusCode::kResourceExhausted,
+        "OMP_THREAD_LIMIT is {}: OpenMP may give fewer threads than are asked for, and products "
+        "would be wrong; unset it, or compute with --threads 1",
+        omp_get_thread_limit()};
+  }
+  if (omp_get_max_active_levels() == 0) {
+    return {StatusCode::kResourceExhausted,
+            "OMP_MAX_ACTIVE_LEVELS is 0: OpenMP gives one thread where more are asked for, and "
+            "products would be wrong; unset it, or compute with --threads 1"};
+  }
+  return {};
 }
 
 bool has_bf16() {

@@ -74,6 +74,11 @@ dnnl::memory::data_type data_type(DType dtype);
 /// after rounding.
 bool has_bf16();
 
+/// Whether OpenMP's settings let oneDNN have the threads that it asks for. It takes for granted
+/// that it gets them: with fewer, parts of a product are never written, and what lay there before
+/// is the result. kResourceExhausted, with advice.
+Status check_threads(std::size_t count);
+
 /// How many threads oneDNN uses for what this thread creates and runs, while this lives.
 class ThreadCount {
  public:

@@ -94,6 +94,21 @@ Result<std::string> hash_tensor(const Place& place) {
   return hash.finish();
 }
 
+/// Whether both hold the same, bit by bit.
+Result<bool> are_same(const Place& a, const Place& b) {
+  if (a.dtype != b.dtype || a.shape != b.shape) return false;
+  std::vector<std::byte> chunk(std::min<std::uint64_t>(kChunkBytes, a.entry->bytes));
+  std::vector<std::byte> other(chunk.size());
+  for (std::uint64_t done = 0; done < a.entry->bytes; done += chunk.size()) {
+    chunk.resize(std::min<std::uint64_t>(chunk.size(), a.entry->bytes - done));
+    other.resize(chunk.size());
+    RETURN_IF_ERROR(a.file->read(*a.entry, done, chunk));
+    RETURN_IF_ERROR(b.file->read(*b.entry, done, other));
+    if (chunk != other) return false;
+  }
+  return true;
+}
+
 /// "NAME DTYPE SHAPE SHA-256" of each tensor, hashed by several threads.
 Result<std::vector<std::string>> hash_tensors(const Places& places) {
   std::vector<const Places::value_type*> items;
@@ -266,6 +281,23 @@ Result<Places> place_tensors(const LlamaConfig& config, const std::string& direc
   return places;
 }
 
+/// The same, where the config ties the head to the embedding and there is a head all the same: as
+/// transformers does, one that differs is the model's, and `config` then ties nothing.
+Result<Places> place_with_head(LlamaConfig& config, const std::string& directory,
+                               const Files& files,
+                               const std::map<std::string, std::string>& index) {
+  LlamaConfig untied = config;
+  untied.tie_word_embeddings = false;
+  ASSIGN_OR_RETURN(Places places, place_tensors(untied, directory, files, index));
+  ASSIGN_OR_RETURN(const bool same, are_same(places.at(kEmbedName), places.at(kLmHeadName)));
+  if (same) return place_tensors(config, directory, files, index);
+  log_info(
+      fmt::format("{}: {} is not the embedding, so they are not tied, whatever the config says",
+                  directory, kLmHeadName));
+  config = untied;
+  return places;
+}
+
 void log_ignored(const std::string& directory, const Places& places,
                  const std::map<std::string, std::string>& index) {
   constexpr std::size_t kNamesShown = 3;
@@ -291,7 +323,7 @@ Result<std::unique_ptr<ModelSource>> open_model_directory(const std::string& giv
   }
   if (!std::filesystem::is_directory(directory, error))
     return Status(StatusCode::kInvalidInput, "{}: not a directory; --model takes one", given);
-  ASSIGN_OR_RETURN(const LlamaConfig config, load_config(directory + "/config.json"));
+  ASSIGN_OR_RETURN(LlamaConfig config, load_config(directory + "/config.json"));
   std::map<std::string, std::string> index;
   Files files;
   if (exists(directory + "/" + kSingleName)) {
@@ -306,7 +338,9 @@ Result<std::unique_ptr<ModelSource>> open_model_directory(const std::string& giv
                   kIndexName,
                   exists(directory + "/pytorch_model.bin") ? "; convert pytorch_model.bin" : "");
   }
-  ASSIGN_OR_RETURN(auto places, place_tensors(config, directory, files, index));
+  const bool has_both = config.tie_word_embeddings && index.contains(kLmHeadName);
+  ASSIGN_OR_RETURN(auto places, has_both ? place_with_head(config, directory, files, index)
+                                         : place_tensors(config, directory, files, index));
   log_ignored(directory, places, index);
   return std::unique_ptr<ModelSource>(
       std::make_unique<DirectorySource>(config, directory, std::move(files), std::move(places)));

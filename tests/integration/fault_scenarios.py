@@ -205,6 +205,23 @@ def rings_larger_than_dev_shm_are_refused(pair):
     return None
 
 
+def fewer_threads_from_openmp_than_asked_for_are_refused(pair):
+    """With fewer oneDNN would leave parts of its results unwritten, and nobody would say so."""
+    for name, value in (("OMP_THREAD_LIMIT", "1"), ("OMP_THREAD_LIMIT", "64"), ("OMP_MAX_ACTIVE_LEVELS", "0")):
+        pair.env[name] = value
+        server = pair.start("gpu_server", "--synthetic", TINY, "--endpoint", pair.endpoint, "--threads", 2,
+                            "--device", "cpu")
+        server.expect_exit(5)
+        assert name in server.stderr() and "--threads 1" in server.stderr(), server.stderr()
+        local = pair.runner("--backend", "local", threads=2)
+        local.expect_exit(5)
+        assert name in local.stderr(), local.stderr()
+        alone = pair.server(threads=1)
+        pair.runner("--compare-local").expect_exit(0)
+        pair.stop(alone)
+        del pair.env[name]
+
+
 SCENARIOS = (
     sigterm_ends_the_server_and_leaves_nothing,
     sigint_ends_the_server_like_sigterm,
@@ -222,4 +239,5 @@ SCENARIOS = (
     one_client_too_many_is_refused,
     no_server_is_said,
     rings_larger_than_dev_shm_are_refused,
+    fewer_threads_from_openmp_than_asked_for_are_refused,
 )

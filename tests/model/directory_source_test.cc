@@ -4,6 +4,7 @@
 
 #include "base/convert.h"
 #include "runtime/model/model_source.h"
+#include "runtime/model/safetensors.h"
 #include "tests/model/temp_model.h"
 
 namespace airlock {
@@ -138,13 +139,44 @@ TEST_F(Directory, names_a_missing_head_where_it_is_not_tied) {
   expect_refused(folder_.path(), "tie_word_embeddings");
 }
 
-TEST_F(Directory, ignores_a_head_beside_a_tied_table) {
+TEST_F(Directory, takes_a_head_that_is_not_the_table_that_the_config_ties_it_to) {
   damage("mqa-head-dim", "config.json", "\"tie_word_embeddings\": false",
          "\"tie_word_embeddings\": true");
+  testing::internal::CaptureStderr();
+  const auto model = open_model_directory(folder_.path());
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("not tied"));
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  EXPECT_FALSE((*model)->config().tie_word_embeddings);
+  const auto untied = open_model_directory(model_path("mqa-head-dim"));
+  ASSERT_TRUE(untied.ok());
+  EXPECT_EQ((*model)->digest().value(), (*untied)->digest().value());
+}
+
+TEST_F(Directory, ignores_a_head_that_is_the_table) {
+  damage("mqa-head-dim", "config.json", "\"tie_word_embeddings\": false",
+         "\"tie_word_embeddings\": true");
+  std::string bytes = test::read_file(folder_.path(kSingle));
+  {
+    const auto file = SafetensorsFile::open(folder_.path(kSingle));
+    ASSERT_TRUE(file.ok());
+    const SafetensorsEntry* table = (*file)->find(kEmbedName);
+    const SafetensorsEntry* head = (*file)->find(kLmHeadName);
+    ASSERT_EQ(table->bytes, head->bytes);
+    bytes.replace(head->file_offset, head->bytes, bytes.substr(table->file_offset, table->bytes));
+  }
+  test::write_file(folder_.path(kSingle), bytes);
   const auto model = open_model_directory(folder_.path());
   ASSERT_TRUE(model.ok()) << model.status().message();
+  EXPECT_TRUE((*model)->config().tie_word_embeddings);
   Tensor row({.dtype = DType::kF32, .shape = {1, 48}});
   EXPECT_FALSE((*model)->read_rows(kLmHeadName, 0, row.mutable_view()).ok());
+  // Of the last byte alone.
+  const auto file = SafetensorsFile::open(folder_.path(kSingle));
+  bytes[(*file)->find(kLmHeadName)->file_offset + (*file)->find(kLmHeadName)->bytes - 1] ^= 1;
+  test::write_file(folder_.path(kSingle), bytes);
+  const auto other = open_model_directory(folder_.path());
+  ASSERT_TRUE(other.ok()) << other.status().message();
+  EXPECT_FALSE((*other)->config().tie_word_embeddings);
 }
 
 TEST_F(Directory, refuses_a_needed_tensor_of_another_dtype) {
