@@ -15,6 +15,8 @@ from scenarios import read_bytes
 
 # At 64 tokens of TINY's shape [64, 128] fp32 is 32 KiB and [64, 320] is 80 KiB: 64 KiB slots make both paths busy.
 SMALL_SLOTS = ("--ring-slot-bytes", 65536)
+# Of TINY at 64 tokens: its logits or its MLP's products, fp32.
+LARGEST_TENSOR_BYTES = 1 << 20
 
 
 def read_trace(path):
@@ -23,8 +25,9 @@ def read_trace(path):
     return json.loads(lines[0]), [json.loads(line) for line in lines[1:-1]]
 
 
-def read_safetensors(path):
-    """Name to (entry, bytes), by the format's definition; the entries cover the data."""
+def read_safetensors(path, killed=False):
+    """Name to (entry, bytes), by the format's definition; the entries cover the data. Where the writer was killed,
+    the room of the one tensor that it was about to name may lie behind them (docs/STATUS.md)."""
     data = read_bytes(path)
     length = struct.unpack("<Q", data[:8])[0]
     entries = json.loads(data[8:8 + length])
@@ -35,7 +38,8 @@ def read_safetensors(path):
         assert begin == covered, f"{name} begins at {begin}, not {covered}"
         covered = end
         tensors[name] = entry, data[8 + length + begin:8 + length + end]
-    assert covered == len(data) - 8 - length, "the tensors do not cover the data"
+    rest = len(data) - 8 - length - covered
+    assert rest == 0 or (killed and 0 < rest <= LARGEST_TENSOR_BYTES), f"the tensors leave {rest} bytes of the data"
     return tensors
 
 
@@ -195,7 +199,7 @@ def killed_runner_leaves_a_trace_and_payloads_that_can_be_read(pair):
     runner = under_way(pair, trace, "--record-payload")
     runner.signal(signal.SIGKILL)
     runner.exit_code()
-    tensors = read_safetensors(trace + ".safetensors")
+    tensors = read_safetensors(trace + ".safetensors", killed=True)
     for record in expect_cut(trace):
         for name, _, tensor in tensors_of(record):
             assert hashlib.sha256(tensors[name][1]).hexdigest() == tensor["sha256"], name
