@@ -1,10 +1,13 @@
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <vector>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "gpu_server/server.h"
 
@@ -16,52 +19,126 @@ namespace {
 constexpr std::chrono::nanoseconds kClientSilence = std::chrono::seconds(10);
 // Of ended sessions, each by itself.
 constexpr std::size_t kReportsKept = 1024;
+// Connections that have not said hello.
+constexpr std::size_t kMaxStrangers = 64;
+// What one round does at most, so that no flood keeps signs of life from leaving.
+constexpr int kNewcomersARound = 16;
+constexpr int kMessagesARound = 4;
+// Of one client between two signs of life. A runner sends one; those of a minute may come at once
+// where this process was stopped.
+constexpr std::size_t kMaxMessagesASign = 1024;
 
-Status fill_random(void* out, std::size_t bytes) {
-  if (::getrandom(out, bytes, 0) == static_cast<ssize_t>(bytes)) return {};
-  return {StatusCode::kInternal, "getrandom failed"};
+/// The oldest among those of `clients` that `counts` and whose peer has the most of them: one that
+/// floods displaces itself. None: end().
+template <typename Clients, typename Counts>
+typename Clients::iterator pick_one_to_displace(Clients& clients, const Counts& counts) {
+  std::map<std::string, std::size_t> by_peer;
+  for (const auto& client : clients) {
+    if (counts(client)) ++by_peer[client.peer];
+  }
+  auto picked = clients.end();
+  for (auto client = clients.begin(); client != clients.end(); ++client) {
+    if (counts(*client) &&
+        (picked == clients.end() || by_peer[client->peer] > by_peer[picked->peer]))
+      picked = client;
+  }
+  return picked;
 }
 
 }  // namespace
 
-Status Server::send(const Identity& identity, const ControlMessage& message) {
-  const std::vector<std::byte> frame = encode_control(message);
-  const std::span<const std::byte> parts[] = {std::as_bytes(std::span(identity)), frame};
-  // One that reads nothing gets nothing, and nobody waits for it.
-  return control_->send(parts, Deadline::now());
+std::size_t Server::session_count() const {
+  return static_cast<std::size_t>(std::ranges::count_if(
+      clients_, [](const Client& client) { return client.session != nullptr; }));
 }
+
+// Those that have a place. One that is ending holds its place no more, so that a runner may follow
+// another at once.
+std::size_t Server::active_sessions() const {
+  return static_cast<std::size_t>(std::ranges::count_if(clients_, [](const Client& client) {
+    return client.session && client.session->attached() && !client.session->ending();
+  }));
+}
+
+Status Server::full(std::size_t active) const {
+  return {StatusCode::kResourceExhausted,
+          "server full: {} of {} sessions are in use (--max-clients); try again later", active,
+          options_.max_clients};
+}
+
+// A client that never attaches holds no place: they are given out here.
+Status Server::admit(Session& session) {
+  const std::lock_guard lock(mutex_);
+  const std::size_t active = active_sessions();
+  if (active >= options_.max_clients) return full(active);
+  session.set_attached();
+  counters_->live().sessions_started.fetch_add(1, std::memory_order_relaxed);
+  log_info(fmt::format("session {:016x}: {}", session.epoch(), session.client()));
+  return {};
+}
+
+void Server::close(Client& client) { client.connection.reset(); }
 
 // The answer to a hello that led to no session.
-void Server::refuse(const Identity& identity, const std::string& client, const Status& why) {
-  log_warning(fmt::format("refused {}: {}", client, why.message()));
+void Server::refuse(Client& client, const std::string& who, const Status& why) {
+  log_warning(fmt::format("refused {}: {}", who, why.message()));
   counters_->live().sessions_refused.fetch_add(1, std::memory_order_relaxed);
-  (void)send(identity, Refusal{why.code(), why.message()});
+  if (client.connection) (void)client.connection->send(Refusal{why.code(), why.message()});
 }
 
-// One that is ending holds its slot no more, so that a runner may follow another at once.
-std::size_t Server::active_sessions() const {
-  return static_cast<std::size_t>(
-      std::ranges::count_if(sessions_, [](const auto& entry) { return !entry.second->ending(); }));
+void Server::refuse_and_close(Client& client, const Status& why) {
+  refuse(client, client.hello->client, why);
+  close(client);
 }
 
-void Server::handle(const Identity& identity, std::span<const std::byte> frame) {
-  auto message = decode_control(frame);
-  const auto known = sessions_.find(identity);
+void Server::handle(Client& client, const ControlFrame& frame) {
+  Session* const session = client.session.get();
+  auto message = decode_control(frame.bytes);
+  if (message.ok() && session == nullptr && !std::holds_alternative<Hello>(*message))
+    message = Status(StatusCode::kProtocolError, "a control message before any hello");
   if (!message.ok()) {
-    if (known != sessions_.end()) return known->second->end(message.status());
-    log_warning("control socket: " + message.status().message());
+    if (session != nullptr) return session->end(message.status());
+    log_warning(fmt::format("{}: {}", client.peer, message.status().message()));
     if (message.status().code() == StatusCode::kVersionMismatch)
       counters_->live().sessions_refused.fetch_add(1, std::memory_order_relaxed);
-    return (void)send(identity, Refusal{message.status().code(), message.status().message()});
+    (void)client.connection->send(Refusal{message.status().code(), message.status().message()});
+    return close(client);
   }
-  if (const auto* hello = std::get_if<Hello>(&*message)) {
-    if (known == sessions_.end()) return greet(identity, *hello);
-    return known->second->end({StatusCode::kProtocolError, "a second hello in one session"});
+  if (session == nullptr) {
+    if (client.hello)
+      return refuse_and_close(client, {StatusCode::kProtocolError, "a second hello"});
+    client.hello = std::get<Hello>(*message);
+    client.hello_due = Deadline::after(kRoomPatience);
+    return greet(client);
   }
-  if (known == sessions_.end()) return;
-  known->second->silence().heard();
+  session->silence().heard();
   if (std::holds_alternative<Goodbye>(*message)) {
-    known->second->end({StatusCode::kUnavailable, "the client said goodbye"});
+    session->end({StatusCode::kUnavailable, "the client said goodbye"});
+  } else if (!std::holds_alternative<Sign>(*message)) {
+    session->end({StatusCode::kProtocolError, "a control message that does not belong here"});
+  }
+}
+
+void Server::read_from(Client& client) {
+  for (int i = 0; client.connection && i < kMessagesARound; ++i) {
+    auto frame = client.connection->receive();
+    if (frame.ok() && !*frame) return;
+    if (frame.ok() && ++client.messages <= kMaxMessagesASign) {
+      handle(client, **frame);
+      continue;
+    }
+    Status status = frame.ok() ? Status(StatusCode::kProtocolError, "a flood of control messages")
+                               : frame.status();
+    if (client.session && status.code() == StatusCode::kUnavailable) {
+      status = {StatusCode::kUnavailable,
+                "the client closed its connection: it ended or was killed"};
+    }
+    if (client.session) {
+      client.session->end(status);
+    } else if (status.code() != StatusCode::kUnavailable) {
+      log_warning(fmt::format("{}: {}", client.peer, status.message()));
+    }
+    close(client);
   }
 }
 
@@ -70,13 +147,8 @@ Status Server::check_hello(const Hello& hello) const {
   if (stopping_.load(std::memory_order_acquire)) {
     return {StatusCode::kUnavailable, "it is shutting down"};
   }
-  // Those that are ending are bounded too: they have memory.
-  const std::size_t active = active_sessions();
-  if (active >= options_.max_clients || sessions_.size() >= 2 * options_.max_clients) {
-    return Status(StatusCode::kResourceExhausted,
-                  "server full: {} of {} sessions are in use (--max-clients); try again later",
-                  active, options_.max_clients);
-  }
+  if (const std::size_t active = active_sessions(); active >= options_.max_clients)
+    return full(active);
   if (!hello.digest.empty() && hello.digest != model_->digest) {
     return Status(StatusCode::kMismatch, "it serves another model: digest {}, yours is {}",
                   model_->digest, hello.digest);
@@ -91,30 +163,30 @@ Status Server::check_hello(const Hello& hello) const {
   return {};
 }
 
-// A path that no session has: one that libzmq found taken it would remove.
-Result<std::string> Server::session_endpoint() const {
-  if (endpoint_.kind == Endpoint::Kind::kTcp) return fmt::format("tcp://{}:*", endpoint_.host);
-  constexpr int kAttempts = 256;
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    std::uint32_t random = 0;
-    RETURN_IF_ERROR(fill_random(&random, sizeof(random)));
-    ASSIGN_OR_RETURN(const std::string path, session_socket_path(endpoint_.path, random));
-    const std::string text = "ipc://" + path;
-    const bool ours = std::ranges::any_of(
-        sessions_, [&](const auto& entry) { return entry.second->data_endpoint() == text; });
-    if (!ours && ::access(path.c_str(), F_OK) != 0) return text;
+// Those that are made and those that are ending are bounded too: they have memory and a thread.
+Status Server::make_room_for_a_session() {
+  const auto is_pending = [](const Client& client) {
+    return client.session && !client.session->attached() && !client.session->ending();
+  };
+  const auto pending = static_cast<std::size_t>(std::ranges::count_if(clients_, is_pending));
+  if (pending >= options_.max_clients) {
+    pick_one_to_displace(clients_, is_pending)
+        ->session->end({StatusCode::kUnavailable,
+                        "the client has not attached to its session, and others want to"});
   }
-  return Status(StatusCode::kResourceExhausted,
-                "no free name for the session's socket; give an --endpoint with a shorter path");
+  if (session_count() < kSessionsPerPlace * options_.max_clients) return {};
+  return {StatusCode::kBusy, "server full: {} sessions are beginning or ending; try again later",
+          session_count()};
 }
 
 Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   RETURN_IF_ERROR(check_hello(hello));
-  ASSIGN_OR_RETURN(std::string data, session_endpoint());
+  RETURN_IF_ERROR(make_room_for_a_session());
   const BackendInfo& info = model_->compute->info();
   Welcome welcome;
   std::uint64_t random[3] = {};
-  RETURN_IF_ERROR(fill_random(random, sizeof(random)));
+  if (::getrandom(random, sizeof(random), 0) != static_cast<ssize_t>(sizeof(random)))
+    return os_error("get random numbers", errno);
   welcome.epoch = random[0] | 1;  // never 0
   welcome.token = fmt::format("{:016x}{:016x}", random[1], random[2]);
   welcome.has_ring = ring_on_ && hello.ring.choice == RingChoice::kOn;
@@ -126,67 +198,103 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   welcome.threads = static_cast<std::uint32_t>(info.threads);
   welcome.device = info.device;
   welcome.config_bytes = static_cast<std::uint32_t>(model_->config_json.size());
-  const std::lock_guard lock(mutex_);
-  auto* block = counters_->open_session(welcome.epoch, hello.client, now_ns());
+  counters_layout::SessionBlock* block = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    block = counters_->open_session(welcome.epoch, hello.client, now_ns());
+  }
   if (block == nullptr) {
     return Status(StatusCode::kResourceExhausted, "server full: sessions are still ending");
   }
-  return std::make_unique<Session>(*context_, *model_, std::move(welcome), std::move(data),
-                                   hello.client, wake_,
-                                   SessionCounters{*block, counters_->live().service_ns});
-}
-
-void Server::greet(const Identity& identity, const Hello& hello) {
-  reap();
-  auto session = make_session(hello);
-  if (!session.ok()) return refuse(identity, hello.client, session.status());
-  const std::lock_guard lock(mutex_);
-  sessions_.emplace(identity, std::move(session).value());
-}
-
-// Tells new clients what came of their hello.
-void Server::answer_new() {
-  for (auto entry = sessions_.begin(); entry != sessions_.end();) {
-    Session& session = *entry->second;
-    auto offer = session.answered() ? std::nullopt : session.take_offer();
-    if (!offer) {
-      ++entry;
-    } else if (offer->ok()) {
-      log_info(fmt::format("session {:016x}: {}", (*offer)->epoch, session.client()));
-      counters_->live().sessions_started.fetch_add(1, std::memory_order_relaxed);
-      if (Status sent = send(entry->first, **offer); !sent.ok()) {
-        session.end(
-            {StatusCode::kUnavailable, "the client left before its welcome: " + sent.message()});
-      }
-      ++entry;
-    } else {
-      refuse(entry->first, session.client(), offer->status());
-      const std::lock_guard lock(mutex_);
-      auto& block = session.block();
-      entry = sessions_.erase(entry);  // its worker is through: it made nothing
-      counters_->drop_session(block);
-    }
+  SessionGround ground{*context_, *model_, endpoint_, wake_,
+                       [this](Session& session) { return admit(session); }};
+  auto session = Session::start(std::move(ground), std::move(welcome), hello.client,
+                                {*block, counters_->live().service_ns});
+  if (!session.ok()) {
+    const std::lock_guard lock(mutex_);
+    counters_->drop_session(*block);
   }
+  return session;
 }
 
-// Sessions whose worker is through go; their statistics stay.
-void Server::reap() {
-  for (auto entry = sessions_.begin(); entry != sessions_.end();) {
-    if (!entry->second->finished() || !entry->second->answered()) {
-      ++entry;
+void Server::greet(Client& client) {
+  auto session = make_session(*client.hello);
+  if (session.status().code() == StatusCode::kBusy && !client.hello_due.expired()) return;
+  if (!session.ok()) {
+    const bool busy = session.status().code() == StatusCode::kBusy;
+    return refuse_and_close(client,
+                            {busy ? StatusCode::kResourceExhausted : session.status().code(),
+                             session.status().message()});
+  }
+  client.hello.reset();
+  const std::lock_guard lock(mutex_);
+  client.session = std::move(session).value();
+}
+
+// Tells a client what its session's worker has for it. A session that is over then loses its
+// connection, and after that its memory.
+void Server::pass_news(Client& client) {
+  Session& session = *client.session;
+  // Before its last news is looked for.
+  const bool over = session.over();
+  while (auto news = session.take_news()) {
+    if (!client.connection || client.is_told_the_end) continue;
+    if (const auto* refusal = std::get_if<Refusal>(&news->message)) {
+      refuse(client, session.client(), {refusal->code, refusal->message});
+      client.is_told_the_end = true;
       continue;
     }
-    (void)send(entry->first, Goodbye{"the session is over"});  // it may be gone
-    SessionReport last = entry->second->report();
-    const std::lock_guard lock(mutex_);
-    ended_.push_back(std::move(last));
-    if (ended_.size() > kReportsKept) {
-      ended_[1].merge_older(ended_[0]);
-      ended_.pop_front();
+    std::vector<int> descriptors;
+    for (const UniqueFd& fd : news->descriptors) descriptors.push_back(fd.get());
+    if (const Status sent = client.connection->send(news->message, descriptors); !sent.ok()) {
+      session.end({StatusCode::kUnavailable,
+                   "the client could not be told of its session: " + sent.message()});
     }
-    auto& block = entry->second->block();
-    entry = sessions_.erase(entry);
-    counters_->close_session(block);
+    client.is_attached |= std::holds_alternative<Attached>(news->message);
+  }
+  if (!over) return;
+  if (client.connection && !client.is_told_the_end)
+    (void)client.connection->send(Goodbye{session.reason().message()});
+  close(client);
+  // Where all end at once, honest runners may still read what came last; what they map goes with
+  // them.
+  session.release(!stopping_.load(std::memory_order_acquire) && device_status().ok());
+}
+
+void Server::watch_silence(Client& client) {
+  Session& session = *client.session;
+  session.silence().tick(now_ns());
+  if (!session.attached()) session.silence().heard();  // it waits for us
+  if (session.silence().silent_ns() > static_cast<std::uint64_t>(kClientSilence.count()))
+    session.end({StatusCode::kUnavailable, "no sign of life from the client for 10 s"});
+}
+
+// Clients that are through go; the statistics of their sessions stay.
+void Server::reap() {
+  for (auto client = clients_.begin(); client != clients_.end();) {
+    const Session* const session = client->session.get();
+    const bool stays = session != nullptr ? client->connection || !session->finished()
+                                          : client->connection && !client->hello_due.expired();
+    if (stays) {
+      ++client;
+      continue;
+    }
+    const std::lock_guard lock(mutex_);
+    if (session == nullptr) {
+      client = clients_.erase(client);
+      continue;
+    }
+    const bool was_attached = session->attached();
+    if (was_attached) {
+      ended_.push_back(session->report());
+      if (ended_.size() > kReportsKept) {
+        ended_[1].merge_older(ended_[0]);
+        ended_.pop_front();
+      }
+    }
+    auto& block = client->session->block();
+    client = clients_.erase(client);
+    was_attached ? counters_->close_session(block) : counters_->drop_session(block);
   }
 }
 
@@ -210,32 +318,64 @@ Status Server::check_device() {
   return status;
 }
 
-// `told` is what clients read; one that has no answer to its hello yet is refused with it.
+// `told` is what clients read; one that is not attached yet is refused with it.
 void Server::end_all(const Status& reason, const Status& told) {
-  for (auto& [identity, session] : sessions_) {
-    if (session->answered()) {
-      (void)send(identity, Goodbye{told.message()});
-    } else {
-      (void)send(identity, Refusal{told.code(), told.message()});
+  for (Client& client : clients_) {
+    if (!client.session) {
+      close(client);
+      continue;
     }
-    session->end(reason);
+    if (client.connection && !client.is_told_the_end) {
+      if (client.is_attached) {
+        (void)client.connection->send(Goodbye{told.message()});
+      } else {
+        (void)client.connection->send(Refusal{told.code(), told.message()});
+      }
+      client.is_told_the_end = true;
+    }
+    client.session->end(reason);
   }
+}
+
+void Server::take_newcomers() {
+  for (int i = 0; i < kNewcomersARound; ++i) {
+    auto connection = listener_->accept();
+    if (!connection) return;
+    const auto is_stranger = [](const Client& client) {
+      return client.connection && !client.session;
+    };
+    const auto strangers = static_cast<std::size_t>(std::ranges::count_if(clients_, is_stranger));
+    const std::lock_guard lock(mutex_);
+    if (strangers >= kMaxStrangers) clients_.erase(pick_one_to_displace(clients_, is_stranger));
+    clients_.emplace_back(std::move(*connection));
+  }
+}
+
+void Server::wait_for_work(Deadline deadline) {
+  std::vector<pollfd> waiting = {{listener_->fd(), POLLIN, 0}, {wake_.fd(), POLLIN, 0}};
+  for (const Client& client : clients_) {
+    if (!client.connection) continue;
+    const short events = client.connection->sending() ? POLLIN | POLLOUT : POLLIN;
+    waiting.push_back({client.connection->fd(), events, 0});
+  }
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining());
+  (void)::poll(waiting.data(), waiting.size(), static_cast<int>(left.count()));
 }
 
 void Server::control_loop() {
   Deadline next_sign = Deadline::now();
   bool told = false;
   while (!all_ended_.load(std::memory_order_acquire)) {
-    auto parts = control_->receive(next_sign);
+    wait_for_work(next_sign);
     counters_->live().heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
     wake_.clear();  // before looking at what it may stand for
     // Before sessions are reaped: one that the device's end has ended is told of that.
     const Status device = check_device();
-    if (parts.ok() && parts->size() == 2) {
-      const auto& id = (*parts)[0];
-      handle(Identity(reinterpret_cast<const char*>(id.data()), id.size()), (*parts)[1]);
+    take_newcomers();
+    for (Client& client : clients_) {
+      read_from(client);
+      if (client.hello && client.connection) greet(client);
     }
-    answer_new();
     const bool stopping = stopping_.load(std::memory_order_acquire);
     const bool sign_due = next_sign.expired();
     if (sign_due) next_sign = Deadline::after(kSignInterval);
@@ -246,17 +386,23 @@ void Server::control_loop() {
       end_all({StatusCode::kCancelled, "the server is shutting down"},
               {StatusCode::kUnavailable, "it is shutting down"});
     }
-    for (auto& [identity, session] : sessions_) {
-      if (sign_due) (void)send(identity, Sign{});
-      session->silence().tick(now_ns());
-      if (!session->answered()) session->silence().heard();  // it waits for us
-      if (session->silence().silent_ns() > static_cast<std::uint64_t>(kClientSilence.count())) {
-        session->end({StatusCode::kUnavailable, "no sign of life from the client for 10 s"});
+    for (Client& client : clients_) {
+      if (!client.session) continue;
+      pass_news(client);
+      watch_silence(client);
+      if (!client.connection) continue;
+      if (sign_due) {
+        client.messages = 0;
+        // One that does not read misses some.
+        (void)client.connection->send(Sign{});
+      } else if (client.connection->sending()) {
+        // Its end shows when it is read from.
+        (void)client.connection->flush();
       }
     }
     told |= stopping || !device.ok();
     reap();
-    if (stopping && sessions_.empty()) all_ended_.store(true, std::memory_order_release);
+    if (stopping && session_count() == 0) all_ended_.store(true, std::memory_order_release);
   }
 }
 

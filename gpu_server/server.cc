@@ -15,7 +15,9 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "shm/ring_memory.h"
+#include "shm/ring_room.h"
 
 namespace airlock {
 
@@ -77,28 +79,22 @@ Status Server::take_endpoint() {
     // What else lies there open_counters() reports.
     (void)remove_dead_counters_file(counters_path(endpoint_));
   }
-  if (endpoint_.host == "localhost") endpoint_.host = "127.0.0.1";  // libzmq binds to no names
+  if (endpoint_.host == "localhost") endpoint_.host = "127.0.0.1";
   ring_on_ =
       options_.ring.choice == RingChoice::kOn || (options_.ring.choice == RingChoice::kAuto && ipc);
   geometry_ = {options_.ring.slot_count, options_.ring.slot_bytes};
   sweep_stale_segments();
   sweep_tcp_counters_files(default_endpoint().directory());
-  return ring_on_ ? check_shm_room(geometry_) : Status();
+  if (!ring_on_) return {};
+  return ipc ? check_ring_memory(geometry_) : check_shm_room(geometry_);
 }
 
 Status Server::open_control() {
+  // Its threads are there before anybody is told that the server is.
   ASSIGN_OR_RETURN(context_, ZmqContext::create());
-  ZmqSocketOptions options;
-  options.linger = std::chrono::milliseconds(200);  // lets goodbyes leave
-  options.max_frame_bytes = limits::kMaxControlBytes;
-  options.high_water_frames = 64;
-  options.monitor = false;
-  options.wake_fd = wake_.fd();
-  ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(*context_, ZmqSocketType::kRouter, options));
-  ASSIGN_OR_RETURN(const std::string real, socket.bind(endpoint_.text()));
-  ASSIGN_OR_RETURN(endpoint_, parse_endpoint(real));
-  control_ = std::make_unique<ZmqSocket>(std::move(socket));
-  if (endpoint_.kind == Endpoint::Kind::kIpc) ::chmod(endpoint_.path.c_str(), 0600);
+  ASSIGN_OR_RETURN(auto listener, ControlListener::listen(endpoint_));
+  endpoint_ = listener.endpoint();
+  listener_.emplace(std::move(listener));
   return {};
 }
 
@@ -117,7 +113,7 @@ Status Server::open_counters() {
   info.slot_count = geometry_.slot_count;
   info.slot_bytes = geometry_.slot_bytes;
   info.ring_on = ring_on_;
-  const std::size_t block_count = 2 * options_.max_clients;  // as many sessions as there can be
+  const std::size_t block_count = kSessionsPerPlace * options_.max_clients;
   const auto make_file = [&]() -> Result<std::unique_ptr<CountersFile>> {
     if (endpoint_.kind == Endpoint::Kind::kTcp) {
       RETURN_IF_ERROR(check_endpoint_directory(default_endpoint().directory(), IfMissing::kCreate));
@@ -151,8 +147,8 @@ void Server::check_counters() {
 // While the lock is still held: after it another server's socket may lie there.
 void Server::release_endpoint() {
   if (counters_) counters_->remove();
-  if (!control_) return;
-  control_.reset();
+  if (!listener_) return;
+  listener_.reset();
   if (endpoint_.kind == Endpoint::Kind::kIpc) ::unlink(endpoint_.path.c_str());
 }
 
@@ -170,7 +166,9 @@ void Server::stop_control() {
   if (clean) return;
   // An op under way cannot be interrupted: what it would answer nobody reads any more.
   log_warning("an op was still under way after 5 s: ending without it");
-  for (auto& [identity, session] : sessions_) session->remove_files();
+  for (const Client& client : clients_) {
+    if (client.session) client.session->remove_files();
+  }
   (void)publish();
   counters_->remove();
   if (endpoint_.kind == Endpoint::Kind::kIpc) {
@@ -188,7 +186,9 @@ SideReport Server::report() const {
   SideReport report = describe_server(info_);
   report.wall_ns = now_ns() - info_.start_ns;
   report.sessions.assign(ended_.begin(), ended_.end());
-  for (const auto& [identity, session] : sessions_) report.sessions.push_back(session->report());
+  for (const Client& client : clients_) {
+    if (client.session) report.sessions.push_back(client.session->report());
+  }
   for (const SessionReport& session : report.sessions) report.merge(session);
   return report;
 }
@@ -249,7 +249,8 @@ Status Server::run(ServedModel model, int signal_fd) {
   RETURN_IF_ERROR(open_control());
   RETURN_IF_ERROR(open_counters());
   log_info("a host's program: it sees token ids and every activation (docs/THREAT_MODEL.md)");
-  control_thread_ = std::thread([this] { control_loop(); });
+  ASSIGN_OR_RETURN(control_thread_,
+                   start_thread("the control connections", [this] { control_loop(); }));
   std::printf("ready %s\n", endpoint_.text().c_str());
   std::fflush(stdout);
   Status status = wait_for_signals(signal_fd);

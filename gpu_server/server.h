@@ -1,11 +1,12 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <deque>
-#include <map>
+#include <list>
 #include <memory>
 #include <mutex>
-#include <span>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -15,6 +16,7 @@
 #include "gpu_server/options.h"
 #include "gpu_server/session.h"
 #include "runtime/channel/zmq_socket.h"
+#include "runtime/rpc/control_connection.h"
 #include "runtime/rpc/endpoint.h"
 #include "runtime/stats/counters_file.h"
 
@@ -36,7 +38,35 @@ class Server {
   Status run(ServedModel model, int signal_fd);
 
  private:
-  using Identity = std::string;
+  /// One control connection, and the session that its hello has led to.
+  struct Client {
+    explicit Client(ControlConnection came)
+        : peer(came.peer()),
+          connection(std::move(came)),
+          hello_due(Deadline::after(kHelloPatience)) {}
+    /// Whose connection it is, for counting and for the log.
+    std::string peer;
+    /// None: it is closed, and the session, if any, is ending.
+    std::optional<ControlConnection> connection;
+    std::unique_ptr<Session> session;
+    /// By then a hello has come.
+    Deadline hello_due;
+    /// Waits until there is room for its session.
+    std::optional<Hello> hello;
+    /// It was told that its session is served from here on.
+    bool is_attached = false;
+    /// A refusal or a goodbye was sent: nothing else is to follow.
+    bool is_told_the_end = false;
+    /// That came since the last sign of life left.
+    std::size_t messages = 0;
+  };
+  /// From a connection to its hello.
+  static constexpr std::chrono::seconds kHelloPatience{2};
+  /// From a hello to a session: others that begin or end are in the way.
+  static constexpr std::chrono::seconds kRoomPatience{4};
+  /// Sessions at once, for each that may have a place: those that begin and those that end are
+  /// there too.
+  static constexpr std::size_t kSessionsPerPlace = 3;
 
   Server(const ServerOptions& options, Endpoint endpoint);
   Status take_endpoint();
@@ -51,20 +81,30 @@ class Server {
 
   // The control thread's.
   void control_loop();
+  void wait_for_work(Deadline deadline);
+  void take_newcomers();
   void check_counters();
   Status check_device();
   Status device_status() const;
   void end_all(const Status& reason, const Status& told);
-  void handle(const Identity& identity, std::span<const std::byte> frame);
-  void greet(const Identity& identity, const Hello& hello);
+  void read_from(Client& client);
+  void handle(Client& client, const ControlFrame& frame);
+  void greet(Client& client);
   Status check_hello(const Hello& hello) const;
+  Status make_room_for_a_session();
   Result<std::unique_ptr<Session>> make_session(const Hello& hello);
-  Result<std::string> session_endpoint() const;
-  std::size_t active_sessions() const;
-  void answer_new();
-  void refuse(const Identity& identity, const std::string& client, const Status& why);
+  void pass_news(Client& client);
+  void watch_silence(Client& client);
+  void refuse(Client& client, const std::string& who, const Status& why);
+  void refuse_and_close(Client& client, const Status& why);
+  void close(Client& client);
   void reap();
-  Status send(const Identity& identity, const ControlMessage& message);
+  // A worker's.
+  Status admit(Session& session);
+
+  Status full(std::size_t active) const;
+  std::size_t session_count() const;
+  std::size_t active_sessions() const;
 
   const ServerOptions options_;
   Endpoint endpoint_;
@@ -88,9 +128,9 @@ class Server {
   WakeEvent wake_;
   std::unique_ptr<ZmqContext> context_;
   // The control thread's.
-  std::unique_ptr<ZmqSocket> control_;
-  // Guarded by mutex_; changed by the control thread only.
-  std::map<Identity, std::unique_ptr<Session>> sessions_;
+  std::optional<ControlListener> listener_;
+  // Oldest first. Guarded by mutex_; changed by the control thread only.
+  std::list<Client> clients_;
   // Guarded by mutex_; oldest are merged into the first.
   std::deque<SessionReport> ended_;
   mutable std::mutex mutex_;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "runtime/rpc/serve.h"
 #include "shm/segment.h"
 
@@ -13,100 +14,132 @@ namespace airlock {
 
 namespace {
 constexpr std::chrono::seconds kAttachTimeout{5};
+// The control thread releases a session within one round; it may be stopped for a while.
+constexpr std::chrono::seconds kReleaseTimeout{30};
 }  // namespace
 
-Session::Session(const ZmqContext& context, const ServedModel& model, Welcome welcome,
-                 std::string data_endpoint, std::string client, WakeEvent& changed,
+Session::Session(SessionGround ground, Welcome welcome, std::string client,
                  const SessionCounters& counters)
-    : context_(context),
-      model_(model),
+    : ground_(std::move(ground)),
       welcome_(std::move(welcome)),
       epoch_(welcome_.epoch),
-      id_(fmt::format("{:016x}", welcome_.epoch)),
-      data_endpoint_(std::move(data_endpoint)),
       client_(std::move(client)),
-      changed_(changed),
-      counters_(counters) {
-  worker_ = std::thread([this] { work(); });
+      counters_(counters) {}
+
+Result<std::unique_ptr<Session>> Session::start(SessionGround ground, Welcome welcome,
+                                                std::string client,
+                                                const SessionCounters& counters) {
+  std::unique_ptr<Session> session(
+      new Session(std::move(ground), std::move(welcome), std::move(client), counters));
+  ASSIGN_OR_RETURN(session->worker_,
+                   start_thread("a session", [self = session.get()] { self->work(); }));
+  return session;
 }
 
 Session::~Session() {
   end({StatusCode::kCancelled, "the session is being removed"});
-  worker_.join();
+  release(false);
+  if (worker_.joinable()) worker_.join();
 }
 
-std::optional<Result<Welcome>> Session::take_offer() {
+std::optional<SessionNews> Session::take_news() {
   const std::lock_guard lock(mutex_);
-  if (offer_) answered_ = true;
-  return std::exchange(offer_, std::nullopt);
+  if (news_.empty()) return std::nullopt;
+  SessionNews first = std::move(news_.front());
+  news_.pop_front();
+  return first;
+}
+
+void Session::tell(ControlMessage message, std::vector<UniqueFd> descriptors) {
+  {
+    const std::lock_guard lock(mutex_);
+    news_.push_back({std::move(message), std::move(descriptors)});
+  }
+  ground_.changed.set();
+}
+
+Status Session::reason() const {
+  const std::lock_guard lock(mutex_);
+  return reason_;
+}
+
+void Session::release(bool discards) {
+  const std::lock_guard lock(mutex_);
+  if (released_) return;
+  released_ = true;
+  discards_ = discards;
+  release_.notify_all();
+}
+
+// Whether the rings' memory is to go at once.
+bool Session::await_release() {
+  std::unique_lock lock(mutex_);
+  release_.wait_for(lock, kReleaseTimeout, [this] { return released_; });
+  return discards_;
 }
 
 void Session::work() {
-  const Status status = serve_client();
-  close_channel();
-  const std::string text = fmt::format("session {} ended: {}", id_, status.message());
-  if (status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kCancelled) {
-    log_info(text);
-  } else {
-    log_warning(text);
-  }
-  finished_.store(true, std::memory_order_release);  // pairs with the load in finished()
-  changed_.set();
-}
-
-// Here and not in the destructor: to unmap the rings takes time that the control thread does not
-// have.
-void Session::close_channel() {
-  std::unique_ptr<SessionChannel> channel;
+  Status status = without_exceptions([this] { return serve_client(); });
+  const bool ordinary =
+      status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kCancelled;
+  (void)without_exceptions([&]() -> Status {
+    const std::string text = fmt::format("session {:016x} ended: {}", epoch_, status.message());
+    ordinary ? log_info(text) : log_warning(text);
+    return {};
+  });
   {
     const std::lock_guard lock(mutex_);
-    channel = std::move(channel_);
+    reason_ = std::move(status);
   }
-  if (channel) channel->remove_files();
+  over_.store(true, std::memory_order_release);  // pairs with the load in over()
+  ground_.changed.set();
+  const bool discards = await_release();
+  if (discards && channel_) channel_->discard_memory();
+  // Here and not in the destructor: to unmap the rings takes time that the control thread does not
+  // have.
+  channel_.reset();
+  finished_.store(true, std::memory_order_release);  // pairs with the load in finished()
+  ground_.changed.set();
 }
 
-// The control thread passes it on.
-Status Session::refuse(Status reason) {
-  const std::lock_guard lock(mutex_);
-  offer_ = reason;
-  return reason;
+// To the moment from which the session is served; on failure the runner is to be refused.
+Status Session::attach(std::unique_ptr<Compute>& compute) {
+  const SegmentKind kind =
+      ground_.control.kind == Endpoint::Kind::kIpc ? SegmentKind::kSealed : SegmentKind::kNamed;
+  ASSIGN_OR_RETURN(channel_,
+                   SessionChannel::offer(welcome_, kind, life_, &counters_.block.transport));
+  ASSIGN_OR_RETURN(std::vector<UniqueFd> descriptors, channel_->descriptors());
+  tell(welcome_, std::move(descriptors));
+  RETURN_IF_ERROR(channel_->accept(
+      ground_.context, ground_.control,
+      [this](const std::string& endpoint) { tell(DataSocket{endpoint}); },
+      Deadline::after(kAttachTimeout)));
+  RETURN_IF_ERROR(ground_.admit(*this));
+  // Before the runner is told that it has a session: one that finds no memory on the device is
+  // refused, and the first op does not wait for what a device needs once.
+  ASSIGN_OR_RETURN(compute, ground_.model.compute->make_compute(channel_->segments()));
+  return {};
 }
 
 Status Session::serve_client() {
-  auto offered =
-      SessionChannel::offer(context_, welcome_, data_endpoint_, life_, &counters_.block.transport);
-  if (!offered.ok()) return refuse(offered.status());
-  {
-    const std::lock_guard lock(mutex_);
-    channel_ = std::move(offered).value();
+  std::unique_ptr<Compute> compute;
+  if (Status status = without_exceptions([&] { return attach(compute); }); !status.ok()) {
+    tell(Refusal{status.code(), status.message().substr(0, limits::kMaxErrorTextBytes)});
+    return status;
   }
-  // Before the client is told that it has a session: one that finds no memory on the device is
-  // refused, and the first op does not wait for what a device needs once.
-  auto made = model_.compute->make_compute(channel_->segments());
-  if (!made.ok()) {
-    close_channel();  // the control thread joins this one when it has the refusal
-    return refuse(made.status());
-  }
-  const std::unique_ptr<Compute> compute = std::move(made).value();
-  {
-    const std::lock_guard lock(mutex_);
-    offer_ = welcome_;
-  }
-  changed_.set();
-  RETURN_IF_ERROR(channel_->accept(Deadline::after(kAttachTimeout)));
-  Channel& channel = channel_->channel();
+  tell(Attached{});
   ServeContext context;
-  context.config_json = model_.config_json;
-  context.norms = model_.norms.view();
+  context.config_json = ground_.model.config_json;
+  context.norms = ground_.model.norms.view();
   context.watch = &life_;
   context.service_ns = &counters_.service_ns;
   context.session_stats = [this] { return own_json(); };
-  return serve(channel, *compute, context, counters_.block.ops);
+  return serve(channel_->channel(), *compute, context, counters_.block.ops);
 }
 
 SessionReport Session::report() const {
   SessionReport report;
-  report.id = id_;
+  report.id = fmt::format("{:016x}", epoch_);
   report.client = client_;
   report.transport = snapshot_of(counters_.block.transport);
   report.ops = snapshot_of(counters_.block.ops);
@@ -117,20 +150,17 @@ std::string Session::own_json() const {
   SideReport own;
   own.side = "gpu_server";
   own.host = describe_host(welcome_.device);
-  own.host.gpu = model_.device;
+  own.host.gpu = ground_.model.device;
   own.wall_ns = now_ns() - start_ns_;
   own.merge(report());
   return report_json(own);
 }
 
-void Session::remove_files() {
-  const std::lock_guard lock(mutex_);
-  if (channel_) channel_->remove_files();
-  // Whatever the worker was about to make has these names.
+void Session::remove_files() const {
+  // Segments with names, where the worker has made them or is about to.
   for (SegmentDirection direction : {SegmentDirection::kRequest, SegmentDirection::kReply}) {
     ::unlink(("/dev/shm/" + make_segment_name(::geteuid(), epoch_, direction)).c_str());
   }
-  if (data_endpoint_.starts_with("ipc://")) ::unlink(data_endpoint_.c_str() + 6);
 }
 
 }  // namespace airlock

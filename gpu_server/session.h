@@ -1,18 +1,23 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/status.h"
 #include "base/tensor.h"
 #include "base/wake_event.h"
 #include "proto/handshake.h"
 #include "runtime/compute.h"
+#include "runtime/rpc/endpoint.h"
 #include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/session_channel.h"
 #include "runtime/stats/counters_layout.h"
@@ -36,64 +41,101 @@ struct SessionCounters {
   OpHistograms& service_ns;              // all sessions'
 };
 
+class Session;
+
+/// What a session stands on; all that is referred to outlives it.
+struct SessionGround {
+  const ZmqContext& context;
+  const ServedModel& model;
+  // Where the server's control connections come in: the session's data socket lies beside it.
+  Endpoint control;
+  // Set when there is something to tell the runner and when the worker is through.
+  WakeEvent& changed;
+  // Asked by the worker once the runner is attached: gives the session one of the server's places,
+  // or says why there is none.
+  std::function<Status(Session&)> admit;
+};
+
+/// A message for the runner, and what goes beside it.
+struct SessionNews {
+  ControlMessage message;
+  std::vector<UniqueFd> descriptors;
+};
+
 /// One client's session: its rings, its data socket, its worker thread. The worker makes and
 /// removes all that takes time (segments of many MiB), so that the control thread, which owns the
 /// session, never keeps others waiting for signs of life. It counts in a block of the server's
-/// counters file. report() may be called from any thread. Must not outlive the context, the model
-/// and the counters.
+/// counters file.
+///
+/// made -> (the runner comes to the data socket) attached -> over -> released -> finished.
+/// The control thread passes news on, closes the connection of a session that is over, and only
+/// then releases it: a runner whose rings' memory goes can see that the server has gone.
+///
+/// report() may be called from any thread.
 class Session {
  public:
   /// Starts the worker: it makes segments and socket, waits for the runner to attach and serves.
-  /// `welcome` comes with what the server says of itself; the worker fills in the rest. `changed`
-  /// is set when there is an offer to take and when the worker is through; it outlives the session.
-  Session(const ZmqContext& context, const ServedModel& model, Welcome welcome,
-          std::string data_endpoint, std::string client, WakeEvent& changed,
-          const SessionCounters& counters);
+  /// `welcome` comes with what the server says of itself; the worker fills in the rest.
+  /// kResourceExhausted: no thread.
+  static Result<std::unique_ptr<Session>> start(SessionGround ground, Welcome welcome,
+                                                std::string client,
+                                                const SessionCounters& counters);
   ~Session();  // ends it and joins the worker
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  const std::string& data_endpoint() const { return data_endpoint_; }
   const std::string& client() const { return client_; }
-  /// Once, when the worker has made it: what to tell the runner, or why there is no session.
-  std::optional<Result<Welcome>> take_offer();
-  /// take_offer() gave a welcome or a refusal.
-  bool answered() const { return answered_; }
+  std::uint64_t epoch() const { return epoch_; }
+  /// The next message for the runner, in order.
+  std::optional<SessionNews> take_news();
   /// The session ends as soon as the op under way is done.
   void end(Status reason) { life_.end(std::move(reason)); }
-  bool ending() const { return !life_.check().ok() || finished(); }
-  /// The worker is through; the reason is in the log.
+  bool ending() const { return !life_.check().ok() || over(); }
+  /// It has one of the server's places, until it is ending. Set by `admit`.
+  bool attached() const { return attached_.load(std::memory_order_acquire); }
+  void set_attached() { attached_.store(true, std::memory_order_release); }
+  /// Nothing is served any more; the reason is final.
+  bool over() const { return over_.load(std::memory_order_acquire); }
+  Status reason() const;
+  /// After over(): the runner's connection is closed; the worker may go. `discards`: the rings'
+  /// memory goes at once, else with the last who maps it.
+  void release(bool discards);
+  /// The worker is through.
   bool finished() const { return finished_.load(std::memory_order_acquire); }
   /// The control thread's own: how long the runner has been silent.
   SilenceMeter& silence() { return silence_; }
   SessionReport report() const;
   counters_layout::SessionBlock& block() { return counters_.block; }
   /// For a shutdown that cannot wait for the worker: leaves no file behind.
-  void remove_files();
+  void remove_files() const;
 
  private:
+  Session(SessionGround ground, Welcome welcome, std::string client,
+          const SessionCounters& counters);
   void work();
-  void close_channel();
+  void tell(ControlMessage message, std::vector<UniqueFd> descriptors = {});
   std::string own_json() const;
-  Status refuse(Status reason);
   Status serve_client();
+  Status attach(std::unique_ptr<Compute>& compute);
+  bool await_release();
 
-  const ZmqContext& context_;
-  const ServedModel& model_;
+  const SessionGround ground_;
   Welcome welcome_;  // the worker's
   const std::uint64_t epoch_;
-  const std::string id_;
-  const std::string data_endpoint_;
   const std::string client_;
-  WakeEvent& changed_;
   const SessionCounters counters_;
   const std::uint64_t start_ns_ = now_ns();
   PeerLife life_;
   SilenceMeter silence_;
-  bool answered_ = false;  // the control thread's
+  std::atomic<bool> attached_{false};
   mutable std::mutex mutex_;
-  std::optional<Result<Welcome>> offer_;     // guarded by mutex_
-  std::unique_ptr<SessionChannel> channel_;  // changed under mutex_ by the worker
+  std::deque<SessionNews> news_;             // guarded by mutex_
+  Status reason_;                            // guarded by mutex_
+  bool released_ = false;                    // guarded by mutex_
+  bool discards_ = false;                    // guarded by mutex_
+  std::condition_variable release_;          // of released_
+  std::unique_ptr<SessionChannel> channel_;  // the worker's
+  std::atomic<bool> over_{false};
   std::atomic<bool> finished_{false};
   std::thread worker_;
 };

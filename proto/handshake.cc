@@ -35,7 +35,7 @@ void digest_field(auto& wire, auto& digest) {
 void segment_field(auto& wire, std::string_view what, auto& name, bool has_ring) {
   wire.text(what, name, limits::kMaxSegmentNameBytes);
   wire.demand(has_ring || name.empty(), "{} without a ring", what);
-  wire.demand(!has_ring || is_segment_name(name), "{} \"{}\" is not \"airlock-\" and [0-9a-z-]",
+  wire.demand(name.empty() || is_segment_name(name), "{} \"{}\" is not \"airlock-\" and [0-9a-z-]",
               what, name);
 }
 
@@ -65,23 +65,21 @@ void fields(auto& wire, Is<Hello> auto& hello) {
 }
 
 void fields(auto& wire, Is<Welcome> auto& welcome) {
-  wire.body("welcome", 16);
+  wire.body("welcome", 15);
   wire.number("the epoch", welcome.epoch);
   wire.text("the token", welcome.token, limits::kSessionTokenBytes);
   wire.demand(welcome.token.size() == limits::kSessionTokenBytes && is_hex(welcome.token),
               "the token is not {} hex digits", limits::kSessionTokenBytes);
-  wire.text("the data endpoint", welcome.data_endpoint, limits::kMaxDataEndpointBytes);
-  wire.demand(
-      welcome.data_endpoint.starts_with("ipc://") || welcome.data_endpoint.starts_with("tcp://"),
-      "the data endpoint \"{}\" is neither ipc:// nor tcp://", welcome.data_endpoint);
   wire.number("the ring mode", welcome.has_ring);
   wire.number("the slot count", welcome.geometry.slot_count);
   wire.number("the slot bytes", welcome.geometry.slot_bytes);
   wire.demand(check_geometry(welcome.geometry));
   segment_field(wire, "the request segment", welcome.request_segment, welcome.has_ring);
   segment_field(wire, "the reply segment", welcome.reply_segment, welcome.has_ring);
-  wire.demand(!welcome.has_ring || welcome.request_segment != welcome.reply_segment,
+  wire.demand(welcome.request_segment != welcome.reply_segment || welcome.request_segment.empty(),
               "one segment for both rings");
+  wire.demand(welcome.request_segment.empty() == welcome.reply_segment.empty(),
+              "a name for one of two segments");
   fields(wire, welcome.dims);
   digest_field(wire, welcome.digest);
   float_field(wire, "the weights' dtype", welcome.dtype);
@@ -104,6 +102,15 @@ void fields(auto& wire, Is<Goodbye> auto& goodbye) {
   wire.body("goodbye", 1);
   wire.text("the reason", goodbye.reason, limits::kMaxErrorTextBytes);
 }
+
+void fields(auto& wire, Is<DataSocket> auto& socket) {
+  wire.body("data socket", 1);
+  wire.text("the data endpoint", socket.endpoint, limits::kMaxDataEndpointBytes);
+  wire.demand(socket.endpoint.starts_with("ipc://") || socket.endpoint.starts_with("tcp://"),
+              "the data endpoint \"{}\" is neither ipc:// nor tcp://", socket.endpoint);
+}
+
+void fields(auto& wire, Is<Attached> auto&) { wire.body("attached", 0); }
 
 unsigned u16_at(std::span<const std::byte> bytes, std::size_t at) {
   return std::to_integer<unsigned>(bytes[at]) | (std::to_integer<unsigned>(bytes[at + 1]) << 8U);
@@ -149,7 +156,7 @@ Result<ControlMessage> decode_control(std::span<const std::byte> bytes) {
   const auto kind = std::to_integer<std::size_t>(bytes[kKindAt]);
   // Of each kind, in the order of their numbers.
   std::array<ControlMessage, std::variant_size_v<ControlMessage>> messages = {
-      Hello{}, Welcome{}, Refusal{}, Sign{}, Goodbye{}};
+      Hello{}, Welcome{}, Refusal{}, Sign{}, Goodbye{}, DataSocket{}, Attached{}};
   if (kind < 1 || kind > messages.size()) return wrong("unknown kind {}", kind);
   ControlMessage& message = messages[kind - 1];
 

@@ -16,15 +16,15 @@
 
 namespace airlock {
 
-inline constexpr std::uint16_t kProtocolMajor = 2;
+inline constexpr std::uint16_t kProtocolMajor = 3;
 inline constexpr std::uint16_t kProtocolMinor = 0;
 // All that crosses as a number, and how tensors cross, is part of the protocol: one more of them is
 // another version.
-static_assert(kProtocolMajor == 2 && kProtocolMinor == 0 && kCountOf<Path> == 2 &&
+static_assert(kProtocolMajor == 3 && kProtocolMinor == 0 && kCountOf<Path> == 2 &&
               kCountOf<Op> == 7 && kCountOf<DType> == 5 && kCountOf<WeightKind> == 7 &&
               kCountOf<Transpose> == 3 && kCountOf<StatusCode> == 14);
 
-/// Messages on the control socket. Each frame starts with 8 bytes "AIRLOCK\0", major u16 LE, minor
+/// Messages on the control connection. Each starts with 8 bytes "AIRLOCK\0", major u16 LE, minor
 /// u16 LE (so that any version can read any other's version), then kind u8 and a msgpack array.
 /// Drawn in docs/PROTOCOL.md.
 
@@ -44,14 +44,13 @@ struct Hello {
 struct Welcome {
   // Random; in every slot and opening frame of the session.
   std::uint64_t epoch = 0;
-  // 32 hex digits; the runner's ZeroMQ routing id on the data socket.
+  // 32 hex digits; the first frame on the data socket, by which the server knows the runner.
   std::string token;
-  // The session's own ZeroMQ endpoint.
-  std::string data_endpoint;
   bool has_ring = false;
   // Of both rings; without a ring, slot_bytes is still the path limit.
   RingGeometry geometry;
-  // is_segment_name(); empty without a ring.
+  // is_segment_name(), where the segments have names (tcp); empty without a ring, and where their
+  // descriptors come beside this message (ipc): the request segment's first.
   std::string request_segment;
   std::string reply_segment;
   ModelDims dims;
@@ -69,11 +68,24 @@ struct Welcome {
   bool operator==(const Welcome&) const = default;
 };
 
-/// Server to runner, instead of Welcome.
+/// Server to runner, instead of Welcome or of Attached.
 struct Refusal {
   StatusCode code = StatusCode::kUnavailable;
   std::string message;
   bool operator==(const Refusal&) const = default;
+};
+
+/// Server to runner, after Welcome: where the session's data socket waits for the runner. May come
+/// again, with another endpoint: a stranger was there first.
+struct DataSocket {
+  std::string endpoint;
+  bool operator==(const DataSocket&) const = default;
+};
+
+/// Server to runner: the data socket has heard the token, the rings' memory is there, and the
+/// session is served from here on. Refusal may come in its place.
+struct Attached {
+  bool operator==(const Attached&) const = default;
 };
 
 /// Either way: a sign of life.
@@ -88,7 +100,7 @@ struct Goodbye {
 };
 
 /// The index of an alternative plus one is its kind on the wire.
-using ControlMessage = std::variant<Hello, Welcome, Refusal, Sign, Goodbye>;
+using ControlMessage = std::variant<Hello, Welcome, Refusal, Sign, Goodbye, DataSocket, Attached>;
 
 std::vector<std::byte> encode_control(const ControlMessage& message);
 /// kVersionMismatch, naming both versions, where the major differs; kProtocolError for anything

@@ -9,8 +9,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 #include <vector>
 
+#include "base/available_memory.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "proto/ring.h"
@@ -23,39 +25,23 @@ constexpr const char* kDirectory = "/dev/shm/";
 constexpr int kCreateAttempts = 100;
 constexpr int kOpenFlags = O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
 
-Status no_room(std::size_t need_bytes, std::uint64_t free_bytes) {
+/// What keeps the size of sealed memory as it is, for ever.
+constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+
+Status no_room(const std::string& where, std::size_t need_bytes, std::uint64_t free_bytes) {
   const auto mib = [](std::uint64_t bytes) { return (bytes + (1u << 20) - 1) >> 20; };
-  return Status(
-      StatusCode::kResourceExhausted,
-      "/dev/shm has too little room for a ring segment: it needs {} MiB ({} bytes), free are "
-      "{} MiB ({} bytes); use fewer --ring-slots, smaller --ring-slot-bytes or --ring off, or "
-      "enlarge /dev/shm",
-      mib(need_bytes), need_bytes, mib(free_bytes), free_bytes);
+  return Status(StatusCode::kResourceExhausted,
+                "{} has too little room for a ring segment: it needs {} MiB ({} bytes), free are "
+                "{} MiB ({} bytes); use fewer --ring-slots, smaller --ring-slot-bytes or --ring "
+                "off, or make room",
+                where, mib(need_bytes), need_bytes, mib(free_bytes), free_bytes);
 }
 
-/// Reserves every page, so that a full /dev/shm is an error here and never SIGBUS later.
-Status reserve(int fd, const std::string& path, std::size_t bytes, const WaitCheck& check) {
-  // Between two looks at `check`: gigabytes take seconds.
-  constexpr std::size_t kPieceBytes = std::size_t{16} << 20;
+/// What /dev/shm lets a named file take; nullopt: it has no limit.
+std::optional<std::uint64_t> free_bytes_of(int fd) {
   struct statvfs info = {};
-  const auto free_bytes = [&]() -> std::uint64_t {
-    return ::fstatvfs(fd, &info) == 0 ? std::uint64_t{info.f_bavail} * info.f_frsize : 0;
-  };
-  // Looked at first: fallocate would take all that is there before it finds out that it is not
-  // enough. Without blocks it is a tmpfs without a limit.
-  if (const auto free = free_bytes(); info.f_blocks != 0 && free < bytes)
-    return no_room(bytes, free);
-  int error = 0;
-  for (std::size_t at = 0; at < bytes && error == 0; at += kPieceBytes) {
-    if (check) RETURN_IF_ERROR(check());
-    do {
-      error = ::posix_fallocate(fd, static_cast<off_t>(at),
-                                static_cast<off_t>(std::min(kPieceBytes, bytes - at)));
-    } while (error == EINTR);
-  }
-  if (error == 0) return {};
-  const Status refused = os_error("reserve " + path, error);
-  return refused.code() == StatusCode::kResourceExhausted ? no_room(bytes, free_bytes()) : refused;
+  if (::fstatvfs(fd, &info) != 0 || info.f_blocks == 0) return std::nullopt;
+  return std::uint64_t{info.f_bavail} * info.f_frsize;
 }
 
 bool is_same_file(int fd, const std::string& path) {
@@ -105,6 +91,21 @@ Status check_file(int fd, const std::string& path, std::size_t bytes) {
   return {};
 }
 
+/// A peer's sealed memory, before it is mapped.
+Status check_sealed(int fd, std::size_t bytes) {
+  struct stat info = {};
+  if (::fstat(fd, &info) != 0) return os_error("stat a segment", errno);
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  if (!S_ISREG(info.st_mode) || seals < 0 || (seals & kSeals) != kSeals) {
+    return {StatusCode::kProtocolError, "the peer sent a segment that is no sealed memory"};
+  }
+  if (info.st_size < 0 || static_cast<std::uint64_t>(info.st_size) != bytes) {
+    return {StatusCode::kProtocolError, "the peer sent a segment of {} bytes, expected {}",
+            info.st_size, bytes};
+  }
+  return {};
+}
+
 }  // namespace
 
 std::string make_segment_name(uid_t uid, std::uint64_t epoch, SegmentDirection direction) {
@@ -113,18 +114,31 @@ std::string make_segment_name(uid_t uid, std::uint64_t epoch, SegmentDirection d
 }
 
 Segment::Segment(const std::string& name, UniqueFd owned_fd)
-    : name_(name), path_(kDirectory + name), owned_fd_(std::move(owned_fd)) {}
+    : name_(name), owned_fd_(std::move(owned_fd)) {}
 
-Result<std::unique_ptr<Segment>> Segment::create(const std::string& name, std::size_t bytes,
-                                                 const WaitCheck& check) {
+Result<std::unique_ptr<Segment>> Segment::create(const std::string& name, std::size_t bytes) {
   if (!is_segment_name(name) || bytes == 0)
     return Status(StatusCode::kInternal, "bad segment name or size: {}", name);
-  ASSIGN_OR_RETURN(UniqueFd fd, create_locked(kDirectory + name));
-  const int raw_fd = fd.get();
+  const std::string path = kDirectory + name;
+  ASSIGN_OR_RETURN(UniqueFd fd, create_locked(path));
   // From here on its destructor unlinks.
   std::unique_ptr<Segment> segment(new Segment(name, std::move(fd)));
-  RETURN_IF_ERROR(reserve(raw_fd, segment->path_, bytes, check));
-  RETURN_IF_ERROR(segment->map(raw_fd, bytes));
+  segment->path_ = path;
+  if (::ftruncate(segment->descriptor(), static_cast<off_t>(bytes)) != 0)
+    return os_error("size " + path, errno);
+  RETURN_IF_ERROR(segment->map(segment->descriptor(), bytes));
+  return segment;
+}
+
+Result<std::unique_ptr<Segment>> Segment::create_sealed(const std::string& name,
+                                                        std::size_t bytes) {
+  UniqueFd fd(::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd.valid()) return os_error("make shared memory", errno);
+  if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0)
+    return os_error("size shared memory", errno);
+  if (::fcntl(fd.get(), F_ADD_SEALS, kSeals) != 0) return os_error("seal shared memory", errno);
+  std::unique_ptr<Segment> segment(new Segment(name, std::move(fd)));
+  RETURN_IF_ERROR(segment->map(segment->descriptor(), bytes));
   return segment;
 }
 
@@ -132,24 +146,32 @@ Result<std::unique_ptr<Segment>> Segment::open(const std::string& name, std::siz
   if (!is_segment_name(name) || bytes == 0)
     return Status(StatusCode::kProtocolError, "the peer sent a malformed segment name or size");
   std::unique_ptr<Segment> segment(new Segment(name, UniqueFd()));
-  const UniqueFd fd(::open(segment->path_.c_str(), kOpenFlags));
+  const std::string path = kDirectory + name;
+  const UniqueFd fd(::open(path.c_str(), kOpenFlags));
   if (!fd.valid()) {
     const bool absent = errno == ENOENT;
     return Status(absent ? StatusCode::kUnavailable : StatusCode::kProtocolError,
-                  "cannot open {}: {}{}", segment->path_, os_message(errno),
+                  "cannot open {}: {}{}", path, os_message(errno),
                   absent ? "; if the server runs elsewhere, use --ring off" : "");
   }
-  RETURN_IF_ERROR(check_file(fd.get(), segment->path_, bytes));
+  RETURN_IF_ERROR(check_file(fd.get(), path, bytes));
   RETURN_IF_ERROR(segment->map(fd.get(), bytes));
   return segment;
 }
 
+Result<std::unique_ptr<Segment>> Segment::open_sealed(const UniqueFd& descriptor,
+                                                      std::size_t bytes) {
+  RETURN_IF_ERROR(check_sealed(descriptor.get(), bytes));
+  std::unique_ptr<Segment> segment(new Segment("the peer's", UniqueFd()));
+  RETURN_IF_ERROR(segment->map(descriptor.get(), bytes));
+  return segment;
+}
+
 Status Segment::map(int fd, std::size_t bytes) {
-  // Populated: the pages are there already, and the first messages need not fault them in one by
-  // one.
-  void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (data == MAP_FAILED) {
-    return {StatusCode::kResourceExhausted, "cannot map {}: {}", path_, os_message(errno)};
+    return {StatusCode::kResourceExhausted, "cannot map the segment {}: {}", name_,
+            os_message(errno)};
   }
   data_ = static_cast<std::byte*>(data);
   bytes_ = bytes;
@@ -158,17 +180,57 @@ Status Segment::map(int fd, std::size_t bytes) {
   return {};
 }
 
+Status Segment::reserve(const WaitCheck& check) {
+  CHECK(owned_fd_.valid());
+  // Between two looks at `check`: gigabytes take seconds.
+  constexpr std::size_t kPieceBytes = std::size_t{16} << 20;
+  const std::string where = path_.empty() ? "memory" : "/dev/shm";
+  const auto free_bytes = [this] {
+    return path_.empty() ? memory_available_bytes() : free_bytes_of(owned_fd_.get());
+  };
+  // Looked at first: fallocate would take all that is there before it finds out that it is not
+  // enough, and where memory is short the kernel kills instead.
+  if (const auto free = free_bytes(); free && *free < bytes_) return no_room(where, bytes_, *free);
+  int error = 0;
+  for (std::size_t at = 0; at < bytes_ && error == 0; at += kPieceBytes) {
+    if (check) RETURN_IF_ERROR(check());
+    do {
+      error = ::posix_fallocate(owned_fd_.get(), static_cast<off_t>(at),
+                                static_cast<off_t>(std::min(kPieceBytes, bytes_ - at)));
+    } while (error == EINTR);
+  }
+  if (error != 0) {
+    const Status refused = os_error("reserve " + name_, error);
+    return refused.code() == StatusCode::kResourceExhausted
+               ? no_room(where, bytes_, free_bytes().value_or(0))
+               : refused;
+  }
+  populate();
+  return {};
+}
+
+void Segment::populate() const {
+  // A kernel that cannot (before 5.14) faults them in one by one.
+  (void)::madvise(data_, bytes_, MADV_POPULATE_WRITE);
+}
+
 Segment::~Segment() {
   unlink();
   guard_.reset();
   if (data_ != nullptr) ::munmap(data_, bytes_);
 }
 
+void Segment::discard() const {
+  (void)::fallocate(owned_fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                    static_cast<off_t>(bytes_));
+}
+
 void Segment::unlink() {
-  if (!owned_fd_.valid()) return;
+  if (path_.empty()) return;
   if (::unlink(path_.c_str()) != 0 && errno != ENOENT)
     log_warning(os_error("remove " + path_, errno).message());
-  owned_fd_.reset();
+  path_.clear();
+  ::flock(owned_fd_.get(), LOCK_UN);
 }
 
 std::size_t sweep_stale_segments() {

@@ -23,6 +23,9 @@ class Message {
   /// Where tensor `index` travels, 64-byte aligned, of exactly the size that was asked for. Valid
   /// until send().
   virtual std::span<std::byte> tensor(std::size_t index) = 0;
+  /// send() has begun to hand it over: it leaves whole, whatever becomes of this object, and is
+  /// answered.
+  virtual bool published() const = 0;
 };
 
 /// A message that came: a lease. Destroying it frees the slots and buffers. One thread; must not

@@ -22,11 +22,14 @@ class RoutedMessage final : public Message {
     return loans[plan_.planned[index].path]->places[index];
   }
 
+  bool published() const override { return published_; }
+  void set_published() { published_ = true; }
+
   PlacesByPath<std::byte> loans;
-  bool published = false;
 
  private:
   const MessagePlan plan_;
+  bool published_ = false;
 };
 
 class RoutedReceived final : public ReceivedMessage {
@@ -51,6 +54,7 @@ class RoutedChannel final : public Channel {
   explicit RoutedChannel(RoutedChannelOptions options)
       : policy_(options.policy),
         stats_(options.stats != nullptr ? *options.stats : own_stats_),
+        watch_(options.watch),
         carriers_(std::move(options.carriers)) {
     CHECK(carriers_[Path::kZmq] != nullptr);
     CHECK(policy_.has_ring == (carriers_[Path::kRing] != nullptr));
@@ -77,7 +81,7 @@ class RoutedChannel final : public Channel {
   Status send(Message& message, std::span<const std::byte> header, Deadline deadline) override {
     RETURN_IF_ERROR(fault_);
     auto& ours = static_cast<RoutedMessage&>(message);  // every Message of this channel is one
-    if (!ours.published) {
+    if (!ours.published()) {
       RETURN_IF_ERROR(finish_send(deadline));  // a message that was dropped half sent has to leave
       RETURN_IF_ERROR(publish(ours, header));
     }
@@ -125,6 +129,9 @@ class RoutedChannel final : public Channel {
   /// asked for: every clean session ends so.
   Status fail(Path path, Status status) {
     if (!fault_.ok()) return fault_;
+    if (status.code() == StatusCode::kProtocolError && watch_ != nullptr) {
+      if (Status gone = watch_->check(); !gone.ok()) status = std::move(gone);
+    }
     fault_ = std::move(status);
     if (fault_.code() != StatusCode::kCancelled && fault_.code() != StatusCode::kUnavailable) {
       stats_[path].errors.fetch_add(1, std::memory_order_relaxed);
@@ -184,7 +191,7 @@ class RoutedChannel final : public Channel {
       const auto part = path == plan.header_path ? header : std::span<const std::byte>();
       RETURN_IF_ERROR(note(path, carriers_[path]->publish(*message.loans[path], sequence, part)));
     }
-    message.published = true;
+    message.set_published();
     stats_.book_sent(plan);
     return {};
   }
@@ -210,6 +217,7 @@ class RoutedChannel final : public Channel {
   const PathPolicy policy_;
   TransportStats own_stats_;  // counted where nobody gave a place
   TransportStats& stats_;
+  const PeerWatch* const watch_;
   PerValue<Path, std::unique_ptr<Carrier>> carriers_;
   /// Why the channel ended; every later call returns it.
   Status fault_;

@@ -13,6 +13,9 @@ struct RoutedChannelOptions {
   PerValue<Path, std::unique_ptr<Carrier>> carriers;
   /// Where to count; null: in the channel itself. Outlives it.
   TransportStats* stats = nullptr;
+  /// May be null; outlives the channel. What looks like a breach of the protocol after the peer's
+  /// end is the peer's end.
+  const PeerWatch* watch = nullptr;
 };
 
 /// The channel of a session: plans each message once and has every path's carrier carry its

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <deque>
-#include <thread>
 #include <utility>
 
 #include "runtime/channel/buffer_pool.h"
@@ -13,8 +12,6 @@ namespace airlock {
 namespace {
 
 constexpr std::chrono::milliseconds kSlice{50};
-/// A ROUTER cannot be asked whether there is room for one peer: it looks again after this.
-constexpr std::chrono::milliseconds kRouterRetry{1};
 /// Below this a frame is copied into libzmq: cheaper than lending it.
 constexpr std::size_t kLendBytes = 16384;
 /// What is kept at most of buffers that nobody uses.
@@ -36,7 +33,7 @@ struct Buffers final : Places<Byte> {
 class SocketCarrier final : public Carrier {
  public:
   explicit SocketCarrier(SocketCarrierOptions options)
-      : options_(std::move(options)), pool_(kCacheBytes), heard_(options_.attached) {}
+      : options_(std::move(options)), pool_(kCacheBytes) {}
 
   Result<std::unique_ptr<Loan>> claim(const MessagePlan& plan, Deadline) override {
     ASSIGN_OR_RETURN(auto buffers, take_buffers<std::byte>(plan));
@@ -109,8 +106,7 @@ class SocketCarrier final : public Carrier {
   Status check_peer() {
     if (!gone_.ok()) return gone_;
     if (options_.watch != nullptr) gone_ = options_.watch->check();
-    // A stranger's connection to a ROUTER says nothing about the peer, hence heard_.
-    if (gone_.ok() && (heard_ || !is_router()) && options_.socket.disconnected()) {
+    if (gone_.ok() && options_.socket.disconnected()) {
       gone_ = Status(StatusCode::kUnavailable, "the peer closed the session's data connection");
     }
     return {};
@@ -122,9 +118,6 @@ class SocketCarrier final : public Carrier {
     std::span<const std::byte> bytes;
   };
   enum class For { kSend, kReceive };
-
-  /// The server's end; the runner's is a DEALER.
-  bool is_router() const { return !options_.peer_route.empty(); }
 
   template <typename Byte>
   Result<std::unique_ptr<Buffers<Byte>>> take_buffers(const MessagePlan& plan) {
@@ -138,25 +131,14 @@ class SocketCarrier final : public Carrier {
   }
 
   Status send_frame(const OutgoingFrame& frame) {
-    const std::string& route = options_.peer_route;
-    if (frame.bytes.size() >= kLendBytes) {
-      return options_.socket.send_shared(route, frame.bytes, frame.owner, Deadline::now());
-    }
-    const std::array<std::span<const std::byte>, 2> parts = {
-        std::as_bytes(std::span<const char>(route)), frame.bytes};
-    return options_.socket.send(std::span(parts).subspan(is_router() ? 0 : 1), Deadline::now());
+    if (frame.bytes.size() < kLendBytes) return options_.socket.send(frame.bytes, Deadline::now());
+    return options_.socket.send_shared(frame.bytes, frame.owner, Deadline::now());
   }
 
   /// ok: all of it. kBusy: more to go.
   Status send_what_fits() {
     for (; !outgoing_.empty(); outgoing_.pop_front()) {
-      const Status sent = send_frame(outgoing_.front());
-      // The runner may not have connected yet; whether it ever will is the watch's to say.
-      if (sent.code() == StatusCode::kUnavailable && !heard_) {
-        return Status(StatusCode::kBusy, "the peer has not connected yet");
-      }
-      RETURN_IF_ERROR(sent);
-      heard_ = true;
+      RETURN_IF_ERROR(send_frame(outgoing_.front()));
     }
     return {};
   }
@@ -164,8 +146,7 @@ class SocketCarrier final : public Carrier {
   /// The next frame's size. kDeadlineExceeded: none came. What is half sent goes on leaving.
   Result<std::size_t> receive_frame(std::span<std::byte> into, Deadline deadline) {
     for (;;) {
-      auto received = options_.socket.receive_into(options_.peer_route, into, Deadline::now());
-      heard_ = heard_ || received.ok();
+      auto received = options_.socket.receive_into(into, Deadline::now());
       if (received.status().code() != StatusCode::kDeadlineExceeded) return received;
       const Status sent = send_what_fits();
       if (!sent.ok() && sent.code() != StatusCode::kBusy) return sent;
@@ -179,22 +160,15 @@ class SocketCarrier final : public Carrier {
   Status wait(For purpose, Deadline deadline) {
     if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "the deadline passed");
     ++parks_;
-    if (is_router() && purpose == For::kSend) {
-      std::this_thread::sleep_for(kRouterRetry);
-      return check_peer();
-    }
     using Wake = ZmqSocket::Wake;
     Wake wake = Wake::kReadable;
-    if (sending() && !is_router())
-      wake = purpose == For::kSend ? Wake::kWritable : Wake::kReadableOrWritable;
-    const auto slice = sending() && is_router() ? kRouterRetry : kSlice;
-    const Status woken = options_.socket.poll(wake, deadline.slice(slice));
+    if (sending()) wake = purpose == For::kSend ? Wake::kWritable : Wake::kReadableOrWritable;
+    const Status woken = options_.socket.poll(wake, deadline.slice(kSlice));
     return woken.code() == StatusCode::kDeadlineExceeded ? check_peer() : woken;
   }
 
   SocketCarrierOptions options_;
   BufferPool pool_;
-  bool heard_;  // a frame went to or came from the right peer
   Status gone_;
   std::uint64_t parks_ = 0;
 

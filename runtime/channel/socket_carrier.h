@@ -12,14 +12,10 @@ namespace airlock {
 
 struct SocketCarrierOptions {
   std::uint64_t epoch = 0;
-  /// The session's data socket, bound (a ROUTER) or connected (a DEALER).
+  /// The session's data socket.
   ZmqSocket socket;
-  /// Server: the token, the runner's ZMQ_ROUTING_ID. Runner: empty.
-  std::string peer_route;
   /// May be null; outlives the carrier.
   const PeerWatch* watch = nullptr;
-  /// A frame of the peer's came already: its connection's end is the session's.
-  bool attached = false;
 };
 
 /// A carrier, and what it knows of its peer.

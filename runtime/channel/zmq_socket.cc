@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -13,6 +12,8 @@
 #include <utility>
 #include <zmq.hpp>
 
+#include "base/thread.h"
+
 namespace airlock {
 namespace {
 
@@ -22,7 +23,6 @@ void release_owner(void*, void* hint) { delete static_cast<Owner*>(hint); }
 
 using namespace std::chrono_literals;
 
-constexpr std::size_t kMaxParts = 8;
 constexpr int kMonitorEvents = ZMQ_EVENT_CONNECTED | ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED |
                                ZMQ_EVENT_CLOSED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
 
@@ -85,30 +85,30 @@ ZmqContext::ZmqContext(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ZmqContext::~ZmqContext() = default;
 
 Result<std::unique_ptr<ZmqContext>> ZmqContext::create() {
+  // libzmq aborts in the first socket's making where it gets no thread: asked for here, two get
+  // away with it.
+  for (int i = 0; i < 2; ++i) {
+    ASSIGN_OR_RETURN(std::thread probe, start_thread("ZeroMQ", [] {}));
+    probe.join();
+  }
   return guarded("make a context", []() -> Result<std::unique_ptr<ZmqContext>> {
-    return std::unique_ptr<ZmqContext>(new ZmqContext(std::make_unique<Impl>()));
+    std::unique_ptr<ZmqContext> made(new ZmqContext(std::make_unique<Impl>()));
+    // The threads are made with the first socket.
+    const zmq::socket_t first(made->impl_->context, zmq::socket_type::pair);
+    return made;
   });
 }
 
 /// All but drain_monitor() may throw.
 struct ZmqSocket::Impl {
-  Impl(zmq::context_t& context, ZmqSocketType type, const ZmqSocketOptions& options)
-      : is_router(type == ZmqSocketType::kRouter),
-        wake_fd(options.wake_fd),
-        socket(context, is_router ? zmq::socket_type::router : zmq::socket_type::dealer) {
+  Impl(zmq::context_t& context, const ZmqSocketOptions& options)
+      : socket(context, zmq::socket_type::pair) {
     socket.set(zmq::sockopt::linger, static_cast<int>(options.linger.count()));
     socket.set(zmq::sockopt::sndhwm, options.high_water_frames);
     socket.set(zmq::sockopt::rcvhwm, options.high_water_frames);
     socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(options.max_frame_bytes));
-    if (is_router) socket.set(zmq::sockopt::router_mandatory, true);
-    if (!options.routing_id.empty()) socket.set(zmq::sockopt::routing_id, options.routing_id);
-    if (options.heartbeat_timeout.count() > 0) {
-      socket.set(zmq::sockopt::heartbeat_ivl, 1000);
-      socket.set(zmq::sockopt::heartbeat_timeout,
-                 static_cast<int>(options.heartbeat_timeout.count()));
-    }
-    if (!options.reconnect) socket.set(zmq::sockopt::reconnect_ivl, -1);
-    if (options.monitor) open_monitor(context);
+    socket.set(zmq::sockopt::reconnect_ivl, -1);
+    open_monitor(context);
   }
 
   ~Impl() {
@@ -153,8 +153,8 @@ struct ZmqSocket::Impl {
     if (event == ZMQ_EVENT_CONNECTED || event == ZMQ_EVENT_ACCEPTED) live.insert(fd);
     if (event == ZMQ_EVENT_DISCONNECTED) live.erase(fd);
     if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) shook_hands = had_connection = true;
-    // A connection attempt that failed. At a ROUTER it would be a listener.
-    if (event == ZMQ_EVENT_CLOSED && !is_router) had_connection = true;
+    // A connection attempt that failed. Where it listens, it is the listener.
+    if (event == ZMQ_EVENT_CLOSED && !listens) had_connection = true;
   }
 
   /// Only for an IPv6 address: with it libzmq takes "tcp://*" for [::], which a host without IPv6
@@ -165,38 +165,22 @@ struct ZmqSocket::Impl {
 
   Status wait(short events, Deadline deadline) {
     drain_monitor();
-    std::array<zmq::pollitem_t, 3> items{{{socket.handle(), 0, events, 0}}};
-    std::size_t count = 1;
-    if (wake_fd >= 0) {
-      items[count++] = {nullptr, wake_fd, ZMQ_POLLIN, 0};
-      if (monitor) items[count++] = {monitor.handle(), 0, ZMQ_POLLIN, 0};
-    }
-    for (;;) {
-      const int ready = uninterrupted([&] {
+    zmq::pollitem_t item{socket.handle(), 0, events, 0};
+    do {
+      uninterrupted([&] {
         const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining());
-        return zmq::poll(items.data(), count, left);
+        return zmq::poll(&item, 1, left);
       });
-      if (items[0].revents != 0) return {};
-      if (ready > 0 || deadline.expired()) {
-        return Status(StatusCode::kDeadlineExceeded, "nothing happened");
-      }
-    }
+      if (item.revents != 0) return {};
+    } while (!deadline.expired());
+    return Status(StatusCode::kDeadlineExceeded, "nothing happened");
   }
 
-  Status send(std::span<zmq::message_t> parts, Deadline deadline) {
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      const auto more = i + 1 < parts.size() ? zmq::send_flags::sndmore : zmq::send_flags::none;
-      const auto flags = zmq::send_flags::dontwait | more;
-      while (!uninterrupted([&] { return socket.send(parts[i], flags); })) {
-        // Only the first part can be refused for want of room, and then nothing has been taken.
-        if (i > 0) return Status(StatusCode::kInternal, "ZeroMQ lost the rest of a message");
-        if (deadline.expired()) return Status(StatusCode::kBusy, "no room to send");
-        // A ROUTER is writable as soon as any of its peers is: the slice and the pause keep this
-        // from spinning while another one has room.
-        const Status waited = wait(ZMQ_POLLOUT, deadline.slice(50ms));
-        if (!waited.ok() && waited.code() != StatusCode::kDeadlineExceeded) return waited;
-        if (waited.ok() && is_router) std::this_thread::sleep_for(1ms);
-      }
+  Status send(zmq::message_t& frame, Deadline deadline) {
+    while (!uninterrupted([&] { return socket.send(frame, zmq::send_flags::dontwait); })) {
+      if (deadline.expired()) return Status(StatusCode::kBusy, "no room to send");
+      const Status waited = wait(ZMQ_POLLOUT, deadline);
+      if (!waited.ok() && waited.code() != StatusCode::kDeadlineExceeded) return waited;
     }
     return {};
   }
@@ -209,11 +193,10 @@ struct ZmqSocket::Impl {
     return {};
   }
 
-  const bool is_router;
-  const int wake_fd;
   zmq::socket_t socket;
-  zmq::socket_t monitor;  // no socket at all where none is wanted
-  std::set<int> live;     // file descriptors of the connections
+  zmq::socket_t monitor;
+  bool listens = false;
+  std::set<int> live;  // file descriptors of the connections
   bool shook_hands = false;
   bool had_connection = false;
 };
@@ -223,18 +206,21 @@ ZmqSocket::ZmqSocket(ZmqSocket&&) noexcept = default;
 ZmqSocket& ZmqSocket::operator=(ZmqSocket&&) noexcept = default;
 ZmqSocket::~ZmqSocket() = default;
 
-Result<ZmqSocket> ZmqSocket::create(const ZmqContext& context, ZmqSocketType type,
-                                    const ZmqSocketOptions& options) {
+Result<ZmqSocket> ZmqSocket::create(const ZmqContext& context, const ZmqSocketOptions& options) {
   return guarded("make a socket", [&]() -> Result<ZmqSocket> {
-    return ZmqSocket(std::make_unique<Impl>(context.impl_->context, type, options));
+    return ZmqSocket(std::make_unique<Impl>(context.impl_->context, options));
   });
 }
 
-Result<std::string> ZmqSocket::bind(const std::string& endpoint) {
-  return guarded(fmt::format("bind {}", endpoint), [&]() -> Result<std::string> {
+Status ZmqSocket::bind(const std::string& endpoint, UniqueFd listener) {
+  return guarded(fmt::format("accept at {}", endpoint), [&] {
     impl_->allow_ipv6(endpoint);
+    impl_->socket.set(zmq::sockopt::use_fd, listener.get());
     impl_->socket.bind(endpoint);
-    return impl_->socket.get(zmq::sockopt::last_endpoint);
+    // libzmq's from here on.
+    (void)listener.release();
+    impl_->listens = true;
+    return Status();
   });
 }
 
@@ -246,62 +232,30 @@ Status ZmqSocket::connect(const std::string& endpoint) {
   });
 }
 
-Status ZmqSocket::send(std::span<const std::span<const std::byte>> parts, Deadline deadline) {
-  CHECK(!parts.empty());
+Status ZmqSocket::send(std::span<const std::byte> bytes, Deadline deadline) {
   return guarded("send", [&] {
-    std::vector<zmq::message_t> copies;
-    copies.reserve(parts.size());
-    for (const auto part : parts) copies.emplace_back(part.data(), part.size());
-    return impl_->send(copies, deadline);
+    zmq::message_t copy(bytes.data(), bytes.size());
+    return impl_->send(copy, deadline);
   });
 }
 
-Status ZmqSocket::send_shared(std::string_view route, std::span<const std::byte> bytes,
-                              std::shared_ptr<const void> owner, Deadline deadline) {
+Status ZmqSocket::send_shared(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
+                              Deadline deadline) {
   return guarded("send", [&] {
     auto lent = std::make_unique<Owner>(std::move(owner));
     // libzmq takes a mutable pointer, and only reads.
     auto* data = const_cast<std::byte*>(bytes.data());
-    zmq::message_t parts[] = {zmq::message_t(route),
-                              zmq::message_t(data, bytes.size(), release_owner, lent.get())};
+    zmq::message_t frame(data, bytes.size(), release_owner, lent.get());
     // From here on it is the message's: release_owner() is called once it is sent or dropped.
     (void)lent.release();
-    return impl_->send(std::span(parts).subspan(route.empty() ? 1 : 0), deadline);
+    return impl_->send(frame, deadline);
   });
 }
 
-Result<std::vector<std::vector<std::byte>>> ZmqSocket::receive(Deadline deadline) {
-  return guarded("receive", [&]() -> Result<std::vector<std::vector<std::byte>>> {
-    std::vector<std::vector<std::byte>> parts;
-    zmq::message_t part;
-    do {
-      RETURN_IF_ERROR(impl_->receive(part, deadline));
-      if (parts.size() == kMaxParts) {
-        drop_rest(impl_->socket, part);
-        return Status(StatusCode::kProtocolError, "a ZeroMQ message of more than {} parts",
-                      kMaxParts);
-      }
-      const auto* bytes = part.data<std::byte>();
-      parts.emplace_back(bytes, bytes + part.size());
-    } while (part.more());
-    return parts;
-  });
-}
-
-Result<std::size_t> ZmqSocket::receive_into(std::string_view route, std::span<std::byte> into,
-                                            Deadline deadline) {
+Result<std::size_t> ZmqSocket::receive_into(std::span<std::byte> into, Deadline deadline) {
   return guarded("receive", [&]() -> Result<std::size_t> {
     zmq::message_t part;
     RETURN_IF_ERROR(impl_->receive(part, deadline));
-    if (impl_->is_router) {
-      while (part.to_string_view() != route) {
-        drop_rest(impl_->socket, part);
-        if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "no message came");
-        RETURN_IF_ERROR(impl_->receive(part, deadline));
-      }
-      if (!part.more()) return Status(StatusCode::kProtocolError, "an empty ZeroMQ message");
-      RETURN_IF_ERROR(impl_->receive(part, deadline));
-    }
     if (part.more()) {
       drop_rest(impl_->socket, part);
       return Status(StatusCode::kProtocolError, "a ZeroMQ message of several parts");

@@ -1,71 +1,36 @@
 #include "runtime/rpc/client.h"
 
 #include <fmt/format.h>
-#include <signal.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <utility>
-#include <vector>
 
+#include "base/thread.h"
 #include "proto/handshake.h"
 #include "proto/limits.h"
 #include "runtime/channel/zmq_socket.h"
+#include "shm/ring_memory.h"
 
 namespace airlock {
 namespace {
 
 constexpr std::chrono::milliseconds kRetryPause{50};
+/// From the end of the connection to the control thread's word on it.
+constexpr std::chrono::milliseconds kReasonPatience{200};
+/// Bytes of one ring segment that are mapped without having been demanded.
+constexpr std::size_t kMostUndemanded = std::size_t{1} << 30;
 
-Status send_control(ZmqSocket& socket, const ControlMessage& message, Deadline deadline) {
-  const std::vector<std::byte> frame = encode_control(message);
-  const std::span<const std::byte> part = frame;
-  return socket.send({&part, 1}, deadline);
+Status server_gone() {
+  return {StatusCode::kUnavailable, "the server closed the connection: it ended or was killed"};
 }
 
-/// Nobody waits for it: the server may be gone already.
-void say_goodbye(ZmqSocket& socket, std::string reason) {
-  (void)send_control(socket, Goodbye{std::move(reason)}, Deadline::now());
-}
-
-Result<ControlMessage> receive_control(ZmqSocket& socket, Deadline deadline) {
-  ASSIGN_OR_RETURN(auto parts, socket.receive(deadline));
-  if (parts.size() != 1)
-    return Status(StatusCode::kProtocolError, "a control message has more than one part");
-  return decode_control(parts[0]);
-}
-
-// One attempt: the control socket, and what came on it. kDeadlineExceeded: nobody is there yet.
-Result<std::pair<ZmqSocket, Welcome>> greet(const ZmqContext& context,
-                                            const ConnectOptions& options, const Hello& hello,
-                                            int wake_fd, Deadline deadline) {
-  ZmqSocketOptions socket_options;
-  socket_options.linger = std::chrono::milliseconds(100);  // lets goodbye leave
-  socket_options.max_frame_bytes = limits::kMaxControlBytes;
-  socket_options.wake_fd = wake_fd;
-  ASSIGN_OR_RETURN(ZmqSocket socket,
-                   ZmqSocket::create(context, ZmqSocketType::kDealer, socket_options));
-  RETURN_IF_ERROR(socket.connect(options.endpoint));
-  RETURN_IF_ERROR(send_control(socket, hello, deadline));
-  while (!deadline.expired()) {
-    auto message = receive_control(socket, deadline.slice(kSignInterval));
-    if (!message.ok()) {
-      if (message.status().code() != StatusCode::kDeadlineExceeded) return message.status();
-      if (socket.disconnected()) break;
-      continue;
-    }
-    if (auto* welcome = std::get_if<Welcome>(&*message))
-      return std::pair(std::move(socket), std::move(*welcome));
-    if (auto* refusal = std::get_if<Refusal>(&*message)) {
-      const StatusCode code =
-          refusal->code == StatusCode::kOk ? StatusCode::kProtocolError : refusal->code;
-      return Status(code, "the server at {} refused: {}", options.endpoint, refusal->message);
-    }
-    if (!std::holds_alternative<Sign>(*message)) {
-      return Status(StatusCode::kProtocolError,
-                    "the server answered hello with neither welcome nor refusal");
-    }
-  }
-  return Status(StatusCode::kDeadlineExceeded, "no answer");
+/// Why the server at `endpoint` gives no session.
+Status refused(const Endpoint& endpoint, const Refusal& refusal) {
+  const StatusCode code =
+      refusal.code == StatusCode::kOk ? StatusCode::kProtocolError : refusal.code;
+  return {code, "the server at {} refused: {}", endpoint.text(), refusal.message};
 }
 
 // Where the data socket is, by the server's word: only a sibling of the control socket, or another
@@ -99,6 +64,16 @@ Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool
             welcome.geometry.slot_count, welcome.geometry.slot_bytes};
   }
   if (welcome.epoch == 0) return refuse("the session's epoch is 0");
+  const bool demanded = options.ring.slot_count != 0 && options.ring.slot_bytes != 0;
+  if (welcome.has_ring && !demanded) {
+    ASSIGN_OR_RETURN(const std::size_t bytes, ring_segment_bytes(welcome.geometry));
+    if (bytes > kMostUndemanded) {
+      return {StatusCode::kUnavailable,
+              "the server's rings have {} slots of {} bytes, more than is taken unasked: give "
+              "--ring-slots and --ring-slot-bytes to take them, or --ring off",
+              welcome.geometry.slot_count, welcome.geometry.slot_bytes};
+    }
+  }
   if (!options.digest.empty() && options.digest != welcome.digest) {
     return {StatusCode::kMismatch, "the server has another model: digest {}, ours is {}",
             welcome.digest, options.digest};
@@ -109,77 +84,35 @@ Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool
   return {};
 }
 
-/// Starts a thread that takes no signals: they are for the program's own threads, which may want
-/// them blocked. Faults stay its own.
-template <typename Run>
-std::thread thread_without_signals(Run run) {
-  sigset_t signals;
-  sigset_t before;
-  sigfillset(&signals);
-  for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT})
-    sigdelset(&signals, fault);
-  pthread_sigmask(SIG_BLOCK, &signals, &before);
-  std::thread thread(std::move(run));
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
-}
-
 }  // namespace
 
-Status ClientSession::open(const ConnectOptions& options, const Endpoint& control,
-                           const Welcome& welcome) {
-  const Deadline deadline = Deadline::after(options.timeout);
-  ASSIGN_OR_RETURN(const std::string data, data_endpoint(control, welcome.data_endpoint));
-  ASSIGN_OR_RETURN(channel_, SessionChannel::attach(*context_, welcome, data, life_, deadline));
-  BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
-                   welcome.threads, welcome.device, welcome.digest};
-  backend_ = std::make_unique<RemoteBackend>(std::move(info), channel_->channel(), op_stats_);
-  return {};
-}
-
-void ClientSession::close() {
-  if (!control_thread_.joinable()) return;
-  closing_.store(true, std::memory_order_release);  // pairs with the load in watch_server()
-  wake_.set();
-  control_thread_.join();
-}
-
-// The control thread: sends and awaits signs of life, whatever the main thread computes.
-void ClientSession::watch_server(ZmqSocket socket, std::chrono::milliseconds timeout) {
-  SilenceMeter silence;
-  Deadline next_sign = Deadline::now();
-  while (!closing_.load(std::memory_order_acquire)) {
-    if (next_sign.expired()) {
-      // A full queue shows as silence soon enough.
-      (void)send_control(socket, Sign{}, Deadline::now());
-      next_sign = Deadline::after(kSignInterval);
-    }
-    auto message = receive_control(socket, next_sign);
-    silence.tick(now_ns());
-    if (message.ok()) {
-      silence.heard();
-      if (const auto* goodbye = std::get_if<Goodbye>(&*message)) {
-        return life_.end(
-            {StatusCode::kUnavailable, "the server ended the session: {}", goodbye->reason});
-      }
-    } else if (message.status().code() != StatusCode::kDeadlineExceeded) {
-      return life_.end(message.status());
-    } else if (socket.disconnected()) {
-      return life_.end(
-          {StatusCode::kUnavailable, "the server closed the connection: it ended or was killed"});
-    }
-    if (std::chrono::nanoseconds(silence.silent_ns()) > timeout) {
-      return life_.end(
-          {StatusCode::kUnavailable,
-           "no sign of life from the server for {} ms (--timeout-ms): it hangs or was stopped",
-           timeout.count()});
-    }
+Status ClientSession::check() const {
+  RETURN_IF_ERROR(life_.check());
+  if (closing_.load(std::memory_order_acquire) || !control_->peer_closed()) return {};
+  // The control thread may be about to read why.
+  for (const Deadline patience = Deadline::after(kReasonPatience); !patience.expired();) {
+    RETURN_IF_ERROR(life_.check());
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  say_goodbye(socket, "the client is done");
+  return server_gone();
 }
 
-Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptions& options) {
-  ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
+// The next control message, before the control thread runs. kDeadlineExceeded: none came.
+Result<ControlFrame> ClientSession::await_frame(Deadline deadline) {
+  for (;;) {
+    ASSIGN_OR_RETURN(auto frame, control_->receive());
+    if (frame) return std::move(*frame);
+    if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "no answer came");
+    pollfd waiting{control_->fd(), POLLIN, 0};
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline.slice(kSignInterval).remaining());
+    (void)::poll(&waiting, 1, static_cast<int>(left.count()));
+  }
+}
+
+// One attempt, to the session or to why there is none. `answered`: the server has said so.
+Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpoint,
+                            Deadline deadline, bool& answered) {
   const bool ipc = endpoint.kind == Endpoint::Kind::kIpc;
   if (ipc) RETURN_IF_ERROR(check_endpoint_directory(endpoint.directory(), IfMissing::kRefuse));
   const bool want_ring =
@@ -189,36 +122,154 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   hello.ring = options.ring;
   hello.ring.choice = want_ring ? RingChoice::kOn : RingChoice::kOff;
   hello.digest = options.digest;
+  ASSIGN_OR_RETURN(auto connection, ControlConnection::connect(endpoint, deadline));
+  control_.emplace(std::move(connection));
+  RETURN_IF_ERROR(control_->send(hello));
+  for (;;) {
+    auto frame = await_frame(deadline);
+    if (frame.status().code() == StatusCode::kDeadlineExceeded) {
+      return {StatusCode::kUnavailable,
+              "the server at {} took the connection and has not answered within {} ms "
+              "(--timeout-ms)",
+              endpoint.text(), options.timeout.count()};
+    }
+    RETURN_IF_ERROR(frame.status());
+    answered = true;
+    ASSIGN_OR_RETURN(ControlMessage message, decode_control(frame->bytes));
+    if (const auto* refusal = std::get_if<Refusal>(&message)) return refused(endpoint, *refusal);
+    if (auto* welcome = std::get_if<Welcome>(&message)) {
+      RETURN_IF_ERROR(check_welcome(*welcome, options, want_ring));
+      return attach(options, endpoint, std::move(*welcome), std::move(frame->descriptors));
+    }
+    if (!std::holds_alternative<Sign>(message)) {
+      return {StatusCode::kProtocolError,
+              "the server answered hello with neither welcome nor refusal"};
+    }
+  }
+}
+
+Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endpoint,
+                             Welcome welcome, std::vector<UniqueFd> descriptors) {
+  const Deadline deadline = Deadline::after(options.timeout);
+  ASSIGN_OR_RETURN(channel_, SessionChannel::attach(welcome, descriptors, watch_));
+  descriptors.clear();
+  std::string data;
+  for (;;) {
+    auto frame = await_frame(deadline.slice(kRetryPause));
+    if (frame.status().code() == StatusCode::kDeadlineExceeded) {
+      if (deadline.expired()) {
+        return {StatusCode::kUnavailable,
+                "the server at {} has not said within {} ms (--timeout-ms) that the session is "
+                "attached; it announced {}",
+                endpoint.text(), options.timeout.count(), data.empty() ? "no data socket" : data};
+      }
+      if (channel_->lost()) RETURN_IF_ERROR(channel_->connect(*context_, data));
+      continue;
+    }
+    RETURN_IF_ERROR(frame.status());
+    ASSIGN_OR_RETURN(ControlMessage message, decode_control(frame->bytes));
+    if (const auto* socket = std::get_if<DataSocket>(&message)) {
+      ASSIGN_OR_RETURN(data, data_endpoint(endpoint, socket->endpoint));
+      RETURN_IF_ERROR(channel_->connect(*context_, data));
+    } else if (std::holds_alternative<Attached>(message) && !data.empty()) {
+      break;
+    } else if (const auto* refusal = std::get_if<Refusal>(&message)) {
+      return refused(endpoint, *refusal);
+    } else if (const auto* goodbye = std::get_if<Goodbye>(&message)) {
+      return {StatusCode::kUnavailable, "the server ended the session: {}", goodbye->reason};
+    } else if (!std::holds_alternative<Sign>(message)) {
+      return {StatusCode::kProtocolError, "the server sent a message that does not belong here"};
+    }
+  }
+  RETURN_IF_ERROR(channel_->open());
+  BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
+                   welcome.threads, welcome.device, welcome.digest};
+  backend_ = std::make_unique<RemoteBackend>(std::move(info), channel_->channel(), op_stats_);
+  return {};
+}
+
+void ClientSession::close() {
+  if (!control_thread_.joinable()) return;
+  closing_.store(true, std::memory_order_release);  // pairs with the loads elsewhere
+  wake_.set();
+  control_thread_.join();
+  // The server sees the end at once. Closed with the object: check() may look at it from elsewhere.
+  (void)::shutdown(control_->fd(), SHUT_RDWR);
+}
+
+// The control thread: sends and awaits signs of life, whatever the main thread computes.
+void ClientSession::watch_server(std::chrono::milliseconds timeout) {
+  SilenceMeter silence;
+  Deadline next_sign = Deadline::now();
+  const auto look = [&]() -> Status {
+    for (;;) {
+      const auto frame = control_->receive();
+      if (frame.status().code() == StatusCode::kUnavailable) return server_gone();
+      RETURN_IF_ERROR(frame.status());
+      if (!*frame) return {};
+      silence.heard();
+      ASSIGN_OR_RETURN(const ControlMessage message, decode_control((*frame)->bytes));
+      if (const auto* goodbye = std::get_if<Goodbye>(&message))
+        return {StatusCode::kUnavailable, "the server ended the session: {}", goodbye->reason};
+      if (!std::holds_alternative<Sign>(message))
+        return {StatusCode::kProtocolError, "the server sent a message that does not belong here"};
+    }
+  };
+  while (!closing_.load(std::memory_order_acquire)) {
+    if (next_sign.expired()) {
+      // A server that does not read shows as silence soon enough.
+      (void)control_->send(Sign{});
+      next_sign = Deadline::after(kSignInterval);
+    }
+    pollfd waiting[] = {{control_->fd(), POLLIN, 0}, {wake_.fd(), POLLIN, 0}};
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(next_sign.remaining());
+    (void)::poll(waiting, 2, static_cast<int>(left.count()));
+    silence.tick(now_ns());
+    if (const Status seen = without_exceptions(look); !seen.ok()) return life_.end(seen);
+    if (std::chrono::nanoseconds(silence.silent_ns()) > timeout) {
+      return life_.end(
+          {StatusCode::kUnavailable,
+           "no sign of life from the server for {} ms (--timeout-ms): it hangs or was stopped",
+           timeout.count()});
+    }
+  }
+  // The server may be gone already.
+  (void)control_->send(Goodbye{"the client is done"});
+}
+
+Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptions& options) {
+  ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
   std::unique_ptr<ClientSession> session(new ClientSession());
   RETURN_IF_ERROR(session->wake_.check());
   ASSIGN_OR_RETURN(session->context_, ZmqContext::create());
   const Deadline deadline = Deadline::after(options.timeout);
   for (;;) {
-    auto greeting = greet(*session->context_, options, hello, session->wake_.fd(), deadline);
-    if (greeting.ok()) {
-      auto& [socket, welcome] = *greeting;
-      Status status = check_welcome(welcome, options, want_ring);
-      if (status.ok()) status = session->open(options, endpoint, welcome);
-      if (!status.ok()) {
-        // The session is there all the same: its slot is another's to have at once.
-        say_goodbye(socket, "the client cannot use the session");
-        return status;
-      }
-      session->control_thread_ = thread_without_signals(
-          [self = session.get(), timeout = options.timeout, socket = std::move(socket)]() mutable {
-            self->watch_server(std::move(socket), timeout);
-          });
-      return session;
-    }
-    if (greeting.status().code() != StatusCode::kDeadlineExceeded) return greeting.status();
+    bool answered = false;
+    const Status status = session->greet(options, endpoint, deadline, answered);
+    if (status.ok()) break;
+    // The session may be there all the same: its place is another's to have at once.
+    if (session->channel_)
+      (void)session->control_->send(Goodbye{"the client cannot use the session"});
+    const bool connected = session->control_.has_value();
+    session->channel_.reset();
+    session->control_.reset();
+    const bool not_yet =
+        status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kDeadlineExceeded;
+    if (answered || !not_yet || (connected && deadline.expired())) return status;
     if (deadline.expired()) {
       return Status(StatusCode::kUnavailable,
-                    "no server at {} within {} ms; start gpu_server, or give its --endpoint (it "
-                    "prints 'ready ENDPOINT')",
-                    options.endpoint, options.timeout.count());
+                    "no server at {} within {} ms: {}; start gpu_server, or give its --endpoint "
+                    "(it prints 'ready ENDPOINT')",
+                    options.endpoint, options.timeout.count(), status.message());
     }
     std::this_thread::sleep_for(kRetryPause);
   }
+  ASSIGN_OR_RETURN(
+      session->control_thread_,
+      start_thread("the control connection", [self = session.get(), timeout = options.timeout] {
+        self->watch_server(timeout);
+      }));
+  return session;
 }
 
 }  // namespace airlock

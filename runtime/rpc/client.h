@@ -7,10 +7,12 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/status.h"
 #include "base/wake_event.h"
 #include "proto/ring.h"
+#include "runtime/rpc/control_connection.h"
 #include "runtime/rpc/endpoint.h"
 #include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/remote_backend.h"
@@ -51,20 +53,39 @@ class ClientSession {
   const PathPolicy& policy() const { return channel_->channel().policy(); }
   TransportStats& transport_stats() { return channel_->channel().stats(); }
   OpStatsTable& op_stats() { return op_stats_; }
-  /// Whether the server is there; else the reason why it is not. Thread-safe.
-  Status check() const { return life_.check(); }
+  /// Whether the server is there; else the reason why it is not. Thread-safe. Ask once more after
+  /// the last result was read: a server that ends gives the memory of the rings back, and what was
+  /// read after that is zeros.
+  Status check() const;
   /// Says goodbye, so that the server ends the session at once.
   void close();
 
  private:
-  ClientSession() = default;
-  Status open(const ConnectOptions& options, const Endpoint& control, const Welcome& welcome);
-  void watch_server(ZmqSocket socket, std::chrono::milliseconds timeout);
+  /// What the channel asks: check().
+  class ServerWatch : public PeerWatch {
+   public:
+    explicit ServerWatch(const ClientSession& session) : session_(session) {}
+    Status check() const override { return session_.check(); }
+
+   private:
+    const ClientSession& session_;
+  };
+
+  ClientSession() : watch_(*this) {}
+  Status greet(const ConnectOptions& options, const Endpoint& endpoint, Deadline deadline,
+               bool& answered);
+  Status attach(const ConnectOptions& options, const Endpoint& endpoint, Welcome welcome,
+                std::vector<UniqueFd> descriptors);
+  Result<ControlFrame> await_frame(Deadline deadline);
+  void watch_server(std::chrono::milliseconds timeout);
 
   // First: sockets close before it.
   std::unique_ptr<ZmqContext> context_;
   PeerLife life_;
   OpStatsTable op_stats_;
+  // The control thread's, once that runs.
+  std::optional<ControlConnection> control_;
+  const ServerWatch watch_;
   std::unique_ptr<SessionChannel> channel_;
   std::unique_ptr<RemoteBackend> backend_;
   // Ends the control thread's wait.

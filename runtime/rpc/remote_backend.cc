@@ -105,13 +105,17 @@ class RequestQueue {
     const std::vector<std::byte> header = encode(call->request);
     call->times.tee_ns += now_ns() - encode_ns;
     call->slots_in_use = channel_.slots_in_use();
-    RETURN_IF_ERROR(with_pump(call->deadline, [&](Deadline slice) {
+    const Status sent = with_pump(call->deadline, [&](Deadline slice) {
       return channel_.send(*call->message, header, slice);
-    }));
-    call->message.reset();
-    call->state = Call::State::kSubmitted;
-    under_way_.push_back(call);
-    return {};
+    });
+    // Once it is published it leaves, also where this op has no more time for that: its reply will
+    // come, and must not be taken for another's.
+    if (call->message->published()) {
+      call->state = Call::State::kSubmitted;
+      under_way_.push_back(call);
+      call->message.reset();
+    }
+    return sent;
   }
 
   Status wait(Call& call) {

@@ -1,32 +1,28 @@
 #include "runtime/rpc/session_channel.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <array>
+#include <cstring>
 #include <utility>
 
+#include "base/file.h"
 #include "runtime/channel/ring_carrier.h"
 #include "runtime/channel/routed_channel.h"
 #include "runtime/channel/socket_carrier.h"
-#include "runtime/rpc/endpoint.h"
+#include "runtime/rpc/data_door.h"
 #include "shm/ring_memory.h"
 
 namespace airlock {
 namespace {
 
-constexpr std::chrono::milliseconds kHeartbeatTimeout{5000};
-constexpr std::chrono::milliseconds kAttachSlice{20};
-
-Result<ZmqSocket> data_socket(const ZmqContext& context, ZmqSocketType type,
-                              std::string routing_id) {
-  return ZmqSocket::create(
-      context, type, {.routing_id = std::move(routing_id), .heartbeat_timeout = kHeartbeatTimeout});
-}
+/// From a connection to its token. Who has not shown it by then is a stranger, or so slow that
+/// another try does no harm.
+constexpr std::chrono::seconds kTokenPatience{1};
+constexpr std::chrono::milliseconds kSlice{20};
 
 }  // namespace
-
-SessionChannel::SessionChannel(ZmqSocket socket, const Welcome& welcome, const PeerWatch& watch,
-                               TransportStats* stats)
-    : socket_(std::move(socket)), welcome_(welcome), watch_(watch), stats_(stats) {}
 
 std::vector<std::span<std::byte>> SessionChannel::segments() const {
   std::vector<std::span<std::byte>> mapped;
@@ -36,48 +32,113 @@ std::vector<std::span<std::byte>> SessionChannel::segments() const {
   return mapped;
 }
 
-Status SessionChannel::make_segments(Welcome& welcome) {
-  welcome.request_segment =
-      make_segment_name(::geteuid(), welcome.epoch, SegmentDirection::kRequest);
-  welcome.reply_segment = make_segment_name(::geteuid(), welcome.epoch, SegmentDirection::kReply);
+Status SessionChannel::make_segments(Welcome& welcome, SegmentKind kind) {
   ASSIGN_OR_RETURN(const std::size_t bytes, ring_segment_bytes(welcome.geometry));
-  const WaitCheck check = [this] { return watch_.check(); };
-  ASSIGN_OR_RETURN(in_segment_, Segment::create(welcome.request_segment, bytes, check));
-  ASSIGN_OR_RETURN(out_segment_, Segment::create(welcome.reply_segment, bytes, check));
+  const auto make = [&](SegmentDirection direction,
+                        std::string& name) -> Result<std::unique_ptr<Segment>> {
+    const std::string own = make_segment_name(::geteuid(), welcome.epoch, direction);
+    if (kind == SegmentKind::kSealed) return Segment::create_sealed(own, bytes);
+    name = own;
+    return Segment::create(own, bytes);
+  };
+  ASSIGN_OR_RETURN(in_segment_, make(SegmentDirection::kRequest, welcome.request_segment));
+  ASSIGN_OR_RETURN(out_segment_, make(SegmentDirection::kReply, welcome.reply_segment));
   RETURN_IF_ERROR(format_ring(*in_segment_, welcome.geometry, welcome.epoch));
   return format_ring(*out_segment_, welcome.geometry, welcome.epoch);
 }
 
-Status SessionChannel::accept(Deadline deadline) {
-  for (;;) {
-    std::byte probe[1];
-    auto got = socket_.receive_into(welcome_.token, probe, deadline.slice(kAttachSlice));
-    if (got.ok()) break;
-    if (got.status().code() != StatusCode::kDeadlineExceeded) return got.status();
-    RETURN_IF_ERROR(watch_.check());
-    if (deadline.expired())
-      return {StatusCode::kUnavailable, "the client never attached to its session"};
+Result<std::unique_ptr<SessionChannel>> SessionChannel::offer(Welcome& welcome, SegmentKind kind,
+                                                              const PeerWatch& watch,
+                                                              TransportStats* stats) {
+  std::unique_ptr<SessionChannel> made(new SessionChannel(welcome, watch, stats));
+  if (welcome.has_ring) RETURN_IF_ERROR(made->make_segments(welcome, kind));
+  made->welcome_ = welcome;
+  return made;
+}
+
+Result<std::vector<UniqueFd>> SessionChannel::descriptors() const {
+  std::vector<UniqueFd> copies;
+  if (!welcome_.has_ring || !welcome_.request_segment.empty()) return copies;
+  for (const auto& segment : {in_segment_, out_segment_}) {
+    copies.emplace_back(::fcntl(segment->descriptor(), F_DUPFD_CLOEXEC, 0));
+    if (!copies.back().valid()) return os_error("copy a segment's descriptor", errno);
   }
+  return copies;
+}
+
+Status SessionChannel::await_token(ZmqSocket& socket, Deadline deadline) const {
+  for (;;) {
+    std::array<std::byte, limits::kSessionTokenBytes> shown{};
+    const auto size = socket.receive_into(shown, deadline.slice(kSlice));
+    if (size.ok()) {
+      if (*size == shown.size() && std::memcmp(shown.data(), welcome_.token.data(), *size) == 0)
+        return {};
+      return {StatusCode::kProtocolError, "the first frame on the data socket is not the token"};
+    }
+    if (size.status().code() != StatusCode::kDeadlineExceeded) return size.status();
+    RETURN_IF_ERROR(watch_.check());
+    if (deadline.expired() || socket.disconnected())
+      return {StatusCode::kProtocolError, "no token came on the data socket"};
+  }
+}
+
+Status SessionChannel::admit_runner(const ZmqContext& context, const Endpoint& control,
+                                    const std::function<void(const std::string&)>& announce,
+                                    Deadline deadline) {
+  for (;;) {
+    ASSIGN_OR_RETURN(DataDoor door, DataDoor::open(control));
+    announce(door.endpoint());
+    const Status knocked = door.await_knock(watch_, deadline);
+    if (knocked.code() == StatusCode::kDeadlineExceeded)
+      return {StatusCode::kUnavailable, "the client never attached to its session"};
+    RETURN_IF_ERROR(knocked);
+    ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(context));
+    RETURN_IF_ERROR(door.let_in(socket));
+    const Status shown = await_token(socket, deadline.slice(kTokenPatience));
+    // A stranger's words end nothing but his connection: the next door has another name.
+    if (shown.code() == StatusCode::kProtocolError) continue;
+    RETURN_IF_ERROR(shown);
+    socket_.emplace(std::move(socket));
+    return {};
+  }
+}
+
+Status SessionChannel::accept(const ZmqContext& context, const Endpoint& control,
+                              const std::function<void(const std::string& endpoint)>& announce,
+                              Deadline deadline) {
+  RETURN_IF_ERROR(admit_runner(context, control, announce, deadline));
   remove_files();
-  return open_channel(welcome_.token);
+  const WaitCheck check = [this] { return watch_.check(); };
+  for (const auto& segment : {in_segment_, out_segment_}) {
+    if (segment) RETURN_IF_ERROR(segment->reserve(check));
+  }
+  return open();
+}
+
+void SessionChannel::discard_memory() const {
+  for (const auto& segment : {in_segment_, out_segment_}) {
+    if (segment) segment->discard();
+  }
 }
 
 void SessionChannel::remove_files() {
   if (in_segment_) in_segment_->unlink();
   if (out_segment_) out_segment_->unlink();
-  auto endpoint = parse_endpoint(welcome_.data_endpoint);
-  if (endpoint.ok() && endpoint->kind == Endpoint::Kind::kIpc) ::unlink(endpoint->path.c_str());
 }
 
-Status SessionChannel::open_channel(const std::string& peer_route) {
+Status SessionChannel::open() {
+  CHECK(socket_.has_value());
   const RingGeometry& geometry = welcome_.geometry;
   const bool has_ring = welcome_.has_ring;
-  WatchedCarrier socket = make_socket_carrier(
-      {welcome_.epoch, std::move(socket_), peer_route, &watch_, !peer_route.empty()});
+  WatchedCarrier socket = make_socket_carrier({welcome_.epoch, std::move(*socket_), &watch_});
+  socket_.reset();
   RoutedChannelOptions options;
   options.policy = {has_ring, geometry.slot_bytes, has_ring ? geometry.slot_count : 0};
   options.stats = stats_;
+  options.watch = &watch_;
   if (has_ring) {
+    out_segment_->populate();
+    in_segment_->populate();
     ASSIGN_OR_RETURN(options.carriers[Path::kRing],
                      make_ring_carrier({out_segment_, in_segment_, geometry, welcome_.epoch,
                                         std::move(socket.check_peer)}));
@@ -87,50 +148,35 @@ Status SessionChannel::open_channel(const std::string& peer_route) {
   return {};
 }
 
-Result<std::unique_ptr<SessionChannel>> SessionChannel::offer(const ZmqContext& context,
-                                                              Welcome& welcome,
-                                                              const std::string& wanted_endpoint,
-                                                              const PeerWatch& watch,
-                                                              TransportStats* stats) {
-  ASSIGN_OR_RETURN(ZmqSocket socket, data_socket(context, ZmqSocketType::kRouter, ""));
-  ASSIGN_OR_RETURN(welcome.data_endpoint, socket.bind(wanted_endpoint));
-  std::unique_ptr<SessionChannel> made(
-      new SessionChannel(std::move(socket), welcome, watch, stats));
-  const Status status = welcome.has_ring ? made->make_segments(welcome) : Status();
-  made->welcome_ = welcome;
-  if (status.ok()) return made;
-  made->remove_files();
-  return status;
-}
-
-Result<std::unique_ptr<SessionChannel>> SessionChannel::attach(const ZmqContext& context,
-                                                               const Welcome& welcome,
-                                                               const std::string& data_endpoint,
-                                                               const PeerWatch& watch,
-                                                               Deadline deadline) {
-  ASSIGN_OR_RETURN(ZmqSocket dealer, data_socket(context, ZmqSocketType::kDealer, welcome.token));
-  std::unique_ptr<SessionChannel> made(
-      new SessionChannel(std::move(dealer), welcome, watch, nullptr));
-  if (welcome.has_ring) {
-    ASSIGN_OR_RETURN(const std::size_t bytes, ring_segment_bytes(welcome.geometry));
-    ASSIGN_OR_RETURN(made->out_segment_, Segment::open(welcome.request_segment, bytes));
-    ASSIGN_OR_RETURN(made->in_segment_, Segment::open(welcome.reply_segment, bytes));
+Result<std::unique_ptr<SessionChannel>> SessionChannel::attach(
+    const Welcome& welcome, std::span<const UniqueFd> descriptors, const PeerWatch& watch) {
+  std::unique_ptr<SessionChannel> made(new SessionChannel(welcome, watch, nullptr));
+  const bool is_sealed = welcome.has_ring && welcome.request_segment.empty();
+  if (descriptors.size() != (is_sealed ? 2 : 0)) {
+    return Status(StatusCode::kProtocolError, "{} segments came beside the welcome, expected {}",
+                  descriptors.size(), is_sealed ? 2 : 0);
   }
-  ZmqSocket& socket = made->socket_;
-  RETURN_IF_ERROR(socket.connect(data_endpoint));
-  while (!socket.connected()) {
-    RETURN_IF_ERROR(watch.check());
-    if (deadline.expired() || socket.disconnected()) {
-      return Status(StatusCode::kUnavailable, "cannot connect to the session's data socket {}",
-                    data_endpoint);
-    }
-    (void)socket.poll(ZmqSocket::Wake::kReadable, deadline.slice(std::chrono::milliseconds(1)));
-  }
-  const std::byte probe[1] = {};
-  const std::span<const std::byte> part = probe;
-  RETURN_IF_ERROR(socket.send({&part, 1}, deadline));
-  RETURN_IF_ERROR(made->open_channel(""));
+  if (!welcome.has_ring) return made;
+  ASSIGN_OR_RETURN(const std::size_t bytes, ring_segment_bytes(welcome.geometry));
+  const auto open = [&](std::size_t index, const std::string& name) {
+    return is_sealed ? Segment::open_sealed(descriptors[index], bytes) : Segment::open(name, bytes);
+  };
+  ASSIGN_OR_RETURN(made->out_segment_, open(0, welcome.request_segment));
+  ASSIGN_OR_RETURN(made->in_segment_, open(1, welcome.reply_segment));
   return made;
 }
+
+Status SessionChannel::connect(const ZmqContext& context, const std::string& data_endpoint) {
+  socket_.reset();
+  ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(context));
+  RETURN_IF_ERROR(socket.connect(data_endpoint));
+  // Queued until there is a connection.
+  RETURN_IF_ERROR(socket.send(
+      std::as_bytes(std::span(welcome_.token.data(), welcome_.token.size())), Deadline::now()));
+  socket_.emplace(std::move(socket));
+  return {};
+}
+
+bool SessionChannel::lost() { return socket_.has_value() && socket_->disconnected(); }
 
 }  // namespace airlock

@@ -1,41 +1,70 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/deadline.h"
 #include "base/status.h"
+#include "base/unique_fd.h"
 #include "proto/handshake.h"
 #include "runtime/channel/channel.h"
 #include "runtime/channel/zmq_socket.h"
+#include "runtime/rpc/endpoint.h"
 #include "shm/segment.h"
 
 namespace airlock {
+
+/// How the runner finds the ring segments.
+enum class SegmentKind {
+  // By descriptors that come beside Welcome: no name, and a size that nobody can change.
+  kSealed,
+  // By names below /dev/shm, where the control connection passes no descriptors (tcp).
+  kNamed,
+};
 
 /// A session's channel with what it stands on: the ring segments and the data socket. Made at the
 /// server, attached to by the runner. One thread at a time; the context and the watch outlive it.
 class SessionChannel {
  public:
-  /// Server: makes the segments and binds the data socket at `wanted_endpoint`, and fills in what
-  /// `welcome` says of them (epoch, token, geometry and ring must be set). kResourceExhausted where
-  /// /dev/shm lacks room. The channel counts in `stats` (outlives it), where given.
-  static Result<std::unique_ptr<SessionChannel>> offer(const ZmqContext& context, Welcome& welcome,
-                                                       const std::string& wanted_endpoint,
+  /// Server: makes the segments, where `welcome` (epoch, token, geometry and ring must be set) has
+  /// a ring, and fills in their names. Their memory is only promised: a client that never attaches
+  /// costs next to nothing. The channel counts in `stats` (outlives it), where given.
+  static Result<std::unique_ptr<SessionChannel>> offer(Welcome& welcome, SegmentKind kind,
                                                        const PeerWatch& watch,
                                                        TransportStats* stats = nullptr);
-  /// Server: waits for the runner to attach; then no file of the session is left.
-  Status accept(Deadline deadline);
-  /// Runner: maps and connects as `welcome` (checked) says.
-  static Result<std::unique_ptr<SessionChannel>> attach(const ZmqContext& context,
-                                                        const Welcome& welcome,
-                                                        const std::string& data_endpoint,
-                                                        const PeerWatch& watch, Deadline deadline);
+  /// Server: copies of the segments' descriptors for beside Welcome, the request segment's first.
+  /// None where they have names.
+  Result<std::vector<UniqueFd>> descriptors() const;
+  /// Server: opens a data socket beside `control`, calls `announce` with its endpoint and waits for
+  /// the runner there; then takes the rings' memory. Where a stranger comes first, another socket
+  /// is opened and announced. From here on no file of the session is left. kUnavailable: the runner
+  /// never came; kResourceExhausted: no memory.
+  Status accept(const ZmqContext& context, const Endpoint& control,
+                const std::function<void(const std::string& endpoint)>& announce,
+                Deadline deadline);
+  /// Runner: maps the segments that `welcome` (checked) names, or whose `descriptors` came with it.
+  static Result<std::unique_ptr<SessionChannel>> attach(const Welcome& welcome,
+                                                        std::span<const UniqueFd> descriptors,
+                                                        const PeerWatch& watch);
+  /// Runner: connects to the data socket and shows the token there. Does not wait. Again with every
+  /// endpoint that the server announces, and where lost() says so.
+  Status connect(const ZmqContext& context, const std::string& data_endpoint);
+  /// Runner: the connection that connect() began has failed or ended.
+  bool lost();
+  /// Runner: the server has said that it is attached.
+  Status open();
+
+  /// Server: gives the rings' memory back, though the runner may still map it. It reads zeros then:
+  /// only once it can see that the session is over.
+  void discard_memory() const;
   /// Server: unlinks what accept() has not unlinked yet; mappings and connection live on.
   void remove_files();
-  /// At the server only after accept().
+  /// After accept(), or open().
   Channel& channel() { return *channel_; }
   /// What the server says of the session.
   const Welcome& welcome() const { return welcome_; }
@@ -43,14 +72,16 @@ class SessionChannel {
   std::vector<std::span<std::byte>> segments() const;
 
  private:
-  SessionChannel(ZmqSocket socket, const Welcome& welcome, const PeerWatch& watch,
-                 TransportStats* stats);
-  Status make_segments(Welcome& welcome);
-  Status open_channel(const std::string& peer_route);
+  SessionChannel(const Welcome& welcome, const PeerWatch& watch, TransportStats* stats)
+      : welcome_(welcome), watch_(watch), stats_(stats) {}
+  Status make_segments(Welcome& welcome, SegmentKind kind);
+  Status admit_runner(const ZmqContext& context, const Endpoint& control,
+                      const std::function<void(const std::string&)>& announce, Deadline deadline);
+  Status await_token(ZmqSocket& socket, Deadline deadline) const;
 
   std::shared_ptr<Segment> out_segment_;  // shared with the channel
   std::shared_ptr<Segment> in_segment_;
-  ZmqSocket socket_;  // until the channel takes it
+  std::optional<ZmqSocket> socket_;  // until the channel takes it
   Welcome welcome_;
   const PeerWatch& watch_;
   TransportStats* const stats_;

@@ -1,7 +1,12 @@
 #pragma once
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -25,7 +30,6 @@
 namespace airlock::testing_rigs {
 
 inline constexpr std::uint64_t kEpoch = 0x1234567890abcdef;
-inline const std::string kToken = "00112233445566778899aabbccddeeff";
 inline constexpr RingGeometry kGeometry{8, 65536};
 
 inline Deadline soon() { return Deadline::after(std::chrono::seconds(60)); }
@@ -50,32 +54,54 @@ class SocketDirectory {
   std::string path_ = "/tmp/airlock-channel-XXXXXX";
 };
 
-inline std::string fresh_endpoint(Transport transport) {
+inline std::string fresh_path() {
   static std::atomic<int> counter{0};
-  if (transport == Transport::kTcp) return "tcp://127.0.0.1:*";
   static const SocketDirectory directory;
-  return "ipc://" + directory.path() + "/" + std::to_string(counter.fetch_add(1));
+  return directory.path() + "/" + std::to_string(counter.fetch_add(1));
 }
+
+/// A socket that listens, and where.
+struct Listener {
+  UniqueFd fd;
+  std::string endpoint;
+
+  explicit Listener(Transport transport)
+      : fd(::socket(transport == Transport::kTcp ? AF_INET : AF_UNIX,
+                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) {
+    sockaddr_un path{};
+    sockaddr_in port{};
+    if (transport == Transport::kTcp) {
+      port.sin_family = AF_INET;
+      port.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      socklen_t size = sizeof(port);
+      CHECK(::bind(fd.get(), reinterpret_cast<sockaddr*>(&port), size) == 0);
+      CHECK(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&port), &size) == 0);
+      endpoint = "tcp://127.0.0.1:" + std::to_string(ntohs(port.sin_port));
+    } else {
+      const std::string name = fresh_path();
+      path.sun_family = AF_UNIX;
+      std::copy(name.begin(), name.end(), path.sun_path);
+      CHECK(::bind(fd.get(), reinterpret_cast<sockaddr*>(&path), sizeof(path)) == 0);
+      endpoint = "ipc://" + name;
+    }
+    CHECK(::listen(fd.get(), 4) == 0);
+  }
+};
 
 /// A context and the two data sockets of one session.
 struct SocketPair {
   std::unique_ptr<ZmqContext> context = ZmqContext::create().value();
-  ZmqSocket server;
+  ZmqSocket server = make();
+  ZmqSocket runner = make();
   std::string endpoint;
-  ZmqSocket runner;
 
-  explicit SocketPair(Transport transport, const std::string& token = kToken)
-      : server(make(ZmqSocketType::kRouter, "")),
-        endpoint(server.bind(fresh_endpoint(transport)).value()),
-        runner(make(ZmqSocketType::kDealer, token)) {
+  explicit SocketPair(Transport transport) {
+    Listener listener(transport);
+    endpoint = listener.endpoint;
+    CHECK(server.bind(endpoint, std::move(listener.fd)).ok());
     CHECK(runner.connect(endpoint).ok());
   }
-  ZmqSocket make(ZmqSocketType type, const std::string& token) const {
-    return ZmqSocket::create(
-               *context, type,
-               {.routing_id = token, .heartbeat_timeout = std::chrono::milliseconds(5000)})
-        .value();
-  }
+  ZmqSocket make() const { return ZmqSocket::create(*context).value(); }
 };
 
 /// Two rings in segments that both ends share.
@@ -103,11 +129,10 @@ struct Rig {
 };
 
 /// One end of a session's channel, with rings or without.
-inline std::unique_ptr<Channel> make_end(ZmqSocket socket, const std::string& route,
-                                         const PeerWatch* watch = nullptr,
+inline std::unique_ptr<Channel> make_end(ZmqSocket socket, const PeerWatch* watch = nullptr,
                                          const std::shared_ptr<Segment>& out = nullptr,
                                          const std::shared_ptr<Segment>& in = nullptr) {
-  WatchedCarrier by_socket = make_socket_carrier({kEpoch, std::move(socket), route, watch, false});
+  WatchedCarrier by_socket = make_socket_carrier({kEpoch, std::move(socket), watch});
   RoutedChannelOptions options;
   options.policy = {out != nullptr, kGeometry.slot_bytes,
                     out != nullptr ? kGeometry.slot_count : 0};
@@ -122,15 +147,15 @@ inline std::unique_ptr<Channel> make_end(ZmqSocket socket, const std::string& ro
 inline Rig make_ring_rig(const PeerWatch* watch = nullptr) {
   SocketPair sockets(Transport::kIpc);
   RingPair rings;
-  auto server = make_end(std::move(sockets.server), kToken, watch, rings.reply, rings.request);
-  auto runner = make_end(std::move(sockets.runner), "", watch, rings.request, rings.reply);
+  auto server = make_end(std::move(sockets.server), watch, rings.reply, rings.request);
+  auto runner = make_end(std::move(sockets.runner), watch, rings.request, rings.reply);
   return {std::move(sockets.context), std::move(server), std::move(runner)};
 }
 
 inline Rig make_socket_rig(Transport transport, const PeerWatch* watch = nullptr) {
   SocketPair sockets(transport);
-  auto server = make_end(std::move(sockets.server), kToken, watch);
-  auto runner = make_end(std::move(sockets.runner), "", watch);
+  auto server = make_end(std::move(sockets.server), watch);
+  auto runner = make_end(std::move(sockets.runner), watch);
   return {std::move(sockets.context), std::move(server), std::move(runner)};
 }
 

@@ -20,7 +20,6 @@ std::vector<Bytes> valid_messages() {
   failed.message = "no such layer";
   Welcome welcome;
   welcome.token = "0123456789abcdef0123456789abcdef";
-  welcome.data_endpoint = "ipc:///tmp/airlock/data";
   welcome.has_ring = true;
   welcome.geometry = {8, 10485760};
   welcome.request_segment = "airlock-1-q";

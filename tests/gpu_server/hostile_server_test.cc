@@ -1,13 +1,21 @@
 // ClientSession::connect() against nobody, and against a hand-made server that lies.
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 
+#include <algorithm>
+#include <array>
 #include <functional>
+#include <memory>
 #include <thread>
 #include <vector>
 
 #include "proto/handshake.h"
-#include "runtime/channel/zmq_socket.h"
+#include "runtime/rpc/control_connection.h"
+#include "shm/ring_memory.h"
 #include "tests/gpu_server/server_rig.h"
 
 namespace airlock::testing {
@@ -28,33 +36,66 @@ class HostileServer : public ::testing::Test {
     Welcome welcome;
     welcome.epoch = 5;
     welcome.token = std::string(32, 'a');
-    welcome.data_endpoint = "ipc://" + directory_.file("ctl.00000000");
     welcome.has_ring = true;
     welcome.geometry = {8, 65536};
-    welcome.request_segment = "airlock-0-none-req";
-    welcome.reply_segment = "airlock-0-none-rep";
     welcome.dims = model_.config().dims;
     welcome.digest = model_.digest().value();
     welcome.device = "cpu";
     welcome.config_bytes = 10;
     return welcome;
   }
-  /// Answers the first hello with `frame` and stays until the client is through.
-  Status connect_to(const Frame& frame, const ConnectOptions& options) {
-    ZmqSocketOptions socket_options;
-    socket_options.monitor = false;
-    ZmqSocket socket = ZmqSocket::create(*context_, ZmqSocketType::kRouter, socket_options).value();
-    EXPECT_TRUE(socket.bind(options.endpoint).ok());
+  /// Answers the first hello with `script` and stays until the client is through.
+  Status connect_to(const std::function<void(ControlConnection&)>& script,
+                    const ConnectOptions& options) {
+    ControlListener listener =
+        ControlListener::listen(parse_endpoint(options.endpoint).value()).value();
     std::thread server([&] {
-      auto hello = socket.receive(Deadline::after(std::chrono::seconds(60)));
+      auto client = listener.accept();
+      while (!client) {
+        std::this_thread::yield();
+        client = listener.accept();
+      }
+      auto hello = client->receive();
+      while (hello.ok() && !*hello) {
+        std::this_thread::yield();
+        hello = client->receive();
+      }
       ASSERT_TRUE(hello.ok());
-      const std::vector<std::span<const std::byte>> parts{(*hello)[0], frame};
-      (void)socket.send(parts, Deadline::after(std::chrono::seconds(60)));
+      script(*client);
+      while (hello.ok()) {
+        std::this_thread::yield();
+        hello = client->receive();
+      }
     });
     auto session = ClientSession::connect(options);
+    const Status status = session.status();
+    session = Status(StatusCode::kInternal, "through");
     server.join();
-    return session.status();
+    return status;
   }
+  Status connect_to(const Frame& frame, const ConnectOptions& options) {
+    return connect_to(
+        [&frame](ControlConnection& client) {
+          EXPECT_EQ(::send(client.fd(), frame.data(), frame.size(), MSG_NOSIGNAL),
+                    static_cast<ssize_t>(frame.size()));
+        },
+        options);
+  }
+  /// Two sealed segments, as a good server makes them.
+  struct Rings {
+    explicit Rings(const RingGeometry& geometry, std::uint64_t epoch)
+        : bytes(ring_segment_bytes(geometry).value()) {
+      for (auto& segment : segments) {
+        segment = Segment::create_sealed("a test", bytes).value();
+        CHECK(format_ring(*segment, geometry, epoch).ok());
+      }
+    }
+    std::array<int, 2> descriptors() const {
+      return {segments[0]->descriptor(), segments[1]->descriptor()};
+    }
+    std::size_t bytes;
+    std::array<std::unique_ptr<Segment>, 2> segments;
+  };
   void expect_refused(const std::function<void(Welcome&)>& spoil, StatusCode code,
                       const std::string& word) {
     Welcome welcome = good_welcome();
@@ -66,7 +107,6 @@ class HostileServer : public ::testing::Test {
 
   MemoryModel model_;
   TempDir directory_;
-  std::unique_ptr<ZmqContext> context_ = ZmqContext::create().value();
 };
 
 TEST_F(HostileServer, says_that_there_is_no_server) {
@@ -89,16 +129,48 @@ TEST_F(HostileServer, trusts_no_directory_that_others_can_write) {
 }
 
 TEST_F(HostileServer, gives_up_on_a_server_that_never_answers) {
-  ZmqSocketOptions options;
-  options.monitor = false;
-  ZmqSocket socket = ZmqSocket::create(*context_, ZmqSocketType::kRouter, options).value();
-  ASSERT_TRUE(socket.bind(client_options().endpoint).ok());
-  EXPECT_EQ(ClientSession::connect(client_options(std::chrono::milliseconds(300))).status().code(),
-            StatusCode::kUnavailable);
+  const ControlListener listener =
+      ControlListener::listen(parse_endpoint(client_options().endpoint).value()).value();
+  const Status status =
+      ClientSession::connect(client_options(std::chrono::milliseconds(300))).status();
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_NE(status.message().find("has not answered within 300 ms"), std::string::npos)
+      << status.message();
+}
+
+TEST_F(HostileServer, waits_for_a_directory_and_a_server_that_come_late) {
+  ConnectOptions options = client_options();
+  options.endpoint = "ipc://" + directory_.file("late/ctl");
+  std::thread server([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    ASSERT_EQ(::mkdir(directory_.file("late").c_str(), 0700), 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    ControlListener listener =
+        ControlListener::listen(parse_endpoint(options.endpoint).value()).value();
+    auto client = listener.accept();
+    while (!client) client = listener.accept();
+    EXPECT_TRUE(client->send(Refusal{StatusCode::kMismatch, "at last"}).ok());
+    while (client->receive().ok()) std::this_thread::yield();
+  });
+  const Status status = ClientSession::connect(options).status();
+  server.join();
+  EXPECT_EQ(status.code(), StatusCode::kMismatch) << status.to_string();
+}
+
+TEST_F(HostileServer, refuses_a_program_that_keeps_no_packets_apart) {
+  const UniqueFd other(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string path = directory_.file("ctl");
+  std::copy(path.begin(), path.end(), address.sun_path);
+  ASSERT_EQ(::bind(other.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(::listen(other.get(), 1), 0);
+  const Status status = ClientSession::connect(client_options()).status();
+  EXPECT_EQ(status.code(), StatusCode::kVersionMismatch) << status.to_string();
 }
 
 TEST_F(HostileServer, refuses_junk_instead_of_a_welcome) {
-  for (const std::size_t size : {0U, 5U, 13U, 4000U}) {
+  for (const std::size_t size : {5U, 13U, 4000U, 5000U}) {
     EXPECT_EQ(connect_to(Frame(size, std::byte{0x5a}), client_options()).code(),
               StatusCode::kProtocolError)
         << size;
@@ -137,17 +209,77 @@ TEST_F(HostileServer, gains_nothing_by_a_refusal_that_says_busy) {
 }
 
 TEST_F(HostileServer, refuses_a_data_endpoint_of_another_kind_or_place) {
-  for (const char* claimed : {"ipc:///etc/ctl.00000000", "ipc:///tmp/elsewhere/ctl",
-                              "tcp://127.0.0.1:1", "ipc://relative", "tcp://evil.example:80"}) {
-    expect_refused([&](Welcome& welcome) { welcome.data_endpoint = claimed; },
-                   StatusCode::kProtocolError, "endpoint");
+  const std::vector<std::string> claims = {
+      "ipc:///etc/ctl.00000000", "ipc:///tmp/elsewhere/ctl",
+      "tcp://127.0.0.1:1",       "ipc://relative",
+      "tcp://evil.example:80",   "ipc://" + directory_.file("../etc/ctl")};
+  Welcome welcome = good_welcome();
+  welcome.has_ring = false;
+  for (const std::string& claimed : claims) {
+    const Status status = connect_to(
+        [&](ControlConnection& client) {
+          EXPECT_TRUE(client.send(welcome).ok());
+          EXPECT_TRUE(client.send(DataSocket{claimed}).ok());
+        },
+        client_options());
+    EXPECT_EQ(status.code(), StatusCode::kProtocolError) << claimed << ": " << status.to_string();
+    EXPECT_NE(status.message().find("endpoint"), std::string::npos) << status.to_string();
   }
 }
 
-TEST_F(HostileServer, refuses_a_data_endpoint_that_climbs_out_of_the_directory) {
-  expect_refused(
-      [&](Welcome& welcome) { welcome.data_endpoint = "ipc://" + directory_.file("../etc/ctl"); },
-      StatusCode::kProtocolError, "endpoint");
+TEST_F(HostileServer, maps_no_ring_that_is_not_there_or_not_sealed_or_of_another_size) {
+  const Welcome welcome = good_welcome();
+  const Rings good(welcome.geometry, welcome.epoch);
+  const Rings larger({16, 65536}, welcome.epoch);
+  const auto with = [&](std::span<const int> descriptors) {
+    return connect_to(
+        [&](ControlConnection& client) { EXPECT_TRUE(client.send(welcome, descriptors).ok()); },
+        client_options());
+  };
+  const UniqueFd unsealed(::memfd_create("a test", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(unsealed.get(), static_cast<off_t>(good.bytes)), 0);
+  const std::array<int, 2> own = good.descriptors();
+  for (const std::vector<int>& descriptors : {std::vector<int>{},
+                                              {own[0]},
+                                              {own[0], unsealed.get()},
+                                              {0, 1},
+                                              {own[0], larger.descriptors()[0]}}) {
+    EXPECT_EQ(with(descriptors).code(), StatusCode::kProtocolError) << descriptors.size();
+  }
+}
+
+TEST_F(HostileServer, maps_no_gigabytes_that_it_has_not_demanded) {
+  Welcome welcome = good_welcome();
+  welcome.geometry = {1024, std::uint32_t{64} << 20};
+  const Status status = connect_to(encode_control(welcome), client_options());
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status.to_string();
+  EXPECT_NE(status.message().find("--ring-slots"), std::string::npos) << status.to_string();
+}
+
+// From Welcome on, whatever else comes or does not come ends in time and says why.
+TEST_F(HostileServer, attaches_only_as_the_protocol_goes) {
+  Welcome welcome = good_welcome();
+  welcome.has_ring = false;
+  const auto after_welcome = [&](const std::vector<ControlMessage>& messages) {
+    return connect_to(
+        [&](ControlConnection& client) {
+          EXPECT_TRUE(client.send(welcome).ok());
+          for (const ControlMessage& message : messages) EXPECT_TRUE(client.send(message).ok());
+        },
+        client_options(std::chrono::milliseconds(500)));
+  };
+  EXPECT_EQ(after_welcome({Attached{}}).code(), StatusCode::kProtocolError);
+  EXPECT_EQ(after_welcome({welcome}).code(), StatusCode::kProtocolError);
+  EXPECT_EQ(after_welcome({Refusal{StatusCode::kResourceExhausted, "full"}}).code(),
+            StatusCode::kResourceExhausted);
+  EXPECT_EQ(after_welcome({Goodbye{"enough"}}).code(), StatusCode::kUnavailable);
+  const Status silent = after_welcome({Sign{}});
+  EXPECT_EQ(silent.code(), StatusCode::kUnavailable);
+  EXPECT_NE(silent.message().find("no data socket"), std::string::npos) << silent.message();
+  const std::string nowhere = "ipc://" + directory_.file("ctl.00000000");
+  const Status unattached = after_welcome({DataSocket{nowhere}});
+  EXPECT_EQ(unattached.code(), StatusCode::kUnavailable);
+  EXPECT_NE(unattached.message().find(nowhere), std::string::npos) << unattached.message();
 }
 
 TEST_F(HostileServer, refuses_an_epoch_of_zero) {
@@ -191,17 +323,10 @@ TEST_F(HostileServer, refuses_a_ring_that_was_not_asked_for) {
 }
 
 TEST_F(HostileServer, finds_no_segment_behind_a_lie) {
-  const Status status = connect_to(encode_control(good_welcome()), client_options());
-  EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status.to_string();
-}
-
-TEST_F(HostileServer, finds_no_data_socket_behind_a_lie) {
   Welcome welcome = good_welcome();
-  welcome.has_ring = false;
-  welcome.request_segment.clear();
-  welcome.reply_segment.clear();
-  const Status status =
-      connect_to(encode_control(welcome), client_options(std::chrono::milliseconds(500)));
+  welcome.request_segment = "airlock-0-none-req";
+  welcome.reply_segment = "airlock-0-none-rep";
+  const Status status = connect_to(encode_control(welcome), client_options());
   EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status.to_string();
 }
 

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 
 #include <array>
 #include <atomic>
@@ -14,6 +15,7 @@
 
 #include "proto/handshake.h"
 #include "runtime/channel/zmq_socket.h"
+#include "runtime/rpc/control_connection.h"
 #include "runtime/stats/counters_reader.h"
 #include "shm/segment.h"
 #include "tests/gpu_server/server_rig.h"
@@ -23,6 +25,26 @@ namespace airlock::testing {
 namespace {
 
 Deadline soon() { return Deadline::after(std::chrono::seconds(60)); }
+
+/// As it is, to the bytes.
+void send_raw(const ControlConnection& connection, std::span<const std::byte> bytes) {
+  EXPECT_EQ(::send(connection.fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
+            static_cast<ssize_t>(bytes.size()));
+}
+/// The next message that is no sign of life.
+Result<ControlMessage> next_message(ControlConnection& connection) {
+  const Deadline give_up = soon();
+  while (!give_up.expired()) {
+    ASSIGN_OR_RETURN(const auto frame, connection.receive());
+    if (!frame) {
+      std::this_thread::yield();
+      continue;
+    }
+    ASSIGN_OR_RETURN(ControlMessage message, decode_control(frame->bytes));
+    if (!std::holds_alternative<Sign>(message)) return message;
+  }
+  return Status(StatusCode::kDeadlineExceeded, "no message came");
+}
 
 /// Segments of this session that still have a name.
 std::size_t segment_count(std::uint64_t epoch) {
@@ -91,24 +113,21 @@ class SessionTest : public ::testing::Test {
     std::ifstream file(options_.stats_json);
     return nlohmann::json::parse(file);
   }
-  ZmqSocket raw_dealer() {
-    ZmqSocketOptions options;
-    options.linger = std::chrono::milliseconds(100);
-    options.reconnect = true;  // the server may still be about to bind
-    ZmqSocket socket = ZmqSocket::create(*context_, ZmqSocketType::kDealer, options).value();
-    EXPECT_TRUE(socket.connect(options_.endpoint).ok());
-    return socket;
-  }
-  static void raw_send(ZmqSocket& socket, std::vector<std::vector<std::byte>> parts) {
-    std::vector<std::span<const std::byte>> views(parts.begin(), parts.end());
-    EXPECT_TRUE(socket.send(views, soon()).ok());
+  /// A connection that speaks for itself; the server may still be about to listen.
+  ControlConnection raw_connection() const {
+    const Endpoint endpoint = parse_endpoint(options_.endpoint).value();
+    const Deadline give_up = soon();
+    for (;;) {
+      auto connection = ControlConnection::connect(endpoint, give_up);
+      if (connection.ok() || give_up.expired()) return std::move(connection).value();
+      std::this_thread::yield();
+    }
   }
 
   MemoryModel model_;
   TempDir directory_;
   TempDir stats_directory_;
   ServerOptions options_;
-  std::unique_ptr<ZmqContext> context_ = ZmqContext::create().value();
   std::unique_ptr<RunningServer> server_;
 };
 
@@ -189,8 +208,19 @@ TEST_F(SessionTest, leaves_no_file_of_a_session_that_is_attached) {
   auto session = connect();
   ASSERT_NE(session, nullptr);
   ASSERT_TRUE(session->backend().ping(soon()).ok());
-  EXPECT_EQ(segment_count(session->epoch()), 0U);
   EXPECT_EQ(directory_.file_count(), 3U);  // the control socket, its lock and the counters file
+}
+
+// Named segments exist where the control connection passes no descriptors.
+TEST_F(SessionTest, leaves_no_segment_of_a_tcp_session_that_is_attached) {
+  options_.endpoint = free_tcp_endpoint();
+  options_.ring.choice = RingChoice::kOn;
+  start();
+  ConnectOptions options = client_options();
+  options.ring.choice = RingChoice::kOn;
+  auto session = connect(options);
+  ASSERT_NE(session, nullptr);
+  EXPECT_EQ(segment_count(session->epoch()), 0U);
 }
 
 TEST_F(SessionTest, leaves_no_file_of_the_server) {
@@ -244,15 +274,13 @@ TEST_F(SessionTest, takes_the_geometry_that_is_demanded_or_refuses) {
   expect_refused(options, StatusCode::kUnavailable, "131072");
 }
 
-TEST_F(SessionTest, refuses_another_major_version_and_names_both) {
+TEST_F(SessionTest, refuses_another_major_version_names_both_and_counts_it) {
   start();
-  ZmqSocket socket = raw_dealer();
+  ControlConnection connection = raw_connection();
   std::vector<std::byte> hello = encode_control(Hello{"old", {RingChoice::kOff, 0, 0}, "", 0});
   hello[8] = std::byte{99};
-  raw_send(socket, {hello});
-  auto parts = socket.receive(soon());
-  ASSERT_TRUE(parts.ok()) << parts.status().to_string();
-  auto answer = decode_control((*parts)[0]);
+  send_raw(connection, hello);
+  auto answer = next_message(connection);
   ASSERT_TRUE(answer.ok()) << answer.status().to_string();
   const auto* refusal = std::get_if<Refusal>(&*answer);
   ASSERT_NE(refusal, nullptr);
@@ -262,15 +290,7 @@ TEST_F(SessionTest, refuses_another_major_version_and_names_both) {
   EXPECT_NE(
       refusal->message.find(std::to_string(kProtocolMajor) + "." + std::to_string(kProtocolMinor)),
       std::string::npos);
-}
-
-TEST_F(SessionTest, counts_a_client_of_another_version_as_refused) {
-  start();
-  ZmqSocket socket = raw_dealer();
-  std::vector<std::byte> hello = encode_control(Hello{"old", {RingChoice::kOff, 0, 0}, "", 0});
-  hello[8] = std::byte{99};
-  raw_send(socket, {hello});
-  ASSERT_TRUE(socket.receive(soon()).ok());
+  EXPECT_EQ(next_message(connection).status().code(), StatusCode::kUnavailable);
   const auto counters = read_counters_file(directory_.file("ctl.stats"));
   ASSERT_TRUE(counters.ok()) << counters.status().to_string();
   EXPECT_EQ(counters->sessions_refused, 1U);
@@ -287,7 +307,6 @@ TEST_F(SessionTest, names_the_clients_program) {
   EXPECT_EQ(counters->report.sessions[0].client, "a tool pid " + std::to_string(::getpid()));
 }
 
-// Nothing of ZeroMQ may run meanwhile: its threads poll(), which the limit refuses, and it aborts.
 TEST_F(SessionTest, says_that_no_descriptor_is_left) {
   rlimit old{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &old), 0);
@@ -303,85 +322,144 @@ TEST_F(SessionTest, says_that_no_descriptor_is_left) {
   EXPECT_EQ(server.status().code(), StatusCode::kResourceExhausted);
 }
 
+// Each of them is turned away, and nobody else notices.
 TEST_F(SessionTest, serves_on_through_junk_on_the_control_socket) {
   start();
   auto before = connect();
   ASSERT_NE(before, nullptr);
-  std::vector<ZmqSocket> strangers;
-  for (int i = 0; i < 4; ++i) strangers.push_back(raw_dealer());
-  const std::vector<std::byte> sign = encode_control(Sign{});
-  for (std::size_t size : {0U, 1U, 8U, 12U, 13U, 100U, 5000U, 16384U}) {
-    raw_send(strangers[0], {std::vector<std::byte>(size, std::byte{0xa5})});
+  std::vector<std::vector<std::byte>> junk;
+  for (std::size_t size : {1U, 8U, 12U, 13U, 100U, 5000U, 16384U}) {
+    junk.emplace_back(size, std::byte{0xa5});
   }
-  raw_send(strangers[1], {std::vector<std::byte>(100000)});  // over the frame limit: disconnected
-  raw_send(strangers[2], {sign, sign, sign});                // too many parts
-  raw_send(strangers[2], std::vector<std::vector<std::byte>>(40, sign));  // far too many
-  raw_send(strangers[3], {sign});
-  raw_send(strangers[3], {encode_control(Goodbye{"of no session"})});
-  raw_send(strangers[3], {encode_control(Welcome{})});
-  raw_send(strangers[3], {encode_control(Refusal{})});
+  for (const ControlMessage& message :
+       {ControlMessage(Sign{}), ControlMessage(Goodbye{"of no session"}),
+        ControlMessage(Refusal{StatusCode::kInternal, ""}), ControlMessage(Attached{})}) {
+    junk.push_back(encode_control(message));
+  }
+  for (const auto& bytes : junk) {
+    ControlConnection stranger = raw_connection();
+    send_raw(stranger, bytes);
+    const auto answer = next_message(stranger);
+    if (answer.ok()) {
+      EXPECT_TRUE(std::holds_alternative<Refusal>(*answer));
+      EXPECT_FALSE(next_message(stranger).ok());
+    }
+    EXPECT_TRUE(before->backend().ping(soon()).ok());
+  }
   expect_works(*before);
   auto after = connect();
   ASSERT_NE(after, nullptr);
   expect_works(*after);
-  for (ZmqSocket& stranger : strangers) {
-    auto answer = stranger.receive(Deadline::after(std::chrono::milliseconds(50)));
-    if (!answer.ok()) continue;
-    EXPECT_TRUE(decode_control((*answer)[0]).ok());
+}
+
+TEST_F(SessionTest, takes_no_descriptors_from_a_client) {
+  start();
+  ControlConnection connection = raw_connection();
+  const int own[] = {0};
+  ASSERT_TRUE(connection.send(Hello{"generous", {RingChoice::kOff, 0, 0}, "", 0}, own).ok());
+  EXPECT_EQ(next_message(connection).status().code(), StatusCode::kUnavailable);
+  auto session = connect();
+  ASSERT_NE(session, nullptr);
+}
+
+TEST_F(SessionTest, drops_connections_that_say_nothing_and_serves_on_meanwhile) {
+  start();
+  auto before = connect();
+  ASSERT_NE(before, nullptr);
+  std::vector<ControlConnection> silent;
+  for (int i = 0; i < 200; ++i) silent.push_back(raw_connection());
+  expect_works(*before);
+  auto after = connect();
+  ASSERT_NE(after, nullptr);
+  expect_works(*after);
+  for (ControlConnection& connection : silent) {
+    EXPECT_EQ(next_message(connection).status().code(), StatusCode::kUnavailable);
   }
 }
 
 TEST_F(SessionTest, ends_a_session_at_a_second_hello) {
   start();
-  ZmqSocket socket = raw_dealer();
+  ControlConnection connection = raw_connection();
   const std::vector<std::byte> hello =
       encode_control(Hello{"twice", {RingChoice::kOff, 0, 0}, "", 0});
-  raw_send(socket, {hello});
-  raw_send(socket, {hello});
-  const Deadline give_up = soon();
-  bool welcomed = false;
-  for (;;) {
-    ASSERT_FALSE(give_up.expired());
-    auto parts = socket.receive(soon());
-    ASSERT_TRUE(parts.ok());
-    auto message = decode_control((*parts)[0]);
-    ASSERT_TRUE(message.ok());
-    welcomed |= std::holds_alternative<Welcome>(*message);
-    if (std::holds_alternative<Goodbye>(*message)) break;
-  }
-  EXPECT_TRUE(welcomed);
+  send_raw(connection, hello);
+  auto answer = next_message(connection);
+  ASSERT_TRUE(answer.ok()) << answer.status().to_string();
+  ASSERT_TRUE(std::holds_alternative<Welcome>(*answer));
+  send_raw(connection, hello);
+  Status end;
+  while (end.ok()) end = next_message(connection).status();
+  EXPECT_EQ(end.code(), StatusCode::kUnavailable) << end.to_string();
 }
 
-TEST_F(SessionTest, forgets_a_client_that_never_attaches) {
+// A place is for who attaches.
+TEST_F(SessionTest, gives_no_place_to_clients_that_never_attach) {
   options_.max_clients = 1;
   start();
-  std::uint64_t epoch = 0;
-  {
-    ZmqSocket socket = raw_dealer();
-    raw_send(socket, {encode_control(Hello{"lazy", {RingChoice::kOn, 0, 0}, "", 0})});
-    const Deadline give_up = soon();
-    Result<ControlMessage> answer = ControlMessage(Sign{});
-    while (std::holds_alternative<Sign>(*answer)) {  // signs of life may come before the welcome
-      ASSERT_FALSE(give_up.expired());
-      const auto parts = socket.receive(give_up);
-      ASSERT_TRUE(parts.ok());
-      answer = decode_control((*parts)[0]);
-      ASSERT_TRUE(answer.ok());
+  std::vector<ControlConnection> lazy;
+  for (int i = 0; i < 5; ++i) {
+    lazy.push_back(raw_connection());
+    ASSERT_TRUE(lazy.back().send(Hello{"lazy", {RingChoice::kOn, 0, 0}, "", 0}).ok());
+    auto answer = next_message(lazy.back());
+    ASSERT_TRUE(answer.ok()) << i << answer.status().to_string();
+    ASSERT_TRUE(std::holds_alternative<Welcome>(*answer)) << i;
+  }
+  auto session = connect();
+  ASSERT_NE(session, nullptr);
+  expect_works(*session);
+  // The others were displaced, the last one too: there is one place beside the one that is taken.
+  for (ControlConnection& connection : lazy) {
+    Status end;
+    while (end.ok()) end = next_message(connection).status();
+    EXPECT_EQ(end.code(), StatusCode::kUnavailable) << end.to_string();
+  }
+  EXPECT_EQ(directory_.file_count(), 3U);  // the control socket, its lock and the counters file
+}
+
+// Whoever is first at the data socket without the token loses it, and the runner is told of
+// another.
+TEST_F(SessionTest, finds_its_runner_behind_a_stranger_on_the_data_socket) {
+  for (const std::string& endpoint : {options_.endpoint, free_tcp_endpoint()}) {
+    options_.endpoint = endpoint;
+    start();
+    ControlConnection control = raw_connection();
+    ASSERT_TRUE(control.send(Hello{"raw", {RingChoice::kOff, 0, 0}, "", 0}).ok());
+    const auto first = next_message(control);
+    ASSERT_TRUE(first.ok() && std::holds_alternative<Welcome>(*first));
+    const Welcome welcome = std::get<Welcome>(*first);
+    std::vector<std::string> announced;
+    std::unique_ptr<ZmqContext> context = ZmqContext::create().value();
+    std::vector<ZmqSocket> sockets;
+    for (int i = 0; i < 3; ++i) {
+      const auto message = next_message(control);
+      ASSERT_TRUE(message.ok() && std::holds_alternative<DataSocket>(*message)) << i;
+      announced.push_back(std::get<DataSocket>(*message).endpoint);
+      sockets.push_back(ZmqSocket::create(*context).value());
+      ASSERT_TRUE(sockets.back().connect(announced.back()).ok());
+      const std::string token = i < 2 ? std::string(welcome.token.size(), 'f') : welcome.token;
+      ASSERT_TRUE(sockets.back().send(std::as_bytes(std::span(token)), soon()).ok());
     }
-    ASSERT_TRUE(std::holds_alternative<Welcome>(*answer));
-    epoch = std::get<Welcome>(*answer).epoch;
-    EXPECT_EQ(segment_count(epoch), 2U);
+    const auto last = next_message(control);
+    ASSERT_TRUE(last.ok()) << last.status().to_string();
+    EXPECT_TRUE(std::holds_alternative<Attached>(*last));
+    EXPECT_NE(announced[0], announced[1]);
+    EXPECT_NE(announced[1], announced[2]);
+    // Nobody else gets in any more.
+    ZmqSocket late = ZmqSocket::create(*context).value();
+    ASSERT_TRUE(late.connect(announced[2]).ok());
+    EXPECT_FALSE(late.connected());
+    EXPECT_TRUE(server_->stop().ok());
   }
-  const Deadline give_up = soon();
-  for (;;) {
-    auto session = ClientSession::connect(client_options());
-    if (session.ok()) break;
-    ASSERT_EQ(session.status().code(), StatusCode::kResourceExhausted)
-        << session.status().to_string();
-    ASSERT_FALSE(give_up.expired());
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
-  EXPECT_EQ(segment_count(epoch), 0U);
+}
+
+TEST_F(SessionTest, ends_a_session_whose_connection_closes) {
+  start();
+  auto session = connect();
+  ASSERT_NE(session, nullptr);
+  ASSERT_TRUE(session->check().ok());
+  EXPECT_TRUE(server_->stop().ok());
+  // At once, whatever the control thread has come round to.
+  EXPECT_EQ(session->check().code(), StatusCode::kUnavailable);
 }
 
 TEST_F(SessionTest, serves_two_clients_at_once) {
@@ -511,13 +589,17 @@ TEST_F(SessionTest, refuses_an_endpoint_that_other_machines_reach_unless_told) {
   EXPECT_TRUE(Server::bind(options_).ok());
 }
 
-TEST_F(SessionTest, says_that_dev_shm_is_too_small_before_it_serves) {
+TEST_F(SessionTest, says_that_memory_is_too_small_before_it_serves) {
   options_.ring.slot_count = 1024;
   options_.ring.slot_bytes = std::size_t{64} << 20;  // 128 GiB for one session
-  auto server = Server::bind(options_);
-  if (server.ok()) GTEST_SKIP() << "/dev/shm has room for it";
-  EXPECT_EQ(server.status().code(), StatusCode::kResourceExhausted);
-  EXPECT_NE(server.status().message().find("--ring-slots"), std::string::npos);
+  for (const RingChoice choice : {RingChoice::kAuto, RingChoice::kOn}) {
+    if (choice == RingChoice::kOn) options_.endpoint = free_tcp_endpoint();
+    options_.ring.choice = choice;
+    auto server = Server::bind(options_);
+    if (server.ok()) GTEST_SKIP() << "there is room for it";
+    EXPECT_EQ(server.status().code(), StatusCode::kResourceExhausted);
+    EXPECT_NE(server.status().message().find("--ring-slots"), std::string::npos);
+  }
 }
 
 TEST_F(SessionTest, serves_again_after_a_restart_and_old_sessions_stay_dead) {

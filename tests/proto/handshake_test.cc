@@ -13,16 +13,17 @@ using testing::HasSubstr;
 
 // A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in
 // the same commit.
-constexpr const char* kHelloHex = "4149524c4f434b00020000000196a672756e6e6572011000a46162313205";
+constexpr const char* kHelloHex = "4149524c4f434b00030000000196a672756e6e6572011000a46162313205";
 constexpr const char* kWelcomeHex =
-    "4149524c4f434b000200000002dc0010cf8000000000000001d9203031323334353637383961626364656630313233"
-    "34"
-    "3536373839616263646566ac6970633a2f2f2f746d702f610108ce00a00000ab6169726c6f636b2d612d71ab616972"
-    "6c"
-    "6f636b2d612d7097cd0800cd200010200840ce0001f500a26364030102a3637075cd02bc00";
-constexpr const char* kRefusalHex = "4149524c4f434b0002000000039208a466756c6c";
-constexpr const char* kSignHex = "4149524c4f434b00020000000490";
-constexpr const char* kGoodbyeHex = "4149524c4f434b00020000000591a4646f6e65";
+    "4149524c4f434b0003000000029fcf8000000000000001d92030313233343536373839616263646566303132333435"
+    "3637383961626364656601"
+    "08ce00a00000ab6169726c6f636b2d612d71ab6169726c6f636b2d612d70"
+    "97cd0800cd200010200840ce0001f500a26364030102a3637075cd02bc00";
+constexpr const char* kRefusalHex = "4149524c4f434b0003000000039208a466756c6c";
+constexpr const char* kSignHex = "4149524c4f434b00030000000490";
+constexpr const char* kGoodbyeHex = "4149524c4f434b00030000000591a4646f6e65";
+constexpr const char* kDataSocketHex = "4149524c4f434b00030000000691ac6970633a2f2f2f746d702f61";
+constexpr const char* kAttachedHex = "4149524c4f434b00030000000790";
 
 Hello hello() { return {"runner", {RingChoice::kOn, 16, 0}, "ab12", 5}; }
 
@@ -30,7 +31,6 @@ Welcome welcome() {
   Welcome message;
   message.epoch = (std::uint64_t{1} << 63) + 1;
   message.token = "0123456789abcdef0123456789abcdef";
-  message.data_endpoint = "ipc:///tmp/a";
   message.has_ring = true;
   message.geometry = {8, 10485760};
   message.request_segment = "airlock-a-q";
@@ -50,7 +50,9 @@ std::vector<std::pair<ControlMessage, const char*>> golden() {
           {welcome(), kWelcomeHex},
           {Refusal{StatusCode::kResourceExhausted, "full"}, kRefusalHex},
           {Sign{}, kSignHex},
-          {Goodbye{"done"}, kGoodbyeHex}};
+          {Goodbye{"done"}, kGoodbyeHex},
+          {DataSocket{"ipc:///tmp/a"}, kDataSocketHex},
+          {Attached{}, kAttachedHex}};
 }
 
 void expect_refused(const std::vector<std::byte>& bytes, const char* text = "") {
@@ -90,14 +92,14 @@ TEST(Control, refuses_every_cut_and_anything_behind) {
 TEST(Control, refuses_what_is_no_airlock_message) {
   expect_refused(from_hex("47455420206874747020202020202020"), "no Airlock program");
   expect_refused(with_byte(encode_control(Sign{}), 12, 0), "unknown kind 0");
-  expect_refused(with_byte(encode_control(Sign{}), 12, 6), "unknown kind 6");
+  expect_refused(with_byte(encode_control(Sign{}), 12, 8), "unknown kind 8");
   expect_refused(std::vector<std::byte>(limits::kMaxControlFrameBytes + 1), "at most");
 }
 
 TEST(ControlVersion, another_major_is_a_mismatch_that_names_both) {
   const auto decoded = decode_control(with_byte(encode_control(hello()), 8, 1));
   EXPECT_EQ(decoded.status().code(), StatusCode::kVersionMismatch);
-  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 1.0, this program 2.0"));
+  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 1.0, this program 3.0"));
 }
 
 TEST(ControlVersion, another_major_is_told_whatever_follows) {
@@ -124,7 +126,7 @@ TEST(ControlVersion, the_same_minor_may_not_add_elements) {
 }
 
 TEST(ControlVersion, a_higher_minor_may_not_leave_elements_out) {
-  expect_refused(from_hex("4149524c4f434b0002000100"
+  expect_refused(from_hex("4149524c4f434b0003000100"
                           "05"
                           "90"),
                  "0 elements");
@@ -160,11 +162,10 @@ TEST(WelcomeMessage, refuses_each_field_that_is_out_of_bounds) {
   const std::pair<const char*, void (*)(Welcome&)> cases[] = {
       {"token", [](Welcome& w) { w.token = "0123"; }},
       {"token", [](Welcome& w) { w.token[3] = 'g'; }},
-      {"endpoint", [](Welcome& w) { w.data_endpoint = "pgm://x"; }},
       {"slot count", [](Welcome& w) { w.geometry.slot_count = 4096; }},
       {"slot bytes", [](Welcome& w) { w.geometry.slot_bytes = 1U << 31; }},
       {"request segment", [](Welcome& w) { w.request_segment = "airlock-../x"; }},
-      {"request segment", [](Welcome& w) { w.request_segment = ""; }},
+      {"one of two", [](Welcome& w) { w.request_segment = ""; }},
       {"reply segment", [](Welcome& w) { w.reply_segment = "other"; }},
       {"one segment", [](Welcome& w) { w.reply_segment = w.request_segment; }},
       {"without a ring", [](Welcome& w) { w.has_ring = false; }},
@@ -182,6 +183,18 @@ TEST(WelcomeMessage, refuses_each_field_that_is_out_of_bounds) {
     spoil(wrong);
     expect_refused(encode_control(wrong), text);
   }
+}
+
+TEST(WelcomeMessage, names_no_segments_whose_descriptors_come_beside_it) {
+  Welcome sealed = welcome();
+  sealed.request_segment.clear();
+  sealed.reply_segment.clear();
+  EXPECT_TRUE(decode_control(encode_control(sealed)).value() == ControlMessage(sealed));
+}
+
+TEST(DataSocketMessage, has_an_endpoint_of_ours) {
+  expect_refused(encode_control(DataSocket{"pgm://x"}), "endpoint");
+  expect_refused(encode_control(DataSocket{""}), "endpoint");
 }
 
 TEST(RefusalMessage, must_carry_an_error) {

@@ -189,6 +189,7 @@ class LoggedChannel : public Channel {
     }
     const MessagePlan& plan() const override { return inner->plan(); }
     std::span<std::byte> tensor(std::size_t index) override { return inner->tensor(index); }
+    bool published() const override { return inner->published(); }
 
     const std::unique_ptr<Message> inner;
     bool sent = false;

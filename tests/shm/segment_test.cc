@@ -44,6 +44,8 @@ TEST(Segment, is_private_zeroed_and_gone_with_its_creator) {
     ASSERT_EQ(::stat(path_of(name).c_str(), &info), 0);
     EXPECT_EQ(info.st_mode & 07777, 0600u);
     EXPECT_EQ(info.st_size, 8192);
+    ASSERT_TRUE(segment->reserve().ok());
+    ASSERT_EQ(::stat(path_of(name).c_str(), &info), 0);
     EXPECT_GE(info.st_blocks * 512, 8192);
     for (const std::byte b : segment->bytes()) ASSERT_EQ(b, std::byte{0});
     EXPECT_EQ(Segment::create(name, 8192).status().code(), StatusCode::kInUse);
@@ -78,6 +80,60 @@ TEST(Segment, refuses_files_that_are_not_what_was_agreed) {
   EXPECT_TRUE(Segment::open(name, 8192).ok());
 }
 
+TEST(SealedSegment, is_the_same_memory_for_whoever_has_its_descriptor) {
+  auto segment = Segment::create_sealed("a test", 8192).value();
+  const UniqueFd passed_on(::dup(segment->descriptor()));
+  EXPECT_EQ(::ftruncate(passed_on.get(), 0), -1);
+  EXPECT_EQ(::ftruncate(passed_on.get(), 1 << 20), -1);
+  EXPECT_EQ(::fcntl(passed_on.get(), F_ADD_SEALS, F_SEAL_FUTURE_WRITE), -1);
+  auto other = Segment::open_sealed(passed_on, 8192).value();
+  EXPECT_LT(other->descriptor(), 0);
+  other->bytes()[5] = std::byte{7};
+  EXPECT_EQ(segment->bytes()[5], std::byte{7});
+}
+
+TEST(SealedSegment, costs_next_to_nothing_before_it_is_reserved_and_nothing_after) {
+  constexpr std::size_t kBytes = std::size_t{8} << 20;
+  auto segment = Segment::create_sealed("a test", kBytes).value();
+  const UniqueFd kept(::dup(segment->descriptor()));
+  const auto held_bytes = [&] {
+    struct stat info = {};
+    EXPECT_EQ(::fstat(kept.get(), &info), 0);
+    return static_cast<std::size_t>(info.st_blocks) * 512;
+  };
+  auto other = Segment::open_sealed(kept, kBytes).value();
+  EXPECT_EQ(held_bytes(), 0u);
+  ASSERT_TRUE(segment->reserve().ok());
+  EXPECT_EQ(held_bytes(), kBytes);
+  // A peer that keeps its mapping keeps no memory of the creator's.
+  segment->discard();
+  segment.reset();
+  EXPECT_EQ(held_bytes(), 0u);
+  EXPECT_EQ(other->bytes()[12345], std::byte{0});
+}
+
+TEST(SealedSegment, refuses_what_is_not_sealed_or_of_another_size) {
+  const auto code = [](const UniqueFd& fd, std::size_t bytes) {
+    return Segment::open_sealed(fd, bytes).status().code();
+  };
+  auto sealed = Segment::create_sealed("a test", 8192).value();
+  const UniqueFd fd(::dup(sealed->descriptor()));
+  EXPECT_EQ(code(fd, 4096), StatusCode::kProtocolError);
+  EXPECT_EQ(code(fd, 12288), StatusCode::kProtocolError);
+  const UniqueFd open_end(::memfd_create("a test", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  ASSERT_EQ(::ftruncate(open_end.get(), 8192), 0);
+  EXPECT_EQ(code(open_end, 8192), StatusCode::kProtocolError);
+  ASSERT_EQ(::fcntl(open_end.get(), F_ADD_SEALS, F_SEAL_SHRINK), 0);
+  EXPECT_EQ(code(open_end, 8192), StatusCode::kProtocolError);
+  auto named = Segment::create(unique_segment_name(), 8192).value();
+  EXPECT_EQ(code(UniqueFd(::dup(named->descriptor())), 8192), StatusCode::kProtocolError);
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const UniqueFd reader(ends[0]);
+  const UniqueFd writer(ends[1]);
+  EXPECT_EQ(code(writer, 8192), StatusCode::kProtocolError);
+}
+
 TEST(Segment, refuses_the_file_of_another_user) {
   if (::geteuid() != 0) GTEST_SKIP() << "needs root to make a file of another user";
   auto segment = Segment::create(unique_segment_name(), 4096).value();
@@ -91,12 +147,13 @@ TEST(Segment, full_shm_is_a_message_that_helps) {
   if (info.f_blocks == 0) GTEST_SKIP() << "/dev/shm has no limit";
   const std::string name = unique_segment_name();
   const std::size_t too_many = std::size_t{info.f_blocks} * info.f_frsize + 4096;
-  const Status status = Segment::create(name, too_many).status();
+  const auto segment = Segment::create(name, too_many);
+  ASSERT_TRUE(segment.ok()) << segment.status().to_string();
+  const Status status = (*segment)->reserve();
   EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
   EXPECT_NE(status.message().find(std::to_string(too_many)), std::string::npos) << status.message();
   EXPECT_NE(status.message().find("--ring-slots"), std::string::npos);
   EXPECT_NE(status.message().find("--ring off"), std::string::npos);
-  EXPECT_FALSE(exists(name));
 }
 
 TEST(Segment, sweep_removes_what_a_dead_owner_left_and_nothing_else) {

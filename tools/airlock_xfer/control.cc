@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 
 #include <cerrno>
 #include <cstring>
@@ -10,6 +9,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/packet.h"
 
 namespace airlock::xfer {
 namespace {
@@ -19,31 +19,29 @@ constexpr std::chrono::milliseconds kSlice{50};
 
 Status ended() { return {StatusCode::kUnavailable, "the other process ended"}; }
 
-Status socket_error(std::string_view doing) {
-  return errno == EPIPE || errno == ECONNRESET ? ended() : os_error(doing, errno);
-}
-
 }  // namespace
 
-Status send_packet(int control_fd, const ControlPacket& packet) {
+Status send_order(int control_fd, const ControlPacket& packet,
+                  std::span<const UniqueFd> descriptors) {
+  std::vector<int> fds;
+  for (const UniqueFd& fd : descriptors) fds.push_back(fd.get());
   // At most two packets are ever under way, so there is room for them.
-  while (::send(control_fd, &packet, sizeof(packet), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
-    if (errno != EINTR) return socket_error("send on the control socket");
-  }
-  return {};
+  const Status sent = send_packet(control_fd, std::as_bytes(std::span(&packet, 1)), fds);
+  return sent.code() == StatusCode::kUnavailable ? ended() : sent;
 }
 
-Result<ControlPacket> receive_packet(int control_fd, Deadline deadline, const PeerWatch& watch) {
+Result<ReceivedOrder> receive_order(int control_fd, Deadline deadline, const PeerWatch& watch) {
   for (;;) {
-    ControlPacket packet;
-    const ssize_t got = ::recv(control_fd, &packet, sizeof(packet), MSG_DONTWAIT);
-    if (got == 0) return ended();
-    if (got == static_cast<ssize_t>(sizeof(packet))) {
-      packet.endpoint.back() = '\0';
-      return packet;
+    ReceivedOrder order;
+    const auto got = receive_packet(control_fd, std::as_writable_bytes(std::span(&order.packet, 1)),
+                                    &order.descriptors);
+    if (got.status().code() == StatusCode::kUnavailable) return ended();
+    RETURN_IF_ERROR(got.status());
+    if (*got == sizeof(order.packet)) {
+      order.packet.endpoint.back() = '\0';
+      return order;
     }
-    if (got > 0) return Status(StatusCode::kProtocolError, "a short packet on the control socket");
-    if (errno != EAGAIN && errno != EINTR) return socket_error("receive on the control socket");
+    if (*got) return Status(StatusCode::kProtocolError, "a short packet on the control socket");
     RETURN_IF_ERROR(watch.check());
     if (deadline.expired()) {
       return Status(StatusCode::kDeadlineExceeded, "no word on the control socket");

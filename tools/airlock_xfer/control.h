@@ -2,10 +2,13 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <thread>
+#include <vector>
 
 #include "base/deadline.h"
 #include "base/status.h"
+#include "base/unique_fd.h"
 #include "base/wake_event.h"
 #include "proto/limits.h"
 #include "proto/path.h"
@@ -41,10 +44,17 @@ struct ControlPacket {
 };
 
 /// `control_fd` is one end of the socket pair (SOCK_SEQPACKET) that was made before the fork. It
-/// carries orders and answers, never payload. kUnavailable: the other process ended.
-Status send_packet(int control_fd, const ControlPacket& packet);
-/// The next packet; kDeadlineExceeded, or what `watch` says, which is asked every 50 ms.
-Result<ControlPacket> receive_packet(int control_fd, Deadline deadline, const PeerWatch& watch);
+/// carries orders and answers, and beside kAttach the segments' descriptors, never payload.
+/// kUnavailable: the other process ended.
+Status send_order(int control_fd, const ControlPacket& packet,
+                  std::span<const UniqueFd> descriptors = {});
+/// The next packet, and what came beside it; kDeadlineExceeded, or what `watch` says, which is
+/// asked every 50 ms.
+struct ReceivedOrder {
+  ControlPacket packet;
+  std::vector<UniqueFd> descriptors;
+};
+Result<ReceivedOrder> receive_order(int control_fd, Deadline deadline, const PeerWatch& watch);
 
 /// A life that ends when the other process does (its end of the control socket closes) or when a
 /// signal comes: a thread sleeps until then. The channels ask it in each wait.

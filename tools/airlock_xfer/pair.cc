@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,8 +16,7 @@
 #include <utility>
 
 #include "base/file.h"
-#include "shm/ring_memory.h"
-#include "shm/segment.h"
+#include "shm/ring_room.h"
 #include "tools/airlock_xfer/plan.h"
 
 namespace airlock::xfer {
@@ -51,33 +49,7 @@ Result<Welcome> make_welcome(Path fastest, const RingGeometry& geometry) {
   welcome.token = fmt::format("{:016x}{:016x}", random[1], random[2]);
   welcome.has_ring = fastest == Path::kRing;
   welcome.geometry = geometry;
-  if (!welcome.has_ring) return welcome;
-  const auto name = [&](auto direction) {
-    return make_segment_name(::geteuid(), welcome.epoch, direction);
-  };
-  welcome.request_segment = name(SegmentDirection::kRequest);
-  welcome.reply_segment = name(SegmentDirection::kReply);
   return welcome;
-}
-
-/// Both rings at once: Segment::create() would find out at the second.
-Status check_shm_room(const RingGeometry& geometry) {
-  ASSIGN_OR_RETURN(const std::size_t bytes, ring_segment_bytes(geometry));
-  struct statvfs info = {};
-  if (::statvfs("/dev/shm", &info) != 0) {
-    return {StatusCode::kResourceExhausted, "/dev/shm: {}; rings need it, --path zmq does not",
-            os_message(errno)};
-  }
-  const std::uint64_t have = std::uint64_t{info.f_bavail} * info.f_frsize;
-  const std::uint64_t need = std::uint64_t{bytes} * 2;
-  if (info.f_blocks == 0 || have >= need) return {};  // no blocks: it has no limit
-  const auto text = [](std::uint64_t count) {
-    return fmt::format("{} ({} bytes)", size_text(count), count);
-  };
-  return {StatusCode::kResourceExhausted,
-          "/dev/shm has too little room for two rings: it needs {}, free are {}; use fewer "
-          "--ring-slots, smaller --ring-slot-bytes or --path zmq, or enlarge /dev/shm",
-          text(need), text(have)};
 }
 
 }  // namespace
@@ -91,10 +63,7 @@ Result<std::unique_ptr<Pair>> Pair::start(const Options& options, const Hooks& h
     if (setup.welcome[session]) continue;
     ASSIGN_OR_RETURN(setup.welcome[session], make_welcome(session, options.geometry));
   }
-  if (setup.welcome[Path::kRing]) {
-    (void)sweep_stale_segments();
-    RETURN_IF_ERROR(check_shm_room(options.geometry));
-  }
+  if (setup.welcome[Path::kRing]) RETURN_IF_ERROR(check_ring_memory(options.geometry));
   ASSIGN_OR_RETURN(setup.directory, make_directory());
   RETURN_IF_ERROR(pair->fork_peer());
   pair->watch_ = std::make_unique<LifeWatch>(pair->control_.get(), signal_fd);
@@ -127,25 +96,35 @@ Status Pair::fork_peer() {
   return {};
 }
 
+// Beside which the session's data socket lies.
+Endpoint Pair::data_endpoint(Path session) const {
+  if (setup_.options.zmq == ZmqTransport::kTcp) return {Endpoint::Kind::kTcp, {}, "127.0.0.1", "0"};
+  return {Endpoint::Kind::kIpc, fmt::format("{}/{}", setup_.directory, name_of(session)), {}, {}};
+}
+
 Status Pair::offer(Path session) {
   Welcome welcome = *setup_.welcome[session];
-  const std::string wanted = setup_.options.zmq == ZmqTransport::kTcp
-                                 ? "tcp://127.0.0.1:*"
-                                 : fmt::format("ipc://{}/{}", setup_.directory, name_of(session));
   const Deadline deadline = Deadline::after(setup_.options.timeout);
-  ASSIGN_OR_RETURN(sessions_[session], SessionChannel::offer(*context_, welcome, wanted, *watch_));
-  ControlPacket attach{.order = Order::kAttach, .session = session};
-  if (welcome.data_endpoint.size() >= attach.endpoint.size()) {
-    return {StatusCode::kInternal, "the data socket's name is too long: " + welcome.data_endpoint};
-  }
-  std::ranges::copy(welcome.data_endpoint, attach.endpoint.begin());
-  RETURN_IF_ERROR(tell(attach));
-  RETURN_IF_ERROR(sessions_[session]->accept(deadline));
+  ASSIGN_OR_RETURN(sessions_[session],
+                   SessionChannel::offer(welcome, SegmentKind::kSealed, *watch_));
+  ASSIGN_OR_RETURN(const std::vector<UniqueFd> descriptors, sessions_[session]->descriptors());
+  // The directory is private and the port loopback's: that a stranger is there first, and another
+  // socket announced, is for the peer to stumble over.
+  Status told;
+  const auto announce = [&](const std::string& endpoint) {
+    ControlPacket attach{.order = Order::kAttach, .session = session};
+    std::ranges::copy(endpoint, attach.endpoint.begin());
+    told = send_order(control_.get(), attach, descriptors);
+  };
+  RETURN_IF_ERROR(
+      sessions_[session]->accept(*context_, data_endpoint(session), announce, deadline));
+  RETURN_IF_ERROR(told);
   return answer(Order::kAttach, deadline).status();
 }
 
 Result<ControlPacket> Pair::answer(Order order, Deadline deadline) const {
-  ASSIGN_OR_RETURN(const ControlPacket packet, receive_packet(control_.get(), deadline, *watch_));
+  ASSIGN_OR_RETURN(const ReceivedOrder came, receive_order(control_.get(), deadline, *watch_));
+  const ControlPacket& packet = came.packet;
   if (packet.order == order) return packet;
   return Status(StatusCode::kProtocolError, "an answer to order {}, expected to {}",
                 static_cast<std::uint32_t>(packet.order), static_cast<std::uint32_t>(order));

@@ -36,7 +36,7 @@ class Pair {
   PairSetup& setup() { return setup_; }
   Channel& channel(Path session) { return sessions_[session]->channel(); }
   const PeerLife& life() const { return *watch_; }
-  Status tell(const ControlPacket& packet) const { return send_packet(control_.get(), packet); }
+  Status tell(const ControlPacket& packet) const { return send_order(control_.get(), packet); }
   /// The peer's answer to an order that it was told.
   Result<ControlPacket> answer(Order order, Deadline deadline) const;
   /// `status` is why a wait with the peer failed: says what became of the peer, as far as it is
@@ -47,6 +47,7 @@ class Pair {
   Pair(const Options& options, const Hooks& hooks) : setup_{options, hooks} {}
   Status fork_peer();
   Status offer(Path session);
+  Endpoint data_endpoint(Path session) const;
   bool reap(Deadline deadline);
 
   PairSetup setup_;

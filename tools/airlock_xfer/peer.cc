@@ -37,7 +37,8 @@ class Peer {
   Status serve(int parent_pid) {
     ASSIGN_OR_RETURN(context_, ZmqContext::create());
     for (bool in_passes = false;;) {
-      ASSIGN_OR_RETURN(ControlPacket packet, receive(Deadline::after(kPatience)));
+      ASSIGN_OR_RETURN(ReceivedOrder came, receive(Deadline::after(kPatience)));
+      ControlPacket& packet = came.packet;
       if (packet.order == Order::kBye) return {};
       if (packet.order == Order::kPass && !std::exchange(in_passes, true)) {
         // The parent has removed the files before it orders a pass.
@@ -46,8 +47,8 @@ class Peer {
         if (const auto& cpus = setup_.options.cpus)
           RETURN_IF_ERROR(pin_to_cpu((*cpus)[1]).status());
       }
-      RETURN_IF_ERROR(obey(packet));
-      RETURN_IF_ERROR(send_packet(control_.get(), packet));
+      RETURN_IF_ERROR(obey(packet, came.descriptors));
+      RETURN_IF_ERROR(send_order(control_.get(), packet));
     }
   }
 
@@ -57,19 +58,18 @@ class Peer {
   }
 
  private:
-  Result<ControlPacket> receive(Deadline deadline) const {
-    return receive_packet(control_.get(), deadline, watch_);
+  Result<ReceivedOrder> receive(Deadline deadline) const {
+    return receive_order(control_.get(), deadline, watch_);
   }
 
-  Status obey(ControlPacket& packet) {
+  Status obey(ControlPacket& packet, std::span<const UniqueFd> descriptors) {
     const bool is_path = !name_of(packet.session).empty();
     if (is_path && packet.order == Order::kAttach && setup_.welcome[packet.session]) {
       const Welcome& welcome = *setup_.welcome[packet.session];
-      const Deadline deadline = Deadline::after(setup_.options.timeout);
-      ASSIGN_OR_RETURN(
-          sessions_[packet.session],
-          SessionChannel::attach(*context_, welcome, packet.endpoint.data(), watch_, deadline));
-      return {};
+      auto& session = sessions_[packet.session];
+      ASSIGN_OR_RETURN(session, SessionChannel::attach(welcome, descriptors, watch_));
+      RETURN_IF_ERROR(session->connect(*context_, packet.endpoint.data()));
+      return session->open();
     }
     if (is_path && packet.order == Order::kPass && sessions_[packet.session] != nullptr) {
       Channel& channel = sessions_[packet.session]->channel();
@@ -175,11 +175,6 @@ Deadline message_deadline(const Options& options, std::size_t bytes) {
 }
 
 void remove_files(const PairSetup& setup) {
-  for (const auto& welcome : setup.welcome) {
-    if (!welcome || !welcome->has_ring) continue;
-    for (const std::string& name : {welcome->request_segment, welcome->reply_segment})
-      ::unlink(("/dev/shm/" + name).c_str());
-  }
   std::error_code ignored;
   std::filesystem::remove_all(setup.directory, ignored);
 }

@@ -70,7 +70,7 @@ Result<cpu_set_t> pin_to_cpu(int cpu);
 /// How long a wait for a message of `bytes` may take.
 Deadline message_deadline(const Options& options, std::size_t bytes);
 
-/// Removes the sockets' directory and the segments, where they are still there.
+/// Removes the sockets' directory, where it is still there.
 void remove_files(const PairSetup& setup);
 
 /// The forked process: obeys the orders on `control` until kBye or the parent's end; the exit code.

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/deadline.h"
+#include "base/status.h"
+#include "base/unique_fd.h"
+#include "proto/handshake.h"
+#include "runtime/rpc/endpoint.h"
+
+namespace airlock {
+
+/// A control message as it came: whoever reads it decides what it is to be refused for.
+struct ControlFrame {
+  std::vector<std::byte> bytes;
+  /// Of segments, beside a Welcome.
+  std::vector<UniqueFd> descriptors;
+};
+
+/// One connection of the control channel: whole messages, in order, either way, and the peer's end
+/// seen at once. A Unix socket that keeps packets apart and can pass descriptors (ipc), or TCP with
+/// a length in front of each message (docs/PROTOCOL.md). Nothing here waits but connect(). One
+/// thread.
+class ControlConnection {
+ public:
+  /// Whether descriptors may come from the peer.
+  enum class Descriptors { kTake, kRefuse };
+
+  /// Runner. kUnavailable: no server there, or not a server of ours (another user's, another
+  /// program's); kDeadlineExceeded.
+  static Result<ControlConnection> connect(const Endpoint& endpoint, Deadline deadline);
+  /// `peer` names the other end, for messages and for counting its connections.
+  ControlConnection(UniqueFd fd, Endpoint::Kind kind, std::string peer, Descriptors descriptors)
+      : fd_(std::move(fd)), kind_(kind), peer_(std::move(peer)), descriptors_(descriptors) {}
+
+  int fd() const { return fd_.get(); }
+  const std::string& peer() const { return peer_; }
+  /// Sends now or not at all, with copies of `descriptors` beside it (ipc). kBusy: the peer does
+  /// not read; kUnavailable: it has gone.
+  Status send(const ControlMessage& message, std::span<const int> descriptors = {});
+  /// Whether the rest of a message waits for room: poll for POLLOUT, then flush().
+  bool sending() const { return !outgoing_.empty(); }
+  Status flush();
+  /// The next message; nullopt: none has come whole. kUnavailable: the peer has gone;
+  /// kProtocolError: it is too large, or carries what it may not.
+  Result<std::optional<ControlFrame>> receive();
+  /// Whether the peer has closed its end, asked of the system. Any thread, while this lives.
+  bool peer_closed() const;
+
+ private:
+  Result<std::optional<ControlFrame>> receive_tcp();
+
+  UniqueFd fd_;
+  Endpoint::Kind kind_;
+  std::string peer_;
+  Descriptors descriptors_;
+  /// TCP: what came of the next messages, and what is still to leave.
+  std::vector<std::byte> incoming_;
+  std::vector<std::byte> outgoing_;
+};
+
+/// Where a server's control connections come in. One thread.
+class ControlListener {
+ public:
+  /// Binds: for ipc the caller holds the endpoint's lock, and what lies at the path is a dead
+  /// server's. kInUse (tcp), kInvalidInput, kResourceExhausted.
+  static Result<ControlListener> listen(const Endpoint& endpoint);
+
+  int fd() const { return fd_.get(); }
+  /// With the real port.
+  const Endpoint& endpoint() const { return endpoint_; }
+  /// The next connection; nullopt: none waits, or the one that did was turned away: it is another
+  /// user's, or no descriptor was left for it. Never waits.
+  std::optional<ControlConnection> accept();
+
+ private:
+  ControlListener(UniqueFd fd, Endpoint endpoint, UniqueFd spare)
+      : fd_(std::move(fd)), endpoint_(std::move(endpoint)), spare_(std::move(spare)) {}
+
+  UniqueFd fd_;
+  Endpoint endpoint_;
+  /// Given up to accept, and so to turn away, where no other descriptor is left: a connection that
+  /// stays in the queue would wake the poll for ever.
+  UniqueFd spare_;
+};
+
+}  // namespace airlock
