@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <exception>
 #include <msgpack.hpp>
+#include <string>
+
+#include "base/safe_text.h"
 
 namespace airlock {
 namespace {
@@ -15,11 +18,6 @@ struct ByteSink {
     bytes.insert(bytes.end(), first, first + count);
   }
 };
-
-bool is_control(char c) {
-  const auto byte = static_cast<unsigned char>(c);
-  return byte < 0x20 || byte == 0x7f;
-}
 
 std::size_t cut_between_characters(std::string_view value, std::size_t max_bytes) {
   if (value.size() <= max_bytes) return value.size();
@@ -44,7 +42,9 @@ void WireWriter::text(std::string_view, std::string_view value, std::size_t max_
   value = value.substr(0, cut_between_characters(value, max_bytes));
   ByteSink sink{bytes_};
   msgpack::packer(sink).pack_str(static_cast<std::uint32_t>(value.size()));
-  for (char c : value) bytes_.push_back(static_cast<std::byte>(is_control(c) ? '?' : c));
+  // As many bytes as before.
+  const std::string safe = without_controls(value, "?");
+  sink.write(safe.data(), safe.size());
 }
 
 void WireWriter::status_code(StatusCode code, StatusCode) {
@@ -141,9 +141,7 @@ void WireReader::text(std::string_view what, std::string& value, std::size_t max
   const std::string_view text = token->text;
   demand(text.size() <= max_bytes, "{} has {} bytes, expected at most {}", what, text.size(),
          max_bytes);
-  const auto control = std::ranges::find_if(text, is_control);
-  demand(control == text.end(), "{} holds the control byte {}", what,
-         control == text.end() ? 0 : static_cast<int>(*control));
+  demand(!has_controls(text), "{} holds control characters or is not UTF-8", what);
   if (ok()) value = text;
 }
 

@@ -32,8 +32,8 @@ class WireWriter {
   void enumerator(std::string_view what, E value) {
     number(what, value);
   }
-  /// At most `max_bytes` of `value`, cut between UTF-8 characters; control characters become '?',
-  /// so that no text of ours is refused by the reader.
+  /// At most `max_bytes` of `value`, cut between UTF-8 characters; what without_controls() replaces
+  /// becomes '?', so that no text of ours is refused by the reader.
   void text(std::string_view what, std::string_view value, std::size_t max_bytes);
   /// Any but kBusy (CHECKed), which is this process's own word: no peer makes a caller try again.
   void status_code(StatusCode code, StatusCode least);

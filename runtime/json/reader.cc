@@ -7,6 +7,8 @@
 #include <new>
 #include <nlohmann/json.hpp>
 
+#include "base/safe_text.h"
+
 namespace airlock {
 namespace {
 
@@ -146,11 +148,11 @@ std::string Json::describe() const {
 
 std::string printable(std::string_view text) {
   constexpr std::size_t kMostBytes = 80;
-  std::string result(text.substr(0, kMostBytes));
-  std::ranges::replace_if(
-      result, [](unsigned char byte) { return byte < 0x20 || byte == 0x7f; }, '?');
-  if (text.size() > kMostBytes) result += "...";
-  return result;
+  if (text.size() <= kMostBytes) return without_controls(text, "?");
+  // Between two characters.
+  std::size_t end = kMostBytes;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0U) == 0x80U) --end;
+  return without_controls(text.substr(0, end), "?") + "...";
 }
 
 Result<Json> parse_json(std::string_view text, std::string_view source) {

@@ -44,8 +44,7 @@ struct Json {
   std::string describe() const;
 };
 
-/// Replaces control characters and cuts what is longer than 80 bytes: names from files, for
-/// messages.
+/// As without_controls(), with what is longer than 80 bytes cut: names from files, for messages.
 std::string printable(std::string_view text);
 
 inline constexpr std::size_t kMaxJsonDepth = 16;

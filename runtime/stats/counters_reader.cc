@@ -14,9 +14,9 @@
 
 #include "base/deadline.h"
 #include "base/file.h"
+#include "base/safe_text.h"
 #include "base/unique_fd.h"
 #include "proto/limits.h"
-#include "runtime/text/figures.h"
 
 namespace airlock {
 

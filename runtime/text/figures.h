@@ -6,7 +6,7 @@
 
 namespace airlock {
 
-/// How figures, and texts from elsewhere, are written for people.
+/// How figures are written for people.
 
 /// "12.345", the milliseconds of `ns`.
 std::string ms_text(std::uint64_t ns, int digits = 3);
@@ -14,8 +14,5 @@ std::string ms_text(std::uint64_t ns, int digits = 3);
 std::string size_text(std::uint64_t bytes);
 /// "12.3 %"; "-" of a whole that is 0.
 std::string percent_text(double part, double whole);
-/// `text` with `replacement` for each byte of a control character, also of those of eight bits, and
-/// of what is not UTF-8: it drives no terminal.
-std::string without_controls(std::string_view text, std::string_view replacement);
 
 }  // namespace airlock

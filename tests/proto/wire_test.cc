@@ -91,7 +91,7 @@ TEST(WireReader, refuses_long_texts_and_control_bytes) {
   const auto bytes = from_hex("a3610a62");
   WireReader control(bytes);
   text_of(control, "name", 3);
-  EXPECT_THAT(message_of(control), HasSubstr("control byte 10"));
+  EXPECT_THAT(message_of(control), HasSubstr("control characters"));
   WireReader longer(bytes);
   text_of(longer, "name", 2);
   EXPECT_THAT(message_of(longer), HasSubstr("3 bytes, expected at most 2"));

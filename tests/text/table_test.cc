@@ -113,13 +113,6 @@ TEST(Figures, are_written_as_people_read_them) {
   EXPECT_EQ(percent_text(1, 0), "-");
 }
 
-TEST(Figures, texts_from_elsewhere_drive_no_terminal) {
-  EXPECT_EQ(without_controls("a\x1b[2Jb\x7f\xc2\x9b\x9b\u00e9\u20ac\xe2", "?"),
-            "a?[2Jb????\u00e9\u20ac?");
-  // Overlong, a surrogate, beyond U+10FFFF.
-  EXPECT_EQ(without_controls("\xc0\xbc \xed\xa0\x80 \xf4\x90\x80\x80", "?"), "?? ??? ????");
-}
-
 TEST(OutputForm, is_named_as_the_option_takes_it) {
   EXPECT_EQ(names_of<OutputForm>(), "md, json, csv");
   EXPECT_EQ(from_name<OutputForm>("csv"), OutputForm::kCsv);

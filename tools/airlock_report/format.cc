@@ -7,7 +7,7 @@
 #include <span>
 #include <utility>
 
-#include "runtime/text/figures.h"
+#include "base/safe_text.h"
 
 namespace airlock::report {
 namespace {
