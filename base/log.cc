@@ -1,11 +1,12 @@
 #include "base/log.h"
 
-#include <unistd.h>
-
+#include <algorithm>
 #include <cstdlib>
-#include <string>
+#include <exception>
 
 #include "base/enum.h"
+#include "base/safe_text.h"
+#include "base/sink.h"
 
 namespace airlock {
 
@@ -28,15 +29,23 @@ LogLevel least_level() {
 
 void set_log_name(std::string_view name) { log_name() = name; }
 
-void log(LogLevel level, std::string_view text) {
-  if (level < least_level()) return;
+std::string log_line(LogLevel level, std::string_view text) {
+  // Lines of a longer message become one: white space stays white space.
+  std::string words(text);
+  std::ranges::replace_if(
+      words, [](char c) { return c == '\n' || c == '\r' || c == '\t'; }, ' ');
   std::string line = log_name() + ": ";
   if (level != LogLevel::kInfo) (line += name_of(level)) += ": ";
-  // Text may quote a peer or a file: control characters would let it forge lines or drive a
-  // terminal.
-  for (char c : text) line += (static_cast<unsigned char>(c) < 0x20 && c != '\t') ? ' ' : c;
-  line += '\n';
-  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+  return line + without_controls(words, "?") + '\n';
+}
+
+void log(LogLevel level, std::string_view text) noexcept {
+  if (level < least_level()) return;
+  try {
+    stderr_sink().write(log_line(level, text));
+  } catch (const std::exception&) {
+    stderr_sink().write("airlock: error: no memory for a line of the log\n");
+  }
 }
 
 }  // namespace airlock
