@@ -4,15 +4,14 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
-#include "runtime/rpc/endpoint.h"
+#include "gpu_server/page_server.h"
 #include "runtime/stats/counters_reader.h"
 
 namespace prometheus {
-class Collectable;
-class Exposer;
 struct MetricFamily;
 }  // namespace prometheus
 
@@ -26,28 +25,25 @@ Status check_metrics_address(const std::string& address, bool beyond_loopback);
 /// explained in docs/STATS.md.
 std::vector<prometheus::MetricFamily> metric_families(const CountersSnapshot& snapshot);
 
-/// An HTTP server with two threads of its own, which sleep until somebody asks for /metrics: the
-/// Prometheus text format, defined metric by metric in docs/STATS.md.
+/// Serves /metrics in the Prometheus text format, defined metric by metric in docs/STATS.md, from a
+/// thread of its own, which sleeps until somebody asks.
 class MetricsEndpoint {
  public:
-  /// `collect` is called from the endpoint's threads, and gives sums over all sessions; while the
+  /// `collect` is called from the endpoint's thread, and gives sums over all sessions; while the
   /// model is loading the server has no device and no dtype. kUsage as check_metrics_address();
-  /// kInUse, kResourceExhausted where the address cannot be listened at.
+  /// kInUse, kResourceExhausted where the address cannot be listened at, or for want of a thread.
   static Result<std::unique_ptr<MetricsEndpoint>> start(const std::string& address,
                                                         bool beyond_loopback,
                                                         std::function<CountersSnapshot()> collect);
-  ~MetricsEndpoint();  // ends the threads
-  MetricsEndpoint(const MetricsEndpoint&) = delete;
-  MetricsEndpoint& operator=(const MetricsEndpoint&) = delete;
   /// "http://127.0.0.1:9464/metrics", with the real port.
-  std::string url() const;
+  const std::string& url() const { return url_; }
 
  private:
-  MetricsEndpoint(const Endpoint& endpoint, std::function<CountersSnapshot()> collect);
+  MetricsEndpoint(std::unique_ptr<PageServer> server, std::string url)
+      : server_(std::move(server)), url_(std::move(url)) {}
 
-  const std::shared_ptr<prometheus::Collectable> collector_;  // the exposer keeps a weak_ptr
-  std::unique_ptr<prometheus::Exposer> exposer_;
-  Endpoint endpoint_;  // with the real port
+  std::unique_ptr<PageServer> server_;
+  std::string url_;
 };
 
 }  // namespace airlock

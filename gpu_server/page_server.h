@@ -1,0 +1,73 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "base/deadline.h"
+#include "base/log_limiter.h"
+#include "base/status.h"
+#include "base/unique_fd.h"
+#include "base/wake_event.h"
+
+namespace airlock {
+
+/// The one page that there is.
+struct Page {
+  std::string path;
+  std::string content_type;
+  // Called for each GET and HEAD, from the server's thread; what it throws is a 500.
+  std::function<std::string()> text;
+};
+
+/// Serves one page by HTTP/1, GET and HEAD, to anybody who reaches its socket, with one thread of
+/// its own. No client holds up another one: connections are waited for together, each has a second
+/// for its request and one for taking the answer, and where a new one comes while there are
+/// kMaxConnections the oldest that has said nothing whole goes. Each is closed after its answer.
+/// Where the process has no descriptor left, one in reserve serves a client at a time.
+class PageServer {
+ public:
+  static constexpr std::size_t kMaxConnections = 16;
+  static constexpr std::chrono::seconds kPatience{1};
+
+  /// `listener` listens and does not block. kResourceExhausted: no descriptor or no thread.
+  static Result<std::unique_ptr<PageServer>> start(UniqueFd listener, Page page);
+  /// Ends the thread; what is under way is dropped.
+  ~PageServer();
+  PageServer(const PageServer&) = delete;
+  PageServer& operator=(const PageServer&) = delete;
+
+ private:
+  struct Connection;
+  using Connections = std::list<Connection>;
+
+  PageServer(UniqueFd listener, Page page);
+  void serve();
+  Status serve_round();
+  void accept_clients();
+  void drop_one();
+  std::string answer(std::string_view received);
+  bool advance(Connection& connection);
+  bool read_request(Connection& connection);
+  bool write_answer(Connection& connection);
+
+  const UniqueFd listener_;
+  const Page page_;
+  WakeEvent wake_;
+  std::atomic<bool> stopping_{false};
+
+  // The thread's own. The oldest connection is the first.
+  UniqueFd reserve_;
+  Connections connections_;
+  // After accept() failed for want of something: not before.
+  Deadline next_accept_ = Deadline::now();
+  LogLimiter failures_;
+  std::thread thread_;
+};
+
+}  // namespace airlock
