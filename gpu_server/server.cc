@@ -9,12 +9,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <iterator>
 #include <vector>
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/sink.h"
 #include "base/thread.h"
 #include "shm/ring_memory.h"
 #include "shm/ring_room.h"
@@ -177,8 +177,7 @@ void Server::stop_control() {
   }
   const Status device = device_status();
   if (!device.ok()) log_error(device.message());
-  std::fflush(nullptr);
-  ::_exit(exit_code(device.code()));
+  exit_at_once(exit_code(device.code()));
 }
 
 SideReport Server::report() const {
@@ -209,8 +208,7 @@ CountersSnapshot Server::metrics() const {
 
 Status Server::publish() {
   const SideReport current = report();
-  std::fputs(report_table(current).c_str(), stdout);
-  std::fflush(stdout);
+  stdout_sink().write(report_table(current));
   if (options_.stats_json.empty()) return {};
   return write_file_atomically(options_.stats_json, report_json(current));
 }
@@ -251,8 +249,7 @@ Status Server::run(ServedModel model, int signal_fd) {
   log_info("a host's program: it sees token ids and every activation (docs/THREAT_MODEL.md)");
   ASSIGN_OR_RETURN(control_thread_,
                    start_thread("the control connections", [this] { control_loop(); }));
-  std::printf("ready %s\n", endpoint_.text().c_str());
-  std::fflush(stdout);
+  stdout_sink().write("ready " + endpoint_.text() + "\n");
   Status status = wait_for_signals(signal_fd);
   stop_control();
   if (status.ok()) status = device_status();  // lost while the last ops were under way
