@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 namespace airlock {
 
@@ -53,7 +54,7 @@ Tensor::Tensor(const TensorDesc& desc) : desc_(desc) {
   const std::size_t bytes =
       std::max<std::size_t>(1, (desc.bytes() + kAlignment - 1) / kAlignment) * kAlignment;
   data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, bytes)));
-  CHECK(data_ != nullptr);
+  if (data_ == nullptr) throw std::bad_alloc();
   std::memset(data_.get(), 0, bytes);
 }
 

@@ -92,7 +92,8 @@ struct MutableTensorView {
   operator TensorView() const { return {data, desc}; }  // NOLINT: a reader may always read
 };
 
-/// Owns a dense row-major tensor, 64-byte aligned. Contents are zero after construction.
+/// Owns a dense row-major tensor, 64-byte aligned. Contents are zero after construction, which, as
+/// a container's, throws std::bad_alloc where there is no memory.
 class Tensor {
  public:
   Tensor() = default;

@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <utility>
 
 #include "base/deadline.h"
 #include "base/log.h"
+#include "base/sink.h"
 #include "gpu_server/cuda_module.h"
 #include "gpu_server/cuda_probe.h"
 #include "runtime/cpu/cpu_model.h"
@@ -46,7 +46,7 @@ class ProgressBar {
     const std::string line =
         fmt::format("\r{} [{}{}] {:3}% {:.0f} MB/s ", what_, std::string(filled, '#'),
                     std::string(kBarWidth - filled, ' '), done_bytes * 100 / total_bytes, mb_per_s);
-    std::fputs(line.c_str(), stderr);
+    stderr_sink().write(line);
     drawn_ = true;
   }
 
@@ -64,7 +64,7 @@ class ProgressBar {
 
  private:
   void clear() {
-    if (std::exchange(drawn_, false)) std::fputs("\r\033[K", stderr);
+    if (std::exchange(drawn_, false)) stderr_sink().write("\r\033[K");
   }
 
   const std::string what_;

@@ -1,14 +1,14 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <cstdio>
 #include <iterator>
 #include <memory>
 #include <thread>
 
+#include "base/sink.h"
+#include "base/thread.h"
 #include "base/wake_event.h"
 #include "gpu_server/load_compute.h"
 #include "gpu_server/options.h"
@@ -23,8 +23,21 @@ namespace {
 // endpoint back and ends at once.
 class LoadGuard {
  public:
-  LoadGuard(int signal_fd, const char* what, std::unique_ptr<Server>& server)
-      : watcher_([this, signal_fd, what, &server] { watch(signal_fd, what, server); }) {}
+  /// kResourceExhausted: the system has no thread or descriptor for it.
+  static Result<std::unique_ptr<LoadGuard>> start(int signal_fd, const char* what,
+                                                  std::unique_ptr<Server>& server) {
+    auto guard = std::unique_ptr<LoadGuard>(new LoadGuard);
+    RETURN_IF_ERROR(guard->wake_.check());
+    ASSIGN_OR_RETURN(guard->watcher_,
+                     start_thread("the signals", [self = guard.get(), signal_fd, what, &server] {
+                       const Status status = without_exceptions([&]() -> Status {
+                         self->watch(signal_fd, what, server);
+                         return {};
+                       });
+                       if (!status.ok()) log_error(status.message());
+                     }));
+    return guard;
+  }
   ~LoadGuard() { done(); }
   LoadGuard(const LoadGuard&) = delete;
   LoadGuard& operator=(const LoadGuard&) = delete;
@@ -35,19 +48,18 @@ class LoadGuard {
   }
 
  private:
+  LoadGuard() = default;
   void watch(int signal_fd, const char* what, std::unique_ptr<Server>& server) {
-    constexpr int kSliceMs = 200;  // only where no descriptor was left for wake_
     while (!done_.load(std::memory_order_relaxed)) {
       pollfd waiting[] = {{signal_fd, POLLIN, 0}, {wake_.fd(), POLLIN, 0}};
       signalfd_siginfo info{};
-      if (::poll(waiting, std::size(waiting), kSliceMs) < 1 ||
+      if (::poll(waiting, std::size(waiting), -1) < 1 ||
           ::read(signal_fd, &info, sizeof(info)) != sizeof(info))
         continue;
       if (info.ssi_signo == SIGUSR1) continue;  // nothing was counted yet
       log_info(what);
       server.reset();  // the main thread does not use it before done()
-      std::fflush(nullptr);
-      ::_exit(0);
+      exit_at_once(0);
     }
   }
 
@@ -60,17 +72,22 @@ class LoadGuard {
 Result<DeviceChoice> find_device(const ServerOptions& options, int signal_fd) {
   if (options.device == "cpu") return choose_device(options);
   std::unique_ptr<Server> none;
-  const LoadGuard guard(signal_fd, "stopped while the driver was starting", none);
+  ASSIGN_OR_RETURN(const auto guard,
+                   LoadGuard::start(signal_fd, "stopped while the driver was starting", none));
   return choose_device(options);
 }
 
 Status run(const ServerOptions& options) {
   signal(SIGPIPE, SIG_IGN);
   const UniqueFd signals = take_signals({SIGINT, SIGTERM, SIGUSR1});
+  // No thread of a server waits for whoever reads its log or its statistics.
+  RETURN_IF_ERROR(stderr_sink().start_writer());
+  RETURN_IF_ERROR(stdout_sink().start_writer());
   ASSIGN_OR_RETURN(const DeviceChoice choice, find_device(options, signals.get()));
   // The endpoint first: to load a model and then find it taken would waste minutes.
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
-  LoadGuard guard(signals.get(), "stopped while the model was loading", server);
+  ASSIGN_OR_RETURN(const auto guard,
+                   LoadGuard::start(signals.get(), "stopped while the model was loading", server));
   ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source,
                    options.model.empty()
                        ? make_synthetic_model(options.synthetic, options.weights_seed)
@@ -82,7 +99,7 @@ Status run(const ServerOptions& options) {
       config_to_json(source->config()), std::move(norms),         digest,
       source->stored_dtype(),           std::move(compute.model), std::move(compute.device)};
   source.reset();
-  guard.done();
+  guard->done();
   return server->run(std::move(served), signals.get());
 }
 

@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/sink.h"
+#include "base/thread.h"
 #include "proto/limits.h"
 #include "runtime/cpu/cpu_model.h"
 #include "runtime/local_backend.h"
@@ -183,10 +185,12 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
 
 /// The statistics are written after a failure, too.
 Status run_and_report(const auto& options) {
-  StatsReporter reporter(options.stats_json);
-  reporter.add_config("build", build_name());
-  Status status = run(options, reporter);
-  return first_failure(std::move(status), reporter.write());
+  // A stderr that nobody reads holds up neither the run nor a signal that ends it.
+  RETURN_IF_ERROR(stderr_sink().start_writer());
+  ASSIGN_OR_RETURN(const auto reporter, StatsReporter::create(options.stats_json));
+  reporter->add_config("build", build_name());
+  Status status = without_exceptions([&] { return run(options, *reporter); });
+  return first_failure(std::move(status), reporter->write());
 }
 
 }  // namespace

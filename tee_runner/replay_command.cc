@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <system_error>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "runtime/program/program.h"
 #include "runtime/replay/replay.h"
 #include "runtime/replay/report.h"
@@ -132,6 +135,32 @@ void replay_in_thread(Client& client, const ReplayOptions& options, const Materi
   client.reported->say_goodbye();  // its place at the server is another's to have
 }
 
+/// One thread each; they begin together, or not at all where there are no threads for all of them.
+Status replay_all(const Clients& clients, const std::function<void(Client&)>& replay) {
+  std::promise<bool> all_there;
+  const std::shared_future<bool> begin = all_there.get_future().share();
+  Status started;
+  for (std::size_t i = 0; i < clients.size() && started.ok(); ++i) {
+    auto thread = start_thread("a client", [&client = *clients[i], &replay, begin] {
+      Status failed = without_exceptions([&]() -> Status {
+        if (begin.get()) replay(client);
+        return {};
+      });
+      if (!failed.ok()) client.status = std::move(failed);
+    });
+    if (thread.ok()) {
+      clients[i]->thread = std::move(thread).value();
+    } else {
+      started = with_client(thread.status(), i, clients.size());
+    }
+  }
+  all_there.set_value(started.ok());
+  for (const auto& client : clients) {
+    if (client->thread.joinable()) client->thread.join();
+  }
+  return started;
+}
+
 /// What --verify says of outputs that were all as recorded, where no client failed.
 Status judge_verified(const ReplayResult& result, const ReplayCounts& sum) {
   if (result.settings.verify == ReplayVerify::kNone) return {};
@@ -184,14 +213,12 @@ Status run(const ReplayOptions& options, StatsReporter& reporter) {
           log_error(printed.message());
         }
       });
-  for (const auto& client : clients) {
-    client->thread = std::thread([&client = *client, &options, &material, &verifier] {
-      replay_in_thread(client, options, material,
-                       options.verify == ReplayVerify::kNone ? nullptr : &verifier);
-    });
-  }
-  for (const auto& client : clients) client->thread.join();
+  const Status started = replay_all(clients, [&](Client& client) {
+    replay_in_thread(client, options, material,
+                     options.verify == ReplayVerify::kNone ? nullptr : &verifier);
+  });
   reporter.set_last_words(nullptr);
+  RETURN_IF_ERROR(started);
 
   read_tallies(clients, result);
   result.complete = true;

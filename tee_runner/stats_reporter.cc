@@ -2,19 +2,18 @@
 
 #include <fmt/format.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <utility>
 
 #include "base/deadline.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/sink.h"
+#include "base/thread.h"
 #include "runtime/program/program.h"
 
 namespace airlock {
@@ -24,31 +23,32 @@ namespace {
 /// For libzmq's thread to put the goodbye on its socket; a signal ends the process before a linger
 /// could.
 constexpr std::chrono::milliseconds kGoodbyeTime{50};
+/// After a signal the process ends by then, whatever holds up what is left to be said.
+constexpr std::chrono::seconds kEndTime{2};
 
 }  // namespace
 
 StatsReporter::StatsReporter(std::string stats_json)
     : start_ns_(now_ns()),
       path_(std::move(stats_json)),
-      signals_(take_signals({SIGINT, SIGTERM, SIGUSR1})),
-      stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+      signals_(take_signals({SIGINT, SIGTERM, SIGUSR1})) {
   signal(SIGPIPE, SIG_IGN);
   report_.side = "tee_runner";
   report_.host = describe_host("");
-  if (signals_.valid() && stop_.valid()) {
-    thread_ = std::thread([this] { await_signals(); });
-  } else {
-    log_warning("signals cannot be watched: SIGUSR1 prints no statistics");
-  }
+}
+
+Result<std::unique_ptr<StatsReporter>> StatsReporter::create(std::string stats_json) {
+  std::unique_ptr<StatsReporter> reporter(new StatsReporter(std::move(stats_json)));
+  if (!reporter->signals_.valid()) return os_error("watch the signals", errno);
+  RETURN_IF_ERROR(reporter->stop_.check());
+  ASSIGN_OR_RETURN(reporter->thread_,
+                   start_thread("the signals", [self = reporter.get()] { self->await_signals(); }));
+  return reporter;
 }
 
 StatsReporter::~StatsReporter() {
-  if (!thread_.joinable()) return;
-  const std::uint64_t one = 1;
-  // Adding 1 to a fresh eventfd cannot fail.
-  if (::write(stop_.get(), &one, sizeof(one)) != sizeof(one))
-    log_warning("the signal thread was not told to stop");
-  thread_.join();
+  stop_.set();
+  if (thread_.joinable()) thread_.join();
 }
 
 void StatsReporter::set_device(std::string_view device) {
@@ -85,35 +85,46 @@ void StatsReporter::read_counters() {
 Status StatsReporter::write() {
   const std::lock_guard lock(mutex_);
   read_counters();
-  const std::string table = report_table(report_);
-  std::fwrite(table.data(), 1, table.size(), stderr);
+  stderr_sink().write(report_table(report_));
   return path_.empty() ? Status() : write_file_atomically(path_, report_json(report_));
 }
 
 void StatsReporter::await_signals() {
-  pollfd waits[] = {{signals_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
+  pollfd waits[] = {{signals_.get(), POLLIN, 0}, {stop_.fd(), POLLIN, 0}};
   for (;;) {
     if (::poll(waits, 2, -1) < 0 && errno != EINTR) return;
     if ((waits[1].revents & POLLIN) != 0) return;
     signalfd_siginfo info;
     if (::read(signals_.get(), &info, sizeof(info)) != sizeof(info)) continue;
-    if (const Status status = write(); !status.ok()) log_error(status.message());
+    const Status status = without_exceptions([this] { return write(); });
+    if (!status.ok()) log_error(status.message());
     if (info.ssi_signo == SIGUSR1) continue;
     end_process(info.ssi_signo);
   }
 }
 
 void StatsReporter::end_process(unsigned signal) {
-  log_error(fmt::format("ended by signal {}", signal));
-  // Held to the end: no session is closed or taken away meanwhile.
-  const std::lock_guard lock(mutex_);
-  read_counters();
-  if (last_words_) last_words_(report_);
-  bool any = false;
-  for (ReportedSession* session : sessions_) any = session->close() || any;
-  if (any) std::this_thread::sleep_for(kGoodbyeTime);
+  constexpr int kExitCode = exit_code(StatusCode::kCancelled);
+  // Nobody may read stdout, where the last words go, or take the goodbyes.
+  const auto end = start_thread("the end of the process", [] {
+    std::this_thread::sleep_for(kEndTime);
+    exit_at_once(kExitCode);
+  });
+  const Status status = without_exceptions([&]() -> Status {
+    log_error(fmt::format("ended by signal {}", signal));
+    RETURN_IF_ERROR(end.status());
+    // Held to the end: no session is closed or taken away meanwhile.
+    mutex_.lock();
+    read_counters();
+    if (last_words_) last_words_(report_);
+    bool any = false;
+    for (ReportedSession* session : sessions_) any = session->close() || any;
+    if (any) std::this_thread::sleep_for(kGoodbyeTime);
+    return {};
+  });
+  if (!status.ok()) log_error(status.message());
   // The other threads may be deep in an op, so nothing is torn down.
-  std::_Exit(exit_code(StatusCode::kCancelled));
+  exit_at_once(kExitCode);
 }
 
 ReportedSession::ReportedSession(StatsReporter& reporter, ClientSession& session)

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "base/wake_event.h"
 #include "runtime/rpc/client.h"
 #include "runtime/stats/op_stats.h"
 #include "runtime/stats/report.h"
@@ -19,12 +21,14 @@ class ReportedSession;
 
 /// The runner's statistics: printed as a table on stderr, and written as --stats-json, at the end
 /// of every run (failed or not) and on SIGUSR1. SIGINT and SIGTERM write them too and end the
-/// process. A thread of its own waits for the signals; make it before any other thread, so that all
-/// of them block the signals. Thread-safe.
+/// process, whatever stream or disk stands still meanwhile: stderr_sink() has its writer by then,
+/// and the last words have two seconds. A thread of its own waits for the signals; make it before
+/// any other thread that may take them. Thread-safe.
 class StatsReporter {
  public:
-  /// `stats_json`: the file's path; empty: no file.
-  explicit StatsReporter(std::string stats_json);
+  /// `stats_json`: the file's path; empty: no file. kResourceExhausted: the signals cannot be
+  /// watched, for want of a descriptor or a thread.
+  static Result<std::unique_ptr<StatsReporter>> create(std::string stats_json);
   ~StatsReporter();  // ends the signal thread
   StatsReporter(const StatsReporter&) = delete;
   StatsReporter& operator=(const StatsReporter&) = delete;
@@ -44,6 +48,7 @@ class StatsReporter {
 
  private:
   friend class ReportedSession;
+  explicit StatsReporter(std::string stats_json);
   void await_signals();
   void read_counters();
   [[noreturn]] void end_process(unsigned signal);
@@ -58,7 +63,7 @@ class StatsReporter {
   TeeStatsTable tee_;
   OpStatsTable local_ops_;
   UniqueFd signals_;
-  UniqueFd stop_;  // an eventfd
+  WakeEvent stop_;
   std::thread thread_;
 };
 

@@ -6,7 +6,9 @@
 #include <string_view>
 
 #include "base/log.h"
+#include "base/sink.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "base/unique_fd.h"
 
 namespace airlock {
@@ -17,16 +19,19 @@ UniqueFd take_signals(std::initializer_list<int> signals);
 
 /// The main of a program: `parse()` gives a Result<std::optional<Options>>, in which nullopt means
 /// that --help or --version was printed; `run(options)` gives a Status. An error is logged here,
-/// and nowhere else; the exit code is docs/INTERFACE.md's. A file that may grow no more is an error
-/// of that write and never a signal.
+/// and nowhere else, memory that ran out among them; the exit code is docs/INTERFACE.md's. A file
+/// that may grow no more is an error of that write and never a signal.
 template <typename Parse, typename Run>
 int run_program(const char* name, const Parse& parse, const Run& run) {
   set_log_name(name);
   signal(SIGXFSZ, SIG_IGN);
-  const auto options = parse();
-  Status status = options.status();
-  if (options.ok() && options->has_value()) status = run(**options);
+  const Status status = without_exceptions([&]() -> Status {
+    const auto options = parse();
+    if (!options.ok() || !options->has_value()) return options.status();
+    return run(**options);
+  });
   if (!status.ok()) log_error(status.message());
+  flush_sinks();
   return exit_code(status.code());
 }
 

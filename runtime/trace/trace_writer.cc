@@ -18,6 +18,7 @@
 #include "base/check.h"
 #include "base/deadline.h"
 #include "base/file.h"
+#include "base/thread.h"
 #include "base/unique_fd.h"
 #include "runtime/trace/trace_line.h"
 
@@ -58,7 +59,13 @@ class Writer final : public TraceWriter {
     } else if (errno != EAGAIN && errno != EINTR) {
       return os_error("write the trace " + path_, errno);
     }
-    thread_ = std::thread([this] { write_queue(); });
+    ASSIGN_OR_RETURN(thread_, start_thread("the trace", [this] {
+                       const Status status = without_exceptions([this]() -> Status {
+                         write_queue();
+                         return {};
+                       });
+                       if (!status.ok()) fail(status);
+                     }));
     return {};
   }
   ~Writer() override { stop(); }
@@ -171,8 +178,9 @@ class Writer final : public TraceWriter {
     const std::lock_guard lock(mutex_);
     return guarded;
   }
-  void fail(int error) {
-    status_ = os_error("write the trace " + path_, error);
+  void fail(int error) { fail(os_error("write the trace " + path_, error)); }
+  void fail(Status status) {
+    status_ = std::move(status);
     const std::lock_guard lock(mutex_);
     failed_ = true;
     room_.notify_one();

@@ -19,7 +19,7 @@ class TraceWriter {
 
   /// The header's wall_ns, records and dropped are written by close(). kInvalidInput where the file
   /// cannot be made or is a symbolic link to one, kResourceExhausted where the disk is full
-  /// already.
+  /// already or there is no thread.
   static Result<std::unique_ptr<TraceWriter>> create(const std::string& path, TraceHeader header,
                                                      WhenFull when_full);
   /// Without a close() the trace stays as one that was cut off.

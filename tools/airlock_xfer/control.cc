@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/packet.h"
+#include "base/thread.h"
 
 namespace airlock::xfer {
 namespace {
@@ -56,8 +57,19 @@ Result<ReceivedOrder> receive_order(int control_fd, Deadline deadline, const Pee
 LifeWatch::LifeWatch(int control_fd, int signal_fd) {
   if (Status status = stop_.check(); !status.ok()) {
     end(std::move(status));
+    return;
+  }
+  auto thread = start_thread("the life of the other process", [this, control_fd, signal_fd] {
+    Status failed = without_exceptions([&]() -> Status {
+      watch(control_fd, signal_fd);
+      return {};
+    });
+    if (!failed.ok()) end(std::move(failed));
+  });
+  if (thread.ok()) {
+    thread_ = std::move(thread).value();
   } else {
-    thread_ = std::thread([this, control_fd, signal_fd] { watch(control_fd, signal_fd); });
+    end(thread.status());
   }
 }
 
