@@ -32,15 +32,16 @@ def read_json(path):
 
 
 class Process:
-    """A program of ours under way; its output goes to files in `work`."""
+    """A program of ours under way; its output goes to files in `work`, but for the streams that are given."""
 
-    def __init__(self, work, name, command, env):
+    def __init__(self, work, name, command, env, **streams):
         self.name = name
         self.command = command
         self.out_path = os.path.join(work, name + ".out")
         self.err_path = os.path.join(work, name + ".err")
         with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env,
+                                            **{"stdout": out, "stderr": err, **streams})
         self.pid = self.process.pid
 
     def stdout(self):
@@ -89,9 +90,11 @@ class Pair:
     def path(self, name):
         return os.path.join(self.work, name)
 
-    def start(self, program, *args, name=None):
+    def start(self, program, *args, name=None, **streams):
+        """`streams`: stdout or stderr, as subprocess takes them."""
         name = f"{len(self.started)}-{name or program}"
-        process = Process(self.work, name, [os.path.join(self.bin_dir, program), *map(str, args)], self.env)
+        process = Process(self.work, name, [os.path.join(self.bin_dir, program), *map(str, args)], self.env,
+                          **streams)
         self.started.append(process)
         return process
 

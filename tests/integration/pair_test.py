@@ -13,10 +13,11 @@ import prefill_scenarios  # noqa: E402
 import record_scenarios  # noqa: E402
 import replay_scenarios  # noqa: E402
 import scenarios  # noqa: E402
+import sink_scenarios  # noqa: E402
 from pair import Pair  # noqa: E402
 
 SCENARIOS = [scenario for module in (prefill_scenarios, fault_scenarios, input_scenarios, record_scenarios, replay_scenarios,
-                                     cuda_scenarios) for scenario in module.SCENARIOS]
+                                     sink_scenarios, cuda_scenarios) for scenario in module.SCENARIOS]
 
 if __name__ == "__main__":
     scenarios.main(__doc__, SCENARIOS, lambda args, work: Pair(args.bin_dir, work),
