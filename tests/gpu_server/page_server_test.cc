@@ -5,15 +5,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <array>
 #include <cerrno>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "gpu_server/http_request.h"
@@ -39,6 +40,7 @@ class PageServerTest : public ::testing::Test {
     ASSERT_EQ(::listen(listener.get(), 64), 0);
     ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address_), &bytes), 0);
     auto server = PageServer::start(std::move(listener), {"/page", "text/plain", [this] {
+                                                            const std::lock_guard lock(mutex_);
                                                             if (fails_) throw std::bad_alloc();
                                                             return text_;
                                                           }});
@@ -70,6 +72,17 @@ class PageServerTest : public ::testing::Test {
     return hear(fd);
   }
 
+  void set_text(std::string text) {
+    const std::lock_guard lock(mutex_);
+    text_ = std::move(text);
+  }
+  void set_fails(bool fails) {
+    const std::lock_guard lock(mutex_);
+    fails_ = fails;
+  }
+
+  std::mutex mutex_;
+  // Read by the server's thread under mutex_; changed by the test alone.
   std::string text_ = "what there is\n";
   bool fails_ = false;
   sockaddr_in address_{};
@@ -112,7 +125,7 @@ TEST_F(PageServerTest, endless_headers_are_cut_off) {
 }
 
 TEST_F(PageServerTest, a_text_larger_than_a_socket_takes_comes_whole) {
-  text_ = std::string(std::size_t{16} << 20, 'x');
+  set_text(std::string(std::size_t{16} << 20, 'x'));
   EXPECT_THAT(ask(kGet).size(), ::testing::Gt(text_.size()));
 }
 
@@ -129,7 +142,7 @@ TEST_F(PageServerTest, silent_clients_delay_nobody) {
 }
 
 TEST_F(PageServerTest, one_that_takes_no_answer_is_dropped) {
-  text_ = std::string(std::size_t{64} << 20, 'x');
+  set_text(std::string(std::size_t{64} << 20, 'x'));
   const UniqueFd deaf = connect();
   say(deaf, kGet);
   const UniqueFd also_deaf = connect();
@@ -144,9 +157,9 @@ TEST_F(PageServerTest, one_that_takes_no_answer_is_dropped) {
 }
 
 TEST_F(PageServerTest, a_page_that_cannot_be_made_is_an_answer) {
-  fails_ = true;
+  set_fails(true);
   EXPECT_THAT(ask(kGet), StartsWith("HTTP/1.1 500 "));
-  fails_ = false;
+  set_fails(false);
   EXPECT_THAT(ask(kGet), StartsWith("HTTP/1.1 200 "));
 }
 
