@@ -44,6 +44,24 @@ def full_stderr_holds_up_no_server(pair):
     assert left == b"x" * len(left), "a line was squeezed in"
 
 
+def stopped_terminal_holds_up_no_server(pair):
+    screen, terminal = os.openpty()
+    os.write(screen, b"\x13")  # ^S
+    server = pair.start("gpu_server", *server_args(pair), stderr=terminal)
+    os.close(terminal)
+    wait_until(lambda: os.path.exists(pair.endpoint[len("ipc://"):]), "the server is there")
+    expect_serves(pair)
+    os.write(screen, b"\x11")  # ^Q
+    text = b""
+    while text.count(b": tee_runner") < 3:
+        text += os.read(screen, 4096)
+    assert b"lost" not in text, text
+    os.write(screen, b"\x13")
+    expect_serves(pair)
+    pair.stop(server)
+    os.close(screen)
+
+
 def full_stdout_holds_up_no_signal(pair):
     reads, writes = stuck_pipe()
     server = pair.start("gpu_server", *server_args(pair), "--stats-interval", 0.01, stdout=writes)
@@ -120,6 +138,7 @@ def metrics_are_served_beside_silent_clients(pair):
 
 SCENARIOS = (
     full_stderr_holds_up_no_server,
+    stopped_terminal_holds_up_no_server,
     full_stdout_holds_up_no_signal,
     what_waited_for_a_reader_is_read_at_last,
     full_stderr_holds_up_no_runner,
