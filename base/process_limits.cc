@@ -1,0 +1,61 @@
+#include "base/process_limits.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+
+#include <cstdlib>
+#include <latch>
+#include <thread>
+#include <vector>
+
+#include "base/thread.h"
+
+namespace airlock {
+
+Status ensure_descriptors(std::size_t count) {
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return {};
+  if (limit.rlim_cur < limit.rlim_max) {
+    const struct rlimit raised { limit.rlim_max, limit.rlim_max };
+    if (::setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
+  }
+  // The limit is one of their numbers: those that were inherited count.
+  std::size_t free = 0;
+  rlim_t number = 0;
+  for (; number < limit.rlim_cur && free < count; ++number) {
+    if (::fcntl(static_cast<int>(number), F_GETFD) < 0) ++free;
+  }
+  if (free == count) return {};
+  const std::size_t open = number - free;
+  return {StatusCode::kResourceExhausted,
+          "too few file descriptors: {} are needed beside the {} that are open, and the limit is "
+          "{}; raise it (ulimit -n {})",
+          count,
+          open,
+          number,
+          count + open};
+}
+
+Status ensure_threads(std::size_t count, const std::string& what, ThreadMemory memory) {
+  std::latch all_run(1);
+  std::vector<std::thread> threads;
+  threads.reserve(count);
+  Status status;
+  while (status.ok() && threads.size() < count) {
+    auto started = start_thread(what, [&all_run, memory] {
+      // Volatile, or the compiler would leave out both calls.
+      void* volatile block = memory == ThreadMemory::kArena ? std::malloc(1) : nullptr;
+      std::free(block);
+      all_run.wait();
+    });
+    if (started.ok())
+      threads.push_back(std::move(started).value());
+    else
+      status = started.status();
+  }
+  all_run.count_down();
+  for (std::thread& thread : threads) thread.join();
+  return status;
+}
+
+}  // namespace airlock
