@@ -12,7 +12,7 @@
 #include <utility>
 #include <zmq.hpp>
 
-#include "base/thread.h"
+#include "base/process_limits.h"
 
 namespace airlock {
 namespace {
@@ -85,15 +85,14 @@ ZmqContext::ZmqContext(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ZmqContext::~ZmqContext() = default;
 
 Result<std::unique_ptr<ZmqContext>> ZmqContext::create() {
-  // libzmq aborts in the first socket's making where it gets no thread: asked for here, two get
-  // away with it.
-  for (int i = 0; i < 2; ++i) {
-    ASSIGN_OR_RETURN(std::thread probe, start_thread("ZeroMQ", [] {}));
-    probe.join();
-  }
+  // libzmq ends the process where it is refused one of these while it starts, which it does with
+  // the first socket.
+  constexpr std::size_t kDescriptors = 16;  // measured: 8, and those of the first socket
+  constexpr std::size_t kThreads = 2;       // its I/O and its reaper
+  RETURN_IF_ERROR(ensure_descriptors(kDescriptors));
+  RETURN_IF_ERROR(ensure_threads(kThreads, "ZeroMQ", ThreadMemory::kArena));
   return guarded("make a context", []() -> Result<std::unique_ptr<ZmqContext>> {
     std::unique_ptr<ZmqContext> made(new ZmqContext(std::make_unique<Impl>()));
-    // The threads are made with the first socket.
     const zmq::socket_t first(made->impl_->context, zmq::socket_type::pair);
     return made;
   });
