@@ -20,7 +20,7 @@ namespace airlock {
 class ReportedSession;
 
 /// The runner's statistics: printed as a table on stderr, and written as --stats-json, at the end
-/// of every run (failed or not) and on SIGUSR1. SIGINT and SIGTERM write them too and end the
+/// of every run (failed or not) and on SIGUSR1. SIGINT, SIGTERM and SIGHUP write them and end the
 /// process, whatever stream or disk stands still meanwhile: stderr_sink() has its writer by then,
 /// and the last words have two seconds. A thread of its own waits for the signals; make it before
 /// any other thread that may take them. Thread-safe.

@@ -13,8 +13,13 @@ UniqueFd take_signals(std::initializer_list<int> signals) {
   sigset_t set;
   sigemptyset(&set);
   for (const int number : signals) sigaddset(&set, number);
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  return UniqueFd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  // Blocked, an ignored one would come all the same.
+  struct sigaction hangup {};
+  ::sigaction(SIGHUP, nullptr, &hangup);
+  if (sigismember(&set, SIGTERM) == 1 && hangup.sa_handler != SIG_IGN) sigaddset(&set, SIGHUP);
+  UniqueFd fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (fd.valid()) pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  return fd;
 }
 
 Status first_failure(Status first, const Status& later) {

@@ -15,6 +15,8 @@ namespace airlock {
 
 /// Blocks `signals` in this thread and in those that it starts, and gives a descriptor from which
 /// they are read (signalfd_siginfo): no handler interrupts anything. Before any other thread.
+/// SIGHUP asks for what SIGTERM does and is taken with it, unless it was ignored at start, as under
+/// nohup. Not valid, errno telling why, and nothing blocked: there is no descriptor.
 UniqueFd take_signals(std::initializer_list<int> signals);
 
 /// The main of a program: `parse()` gives a Result<std::optional<Options>>, in which nullopt means
