@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +17,7 @@
 #include "base/thread.h"
 #include "shm/ring_memory.h"
 #include "shm/ring_room.h"
+#include "shm/segment_room.h"
 
 namespace airlock {
 
@@ -29,19 +29,7 @@ constexpr std::chrono::seconds kShutdownGrace{5};  // for the ops under way
 // client.
 Status check_shm_room(const RingGeometry& geometry) {
   ASSIGN_OR_RETURN(const std::size_t segment_bytes, ring_segment_bytes(geometry));
-  struct statvfs info {};
-  if (::statvfs("/dev/shm", &info) != 0) {
-    return {StatusCode::kResourceExhausted,
-            "/dev/shm is not there: mount a tmpfs on it, or give --ring off"};
-  }
-  const auto free_bytes = static_cast<std::size_t>(info.f_bavail) * info.f_frsize;
-  if (info.f_blocks == 0 || free_bytes >= 2 * segment_bytes)
-    return {};  // no blocks at all: a tmpfs without a limit
-  return {StatusCode::kResourceExhausted,
-          "/dev/shm is too small: one session needs {:.1f} MiB, {:.1f} MiB are free; give fewer "
-          "--ring-slots, smaller --ring-slot-bytes, or --ring off",
-          2.0 * static_cast<double>(segment_bytes) / 1048576.0,
-          static_cast<double>(free_bytes) / 1048576.0};
+  return check_segment_room(segment_bytes, 2, "--ring off");
 }
 
 }  // namespace

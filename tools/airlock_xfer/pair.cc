@@ -88,7 +88,12 @@ Status Pair::fork_peer() {
   const pid_t parent = ::getpid();
   std::fflush(nullptr);  // or what is buffered would be written twice
   peer_ = ::fork();
-  if (peer_ < 0) return os_error("fork the peer", errno);
+  if (peer_ < 0) {
+    return {StatusCode::kResourceExhausted,
+            "cannot fork the peer: {}; raise the limit of processes (ulimit -u, the cgroup's "
+            "pids.max) or of memory",
+            os_message(errno)};
+  }
   if (peer_ == 0) {
     control_.reset();
     ::_exit(run_peer(std::move(peers_end), setup_, parent));
