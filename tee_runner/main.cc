@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/process_limits.h"
 #include "base/sink.h"
 #include "base/thread.h"
 #include "proto/limits.h"
@@ -183,8 +184,13 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
                        recording.status());
 }
 
+/// Of one session; measured: 19, and the files of a model. What each session's ZeroMQ needs is
+/// asked for where it starts.
+constexpr std::size_t kDescriptors = 32;
+
 /// The statistics are written after a failure, too.
 Status run_and_report(const auto& options) {
+  RETURN_IF_ERROR(ensure_descriptors(kDescriptors));
   // A stderr that nobody reads holds up neither the run nor a signal that ends it.
   RETURN_IF_ERROR(stderr_sink().start_writer());
   ASSIGN_OR_RETURN(const auto reporter, StatsReporter::create(options.stats_json));
