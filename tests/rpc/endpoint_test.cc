@@ -1,16 +1,15 @@
 #include "runtime/rpc/endpoint.h"
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
-#include <vector>
+
+#include "tests/support/temp_dir.h"
 
 namespace airlock {
 namespace {
@@ -74,6 +73,8 @@ TEST(Endpoint, refuses_everything_else_as_usage) {
                           "ipc://./ctl",
                           "ipc:///tmp/dir/",
                           "ipc:///",
+                          "ipc:///tmp/dir/.",
+                          "ipc:///tmp/dir/..",
                           "ipc://@abstract",
                           "ipc://*",
                           "inproc://a",
@@ -96,6 +97,20 @@ TEST(Endpoint, refuses_everything_else_as_usage) {
   }
 }
 
+TEST(Endpoint, drops_what_means_nothing_in_a_path_and_keeps_what_may) {
+  EXPECT_EQ(parse_endpoint("ipc:////tmp//a/./b/.//ctl")->text(), "ipc:///tmp/a/b/ctl");
+  EXPECT_EQ(parse_endpoint("ipc:///tmp/a/../b/.../ctl")->path, "/tmp/a/../b/.../ctl");
+  EXPECT_EQ(parse_endpoint("ipc:///tmp/link/./ctl")->directory(), "/tmp/link");
+  EXPECT_EQ(parse_endpoint("ipc:///ctl")->directory(), "/");
+  // 107 bytes of what is left.
+  EXPECT_TRUE(parse_endpoint("ipc://" + std::string(50, '/') + std::string(106, 'a')).ok());
+}
+
+TEST(Endpoint, refuses_a_path_with_a_zero_byte) {
+  using namespace std::string_view_literals;
+  EXPECT_EQ(parse_endpoint("ipc:///tmp/ctl\0x"sv).status().code(), StatusCode::kUsage);
+}
+
 TEST(SessionSocket, lies_beside_the_control_socket_and_fits_a_unix_socket) {
   EXPECT_EQ(session_socket_path("/tmp/a/ctl", 0xbeef).value(), "/tmp/a/ctl.0000beef");
   for (std::size_t bytes = 90; bytes <= 107; ++bytes) {  // of the control socket's path
@@ -113,21 +128,47 @@ TEST(SessionSocket, has_no_place_in_a_directory_that_takes_all_the_room) {
   EXPECT_EQ(session_socket_path(directory + "c", 1).status().code(), StatusCode::kUsage);
 }
 
+std::string found_by(const std::string& control, const std::string& claimed) {
+  const auto endpoint = session_endpoint(parse_endpoint(control).value(), claimed);
+  return endpoint.ok() ? *endpoint : std::string(name_of(endpoint.status().code()));
+}
+
+TEST(SessionEndpoint, is_the_name_beside_the_clients_own_control_socket) {
+  EXPECT_EQ(found_by("ipc:///tmp/a/ctl", "ipc:///tmp/a/ctl.0000beef"), "ipc:///tmp/a/ctl.0000beef");
+  // The server's spelling of the directory, as it may be in a container.
+  EXPECT_EQ(found_by("ipc:///home/a/ctl", "ipc:///airlock/ctl.0000beef"),
+            "ipc:///home/a/ctl.0000beef");
+  EXPECT_EQ(found_by("ipc:///home/link", "ipc:///airlock/s0000beef"), "ipc:///home/s0000beef");
+  EXPECT_EQ(found_by("ipc:///link", "ipc:///airlock/sa"), "ipc:///sa");
+}
+
+TEST(SessionEndpoint, is_the_claimed_port_of_the_clients_own_host) {
+  EXPECT_EQ(found_by("tcp://gpu:5", "tcp://0.0.0.0:77"), "tcp://gpu:77");
+  EXPECT_EQ(found_by("tcp://gpu:5", "tcp://evil.example:77"), "tcp://gpu:77");
+}
+
+TEST(SessionEndpoint, is_never_anything_but_a_sessions) {
+  const std::string refused(name_of(StatusCode::kProtocolError));
+  for (const char* claimed :
+       {"ipc:///tmp/a/ctl", "ipc:///tmp/a/ctl.lock", "ipc:///tmp/a/ctl.0000BEEF",
+        "ipc:///tmp/a/ctl.0000beef/x", "ipc:///tmp/a/.0000beef", "ipc:///tmp/a/s",
+        "ipc:///tmp/a/sx", "ipc:///tmp/a/s0000beef0", "ipc://ctl.0000beef", "tcp://127.0.0.1:1",
+        "junk", ""}) {
+    EXPECT_EQ(found_by("ipc:///tmp/a/ctl", claimed), refused) << claimed;
+  }
+  EXPECT_EQ(found_by("tcp://gpu:5", "ipc:///tmp/a/ctl.0000beef"), refused);
+}
+
+TEST(SessionEndpoint, asks_for_a_shorter_spelling_where_the_clients_is_too_long) {
+  const std::string directory = "/" + std::string(98, 'd');
+  EXPECT_EQ(found_by("ipc://" + directory + "/ctl", "ipc:///a/ctl.0000beef"),
+            name_of(StatusCode::kUsage));
+}
+
 class EndpointFiles : public ::testing::Test {
  protected:
-  EndpointFiles() {
-    std::string name = "/tmp/airlock-endpoint-XXXXXX";
-    directory_ = ::mkdtemp(name.data());
-  }
-  ~EndpointFiles() override { fs::remove_all(directory_); }
-  std::string path(const std::string& name) const { return directory_ + "/" + name; }
-  void touch(const std::string& name, const std::string& text = "") const {
-    std::ofstream(path(name)) << text;
-  }
-  std::string content(const std::string& name) const {
-    std::ifstream file(path(name));
-    return {std::istreambuf_iterator<char>(file), {}};
-  }
+  std::string path(const std::string& name) const { return temp_.file(name); }
+  void touch(const std::string& name) const { std::ofstream(path(name)).flush(); }
   static void expect_refused(const std::string& directory, const std::string& word) {
     for (const IfMissing if_missing : {IfMissing::kCreate, IfMissing::kRefuse}) {
       const Status status = check_endpoint_directory(directory, if_missing);
@@ -136,7 +177,8 @@ class EndpointFiles : public ::testing::Test {
       EXPECT_NE(status.message().find(directory), std::string::npos) << status.to_string();
     }
   }
-  std::string directory_;
+  TempDir temp_;
+  const std::string directory_ = temp_.path();
 };
 
 TEST_F(EndpointFiles, takes_a_directory_of_our_own) {
@@ -149,6 +191,24 @@ TEST_F(EndpointFiles, makes_a_missing_directory_with_mode_0700) {
   struct stat info {};
   ASSERT_EQ(::stat(path("new").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 07777U, 0700U);
+}
+
+TEST_F(EndpointFiles, makes_it_with_mode_0700_whatever_the_umask) {
+  for (const mode_t mask : {0000U, 0022U, 0177U, 0777U}) {
+    const std::string directory = path("umask" + std::to_string(mask));
+    const mode_t before = ::umask(mask);
+    const Status status = check_endpoint_directory(directory, IfMissing::kCreate);
+    ::umask(before);
+    EXPECT_TRUE(status.ok()) << status.to_string();
+  }
+}
+
+TEST_F(EndpointFiles, follows_a_link_in_a_parent) {
+  fs::create_directory(path("real"));
+  fs::create_symlink(path("real"), path("link"));
+  EXPECT_TRUE(check_endpoint_directory(path("link/ours"), IfMissing::kCreate).ok());
+  EXPECT_TRUE(check_endpoint_directory(path("real/ours"), IfMissing::kRefuse).ok());
+  EXPECT_TRUE(check_endpoint_directory(path("link/../real/ours"), IfMissing::kRefuse).ok());
 }
 
 TEST_F(EndpointFiles, makes_one_directory_and_not_its_parents) {
@@ -197,83 +257,7 @@ TEST_F(EndpointFiles, refuses_another_users_directory) {
   expect_refused(path("theirs"), "12345");
 }
 
-TEST_F(EndpointFiles, writes_the_pid_into_the_lock_and_removes_it) {
-  {
-    auto lock = EndpointLock::acquire(path("ctl"));
-    ASSERT_TRUE(lock.ok()) << lock.status().to_string();
-    EXPECT_EQ(content("ctl.lock"), std::to_string(::getpid()) + "\n");
-  }
-  EXPECT_FALSE(fs::exists(path("ctl.lock")));
-}
-
-TEST_F(EndpointFiles, names_the_holder_of_a_held_lock) {
-  auto first = EndpointLock::acquire(path("ctl"));
-  ASSERT_TRUE(first.ok());
-  auto second = EndpointLock::acquire(path("ctl"));
-  ASSERT_FALSE(second.ok());
-  EXPECT_EQ(second.status().code(), StatusCode::kInUse);
-  EXPECT_NE(second.status().message().find("pid " + std::to_string(::getpid())), std::string::npos)
-      << second.status().to_string();
-  EXPECT_TRUE(fs::exists(path("ctl.lock")));
-}
-
-TEST_F(EndpointFiles, keeps_a_moved_lock) {
-  EndpointLock kept;
-  {
-    auto lock = EndpointLock::acquire(path("ctl"));
-    ASSERT_TRUE(lock.ok());
-    kept = std::move(lock).value();
-  }
-  EXPECT_TRUE(fs::exists(path("ctl.lock")));
-  EXPECT_EQ(EndpointLock::acquire(path("ctl")).status().code(), StatusCode::kInUse);
-}
-
-TEST_F(EndpointFiles, takes_over_a_dead_servers_lock) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    auto lock = EndpointLock::acquire(path("ctl"));
-    ::_exit(lock.ok() ? 0 : 1);  // no destructor runs: as killed
-  }
-  int status = 0;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  ASSERT_EQ(status, 0);
-  ASSERT_EQ(content("ctl.lock"), std::to_string(child) + "\n");
-  auto lock = EndpointLock::acquire(path("ctl"));
-  ASSERT_TRUE(lock.ok()) << lock.status().to_string();
-  EXPECT_EQ(content("ctl.lock"), std::to_string(::getpid()) + "\n");
-}
-
-TEST_F(EndpointFiles, survives_junk_in_a_held_lock) {
-  auto first = EndpointLock::acquire(path("ctl"));
-  ASSERT_TRUE(first.ok());
-  touch("ctl.lock", std::string(1000, 'x'));
-  EXPECT_EQ(EndpointLock::acquire(path("ctl")).status().code(), StatusCode::kInUse);
-}
-
-TEST_F(EndpointFiles, follows_no_link_to_a_lock) {
-  touch("victim", "precious");
-  fs::create_symlink(path("victim"), path("ctl.lock"));
-  EXPECT_EQ(EndpointLock::acquire(path("ctl")).status().code(), StatusCode::kInvalidInput);
-  EXPECT_EQ(content("victim"), "precious");
-}
-
-TEST_F(EndpointFiles, sweeps_session_sockets_and_nothing_else) {
-  const std::vector<std::string> stale{"ctl.00000000", "ctl.deadbeef", "ctl.0123abcd"};
-  const std::vector<std::string> others{
-      "ctl",          "ctl.lock",       "ctl.deadbee",   "ctl.deadbeef0", "ctl.DEADBEEF",
-      "ctl.deadbeeg", "other.deadbeef", "xctl.deadbeef", "ctl-deadbeef"};
-  for (const std::string& name : stale) touch(name);
-  for (const std::string& name : others) touch(name);
-  sweep_session_sockets(path("ctl"));
-  for (const std::string& name : stale) EXPECT_FALSE(fs::exists(path(name))) << name;
-  for (const std::string& name : others) EXPECT_TRUE(fs::exists(path(name))) << name;
-}
-
-TEST_F(EndpointFiles, sweeps_nothing_where_there_is_no_directory) {
-  sweep_session_sockets(path("missing/ctl"));
-}
-
-class DefaultEndpoint : public ::testing::Test {
+class DefaultEndpoint : public EndpointFiles {
  protected:
   DefaultEndpoint() {
     const char* old = std::getenv("XDG_RUNTIME_DIR");
@@ -282,6 +266,16 @@ class DefaultEndpoint : public ::testing::Test {
   }
   ~DefaultEndpoint() override {
     had_ ? ::setenv("XDG_RUNTIME_DIR", old_.c_str(), 1) : ::unsetenv("XDG_RUNTIME_DIR");
+  }
+  /// With the variable at `value` the default endpoint's directory is refused, and it is said why.
+  static void expect_named(const std::string& value, const std::string& fault, StatusCode code,
+                           IfMissing if_missing) {
+    ::setenv("XDG_RUNTIME_DIR", value.c_str(), 1);
+    const Status status = check_endpoint_directory(default_endpoint().directory(), if_missing);
+    EXPECT_EQ(status.code(), code) << status.to_string();
+    for (const std::string& word : {std::string("XDG_RUNTIME_DIR is ") + value, fault,
+                                    std::string("--endpoint"), std::string("nset")})
+      EXPECT_NE(status.message().find(word), std::string::npos) << status.to_string();
   }
   bool had_ = false;
   std::string old_;
@@ -298,6 +292,41 @@ TEST_F(DefaultEndpoint, else_lies_in_tmp_by_user) {
   EXPECT_EQ(default_endpoint().text(), want);
   ::setenv("XDG_RUNTIME_DIR", "relative", 1);
   EXPECT_EQ(default_endpoint().text(), want);
+}
+
+TEST_F(DefaultEndpoint, is_made_in_a_runtime_directory_of_our_own) {
+  ::setenv("XDG_RUNTIME_DIR", (directory_ + "/./").c_str(), 1);
+  EXPECT_EQ(default_endpoint().path, path("airlock/ctl"));
+  EXPECT_TRUE(check_endpoint_directory(path("airlock"), IfMissing::kCreate).ok());
+}
+
+TEST_F(DefaultEndpoint, names_the_variable_whose_directory_is_missing) {
+  expect_named(path("gone"), "does not exist", StatusCode::kInvalidInput, IfMissing::kCreate);
+  // To a client there is no server.
+  expect_named(path("gone"), "does not exist", StatusCode::kUnavailable, IfMissing::kRefuse);
+}
+
+TEST_F(DefaultEndpoint, names_the_variable_that_is_no_directory) {
+  touch("file");
+  for (const IfMissing if_missing : {IfMissing::kCreate, IfMissing::kRefuse}) {
+    expect_named(path("file"), "not a directory", StatusCode::kInvalidInput, if_missing);
+    expect_named(path("file/below"), "Not a directory", StatusCode::kInvalidInput, if_missing);
+  }
+}
+
+TEST_F(DefaultEndpoint, names_the_variable_whose_directory_is_another_users) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to give a directory away";
+  ASSERT_EQ(::chown(directory_.c_str(), 12345, 12345), 0);
+  for (const IfMissing if_missing : {IfMissing::kCreate, IfMissing::kRefuse})
+    expect_named(directory_, "user 12345", StatusCode::kInvalidInput, if_missing);
+  EXPECT_FALSE(fs::exists(path("airlock")));
+}
+
+TEST_F(DefaultEndpoint, names_the_variable_that_makes_too_long_a_path) {
+  ::setenv("XDG_RUNTIME_DIR", ("/" + std::string(100, 'r')).c_str(), 1);
+  const Status status = parse_endpoint(default_endpoint().text()).status();
+  EXPECT_EQ(status.code(), StatusCode::kUsage);
+  EXPECT_NE(status.message().find("XDG_RUNTIME_DIR"), std::string::npos) << status.to_string();
 }
 
 }  // namespace
