@@ -51,6 +51,7 @@ Server::~Server() {
 Status Server::take_endpoint() {
   RETURN_IF_ERROR(wake_.check());
   RETURN_IF_ERROR(device_lost_.check());
+  RETURN_IF_ERROR(parse_endpoint(endpoint_.text()).status());  // the default one's length
   const bool ipc = endpoint_.kind == Endpoint::Kind::kIpc;
   if (!endpoint_.is_loopback() && !options_.insecure_tcp) {
     return {StatusCode::kUsage,
@@ -72,7 +73,8 @@ Status Server::take_endpoint() {
       options_.ring.choice == RingChoice::kOn || (options_.ring.choice == RingChoice::kAuto && ipc);
   geometry_ = {options_.ring.slot_count, options_.ring.slot_bytes};
   sweep_stale_segments();
-  sweep_tcp_counters_files(default_endpoint().directory());
+  const std::string shared = default_endpoint().directory();
+  if (check_endpoint_directory(shared, IfMissing::kRefuse).ok()) sweep_tcp_counters_files(shared);
   if (!ring_on_) return {};
   return ipc ? check_ring_memory(geometry_) : check_shm_room(geometry_);
 }
@@ -83,7 +85,7 @@ Status Server::open_control() {
   ASSIGN_OR_RETURN(auto listener, ControlListener::listen(endpoint_));
   endpoint_ = listener.endpoint();
   listener_.emplace(std::move(listener));
-  return {};
+  return endpoint_.kind == Endpoint::Kind::kIpc ? lock_.own_socket() : Status();
 }
 
 // What the server knows of itself by now, and the place where it counts: without a file nobody can
@@ -132,12 +134,11 @@ void Server::check_counters() {
   counters_->remove();
 }
 
-// While the lock is still held: after it another server's socket may lie there.
+// The names first, while the files are open and so can be told from another server's.
 void Server::release_endpoint() {
   if (counters_) counters_->remove();
-  if (!listener_) return;
+  lock_.remove_files();
   listener_.reset();
-  if (endpoint_.kind == Endpoint::Kind::kIpc) ::unlink(endpoint_.path.c_str());
 }
 
 void Server::stop_control() {
@@ -159,10 +160,7 @@ void Server::stop_control() {
   }
   (void)publish();
   counters_->remove();
-  if (endpoint_.kind == Endpoint::Kind::kIpc) {
-    ::unlink(endpoint_.path.c_str());
-    ::unlink((endpoint_.path + ".lock").c_str());
-  }
+  lock_.remove_files();
   const Status device = device_status();
   if (!device.ok()) log_error(device.message());
   exit_at_once(exit_code(device.code()));
