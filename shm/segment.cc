@@ -237,8 +237,12 @@ std::size_t sweep_stale_segments() {
   DIR* directory = ::opendir(kDirectory);
   if (directory == nullptr) return 0;
   const std::string own_prefix = fmt::format("airlock-{}-", ::geteuid());
+  // Whoever may write there could fill the folder.
+  constexpr int kMaxEntries = 65536;
   std::vector<std::string> paths;
-  while (const dirent* entry = ::readdir(directory)) {
+  for (int i = 0; i < kMaxEntries; ++i) {
+    const dirent* const entry = ::readdir(directory);
+    if (entry == nullptr) break;
     const std::string name = entry->d_name;
     if (name.starts_with(own_prefix) && is_segment_name(name)) paths.push_back(kDirectory + name);
   }

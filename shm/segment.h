@@ -79,7 +79,7 @@ class Segment {
 };
 
 /// Removes this user's segments whose owner is dead (nobody holds their lock); returns how many.
-/// Call it at start.
+/// Of more than 65536 entries it looks at so many. Call it at start.
 std::size_t sweep_stale_segments();
 
 }  // namespace airlock

@@ -102,8 +102,9 @@ Status remove_dead_counters_file(const std::string& path) {
 void sweep_tcp_counters_files(const std::string& directory) {
   std::error_code error;
   const std::filesystem::directory_iterator end;
-  for (std::filesystem::directory_iterator entry(directory, error); !error && entry != end;
-       entry.increment(error)) {
+  int entries_left = 65536;
+  for (std::filesystem::directory_iterator entry(directory, error);
+       !error && entry != end && entries_left > 0; entry.increment(error), --entries_left) {
     const std::string name = entry->path().filename();
     if (!name.starts_with("tcp-") || !name.ends_with(".stats")) continue;
     const UniqueFd fd = open_to_look(entry->path());

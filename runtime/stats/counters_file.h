@@ -117,7 +117,8 @@ bool counters_file_is_locked(int fd);
 Status remove_dead_counters_file(const std::string& path);
 
 /// Removes what dead servers left on tcp ports, which the next server there need not find: finished
-/// counters files called "tcp-*.stats" in `directory` that nobody holds.
+/// counters files of ours called "tcp-*.stats" in `directory` that nobody holds. Of a directory
+/// with more than 65536 entries it looks at so many.
 void sweep_tcp_counters_files(const std::string& directory);
 
 }  // namespace airlock

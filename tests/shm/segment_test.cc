@@ -170,6 +170,23 @@ TEST(Segment, sweep_removes_what_a_dead_owner_left_and_nothing_else) {
   EXPECT_TRUE(exists(live->name()));
 }
 
+TEST(Segment, sweep_leaves_what_only_has_a_segments_name) {
+  const std::string target = path_of(unique_segment_name());
+  const std::string link = path_of(unique_segment_name());
+  const std::string folder = path_of(unique_segment_name());
+  const std::string pipe = path_of(unique_segment_name());
+  auto live = Segment::create(target.substr(target.rfind('/') + 1), 4096).value();
+  ASSERT_EQ(::symlink(target.c_str(), link.c_str()), 0);
+  ASSERT_EQ(::mkdir(folder.c_str(), 0700), 0);
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  sweep_stale_segments();
+  for (const std::string& path : {target, link, folder, pipe}) {
+    struct stat info {};
+    EXPECT_EQ(::lstat(path.c_str(), &info), 0) << path;
+    ::remove(path.c_str());
+  }
+}
+
 TEST(SegmentGuard, truncated_ring_is_a_protocol_error_at_both_ends) {
   TestRing ring;
   ASSERT_TRUE(send(*ring.producer, "held", {"bytes"}).ok());

@@ -273,11 +273,13 @@ TEST_F(CountersFileTest, sweeps_what_dead_servers_left_on_tcp_ports) {
     std::ofstream(path(name)) << "ARLKSTAT";
   std::ofstream(path("tcp-2.stats")) << "my notes";
   std::ofstream(path("tcp-3.stats")).flush();  // being made
+  std::filesystem::create_symlink("ctl.stats", path("tcp-5.stats"));
   auto live = CountersFile::create(path("tcp-4.stats"), info_, kBlocks);
   ASSERT_TRUE(live.ok());
   sweep_tcp_counters_files(directory_);
   EXPECT_FALSE(std::filesystem::exists(path("tcp-1.stats")));
-  for (const char* name : {"tcp-1.other", "ctl.stats", "tcp-2.stats", "tcp-3.stats", "tcp-4.stats"})
+  for (const char* name :
+       {"tcp-1.other", "ctl.stats", "tcp-2.stats", "tcp-3.stats", "tcp-4.stats", "tcp-5.stats"})
     EXPECT_TRUE(std::filesystem::exists(path(name))) << name;
 }
 
