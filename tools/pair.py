@@ -90,20 +90,21 @@ class Pair:
     def path(self, name):
         return os.path.join(self.work, name)
 
-    def start(self, program, *args, name=None, **streams):
-        """`streams`: stdout or stderr, as subprocess takes them."""
+    def start(self, program, *args, name=None, within=(), **streams):
+        """`within`: a command that runs the program, as ("nohup",). `streams`: stdout or stderr, as subprocess takes them."""
         name = f"{len(self.started)}-{name or program}"
-        process = Process(self.work, name, [os.path.join(self.bin_dir, program), *map(str, args)], self.env,
-                          **streams)
+        command = [*within, os.path.join(self.bin_dir, program), *map(str, args)]
+        process = Process(self.work, name, command, self.env, **streams)
         self.started.append(process)
         return process
 
-    def server(self, *args, endpoint=None, model=("--synthetic", TINY), threads=1, device="cpu", limit_s=600):
+    def server(self, *args, endpoint=None, model=("--synthetic", TINY), threads=1, device="cpu", limit_s=600,
+               within=()):
         """A gpu_server that serves; `.endpoint` is where, as it said itself; `.stats()` what it wrote to
         `.stats_path`."""
         stats_path = self.path(f"{len(self.started)}-server.json")
         server = self.start("gpu_server", *model, "--endpoint", endpoint or self.endpoint, "--device", device,
-                            "--threads", threads, "--stats-json", stats_path, *args)
+                            "--threads", threads, "--stats-json", stats_path, *args, within=within)
         wait_until(lambda: "ready " in server.stdout() or not server.running(), "ready", limit_s)
         ready = [line for line in server.stdout().splitlines() if line.startswith("ready ")]
         assert ready, f"gpu_server ended before it was ready\n{server.report()}"
@@ -112,10 +113,10 @@ class Pair:
         return server
 
     def runner(self, *args, endpoint=None, model=("--synthetic", TINY), tokens=("--random-tokens", 64, "--seed", 1),
-               threads=1):
+               threads=1, within=()):
         """`tee_runner prefill` under way."""
         return self.start("tee_runner", "prefill", *model, "--endpoint", endpoint or self.endpoint, *tokens,
-                          "--threads", threads, *args)
+                          "--threads", threads, *args, within=within)
 
     def prefill(self, *args, limit_s=3600, **kwargs):
         """What `tee_runner prefill -o json` says, which must succeed. Arguments as for runner()."""

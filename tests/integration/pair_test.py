@@ -7,6 +7,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "tools"))
 import cuda_scenarios  # noqa: E402 (they find tools/pair.py by the line above)
+import endpoint_scenarios  # noqa: E402
 import fault_scenarios  # noqa: E402
 import input_scenarios  # noqa: E402
 import prefill_scenarios  # noqa: E402
@@ -16,8 +17,8 @@ import scenarios  # noqa: E402
 import sink_scenarios  # noqa: E402
 from pair import Pair  # noqa: E402
 
-SCENARIOS = [scenario for module in (prefill_scenarios, fault_scenarios, input_scenarios, record_scenarios, replay_scenarios,
-                                     sink_scenarios, cuda_scenarios) for scenario in module.SCENARIOS]
+SCENARIOS = [scenario for module in (prefill_scenarios, fault_scenarios, endpoint_scenarios, input_scenarios, record_scenarios,
+                                     replay_scenarios, sink_scenarios, cuda_scenarios) for scenario in module.SCENARIOS]
 
 if __name__ == "__main__":
     scenarios.main(__doc__, SCENARIOS, lambda args, work: Pair(args.bin_dir, work),
