@@ -41,14 +41,16 @@ def play(name, scenario, make_rig):
         shutil.rmtree(work, ignore_errors=True)
 
 
-def main(doc, scenarios, make_rig, needs, folders=None):
+def main(doc, scenarios, make_rig, needs, folders=None, flags=()):
     """`make_rig(args, work)` gives a Pair, `needs(args)` the files without which there is nothing to test; `folders` are
-    options beside --bin-dir with their defaults. Does not return."""
+    options beside --bin-dir with their defaults, `flags` those without a value. Does not return."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true")
     folders = {"bin_dir": "build/release/bin", **(folders or {})}
     for folder, default in folders.items():
         parser.add_argument("--" + folder.replace("_", "-"), default=default, type=os.path.abspath)
+    for flag in flags:
+        parser.add_argument("--" + flag, action="store_true")
     by_name = {scenario.__name__: scenario for scenario in scenarios}
     parser.add_argument("scenario", nargs="?", choices=sorted(by_name))
     args = parser.parse_args()
