@@ -1,4 +1,4 @@
-"""Where a server is reached, how it is told to end, and what the system denies it: the world as an unlucky user has it."""
+"""Where a server is reached, how it is told to end, what the system denies it: the world as an unlucky user has it."""
 import os
 import shutil
 import signal
@@ -6,7 +6,7 @@ import stat
 import subprocess
 
 from fault_scenarios import await_work, expect_serves, under_way
-from pair import TINY, wait_until
+from pair import TINY, WATCHDOG_S, wait_until
 from scenarios import segments
 
 # A mount namespace of its own, in which the words behind it run as a script: needs root.
@@ -21,8 +21,9 @@ def with_umask(mask):
     return ("sh", "-c", f'umask {mask}; exec "$@"', "sh")
 
 
-def second_server(pair, endpoint, *args):
-    return pair.start("gpu_server", "--synthetic", TINY, "--endpoint", endpoint, "--threads", 1, "--device", "cpu", *args)
+def second_server(pair, endpoint, *args, within=()):
+    return pair.start("gpu_server", "--synthetic", TINY, "--endpoint", endpoint, "--threads", 1, "--device", "cpu", *args,
+                      within=within)
 
 
 def expect_refused(pair, endpoint, word):
@@ -46,6 +47,28 @@ def endpoint_is_held_though_a_cleaner_removes_files(pair):
     second = pair.server()
     expect_serves(pair, second)
     pair.stop(second)
+
+
+def cleaner_of_temporary_files_leaves_a_live_servers_directory(pair):
+    """However long it serves."""
+    if not shutil.which("systemd-tmpfiles"):
+        return "systemd-tmpfiles is not there"
+    dead = pair.path("dead")
+    os.mkdir(dead, 0o700)
+    with open(os.path.join(dead, "ctl.lock"), "wb"):
+        server = pair.server()
+    for folder in (pair.run_dir, dead):
+        for path in (*(os.path.join(folder, name) for name in os.listdir(folder)), folder):
+            os.utime(path, (0, 0))
+    with open(pair.path("old.conf"), "w", encoding="utf-8") as file:
+        file.write(f"e {pair.work} - - - aAmM:1d\n")
+    subprocess.run(["systemd-tmpfiles", "--clean", pair.path("old.conf")], check=False, timeout=WATCHDOG_S)
+    if os.path.exists(dead):
+        return "systemd-tmpfiles cleans nothing here"
+    expect_serves(pair, server)
+    assert os.path.exists(os.path.join(pair.run_dir, "ctl.lock")), os.listdir(pair.run_dir)
+    pair.stop(server)
+    return None
 
 
 def server_of_a_replaced_directory_leaves_the_next_ones_files(pair):
@@ -142,8 +165,7 @@ def read_only_dev_shm_is_said_at_start(pair):
     if not can_mount():
         return "no mount namespace can be made"
     within = (*UNSHARED, 'mount -t tmpfs -o ro none /dev/shm; exec "$@"', "sh")
-    refused = [pair.start("gpu_server", "--synthetic", TINY, "--endpoint", "tcp://127.0.0.1:0", "--threads", 1,
-                          "--ring", "on", within=within),
+    refused = [second_server(pair, "tcp://127.0.0.1:0", "--ring", "on", within=within),
                pair.start("airlock_xfer", "-b", 64, "-e", 64, within=within)]
     for process, way_out in zip(refused, ("--ring off", "--path zmq")):
         process.expect_exit(5)
@@ -156,6 +178,7 @@ def read_only_dev_shm_is_said_at_start(pair):
 
 SCENARIOS = (
     endpoint_is_held_though_a_cleaner_removes_files,
+    cleaner_of_temporary_files_leaves_a_live_servers_directory,
     server_of_a_replaced_directory_leaves_the_next_ones_files,
     directory_that_is_a_link_is_refused,
     umask_takes_nothing_from_the_files,
