@@ -85,6 +85,33 @@ def server_of_a_replaced_directory_leaves_the_next_ones_files(pair):
     assert os.listdir(pair.run_dir) == [], os.listdir(pair.run_dir)
 
 
+def endpoint_is_one_by_every_spelling(pair):
+    """Each spelling is served, and refused to a second server; airlock_stat finds the file by each."""
+    parent = pair.path("parent")
+    os.symlink(pair.work, parent)
+    spellings = [f"ipc://{pair.work}/{path}/ctl" for path in ("run", "parent/run", "/run", "run/.", "run/../run")]
+    server = pair.server(endpoint=spellings[1])
+    for spelling in spellings:
+        expect_refused(pair, spelling, f"pid {server.pid}")
+        pair.runner(endpoint=spelling).expect_exit(0)
+        pair.start("airlock_stat", "--endpoint", spelling).expect_exit(0)
+    pair.stop(server)
+
+
+def endpoint_is_one_through_another_mount(pair):
+    """The server knows nothing of the client's path, as in a container."""
+    if not can_mount():
+        return "no mount namespace can be made"
+    other = pair.path("elsewhere")
+    os.mkdir(other, 0o700)
+    mounts = f'mount --bind "{pair.run_dir}" "{other}"; mount -t tmpfs none "{pair.run_dir}"; exec "$@"'
+    within = (*UNSHARED, mounts, "sh")
+    server = pair.server()
+    pair.runner(endpoint=f"ipc://{other}/ctl", within=within).expect_exit(0)
+    second = second_server(pair, f"ipc://{other}/ctl", within=within).expect_exit(5)
+    assert f"pid {server.pid}" in second.stderr(), second.stderr()
+    pair.stop(server)
+    return None
 
 
 def directory_that_is_a_link_is_refused(pair):
@@ -95,6 +122,16 @@ def directory_that_is_a_link_is_refused(pair):
             process.expect_exit(1)
             assert "is a link" in process.stderr(), process.stderr()
 
+
+def runner_waits_for_a_server_whose_directory_is_still_missing(pair):
+    endpoint = f"ipc://{pair.work}/later/ctl"
+    runner = pair.runner("--timeout-ms", 60000, endpoint=endpoint)
+    missing = pair.runner("--timeout-ms", 300, endpoint=endpoint).expect_exit(3)
+    assert "later" in missing.stderr(), missing.stderr()
+    assert runner.running(), runner.stderr()
+    server = pair.server(endpoint=endpoint)
+    runner.expect_exit(0)
+    pair.stop(server)
 
 
 def umask_takes_nothing_from_the_files(pair):
@@ -180,7 +217,10 @@ SCENARIOS = (
     endpoint_is_held_though_a_cleaner_removes_files,
     cleaner_of_temporary_files_leaves_a_live_servers_directory,
     server_of_a_replaced_directory_leaves_the_next_ones_files,
+    endpoint_is_one_by_every_spelling,
+    endpoint_is_one_through_another_mount,
     directory_that_is_a_link_is_refused,
+    runner_waits_for_a_server_whose_directory_is_still_missing,
     umask_takes_nothing_from_the_files,
     unusable_runtime_directory_is_named,
     hangup_ends_both_in_order,

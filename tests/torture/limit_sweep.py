@@ -171,7 +171,7 @@ def address_space(sweep):
     return missing_tools() or sweep.sweep("as", values, names=sweep.with_threads())
 
 
-SCENARIOS = (descriptors,)
+SCENARIOS = (descriptors, threads, address_space)
 
 if __name__ == "__main__":
     scenarios.main(__doc__, SCENARIOS, lambda args, work: Sweep(args.bin_dir, work, args.long),
