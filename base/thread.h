@@ -4,6 +4,7 @@
 #include <functional>
 #include <new>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #include "base/status.h"
@@ -24,6 +25,11 @@ Status without_exceptions(const Body& body) {
     return body();
   } catch (const std::bad_alloc&) {
     return {StatusCode::kResourceExhausted, "out of memory"};
+  } catch (const std::system_error& error) {
+    // A thread, mostly.
+    const bool used_up = error.code() == std::errc::resource_unavailable_try_again ||
+                         error.code() == std::errc::not_enough_memory;
+    return {used_up ? StatusCode::kResourceExhausted : StatusCode::kInternal, "{}", error.what()};
   } catch (const std::exception& error) {
     return {StatusCode::kInternal, "{}", error.what()};
   }

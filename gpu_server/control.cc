@@ -73,7 +73,8 @@ Status Server::admit(Session& session) {
   if (active >= options_.max_clients) return full(active);
   session.set_attached();
   counters_->live().sessions_started.fetch_add(1, std::memory_order_relaxed);
-  log_info(fmt::format("session {:016x}: {}", session.epoch(), session.client()));
+  sessions_.log(LogLevel::kInfo,
+                fmt::format("session {:016x}: {}", session.epoch(), session.client()));
   return {};
 }
 
@@ -81,7 +82,7 @@ void Server::close(Client& client) { client.connection.reset(); }
 
 // The answer to a hello that led to no session.
 void Server::refuse(Client& client, const std::string& who, const Status& why) {
-  log_warning(fmt::format("refused {}: {}", who, why.message()));
+  refused_.log(LogLevel::kWarning, fmt::format("refused {}: {}", who, why.message()));
   counters_->live().sessions_refused.fetch_add(1, std::memory_order_relaxed);
   if (client.connection) (void)client.connection->send(Refusal{why.code(), why.message()});
 }
@@ -98,7 +99,7 @@ void Server::handle(Client& client, const ControlFrame& frame) {
     message = Status(StatusCode::kProtocolError, "a control message before any hello");
   if (!message.ok()) {
     if (session != nullptr) return session->end(message.status());
-    log_warning(fmt::format("{}: {}", client.peer, message.status().message()));
+    junk_.log(LogLevel::kWarning, fmt::format("{}: {}", client.peer, message.status().message()));
     if (message.status().code() == StatusCode::kVersionMismatch)
       counters_->live().sessions_refused.fetch_add(1, std::memory_order_relaxed);
     (void)client.connection->send(Refusal{message.status().code(), message.status().message()});
@@ -136,7 +137,7 @@ void Server::read_from(Client& client) {
     if (client.session) {
       client.session->end(status);
     } else if (status.code() != StatusCode::kUnavailable) {
-      log_warning(fmt::format("{}: {}", client.peer, status.message()));
+      junk_.log(LogLevel::kWarning, fmt::format("{}: {}", client.peer, status.message()));
     }
     close(client);
   }
@@ -206,8 +207,8 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   if (block == nullptr) {
     return Status(StatusCode::kResourceExhausted, "server full: sessions are still ending");
   }
-  SessionGround ground{*context_, *model_, endpoint_, wake_,
-                       [this](Session& session) { return admit(session); }};
+  SessionGround ground{*context_, *model_,    endpoint_,
+                       wake_,     ended_log_, [this](Session& session) { return admit(session); }};
   auto session = Session::start(std::move(ground), std::move(welcome), hello.client,
                                 {*block, counters_->live().service_ns});
   if (!session.ok()) {
@@ -380,6 +381,13 @@ void Server::control_loop() {
     const bool sign_due = next_sign.expired();
     if (sign_due) next_sign = Deadline::after(kSignInterval);
     check_counters();
+    if (sign_due) {
+      check_endpoint();
+      junk_.tell(LogLevel::kWarning, "control messages that are none");
+      refused_.tell(LogLevel::kWarning, "clients refused");
+      sessions_.tell(LogLevel::kInfo, "sessions");
+      ended_log_.tell(LogLevel::kInfo, "ends of sessions");
+    }
     if (!told && !device.ok()) {
       end_all(device, device);
     } else if (!told && stopping) {

@@ -134,6 +134,15 @@ void Server::check_counters() {
   counters_->remove();
 }
 
+// Somebody has removed or replaced the socket or its directory: whoever is connected is served on.
+void Server::check_endpoint() {
+  if (endpoint_lost_) return;
+  if (const Status status = lock_.still_ours(); !status.ok()) {
+    endpoint_lost_ = true;
+    log_error(status.message() + "; no new client finds this server: start it again");
+  }
+}
+
 // The names first, while the files are open and so can be told from another server's.
 void Server::release_endpoint() {
   if (counters_) counters_->remove();

@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 
+#include "base/log_limiter.h"
 #include "base/status.h"
 #include "base/wake_event.h"
 #include "gpu_server/metrics.h"
@@ -84,6 +85,7 @@ class Server {
   void wait_for_work(Deadline deadline);
   void take_newcomers();
   void check_counters();
+  void check_endpoint();
   Status check_device();
   Status device_status() const;
   void end_all(const Status& reason, const Status& told);
@@ -118,6 +120,12 @@ class Server {
   std::unique_ptr<CountersFile> counters_;
   // The control thread's.
   bool counters_lost_ = false;
+  bool endpoint_lost_ = false;
+  // What peers cause is logged at a bounded rate, each cause by itself.
+  LogLimiter junk_;
+  LogLimiter refused_;
+  LogLimiter sessions_;
+  LogLimiter ended_log_;
   // Before the sessions that use it.
   std::unique_ptr<ServedModel> model_;
   // Ends the main thread's wait.

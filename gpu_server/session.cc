@@ -84,7 +84,7 @@ void Session::work() {
       status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kCancelled;
   (void)without_exceptions([&]() -> Status {
     const std::string text = fmt::format("session {:016x} ended: {}", epoch_, status.message());
-    ordinary ? log_info(text) : log_warning(text);
+    ground_.ended_log.log(ordinary ? LogLevel::kInfo : LogLevel::kWarning, text);
     return {};
   });
   {

@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/log_limiter.h"
 #include "base/status.h"
 #include "base/tensor.h"
 #include "base/wake_event.h"
@@ -51,6 +52,8 @@ struct SessionGround {
   Endpoint control;
   // Set when there is something to tell the runner and when the worker is through.
   WakeEvent& changed;
+  // Where the ends of sessions are logged.
+  LogLimiter& ended_log;
   // Asked by the worker once the runner is attached: gives the session one of the server's places,
   // or says why there is none.
   std::function<Status(Session&)> admit;

@@ -33,21 +33,6 @@ Status refused(const Endpoint& endpoint, const Refusal& refusal) {
   return {code, "the server at {} refused: {}", endpoint.text(), refusal.message};
 }
 
-// Where the data socket is, by the server's word: only a sibling of the control socket, or another
-// port of its host.
-Result<std::string> data_endpoint(const Endpoint& control, const std::string& claimed) {
-  auto parsed = parse_endpoint(claimed);
-  if (!parsed.ok())
-    return Status(StatusCode::kProtocolError, "the session's " + parsed.status().message());
-  if (parsed->kind != control.kind ||
-      (control.kind == Endpoint::Kind::kIpc && parsed->directory() != control.directory())) {
-    return Status(StatusCode::kProtocolError, "the session's endpoint {} does not belong to {}",
-                  claimed, control.text());
-  }
-  if (control.kind == Endpoint::Kind::kTcp) parsed->host = control.host;
-  return parsed->text();
-}
-
 /// What `welcome` has to be beyond what decode_control() checks of any.
 Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool want_ring) {
   const auto refuse = [](const char* text) { return Status(StatusCode::kProtocolError, text); };
@@ -169,7 +154,7 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
     RETURN_IF_ERROR(frame.status());
     ASSIGN_OR_RETURN(ControlMessage message, decode_control(frame->bytes));
     if (const auto* socket = std::get_if<DataSocket>(&message)) {
-      ASSIGN_OR_RETURN(data, data_endpoint(endpoint, socket->endpoint));
+      ASSIGN_OR_RETURN(data, session_endpoint(endpoint, socket->endpoint));
       RETURN_IF_ERROR(channel_->connect(*context_, data));
     } else if (std::holds_alternative<Attached>(message) && !data.empty()) {
       break;
