@@ -5,10 +5,11 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdlib>
-#include <iostream>
+#include <sstream>
 #include <utility>
 
 #include "base/version.h"
+#include "runtime/program/program.h"
 
 namespace airlock {
 
@@ -62,6 +63,14 @@ CommandOption CommandOptions::text(const std::string& name, std::string& value,
 CommandOption CommandOptions::text(const std::string& name, std::optional<std::string>& value,
                                    const std::string& help) const {
   return CommandOption(app_->add_option(name, value, help));
+}
+
+CommandOption CommandOptions::file(const std::string& name, std::string& path,
+                                   const std::string& help) const {
+  return parsed(name, "FILE", help, [&path](const std::string& text) -> Status {
+    path = text;
+    return text.empty() ? Status(StatusCode::kUsage, "the file's name is empty") : Status();
+  });
 }
 
 CommandOption CommandOptions::texts(const std::string& name, std::vector<std::string>& values,
@@ -125,7 +134,9 @@ Result<bool> CommandLine::parse(int argc, const char* const* argv) const {
     return true;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() != 0) return refuse(error.what());
-    app_->exit(error, std::cout, std::cerr);
+    std::ostringstream text;
+    app_->exit(error, text, text);
+    RETURN_IF_ERROR(print(text.str()));
     return false;
   } catch (const std::exception& error) {
     return refuse(error.what());

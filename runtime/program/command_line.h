@@ -55,6 +55,8 @@ class CommandOptions {
   CommandOption text(const std::string& name, std::string& value, const std::string& help) const;
   CommandOption text(const std::string& name, std::optional<std::string>& value,
                      const std::string& help) const;
+  /// A file to write to; an empty name, which a script may have by mistake, is refused.
+  CommandOption file(const std::string& name, std::string& path, const std::string& help) const;
   /// Positional, or an option that may be given several times.
   CommandOption texts(const std::string& name, std::vector<std::string>& values,
                       const std::string& help) const;

@@ -1,13 +1,26 @@
 #include "runtime/program/program.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <sys/signalfd.h>
+#include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 
 #include "base/file.h"
 
 namespace airlock {
+
+Status hold_standard_descriptors() {
+  for (const int wanted : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(wanted, F_GETFD) >= 0) continue;
+    // The least number that is free, which is this one. The root is always there, /dev/null is not,
+    // and what is opened as a place only can be neither read nor written.
+    if (::open("/", O_PATH) != wanted)
+      return os_error(fmt::format("hold the closed descriptor {}", wanted), errno);
+  }
+  return {};
+}
 
 UniqueFd take_signals(std::initializer_list<int> signals) {
   sigset_t set;
@@ -28,11 +41,11 @@ Status first_failure(Status first, const Status& later) {
   return first;
 }
 
-Status print(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) {
-    return {};
-  }
-  return os_error("write to stdout", errno);
+Status print(std::string_view text) { return write_all(STDOUT_FILENO, text, "to stdout"); }
+
+bool stdout_has_no_reader() {
+  pollfd out{STDOUT_FILENO, POLLOUT, 0};
+  return ::poll(&out, 1, 0) > 0 && (out.revents & (POLLERR | POLLHUP)) != 0;
 }
 
 }  // namespace airlock

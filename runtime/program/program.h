@@ -19,15 +19,24 @@ namespace airlock {
 /// nohup. Not valid, errno telling why, and nothing blocked: there is no descriptor.
 UniqueFd take_signals(std::initializer_list<int> signals);
 
+/// Descriptors 0, 1 and 2 of a process that was started with one of them closed are taken by what
+/// reads and writes nothing and says so (EBADF): else the next file that is opened would get the
+/// number, and what is meant for stdout or a log would land in it. kResourceExhausted where no
+/// descriptor can be had.
+Status hold_standard_descriptors();
+
 /// The main of a program: `parse()` gives a Result<std::optional<Options>>, in which nullopt means
 /// that --help or --version was printed; `run(options)` gives a Status. An error is logged here,
 /// and nowhere else, memory that ran out among them; the exit code is docs/INTERFACE.md's. A file
-/// that may grow no more is an error of that write and never a signal.
+/// that may grow no more is an error of that write and never a signal. A stdout whose reader is gone
+/// ends the program as it ends others (SIGPIPE), unless `run` ignores that signal: a program with a
+/// peer or files of its own to look after does.
 template <typename Parse, typename Run>
 int run_program(const char* name, const Parse& parse, const Run& run) {
   set_log_name(name);
   signal(SIGXFSZ, SIG_IGN);
   const Status status = without_exceptions([&]() -> Status {
+    RETURN_IF_ERROR(hold_standard_descriptors());
     const auto options = parse();
     if (!options.ok() || !options->has_value()) return options.status();
     return run(**options);
@@ -41,7 +50,10 @@ int run_program(const char* name, const Parse& parse, const Run& run) {
 /// only logged.
 Status first_failure(Status first, const Status& later);
 
-/// All of `text` on stdout, at once. Errors as os_error().
+/// All of `text` on stdout, at once: everything that a program has for stdout goes by here. Errors
+/// as os_error().
 Status print(std::string_view text);
+/// Whether stdout is a pipe or a socket whose reader is gone: nobody wants what is printed there.
+bool stdout_has_no_reader();
 
 }  // namespace airlock
