@@ -1,16 +1,15 @@
 #include "base/file.h"
 
-#include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <climits>
 #include <filesystem>
-#include <random>
 #include <system_error>
-
-#include "base/unique_fd.h"
 
 namespace airlock {
 namespace {
@@ -20,9 +19,13 @@ bool is_used_up(int error) {
   return std::ranges::find(kUsedUp, error) != std::end(kUsedUp);
 }
 
-Status write_parts(int fd, std::initializer_list<std::string_view> parts, const std::string& path) {
-  for (const std::string_view part : parts) RETURN_IF_ERROR(write_all(fd, part, path));
-  return {};
+/// Until a descriptor that does not block takes something again.
+Status wait_for_room(int fd, const std::string& path) {
+  constexpr int kPatienceMs = 30'000;
+  pollfd room{fd, POLLOUT, 0};
+  const int ready = ::poll(&room, 1, kPatienceMs);
+  if (ready > 0 || (ready < 0 && errno == EINTR)) return {};
+  return os_error("write " + path, ready == 0 ? ETIMEDOUT : errno);
 }
 
 }  // namespace
@@ -38,33 +41,38 @@ Status write_all(int fd, std::string_view bytes, const std::string& path) {
   while (!bytes.empty()) {
     const ssize_t written = ::write(fd, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
+    if (written < 0 && errno == EAGAIN) {
+      RETURN_IF_ERROR(wait_for_room(fd, path));
+      continue;
+    }
     if (written < 0) return os_error("write " + path, errno);
     bytes.remove_prefix(static_cast<std::size_t>(written));
   }
   return {};
 }
 
-Status write_file_atomically(const std::string& path, std::initializer_list<std::string_view> parts,
-                             unsigned mode) {
-  struct stat existing {};
-  if (::stat(path.c_str(), &existing) == 0 && !S_ISREG(existing.st_mode)) {
-    const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
-    if (!fd.valid()) return os_error("open " + path, errno);
-    return write_parts(fd.get(), parts, path);
+std::string folder_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "./" : path.substr(0, slash + 1);
+}
+
+Result<std::string> follow_links(const std::string& path) {
+  constexpr int kMostLinks = 40;  // as the kernel follows
+  std::string name = path;
+  for (int links = 0; links <= kMostLinks; ++links) {
+    // On Linux a link to the other one, which nobody has to have mounted.
+    if (constexpr std::string_view kShort = "/dev/fd/"; name.starts_with(kShort))
+      name.replace(0, kShort.size(), kDescriptorFolder);
+    if (name.starts_with(kDescriptorFolder)) return name;
+    std::array<char, PATH_MAX> text{};
+    const ssize_t length = ::readlink(name.c_str(), text.data(), text.size());
+    // EINVAL: it is no link.
+    if (length < 0 && (errno == EINVAL || errno == ENOENT)) return name;
+    if (length < 0) return os_error("look at " + path, errno);
+    const std::string_view next(text.data(), static_cast<std::size_t>(length));
+    name = next.starts_with('/') ? std::string(next) : folder_of(name).append(next);
   }
-  // By chance: no other process, thread or container writes to the same temporary file, and none
-  // that was left behind is in the way.
-  const std::string temporary = fmt::format("{}.{:08x}.tmp", path, std::random_device{}());
-  UniqueFd fd(
-      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode));
-  if (!fd.valid()) return os_error("create " + temporary, errno);
-  Status status = write_parts(fd.get(), parts, temporary);
-  fd.reset();
-  if (status.ok() && ::rename(temporary.c_str(), path.c_str()) != 0) {
-    status = os_error("replace " + path, errno);
-  }
-  if (!status.ok()) ::unlink(temporary.c_str());
-  return status;
+  return os_error("look at " + path, ELOOP);
 }
 
 bool is_same_file(const std::string& a, const std::string& b) {
@@ -76,8 +84,13 @@ bool is_same_file(const std::string& a, const std::string& b) {
   }
   std::error_code a_error;
   std::error_code b_error;
-  const auto a_path = std::filesystem::weakly_canonical(a, a_error);
-  const auto b_path = std::filesystem::weakly_canonical(b, b_error);
+  // A link to nothing means what will be made there.
+  const auto last_name = [](const std::string& path) {
+    auto name = follow_links(path);
+    return name.ok() ? *name : path;
+  };
+  const auto a_path = std::filesystem::weakly_canonical(last_name(a), a_error);
+  const auto b_path = std::filesystem::weakly_canonical(last_name(b), b_error);
   return a_error || b_error ? a == b : a_path == b_path;
 }
 

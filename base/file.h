@@ -14,18 +14,27 @@ std::string os_message(int error);
 /// descriptors are used up; else kInvalidInput.
 Status os_error(std::string_view what, int error);
 
-/// All of `bytes` to a descriptor that blocks; `path` is for the message.
+/// All of `bytes` to a descriptor; `path` is for the message. One that does not block is waited
+/// for, 30 s while it takes nothing. Errors as os_error().
 Status write_all(int fd, std::string_view bytes, const std::string& path);
 
-/// Replaces `path` by a new file of `mode` that holds `parts`, so that a reader sees the old or the
-/// new text, never half of one. What is no regular file (/dev/stdout, a pipe) is written to
-/// instead. Errors as os_error(), with the path.
-Status write_file_atomically(const std::string& path, std::initializer_list<std::string_view> parts,
-                             unsigned mode = 0600);
-inline Status write_file_atomically(const std::string& path, std::string_view text,
-                                    unsigned mode = 0600) {
-  return write_file_atomically(path, {text}, mode);
+/// OutputFile's open() and write() at once, for a caller that does not yet look at the place first.
+Status write_file_atomically(const std::string& path,
+                             std::initializer_list<std::string_view> parts);
+inline Status write_file_atomically(const std::string& path, std::string_view text) {
+  return write_file_atomically(path, {text});
 }
+
+/// Up to the last slash, which is kept; "./" without one.
+std::string folder_of(const std::string& path);
+
+/// Where a process finds its own descriptors by number, as links that lead to no name.
+inline constexpr std::string_view kDescriptorFolder = "/proc/self/fd/";
+
+/// The name at the end of the links that begin at `path`: of a file that is no link, of one that is
+/// not there, or of a descriptor of this process. Links in its folders are left to the system.
+/// Errors as os_error().
+Result<std::string> follow_links(const std::string& path);
 
 /// Whether two names mean the same file, which need not be there yet. Nothing is the same as a
 /// character device: /dev/null can take everything.
