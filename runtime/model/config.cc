@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <optional>
 
 #include "base/readable_file.h"
 #include "proto/limits.h"
 #include "runtime/json/reader.h"
 #include "runtime/json/writer.h"
+#include "runtime/model/model_files.h"
 
 namespace airlock {
 
@@ -40,7 +42,8 @@ void check_kind_of_model(const JsonReader& config) {
   if (config.has("model_type")) demand_text(config.at("model_type"), {"llama"});
   if (config.has("architectures")) {
     for (const JsonReader& name : config.at("architectures").items(kMaxMembers))
-      demand_text(name, {"LlamaForCausalLM"});
+      // The second is how the first was spelt when the class was new.
+      demand_text(name, {"LlamaForCausalLM", "LLaMAForCausalLM"});
   }
   if (config.has("hidden_act")) demand_text(config.at("hidden_act"), {"silu", "swish"});
   for (const std::string_view key : {"quantization_config", "compression_config"}) {
@@ -154,6 +157,7 @@ void read_dtype(const JsonReader& config, DType& out) {
     if (!config.has(key)) continue;
     const JsonReader value = config.at(key);
     std::string_view name = value.json().text;
+    if (name == "auto") continue;  // as the weights are stored
     if (name.starts_with("torch.")) name.remove_prefix(6);
     constexpr std::array kKnown = {DType::kF32, DType::kF16, DType::kBF16};
     const auto found = std::ranges::find(kKnown, name, config_dtype_name);
@@ -165,6 +169,18 @@ void read_dtype(const JsonReader& config, DType& out) {
   }
 }
 
+/// JSON has one kind of numbers, and some that write configs make 4.0 of a 4.
+void take_whole_numbers_for_integers(Json& config) {
+  constexpr double kLargestExact = 1LL << 53;
+  for (Json& value : config.items) {
+    if (value.kind != Json::Kind::kNumber || std::abs(value.number) > kLargestExact ||
+        value.number != std::trunc(value.number))
+      continue;
+    value.kind = Json::Kind::kInteger;
+    value.integer = static_cast<std::int64_t>(value.number);
+  }
+}
+
 }  // namespace
 
 Result<LlamaConfig> parse_config(std::string_view json, std::string_view source) {
@@ -172,7 +188,8 @@ Result<LlamaConfig> parse_config(std::string_view json, std::string_view source)
     return Status(StatusCode::kInvalidInput, "{}: has {} bytes, at most {} are taken", source,
                   json.size(), kMaxConfigFileBytes);
   }
-  ASSIGN_OR_RETURN(const Json root, parse_json(json, source));
+  ASSIGN_OR_RETURN(Json root, parse_json(json, source));
+  take_whole_numbers_for_integers(root);
   Status status;
   const JsonReader reader(root, source, status);
   LlamaConfig config;
@@ -189,6 +206,7 @@ Result<LlamaConfig> parse_config(std::string_view json, std::string_view source)
 }
 
 Result<LlamaConfig> load_config(const std::string& path) {
+  RETURN_IF_ERROR(check_model_file(path));
   ASSIGN_OR_RETURN(const std::string text, read_text_file(path, kMaxConfigFileBytes));
   return parse_config(text, path);
 }

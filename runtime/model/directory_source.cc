@@ -14,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "runtime/json/reader.h"
 #include "runtime/model/digest.h"
+#include "runtime/model/model_files.h"
 #include "runtime/model/model_source.h"
 #include "runtime/model/safetensors.h"
 
@@ -27,8 +28,6 @@ constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxHashThreads = 16;
 constexpr std::uint64_t kSlowHashBytes = std::uint64_t{1} << 30;
 constexpr std::int64_t kSettledS = 2;
-constexpr const char* kSingleName = "model.safetensors";
-constexpr const char* kIndexName = "model.safetensors.index.json";
 
 /// Where one tensor of the model lies.
 struct Place {
@@ -41,14 +40,22 @@ struct Place {
 using Files = std::map<std::string, std::unique_ptr<SafetensorsFile>>;
 using Places = std::map<std::string, Place>;
 
-bool exists(const std::string& path) {
+/// Also a link to nothing, which is told of when it is opened.
+bool is_named(const std::string& path) {
   std::error_code ignored;
-  return std::filesystem::exists(path, ignored);
+  return std::filesystem::symlink_status(path, ignored).type() !=
+         std::filesystem::file_type::not_found;
+}
+
+Result<std::unique_ptr<SafetensorsFile>> open_weights(const std::string& path) {
+  RETURN_IF_ERROR(check_model_file(path));
+  return SafetensorsFile::open(path);
 }
 
 /// The `weight_map` of an index: tensor name to file name. Its file names come from outside: plain
 /// names only.
 Result<std::map<std::string, std::string>> read_index(const std::string& path) {
+  RETURN_IF_ERROR(check_model_file(path));
   ASSIGN_OR_RETURN(const std::string text, read_text_file(path, kMaxIndexBytes));
   ASSIGN_OR_RETURN(const Json root, parse_json(text, path));
   Status status;
@@ -240,7 +247,13 @@ Result<Files> open_files(const std::string& directory,
                   kMaxShards);
   Files files;
   for (const std::string& name : names) {
-    ASSIGN_OR_RETURN(auto file, SafetensorsFile::open(directory + "/" + name));
+    const std::string path = directory + "/" + name;
+    if (!is_named(path)) {
+      return Status(StatusCode::kInvalidInput,
+                    "{} is not there, a shard of the {} that {} names: the download is not whole",
+                    path, names.size(), kIndexName);
+    }
+    ASSIGN_OR_RETURN(auto file, open_weights(path));
     files.emplace(name, std::move(file));
   }
   return files;
@@ -315,28 +328,20 @@ void log_ignored(const std::string& directory, const Places& places,
 }  // namespace
 
 Result<std::unique_ptr<ModelSource>> open_model_directory(const std::string& given) {
-  std::error_code error;
-  const std::string directory = std::filesystem::canonical(given, error).string();
-  if (error) {
-    return Status(StatusCode::kInvalidInput, "{}: no such model directory: {}", given,
-                  error.message());
-  }
-  if (!std::filesystem::is_directory(directory, error))
-    return Status(StatusCode::kInvalidInput, "{}: not a directory; --model takes one", given);
-  ASSIGN_OR_RETURN(LlamaConfig config, load_config(directory + "/config.json"));
+  ASSIGN_OR_RETURN(const std::string directory, find_model_folder(given));
+  const bool has_weights = is_named(directory + "/" + kWeightsName);
+  RETURN_IF_ERROR(check_no_adapter(directory));
+  if (!has_weights && !is_named(directory + "/" + kIndexName)) return explain_no_weights(directory);
+  ASSIGN_OR_RETURN(LlamaConfig config, load_config(directory + "/" + kConfigName));
   std::map<std::string, std::string> index;
   Files files;
-  if (exists(directory + "/" + kSingleName)) {
-    ASSIGN_OR_RETURN(auto file, SafetensorsFile::open(directory + "/" + kSingleName));
-    for (const SafetensorsEntry& entry : file->entries()) index.emplace(entry.name, kSingleName);
-    files.emplace(kSingleName, std::move(file));
-  } else if (exists(directory + "/" + kIndexName)) {
+  if (has_weights) {
+    ASSIGN_OR_RETURN(auto file, open_weights(directory + "/" + kWeightsName));
+    for (const SafetensorsEntry& entry : file->entries()) index.emplace(entry.name, kWeightsName);
+    files.emplace(kWeightsName, std::move(file));
+  } else {
     ASSIGN_OR_RETURN(index, read_index(directory + "/" + kIndexName));
     ASSIGN_OR_RETURN(files, open_files(directory, index));
-  } else {
-    return Status(StatusCode::kInvalidInput, "{}: has neither {} nor {}{}", given, kSingleName,
-                  kIndexName,
-                  exists(directory + "/pytorch_model.bin") ? "; convert pytorch_model.bin" : "");
   }
   const bool has_both = config.tie_word_embeddings && index.contains(kLmHeadName);
   ASSIGN_OR_RETURN(auto places, has_both ? place_with_head(config, directory, files, index)

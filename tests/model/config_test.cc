@@ -144,6 +144,27 @@ TEST(Config, takes_agreeing_doubles_of_a_key_and_refuses_others) {
   expect_refused(config_with(R"("hidden_size": 64)"), {"hidden_size", "twice"});
 }
 
+TEST(Config, takes_what_real_configs_say) {
+  // Spelt as in the first conversions, with a key that was there for a while.
+  const LlamaConfig old = parsed(config_with(
+      R"("architectures": ["LLaMAForCausalLM"], "max_sequence_length": 2048, "pad_token_id": -1,
+         "torch_dtype": "float16", "transformers_version": "4.27.0.dev0")"));
+  EXPECT_EQ(old.dtype, DType::kF16);
+  const LlamaConfig odd = parsed(config_with(
+      R"("num_attention_heads": 8.0, "num_key_value_heads": 2.0, "head_dim": 1.6e1,
+         "max_position_embeddings": 131072.0, "rope_theta": 1000000, "torch_dtype": "auto",
+         "eos_token_id": [128001, 128008, 128009], "rope_scaling": null, "auto_map": {"a": "b"},
+         "pretraining_tp": 1, "attention_dropout": 0.0, "_name_or_path": "x", "is_llama_config": true)"));
+  EXPECT_EQ(odd.dims.heads, 8);
+  EXPECT_EQ(odd.dims.kv_heads, 2);
+  EXPECT_EQ(odd.dims.head_dim, 16);
+  EXPECT_EQ(odd.max_position_embeddings, 131072);
+  EXPECT_EQ(odd.rope_theta, 1e6);
+  EXPECT_EQ(odd.dtype, DType::kF32);
+  EXPECT_EQ(parsed(config_with(R"("torch_dtype": "auto", "dtype": "bfloat16")")).dtype,
+            DType::kBF16);
+}
+
 TEST(Config, refuses_by_name_and_value_what_changes_the_result) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"attention_bias", "true"},
@@ -151,7 +172,9 @@ TEST(Config, refuses_by_name_and_value_what_changes_the_result) {
       {"hidden_act", "\"gelu\""},
       {"model_type", "\"mistral\""},
       {"model_type", "7"},
+      {"model_type", "\"mllama\""},
       {"architectures", "[\"MistralForCausalLM\"]"},
+      {"architectures", "[\"LlamaForSequenceClassification\"]"},
       {"architectures", "\"x\""},
       {"partial_rotary_factor", "0.5"},
       {"torch_dtype", "\"float64\""},
@@ -208,7 +231,7 @@ TEST(Config, refuses_absurd_integers) {
        {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
         "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings"}) {
     for (const std::string value : {"0", "-1", "1099511627776", "9223372036854775808", "1e300",
-                                    "2.5", "64.0", "\"64\"", "true", "[]", "{}"}) {
+                                    "2.5", "-64.0", "0.0", "\"64\"", "true", "[]", "{}"}) {
       expect_refused("{\"" + key + "\": " + value + "}", {key});
     }
   }

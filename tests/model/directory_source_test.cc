@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "base/convert.h"
+#include "runtime/model/model_files.h"
 #include "runtime/model/model_source.h"
 #include "runtime/model/safetensors.h"
 #include "tests/model/temp_model.h"
@@ -107,12 +108,10 @@ TEST(Models, names_weights_as_transformers_does) {
 
 TEST_F(Directory, refuses_what_is_not_a_model_directory) {
   expect_refused(folder_.path("none"), "no such model directory");
-  expect_refused(folder_.path(), "config.json");
+  expect_refused(folder_.path(), "it is empty");
   test::write_file(folder_.path("config.json"), "{}");
   expect_refused(folder_.path("config.json"), "not a directory");
   expect_refused(folder_.path(), "neither");
-  test::write_file(folder_.path("pytorch_model.bin"), "");
-  expect_refused(folder_.path(), "convert pytorch_model.bin");
 }
 
 TEST_F(Directory, refuses_a_truncated_model) {
@@ -222,7 +221,114 @@ TEST_F(Directory, refuses_a_bad_index) {
 TEST_F(Directory, names_a_missing_shard) {
   test::copy_model("sharded-bf16", folder_);
   std::filesystem::remove(folder_.path("model-00002-of-00003.safetensors"));
-  expect_refused(folder_.path(), "model-00002-of-00003.safetensors");
+  expect_refused(folder_.path(), "model-00002-of-00003.safetensors is not there, a shard of the 3");
+}
+
+TEST_F(Directory, names_what_converts_weights_that_it_does_not_read) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"pytorch_model.bin", "save_pretrained('OUT')"},
+      {"pytorch_model-00001-of-00002.bin", "pickled"},
+      {"tiny-Q4_K_M.gguf", "gguf_file='tiny-Q4_K_M.gguf'"},
+      {"consolidated.00.pth", "convert_llama_weights_to_hf --input_dir"},
+      {"consolidated.safetensors", "Mistral"},
+      {"tf_model.h5", "from_tf=True"},
+      {"flax_model.msgpack", "from_flax=True"}};
+  for (const auto& [name, word] : cases) {
+    const test::TempFolder folder;
+    test::write_file(folder.path(name), "");
+    for (const bool config : {false, true}) {
+      if (config) test::write_file(folder.path("config.json"), "{}");
+      expect_refused(folder.path(), name);
+      expect_refused(folder.path(), word);
+    }
+  }
+  test::write_file(folder_.path("tiny.gguf"), "GGUF");
+  expect_refused(folder_.path("tiny.gguf"), "gguf_file='tiny.gguf'");
+}
+
+TEST_F(Directory, with_an_adapter_is_refused) {
+  test::write_file(folder_.path("adapter_config.json"), "{}");
+  expect_refused(folder_.path(), "merge_and_unload");
+  test::copy_model("mqa-head-dim", folder_);
+  expect_refused(folder_.path(), "merge_and_unload");
+}
+
+TEST_F(Directory, refuses_the_pointers_of_git_lfs) {
+  const std::string pointer =
+      "version https://git-lfs.github.com/spec/v1\n"
+      "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
+  for (const std::string name :
+       {"config.json", "model-00002-of-00003.safetensors", "model.safetensors.index.json"}) {
+    const test::TempFolder folder;
+    test::copy_model("sharded-bf16", folder);
+    test::write_file(folder.path(name), pointer);
+    expect_refused(folder.path(), folder.path(name) + " is only git-lfs's pointer");
+    expect_refused(folder.path(), "lfs pull");
+  }
+}
+
+/// As the Hugging Face cache keeps a model: files are links to blobs.
+class Cache : public Directory {
+ protected:
+  void SetUp() override {
+    namespace fs = std::filesystem;
+    fs::create_directories(repository_ + "/blobs");
+    fs::create_directories(repository_ + "/refs");
+    fs::create_directories(snapshot("1234abcd"));
+    test::TempFolder model;
+    test::copy_model("mqa-head-dim", model);
+    for (const char* name : {"config.json", "model.safetensors"}) {
+      fs::copy_file(model.path(name), repository_ + "/blobs/" + name);
+      fs::create_symlink(std::string("../../blobs/") + name, snapshot("1234abcd") + "/" + name);
+    }
+  }
+  std::string snapshot(const std::string& name) const { return repository_ + "/snapshots/" + name; }
+
+  const std::string repository_ = folder_.path("models--someone--tiny--llama");
+};
+
+TEST_F(Cache, a_snapshot_is_a_model) {
+  EXPECT_TRUE(open_model_directory(snapshot("1234abcd")).ok());
+}
+
+TEST_F(Cache, a_blob_that_is_gone_is_named_with_the_command_that_fetches_it) {
+  for (const char* name : {"model.safetensors", "config.json"}) {
+    std::filesystem::remove(repository_ + "/blobs/" + name);
+    for (const std::string& path : {snapshot("1234abcd"), repository_}) {
+      expect_refused(path, std::string("blobs/") + name + ", which is gone");
+      expect_refused(path, "hf download someone/tiny--llama");
+    }
+    test::TempFolder model;
+    test::copy_model("mqa-head-dim", model);
+    std::filesystem::copy_file(model.path(name), repository_ + "/blobs/" + name);
+  }
+}
+
+TEST_F(Cache, the_repository_means_its_only_snapshot_or_that_of_its_main_branch) {
+  const auto only = open_model_directory(repository_);
+  ASSERT_TRUE(only.ok()) << only.status().message();
+  std::filesystem::create_directory(snapshot("0000"));
+  expect_refused(repository_, "2 snapshots");
+  expect_refused(repository_, snapshot("1234abcd"));
+  test::write_file(repository_ + "/refs/main", "1234abcd\n");
+  EXPECT_TRUE(open_model_directory(repository_).ok());
+  for (const char* ref : {"", "../blobs", "gone"}) {
+    test::write_file(repository_ + "/refs/main", ref);
+    expect_refused(repository_, "2 snapshots");
+  }
+  std::filesystem::remove_all(repository_ + "/snapshots");
+  std::filesystem::create_directory(repository_ + "/snapshots");
+  expect_refused(repository_, "without any snapshot");
+}
+
+TEST_F(Cache, all_its_files_are_the_models) {
+  for (const std::string& given : {repository_, snapshot("1234abcd")}) {
+    const auto files = model_files(given);
+    EXPECT_THAT(files, testing::Contains(snapshot("1234abcd") + "/config.json"));
+    EXPECT_THAT(files, testing::Contains(snapshot("1234abcd") + "/model.safetensors"));
+  }
+  EXPECT_TRUE(model_files("").empty());
+  EXPECT_TRUE(model_files("/nonexistent").empty());
 }
 
 TEST_F(Directory, says_so_when_a_file_shrinks_under_it) {
