@@ -26,8 +26,12 @@ Result<TraceReader::Line> TraceReader::read_line(std::string& line) {
     if (whole || read_.end_of_file) {
       line.assign(buffer, read_.position, end - read_.position);
       read_.position = whole ? newline + 1 : end;
-      if (!whole && line.empty()) return Line::kNone;
+      // An editor may have left blank lines, and carriage returns, which JSON takes for white
+      // space.
+      const bool blank = line.find_first_not_of(" \t\r") == std::string::npos;
+      if (!whole && blank) return Line::kNone;
       ++read_.lines;
+      if (blank) continue;
       read_.without_end = !whole;
       return whole ? Line::kWhole : Line::kWithoutEnd;
     }

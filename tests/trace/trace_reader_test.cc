@@ -24,6 +24,10 @@ std::string golden_text() {
   return text;
 }
 
+std::string replace_first(std::string text, std::string_view from, std::string_view to) {
+  return text.replace(text.find(from), from.size(), to);
+}
+
 void expect_refused(const std::string& path, const std::string& message) {
   const auto trace = read_trace(path);
   ASSERT_FALSE(trace.ok()) << path;
@@ -66,7 +70,24 @@ TEST(TraceReader, a_bad_line_in_the_middle_is_refused_with_its_number) {
 TEST(TraceReader, a_bad_last_line_with_its_end_is_refused) {
   const TempDir dir;
   expect_refused(write_all(dir.file("t"), golden_text() + "{}\n"), "t:8: ");
-  expect_refused(write_all(dir.file("t"), golden_text() + "\n"), "t:8: ");
+}
+
+TEST(TraceReader, takes_no_notice_of_blank_lines_and_carriage_returns) {
+  const TempDir dir;
+  const std::string text = golden_text();
+  std::string windows = "\r\n";
+  for (const char c : text) windows += c == '\n' ? std::string("\r\n") : std::string(1, c);
+  for (const std::string& same :
+       {text + "\n", text + "\r\n \t\n", text + " ", windows, windows + "\r\n", "\n" + text,
+        replace_first(text, "\n", "\n\n")}) {
+    const auto trace = read_trace(write_all(dir.file("t"), same));
+    ASSERT_TRUE(trace.ok()) << trace.status().to_string();
+    EXPECT_TRUE(trace->records == golden_records());
+    EXPECT_EQ(trace->cut, "");
+  }
+  expect_refused(write_all(dir.file("t"), "\n\n"), "it is empty");
+  // Lines are counted as an editor does.
+  expect_refused(write_all(dir.file("t"), replace_first(text, "\n", "\n\n{}\n")), "t:3: ");
 }
 
 TEST(TraceReader, an_overlong_line_is_refused_wherever_it_stands) {
