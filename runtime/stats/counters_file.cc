@@ -35,6 +35,14 @@ void set_text(char (&field)[kSize], std::string_view text) {
   std::copy(text.begin(), text.end(), field);
 }
 
+// Of a field in the file to one of the same kind: what lies there others may have changed, and it
+// may have no end.
+template <std::size_t kSize>
+void copy_text(char (&to)[kSize], const char (&from)[kSize]) {
+  std::copy(std::begin(from), std::end(from) - 1, to);
+  to[kSize - 1] = '\0';
+}
+
 struct flock whole_file_lock() {
   struct flock lock {};
   lock.l_type = F_WRLCK;
@@ -247,7 +255,7 @@ void CountersFile::close_session(SessionBlock& block) {
   ended.epoch = block.epoch;
   ended.start_ns = block.start_ns;
   ended.sessions += 1;
-  set_text(ended.client, block.client);
+  copy_text(ended.client, block.client);
   merge(ended.transport, block.transport);
   merge(ended.ops, block.ops);
   ended.state.store(static_cast<std::uint64_t>(BlockState::kActive), kRelaxed);
