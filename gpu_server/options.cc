@@ -1,8 +1,12 @@
 #include "gpu_server/options.h"
 
 #include <array>
+#include <utility>
+#include <vector>
 
+#include "base/output_file.h"
 #include "gpu_server/metrics.h"
+#include "runtime/model/model_files.h"
 #include "runtime/program/command_line.h"
 #include "runtime/program/connection_options.h"
 
@@ -50,7 +54,7 @@ void declare(const CommandOptions& command, ServerOptions& options) {
   command.text("--metrics", options.metrics,
                "serve Prometheus metrics at http://HOST:PORT/metrics (as 127.0.0.1:9464; port 0: "
                "any free one, named in the log)");
-  command.text("--stats-json", options.stats_json, "write the statistics to this file");
+  command.file("--stats-json", options.stats_json, "write the statistics to this file");
   command.real("--stats-interval", options.stats_interval_s, 0.001, 86400,
                "print the statistics every so many seconds");
 }
@@ -74,6 +78,11 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
   if (!options.metrics.empty()) {
     RETURN_IF_ERROR(check_metrics_address(options.metrics, options.insecure_tcp));
   }
+  std::vector<NamedFile> inputs = {{"--synthetic", options.synthetic},
+                                   {"--cuda-module", options.cuda_module}};
+  for (std::string& path : model_files(options.model))
+    inputs.push_back({"--model", std::move(path)});
+  RETURN_IF_ERROR(check_apart(std::array{NamedFile{"--stats-json", options.stats_json}}, inputs));
   return std::optional<ServerOptions>(options);
 }
 

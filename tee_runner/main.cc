@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/output_file.h"
 #include "base/process_limits.h"
 #include "base/sink.h"
 #include "base/thread.h"
@@ -27,6 +28,13 @@ namespace airlock {
 namespace {
 
 using Source = std::unique_ptr<ModelSource>;
+
+/// nullopt for a file that was not asked for.
+Result<std::optional<OutputFile>> open_output(const std::string& path) {
+  if (path.empty()) return std::optional<OutputFile>();
+  ASSIGN_OR_RETURN(OutputFile file, OutputFile::open(path));
+  return std::optional<OutputFile>(std::move(file));
+}
 
 /// Null where neither --model nor --synthetic was given.
 Result<Source> open_model(const PrefillOptions& options) {
@@ -163,6 +171,7 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   if (options.chunk > 0) reporter.add_config("chunk", std::to_string(options.chunk));
   reporter.add_config("threads", std::to_string(options.threads));
   reporter.add_config("repeat", std::to_string(options.repeat));
+  ASSIGN_OR_RETURN(const std::optional<OutputFile> logits_out, open_output(options.logits_out));
   Recording recording(options);
   RETURN_IF_ERROR(recording.check());
   ASSIGN_OR_RETURN(const Source source, open_model(options));
@@ -174,14 +183,17 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   }
   if (!result.ok()) return result.status();
   reporter.add_config("tokens", std::to_string(result->tokens));
-  if (!options.logits_out.empty()) {
+  Status status;
+  if (logits_out) {
     TensorView logits = result->logits.view();
     if (!options.all_logits) logits.desc.shape = Shape{logits.desc.shape[1]};
-    RETURN_IF_ERROR(write_npy(options.logits_out, logits));
+    status = write_npy(*logits_out, logits);
   }
-  RETURN_IF_ERROR(print(format_result(*result, options.output)));
-  return first_failure(result->comparison ? check_comparison(*result->comparison) : Status(),
-                       recording.status());
+  // What one output lacks the others have all the same.
+  status = first_failure(std::move(status), print(format_result(*result, options.output)));
+  if (result->comparison)
+    status = first_failure(std::move(status), check_comparison(*result->comparison));
+  return first_failure(std::move(status), recording.status());
 }
 
 /// Of one session; measured: 19, and the files of a model. What each session's ZeroMQ needs is
@@ -191,9 +203,10 @@ constexpr std::size_t kDescriptors = 32;
 /// The statistics are written after a failure, too.
 Status run_and_report(const auto& options) {
   RETURN_IF_ERROR(ensure_descriptors(kDescriptors));
+  ASSIGN_OR_RETURN(std::optional<OutputFile> stats_json, open_output(options.stats_json));
   // A stderr that nobody reads holds up neither the run nor a signal that ends it.
   RETURN_IF_ERROR(stderr_sink().start_writer());
-  ASSIGN_OR_RETURN(const auto reporter, StatsReporter::create(options.stats_json));
+  ASSIGN_OR_RETURN(const auto reporter, StatsReporter::create(std::move(stats_json)));
   reporter->add_config("build", build_name());
   Status status = without_exceptions([&] { return run(options, *reporter); });
   return first_failure(std::move(status), reporter->write());

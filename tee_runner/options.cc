@@ -9,7 +9,9 @@
 
 #include "base/file.h"
 #include "base/mix.h"
+#include "base/output_file.h"
 #include "proto/limits.h"
+#include "runtime/model/model_files.h"
 #include "runtime/program/command_line.h"
 #include "runtime/program/connection_options.h"
 #include "runtime/replay/material.h"
@@ -29,7 +31,7 @@ void declare_shared(const CommandOptions& command, RunnerOptions& options) {
   command.number("--op-timeout-ms", options.op_timeout, std::int64_t{1}, kMostMs,
                  "longest time of one op (300000)");
   declare_ring(command, options.ring, RingSide::kRunner);
-  command.text("--stats-json", options.stats_json,
+  command.file("--stats-json", options.stats_json,
                "write the statistics (of all sessions) to this file, after a failure too");
   command.choice("-o,--output", options.output, "form of the result on stdout: md, json, csv");
 }
@@ -86,17 +88,13 @@ void declare_computation(const CommandOptions& command, PrefillOptions& options)
 }
 
 void declare_output(const CommandOptions& command, PrefillOptions& options) {
-  command.text("--logits-out", options.logits_out,
+  command.file("--logits-out", options.logits_out,
                "write the logits to this .npy file (float32, mode 0600)");
   command.flag("--all-logits", options.all_logits, "logits of every token, not of the last alone");
-  const CommandOption record = command.parsed(
-      "--record", "FILE",
+  const CommandOption record = command.file(
+      "--record", options.record,
       "write a trace of every op to this file: shapes, paths, bytes, times, no contents (mode "
-      "0600, docs/TRACE_FORMAT.md)",
-      [&options](const std::string& path) {
-        options.record = path;
-        return path.empty() ? Status(StatusCode::kUsage, "the file's name is empty") : Status();
-      });
+      "0600, docs/TRACE_FORMAT.md)");
   (void)command
       .flag("--record-digest", options.record_digest,
             "also the SHA-256 of every tensor; slows the run, and reveals what a TEE hides: a "
@@ -127,23 +125,18 @@ void declare_replay(const CommandOptions& command, ReplayOptions& options) {
                  "seed of the inputs, where the trace has no payload");
 }
 
-/// The trace and its payloads replace what lies there: not what is read, nor another output.
-Status check_record_names(const PrefillOptions& options) {
-  std::vector<std::string> written = {options.record};
-  if (options.record_payload) written.push_back(options.record + ".safetensors");
-  const std::pair<const char*, std::string> others[] = {
-      {"--stats-json", options.stats_json},
-      {"--logits-out", options.logits_out},
-      {"--tokens-file", options.tokens_file.value_or("")},
-      {"--synthetic", options.synthetic}};
-  for (const std::string& path : written) {
-    for (const auto& [option, other] : others) {
-      if (other.empty() || !is_same_file(path, other)) continue;
-      return {StatusCode::kUsage, "--record would write to {}, the file of {}: choose another",
-              path, option};
-    }
-  }
-  return {};
+/// Of what is read, and of one another: an output replaces what lies there.
+Status check_outputs(const PrefillOptions& options) {
+  const std::string payload = options.record_payload ? options.record + ".safetensors" : "";
+  const NamedFile outputs[] = {{"--stats-json", options.stats_json},
+                               {"--logits-out", options.logits_out},
+                               {"--record", options.record},
+                               {"--record-payload", payload}};
+  std::vector<NamedFile> inputs = {{"--tokens-file", options.tokens_file.value_or("")},
+                                   {"--synthetic", options.synthetic}};
+  for (std::string& path : model_files(options.model))
+    inputs.push_back({"--model", std::move(path)});
+  return check_apart(outputs, inputs);
 }
 
 Status check(const PrefillOptions& options) {
@@ -159,7 +152,7 @@ Status check(const PrefillOptions& options) {
     return refuse(
         "--compare-local needs --backend remote and --model DIR or --synthetic CONFIG.json");
   }
-  if (!options.record.empty()) RETURN_IF_ERROR(check_record_names(options));
+  RETURN_IF_ERROR(check_outputs(options));
   if (options.tokens) RETURN_IF_ERROR(parse_tokens(*options.tokens, "--tokens").status());
   return {};
 }
@@ -167,17 +160,11 @@ Status check(const PrefillOptions& options) {
 /// The statistics are written even after a failure, so they must spare what is replayed.
 Status check(const ReplayOptions& options) {
   if (options.stats_json.empty()) return {};
-  if (is_same_file(options.stats_json, options.file)) {
-    return {StatusCode::kUsage,
-            "--stats-json {} is the trace that is replayed (see tee_runner replay --help)",
-            options.stats_json};
-  }
-  const auto reader = TraceReader::open(options.file);
-  if (!reader.ok()) return {};  // a bad trace is told of later
-  const std::string payload = payload_path(options.file, reader->header());
-  if (payload.empty() || !is_same_file(payload, options.stats_json)) return {};
-  return {StatusCode::kUsage, "--stats-json {} is the payload of {}", options.stats_json,
-          options.file};
+  std::vector<NamedFile> inputs = {{"the trace that is replayed", options.file}};
+  // A bad trace is told of later.
+  if (const auto reader = TraceReader::open(options.file); reader.ok())
+    inputs.push_back({"its payload", payload_path(options.file, reader->header())});
+  return check_apart(std::array{NamedFile{"--stats-json", options.stats_json}}, inputs);
 }
 
 Result<std::optional<Command>> checked(auto& options) {

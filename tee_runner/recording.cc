@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/output_file.h"
 #include "runtime/model/digest.h"
 #include "runtime/model/forward_plan.h"
 #include "runtime/stats/report.h"
@@ -26,11 +27,6 @@ std::string base_name(std::string path) {
   return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
 }
 
-std::string folder_of(const std::string& path) {
-  const std::size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "." : path.substr(0, slash + 1);
-}
-
 /// Where a trace would mix with the result; nobody reads /dev/null.
 bool is_stdout(const struct stat& info) {
   struct stat out {};
@@ -40,10 +36,6 @@ bool is_stdout(const struct stat& info) {
 }
 
 std::string payload_path(const PrefillOptions& options) { return options.record + ".safetensors"; }
-
-Status no_place(const std::string& path, int error) {
-  return {StatusCode::kInvalidInput, "cannot write the trace {}: {}", path, os_message(error)};
-}
 
 /// Adds the time of a scope to `cost_ns`.
 class CostTimer {
@@ -57,26 +49,6 @@ class CostTimer {
   std::uint64_t& cost_ns_;
   const std::uint64_t start_ns_;
 };
-
-Status check_place(const std::string& path) {
-  struct stat info {};
-  const bool exists = ::stat(path.c_str(), &info) == 0;
-  if (exists && S_ISDIR(info.st_mode)) return no_place(path, EISDIR);
-  if (exists && is_stdout(info)) {
-    return {StatusCode::kUsage, "--record {}: that is stdout, where the result goes; give a file",
-            path};
-  }
-  if (exists && ::access(path.c_str(), W_OK) != 0) return no_place(path, errno);
-  if (exists && !S_ISREG(info.st_mode)) return {};  // a pipe or a device
-  struct stat itself {};
-  if (::lstat(path.c_str(), &itself) == 0 && S_ISLNK(itself.st_mode)) {
-    return {StatusCode::kInvalidInput,
-            "cannot write the trace {}: it is a symbolic link; name the file itself", path};
-  }
-  // The trace is a new file, also in the place of an old one.
-  if (::access(folder_of(path).c_str(), W_OK | X_OK) != 0) return no_place(path, errno);
-  return {};
-}
 
 Status check_payload_place(const PrefillOptions& options) {
   const std::string path = payload_path(options);
@@ -206,14 +178,20 @@ void RecordingBackend::keep(TraceRecord& record, TraceSide side, std::size_t ind
   }
 }
 
-Status Recording::check() const {
-  if (options_.record.empty()) return {};
-  RETURN_IF_ERROR(check_place(options_.record));
+Status Recording::check() {
+  const std::string& path = options_.record;
+  if (path.empty()) return {};
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0 && is_stdout(info)) {
+    return {StatusCode::kUsage, "--record {}: that is stdout, where the result goes; give a file",
+            path};
+  }
+  ASSIGN_OR_RETURN(place_, OutputFile::open(path));
   return options_.record_payload ? check_payload_place(options_) : Status();
 }
 
 Result<Backend*> Recording::start(Backend& inner, const Session& session) {
-  if (options_.record.empty()) return &inner;
+  if (!place_) return &inner;
   const BackendInfo& info = inner.info();
   const std::string& path = options_.record;
   if (options_.record_payload) {
@@ -227,9 +205,9 @@ Result<Backend*> Recording::start(Backend& inner, const Session& session) {
     ASSIGN_OR_RETURN(payload_, PayloadWriter::create(payload_path(options_), need));
   }
   // What was asked for whole is waited for.
-  ASSIGN_OR_RETURN(writer_, TraceWriter::create(path, make_header(options_, info, session),
-                                                digests() ? TraceWriter::WhenFull::kWait
-                                                          : TraceWriter::WhenFull::kDrop));
+  const auto when_full = digests() ? TraceWriter::WhenFull::kWait : TraceWriter::WhenFull::kDrop;
+  ASSIGN_OR_RETURN(writer_, TraceWriter::create(*std::exchange(place_, std::nullopt),
+                                                make_header(options_, info, session), when_full));
   std::string what;
   if (options_.record_payload) {
     what = fmt::format(" and every tensor to {}: the prompt and all activations can be read there",

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/output_file.h"
 #include "base/status.h"
 #include "proto/path.h"
 #include "runtime/backend.h"
@@ -66,9 +67,9 @@ class Recording {
  public:
   explicit Recording(const PrefillOptions& options) : options_(options) {}
 
-  /// Before anything is loaded or connected: kInvalidInput where the trace cannot lie there, kUsage
-  /// where it would go to stdout, or where its name cannot have a payload beside it.
-  Status check() const;
+  /// Before anything is loaded or connected: as OutputFile::open(); kUsage where the trace would go
+  /// to stdout, or where its name cannot have a payload beside it. Without it nothing is recorded.
+  Status check();
 
   struct Session {
     std::optional<PathPolicy> policy;  // nullopt: local
@@ -93,6 +94,7 @@ class Recording {
   bool digests() const { return options_.record_digest || options_.record_payload; }
 
   const PrefillOptions& options_;
+  std::optional<OutputFile> place_;  // of the trace, from check() to start()
   std::unique_ptr<PayloadWriter> payload_;
   std::unique_ptr<TraceWriter> writer_;
   std::unique_ptr<RecordingBackend> backend_;

@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "base/deadline.h"
-#include "base/file.h"
 #include "runtime/json/writer.h"
 #include "runtime/text/table.h"
 
@@ -229,11 +228,11 @@ std::string format_result(const PrefillResult& result, OutputForm form) {
   return format_markdown(result);
 }
 
-Status write_npy(const std::string& path, TensorView tensor) {
+Status write_npy(const OutputFile& file, TensorView tensor) {
   CHECK(tensor.desc.dtype == DType::kF32);
   const std::span<const std::byte> data = tensor.bytes();
-  return write_file_atomically(path, {npy_header(tensor.desc.shape),
-                                      {reinterpret_cast<const char*>(data.data()), data.size()}});
+  return file.write(
+      {npy_header(tensor.desc.shape), {reinterpret_cast<const char*>(data.data()), data.size()}});
 }
 
 }  // namespace airlock

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/output_file.h"
 #include "base/status.h"
 #include "base/tensor.h"
 #include "runtime/backend.h"
@@ -73,9 +74,8 @@ Status check_comparison(const Comparison& comparison);
 /// The result as text for stdout.
 std::string format_result(const PrefillResult& result, OutputForm form);
 
-/// Writes `tensor` (fp32, [vocab] or [tokens, vocab]) as a NumPy .npy file of version 1.0: mode
-/// 0600, beside the target first and then renamed over it, so that a reader sees the old file or
-/// the whole new one. kInvalidInput with the path.
-Status write_npy(const std::string& path, TensorView tensor);
+/// Writes `tensor` (fp32, [vocab] or [tokens, vocab]) as a NumPy .npy file of version 1.0. Errors
+/// as OutputFile's.
+Status write_npy(const OutputFile& file, TensorView tensor);
 
 }  // namespace airlock

@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "base/deadline.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/sink.h"
 #include "base/thread.h"
@@ -28,16 +27,17 @@ constexpr std::chrono::seconds kEndTime{2};
 
 }  // namespace
 
-StatsReporter::StatsReporter(std::string stats_json)
+StatsReporter::StatsReporter(std::optional<OutputFile> stats_json)
     : start_ns_(now_ns()),
-      path_(std::move(stats_json)),
+      stats_json_(std::move(stats_json)),
       signals_(take_signals({SIGINT, SIGTERM, SIGUSR1})) {
   signal(SIGPIPE, SIG_IGN);
   report_.side = "tee_runner";
   report_.host = describe_host("");
 }
 
-Result<std::unique_ptr<StatsReporter>> StatsReporter::create(std::string stats_json) {
+Result<std::unique_ptr<StatsReporter>> StatsReporter::create(
+    std::optional<OutputFile> stats_json) {
   std::unique_ptr<StatsReporter> reporter(new StatsReporter(std::move(stats_json)));
   if (!reporter->signals_.valid()) return os_error("watch the signals", errno);
   RETURN_IF_ERROR(reporter->stop_.check());
@@ -86,7 +86,7 @@ Status StatsReporter::write() {
   const std::lock_guard lock(mutex_);
   read_counters();
   stderr_sink().write(report_table(report_));
-  return path_.empty() ? Status() : write_file_atomically(path_, report_json(report_));
+  return stats_json_ ? stats_json_->write(report_json(report_)) : Status();
 }
 
 void StatsReporter::await_signals() {

@@ -4,11 +4,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
 #include <vector>
 
+#include "base/output_file.h"
 #include "base/unique_fd.h"
 #include "base/wake_event.h"
 #include "runtime/rpc/client.h"
@@ -26,9 +28,9 @@ class ReportedSession;
 /// any other thread that may take them. Thread-safe.
 class StatsReporter {
  public:
-  /// `stats_json`: the file's path; empty: no file. kResourceExhausted: the signals cannot be
-  /// watched, for want of a descriptor or a thread.
-  static Result<std::unique_ptr<StatsReporter>> create(std::string stats_json);
+  /// `stats_json`: nullopt: no file. kResourceExhausted: the signals cannot be watched, for want of
+  /// a descriptor or a thread.
+  static Result<std::unique_ptr<StatsReporter>> create(std::optional<OutputFile> stats_json);
   ~StatsReporter();  // ends the signal thread
   StatsReporter(const StatsReporter&) = delete;
   StatsReporter& operator=(const StatsReporter&) = delete;
@@ -43,18 +45,18 @@ class StatsReporter {
   void set_last_words(std::function<void(const SideReport&)> last_words);
   /// What was counted up to now.
   SideReport report();
-  /// Table and file, once more. kInvalidInput where the file cannot be written.
+  /// Table and file, once more. Errors as OutputFile's.
   Status write();
 
  private:
   friend class ReportedSession;
-  explicit StatsReporter(std::string stats_json);
+  explicit StatsReporter(std::optional<OutputFile> stats_json);
   void await_signals();
   void read_counters();
   [[noreturn]] void end_process(unsigned signal);
 
   const std::uint64_t start_ns_;
-  const std::string path_;
+  const std::optional<OutputFile> stats_json_;
   std::mutex mutex_;
   SideReport report_;  // guarded by mutex_, as is all up to last_words_
   std::vector<ReportedSession*> sessions_;

@@ -10,7 +10,7 @@
 #include <filesystem>
 #include <new>
 
-#include "base/file.h"
+#include "base/output_file.h"
 #include "base/readable_file.h"
 
 namespace airlock {
@@ -92,7 +92,8 @@ void DigestCache::store(std::string_view identity, std::string_view digest) cons
   std::error_code ignored;
   std::filesystem::create_directories(std::filesystem::path(directory_).parent_path(), ignored);
   ::mkdir(directory_.c_str(), 0700);
-  (void)write_file_atomically(path_, fmt::format("{}\n{}", digest, identity));
+  const auto file = OutputFile::open(path_);
+  if (file.ok()) (void)file->write(fmt::format("{}\n{}", digest, identity));
 }
 
 }  // namespace airlock

@@ -56,10 +56,8 @@ Status check_need(const std::string& path, const PayloadNeed& need) {
         "and {} can be read: record fewer runs (--repeat) or without payloads",
         need.header_bytes, need.json_values, limits::kMaxSafetensorsHeaderBytes, kMaxJsonValues);
   }
-  const std::size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
   struct statvfs disk {};
-  if (::statvfs(folder.c_str(), &disk) != 0)
+  if (::statvfs(folder_of(path).c_str(), &disk) != 0)
     return os_error("create the payload file " + path, errno);
   const std::uint64_t have = times(disk.f_bavail, disk.f_frsize);
   const std::uint64_t bytes = add_saturating(need.data_bytes, need.header_bytes);

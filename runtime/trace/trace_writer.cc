@@ -211,23 +211,23 @@ class Writer final : public TraceWriter {
 
 }  // namespace
 
-Result<std::unique_ptr<TraceWriter>> TraceWriter::create(const std::string& path,
-                                                         TraceHeader header, WhenFull when_full) {
-  struct stat info {};
-  const bool special = ::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode);
-  const bool link = ::lstat(path.c_str(), &info) == 0 && S_ISLNK(info.st_mode);
-  if (link && !special) return os_error("create the trace " + path, ELOOP);
-  // A new file: nobody has the old one open with its old mode.
-  if (!special && ::unlink(path.c_str()) != 0 && errno != ENOENT) {
-    return os_error("replace the trace " + path, errno);
+Result<std::unique_ptr<TraceWriter>> TraceWriter::create(OutputFile place, TraceHeader header,
+                                                         WhenFull when_full) {
+  const std::string path = place.path();
+  // What is written through is never waited for here; a pipe's slow reader is, by the writer's
+  // thread.
+  UniqueFd fd = std::move(place).take_descriptor();
+  const bool is_file = !fd.valid();
+  if (is_file) {
+    ASSIGN_OR_RETURN(const std::string target, place.target());
+    // A new file: nobody has the old one open with its old mode.
+    if (::unlink(target.c_str()) != 0 && errno != ENOENT)
+      return os_error("replace the trace " + path, errno);
+    fd.reset(::open(target.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!fd.valid()) return os_error("create the trace " + path, errno);
   }
-  // A pipe or a terminal is never waited for here; its slow reader is, by the writer's thread.
-  const int flags = special ? O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
-                            : O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
-  UniqueFd fd(::open(path.c_str(), flags, 0600));
-  if (!fd.valid()) return os_error("create the trace " + path, errno);
   auto writer =
-      std::make_unique<Writer>(path, std::move(fd), std::move(header), when_full, !special);
+      std::make_unique<Writer>(path, std::move(fd), std::move(header), when_full, is_file);
   RETURN_IF_ERROR(writer->start());
   return std::unique_ptr<TraceWriter>(std::move(writer));
 }

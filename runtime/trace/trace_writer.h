@@ -5,22 +5,23 @@
 #include <optional>
 #include <string>
 
+#include "base/output_file.h"
 #include "base/status.h"
 #include "runtime/trace/trace.h"
 
 namespace airlock {
 
 /// Writes a trace file from a thread of its own: a new one of mode 0600 in the place of what was
-/// there; a pipe or a device is written to as it is. One thread adds.
+/// there, in which each whole op can be read while the run is under way and after a kill; a pipe or
+/// a device is written to as it is. One thread adds.
 class TraceWriter {
  public:
   /// What add() does when the disk cannot keep up.
   enum class WhenFull : std::uint8_t { kDrop, kWait };
 
   /// The header's wall_ns, records and dropped are written by close(). kInvalidInput where the file
-  /// cannot be made or is a symbolic link to one, kResourceExhausted where the disk is full
-  /// already or there is no thread.
-  static Result<std::unique_ptr<TraceWriter>> create(const std::string& path, TraceHeader header,
+  /// cannot be made, kResourceExhausted where the disk is full already or there is no thread.
+  static Result<std::unique_ptr<TraceWriter>> create(OutputFile place, TraceHeader header,
                                                      WhenFull when_full);
   /// Without a close() the trace stays as one that was cut off.
   virtual ~TraceWriter() = default;

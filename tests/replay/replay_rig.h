@@ -148,7 +148,9 @@ inline std::vector<TraceRecord> replay_records() {
 /// A closed trace at `path`.
 inline void write_trace(const std::string& path, const TraceHeader& header,
                         const std::vector<TraceRecord>& records) {
-  auto writer = TraceWriter::create(path, header, TraceWriter::WhenFull::kWait).value();
+  auto writer =
+      TraceWriter::create(OutputFile::open(path).value(), header, TraceWriter::WhenFull::kWait)
+          .value();
   for (const TraceRecord& record : records) writer->add(record);
   CHECK(writer->close(1000 * records.size()).ok());
 }

@@ -324,17 +324,25 @@ TEST(Recording, where_no_file_can_be_is_refused_before_anything_else) {
   }
 }
 
-TEST(Recording, on_a_symbolic_link_is_refused_before_anything_else) {
+TEST(Recording, through_a_link_leaves_the_link) {
   const TempDir dir;
   write_all(dir.file("kept"), "kept");
   for (const char* target : {"kept", "nowhere"}) {
     const std::string link = dir.file(std::string("to-") + target);
     ASSERT_EQ(::symlink(target, link.c_str()), 0);
     RecordedRun run(link);
-    const Status status = Recording(run.options).check();
-    EXPECT_EQ(status.code(), StatusCode::kInvalidInput) << target;
-    EXPECT_THAT(status.message(), testing::HasSubstr("is a symbolic link"));
+    ASSERT_TRUE(run.run().ok()) << target;
+    EXPECT_TRUE(std::filesystem::is_symlink(link));
+    EXPECT_EQ(read_trace(dir.file(target))->cut, "") << target;
   }
+}
+
+TEST(Recording, of_a_run_that_does_not_begin_leaves_the_trace_that_was_there) {
+  const TempDir dir;
+  const std::string path = write_all(dir.file("t.jsonl"), "older");
+  Recording recording(RecordedRun(path).options);
+  ASSERT_TRUE(recording.check().ok());
+  EXPECT_EQ(read_all(path), "older");
 }
 
 TEST(Recording, to_stdout_is_refused_where_the_result_goes_there) {

@@ -1,12 +1,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/output_file.h"
 #include "runtime/program/command_line.h"
 #include "runtime/program/program.h"
 #include "tools/airlock_report/input.h"
@@ -39,7 +41,7 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
                          kMaxInputs))
       .required();
   (void)command
-      .text("-o,--output", options.output, "the page, replaced atomically, mode 0600; - is stdout")
+      .file("-o,--output", options.output, "the page, replaced atomically, mode 0600; - is stdout")
       .required();
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<Options>();
@@ -47,36 +49,39 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
     return Status(StatusCode::kUsage, "{} files, at most {} fit on a page", options.inputs.size(),
                   kMaxInputs);
   }
-  if (options.output.empty()) return Status(StatusCode::kUsage, "-o needs a file name");
   return std::optional<Options>(std::move(options));
 }
 
-/// A file counted twice would make merged histograms wrong; a page over its own input would destroy
-/// it.
-Status check_files(const Options& options) {
-  const std::vector<std::string>& files = options.inputs;
+/// A file counted twice would make merged histograms wrong.
+Status check_inputs(const std::vector<std::string>& files) {
   for (auto file = files.begin(); file != files.end(); ++file) {
     const auto is_this = [&](const std::string& other) { return is_same_file(*file, other); };
     if (std::any_of(files.begin(), file, is_this))
       return {StatusCode::kUsage, "{} is given twice", *file};
-    if (options.output != "-" && is_this(options.output))
-      return {StatusCode::kUsage, "-o {} would replace an input", options.output};
   }
   return {};
+}
+
+Result<OutputFile> open_output(const Options& options) {
+  if (options.output == "-") return OutputFile::open_stdout();
+  std::vector<NamedFile> inputs;
+  for (const std::string& input : options.inputs) inputs.push_back({"an input", input});
+  RETURN_IF_ERROR(check_apart(std::array{NamedFile{"-o", options.output}}, inputs));
+  return OutputFile::open(options.output);
 }
 
 /// Warnings about cut traces go to the log. kUsage where the output is one of the inputs or an
 /// input is given twice; kInvalidInput for a bad file; kResourceExhausted where the disk is full.
 Status run(const Options& options) {
-  RETURN_IF_ERROR(check_files(options));
+  RETURN_IF_ERROR(check_inputs(options.inputs));
+  ASSIGN_OR_RETURN(const OutputFile output, open_output(options));
   ASSIGN_OR_RETURN(const std::vector<Input> inputs, read_inputs(options.inputs));
   for (const Input& input : inputs) {
     if (input.trace() != nullptr && !input.trace()->cut.empty()) log_warning(input.trace()->cut);
   }
   const std::string page = render_page(inputs, {build_name(), utc_now()});
-  if (options.output == "-") return print(page);
-  RETURN_IF_ERROR(write_file_atomically(options.output, page));
-  log_info(fmt::format("{}: {} bytes from {} files", options.output, page.size(), inputs.size()));
+  RETURN_IF_ERROR(output.write(page));
+  log_info(fmt::format("{}: {} bytes from {} files", output.path(), page.size(), inputs.size()));
   return {};
 }
 

@@ -16,7 +16,6 @@
 #include "runtime/trace/summary.h"
 #include "runtime/trace/trace_line.h"
 #include "runtime/trace/trace_reader.h"
-#include "tools/airlock_trace/output.h"
 #include "tools/airlock_trace/show.h"
 
 namespace airlock::trace {
@@ -145,7 +144,7 @@ constexpr std::size_t kMaxLanes = 1024;
 class ChromeExport {
  public:
   /// `output` outlives it.
-  ChromeExport(const TraceHeader& header, Output& output) : header_(header), output_(output) {
+  ChromeExport(const TraceHeader& header, OutputDraft& output) : header_(header), output_(output) {
     output_.add("{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n");
     const bool local = header_.backend == "local";
     const auto name = [&](int pid, std::string_view text) {
@@ -254,7 +253,7 @@ class ChromeExport {
   }
 
   const TraceHeader header_;
-  Output& output_;
+  OutputDraft& output_;
   std::vector<std::uint64_t> lane_ends_ns_;
   // Of records; also the flows' ids.
   std::uint64_t count_ = 0;
@@ -264,9 +263,9 @@ class ChromeExport {
 
 }  // namespace
 
-Status export_trace(const std::string& file, ExportFormat format, const std::string& output_path) {
+Status export_trace(const std::string& file, ExportFormat format, const OutputFile& output_file) {
   ASSIGN_OR_RETURN(TraceReader reader, TraceReader::open(file));
-  ASSIGN_OR_RETURN(const auto output, Output::create(output_path));
+  ASSIGN_OR_RETURN(const auto output, output_file.begin());
   std::optional<ChromeExport> chrome;
   TraceSummary so_far;
   if (format == ExportFormat::kChrome) chrome.emplace(reader.header(), *output);
@@ -288,7 +287,7 @@ Status export_trace(const std::string& file, ExportFormat format, const std::str
     }
   }
   if (chrome) chrome->finish(reader.cut());
-  RETURN_IF_ERROR(output->close());
+  RETURN_IF_ERROR(output->commit());
   if (!reader.cut().empty()) log_warning(reader.cut());
   return {};
 }

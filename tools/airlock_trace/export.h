@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 
+#include "base/output_file.h"
 #include "base/status.h"
 #include "tools/airlock_trace/options.h"
 
@@ -16,6 +17,6 @@ inline constexpr std::uint64_t kNominalOpNs = 1000;
 
 /// Writes FILE as `format`, record by record; a trace that was cut off is exported up to there,
 /// with a warning in the log. docs/INTERFACE.md says what is in each column and key.
-Status export_trace(const std::string& file, ExportFormat format, const std::string& output);
+Status export_trace(const std::string& file, ExportFormat format, const OutputFile& output);
 
 }  // namespace airlock::trace

@@ -263,7 +263,7 @@ Result<Imported> import_log(const PrototypeLog& log, const ImportChoice& choice,
   return Importer(log, choice, source).import();
 }
 
-Status import_command(const Options& options) {
+Status import_command(const Options& options, const OutputFile& file) {
   const std::string& source = options.inputs[0];
   ImportChoice choice{options};
   if (!options.config.empty()) {
@@ -281,7 +281,7 @@ Status import_command(const Options& options) {
   log_info(fmt::format("{} ops of {}; assumed: {}", imported.records.size(),
                        prefills_text(imported.header.runs),
                        fmt::join(imported.header.assumed, ", ")));
-  return write_trace(options.output, imported.header,
+  return write_trace(file, imported.header,
                      [&](std::uint64_t number) { return imported.records[number]; });
 }
 

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/output_file.h"
 #include "base/status.h"
 #include "runtime/model/forward_plan.h"
 #include "runtime/trace/trace.h"
@@ -45,6 +46,6 @@ struct Imported {
 Result<Imported> import_log(const PrototypeLog& log, const ImportChoice& choice,
                             std::string_view source);
 
-Status import_command(const Options& options);
+Status import_command(const Options& options, const OutputFile& file);
 
 }  // namespace airlock::trace

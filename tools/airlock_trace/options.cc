@@ -47,7 +47,7 @@ CommandOption declare_shape(const CommandOptions& command, Options& options,
 }
 
 void declare_trace_output(const CommandOptions& command, Options& options) {
-  (void)command.text("-o,--output", options.output, "the trace (0600, replaced); - is stdout")
+  (void)command.file("-o,--output", options.output, "the trace (0600, replaced); - is stdout")
       .required();
 }
 
@@ -101,7 +101,7 @@ CommandOptions declare_export(const CommandOptions& line, Options& options) {
               "chrome: Trace Event Format, for ui.perfetto.dev or chrome://tracing; csv: a row an "
               "op; jsonl: records with sums and running totals")
       .required();
-  command.text("-o,--output", options.output, "the file (0600, replaced); stdout without");
+  command.file("-o,--output", options.output, "the file (0600, replaced); stdout without");
   return command;
 }
 

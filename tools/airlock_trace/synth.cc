@@ -7,21 +7,20 @@
 #include "base/log.h"
 #include "runtime/model/config.h"
 #include "runtime/trace/trace_line.h"
-#include "tools/airlock_trace/output.h"
 #include "tools/airlock_trace/show.h"
 
 namespace airlock::trace {
 
-Status write_trace(const std::string& path, const TraceHeader& header,
+Status write_trace(const OutputFile& file, const TraceHeader& header,
                    const std::function<TraceRecord(std::uint64_t number)>& record_at) {
-  ASSIGN_OR_RETURN(const auto output, Output::create(path));
+  ASSIGN_OR_RETURN(const auto output, file.begin());
   output->add(encode_trace_line(header) + '\n');
   for (std::uint64_t number = 0; number < header.records && !output->failed(); ++number)
     output->add(encode_trace_line(record_at(number)) + '\n');
-  return output->close();
+  return output->commit();
 }
 
-Status synthesise(const Options& options) {
+Status synthesise(const Options& options, const OutputFile& file) {
   ASSIGN_OR_RETURN(const LlamaConfig config, load_config(options.config));
   const ForwardShape shape{*options.tokens, options.wire.value_or(config.dtype),
                            options.attention.value_or(Attention::kOffload), options.logits};
@@ -46,7 +45,7 @@ Status synthesise(const Options& options) {
   header.ring_slots = static_cast<std::uint32_t>(options.policy.slot_count);
   header.wall_ns = 0;
   header.records = plan.size() * options.runs;
-  RETURN_IF_ERROR(write_trace(options.output, header, [&](std::uint64_t seq) {
+  RETURN_IF_ERROR(write_trace(file, header, [&](std::uint64_t seq) {
     return synthesise_record(plan, seq, config.dims, options.policy);
   }));
   log_info(fmt::format("{} ops, {} of {} tokens", *header.records, prefills_text(options.runs),

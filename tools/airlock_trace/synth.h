@@ -2,8 +2,8 @@
 
 #include <cstdint>
 #include <functional>
-#include <string>
 
+#include "base/output_file.h"
 #include "base/status.h"
 #include "runtime/trace/trace.h"
 #include "tools/airlock_trace/options.h"
@@ -11,10 +11,10 @@
 namespace airlock::trace {
 
 /// Writes a whole trace, or leaves what was there: `header.records` records, of which `record_at`
-/// gives each once, in order. "-" is stdout.
-Status write_trace(const std::string& path, const TraceHeader& header,
+/// gives each once, in order.
+Status write_trace(const OutputFile& file, const TraceHeader& header,
                    const std::function<TraceRecord(std::uint64_t number)>& record_at);
 
-Status synthesise(const Options& options);
+Status synthesise(const Options& options, const OutputFile& file);
 
 }  // namespace airlock::trace

@@ -80,7 +80,9 @@ class ReportTrace : public testing::Test {
  protected:
   ReportedTrace read(const std::vector<TraceRecord>& records) {
     const std::string path = dir_.file("t.jsonl");
-    auto writer = TraceWriter::create(path, sample_header(), TraceWriter::WhenFull::kWait).value();
+    auto writer = TraceWriter::create(OutputFile::open(path).value(), sample_header(),
+                                      TraceWriter::WhenFull::kWait)
+                      .value();
     for (const TraceRecord& record : records) writer->add(record);
     EXPECT_TRUE(writer->close(std::nullopt).ok());
     return read_trace(path, 64).value();

@@ -26,7 +26,8 @@ using test::timed_trace;
 std::string exported(const Trace& trace, ExportFormat format) {
   const TempFolder folder;
   test::write(trace, folder.path("t"));
-  const Status status = export_trace(folder.path("t"), format, folder.path("out"));
+  const Status status =
+      export_trace(folder.path("t"), format, OutputFile::open(folder.path("out")).value());
   EXPECT_TRUE(status.ok()) << status.message();
   return status.ok() ? read_file(folder.path("out")) : "";
 }
@@ -247,7 +248,8 @@ TEST(ChromeExport, refuses_more_ops_under_way_than_it_has_lanes) {
   Trace trace = timed_trace(8, 60);  // 1200 ops
   for (TraceRecord& record : trace.records) record.start_ns = 0;
   test::write(trace, folder.path("t"));
-  const Status status = export_trace(folder.path("t"), ExportFormat::kChrome, folder.path("out"));
+  const Status status = export_trace(folder.path("t"), ExportFormat::kChrome,
+                                     OutputFile::open(folder.path("out")).value());
   EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
   EXPECT_FALSE(std::filesystem::exists(folder.path("out")));
 }
@@ -270,11 +272,15 @@ TEST(Export, of_a_cut_trace_goes_up_to_the_cut) {
   test::write(timed_trace(64), folder.path("t"));
   const std::string whole = read_file(folder.path("t"));
   write_file(folder.path("cut"), whole.substr(0, whole.size() - 40));
-  ASSERT_TRUE(export_trace(folder.path("cut"), ExportFormat::kChrome, folder.path("out")).ok());
+  ASSERT_TRUE(export_trace(folder.path("cut"), ExportFormat::kChrome,
+                           OutputFile::open(folder.path("out")).value())
+                  .ok());
   const json chrome = json::parse(read_file(folder.path("out")));
   EXPECT_EQ(chrome["otherData"]["ops"], 19);
   EXPECT_TRUE(chrome["otherData"].contains("cut"));
-  ASSERT_TRUE(export_trace(folder.path("cut"), ExportFormat::kCsv, folder.path("out")).ok());
+  ASSERT_TRUE(export_trace(folder.path("cut"), ExportFormat::kCsv,
+                           OutputFile::open(folder.path("out")).value())
+                  .ok());
   EXPECT_EQ(lines_of(read_file(folder.path("out"))).size(), 20U);
 }
 
@@ -284,7 +290,9 @@ TEST(Export, of_a_bad_trace_leaves_nothing_behind) {
   std::string text = read_file(folder.path("t"));
   text.insert(text.size() / 2, "\n{}\n");
   write_file(folder.path("t"), text);
-  EXPECT_EQ(export_trace(folder.path("t"), ExportFormat::kCsv, folder.path("out")).code(),
+  EXPECT_EQ(export_trace(folder.path("t"), ExportFormat::kCsv,
+                         OutputFile::open(folder.path("out")).value())
+                .code(),
             StatusCode::kInvalidInput);
   std::size_t files = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder.path())) {

@@ -105,7 +105,7 @@ def wrong_usage_ends_with_2(trace):
                  ["import", SUMMARY_LOG, "--run", "first", "-o", "-"],
                  ["export", path, "--format", "csv", "-o", path]):
         trace(*args, code=USAGE)
-    trace("import", SUMMARY_LOG, "-o", SUMMARY_LOG, code=USAGE, says="is the file that is read")
+    trace("import", SUMMARY_LOG, "-o", SUMMARY_LOG, code=USAGE, says="-o would write to")
 
 
 def a_bad_file_ends_with_1(trace):

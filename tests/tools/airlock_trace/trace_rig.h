@@ -62,7 +62,8 @@ inline Trace timed_trace(std::int64_t tokens, std::uint64_t runs = 1,
 }
 
 inline void write(const Trace& trace, const std::string& path) {
-  auto writer = TraceWriter::create(path, trace.header, TraceWriter::WhenFull::kWait);
+  auto writer = TraceWriter::create(OutputFile::open(path).value(), trace.header,
+                                    TraceWriter::WhenFull::kWait);
   CHECK(writer.ok());
   for (const TraceRecord& record : trace.records) (*writer)->add(record);
   CHECK((*writer)->close(trace.header.wall_ns).ok());

@@ -25,7 +25,7 @@ Options synth_options(const std::string& config, std::int64_t tokens, const std:
 }
 
 Trace synthesised(const Options& options) {
-  const Status status = synthesise(options);
+  const Status status = synthesise(options, OutputFile::open(options.output).value());
   EXPECT_TRUE(status.ok()) << status.message();
   auto trace = read_trace(options.output);
   EXPECT_TRUE(trace.ok()) << trace.status().message();
@@ -133,7 +133,7 @@ TEST(Synth, that_fails_leaves_the_file_that_was_there) {
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
   Options longer = options;
   longer.runs = 2;
-  const Status status = synthesise(longer);
+  const Status status = synthesise(longer, OutputFile::open(longer.output).value());
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &unlimited), 0);
   EXPECT_EQ(status.code(), StatusCode::kResourceExhausted) << status.message();
   const auto after = read_trace(options.output);
