@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/deadline.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/thread.h"
 
@@ -150,6 +151,11 @@ void Sink::write_queue() {
   }
 }
 
+Status Sink::refusal(std::string_view name) const {
+  const int error = refusal_.load(std::memory_order_relaxed);
+  return error == 0 ? Status() : os_error(fmt::format("write to {}", name), error);
+}
+
 bool Sink::put(std::string_view text) {
   while (!text.empty()) {
     const ssize_t count = ::write(fd_, text.data(), std::min<std::size_t>(text.size(), PIPE_BUF));
@@ -159,6 +165,8 @@ bool Sink::put(std::string_view text) {
       pollfd room{fd_, POLLOUT, 0};
       ::poll(&room, 1, -1);
     } else if (count == 0 || errno != EINTR) {
+      int none = 0;
+      refusal_.compare_exchange_strong(none, count == 0 ? EIO : errno, std::memory_order_relaxed);
       return false;
     }
   }

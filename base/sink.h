@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -53,6 +54,9 @@ class Sink {
   /// Takes `text`, which ends with a newline unless it is to be continued. What the stream refuses
   /// (it is closed, the disk is full) counts as lost. Never throws.
   void write(std::string_view text) noexcept;
+  /// Why the stream, `name`, has refused a text so far (it is closed, the disk is full); ok where it
+  /// has not, also where it merely stands still.
+  Status refusal(std::string_view name) const;
   /// Waits until all that was brought is out. false: given up.
   bool flush();
 
@@ -73,6 +77,8 @@ class Sink {
   bool put(std::string_view text);
 
   const int fd_;
+  // Of the first write that was refused; 0: none was.
+  std::atomic<int> refusal_{0};
   std::string (*const lost_text_)(std::uint64_t);
 
   // All up to has_writer_ are guarded by mutex_.

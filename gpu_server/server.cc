@@ -11,10 +11,10 @@
 #include <iterator>
 #include <vector>
 
-#include "base/file.h"
 #include "base/log.h"
 #include "base/sink.h"
 #include "base/thread.h"
+#include "runtime/program/program.h"
 #include "shm/ring_memory.h"
 #include "shm/ring_room.h"
 #include "shm/segment_room.h"
@@ -203,9 +203,10 @@ CountersSnapshot Server::metrics() const {
 
 Status Server::publish() {
   const SideReport current = report();
-  stdout_sink().write(report_table(current));
-  if (options_.stats_json.empty()) return {};
-  return write_file_atomically(options_.stats_json, report_json(current));
+  // Who read as far as "ready" and went away wants no table.
+  if (!stdout_has_no_reader()) stdout_sink().write(report_table(current));
+  return first_failure(stats_json_ ? stats_json_->write(report_json(current)) : Status(),
+                       stdout_has_no_reader() ? Status() : stdout_sink().refusal("stdout"));
 }
 
 Status Server::wait_for_signals(int signal_fd) {
@@ -245,7 +246,9 @@ Status Server::run(ServedModel model, int signal_fd) {
   ASSIGN_OR_RETURN(control_thread_,
                    start_thread("the control connections", [this] { control_loop(); }));
   stdout_sink().write("ready " + endpoint_.text() + "\n");
-  Status status = wait_for_signals(signal_fd);
+  // Nobody would know of a server that cannot say so.
+  Status status = stdout_sink().refusal("stdout");
+  if (status.ok()) status = wait_for_signals(signal_fd);
   stop_control();
   if (status.ok()) status = device_status();  // lost while the last ops were under way
   release_endpoint();
@@ -259,6 +262,9 @@ Result<std::unique_ptr<Server>> Server::bind(const ServerOptions& options) {
     ASSIGN_OR_RETURN(endpoint, parse_endpoint(options.endpoint));
   }
   std::unique_ptr<Server> server(new Server(options, std::move(endpoint)));
+  if (!options.stats_json.empty()) {
+    ASSIGN_OR_RETURN(server->stats_json_, OutputFile::open(options.stats_json));
+  }
   RETURN_IF_ERROR(server->take_endpoint());
   if (!options.metrics.empty()) {
     const auto collect = [started = server.get()] { return started->metrics(); };

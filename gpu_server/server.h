@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/log_limiter.h"
+#include "base/output_file.h"
 #include "base/status.h"
 #include "base/wake_event.h"
 #include "gpu_server/metrics.h"
@@ -109,6 +110,7 @@ class Server {
   std::size_t active_sessions() const;
 
   const ServerOptions options_;
+  std::optional<OutputFile> stats_json_;
   Endpoint endpoint_;
   EndpointLock lock_;
   RingGeometry geometry_;
