@@ -1,6 +1,5 @@
 #pragma once
 
-#include <initializer_list>
 #include <string>
 #include <string_view>
 
@@ -17,13 +16,6 @@ Status os_error(std::string_view what, int error);
 /// All of `bytes` to a descriptor; `path` is for the message. One that does not block is waited
 /// for, 30 s while it takes nothing. Errors as os_error().
 Status write_all(int fd, std::string_view bytes, const std::string& path);
-
-/// OutputFile's open() and write() at once, for a caller that does not yet look at the place first.
-Status write_file_atomically(const std::string& path,
-                             std::initializer_list<std::string_view> parts);
-inline Status write_file_atomically(const std::string& path, std::string_view text) {
-  return write_file_atomically(path, {text});
-}
 
 /// Up to the last slash, which is kept; "./" without one.
 std::string folder_of(const std::string& path);

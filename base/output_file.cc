@@ -234,12 +234,6 @@ Status OutputFile::write(std::initializer_list<std::string_view> parts) const {
   return draft->commit();
 }
 
-Status write_file_atomically(const std::string& path,
-                             std::initializer_list<std::string_view> parts) {
-  ASSIGN_OR_RETURN(const OutputFile file, OutputFile::open(path));
-  return file.write(parts);
-}
-
 Status check_apart(std::span<const NamedFile> outputs, std::span<const NamedFile> inputs) {
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     const NamedFile& output = outputs[i];
