@@ -22,8 +22,7 @@ int main(int argc, char** argv) {
     RETURN_IF_ERROR(ensure_threads(kThreads, "the two processes"));
     const UniqueFd signals = take_signals({SIGINT, SIGTERM});
     // A row at a time.
-    const auto write_out = [](std::string_view text) { (void)print(text); };
-    return xfer::run(options, write_out, signals.get()).status;
+    return xfer::run(options, print, signals.get()).status;
   };
   return run_program(
       "airlock_xfer", [&] { return xfer::parse_options(argc, argv); }, measure);

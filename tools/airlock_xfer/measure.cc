@@ -272,6 +272,8 @@ Status measure_all(Pair& pair, ResultTable& table) {
     HostBuffer source;
     double copy_ns = 0;
     for (const auto path : options.paths) {
+      // Of what is not shown nothing more need be known.
+      RETURN_IF_ERROR(table.written());
       Row row{bytes, path, std::nullopt};
       const auto measure = [&]() -> Status {
         ++row_number;

@@ -133,15 +133,15 @@ double percentile(const std::vector<double>& sorted, double share) {
 void ResultTable::begin(const Facts& facts) {
   facts_ = facts;
   if (form_ == OutputForm::kJson) return;
-  for (const auto& [name, text] : facts) sink_(fmt::format("# {}: {}\n", name, text));
+  for (const auto& [name, text] : facts) write(fmt::format("# {}: {}\n", name, text));
   const Table table(columns());
-  sink_(form_ == OutputForm::kCsv ? table.csv_head() : '\n' + table.markdown_head());
+  write(form_ == OutputForm::kCsv ? table.csv_head() : '\n' + table.markdown_head());
 }
 
 void ResultTable::add(const Row& row) {
   rows_.push_back(row);
-  if (form_ == OutputForm::kCsv) sink_(csv_line(cells_of(row)));
-  if (form_ == OutputForm::kMarkdown) sink_(Table(columns()).markdown_row(cells_of(row)));
+  if (form_ == OutputForm::kCsv) write(csv_line(cells_of(row)));
+  if (form_ == OutputForm::kMarkdown) write(Table(columns()).markdown_row(cells_of(row)));
 }
 
 Status ResultTable::finish(Status end) {
@@ -150,10 +150,10 @@ Status ResultTable::finish(Status end) {
     end = {StatusCode::kMismatch, "{} bytes came wrong, in {} rows", summary.wrong_bytes,
            summary.wrong_rows};
   }
-  if (form_ == OutputForm::kMarkdown) sink_("\n");
-  sink_(form_ == OutputForm::kJson ? json_text(facts_, rows_, summary, end)
+  if (form_ == OutputForm::kMarkdown) write("\n");
+  write(form_ == OutputForm::kJson ? json_text(facts_, rows_, summary, end)
                                    : summary_text(summary, end));
-  return end;
+  return end.ok() ? written_ : end;
 }
 
 }  // namespace airlock::xfer

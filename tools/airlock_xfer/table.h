@@ -57,19 +57,26 @@ using Facts = std::vector<std::pair<std::string, std::string>>;
 /// before a failure is shown. One thread.
 class ResultTable {
  public:
-  using Sink = std::function<void(std::string_view)>;
+  using Sink = std::function<Status(std::string_view)>;
   ResultTable(OutputForm form, Sink sink) : form_(form), sink_(std::move(sink)) {}
 
   void begin(const Facts& facts);
   void add(const Row& row);
+  /// The sink's first failure; nothing is written after it.
+  const Status& written() const { return written_; }
   /// The summary. `end` says how the run ended, up to whether its bytes were right: gives it back,
-  /// or kMismatch where only they were not.
+  /// or kMismatch where only they were not, or the sink's failure where only that is wrong.
   Status finish(Status end);
   const std::vector<Row>& rows() const { return rows_; }
 
  private:
+  void write(std::string_view text) {
+    if (written_.ok()) written_ = sink_(text);
+  }
+
   const OutputForm form_;
   const Sink sink_;
+  Status written_;
   Facts facts_;
   std::vector<Row> rows_;
 };

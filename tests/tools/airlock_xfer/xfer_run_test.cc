@@ -44,13 +44,27 @@ class Run : public ::testing::Test {
     ::unsetenv("TMPDIR");
   }
   Outcome run(const Options& options, const Hooks& hooks = {}) {
-    return xfer::run(
-        options, [this](std::string_view part) { text_ += part; }, -1, hooks);
+    const auto sink = [this](std::string_view part) {
+      text_ += part;
+      return Status();
+    };
+    return xfer::run(options, sink, -1, hooks);
   }
 
   std::string directory_ = "/tmp/airlock-xfer-test-XXXXXX";
   std::string text_;
 };
+
+TEST_F(Run, ends_where_nobody_can_see_its_rows) {
+  std::size_t parts = 0;
+  const auto full = [&parts](std::string_view) {
+    return ++parts == 3 ? Status(StatusCode::kResourceExhausted, "full") : Status();
+  };
+  const Outcome outcome = xfer::run(small_run(), full);
+  EXPECT_EQ(outcome.status.code(), StatusCode::kResourceExhausted);
+  EXPECT_TRUE(outcome.rows.empty());
+  EXPECT_EQ(parts, 3U);
+}
 
 TEST_F(Run, carries_every_size_on_every_path_that_can) {
   const Outcome outcome = run(small_run());

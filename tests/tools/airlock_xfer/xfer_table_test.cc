@@ -32,7 +32,10 @@ std::vector<Row> three_rows() {
 
 std::string text_of(OutputForm form, const Status& end) {
   std::string text;
-  ResultTable table(form, [&text](std::string_view part) { text += part; });
+  ResultTable table(form, [&text](std::string_view part) {
+    text += part;
+    return Status();
+  });
   table.begin({{"command", "airlock_xfer \"-b\" 1"}});
   for (const Row& row : three_rows()) table.add(row);
   (void)table.finish(end);
@@ -118,15 +121,36 @@ TEST(ResultTable, says_why_it_ended_early) {
 
 TEST(ResultTable, shows_markdown_rows_before_the_end) {
   std::string text;
-  ResultTable table(OutputForm::kMarkdown, [&text](std::string_view part) { text += part; });
+  ResultTable table(OutputForm::kMarkdown, [&text](std::string_view part) {
+    text += part;
+    return Status();
+  });
   table.begin({});
   table.add(three_rows()[0]);
   EXPECT_THAT(text, HasSubstr("|       1000 | ring |"));
 }
 
+TEST(ResultTable, that_cannot_be_written_is_no_success) {
+  for (const OutputForm form : {OutputForm::kMarkdown, OutputForm::kCsv, OutputForm::kJson}) {
+    std::size_t calls = 0;
+    ResultTable table(form, [&calls](std::string_view) {
+      ++calls;
+      return Status(StatusCode::kResourceExhausted, "full");
+    });
+    table.begin({});
+    table.add(three_rows()[0]);
+    EXPECT_EQ(table.finish({}).code(), StatusCode::kResourceExhausted);
+    EXPECT_EQ(table.finish({StatusCode::kUnavailable, "gone"}).code(), StatusCode::kUnavailable);
+    EXPECT_EQ(calls, 1U) << "nothing comes after what is missing";
+  }
+}
+
 TEST(ResultTable, shows_bytes_that_were_wrong) {
   std::string text;
-  ResultTable table(OutputForm::kCsv, [&text](std::string_view part) { text += part; });
+  ResultTable table(OutputForm::kCsv, [&text](std::string_view part) {
+    text += part;
+    return Status();
+  });
   Row row = three_rows()[0];
   row.measured->wrong_bytes = 17;
   table.begin({});
@@ -138,7 +162,10 @@ TEST(ResultTable, shows_bytes_that_were_wrong) {
 
 TEST(ResultTable, says_where_both_processes_shared_a_cpu) {
   std::string text;
-  ResultTable table(OutputForm::kMarkdown, [&text](std::string_view part) { text += part; });
+  ResultTable table(OutputForm::kMarkdown, [&text](std::string_view part) {
+    text += part;
+    return Status();
+  });
   Row row = three_rows()[0];
   row.measured->same_cpu_share = 0.9;
   table.begin({});
