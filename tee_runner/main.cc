@@ -70,19 +70,20 @@ Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Back
   return result;
 }
 
-Result<Prompt> own_prompt(const PrefillOptions& options, const ModelSource& source) {
+Result<Prompt> own_prompt(const PrefillOptions& options, const PromptSource& asked,
+                          const ModelSource& source) {
   Prompt prompt;
   prompt.config = source.config();
   prompt.wire = options.wire.value_or(source.stored_dtype());
-  ASSIGN_OR_RETURN(prompt.tokens, read_prompt(options, prompt.config.dims.vocab));
+  ASSIGN_OR_RETURN(prompt.tokens, asked.tokens(prompt.config.dims.vocab));
   ASSIGN_OR_RETURN(prompt.norms, read_norms(source));
   return prompt;
 }
 
-Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource& source,
-                                const LoadOptions& cpu, OpStatsTable& ops, TeeStatsTable& tee,
-                                Recording& recording) {
-  ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, source));
+Result<PrefillResult> run_local(const PrefillOptions& options, const PromptSource& asked,
+                                const ModelSource& source, const LoadOptions& cpu,
+                                OpStatsTable& ops, TeeStatsTable& tee, Recording& recording) {
+  ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, asked, source));
   log_info(fmt::format("loading weights as {}, {} threads", name_of(cpu.dtype), cpu.threads));
   ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu));
   LocalBackend backend(model->make_compute());
@@ -90,7 +91,8 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const ModelSource
   return prefill(options, std::move(prompt), measured, tee, recording);
 }
 
-Result<Prompt> servers_prompt(const PrefillOptions& options, ClientSession& session) {
+Result<Prompt> servers_prompt(const PrefillOptions& options, const PromptSource& asked,
+                              ClientSession& session) {
   log_info("no --model and no --synthetic: config and norm weights are the server's word");
   Prompt prompt;
   std::string config_json;
@@ -105,20 +107,21 @@ Result<Prompt> servers_prompt(const PrefillOptions& options, ClientSession& sess
   }
   prompt.config = *config;
   prompt.wire = options.wire.value_or(info.stored_dtype);
-  ASSIGN_OR_RETURN(prompt.tokens, read_prompt(options, prompt.config.dims.vocab));
+  ASSIGN_OR_RETURN(prompt.tokens, asked.tokens(prompt.config.dims.vocab));
   return prompt;
 }
 
-Result<PrefillResult> run_remote(const PrefillOptions& options, const ModelSource* source,
-                                 StatsReporter& reporter, Recording& recording) {
+Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSource& asked,
+                                 const ModelSource* source, StatsReporter& reporter,
+                                 Recording& recording) {
   std::optional<Prompt> own;  // before connecting: a bad prompt needs no server
   ConnectOptions connect = options;
   if (source != nullptr) {
-    ASSIGN_OR_RETURN(own, own_prompt(options, *source));
+    ASSIGN_OR_RETURN(own, own_prompt(options, asked, *source));
     ASSIGN_OR_RETURN(connect.digest, source->digest());
     connect.dims = source->config().dims;
-  } else if (!options.random_tokens) {
-    RETURN_IF_ERROR(read_prompt(options, limits::kMaxVocab).status());
+  } else if (!asked.is_random()) {
+    RETURN_IF_ERROR(asked.tokens(limits::kMaxVocab).status());
   }
   if (options.dtype) log_warning("--dtype is for --backend local: the server's own type counts");
   ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session, ClientSession::connect(connect));
@@ -128,7 +131,7 @@ Result<PrefillResult> run_remote(const PrefillOptions& options, const ModelSourc
   reporter.add_config("dtype", name_of(info.dtype));
   reporter.add_config("epoch", fmt::format("{:016x}", session->epoch()));
   if (!own) {
-    ASSIGN_OR_RETURN(own, servers_prompt(options, *session));
+    ASSIGN_OR_RETURN(own, servers_prompt(options, asked, *session));
   }
   const DType wire = own->wire;
   reporter.add_config("wire", name_of(wire));
@@ -148,20 +151,21 @@ Result<PrefillResult> run_remote(const PrefillOptions& options, const ModelSourc
     const LoadOptions cpu{
         info.dtype, info.device.starts_with("cpu") ? info.threads : options.threads, {}};
     ASSIGN_OR_RETURN(const PrefillResult local,
-                     run_local(options, *source, cpu, local_ops, local_tee, no_recording));
+                     run_local(options, asked, *source, cpu, local_ops, local_tee, no_recording));
     result.comparison = compare(result, ops, info, wire, local, snapshot_of(local_ops));
   }
   return result;
 }
 
-Result<PrefillResult> run_alone(const PrefillOptions& options, const ModelSource& source,
-                                StatsReporter& reporter, Recording& recording) {
+Result<PrefillResult> run_alone(const PrefillOptions& options, const PromptSource& asked,
+                                const ModelSource& source, StatsReporter& reporter,
+                                Recording& recording) {
   const DType stored = source.stored_dtype();
   const LoadOptions cpu{options.dtype.value_or(stored), options.threads, {}};
   reporter.set_device("cpu");
   reporter.add_config("dtype", name_of(cpu.dtype));
   reporter.add_config("wire", name_of(options.wire.value_or(stored)));
-  return run_local(options, source, cpu, reporter.local_ops(), reporter.tee(), recording);
+  return run_local(options, asked, source, cpu, reporter.local_ops(), reporter.tee(), recording);
 }
 
 Status run(const PrefillOptions& options, StatsReporter& reporter) {
@@ -174,10 +178,11 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   ASSIGN_OR_RETURN(const std::optional<OutputFile> logits_out, open_output(options.logits_out));
   Recording recording(options);
   RETURN_IF_ERROR(recording.check());
+  ASSIGN_OR_RETURN(const PromptSource asked, PromptSource::read(options));
   ASSIGN_OR_RETURN(const Source source, open_model(options));
   const auto result = options.backend == BackendChoice::kLocal
-                          ? run_alone(options, *source, reporter, recording)
-                          : run_remote(options, source.get(), reporter, recording);
+                          ? run_alone(options, asked, *source, reporter, recording)
+                          : run_remote(options, asked, source.get(), reporter, recording);
   if (const auto cost_ns = recording.cost_ns()) {
     reporter.add_config("record_cost_ns", std::to_string(*cost_ns));
   }

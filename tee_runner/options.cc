@@ -255,18 +255,25 @@ std::vector<std::int32_t> random_tokens(std::int64_t count, std::uint64_t seed,
   return tokens;
 }
 
-Result<std::vector<std::int32_t>> read_prompt(const PrefillOptions& options, std::int64_t vocab) {
-  std::vector<std::int32_t> tokens;
+Result<PromptSource> PromptSource::read(const PrefillOptions& options) {
+  PromptSource prompt;
   if (options.random_tokens) {
-    tokens = random_tokens(*options.random_tokens, options.seed, vocab);
+    prompt.random_count_ = *options.random_tokens;
+    prompt.seed_ = options.seed;
   } else if (options.tokens) {
-    ASSIGN_OR_RETURN(tokens, parse_tokens(*options.tokens, "--tokens"));
+    ASSIGN_OR_RETURN(prompt.ids_, parse_tokens(*options.tokens, "--tokens"));
   } else {
     ASSIGN_OR_RETURN(const std::string text, read_text(*options.tokens_file));
     auto parsed = parse_tokens(text, *options.tokens_file);
     if (!parsed.ok()) return Status(StatusCode::kInvalidInput, parsed.status().message());
-    tokens = std::move(*parsed);
+    prompt.ids_ = std::move(*parsed);
   }
+  return prompt;
+}
+
+Result<std::vector<std::int32_t>> PromptSource::tokens(std::int64_t vocab) const {
+  std::vector<std::int32_t> tokens =
+      is_random() ? random_tokens(random_count_, seed_, vocab) : ids_;
   RETURN_IF_ERROR(check_tokens(tokens, vocab));
   return tokens;
 }

@@ -75,8 +75,20 @@ Result<std::optional<Command>> parse_options(int argc, const char* const* argv);
 Result<std::vector<std::int32_t>> parse_tokens(std::string_view text, std::string_view source);
 /// `count` ids below `vocab`: a function of the arguments only.
 std::vector<std::int32_t> random_tokens(std::int64_t count, std::uint64_t seed, std::int64_t vocab);
-/// The prompt that the options ask for, checked against the vocabulary. kInvalidInput also for a
-/// file that cannot be read or parsed.
-Result<std::vector<std::int32_t>> read_prompt(const PrefillOptions& options, std::int64_t vocab);
+
+/// The prompt that the options ask for, read once: what a pipe gives is gone then.
+class PromptSource {
+ public:
+  /// kInvalidInput, naming it, for a file that cannot be read or parsed.
+  static Result<PromptSource> read(const PrefillOptions& options);
+  /// Its token ids, checked against the vocabulary, from which random ones are taken.
+  Result<std::vector<std::int32_t>> tokens(std::int64_t vocab) const;
+  bool is_random() const { return random_count_ > 0; }
+
+ private:
+  std::vector<std::int32_t> ids_;
+  std::int64_t random_count_ = 0;
+  std::uint64_t seed_ = 0;
+};
 
 }  // namespace airlock

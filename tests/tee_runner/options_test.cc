@@ -169,6 +169,11 @@ TEST(Tokens, random_ones_depend_on_the_seed_and_stay_in_the_vocabulary) {
   for (const std::int32_t token : tokens) EXPECT_TRUE(token >= 0 && token < 50);
 }
 
+Result<std::vector<std::int32_t>> read_prompt(const PrefillOptions& options, std::int64_t vocab) {
+  ASSIGN_OR_RETURN(const PromptSource prompt, PromptSource::read(options));
+  return prompt.tokens(vocab);
+}
+
 TEST(Prompt, comes_from_a_file_whose_faults_are_bad_input) {
   const std::string path = testing::TempDir() + "airlock-prompt.txt";
   PrefillOptions options;
