@@ -10,6 +10,7 @@ import cuda_scenarios  # noqa: E402 (they find tools/pair.py by the line above)
 import endpoint_scenarios  # noqa: E402
 import fault_scenarios  # noqa: E402
 import input_scenarios  # noqa: E402
+import output_scenarios  # noqa: E402
 import prefill_scenarios  # noqa: E402
 import record_scenarios  # noqa: E402
 import replay_scenarios  # noqa: E402
@@ -17,8 +18,9 @@ import scenarios  # noqa: E402
 import sink_scenarios  # noqa: E402
 from pair import Pair  # noqa: E402
 
-SCENARIOS = [scenario for module in (prefill_scenarios, fault_scenarios, endpoint_scenarios, input_scenarios, record_scenarios,
-                                     replay_scenarios, sink_scenarios, cuda_scenarios) for scenario in module.SCENARIOS]
+SCENARIOS = [scenario for module in (prefill_scenarios, fault_scenarios, endpoint_scenarios, input_scenarios, output_scenarios,
+                                     record_scenarios, replay_scenarios, sink_scenarios, cuda_scenarios)
+             for scenario in module.SCENARIOS]
 
 if __name__ == "__main__":
     scenarios.main(__doc__, SCENARIOS, lambda args, work: Pair(args.bin_dir, work),
