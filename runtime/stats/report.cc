@@ -9,6 +9,7 @@
 
 #include "runtime/json/reader.h"
 #include "runtime/json/writer.h"
+#include "runtime/text/figures.h"
 #include "runtime/text/table.h"
 
 namespace airlock {
@@ -228,9 +229,11 @@ Result<SideReport> read_report(std::string_view text, std::string_view source) {
 
 std::string report_table(const SideReport& report) {
   const HostReport& host = report.host;
-  return fmt::format("{}: {:.3f} s on {} ({}, {} cores), device {}\n", report.side,
-                     static_cast<double>(report.wall_ns) / 1e9, host.name, host.cpu, host.cores,
-                     host.device) +
+  // A device is the server's word.
+  const std::string machine =
+      fmt::format("{} ({}, {} cores), device {}", host.name, host.cpu, host.cores, host.device);
+  return fmt::format("{}: {:.3f} s on {}\n", report.side, static_cast<double>(report.wall_ns) / 1e9,
+                     without_controls(machine, "?")) +
          paths_text(report.transport) + ops_text(report.ops) + devices_text(report.ops) +
          tee_text(report.tee) + sessions_text(report.sessions);
 }

@@ -21,8 +21,9 @@ class Cell {
  public:
   /// Nothing: empty in csv, null in JSON, "-" for people.
   Cell() = default;
+  /// Programs read it as it is; what people see drives no terminal, whoever wrote it.
   template <std::convertible_to<std::string_view> T>
-  Cell(const T& text) : value_(std::string(text)), shown_(text) {}
+  Cell(const T& text) : value_(std::string(text)), shown_(harmless(text)) {}
   template <std::integral T>
   Cell(T number) : value_(Integer<T>(number)), shown_(std::to_string(number)) {}
   /// With as many digits as it takes to read the same number back.
@@ -49,6 +50,7 @@ class Cell {
  private:
   template <typename T>
   using Integer = std::conditional_t<std::is_signed_v<T>, std::int64_t, std::uint64_t>;
+  static std::string harmless(std::string_view text);
 
   std::variant<std::monostate, std::string, std::int64_t, std::uint64_t, double, JsonFixed> value_;
   std::string shown_ = "-";

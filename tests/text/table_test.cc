@@ -118,5 +118,16 @@ TEST(OutputForm, is_named_as_the_option_takes_it) {
   EXPECT_EQ(from_name<OutputForm>("csv"), OutputForm::kCsv);
 }
 
+TEST(Table, shows_people_no_control_characters) {
+  Table table({left("client"), "n"});
+  table.add({std::string("a\x1b[31m\xc2\x9b") + "b", 1});
+  for (const std::string& text : {table.aligned(), table.markdown()}) {
+    EXPECT_EQ(text.find('\x1b'), std::string::npos);
+    EXPECT_EQ(text.find("\xc2\x9b"), std::string::npos);
+    EXPECT_NE(text.find("a?[31m??b"), std::string::npos) << text;
+  }
+  EXPECT_NE(table.csv().find('\x1b'), std::string::npos) << "programs read what there is";
+}
+
 }  // namespace
 }  // namespace airlock
