@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include "base/deadline.h"
@@ -469,6 +471,39 @@ TEST_F(CountersFileTest, shows_no_control_characters_of_a_client) {
   const auto read = read_counters_file(path_);
   ASSERT_TRUE(read.ok()) << read.status().to_string();
   EXPECT_EQ(read->report.sessions[0].client, "a?[2Jb????\xc3\xa9\xe2\x82\xac?");
+}
+
+TEST_F(CountersFileTest, a_server_reads_no_text_past_its_field) {
+  // So many blocks fill whole pages; behind them stands a page that cannot be read.
+  constexpr std::size_t kPageBytes = 4096;
+  constexpr std::size_t kPageful = 16;
+  constexpr std::size_t kFileBytes = counters_layout::file_bytes(kPageful);
+  static_assert(kFileBytes % kPageBytes == 0);
+  void* const room = ::mmap(nullptr, kFileBytes + kPageBytes, PROT_NONE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(room, MAP_FAILED);
+  ASSERT_EQ(::munmap(room, kFileBytes), 0);
+  auto made = CountersFile::create(path_, info_, kPageful);
+  ASSERT_TRUE(made.ok()) << made.status().to_string();
+  SessionBlock* last = nullptr;
+  for (std::size_t i = 0; i < kPageful; ++i) last = (*made)->open_session(i, "somebody", now_ns());
+  const void* const end = static_cast<std::byte*>(room) + kFileBytes;
+  if (last + 1 != end) GTEST_SKIP() << "the system put the file elsewhere";
+  // Whoever may write the file takes away every end, up to the file's own.
+  constexpr std::size_t kClient =
+      kFileBytes - sizeof(SessionBlock) + offsetof(SessionBlock, client);
+  const std::string ones(kFileBytes - kClient, '\xff');
+  const UniqueFd file(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(::pwrite(file.get(), ones.data(), ones.size(), kClient),
+            static_cast<ssize_t>(ones.size()));
+  (*made)->close_session(*last);
+  char copy[sizeof(SessionBlock::client)] = {};
+  ASSERT_EQ(::pread(file.get(), copy, sizeof(copy),
+                    offsetof(Header, ended) + offsetof(SessionBlock, client)),
+            static_cast<ssize_t>(sizeof(copy)));
+  EXPECT_EQ(std::string_view(copy, sizeof(copy) - 1), std::string(sizeof(copy) - 1, '\xff'));
+  EXPECT_EQ(copy[sizeof(copy) - 1], '\0');
+  ::munmap(static_cast<std::byte*>(room) + kFileBytes, kPageBytes);
 }
 
 TEST_F(CountersFileTest, cuts_texts_that_are_too_long) {
