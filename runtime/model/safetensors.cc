@@ -83,9 +83,12 @@ SafetensorsEntry read_entry(std::string_view name, const JsonReader& json,
   return entry;
 }
 
+/// What lies behind the last entry.
+enum class Tail : std::uint8_t { kRefused, kTaken };
+
 /// Sorts the entries by where they lie.
 Status check_coverage(std::vector<SafetensorsEntry>& entries, std::uint64_t data_offset,
-                      std::uint64_t file_bytes, const std::string& source) {
+                      std::uint64_t file_bytes, Tail tail, const std::string& source) {
   std::ranges::sort(entries, {}, [](const SafetensorsEntry& entry) {
     return std::pair(entry.file_offset, entry.bytes);
   });
@@ -100,7 +103,7 @@ Status check_coverage(std::vector<SafetensorsEntry>& entries, std::uint64_t data
     }
     end += entry.bytes;
   }
-  if (end == file_bytes) return {};
+  if (end == file_bytes || tail == Tail::kTaken) return {};
   return Status(StatusCode::kInvalidInput, "{}: {} bytes behind the last tensor", source,
                 file_bytes - end);
 }
@@ -123,14 +126,19 @@ Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view 
   const std::string header = source + ": header";
   ASSIGN_OR_RETURN(const Json root, parse_json(json, header));
   Status status;
+  Tail tail = Tail::kRefused;
   std::vector<SafetensorsEntry> entries;
   for (const auto& [name, entry] : JsonReader(root, header, status).members(kMaxJsonValues)) {
-    if (name == "__metadata__") continue;
+    if (name == "__metadata__") {
+      const Json* const maker = entry.json().find(kSafetensorsMakerKey);
+      if (maker != nullptr && maker->text == kSafetensorsMaker) tail = Tail::kTaken;
+      continue;
+    }
     entries.push_back(read_entry(name, entry, data_offset, file_bytes - data_offset));
     RETURN_IF_ERROR(status);
   }
   RETURN_IF_ERROR(status);
-  RETURN_IF_ERROR(check_coverage(entries, data_offset, file_bytes, source));
+  RETURN_IF_ERROR(check_coverage(entries, data_offset, file_bytes, tail, source));
   std::ranges::sort(entries, {}, &SafetensorsEntry::name);
   return entries;
 }

@@ -29,9 +29,14 @@ struct SafetensorsEntry {
 /// What the format calls `dtype`: "F32", "F16", "BF16", "I32", "U8".
 std::string_view safetensors_dtype(DType dtype);
 
+/// What the metadata of a payload file says (runtime/trace/payload_writer.h): "made_by":"airlock".
+inline constexpr std::string_view kSafetensorsMakerKey = "made_by";
+inline constexpr std::string_view kSafetensorsMaker = "airlock";
+
 /// Reads and checks the header of a safetensors file: 8 bytes little-endian length, that many bytes
-/// of JSON, then data that the entries cover without holes or overlaps. `file_bytes` is the length
-/// of the whole file. Entries by name.
+/// of JSON, then data that the entries cover without holes or overlaps. Behind the last entry there
+/// is nothing, except in a payload file, whose writer may have been killed when it had made room
+/// for the next. `file_bytes` is the length of the whole file. Entries by name.
 Result<std::vector<SafetensorsEntry>> parse_safetensors_header(std::string_view json,
                                                                std::uint64_t file_bytes,
                                                                const std::string& source);

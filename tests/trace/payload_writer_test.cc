@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <string>
 #include <vector>
@@ -120,6 +121,22 @@ TEST(PayloadWriter, a_full_disk_leaves_what_was_there_before) {
   const auto file = SafetensorsFile::open(path);
   ASSERT_TRUE(file.ok()) << file.status().to_string();
   EXPECT_EQ((*file)->entries().size(), 1U);
+}
+
+TEST(PayloadWriter, a_file_whose_writer_was_killed_before_it_named_a_tensor_is_read) {
+  const TempDir dir;
+  const std::string path = dir.file("p.safetensors");
+  auto writer = PayloadWriter::create(path, kSmall);
+  ASSERT_TRUE(writer.ok());
+  const Tensor tensor = numbered({DType::kF32, {10}}, 1);
+  ASSERT_TRUE((*writer)->add("000000.in.0", tensor.view()).ok());
+  // add() first makes room for the tensor.
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) + 400);
+  const auto file = SafetensorsFile::open(path);
+  ASSERT_TRUE(file.ok()) << file.status().to_string();
+  const SafetensorsEntry* entry = (*file)->find("000000.in.0");
+  ASSERT_NE(entry, nullptr);
+  EXPECT_EQ(digest_of((*file)->mapped(*entry)), digest_of(tensor.view().bytes()));
 }
 
 TEST(PayloadWriter, an_entry_beyond_the_room_is_an_error_and_the_file_stays_readable) {
