@@ -153,8 +153,10 @@ void OutputDraft::flush() {
 Status OutputDraft::commit() {
   flush();
   if (!status_.ok() || target_.empty()) return status_;
-  // A full disk may be told of only here, and a name must never outlive its text.
-  if (::fsync(fd_.get()) != 0) return status_ = os_error("write " + path_, errno);
+  // Whatever the umask is. A full disk may be told of only by fsync(), and a name must never
+  // outlive its text.
+  if (::fchmod(fd_.get(), kMode) != 0 || ::fsync(fd_.get()) != 0)
+    return status_ = os_error("write " + path_, errno);
   if (temporary_.empty()) status_ = take_temporary_name();
   if (!status_.ok()) return status_;
   if (::rename(temporary_.c_str(), target_.c_str()) != 0)

@@ -55,10 +55,13 @@ TEST_F(Output, replaces_a_file_and_leaves_nothing_else) {
   }
 }
 
-TEST_F(Output, lets_nobody_else_read_it) {
+TEST_F(Output, lets_nobody_else_read_it_whatever_the_umask_is) {
   const std::string path = write_all(file("stats.json"), "old");
   std::filesystem::permissions(path, std::filesystem::perms(0644));
-  ASSERT_TRUE(write(path, "text").ok());
+  const mode_t before = ::umask(0377);
+  const Status written = write(path, "text");
+  ::umask(before);
+  ASSERT_TRUE(written.ok());
   struct stat info {};
   ASSERT_EQ(::stat(path.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777U, 0600U);

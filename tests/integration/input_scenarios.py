@@ -110,11 +110,55 @@ def truncated_model_is_refused(pair):
         expect_refused(local(pair, model=model), 1, "model.safetensors")
 
 
+def expect_both_refuse(pair, model, *words):
+    expect_refused(pair.start("gpu_server", "--model", model, "--endpoint", pair.endpoint), 1, *words)
+    expect_refused(local(pair, model=("--model", model)), 1, *words)
+
+
+def weights_of_another_kind_are_refused_with_what_converts_them(pair):
+    for name, word in (("tiny-Q8_0.gguf", "gguf_file='tiny-Q8_0.gguf'"), ("pytorch_model-00001-of-00002.bin", "save_pretrained"),
+                       ("consolidated.00.pth", "convert_llama_weights_to_hf"), ("adapter_config.json", "merge_and_unload")):
+        folder = pair.path(name + ".d")
+        os.mkdir(folder)
+        shutil.copy(TINY, os.path.join(folder, "config.json"))
+        with open(os.path.join(folder, name), "wb"):
+            pass
+        expect_both_refuse(pair, folder, name, word)
+
+
+def pointer_of_git_lfs_is_refused_with_what_fetches_the_file(pair):
+    whole = write_model(pair.path("model"))
+    for name in ("model.safetensors", "config.json"):
+        folder = shutil.copytree(whole, pair.path("pointer-" + name))
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            file.write(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 99\n")
+        expect_both_refuse(pair, folder, os.path.join(folder, name), "git -C", "lfs pull")
+
+
+def hugging_face_cache_is_read_as_it_lies(pair):
+    """Files are links to blobs; a repository's folder means its snapshot; a blob that is gone is named."""
+    repository = pair.path("models--someone--tiny")
+    snapshot, blobs = os.path.join(repository, "snapshots", "0123abcd"), os.path.join(repository, "blobs")
+    os.makedirs(snapshot)
+    shutil.move(write_model(pair.path("model")), blobs)
+    for name in os.listdir(blobs):
+        os.symlink(f"../../blobs/{name}", os.path.join(snapshot, name))
+    server = pair.server(model=("--model", repository))
+    pair.runner(model=("--model", snapshot)).expect_exit(0)
+    pair.runner("--compare-local", model=("--model", repository)).expect_exit(0)
+    pair.stop(server)
+    os.unlink(os.path.join(blobs, "model.safetensors"))
+    for model in (repository, snapshot):
+        expect_both_refuse(pair, model, "blobs/model.safetensors", "hf download someone/tiny")
+
+
 def absurd_config_is_refused(pair):
     text = read_json(TINY)
     for index, (key, value) in enumerate((("hidden_size", 0), ("num_hidden_layers", -1), ("vocab_size", 1 << 40),
                                           ("num_attention_heads", "four"), ("rms_norm_eps", -1.0),
-                                          ("attention_bias", True), ("hidden_act", "gelu"))):
+                                          ("attention_bias", True), ("mlp_bias", True), ("hidden_act", "gelu"),
+                                          ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
+                                          ("quantization_config", {"quant_method": "gptq", "bits": 4}))):
         path = pair.path(f"config-{index}.json")
         with open(path, "w", encoding="utf-8") as file:
             json.dump({**text, key: value}, file)
@@ -159,6 +203,9 @@ SCENARIOS = (
     endpoint_directory_that_is_a_link_is_refused,
     missing_model_is_refused,
     truncated_model_is_refused,
+    weights_of_another_kind_are_refused_with_what_converts_them,
+    pointer_of_git_lfs_is_refused_with_what_fetches_the_file,
+    hugging_face_cache_is_read_as_it_lies,
     absurd_config_is_refused,
     demanded_geometry_that_differs_is_refused,
     logits_file_is_private_and_of_numpys_format,
