@@ -158,6 +158,23 @@ def a_run_that_fails_leaves_what_was_there(pair):
         assert read_bytes(path) == b"older" and os.listdir(pair.path("out")) == ["result"], name
 
 
+def a_file_is_replaced_where_no_file_can_be_without_a_name(pair):
+    """As on file systems that have none; here /proc is not there, by which such a file gets its name."""
+    namespace = ["unshare", "--mount", "bash", "-c", 'umount -l /proc && exec "$@"', "bash"]
+    if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode != 0:
+        return "needs root, and unshare(1)"
+    os.mkdir(pair.path("out"))
+    path = pair.path("out/t.jsonl")
+    with open(path, "wb") as file:
+        file.write(b"older")
+    synth = [os.path.join(pair.bin_dir, "airlock_trace"), "synth", "--config", TINY, "--tokens", "3", "-o", path]
+    for command, code in ((["prlimit", "--fsize=64", *synth], FULL_DISK), (synth, 0)):
+        done = subprocess.run([*namespace, *command], env=pair.env, capture_output=True, timeout=60, check=False)
+        assert done.returncode == code, said(done)
+        assert (read_bytes(path) == b"older") == (code != 0) and os.listdir(pair.path("out")) == ["t.jsonl"]
+    return None
+
+
 def a_killed_export_leaves_what_was_there(pair):
     """Also of its temporary file, where the file system has files without a name."""
     os.mkdir(pair.path("out"))
@@ -267,6 +284,7 @@ SCENARIOS = (
     outputs_that_cannot_be_are_refused_before_the_run,
     outputs_over_inputs_or_each_other_are_refused,
     a_run_that_fails_leaves_what_was_there,
+    a_file_is_replaced_where_no_file_can_be_without_a_name,
     a_killed_export_leaves_what_was_there,
     stdout_that_is_full_or_closed_is_an_error_everywhere,
     a_reader_that_leaves_causes_one_line_at_most,
