@@ -34,9 +34,9 @@ Result<std::string> make_directory() {
   path += "/airlock-xfer-XXXXXX";
   if (path.size() > kMaxDirectoryBytes) path = "/tmp/airlock-xfer-XXXXXX";
   if (::mkdtemp(path.data()) != nullptr) return path;
-  return Status(StatusCode::kInvalidInput,
-                "cannot make the directory {}: {}; set TMPDIR to a directory that you may write to",
-                path, os_message(errno));
+  const Status status = os_error("make the directory " + path, errno);
+  return Status(status.code(), "{}; set TMPDIR to a directory that you may write to",
+                status.message());
 }
 
 /// All that a session's Welcome says but its endpoint.
