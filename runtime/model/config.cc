@@ -46,7 +46,8 @@ void check_kind_of_model(const JsonReader& config) {
       demand_text(name, {"LlamaForCausalLM", "LLaMAForCausalLM"});
   }
   if (config.has("hidden_act")) demand_text(config.at("hidden_act"), {"silu", "swish"});
-  for (const std::string_view key : {"quantization_config", "compression_config"}) {
+  // transformers', an older one of it, and MLX's.
+  for (const std::string_view key : {"quantization_config", "compression_config", "quantization"}) {
     if (config.has(key)) {
       config.at(key).fail(
           "is set: quantised checkpoints are not supported; use an fp32, fp16 or bf16 one");

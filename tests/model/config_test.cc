@@ -184,6 +184,7 @@ TEST(Config, refuses_by_name_and_value_what_changes_the_result) {
       {"rope_scaling", "7"},
       {"rope_parameters", "[]"},
       {"quantization_config", "{\"bits\": 4}"},
+      {"quantization", "{\"group_size\": 64, \"bits\": 4}"},
   };
   for (const auto& [key, value] : cases)
     expect_refused(config_with("\"" + key + "\": " + value), {key});
