@@ -304,8 +304,9 @@ std::string md_failures(const ReplayResult& result) {
   for (std::size_t i = 0; i < result.clients.size(); ++i) {
     const ReplayClientResult& client = result.clients[i];
     if (client.error.empty()) continue;
-    text +=
-        fmt::format("- client {}, after {} ops: {}\n", i + 1, client.counts.ops(), client.error);
+    // It may hold the server's own words.
+    text += fmt::format("- client {}, after {} ops: {}\n", i + 1, client.counts.ops(),
+                        without_controls(client.error, "?"));
   }
   return text;
 }

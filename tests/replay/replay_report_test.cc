@@ -206,6 +206,15 @@ TEST(ReplayReport, names_each_client_that_failed) {
   EXPECT_THAT(text, Not(HasSubstr("- client 1")));
 }
 
+TEST(ReplayReport, shows_what_a_server_says_without_control_characters) {
+  ReplayResult result = result_of(1);
+  result.clients[0].error =
+      "the server says: \x1b[2J\xc2\x9b"
+      "2J";
+  const std::string text = format_replay(result, OutputForm::kMarkdown);
+  EXPECT_NE(text.find("the server says: ?[2J??2J"), std::string::npos) << text;
+}
+
 TEST(ReplayReport, of_a_replay_that_did_not_begin_divides_by_nothing) {
   ReplayResult result;
   result.trace = replay_header();
