@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/deadline.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/sink.h"
 #include "base/thread.h"

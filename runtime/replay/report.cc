@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/safe_text.h"
 #include "base/saturating.h"
 #include "runtime/json/writer.h"
 #include "runtime/text/figures.h"

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <thread>
 
+#include "base/safe_text.h"
 #include "runtime/json/reader.h"
 #include "runtime/json/writer.h"
 #include "runtime/text/figures.h"

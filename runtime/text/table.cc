@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/safe_text.h"
 #include "runtime/text/figures.h"
 
 namespace airlock {
