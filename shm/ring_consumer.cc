@@ -121,8 +121,7 @@ Result<RingMessage> RingConsumer::take() {
     }
   }
   RingMessage message;
-  const auto area = memory_.header_area(slot_of(next_sequence_)).first(first.header_bytes);
-  message.header.assign(area.begin(), area.end());
+  message.header = memory_.load_message_header(slot_of(next_sequence_), first.header_bytes);
   fault_ = memory_.check();  // truncated since: the copy is zeros
   if (!fault_.ok()) return fault_;
   message.slots.reserve(part_count);

@@ -1,10 +1,9 @@
 #include "shm/ring_memory.h"
 
-#include <atomic>
 #include <bit>
-#include <cstring>
 
 #include "base/check.h"
+#include "shm/shared_access.h"
 
 namespace airlock {
 namespace {
@@ -15,14 +14,15 @@ using ring_layout::SlotHeader;
 using ring_layout::Superblock;
 using Words = std::array<std::uint64_t, 8>;
 static_assert(sizeof(Words) == sizeof(RingIdentity) && sizeof(Words) == sizeof(SlotHeader));
-static_assert(std::atomic_ref<std::uint64_t>::is_always_lock_free);
+
+/// The message's header, and zeros up to a multiple of this: nothing uninitialised is sent.
+constexpr std::size_t kHeaderPadBytes = 64;
 
 Words load_words(const void* from) {
-  // atomic_ref wants a mutable object; it is only read.
-  auto* words = static_cast<std::uint64_t*>(const_cast<void*>(from));
+  const auto* words = static_cast<const std::uint64_t*>(from);
   Words copy;
   for (std::size_t i = 0; i < copy.size(); ++i) {
-    copy[i] = std::atomic_ref(words[i]).load(std::memory_order_relaxed);
+    copy[i] = shared::load(words[i], std::memory_order_relaxed);
   }
   return copy;
 }
@@ -30,7 +30,7 @@ Words load_words(const void* from) {
 void store_words(void* to, const Words& copy) {
   auto* words = static_cast<std::uint64_t*>(to);
   for (std::size_t i = 0; i < copy.size(); ++i) {
-    std::atomic_ref(words[i]).store(copy[i], std::memory_order_relaxed);
+    shared::store(words[i], copy[i], std::memory_order_relaxed);
   }
 }
 
@@ -94,11 +94,11 @@ SlotControl* RingMemory::control(std::uint32_t slot) const {
 }
 
 std::uint32_t RingMemory::load_flag(std::uint32_t slot) const {
-  return std::atomic_ref(control(slot)->flag).load(std::memory_order_acquire);
+  return shared::load(control(slot)->flag, std::memory_order_acquire);
 }
 
 void RingMemory::store_flag(std::uint32_t slot, std::uint32_t flag) const {
-  std::atomic_ref(control(slot)->flag).store(flag, std::memory_order_release);
+  shared::store(control(slot)->flag, flag, std::memory_order_release);
 }
 
 SlotHeader RingMemory::load_slot_header(std::uint32_t slot) const {
@@ -111,6 +111,19 @@ void RingMemory::store_slot_header(std::uint32_t slot, const SlotHeader& header)
 
 std::span<std::byte> RingMemory::header_area(std::uint32_t slot) const {
   return {base_ + offsets_.header + slot * limits::kHeaderBytes, limits::kHeaderBytes};
+}
+
+std::vector<std::byte> RingMemory::load_message_header(std::uint32_t slot,
+                                                       std::size_t bytes) const {
+  return shared::copy_out(header_area(slot).first(bytes));
+}
+
+void RingMemory::store_message_header(std::uint32_t slot, std::span<const std::byte> header) const {
+  const std::span<std::byte> area = header_area(slot);
+  const std::size_t padded_bytes =
+      (header.size() + kHeaderPadBytes - 1) / kHeaderPadBytes * kHeaderPadBytes;
+  shared::copy_in(area, header);
+  shared::fill_zero(area.subspan(header.size(), padded_bytes - header.size()));
 }
 
 std::span<std::byte> RingMemory::payload_area(std::uint32_t slot) const {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/status.h"
 #include "shm/ring_layout.h"
@@ -42,7 +43,12 @@ class RingMemory {
   /// One relaxed load a word: a private copy that the peer cannot change. Ordered by the flag.
   ring_layout::SlotHeader load_slot_header(std::uint32_t slot) const;
   void store_slot_header(std::uint32_t slot, const ring_layout::SlotHeader& header) const;
-  std::span<std::byte> header_area(std::uint32_t slot) const;
+  /// A private copy of the first `bytes` (at most limits::kHeaderBytes) of the slot's header area;
+  /// each byte is read once. Ordered by the flag, as is store_message_header().
+  std::vector<std::byte> load_message_header(std::uint32_t slot, std::size_t bytes) const;
+  /// `header` (at most limits::kHeaderBytes), and zeros behind it up to a multiple of 64.
+  void store_message_header(std::uint32_t slot, std::span<const std::byte> header) const;
+  /// The caller reads and writes it in place.
   std::span<std::byte> payload_area(std::uint32_t slot) const;
 
   Doorbell published() const { return published_; }  // the consumer waits on it
@@ -51,6 +57,7 @@ class RingMemory {
  private:
   RingMemory() = default;
   ring_layout::SlotControl* control(std::uint32_t slot) const;
+  std::span<std::byte> header_area(std::uint32_t slot) const;
 
   const Segment* segment_ = nullptr;
   std::byte* base_ = nullptr;

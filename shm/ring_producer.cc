@@ -1,16 +1,9 @@
 #include <algorithm>
-#include <cstring>
 
 #include "base/check.h"
 #include "shm/ring.h"
 
 namespace airlock {
-namespace {
-
-/// The message's header, and zeros up to a multiple of this: nothing uninitialised is sent.
-constexpr std::size_t kHeaderPadBytes = 64;
-
-}  // namespace
 
 Result<RingProducer> RingProducer::create(const Segment& segment, const RingGeometry& geometry,
                                           std::uint64_t epoch, WaitMode mode) {
@@ -95,11 +88,7 @@ Status RingProducer::commit(std::span<const std::uint32_t> slots,
     CHECK(slot < slots_.size() && slots_[slot].state == State::kClaimed);
   }
   if (!fault_.ok()) return fault_;
-  const std::span<std::byte> area = memory_.header_area(slots[0]);
-  const std::size_t padded_bytes =
-      (header.size() + kHeaderPadBytes - 1) / kHeaderPadBytes * kHeaderPadBytes;
-  if (!header.empty()) std::memcpy(area.data(), header.data(), header.size());
-  std::memset(area.data() + header.size(), 0, padded_bytes - header.size());
+  memory_.store_message_header(slots[0], header);
   for (std::size_t i = 0; i < slots.size(); ++i) {
     ring_layout::SlotHeader slot_header = {};
     slot_header.epoch = memory_.epoch();

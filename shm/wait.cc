@@ -1,16 +1,10 @@
 #include "shm/wait.h"
 
-#include <linux/futex.h>
-#include <sched.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <climits>
-#include <thread>
+
+#include "shm/shared_access.h"
 
 namespace airlock {
 namespace {
@@ -27,34 +21,21 @@ constexpr int kPausesPerLook = 16;
 /// spin gives up.
 constexpr std::uint64_t kYieldAfterNs = 3'000;
 
-static_assert(std::atomic_ref<std::uint32_t>::is_always_lock_free);
-
-void pause_cpu() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-void sleep_ns(std::uint64_t ns) { std::this_thread::sleep_for(std::chrono::nanoseconds(ns)); }
-
 }  // namespace
 
 void wake_waiters(const Doorbell& doorbell) {
   // Both seq_cst, as are the waiter's store to `waiting` and load of `bell` in wait(): either the
   // waiter sees this count (and, the add being a release, all that was published before it), or
   // this load sees that it waits.
-  std::atomic_ref(*doorbell.bell).fetch_add(1, std::memory_order_seq_cst);
-  if (std::atomic_ref(*doorbell.waiting).load(std::memory_order_seq_cst) == 0) return;
-  // Not FUTEX_PRIVATE: the waiter is another process. The waiter alone clears `waiting`.
-  ::syscall(SYS_futex, doorbell.bell, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+  shared::add(*doorbell.bell, 1, std::memory_order_seq_cst);
+  if (shared::load(*doorbell.waiting, std::memory_order_seq_cst) == 0) return;
+  // The waiter alone clears `waiting`.
+  shared::futex_wake(*doorbell.bell);
 }
 
 Waiter::Waiter(WaitMode mode)
     : mode_(mode),
-      // On a single CPU, spinning only delays the peer.
-      max_spin_ns_(std::thread::hardware_concurrency() > 1 ? kMaxSpinNs : 0),
+      max_spin_ns_(shared::can_spin() ? kMaxSpinNs : 0),
       spin_ns_(max_spin_ns_),
       sleep_ns_(kFirstSleepNs) {}
 
@@ -68,19 +49,18 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
     return {};
   }
   sleep_ns_ = kFirstSleepNs;
-  std::atomic_ref waiting(*doorbell.waiting);
   while (true) {
     if (check) RETURN_IF_ERROR(check());
     if (deadline.expired()) return {StatusCode::kDeadlineExceeded, "nothing came in time"};
-    waiting.store(1, std::memory_order_seq_cst);
-    const std::uint32_t seen = std::atomic_ref(*doorbell.bell).load(std::memory_order_seq_cst);
+    shared::store(*doorbell.waiting, 1u, std::memory_order_seq_cst);
+    const std::uint32_t seen = shared::load(*doorbell.bell, std::memory_order_seq_cst);
     bool is_ready = ready();
     if (!is_ready) {
       park(doorbell, seen, deadline);
       is_ready = ready();
     }
     // A stale 1 costs the peer one needless wake, no more.
-    waiting.store(0, std::memory_order_relaxed);
+    shared::store(*doorbell.waiting, 0u, std::memory_order_relaxed);
     if (is_ready) break;
   }
   learn(now_ns() - start_ns);
@@ -92,22 +72,21 @@ bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, 
       std::min(spin_ns_, static_cast<std::uint64_t>(deadline.remaining().count()));
   if (budget_ns == 0) return false;
   const std::uint64_t start_ns = now_ns();
-  std::atomic_ref bell(*doorbell.bell);
-  std::uint32_t seen = bell.load(std::memory_order_acquire);
+  std::uint32_t seen = shared::load(*doorbell.bell, std::memory_order_acquire);
   if (ready()) return true;
   std::uint64_t spent_ns = 0;
   do {
-    if (spent_ns >= kYieldAfterNs) ::sched_yield();
+    if (spent_ns >= kYieldAfterNs) shared::yield_cpu();
     for (int i = 0; i < kPausesPerLook; ++i) {
       // Acquire, pairs with the add in wake_waiters().
-      const std::uint32_t now = bell.load(std::memory_order_acquire);
+      const std::uint32_t now = shared::load(*doorbell.bell, std::memory_order_acquire);
       if (now != seen) {
         seen = now;
         if (ready()) return true;
         // So that a peer who only wakes us cannot keep us from the clock.
         break;
       }
-      pause_cpu();
+      shared::pause_cpu();
     }
     spent_ns = now_ns() - start_ns;
   } while (spent_ns < budget_ns);
@@ -120,26 +99,26 @@ void Waiter::park(const Doorbell& doorbell, std::uint32_t seen, Deadline deadlin
   if (slice_ns == 0) return;
   ++counters_.parks;
   if (mode_ == WaitMode::kSleep) {
-    sleep_ns(std::min(sleep_ns_, slice_ns));
+    shared::sleep_ns(std::min(sleep_ns_, slice_ns));
     sleep_ns_ = std::min(sleep_ns_ * 2, kMaxSleepNs);
     return;
   }
   static_assert(kWaitSlice < std::chrono::seconds(1));
-  const timespec timeout = {0, static_cast<long>(slice_ns)};
-  if (::syscall(SYS_futex, doorbell.bell, FUTEX_WAIT, seen, &timeout, nullptr, 0) == 0) {
+  const int error = shared::futex_wait(*doorbell.bell, seen, slice_ns);
+  if (error == 0) {
     missed_wakes_ = 0;
     return;
   }
-  if (errno == EAGAIN || errno == EINTR) return;
-  if (errno == ETIMEDOUT) {
-    const bool rang = std::atomic_ref(*doorbell.bell).load(std::memory_order_acquire) != seen;
+  if (error == EAGAIN || error == EINTR) return;
+  if (error == ETIMEDOUT) {
+    const bool rang = shared::load(*doorbell.bell, std::memory_order_acquire) != seen;
     if (rang) ++missed_wakes_;
     if (!rang || missed_wakes_ < kMissedWakesBeforeSleep) return;
   }
   // No futex here (ENOSYS, EPERM), not on this memory (EFAULT: the peer truncated it), or wakes do
   // not cross over.
   mode_ = WaitMode::kSleep;
-  sleep_ns(std::min(kFirstSleepNs, slice_ns));
+  shared::sleep_ns(std::min(kFirstSleepNs, slice_ns));
 }
 
 void Waiter::learn(std::uint64_t waited_ns) {
