@@ -50,7 +50,12 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
   }
   sleep_ns_ = kFirstSleepNs;
   while (true) {
-    if (check) RETURN_IF_ERROR(check());
+    if (check) {
+      // Whoever ends (a peer that died, or said goodbye) may have published after our last look:
+      // what `check` saw comes after all that it did.
+      Status ended = check();
+      if (!ended.ok()) return ready() ? Status() : std::move(ended);
+    }
     if (deadline.expired()) return {StatusCode::kDeadlineExceeded, "nothing came in time"};
     shared::store(*doorbell.waiting, 1u, std::memory_order_seq_cst);
     const std::uint32_t seen = shared::load(*doorbell.bell, std::memory_order_seq_cst);

@@ -50,8 +50,8 @@ class Waiter {
   explicit Waiter(WaitMode mode = WaitMode::kFutex);
 
   /// ok once `ready` (called now, after each wake and after each slice) returns true;
-  /// kDeadlineExceeded; or what `check` says. `ready` is asked first, so what the peer published
-  /// before it died is still found.
+  /// kDeadlineExceeded; or what `check` says. `ready` is asked first, and once more where
+  /// `check` ends it: what the peer published before it died is still found.
   Status wait(const Doorbell& doorbell, const std::function<bool()>& ready, Deadline deadline,
               const WaitCheck& check);
 

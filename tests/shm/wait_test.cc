@@ -53,6 +53,21 @@ TEST(Waiter, what_is_ready_needs_no_deadline_and_no_check) {
   EXPECT_EQ(waiter.counters().parks, 0u);
 }
 
+TEST(Waiter, what_came_between_the_last_look_and_the_end_of_the_peer_is_found) {
+  Words words;
+  Waiter waiter;
+  bool published = false;
+  const WaitCheck last_words = [&] {
+    published = true;
+    return Status(StatusCode::kUnavailable, "the peer died");
+  };
+  const Deadline watchdog = Deadline::after(std::chrono::seconds(60));
+  EXPECT_TRUE(waiter
+                  .wait(
+                      words.doorbell(), [&] { return published; }, watchdog, last_words)
+                  .ok());
+}
+
 TEST(Waiter, wakes_a_parked_waiter) {
   Words words;
   Waiter waiter;
