@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Writes a source of Airlock with a named edit: edit_source.py NAME ROOT OUTPUT. Fails where the text that it replaces is not
-there exactly once, so that no edit silently stops being one; `edit_source.py --list` prints NAME FILE of the mutants.
+there exactly once, so that no edit silently stops being one; `edit_source.py --list` prints KIND NAME FILE of the mutants.
 
 The first two let the ring's own code run in the model checker. The others are mutants: faults that it has to find, and does
-(tests/model_check/ring_model_test.cc has more, of which each weakens an access)."""
+(tests/model_check/ring_model_test.cc has more, of which each weakens an access), or that the count of fetches has to find."""
 import os
 import sys
 
@@ -74,14 +74,47 @@ MUTANTS = {
     "no_look_after_death": ("shm/wait.cc", [("return ready() ? Status() : std::move(ended);", "return ended;")]),
 }
 
+# A second fetch of a word that the peer may have changed since it was checked.
+FETCH_MUTANTS = {
+    "slot_header_fetched_again": (
+        "shm/ring_consumer.cc",
+        [("  slot.header = header;\n", "  slot.header = memory_.load_slot_header(index);\n")],
+    ),
+    "header_length_fetched_again": (
+        "shm/ring_consumer.cc",
+        [
+            (
+                "memory_.load_message_header(slot_of(next_sequence_), first.header_bytes)",
+                "memory_.load_message_header(\n      slot_of(next_sequence_), "
+                "memory_.load_slot_header(slot_of(next_sequence_)).header_bytes)",
+            )
+        ],
+    ),
+    "message_header_fetched_again": (
+        "shm/ring_consumer.cc",
+        [
+            (
+                "  fault_ = memory_.check();  // truncated since: the copy is zeros\n",
+                "  message.header = memory_.load_message_header(slot_of(next_sequence_), first.header_bytes);\n"
+                "  fault_ = memory_.check();\n",
+            )
+        ],
+    ),
+    "flag_fetched_again": (
+        "shm/ring_producer.cc",
+        [("    if (flag != slot.flag) {\n", "    if (memory_.load_flag(i) != slot.flag) {\n")],
+    ),
+}
+
 
 def main():
     if sys.argv[1:] == ["--list"]:
-        for name, (file, _) in MUTANTS.items():
-            print(name, file)
+        for kind, mutants in (("model", MUTANTS), ("fetch", FETCH_MUTANTS)):
+            for name, (file, _) in mutants.items():
+                print(kind, name, file)
         return
     name, root, output = sys.argv[1:]
-    file, edits = (SEAMS | MUTANTS)[name]
+    file, edits = (SEAMS | MUTANTS | FETCH_MUTANTS)[name]
     with open(os.path.join(root, file), encoding="utf-8") as source:
         text = source.read()
     for old, new in edits:
