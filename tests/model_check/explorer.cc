@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
+#include <cerrno>
+#include <cstring>
 #include <exception>
 #include <utility>
 

@@ -325,7 +325,8 @@ TEST(Explorer, the_reduction_loses_no_outcome) {
     std::mt19937 random(seed);
     Litmus l;
     l.used = 6;
-    l.early_wakes = 2;
+    // Without early wakes many end in a deadlock, which both have to find.
+    l.early_wakes = seed % 4 == 0 ? 0 : 2;
     std::vector<Litmus::Body> bodies;
     for (std::size_t i = 0; i < 2 + seed % 2; ++i) bodies.push_back(random_body(random, i * 2, 2));
     const Outcomes reduced = l.run(bodies, true);
