@@ -180,6 +180,12 @@ Status RingRig::send(const std::vector<std::uint32_t>& slots, std::uint64_t numb
 void RingRig::produce() {
   // Empty where the peer died.
   const auto claim = [this]() -> std::vector<std::uint32_t> {
+    if (scenario_.tries) {
+      auto tried = producer_->claim(scenario_.parts, Deadline::now(), {});
+      if (tried.ok()) return std::move(tried).value();
+      if (tried.status().code() != StatusCode::kBusy)
+        explorer_.fail("claim, tried: " + tried.status().to_string());
+    }
     auto claimed = producer_->claim(scenario_.parts, for_ever(), check());
     if (claimed.ok()) return std::move(claimed).value();
     if (!scenario_.dies || claimed.status().code() != StatusCode::kUnavailable)
@@ -205,7 +211,9 @@ void RingRig::produce() {
 }
 
 bool RingRig::take_one(std::uint64_t number, std::vector<std::uint32_t>& held) {
-  auto message = consumer_->receive(for_ever(), check());
+  auto message = consumer_->receive(scenario_.tries ? Deadline::now() : for_ever(), check());
+  if (scenario_.tries && message.status().code() == StatusCode::kDeadlineExceeded)
+    message = consumer_->receive(for_ever(), check());
   if (!message.ok()) {
     if (scenario_.dies && message.status().code() == StatusCode::kUnavailable) return false;
     explorer_.fail("receive: " + message.status().to_string());

@@ -50,6 +50,8 @@ struct Scenario {
   bool aborts = false;
   /// Pairs of messages: both are claimed, and the second claim is committed first.
   bool crossed = false;
+  /// Each claim and each receive is tried once without waiting.
+  bool tries = false;
   WaitMode mode = WaitMode::kFutex;
   unsigned early_wakes = 0;
   bool spins = false;

@@ -62,6 +62,8 @@ const std::vector<Scenario> kUsual = {
      .sent = 2,
      .received = 4,
      .held = 1},
+    {.name = "tried before it waits, empty", .sent = 2, .received = 2, .tries = true},
+    {.name = "tried before it waits, full", .before = 2, .sent = 2, .received = 2, .tries = true},
     {.name = "futexes left early, empty", .sent = 2, .received = 2, .early_wakes = 1},
     {.name = "futexes left early, full", .before = 2, .sent = 2, .received = 2, .early_wakes = 1},
     {.name = "sleeps instead of futexes, empty",
