@@ -76,7 +76,7 @@ Status Server::take_endpoint() {
   const std::string shared = default_endpoint().directory();
   if (check_endpoint_directory(shared, IfMissing::kRefuse).ok()) sweep_tcp_counters_files(shared);
   if (!ring_on_) return {};
-  return ipc ? check_ring_memory(geometry_) : check_shm_room(geometry_);
+  return ipc ? check_ring_memory(geometry_, "--ring off") : check_shm_room(geometry_);
 }
 
 Status Server::open_control() {

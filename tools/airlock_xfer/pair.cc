@@ -63,7 +63,8 @@ Result<std::unique_ptr<Pair>> Pair::start(const Options& options, const Hooks& h
     if (setup.welcome[session]) continue;
     ASSIGN_OR_RETURN(setup.welcome[session], make_welcome(session, options.geometry));
   }
-  if (setup.welcome[Path::kRing]) RETURN_IF_ERROR(check_ring_memory(options.geometry));
+  if (setup.welcome[Path::kRing])
+    RETURN_IF_ERROR(check_ring_memory(options.geometry, "--path zmq"));
   ASSIGN_OR_RETURN(setup.directory, make_directory());
   RETURN_IF_ERROR(pair->fork_peer());
   pair->watch_ = std::make_unique<LifeWatch>(pair->control_.get(), signal_fd);
