@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/mix.h"
 #include "base/output_file.h"
+#include "base/safe_text.h"
 #include "proto/limits.h"
 #include "runtime/model/model_files.h"
 #include "runtime/program/command_line.h"
@@ -231,12 +232,12 @@ Result<std::vector<std::int32_t>> parse_tokens(std::string_view text, std::strin
       return Status(StatusCode::kUsage,
                     "{}: '{}' at position {} is not a token id; ids are numbers, separated by "
                     "commas or white space",
-                    source, word.substr(0, 40), tokens.size());
+                    source, without_controls(word.substr(0, 40), "?"), tokens.size());
     }
     if (error == std::errc::result_out_of_range || value < 0 ||
         value > std::numeric_limits<std::int32_t>::max()) {
       return Status(StatusCode::kInvalidInput, "{}: token id {} at position {} is in no vocabulary",
-                    source, word.substr(0, 40), tokens.size());
+                    source, without_controls(word.substr(0, 40), "?"), tokens.size());
     }
     tokens.push_back(static_cast<std::int32_t>(value));
     at = text.find_first_not_of(kSeparators, at + word.size());

@@ -8,6 +8,7 @@
 #include <sstream>
 #include <utility>
 
+#include "base/safe_text.h"
 #include "base/version.h"
 #include "runtime/program/program.h"
 
@@ -146,7 +147,8 @@ Result<bool> CommandLine::parse(int argc, const char* const* argv) const {
 Status CommandLine::refuse(std::string_view what) const {
   std::string command = program_;
   for (const CLI::App* chosen : app_->get_subcommands()) command += " " + chosen->get_name();
-  return {StatusCode::kUsage, "{} (see {} --help)", what, command};
+  // What was given is quoted.
+  return {StatusCode::kUsage, "{} (see {} --help)", without_controls(what, "?"), command};
 }
 
 }  // namespace airlock

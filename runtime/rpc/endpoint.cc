@@ -18,6 +18,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mix.h"
+#include "base/safe_text.h"
 #include "proto/limits.h"
 
 namespace airlock {
@@ -165,8 +166,10 @@ std::string Endpoint::directory() const { return directory_of(path); }
 Result<Endpoint> parse_endpoint(std::string_view text) {
   Endpoint endpoint;
   auto refuse = [&](std::string_view why) {
-    return Status(StatusCode::kUsage, "endpoint '{}': {}", text, why);
+    return Status(StatusCode::kUsage, "endpoint '{}': {}", without_controls(text, "?"), why);
   };
+  // It is printed, sent to peers as a text and handed on as a C string.
+  if (has_controls(text)) return refuse("it holds control characters or is not UTF-8");
   if (text.starts_with("ipc://")) {
     const std::string_view path = text.substr(6);
     const std::string_view name = name_in(path);

@@ -24,9 +24,9 @@ struct Endpoint {
   std::string directory() const;
 };
 
-/// kUsage for anything else, for a relative or abstract path, and for a path over 107 bytes. One
-/// socket has many spellings (links in parent directories, "..", mounts): two texts that differ may
-/// be one endpoint.
+/// kUsage for anything else, for a relative or abstract path, for a path over 107 bytes, and where
+/// has_controls(). One socket has many spellings (links in parent directories, "..", mounts): two
+/// texts that differ may be one endpoint.
 Result<Endpoint> parse_endpoint(std::string_view text);
 /// `$XDG_RUNTIME_DIR/airlock/ctl`, else `/tmp/airlock-UID/ctl`.
 Endpoint default_endpoint();

@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "base/dtype.h"
+#include "base/safe_text.h"
 #include "runtime/program/connection_options.h"
 
 namespace airlock {
@@ -80,6 +81,20 @@ TEST(CommandLine, names_the_option_the_value_and_what_is_allowed) {
                  "--ring: 'ON' is not one of: off, on, auto (see program --help)");
   EXPECT_EQ(number, 0);
   EXPECT_EQ(ring, RingChoice::kAuto);
+}
+
+TEST(CommandLine, quotes_what_was_given_in_words_that_can_be_printed) {
+  const CommandLine line("program", "A program.");
+  std::uint8_t number = 0;
+  line.options().number("--number", number, 1, 9, "a number");
+  for (const char* word : {"--number=\x1b[2J",
+                           "--\xc2\x9b"
+                           "2J",
+                           "one\ntwo"}) {
+    const std::string message = parse(line, {word}).status().message();
+    EXPECT_FALSE(message.empty());
+    EXPECT_FALSE(has_controls(message)) << message;
+  }
 }
 
 TEST(CommandLine, knows_which_subcommand_was_asked_for) {

@@ -11,6 +11,8 @@
 
 #include "tests/support/temp_dir.h"
 
+#include "base/safe_text.h"
+
 namespace airlock {
 namespace {
 
@@ -33,6 +35,16 @@ TEST(Endpoint, takes_107_bytes_of_path_and_refuses_108) {
   ASSERT_FALSE(longer.ok());
   EXPECT_EQ(longer.status().code(), StatusCode::kUsage);
   EXPECT_NE(longer.status().message().find("108"), std::string::npos);
+}
+
+TEST(Endpoint, holds_nothing_that_drives_a_terminal_or_ends_a_c_string) {
+  using std::string_literals::operator""s;
+  for (const std::string& text :
+       {"ipc:///tmp/a\0b"s, "ipc:///tmp/\x1b[2J"s, "tcp://\xc2\x9b:1"s, "no\nendpoint"s}) {
+    const auto endpoint = parse_endpoint(text);
+    EXPECT_EQ(endpoint.status().code(), StatusCode::kUsage);
+    EXPECT_FALSE(has_controls(endpoint.status().message())) << endpoint.status().message();
+  }
 }
 
 TEST(Endpoint, parses_tcp) {

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/safe_text.h"
 #include "tests/support/temp_dir.h"
 
 namespace airlock {
@@ -159,6 +160,16 @@ TEST(Tokens, tell_text_that_is_no_number_from_ids_of_no_vocabulary) {
     const auto tokens = parse_tokens(text, "x");
     EXPECT_EQ(tokens.status().code(), StatusCode::kInvalidInput) << text;
     EXPECT_NE(tokens.status().message().find(text), std::string::npos);
+  }
+}
+
+TEST(Tokens, of_a_file_are_quoted_in_words_that_can_be_printed) {
+  for (const char* text : {"1 \x1b[2Jx",
+                           "\xc2\x9b"
+                           "2J",
+                           "\xff"}) {
+    const std::string message = parse_tokens(text, "x").status().message();
+    EXPECT_FALSE(has_controls(message)) << message;
   }
 }
 
