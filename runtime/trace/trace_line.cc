@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ranges>
 #include <utility>
 
 #include "proto/limits.h"
@@ -102,18 +101,22 @@ class Writer {
     object_.add(key, value);
   }
   void operator()(std::string_view key, const std::vector<WeightId>& weights, JsonRange /*most*/) {
-    object_.add(key, std::views::transform(weights, [](const WeightId& weight) {
-                  return std::pair(weight.layer, weight.kind);
-                }));
+    std::vector<std::pair<std::uint16_t, WeightKind>> pairs;
+    pairs.reserve(weights.size());
+    for (const WeightId& weight : weights) pairs.emplace_back(weight.layer, weight.kind);
+    object_.add(key, pairs);
   }
   void operator()(std::string_view key, const std::vector<TraceTensor>& tensors,
                   JsonRange /*most*/) {
-    object_.add(key, std::views::transform(tensors, [](const TraceTensor& tensor) {
-                  return written([&](Writer& inner) {
-                    visit_tensor(inner, tensor, tensor.desc.shape.extents(), tensor.desc.bytes(),
-                                 !tensor.sha256.empty());
-                  });
-                }));
+    std::vector<JsonObject> objects;
+    objects.reserve(tensors.size());
+    for (const TraceTensor& tensor : tensors) {
+      objects.push_back(written([&](Writer& inner) {
+        visit_tensor(inner, tensor, tensor.desc.shape.extents(), tensor.desc.bytes(),
+                     !tensor.sha256.empty());
+      }));
+    }
+    object_.add(key, objects);
   }
   template <typename Members>
   void object(std::string_view key, const Members& members) {

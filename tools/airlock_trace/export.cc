@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <ranges>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -86,8 +85,11 @@ std::string csv_row(const TraceRecord& record) {
 /// `so_far` is the sum of the records up to this one.
 std::string jsonl_record(const TraceRecord& record, const TraceSummary& so_far) {
   JsonObject json = record_object(record);
-  if (!record.weights.empty())
-    json.add("weight_names", std::views::transform(record.weights, weight_name));
+  if (!record.weights.empty()) {
+    std::vector<std::string> names;
+    for (const WeightId& weight : record.weights) names.push_back(weight_name(weight));
+    json.add("weight_names", names);
+  }
   json.add("end_ns", record.end_ns())
       .add("input_bytes", record.input_bytes())
       .add("output_bytes", record.output_bytes());

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <ranges>
 #include <utility>
 
 #include "runtime/json/reader.h"
@@ -119,8 +118,9 @@ class Parser {
     RETURN_IF_ERROR(read_id(words[0], call.id));
     const auto method = std::ranges::find(kMethods, words[1], &Method::second);
     if (method == std::ranges::end(kMethods)) {
-      return refuse("unknown method '{}' (known: {})", printable(words[1]),
-                    fmt::join(kMethods | std::views::values, ", "));
+      std::vector<std::string_view> names;
+      for (const auto& [op, name] : kMethods) names.push_back(name);
+      return refuse("unknown method '{}' (known: {})", printable(words[1]), fmt::join(names, ", "));
     }
     call.op = method->first;
     std::uint64_t comm_ns = 0;  // the four before it and what lies between them

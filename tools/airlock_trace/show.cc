@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ranges>
+#include <span>
 #include <utility>
 
 #include "base/log.h"
@@ -89,7 +89,8 @@ std::string header_markdown(const TraceFileSummary& summary) {
         header.payload.empty() ? "" : fmt::format(", payload in {}", printable(header.payload)));
   }
   if (!header.assumed.empty()) {
-    const auto assumed = std::views::transform(header.assumed, printable);
+    std::vector<std::string> assumed;
+    for (const std::string& field : header.assumed) assumed.push_back(printable(field));
     text += fmt::format("- assumed: {}\n", fmt::join(assumed, ", "));
   }
   if (header.dropped != 0) {
@@ -147,7 +148,8 @@ Table biggest_table(const TraceFileSummary& summary) {
                "path",
                "bytes",
                {"total ms", "total_ns"}});
-  for (const TraceRecord& record : summary.by_time | std::views::take(kShownOps)) {
+  for (const TraceRecord& record :
+       std::span(summary.by_time).first(std::min(kShownOps, summary.by_time.size()))) {
     const auto path = record.slowest_path();
     table.add({record.seq, record.run, name_of(record.op), shapes_text(record), record.layer,
                path ? Cell(name_of(*path)) : Cell(), Cell::size(record.bytes()),
@@ -289,9 +291,14 @@ Result<std::string> show(const std::vector<std::string>& files, OutputForm form)
     summaries.push_back(std::move(summary));
   }
   if (form == OutputForm::kCsv) return ops_table(summaries).csv();
-  if (form == OutputForm::kJson)
-    return JsonObject{{"traces", std::views::transform(summaries, summary_json)}}.line();
-  return fmt::format("{}", fmt::join(std::views::transform(summaries, show_markdown), "\n"));
+  if (form == OutputForm::kJson) {
+    std::vector<JsonObject> traces;
+    for (const TraceFileSummary& summary : summaries) traces.push_back(summary_json(summary));
+    return JsonObject{{"traces", traces}}.line();
+  }
+  std::vector<std::string> texts;
+  for (const TraceFileSummary& summary : summaries) texts.push_back(show_markdown(summary));
+  return fmt::format("{}", fmt::join(texts, "\n"));
 }
 
 }  // namespace airlock::trace
