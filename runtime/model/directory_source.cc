@@ -11,6 +11,7 @@
 
 #include "base/convert.h"
 #include "base/log.h"
+#include "base/safe_text.h"
 #include "base/thread_pool.h"
 #include "runtime/json/reader.h"
 #include "runtime/model/digest.h"
@@ -64,8 +65,9 @@ Result<std::map<std::string, std::string>> read_index(const std::string& path) {
        JsonReader(root, path, status).at("weight_map").members(kMaxJsonValues)) {
     std::string file_name;
     file.get(file_name, 255);
-    if (!file_name.ends_with(".safetensors") ||
-        file_name.find_first_of(std::string_view("/\0", 2)) != std::string::npos)
+    // It stands in messages, too.
+    if (!file_name.ends_with(".safetensors") || file_name.find('/') != std::string::npos ||
+        has_controls(file_name))
       file.refuse("the name of a .safetensors file beside the index");
     result.emplace(name, std::move(file_name));
   }

@@ -193,8 +193,9 @@ TEST_F(Directory, logs_what_it_ignores_in_one_line) {
 }
 
 TEST_F(Directory, refuses_shard_names_that_leave_the_directory) {
-  for (const std::string name : {"../model-0001-of-0003.safetensors", "/etc/passwd", "",
-                                 "model.bin", "..", "a\\u0000.safetensors"}) {
+  for (const std::string name :
+       {"../model-0001-of-0003.safetensors", "/etc/passwd", "", "a\\u001b[2J.safetensors",
+        "model.bin", "..", "a\\u0000.safetensors"}) {
     test::TempFolder folder;
     test::copy_model("sharded-bf16", folder);
     const std::string index = test::read_file(folder.path(kIndex));
