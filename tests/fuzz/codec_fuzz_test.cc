@@ -11,34 +11,12 @@ namespace {
 using Bytes = std::vector<std::byte>;
 
 std::vector<Bytes> valid_messages() {
-  const TensorDesc x{DType::kBF16, {3, 64}};
-  const TensorDesc heads{DType::kF32, {4, 3, 16}};
-  ResponseHeader answer;
-  answer.results = {x, heads};
-  ResponseHeader failed;
-  failed.code = StatusCode::kInvalidInput;
-  failed.message = "no such layer";
-  Welcome welcome;
-  welcome.token = "0123456789abcdef0123456789abcdef";
-  welcome.has_ring = true;
-  welcome.geometry = {8, 10485760};
-  welcome.request_segment = "airlock-1-q";
-  welcome.reply_segment = "airlock-1-p";
-  welcome.dims = {64, 128, 2, 4, 2, 16, 100};
-  welcome.digest = "00ff";
-  welcome.device = "cpu";
-  return {encode(RequestHeader{1, embedding_spec(3, DType::kF16)}),
-          encode(RequestHeader{
-              2, linear_spec({{WeightKind::kQ, 0}, {WeightKind::kV, 1}}, x, DType::kBF16)}),
-          encode(RequestHeader{3, matmul_spec(heads, heads, Transpose::kB, DType::kF32)}),
-          encode(RequestHeader{4, lm_head_spec(x)}),
-          encode(answer),
-          encode(failed),
-          encode_control(Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0}),
-          encode_control(welcome),
-          encode_control(Refusal{StatusCode::kInUse, "busy"}),
-          encode_control(Sign{}),
-          encode_control(Goodbye{"done"})};
+  std::vector<Bytes> messages;
+  for (const RequestHeader& request : valid_requests()) messages.push_back(encode(request));
+  for (const ResponseHeader& response : valid_responses()) messages.push_back(encode(response));
+  for (const ControlMessage& control : valid_controls())
+    messages.push_back(encode_control(control));
+  return messages;
 }
 
 /// One small damage: a bit, a byte of msgpack's own, a cut, a piece doubled, a piece of another

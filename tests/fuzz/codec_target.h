@@ -2,6 +2,8 @@
 
 #include <cstddef>
 #include <span>
+#include <variant>
+#include <vector>
 
 #include "base/check.h"
 #include "proto/handshake.h"
@@ -10,36 +12,88 @@
 
 namespace airlock {
 
-/// Gives any bytes to each decoder of proto/. What is accepted must come back the same from its own
-/// encoding, and lie within the limits; a broken promise ends the process.
+inline constexpr ModelDims kFuzzDims{.hidden = 64,
+                                     .intermediate = 128,
+                                     .layers = 2,
+                                     .heads = 4,
+                                     .kv_heads = 2,
+                                     .head_dim = 16,
+                                     .vocab = 100};
+
+// Each gives any bytes to one decoder of proto/. What is accepted must come back the same from its
+// own encoding, and lie within the limits; a broken promise ends the process.
+
+inline Result<RequestHeader> decode_any_request(std::span<const std::byte> bytes) {
+  auto request = decode_request(bytes);
+  if (!request.ok()) return request;
+  CHECK(decode_request(encode(*request)).value() == *request);
+  for (const TensorDesc& input : request->spec.inputs)
+    CHECK(input.bytes() <= limits::kMaxTensorBytes);
+  if (const auto results = op_results(request->spec, kFuzzDims); results.ok()) {
+    CHECK(results->size() <= limits::kMaxTensorsPerMessage);
+    for (const TensorDesc& result : *results) CHECK(result.bytes() <= limits::kMaxTensorBytes);
+  }
+  return request;
+}
+
+inline Result<ResponseHeader> decode_any_response(std::span<const std::byte> bytes) {
+  auto response = decode_response(bytes);
+  if (!response.ok()) return response;
+  CHECK(decode_response(encode(*response)).value() == *response);
+  for (const TensorDesc& result : response->results)
+    CHECK(result.bytes() <= limits::kMaxTensorBytes);
+  return response;
+}
+
+inline Result<ControlMessage> decode_any_control(std::span<const std::byte> bytes) {
+  auto control = decode_control(bytes);
+  if (!control.ok()) return control;
+  CHECK(decode_control(encode_control(*control)).value() == *control);
+  if (const auto* welcome = std::get_if<Welcome>(&*control)) {
+    CHECK(check_geometry(welcome->geometry).ok() && welcome->dims.check().ok());
+  }
+  return control;
+}
+
 inline void decode_anything(std::span<const std::byte> bytes) {
-  constexpr ModelDims kDims{.hidden = 64,
-                            .intermediate = 128,
-                            .layers = 2,
-                            .heads = 4,
-                            .kv_heads = 2,
-                            .head_dim = 16,
-                            .vocab = 100};
-  if (const auto request = decode_request(bytes); request.ok()) {
-    CHECK(decode_request(encode(*request)).value() == *request);
-    for (const TensorDesc& input : request->spec.inputs)
-      CHECK(input.bytes() <= limits::kMaxTensorBytes);
-    if (const auto results = op_results(request->spec, kDims); results.ok()) {
-      CHECK(results->size() <= limits::kMaxTensorsPerMessage);
-      for (const TensorDesc& result : *results) CHECK(result.bytes() <= limits::kMaxTensorBytes);
-    }
-  }
-  if (const auto response = decode_response(bytes); response.ok()) {
-    CHECK(decode_response(encode(*response)).value() == *response);
-    for (const TensorDesc& result : response->results)
-      CHECK(result.bytes() <= limits::kMaxTensorBytes);
-  }
-  if (const auto control = decode_control(bytes); control.ok()) {
-    CHECK(decode_control(encode_control(*control)).value() == *control);
-    if (const auto* welcome = std::get_if<Welcome>(&*control)) {
-      CHECK(check_geometry(welcome->geometry).ok() && welcome->dims.check().ok());
-    }
-  }
+  (void)decode_any_request(bytes);
+  (void)decode_any_response(bytes);
+  (void)decode_any_control(bytes);
+}
+
+/// One of each kind.
+inline std::vector<RequestHeader> valid_requests() {
+  const TensorDesc x{DType::kBF16, {3, 64}};
+  const TensorDesc heads{DType::kF32, {4, 3, 16}};
+  return {{1, embedding_spec(3, DType::kF16)},
+          {2, linear_spec({{WeightKind::kQ, 0}, {WeightKind::kV, 1}}, x, DType::kBF16)},
+          {3, matmul_spec(heads, heads, Transpose::kB, DType::kF32)},
+          {4, lm_head_spec(x)},
+          {5, OpSpec{}}};
+}
+
+inline std::vector<ResponseHeader> valid_responses() {
+  ResponseHeader answer;
+  answer.results = {{DType::kBF16, {3, 64}}, {DType::kF32, {4, 3, 16}}};
+  ResponseHeader failed;
+  failed.code = StatusCode::kInvalidInput;
+  failed.message = "no such layer";
+  return {answer, failed};
+}
+
+inline std::vector<ControlMessage> valid_controls() {
+  Welcome welcome;
+  welcome.token = "0123456789abcdef0123456789abcdef";
+  welcome.data_endpoint = "ipc:///tmp/airlock/data";
+  welcome.has_ring = true;
+  welcome.geometry = {8, 10485760};
+  welcome.request_segment = "airlock-1-q";
+  welcome.reply_segment = "airlock-1-p";
+  welcome.dims = kFuzzDims;
+  welcome.digest = "00ff";
+  welcome.device = "cpu";
+  return {Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0}, welcome,
+          Refusal{StatusCode::kInUse, "busy"}, Sign{}, Goodbye{"done"}};
 }
 
 }  // namespace airlock

@@ -9,35 +9,6 @@
 namespace airlock {
 namespace {
 
-const std::string kTop =
-    "ZeroMQ Performance Log - Transport: IPC+SHM\n=====\n"
-    "ID Method Ser(ms) Send(ms) Recv(ms) Deser(ms) Comm(ms) GPU(ms) Total(ms) Sent(KB) Recv(KB)\n"
-    "1 Init 0.123 0.027 3.636 0.073 3.866 0.000 3.871 0.05 134.84\n";
-const std::string kSummary =
-    "\n=====\nSUMMARY (Ours)\n=====\nTotal RPC Calls: 14\n\nPrefill Wall-Clock Time:\n  Total: "
-    "10.3433 s\n\nCommunication Time:\n  Total: 0.0560 s (4.000 ms/call)\n\nGPU Computation Time:\n"
-    "  Total: 0.0140 s (1.000 ms/call)\n\nTEE Computation Time (Prefill - GPU - Comm):\n  Total: "
-    "9.4238 s (96.161 ms/call)\n\nOperation Statistics:\n  Linear (count=112):\n    Avg Total: "
-    "81.057 ms\n=====\n";
-
-/// A prefill of two layers.
-std::string prefill(unsigned first_id) {
-  static constexpr const char* kMethods[] = {
-      "Embedding",   "BatchLinear", "Matmul",      "Matmul", "BatchLinear",
-      "BatchLinear", "BatchLinear", "BatchLinear", "Matmul", "Matmul",
-      "BatchLinear", "BatchLinear", "BatchLinear", "LMHead"};
-  std::string text;
-  for (const char* method : kMethods) {
-    text.append(std::to_string(first_id++)).append(" ").append(method);
-    text.append(" 0.5 1 2 0.5 4.013 1 4.014 0.10 0.10\n");
-  }
-  return text;
-}
-
-std::vector<std::string> valid_logs() {
-  return {kTop + prefill(2) + prefill(1) + kSummary, kTop + prefill(2), prefill(1) + kSummary};
-}
-
 /// One small damage: a byte, a number or word of the format's own, a cut, a line doubled or gone.
 void mutate(std::string& text, std::mt19937& random) {
   static constexpr const char* kPieces[] = {"\n",     "\r\n", " ",    "nan",       "-1",
@@ -78,7 +49,7 @@ TEST(PrototypeLogFuzz, takes_the_logs_that_it_begins_with) {
     ASSERT_TRUE(log.ok()) << log.status().message();
     const auto imported = trace::import_log(*log, two_layers(), "log");
     ASSERT_TRUE(imported.ok()) << imported.status().message();
-    import_anything(text);
+    (void)import_anything(text);
   }
 }
 
@@ -87,7 +58,7 @@ TEST(PrototypeLogFuzz, survives_random_bytes) {
   for (int round = 0; round < 50000; ++round) {
     std::string text(random() % 200, ' ');
     for (char& c : text) c = static_cast<char>(random() & 0xffU);
-    import_anything(text);
+    (void)import_anything(text);
   }
 }
 
@@ -97,13 +68,14 @@ TEST(PrototypeLogFuzz, survives_damaged_logs) {
   for (int round = 0; round < 20000; ++round) {
     std::string text = logs[random() % logs.size()];
     for (std::size_t left = random() % 4 + 1; left > 0; --left) mutate(text, random);
-    import_anything(text);
+    (void)import_anything(text);
   }
 }
 
 TEST(PrototypeLogFuzz, survives_every_cut) {
   const std::string text = valid_logs()[0];
-  for (std::size_t bytes = 0; bytes < text.size(); ++bytes) import_anything(text.substr(0, bytes));
+  for (std::size_t bytes = 0; bytes < text.size(); ++bytes)
+    (void)import_anything(text.substr(0, bytes));
 }
 
 }  // namespace
