@@ -1,0 +1,141 @@
+#include "tests/hostile/raw_end.h"
+
+#include <array>
+#include <cstring>
+
+#include "runtime/channel/frame.h"
+#include "tests/channel/channel_rigs.h"
+
+namespace airlock::hostile {
+
+using testing_rigs::kEpoch;
+using testing_rigs::kGeometry;
+
+RawEnd::RawEnd(Options options, Segments& segments)
+    : options_(std::move(options)),
+      policy_{options_.has_ring, kGeometry.slot_bytes,
+              options_.has_ring ? kGeometry.slot_count : 0} {
+  if (!options_.has_ring) return;
+  const auto in = options_.out == Segments::kRequest ? Segments::kReply : Segments::kRequest;
+  producer_.emplace(
+      RingProducer::create(segments.hostile(options_.out), kGeometry, kEpoch).value());
+  consumer_.emplace(RingConsumer::create(segments.hostile(in), kGeometry, kEpoch).value());
+}
+
+Draft RawEnd::draft(const Bytes& header, const std::vector<Bytes>& tensors) const {
+  return make_draft(policy_, sent_, header, tensors);
+}
+
+bool RawEnd::send(const Draft& draft, Deadline deadline) {
+  ++sent_;
+  if (!draft.slots.empty()) {
+    const auto slots = producer_->claim(draft.slots.size(), deadline, options_.gone);
+    if (!slots.ok()) return false;
+    for (std::size_t i = 0; i < slots->size(); ++i) {
+      const Bytes& bytes = draft.slots[i];
+      if (!bytes.empty())
+        std::memcpy(producer_->payload((*slots)[i]).data(), bytes.data(), bytes.size());
+    }
+    if (!producer_->commit(*slots, draft.header).ok()) return false;
+  }
+  for (std::size_t i = 0; i < draft.frames.size(); ++i) {
+    Bytes frame = draft.frames[i];
+    if (i == 0 && !draft.has_ring)
+      frame.insert(frame.end(), draft.header.begin(), draft.header.end());
+    if (!send_frame(frame, deadline)) return false;
+  }
+  return true;
+}
+
+/// The one place that knows how the data socket names its peer: a ROUTER's message begins with it.
+bool RawEnd::send_frame(const Bytes& frame, Deadline deadline) {
+  std::vector<std::span<const std::byte>> parts;
+  if (!options_.route.empty())
+    parts.push_back(std::as_bytes(std::span<const char>(options_.route)));
+  parts.emplace_back(frame);
+  for (;;) {
+    const Status sent = options_.socket.send(parts, deadline.slice(std::chrono::milliseconds(10)));
+    // A ROUTER does not know its peer before that has connected.
+    const bool again = sent.code() == StatusCode::kUnavailable || sent.code() == StatusCode::kBusy;
+    if (!again || deadline.expired() || !options_.gone().ok()) return sent.ok();
+    (void)options_.socket.poll(ZmqSocket::Wake::kReadable,
+                               deadline.slice(std::chrono::milliseconds(1)));
+  }
+}
+
+std::optional<Bytes> RawEnd::receive_frame(Deadline deadline) {
+  auto parts = options_.socket.receive(deadline.slice(std::chrono::milliseconds(10)));
+  while (parts.status().code() == StatusCode::kDeadlineExceeded && !deadline.expired() &&
+         options_.gone().ok())
+    parts = options_.socket.receive(deadline.slice(std::chrono::milliseconds(10)));
+  if (!parts.ok()) {
+    broken_ = parts.status().code() != StatusCode::kDeadlineExceeded;
+    return std::nullopt;
+  }
+  return std::move(parts->back());
+}
+
+std::optional<Bytes> RawEnd::receive_header(Deadline deadline, std::vector<Bytes>& slots) {
+  if (!options_.has_ring) {
+    auto frame = receive_frame(deadline);
+    if (!frame || frame->size() < kOpeningBytes) return std::nullopt;
+    return Bytes(frame->begin() + kOpeningBytes, frame->end());
+  }
+  auto message = consumer_->receive(deadline, WaitCheck());
+  if (!message.ok()) {
+    broken_ = message.status().code() != StatusCode::kDeadlineExceeded;
+    return std::nullopt;
+  }
+  for (const std::uint32_t slot : message->slots) {
+    const auto payload = consumer_->payload(slot);
+    slots.emplace_back(payload.begin(), payload.end());
+    consumer_->release(slot);
+  }
+  return std::move(message->header);
+}
+
+std::optional<RawEnd::Received> RawEnd::receive(const SizesOf& sizes_of, Deadline deadline) {
+  if (broken_) return std::nullopt;
+  std::vector<Bytes> slots;
+  auto header = receive_header(deadline, slots);
+  if (!header) return std::nullopt;
+  const auto sizes = sizes_of(*header);
+  const auto plan = sizes.ok() ? plan_message(policy_, *sizes) : sizes.status();
+  broken_ = !plan.ok() || (options_.has_ring && plan->ring_slots != slots.size());
+  if (broken_) return std::nullopt;
+  // What an honest side has begun to send comes soon.
+  const Deadline rest = Deadline::after(std::chrono::seconds(20));
+  if (options_.has_ring && plan->uses(Path::kZmq) && !receive_frame(rest)) return std::nullopt;
+  Received received{std::move(*header), {}};
+  std::size_t slot = 0;
+  for (const MessagePlan::Tensor& tensor : plan->tensors()) {
+    if (tensor.path == Path::kRing) {
+      received.tensors.push_back(std::move(slots[slot++]));
+      received.tensors.back().resize(tensor.bytes);
+      continue;
+    }
+    Bytes all;
+    while (all.size() < tensor.bytes) {
+      const auto frame = receive_frame(rest);
+      if (!frame) return std::nullopt;
+      all.insert(all.end(), frame->begin(), frame->end());
+    }
+    received.tensors.push_back(std::move(all));
+  }
+  return received;
+}
+
+void RawEnd::ring_bells(Segments& segments) {
+  for (const auto ring : {Segments::kRequest, Segments::kReply}) {
+    auto* const superblock =
+        reinterpret_cast<ring_layout::Superblock*>(segments.hostile(ring).bytes().data());
+    for (const Doorbell& bell :
+         {Doorbell{&superblock->published_bell, &superblock->consumer_waiting},
+          Doorbell{&superblock->freed_bell, &superblock->producer_waiting}}) {
+      std::atomic_ref(*bell.waiting).store(1);
+      wake_waiters(bell);
+    }
+  }
+}
+
+}  // namespace airlock::hostile
