@@ -84,7 +84,6 @@ inline std::vector<ResponseHeader> valid_responses() {
 inline std::vector<ControlMessage> valid_controls() {
   Welcome welcome;
   welcome.token = "0123456789abcdef0123456789abcdef";
-  welcome.data_endpoint = "ipc:///tmp/airlock/data";
   welcome.has_ring = true;
   welcome.geometry = {8, 10485760};
   welcome.request_segment = "airlock-1-q";
@@ -92,8 +91,13 @@ inline std::vector<ControlMessage> valid_controls() {
   welcome.dims = kFuzzDims;
   welcome.digest = "00ff";
   welcome.device = "cpu";
-  return {Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0}, welcome,
-          Refusal{StatusCode::kInUse, "busy"}, Sign{}, Goodbye{"done"}};
+  return {Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0},
+          welcome,
+          Refusal{StatusCode::kInUse, "busy"},
+          Sign{},
+          Goodbye{"done"},
+          DataSocket{"ipc:///tmp/airlock/data"},
+          Attached{}};
 }
 
 }  // namespace airlock

@@ -11,7 +11,6 @@
 namespace airlock::hostile {
 namespace {
 
-using testing_rigs::kToken;
 using testing_rigs::make_end;
 using testing_rigs::SocketPair;
 using testing_rigs::Transport;
@@ -95,7 +94,7 @@ class ClientSession {
 
  private:
   std::unique_ptr<Channel> make_channel() {
-    return make_end(std::move(sockets_.server), kToken, &life_,
+    return make_end(std::move(sockets_.server), &life_,
                     has_ring_ ? segments_.honest(Segments::kReply) : nullptr,
                     has_ring_ ? segments_.honest(Segments::kRequest) : nullptr);
   }

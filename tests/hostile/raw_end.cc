@@ -47,16 +47,10 @@ bool RawEnd::send(const Draft& draft, Deadline deadline) {
   return true;
 }
 
-/// The one place that knows how the data socket names its peer: a ROUTER's message begins with it.
 bool RawEnd::send_frame(const Bytes& frame, Deadline deadline) {
-  std::vector<std::span<const std::byte>> parts;
-  if (!options_.route.empty())
-    parts.push_back(std::as_bytes(std::span<const char>(options_.route)));
-  parts.emplace_back(frame);
   for (;;) {
-    const Status sent = options_.socket.send(parts, deadline.slice(std::chrono::milliseconds(10)));
-    // A ROUTER does not know its peer before that has connected.
-    const bool again = sent.code() == StatusCode::kUnavailable || sent.code() == StatusCode::kBusy;
+    const Status sent = options_.socket.send(frame, deadline.slice(std::chrono::milliseconds(10)));
+    const bool again = sent.code() == StatusCode::kBusy;
     if (!again || deadline.expired() || !options_.gone().ok()) return sent.ok();
     (void)options_.socket.poll(ZmqSocket::Wake::kReadable,
                                deadline.slice(std::chrono::milliseconds(1)));
@@ -64,15 +58,17 @@ bool RawEnd::send_frame(const Bytes& frame, Deadline deadline) {
 }
 
 std::optional<Bytes> RawEnd::receive_frame(Deadline deadline) {
-  auto parts = options_.socket.receive(deadline.slice(std::chrono::milliseconds(10)));
-  while (parts.status().code() == StatusCode::kDeadlineExceeded && !deadline.expired() &&
-         options_.gone().ok())
-    parts = options_.socket.receive(deadline.slice(std::chrono::milliseconds(10)));
-  if (!parts.ok()) {
-    broken_ = parts.status().code() != StatusCode::kDeadlineExceeded;
-    return std::nullopt;
+  Bytes frame(limits::kFrameBytes);
+  for (;;) {
+    const auto size =
+        options_.socket.receive_into(frame, deadline.slice(std::chrono::milliseconds(10)));
+    if (size.ok()) {
+      frame.resize(*size);
+      return frame;
+    }
+    broken_ = size.status().code() != StatusCode::kDeadlineExceeded;
+    if (broken_ || deadline.expired() || !options_.gone().ok()) return std::nullopt;
   }
-  return std::move(parts->back());
 }
 
 std::optional<Bytes> RawEnd::receive_header(Deadline deadline, std::vector<Bytes>& slots) {

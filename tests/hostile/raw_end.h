@@ -18,8 +18,6 @@ class RawEnd {
  public:
   struct Options {
     ZmqSocket socket;
-    /// As SocketCarrierOptions::peer_route.
-    std::string route;
     bool has_ring = true;
     /// Where this end sends; it receives by the other one.
     Segments::Ring out = Segments::kRequest;

@@ -14,7 +14,6 @@
 namespace airlock::hostile {
 namespace {
 
-using testing_rigs::kToken;
 using testing_rigs::make_end;
 using testing_rigs::SocketPair;
 using testing_rigs::Transport;
@@ -223,11 +222,11 @@ class ServerSession {
         has_ring_(random_() % 8 != 0),
         hasty_(random_() % 32 == 0),
         sockets_(Transport::kIpc),
-        channel_(make_end(std::move(sockets_.runner), "", &life_,
+        channel_(make_end(std::move(sockets_.runner), &life_,
                           has_ring_ ? segments_.honest(Segments::kRequest) : nullptr,
                           has_ring_ ? segments_.honest(Segments::kReply) : nullptr)),
         server_(run, segments_,
-                {std::move(sockets_.server), kToken, has_ring_, Segments::kReply,
+                {std::move(sockets_.server), has_ring_, Segments::kReply,
                  [this] {
                    return ledger_.stop.load()
                               ? Status(StatusCode::kUnavailable, "the runner has ended")
