@@ -71,7 +71,7 @@ class ClientSession {
         has_ring_(random_() % 8 != 0),
         sockets_(Transport::kIpc),
         server_(run, make_channel(), life_) {
-    end_.emplace(RawEnd::Options{std::move(sockets_.runner), "", has_ring_, Segments::kRequest,
+    end_.emplace(RawEnd::Options{std::move(sockets_.runner), has_ring_, Segments::kRequest,
                                  [this] { return gone(); }},
                  segments_);
   }
