@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <map>
 #include <optional>
-#include <thread>
 
+#include "base/cpu_count.h"
 #include "base/version.h"
 #include "bench/cuda/check.h"
 #include "gpu_server/cuda_module.h"
@@ -25,7 +25,7 @@ struct Options {
   std::vector<std::string> dtypes{"bf16", "fp32"};
   std::vector<std::int64_t> tokens{128, 1024};
   std::string attention = "offload";
-  std::size_t threads = std::max(1U, std::thread::hardware_concurrency());
+  std::size_t threads = usable_cpu_count();
   std::size_t largest_mib = 256;
   int calls = 30;
   int repeat = 10;

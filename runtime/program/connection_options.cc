@@ -2,9 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <thread>
-
+#include "base/cpu_count.h"
 #include "proto/handshake.h"
 #include "proto/limits.h"
 
@@ -17,7 +15,7 @@ CommandOption declare_endpoint(const CommandOptions& command, std::string& endpo
 }
 
 CommandOption declare_threads(const CommandOptions& command, std::size_t& threads) {
-  threads = std::max(1U, std::thread::hardware_concurrency());
+  threads = usable_cpu_count();
   return command.number("--threads", threads, std::size_t{1}, limits::kMaxThreads,
                         "compute threads in all");
 }

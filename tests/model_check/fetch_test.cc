@@ -21,8 +21,8 @@ struct CountedChannel {
   CountedChannel() {
     shared::observer = &counter;
     rings.emplace();
-    server = make_end(std::move(sockets.server), kToken, nullptr, rings->reply, rings->request);
-    runner = make_end(std::move(sockets.runner), "", nullptr, rings->request, rings->reply);
+    server = make_end(std::move(sockets.server), nullptr, rings->reply, rings->request);
+    runner = make_end(std::move(sockets.runner), nullptr, rings->request, rings->reply);
     counter.watch(rings->request, kGeometry);
     counter.watch(rings->reply, kGeometry);
   }
