@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/deadline.h"
@@ -37,6 +38,23 @@ struct OpMemory {
   std::vector<MutableTensorView> results;
 };
 
+/// How long an op is worth its work. A Deadline is one too.
+struct OpLife {
+  OpLife(Deadline until, std::function<Status()> check = {})  // NOLINT: implicit by intent
+      : deadline(until), still_wanted(std::move(check)) {}
+
+  /// kDeadlineExceeded, or what still_wanted says.
+  Status check() const {
+    if (deadline.expired()) return {StatusCode::kDeadlineExceeded, "the op's deadline passed"};
+    return still_wanted ? still_wanted() : Status();
+  }
+
+  Deadline deadline;
+  // May be empty. Not ok: nobody waits for the result any more, and why. Asked on the op's own
+  // thread, seldom.
+  std::function<Status()> still_wanted;
+};
+
 /// What each Compute makes sure of before it takes an op; a fault is the caller's bug (CHECKed).
 void check_memory(const OpSpec& spec, const OpMemory& memory);
 /// The ids of an embedding, int32 [tokens], read once: the peer may change them between check and
@@ -54,7 +72,7 @@ class Computation {
   /// After submit(): whether wait() would return at once. Never waits itself, but moves on what can
   /// be moved on.
   virtual bool done() = 0;
-  /// Until the results are written or the op's deadline passes.
+  /// Until the results are written or the op's life is over.
   virtual Status wait() = 0;
   /// After wait() was ok: from submit() to the end. Nothing is the TEE's here; parts add up.
   virtual OpTimes times() const = 0;
@@ -67,10 +85,11 @@ class Compute {
  public:
   virtual ~Compute() = default;
   virtual const BackendInfo& info() const = 0;
-  /// `spec` is one that op_results() takes for info().dims: nobody judges it again. `deadline`
-  /// bounds the op from here to its results.
+  /// `spec` is one that op_results() takes for info().dims: nobody judges it again. `life` bounds
+  /// the op from here to its results; a CPU stops within a slice of time once it is over, a device
+  /// at the deadline.
   virtual Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
-                                                       Deadline deadline) = 0;
+                                                       const OpLife& life) = 0;
 };
 
 /// How a model is loaded.

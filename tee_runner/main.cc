@@ -54,7 +54,8 @@ struct Prompt {
 
 Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Backend& backend,
                               TeeStatsTable& tee, Recording& recording,
-                              const std::optional<PathPolicy>& policy = {}) {
+                              const std::optional<PathPolicy>& policy = {},
+                              std::shared_ptr<ThreadPool> pool = nullptr) {
   ASSIGN_OR_RETURN(Backend* const asked,
                    recording.start(backend, {policy, prompt.wire, prompt.tokens.size()}));
   const LlamaOptions llama{.wire = prompt.wire,
@@ -63,8 +64,8 @@ Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Back
                            .chunk = options.chunk,
                            .threads = options.threads,
                            .op_timeout = options.op_timeout};
-  ASSIGN_OR_RETURN(auto driver,
-                   LlamaDriver::create(prompt.config, std::move(prompt.norms), llama, *asked, tee));
+  ASSIGN_OR_RETURN(auto driver, LlamaDriver::create(prompt.config, std::move(prompt.norms), llama,
+                                                    *asked, tee, std::move(pool)));
   auto result = run_prefill(*driver, prompt.tokens, options.repeat, [&] { recording.begin_run(); });
   recording.finish(result);
   return result;
@@ -85,10 +86,13 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const PromptSourc
                                 OpStatsTable& ops, TeeStatsTable& tee, Recording& recording) {
   ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, asked, source));
   log_info(fmt::format("loading weights as {}, {} threads", name_of(cpu.dtype), cpu.threads));
-  ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu));
+  // The ops and what lies between them take turns on one thread: they share the others too.
+  ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ThreadPool::create(cpu.threads));
+  ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu, pool));
   LocalBackend backend(model->make_compute());
   MeasuredBackend measured(backend, ops);
-  return prefill(options, std::move(prompt), measured, tee, recording);
+  return prefill(options, std::move(prompt), measured, tee, recording, {},
+                 cpu.threads == options.threads ? std::move(pool) : nullptr);
 }
 
 Result<Prompt> servers_prompt(const PrefillOptions& options, const PromptSource& asked,

@@ -34,7 +34,7 @@ class CudaCompute : public Compute {
 
   const BackendInfo& info() const override { return session_.shared->info; }
   Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
-                                               Deadline deadline) override;
+                                               const OpLife& life) override;
 
   SessionDevice& session() { return session_; }
   void enqueue(CudaOp& op) { queue_.push_back(&op); }
@@ -187,11 +187,11 @@ void CudaCompute::advance() {
 }
 
 Result<std::unique_ptr<Computation>> CudaCompute::prepare(const OpSpec& spec, OpMemory memory,
-                                                          Deadline deadline) {
+                                                          const OpLife& life) {
   RETURN_IF_ERROR(session_.device.health());
   check_memory(spec, memory);
   return std::unique_ptr<Computation>(
-      std::make_unique<CudaOp>(*this, spec, std::move(memory), deadline));
+      std::make_unique<CudaOp>(*this, spec, std::move(memory), life.deadline));
 }
 
 class CudaModelImpl : public CudaModel {

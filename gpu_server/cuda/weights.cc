@@ -1,6 +1,7 @@
 #include "gpu_server/cuda/weights.h"
 
 #include <algorithm>
+#include <memory>
 #include <string>
 
 #include "base/thread_pool.h"
@@ -54,13 +55,10 @@ class Uploader {
  public:
   Uploader(Device& device, const ModelSource& model, const CudaOptions& options,
            std::size_t piece_bytes)
-      : device_(device),
-        model_(model),
-        options_(options),
-        pool_(std::max<std::size_t>(1, options.threads)),
-        staging_(device, 2, piece_bytes) {}
+      : device_(device), model_(model), options_(options), staging_(device, 2, piece_bytes) {}
 
   Status open() {
+    ASSIGN_OR_RETURN(pool_, ThreadPool::create(std::max<std::size_t>(1, options_.threads)));
     ASSIGN_OR_RETURN(stream_, make_stream(device_));
     RETURN_IF_ERROR(staging_.prepare());
     if (options_.warn && !staging_.pinned())
@@ -96,7 +94,7 @@ class Uploader {
     const std::size_t row_bytes = static_cast<std::size_t>(columns) * dtype_bytes(out.desc.dtype);
     std::mutex mutex;
     Status first_error;
-    pool_.parallel_for(
+    pool_->parallel_for(
         static_cast<std::size_t>(out.desc.shape[0]), [&](std::size_t begin, std::size_t end) {
           if (begin == end) return;
           const auto rows = static_cast<std::int64_t>(end - begin);
@@ -112,7 +110,7 @@ class Uploader {
   Device& device_;
   const ModelSource& model_;
   const CudaOptions& options_;
-  ThreadPool pool_;
+  std::unique_ptr<ThreadPool> pool_;
   Staging staging_;
   Stream stream_;
 };

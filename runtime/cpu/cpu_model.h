@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "base/thread_pool.h"
 #include "runtime/compute.h"
 #include "runtime/model/model_source.h"
 
@@ -16,8 +17,11 @@ struct CpuShared;
 /// The weights in oneDNN's packed layout and the turn-taking for the compute threads.
 class CpuModel : public ComputeModel {
  public:
+  /// `pool`, of options.threads, computes; it is used only while an op of this model runs or its
+  /// weights load, so that one thread's other work may share it. Null: one of the model's own.
   static Result<std::shared_ptr<CpuModel>> create(const ModelSource& model,
-                                                  const LoadOptions& options);
+                                                  const LoadOptions& options,
+                                                  std::shared_ptr<ThreadPool> pool = nullptr);
   const BackendInfo& info() const override;
   /// As below, without memory to look at in advance: on a CPU that cannot fail.
   std::unique_ptr<Compute> make_compute();

@@ -2,26 +2,53 @@
 
 #include <algorithm>
 #include <chrono>
+#include <tuple>
+
+#include "base/check.h"
 
 namespace airlock {
 
-Result<FairGate::Turn> FairGate::enter(Deadline deadline) {
+namespace {
+// How often a waiter asks whether anybody still wants its result.
+constexpr std::chrono::milliseconds kLook{50};
+}  // namespace
+
+Result<FairGate::Turn> FairGate::enter(Share& share, const OpLife& life) {
   std::unique_lock lock(mutex_);
-  if (!taken_) {
-    taken_ = true;
-    return Turn(this);
+  share.used_ns_ = std::max(share.used_ns_, level_ns_);
+  if (holder_ == nullptr) {
+    give_turn(share);
+  } else {
+    Waiter self{&share, false};
+    RETURN_IF_ERROR(wait_in_line(lock, self, life));
   }
-  Waiter self;
-  queue_.push_back(&self);
-  while (!self.has_turn && !deadline.expired()) {
-    // A slice keeps the arithmetic of a far deadline out of the condition variable.
-    self.wake.wait_for(
-        lock, std::min<std::chrono::nanoseconds>(deadline.remaining(), std::chrono::seconds(1)));
-  }
-  if (self.has_turn) return Turn(this);
-  queue_.erase(std::find(queue_.begin(), queue_.end(), &self));
-  return Status(StatusCode::kDeadlineExceeded,
-                "the op's deadline passed while it waited for the compute threads");
+  return Turn(this);
+}
+
+bool FairGate::keep(const Turn& turn) {
+  const std::lock_guard lock(mutex_);
+  CHECK(turn.gate_ == this);
+  return keeps();
+}
+
+bool FairGate::keeps() {
+  count_time();
+  if (!queue_.empty() && (*next())->share->used_ns_ <= holder_->used_ns_) return false;
+  give_turn(*holder_);
+  return true;
+}
+
+Status FairGate::pass_on(Turn& turn, const OpLife& life) {
+  std::unique_lock lock(mutex_);
+  CHECK(turn.gate_ == this);
+  if (keeps()) return {};
+  Share& share = *holder_;
+  turn.gate_ = nullptr;
+  give_next();
+  Waiter self{&share, true};
+  RETURN_IF_ERROR(wait_in_line(lock, self, life));
+  turn.gate_ = this;
+  return {};
 }
 
 std::size_t FairGate::waiting() const {
@@ -31,14 +58,57 @@ std::size_t FairGate::waiting() const {
 
 void FairGate::leave() {
   const std::lock_guard lock(mutex_);
-  if (queue_.empty()) {
-    taken_ = false;
-    return;
+  count_time();
+  holder_ = nullptr;
+  give_next();
+}
+
+/// Up to now, to whoever has the turn.
+void FairGate::count_time() {
+  if (holder_ == nullptr) return;
+  const std::uint64_t now = clock_();
+  holder_->used_ns_ += now - counted_ns_;
+  counted_ns_ = now;
+}
+
+void FairGate::give_turn(Share& share) {
+  holder_ = &share;
+  level_ns_ = std::max(level_ns_, share.used_ns_);
+  counted_ns_ = clock_();
+}
+
+/// The turn passes from hand to hand: nobody can step in between.
+void FairGate::give_next() {
+  if (queue_.empty()) return;
+  const auto chosen = next();
+  Waiter& waiter = **chosen;
+  queue_.erase(chosen);
+  give_turn(*waiter.share);
+  waiter.has_turn = true;
+  waiter.wake.notify_one();
+}
+
+std::deque<FairGate::Waiter*>::iterator FairGate::next() {
+  return std::ranges::min_element(queue_, {}, [](const Waiter* waiter) {
+    return std::tuple(waiter->share->used_ns_, waiter->goes_on);
+  });
+}
+
+Status FairGate::wait_in_line(std::unique_lock<std::mutex>& lock, Waiter& self,
+                              const OpLife& life) {
+  queue_.push_back(&self);
+  while (!self.has_turn) {
+    lock.unlock();  // what is asked may take time, and locks of its own
+    Status status = life.check();
+    lock.lock();
+    if (self.has_turn) break;
+    if (!status.ok()) {
+      queue_.erase(std::ranges::find(queue_, &self));
+      return status.with_context("waiting for the compute threads");
+    }
+    self.wake.wait_for(lock, std::min<std::chrono::nanoseconds>(life.deadline.remaining(), kLook));
   }
-  Waiter* next = queue_.front();
-  queue_.pop_front();
-  next->has_turn = true;  // taken_ stays: the turn passes on, nobody can step in between
-  next->wake.notify_one();
+  return {};
 }
 
 }  // namespace airlock

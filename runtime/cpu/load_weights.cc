@@ -19,8 +19,8 @@ using Tag = dnnl::memory::format_tag;
 struct Target {
   std::string name;
   std::int64_t columns = 0;
-  // Packed into this one; null: its rows as they are, of `dtype`, at `rows`.
-  const HeldWeight* packed = nullptr;
+  // Its panels; null: its rows as they are, of `dtype`, at `rows`.
+  const HeldWeight* weight = nullptr;
   std::byte* rows = nullptr;
   DType dtype = DType::kF32;
   std::size_t blocks_left = 0;
@@ -33,18 +33,15 @@ struct Block {
   std::int64_t rows = 0;
 };
 
-// A block of rows is cut where every block size oneDNN packs columns by (16 to 128, 48, 96, 192) is
-// cut too.
-constexpr std::int64_t kRowUnit = 384;
 constexpr std::int64_t kBlockBytes = std::int64_t{8} << 20;
 
 std::int64_t rows_per_block(std::int64_t columns) {
   const std::int64_t rows = kBlockBytes / (columns * 4);
-  return std::max(kRowUnit, rows / kRowUnit * kRowUnit);
+  return std::max(kPanelColumns, rows / kPanelColumns * kPanelColumns);
 }
 
-/// The layout in which oneDNN wants k x n, if one serves every number of rows; else W's own rows as
-/// they are.
+/// The layout in which oneDNN wants a panel k x n, if one serves every number of rows; else W's own
+/// rows as they are.
 std::pair<dnnl::memory::desc, bool> choose_layout(const dnnl::engine& engine, DType held,
                                                   std::int64_t k, std::int64_t n) {
   const auto type = onednn::data_type(held);
@@ -56,10 +53,6 @@ std::pair<dnnl::memory::desc, bool> choose_layout(const dnnl::engine& engine, DT
         layout =
             onednn::pick_layout(engine, {{m, k}, type, Tag::ab}, layout, {{m, n}, result, Tag::ab});
       }
-    }
-    // Blocks of rows must be packable by themselves.
-    for (std::int64_t row = 0; row < n; row += kRowUnit) {
-      (void)layout.submemory_desc({k, std::min(kRowUnit, n - row)}, {0, row});
     }
     return {layout, !(layout == plain)};
   } catch (const dnnl::error&) {
@@ -84,8 +77,7 @@ class Loader {
     Weights weights;
     weights.numerics = numerics_;
     {
-      // The layout is picked for the threads that will use it.
-      const onednn::ThreadCount threads(options_.threads);
+      const onednn::OneThread alone;
       RETURN_IF_ERROR(onednn::guarded([&] { return plan(weights); }));
     }
     pool.parallel_for(blocks_.size(),
@@ -121,8 +113,8 @@ class Loader {
       HeldWeight& head = weights.lm_head;
       head.k = dims.hidden;
       head.n = dims.vocab;
-      head.layout = {{head.k, head.n}, onednn::data_type(numerics_.held), Tag::ba};
       head.data = rows;
+      head.panel_bytes = static_cast<std::size_t>(kPanelColumns * head.k) * dtype_bytes(desc.dtype);
     }
     plan_blocks({kEmbedName, dims.hidden, nullptr, rows, desc.dtype}, dims.vocab);
     return {};
@@ -131,14 +123,30 @@ class Loader {
   Status plan_weight(const std::string& name, const Shape& shape, HeldWeight& weight) {
     weight.n = shape[0];
     weight.k = shape[1];
-    auto [entry, is_new] = layouts_.try_emplace({weight.k, weight.n});
-    if (is_new) entry->second = choose_layout(engine_, numerics_.held, weight.k, weight.n);
-    std::tie(weight.layout, weight.packed) = entry->second;
-    ASSIGN_OR_RETURN(weight.pages, PageBuffer::allocate(weight.layout.get_size()));
+    const std::int64_t full = weight.n / kPanelColumns;
+    const std::int64_t rest = weight.n % kPanelColumns;
+    std::size_t bytes = 0;
+    if (full > 0) {
+      std::tie(weight.layout, weight.packed) = layout_of(weight.k, kPanelColumns);
+      weight.panel_bytes = aligned(weight.layout.get_size());
+      bytes += static_cast<std::size_t>(full) * weight.panel_bytes;
+    }
+    if (rest > 0) {
+      std::tie(weight.last_layout, weight.last_packed) = layout_of(weight.k, rest);
+      bytes += weight.last_layout.get_size();
+    }
+    ASSIGN_OR_RETURN(weight.pages, PageBuffer::allocate(bytes));
     weight.data = weight.pages.data();
-    plan_blocks({name, weight.k, weight.packed ? &weight : nullptr, weight.data, numerics_.held},
-                weight.n);
+    plan_blocks({name, weight.k, &weight, nullptr, numerics_.held}, weight.n);
     return {};
+  }
+
+  static std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+  const std::pair<dnnl::memory::desc, bool>& layout_of(std::int64_t k, std::int64_t n) {
+    auto [entry, is_new] = layouts_.try_emplace({k, n});
+    if (is_new) entry->second = choose_layout(engine_, numerics_.held, k, n);
+    return entry->second;
   }
 
   void plan_blocks(Target target, std::int64_t rows) {
@@ -152,7 +160,7 @@ class Loader {
   }
 
   void run_blocks(std::size_t begin, std::size_t end) {
-    const onednn::ThreadCount one_thread(1);
+    const onednn::OneThread alone;
     std::vector<std::byte> read;
     std::vector<std::byte> held;
     for (std::size_t index = begin; index < end; ++index) {
@@ -172,7 +180,7 @@ class Loader {
     const TensorDesc desc{numerics_.dtype, Shape{block.rows, target.columns}};
     const bool converts = target.dtype != numerics_.dtype;
     std::byte* plain = nullptr;
-    if (target.packed == nullptr) {
+    if (target.weight == nullptr) {
       plain = target.rows + static_cast<std::size_t>(block.first_row * target.columns) *
                                 dtype_bytes(target.dtype);
     }
@@ -185,15 +193,25 @@ class Loader {
       rows = to;
     }
     if (plain != nullptr) return {};
-    const HeldWeight& weight = *target.packed;
-    const dnnl::memory::dims size{target.columns, block.rows};
-    dnnl::memory from({size, onednn::data_type(target.dtype), Tag::ba}, engine_, rows);
-    dnnl::memory packed(weight.layout.submemory_desc(size, {0, block.first_row}), engine_,
-                        weight.data);
-    dnnl::stream stream(engine_);
-    dnnl::reorder(from, packed).execute(stream, from, packed);
-    stream.wait();
+    pack(*target.weight, block, rows);
     return {};
+  }
+
+  // The panels of a block, which begins with one, from its rows.
+  void pack(const HeldWeight& weight, const Block& block, std::byte* rows) const {
+    dnnl::stream stream(engine_);
+    const auto type = onednn::data_type(numerics_.held);
+    const Cut panels{block.rows, kPanelColumns};
+    for (std::int64_t i = 0; i < panels.parts(); ++i) {
+      const HeldWeight::Panel panel = weight.panel(block.first_row + panels.begin(i));
+      dnnl::memory from({{weight.k, panels.size(i)}, type, Tag::ba}, engine_,
+                        rows + static_cast<std::size_t>(panels.begin(i) * weight.k) *
+                                   dtype_bytes(numerics_.held));
+      // The pages are the loader's until the weights are loaded.
+      dnnl::memory packed(panel.layout, engine_, const_cast<std::byte*>(panel.data));
+      dnnl::reorder(from, packed).execute(stream, from, packed);
+      stream.wait();
+    }
   }
 
   void finish_block(const Block& block, const Status& status) {

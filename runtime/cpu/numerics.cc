@@ -7,20 +7,6 @@
 
 namespace airlock {
 
-namespace {
-
-// Below this many elements, waking threads costs more than they save.
-constexpr std::size_t kParallelElements = std::size_t{1} << 17;
-
-/// body(begin, end) on parts of [0, count), which stand for so many elements.
-void split(ThreadPool& pool, std::size_t count, std::size_t elements,
-           const std::function<void(std::size_t, std::size_t)>& body) {
-  if (elements < kParallelElements) return body(0, count);
-  pool.parallel_for(count, body);
-}
-
-}  // namespace
-
 void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::byte* out,
                 std::size_t count) {
   constexpr std::size_t kBlock = 2048;
@@ -42,35 +28,15 @@ void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::
   }
 }
 
-void hold(const Numerics& numerics, TensorView in, std::byte* out, ThreadPool& pool) {
-  const DType from = in.desc.dtype;
-  const std::size_t count = in.desc.elements();
-  split(pool, count, count, [&](std::size_t begin, std::size_t end) {
-    hold_block(numerics, from, in.data + begin * dtype_bytes(from),
-               out + begin * dtype_bytes(numerics.held), end - begin);
-  });
-}
-
-void round_result(const float* in, MutableTensorView out, ThreadPool& pool) {
-  const std::size_t count = out.desc.elements();
-  split(pool, count, count, [&](std::size_t begin, std::size_t end) {
-    store_f32(out.desc.dtype, in + begin, out.data + begin * dtype_bytes(out.desc.dtype),
-              end - begin);
-  });
-}
-
-void gather_rows(TensorView table, std::span<const std::int32_t> ids, MutableTensorView out,
-                 ThreadPool& pool) {
+void gather_rows(TensorView table, std::span<const std::int32_t> ids, MutableTensorView out) {
   const std::int64_t hidden = table.desc.shape[1];
   const std::size_t in_bytes = static_cast<std::size_t>(hidden) * dtype_bytes(table.desc.dtype);
   const std::size_t out_bytes = static_cast<std::size_t>(hidden) * dtype_bytes(out.desc.dtype);
-  split(pool, ids.size(), out.desc.elements(), [&](std::size_t begin, std::size_t end) {
-    for (std::size_t token = begin; token < end; ++token) {
-      const auto row = static_cast<std::size_t>(ids[token]);
-      convert({table.data + row * in_bytes, {table.desc.dtype, Shape{hidden}}},
-              {out.data + token * out_bytes, {out.desc.dtype, Shape{hidden}}});
-    }
-  });
+  for (std::size_t token = 0; token < ids.size(); ++token) {
+    const auto row = static_cast<std::size_t>(ids[token]);
+    convert({table.data + row * in_bytes, {table.desc.dtype, Shape{hidden}}},
+            {out.data + token * out_bytes, {out.desc.dtype, Shape{hidden}}});
+  }
 }
 
 }  // namespace airlock

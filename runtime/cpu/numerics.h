@@ -1,11 +1,10 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
+#include <cstdint>
 #include <span>
 
 #include "base/tensor.h"
-#include "base/thread_pool.h"
 
 namespace airlock {
 
@@ -21,17 +20,12 @@ struct Numerics {
   bool writes(DType result) const { return result == DType::kF32 || result == held; }
 };
 
-/// Rounds `in` to numerics.dtype and writes it as numerics.held; reads each element once. `out` has
-/// room for all.
-void hold(const Numerics& numerics, TensorView in, std::byte* out, ThreadPool& pool);
-/// The same for `count` elements, in this thread.
+/// Rounds `count` elements of `from` to numerics.dtype and writes them as numerics.held; reads each
+/// once.
 void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::byte* out,
                 std::size_t count);
-/// fp32 values rounded once to out's type.
-void round_result(const float* in, MutableTensorView out, ThreadPool& pool);
 /// Rows of `table` [vocab, hidden], converted to out's type [ids, hidden]; every id lies in the
 /// table.
-void gather_rows(TensorView table, std::span<const std::int32_t> ids, MutableTensorView out,
-                 ThreadPool& pool);
+void gather_rows(TensorView table, std::span<const std::int32_t> ids, MutableTensorView out);
 
 }  // namespace airlock

@@ -1,6 +1,6 @@
 #include "runtime/cpu/onednn.h"
 
-#include <limits>
+#include <iterator>
 #include <string_view>
 
 #include "base/check.h"
@@ -12,7 +12,7 @@ namespace {
 using Desc = dnnl::memory::desc;
 using Tag = dnnl::memory::format_tag;
 
-constexpr std::size_t kCachedProducts = 256;
+constexpr std::size_t kCachedCalls = 256;
 
 dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const Desc& a, const Desc& b,
                                       const Desc& c) {
@@ -27,7 +27,7 @@ dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const Desc& a,
 #endif
 }
 
-Product make_product(const dnnl::engine& engine, const Desc& a, const Desc& b, const Desc& c) {
+Call make_call(const dnnl::engine& engine, const Desc& a, const Desc& b, const Desc& c) {
   const auto description = describe(engine, a, b, c);
   return {dnnl::matmul(description), a, description.weights_desc(), c,
           description.scratchpad_desc().get_size()};
@@ -35,39 +35,58 @@ Product make_product(const dnnl::engine& engine, const Desc& a, const Desc& b, c
 
 }  // namespace
 
-const Product& ProductCache::get(const ProductKey& key, const Desc* weight) {
+Runner::Runner(const Call& call, const dnnl::engine& engine, std::byte* scratchpad)
+    : primitive_(call.primitive),
+      a_(call.a, engine, DNNL_MEMORY_NONE),
+      b_(call.b, engine, DNNL_MEMORY_NONE),
+      c_(call.c, engine, DNNL_MEMORY_NONE),
+      scratchpad_({{static_cast<dnnl::memory::dim>(call.scratchpad_bytes)},
+                   dnnl::memory::data_type::u8,
+                   Tag::a},
+                  engine, scratchpad) {}
+
+void Runner::run(dnnl::stream& stream, const std::byte* left, const std::byte* right,
+                 std::byte* to) {
+  // Handles are not const; oneDNN writes to the last two only.
+  a_.set_data_handle(const_cast<std::byte*>(left));
+  b_.set_data_handle(const_cast<std::byte*>(right));
+  c_.set_data_handle(to);
+  const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, a_.get()},
+                                       {DNNL_ARG_WEIGHTS, b_.get()},
+                                       {DNNL_ARG_DST, c_.get()},
+                                       {DNNL_ARG_SCRATCHPAD, scratchpad_.get()}};
+  dnnl::error::wrap_c_api(
+      dnnl_primitive_execute(primitive_.get(), stream.get(), std::size(arguments), arguments),
+      "could not execute a product");
+  stream.wait();
+}
+
+Call ProductCache::get(const CallKey& key, const Desc& packed) {
   if (const auto found = index_.find(key); found != index_.end()) {
     entries_.splice(entries_.begin(), entries_, found->second);
     return entries_.front().second;
   }
-  entries_.emplace_front(key, make(key, weight));
+  entries_.emplace_front(key, make(key, packed));
   index_[key] = entries_.begin();
-  if (entries_.size() > kCachedProducts) {
+  if (entries_.size() > kCachedCalls) {
     index_.erase(entries_.back().first);
     entries_.pop_back();
   }
   return entries_.front().second;
 }
 
-Product ProductCache::make(const ProductKey& key, const Desc* weight) const {
+Call ProductCache::make(const CallKey& key, const Desc& packed) const {
   const auto type = data_type(held_);
   const auto result = data_type(key.result);
-  if (key.groups == 0) {
-    CHECK(weight != nullptr);
-    return make_product(engine_, {{key.m, key.k}, type, Tag::ab}, *weight,
-                        {{key.m, key.n}, result, Tag::ab});
+  if (key.batches == 1) {
+    const Desc plain({key.k, key.n}, type, key.b == Right::kRows ? Tag::ab : Tag::ba);
+    return make_call(engine_, {{key.m, key.k}, type, Tag::ab},
+                     key.b == Right::kPacked ? packed : plain, {{key.m, key.n}, result, Tag::ab});
   }
-  if (key.transpose == Transpose::kA) {
-    // b has one matrix a group, which oneDNN broadcasts to the heads of the group.
-    return make_product(engine_,
-                        Desc({key.groups, key.heads_per_group, key.m, key.k}, type, Tag::abdc),
-                        Desc({key.groups, 1, key.k, key.n}, type, Tag::abcd),
-                        Desc({key.groups, key.heads_per_group, key.m, key.n}, result, Tag::abcd));
-  }
-  return make_product(
-      engine_, Desc({key.groups, key.m, key.k}, type, Tag::abc),
-      Desc({key.groups, key.k, key.n}, type, key.transpose == Transpose::kB ? Tag::acb : Tag::abc),
-      Desc({key.groups, key.m, key.n}, result, Tag::abc));
+  CHECK(key.b != Right::kPacked);
+  return make_call(engine_, {{key.batches, key.m, key.k}, type, Tag::abc},
+                   {{key.batches, key.k, key.n}, type, key.b == Right::kRows ? Tag::abc : Tag::acb},
+                   {{key.batches, key.m, key.n}, result, Tag::abc});
 }
 
 Desc pick_layout(const dnnl::engine& engine, const Desc& a, const Desc& b, const Desc& c) {
@@ -83,28 +102,11 @@ dnnl::memory::data_type data_type(DType dtype) {
   return dtype == DType::kF32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
 }
 
-Status check_threads(std::size_t count) {
-  if (count == 1) return {};
-  // A limit counts the threads of all sessions together, so that any limit may be met one day.
-  if (omp_get_thread_limit() < std::numeric_limits<int>::max()) {
-    return {
-        StatusCode::kResourceExhausted,
-        "OMP_THREAD_LIMIT is {}: OpenMP may give fewer threads than are asked for, and products "
-        "would be wrong; unset it, or compute with --threads 1",
-        omp_get_thread_limit()};
-  }
-  if (omp_get_max_active_levels() == 0) {
-    return {StatusCode::kResourceExhausted,
-            "OMP_MAX_ACTIVE_LEVELS is 0: OpenMP gives one thread where more are asked for, and "
-            "products would be wrong; unset it, or compute with --threads 1"};
-  }
-  return {};
-}
-
 bool has_bf16() {
   // oneDNN knows best, also under ONEDNN_MAX_CPU_ISA: it is asked for a product.
   static const bool has = [] {
     try {
+      const OneThread alone;
       const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
       const Desc square({64, 64}, dnnl::memory::data_type::bf16, Tag::ab);
       pick_layout(engine, square, square, square);

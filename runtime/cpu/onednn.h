@@ -19,8 +19,29 @@
 /// into a Status. Internal to runtime/cpu.
 namespace airlock::onednn {
 
-/// A product, ready to run with any memory of these layouts. The scratchpad is the caller's.
-struct Product {
+/// How the right side [k, n] of a call lies.
+enum class Right {
+  // Row by row.
+  kRows,
+  // Column by column: a weight's own rows.
+  kColumns,
+  // As oneDNN wants it.
+  kPacked,
+};
+
+/// Everything that tells one call from another within one model.
+struct CallKey {
+  std::int64_t batches = 1;
+  std::int64_t m = 0;
+  std::int64_t k = 0;
+  std::int64_t n = 0;
+  Right b = Right::kRows;
+  DType result = DType::kF32;
+  auto operator<=>(const CallKey&) const = default;
+};
+
+/// Batches of dense products [m, k] x [k, n], ready to run on any memory. A cheap copy.
+struct Call {
   dnnl::matmul primitive;
   dnnl::memory::desc a;
   dnnl::memory::desc b;
@@ -28,39 +49,39 @@ struct Product {
   std::size_t scratchpad_bytes = 0;
 };
 
-/// Everything that tells one product from another within one model.
-struct ProductKey {
-  // 0: x [m, k] times a weight; else batches of a product of two operands.
-  std::int64_t groups = 0;
-  // Over 1 only where a lies transposed: else a group's heads are rows of one matrix.
-  std::int64_t heads_per_group = 1;
-  std::int64_t m = 0;
-  std::int64_t k = 0;
-  std::int64_t n = 0;
-  Transpose transpose = Transpose::kNone;
-  // The weight lies in oneDNN's layout.
-  bool packed = false;
-  DType result = DType::kF32;
-  auto operator<=>(const ProductKey&) const = default;
+/// One thread's handles for a Call, made once and pointed at one block after another: to make them
+/// takes as long as a small product.
+class Runner {
+ public:
+  Runner() = default;
+  Runner(const Call& call, const dnnl::engine& engine, std::byte* scratchpad);
+  explicit operator bool() const { return static_cast<bool>(primitive_); }
+  /// Writes all of `to`. Under OneThread. Throws dnnl::error, as does what is above.
+  void run(dnnl::stream& stream, const std::byte* left, const std::byte* right, std::byte* to);
+
+ private:
+  dnnl::matmul primitive_;
+  dnnl::memory a_;
+  dnnl::memory b_;
+  dnnl::memory c_;
+  dnnl::memory scratchpad_;
 };
 
-/// The products of one Compute, made when first needed; the least recently used go first. One
-/// thread.
+/// The calls of one Compute, made when first needed; the least recently used go first. One thread.
 class ProductCache {
  public:
   ProductCache(const dnnl::engine& engine, DType held) : engine_(engine), held_(held) {}
-  /// `weight` is the layout of b where key.groups is 0, else null. Valid until the next call.
-  /// Throws dnnl::error.
-  const Product& get(const ProductKey& key, const dnnl::memory::desc* weight);
+  /// `packed` is the layout of b where key.b says so. Throws dnnl::error.
+  Call get(const CallKey& key, const dnnl::memory::desc& packed);
 
  private:
-  using Entry = std::pair<ProductKey, Product>;
-  Product make(const ProductKey& key, const dnnl::memory::desc* weight) const;
+  using Entry = std::pair<CallKey, Call>;
+  Call make(const CallKey& key, const dnnl::memory::desc& packed) const;
 
   dnnl::engine engine_;
   DType held_;
   std::list<Entry> entries_;  // most recently used first
-  std::map<ProductKey, std::list<Entry>::iterator> index_;
+  std::map<CallKey, std::list<Entry>::iterator> index_;
 };
 
 /// The layout that oneDNN picks for b of format `any`, or where `b` names one, `b`; throws
@@ -74,22 +95,18 @@ dnnl::memory::data_type data_type(DType dtype);
 /// after rounding.
 bool has_bf16();
 
-/// Whether OpenMP's settings let oneDNN have the threads that it asks for. It takes for granted
-/// that it gets them: with fewer, parts of a product are never written, and what lay there before
-/// is the result. kResourceExhausted, with advice.
-Status check_threads(std::size_t count);
+// Another threading runtime would need another OneThread.
+static_assert(DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_OMP ||
+              DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_SEQ);
 
-/// How many threads oneDNN uses for what this thread creates and runs, while this lives.
-class ThreadCount {
+/// While this lives, what this thread creates and runs of oneDNN uses this thread alone, whatever
+/// OpenMP's settings say: asked for one thread, oneDNN opens no parallel region.
+class OneThread {
  public:
-  explicit ThreadCount(std::size_t count) : before_(omp_get_max_threads()) {
-    // OMP_DYNAMIC in the environment must not change the split, and so the bits.
-    omp_set_dynamic(0);
-    omp_set_num_threads(static_cast<int>(count));
-  }
-  ~ThreadCount() { omp_set_num_threads(before_); }
-  ThreadCount(const ThreadCount&) = delete;
-  ThreadCount& operator=(const ThreadCount&) = delete;
+  OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
 
  private:
   int before_;

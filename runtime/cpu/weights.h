@@ -11,20 +11,40 @@
 #include "runtime/cpu/cpu_model.h"
 #include "runtime/cpu/numerics.h"
 #include "runtime/cpu/onednn.h"
+#include "runtime/cpu/pieces.h"
 
 namespace airlock {
 
-/// A weight W [n, k] as the right side of a product: k x n in `layout`, which serves every number
-/// of rows.
+/// A weight W [n, k] as the right side of a product, k x n, in panels of kPanelColumns columns, the
+/// last one perhaps narrower. The panels lie one behind the other; each serves every number of
+/// rows.
 struct HeldWeight {
+  struct Panel {
+    // Of k x the panel's columns. Not packed: W's own rows, as they are.
+    dnnl::memory::desc layout;
+    bool packed = false;
+    const std::byte* data = nullptr;
+  };
+
   std::int64_t k = 0;
   std::int64_t n = 0;
+  // Of the full panels, where there are any, and of the narrower one.
   dnnl::memory::desc layout;
-  // Else plain, W's own rows: k x n of strides (1, k).
+  dnnl::memory::desc last_layout;
   bool packed = false;
+  bool last_packed = false;
+  // From one panel to the next.
+  std::size_t panel_bytes = 0;
   // In `pages`, or the embedding table where the model is tied.
   std::byte* data = nullptr;
   PageBuffer pages;
+
+  /// The panel that begins with this column.
+  Panel panel(std::int64_t column) const {
+    const bool full = column + kPanelColumns <= n;
+    return {full ? layout : last_layout, full ? packed : last_packed,
+            data + static_cast<std::size_t>(column / kPanelColumns) * panel_bytes};
+  }
 };
 
 /// Every weight of a model, rounded to numerics.dtype. Never changes once loaded.

@@ -7,9 +7,9 @@
 #include <map>
 #include <mutex>
 #include <set>
-#include <thread>
 
 #include "base/convert.h"
+#include "base/cpu_count.h"
 #include "base/log.h"
 #include "base/safe_text.h"
 #include "base/thread_pool.h"
@@ -140,9 +140,9 @@ Result<std::vector<std::string>> hash_tensors(const Places& places) {
           fmt::format("{} {} {} {}\n", name, name_of(place.dtype), place.shape.to_string(), *hash);
     }
   };
-  const std::size_t threads =
-      std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMaxHashThreads);
-  ThreadPool(threads).parallel_for(threads, work);
+  const std::size_t threads = std::min(usable_cpu_count(), kMaxHashThreads);
+  ASSIGN_OR_RETURN(const std::unique_ptr<ThreadPool> pool, ThreadPool::create(threads));
+  pool->parallel_for(threads, work);
   RETURN_IF_ERROR(failure);
   return lines;
 }

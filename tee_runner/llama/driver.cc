@@ -80,13 +80,13 @@ struct LlamaDriver::Pass {
 };
 
 LlamaDriver::LlamaDriver(const LlamaConfig& config, Tensor norms, const LlamaOptions& options,
-                         Backend& backend, TeeStatsTable& stats)
+                         Backend& backend, TeeStatsTable& stats, std::shared_ptr<ThreadPool> pool)
     : config_(config),
       norms_(std::move(norms)),
       options_(options),
       backend_(backend),
       stats_(stats),
-      pool_(options.threads) {}
+      shared_pool_(std::move(pool)) {}
 
 Result<KvCache> LlamaDriver::make_cache(std::int64_t capacity) const {
   return KvCache::create(config_.dims, cache_dtype(options_), capacity);
@@ -310,7 +310,8 @@ Status check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab) {
 
 Result<std::unique_ptr<LlamaDriver>> LlamaDriver::create(const LlamaConfig& config, Tensor norms,
                                                          const LlamaOptions& options,
-                                                         Backend& backend, TeeStatsTable& stats) {
+                                                         Backend& backend, TeeStatsTable& stats,
+                                                         std::shared_ptr<ThreadPool> pool) {
   RETURN_IF_ERROR(config.dims.check());
   if (config.dims.head_dim % 2 != 0) {
     return Status(StatusCode::kInvalidInput,
@@ -328,8 +329,11 @@ Result<std::unique_ptr<LlamaDriver>> LlamaDriver::create(const LlamaConfig& conf
     return Status(StatusCode::kInvalidInput,
                   "the wire type must be a float type and threads at least 1");
   }
+  if (pool == nullptr) {
+    ASSIGN_OR_RETURN(pool, ThreadPool::create(options.threads));
+  }
   return std::unique_ptr<LlamaDriver>(
-      new LlamaDriver(config, std::move(norms), options, backend, stats));
+      new LlamaDriver(config, std::move(norms), options, backend, stats, std::move(pool)));
 }
 
 }  // namespace airlock

@@ -37,11 +37,14 @@ Status check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab);
 class LlamaDriver {
  public:
   /// norms: fp32 [2 * layers + 1, hidden]. kMismatch where the backend serves other dimensions;
-  /// kInvalidInput for norms of another shape or an odd head_dim. Backend and statistics outlive
-  /// the driver.
+  /// kInvalidInput for norms of another shape or an odd head_dim; kResourceExhausted without
+  /// threads. Backend and statistics outlive the driver.
+  /// `pool` runs the TEE kernels: that of a backend which computes in this process, on this thread;
+  /// null: one of the driver's own, of options.threads.
   static Result<std::unique_ptr<LlamaDriver>> create(const LlamaConfig& config, Tensor norms,
                                                      const LlamaOptions& options, Backend& backend,
-                                                     TeeStatsTable& stats);
+                                                     TeeStatsTable& stats,
+                                                     std::shared_ptr<ThreadPool> pool = nullptr);
 
   /// A cache for forward(), in the type in which attention needs keys and values: fp32 in the TEE,
   /// the wire's type where they are sent. Errors as KvCache::create().
@@ -63,7 +66,7 @@ class LlamaDriver {
   struct Pass;
 
   LlamaDriver(const LlamaConfig& config, Tensor norms, const LlamaOptions& options,
-              Backend& backend, TeeStatsTable& stats);
+              Backend& backend, TeeStatsTable& stats, std::shared_ptr<ThreadPool> pool);
 
   ForwardShape shape_of(std::size_t tokens, Logits logits, std::int64_t position) const;
   Status run(const ForwardShape& shape, std::span<const std::int32_t> tokens, KvCache& cache,
@@ -82,7 +85,8 @@ class LlamaDriver {
   const LlamaOptions options_;
   Backend& backend_;
   TeeStatsTable& stats_;
-  ThreadPool pool_;
+  const std::shared_ptr<ThreadPool> shared_pool_;
+  ThreadPool& pool_ = *shared_pool_;
   RopeTable rope_;  // of the positions so far
   Tensor hidden_;   // fp32 [tokens, hidden] of the last pass
   bool warned_ = false;

@@ -24,7 +24,8 @@ class Incrementer : public Compute {
  public:
   explicit Incrementer(std::vector<OpMemory>& seen) : seen_(seen) { info_.dims = kTiny; }
   const BackendInfo& info() const override { return info_; }
-  Result<std::unique_ptr<Computation>> prepare(const OpSpec&, OpMemory memory, Deadline) override {
+  Result<std::unique_ptr<Computation>> prepare(const OpSpec&, OpMemory memory,
+                                               const OpLife&) override {
     if (refusal.code() != StatusCode::kOk) return refusal;
     seen_.push_back(memory);
     return std::unique_ptr<Computation>(std::make_unique<Increment>(std::move(memory), outcome));

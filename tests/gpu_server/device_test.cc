@@ -80,9 +80,9 @@ class FailingCompute : public Compute {
       : failures_(failures), cpu_(std::move(cpu)) {}
   const BackendInfo& info() const override { return cpu_->info(); }
   Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
-                                               Deadline deadline) override {
+                                               const OpLife& life) override {
     RETURN_IF_ERROR(failures_.take_op());
-    return cpu_->prepare(spec, std::move(memory), deadline);
+    return cpu_->prepare(spec, std::move(memory), life);
   }
 
  private:

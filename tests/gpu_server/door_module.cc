@@ -46,14 +46,14 @@ class DoorCompute : public Compute {
       : life_(std::move(life)), cpu_(std::move(cpu)) {}
   const BackendInfo& info() const override { return cpu_->info(); }
   Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
-                                               Deadline deadline) override {
+                                               const OpLife& life) override {
     constexpr int kLastGoodOp = 3;
     if ((mode() == "lost" || mode() == "stuck") && life_->ops.fetch_add(1) >= kLastGoodOp) {
       life_->lost.store(true);
       if (mode() == "stuck") return std::unique_ptr<Computation>(std::make_unique<Stuck>());
       return kLost;
     }
-    return cpu_->prepare(spec, std::move(memory), deadline);
+    return cpu_->prepare(spec, std::move(memory), life);
   }
 
  private:

@@ -74,12 +74,12 @@ class StagedCompute : public Compute {
 
   const BackendInfo& info() const override { return info_; }
   Result<std::unique_ptr<Computation>> prepare(const OpSpec&, OpMemory memory,
-                                               Deadline deadline) override {
+                                               const OpLife& life) override {
     const int number = ++prepared_;
     if (prepare_refusals_.contains(number)) return prepare_refusals_[number];
     most_ = std::max(most_, ++alive_);
     return std::unique_ptr<Computation>(
-        std::make_unique<StagedComputation>(*this, number, std::move(memory), deadline));
+        std::make_unique<StagedComputation>(*this, number, std::move(memory), life.deadline));
   }
 
  private:

@@ -52,7 +52,8 @@ TEST(RmsNorm, agrees_with_double_arithmetic_in_each_type) {
       const Tensor hidden = random_tensor(DType::kF32, {5, width}, 1, 3.0F);
       const Tensor weight = random_tensor(DType::kF32, {width}, 2);
       Tensor out({dtype, {3, width}});
-      ThreadPool pool(2);
+      const auto owned_pool = ThreadPool::create(2).value();
+      ThreadPool& pool = *owned_pool;
       rms_norm(pool, hidden, 2, weight.as<float>().data(), 1e-5, out.mutable_view());
       const std::vector<float> got = floats(out);
       for (std::int64_t row = 0; row < 3; ++row) {
@@ -79,7 +80,8 @@ TEST(Softmax, agrees_with_double_arithmetic_and_is_zero_above_the_diagonal) {
     const Tensor scores = random_tensor(dtype, {heads, rows, keys}, 3, 30.0F);
     Tensor out({dtype, {heads, rows, keys}});
     std::memset(out.mutable_view().data, 0x7f, out.desc().bytes());
-    ThreadPool pool(2);
+    const auto owned_pool = ThreadPool::create(2).value();
+    ThreadPool& pool = *owned_pool;
     causal_softmax(pool, scores.view(), first, 0.25F, out.mutable_view());
     const std::vector<float> in = floats(scores);
     const std::vector<float> got = floats(out);
@@ -110,7 +112,8 @@ TEST(Softmax, survives_huge_scores) {
   scores.as<float>()[2] = -3e38F;
   scores.as<float>()[3] = 3e38F;
   Tensor out({DType::kF32, {1, 2, 2}});
-  ThreadPool pool(1);
+  const auto owned_pool = ThreadPool::create(1).value();
+  ThreadPool& pool = *owned_pool;
   causal_softmax(pool, scores.view(), 0, 1.0F, out.mutable_view());
   EXPECT_EQ(out.as<float>()[0], 1.0F);
   EXPECT_EQ(out.as<float>()[1], 0.0F);
@@ -123,7 +126,8 @@ TEST(Softmax, survives_scores_whose_product_with_the_scale_is_rounded) {
   for (float& score : scores.as<float>()) score = 3.3e30F;
   for (const float scale : {0.1F, 0.3F, 0.7F}) {
     Tensor out({DType::kF32, {1, 2, 2}});
-    ThreadPool pool(1);
+    const auto owned_pool = ThreadPool::create(1).value();
+    ThreadPool& pool = *owned_pool;
     causal_softmax(pool, scores.view(), 0, scale, out.mutable_view());
     EXPECT_EQ(out.as<float>()[0], 1.0F);
     EXPECT_EQ(out.as<float>()[2], 0.5F);
@@ -136,7 +140,8 @@ TEST(Softmax, passes_nan_on_in_its_own_row_only) {
     Tensor scores = random_tensor(DType::kF32, {1, 64, 64}, 4);
     scores.as<float>()[50 * 64 + at] = std::nanf("");
     Tensor out({DType::kF32, {1, 64, 64}});
-    ThreadPool pool(1);
+    const auto owned_pool = ThreadPool::create(1).value();
+    ThreadPool& pool = *owned_pool;
     causal_softmax(pool, scores.view(), 0, 1.0F, out.mutable_view());
     EXPECT_TRUE(std::isnan(out.as<float>()[50 * 64]));
     EXPECT_EQ(out.as<float>()[50 * 64 + 63], 0.0F);
@@ -149,7 +154,8 @@ TEST(Softmax, does_not_look_above_the_diagonal) {
   Tensor scores({DType::kF32, {1, 2, 2}});
   scores.as<float>()[1] = std::nanf("");
   Tensor out({DType::kF32, {1, 2, 2}});
-  ThreadPool pool(1);
+  const auto owned_pool = ThreadPool::create(1).value();
+  ThreadPool& pool = *owned_pool;
   causal_softmax(pool, scores.view(), 0, 1.0F, out.mutable_view());
   EXPECT_EQ(out.as<float>()[0], 1.0F);
   EXPECT_EQ(out.as<float>()[1], 0.0F);
@@ -160,7 +166,8 @@ TEST(Silu, agrees_with_double_arithmetic_in_each_type) {
     const Tensor gate = random_tensor(dtype, {3, 1001}, 5, 6.0F);
     const Tensor up = random_tensor(dtype, {3, 1001}, 6);
     Tensor out({dtype, {3, 1001}});
-    ThreadPool pool(3);
+    const auto owned_pool = ThreadPool::create(3).value();
+    ThreadPool& pool = *owned_pool;
     silu_multiply(pool, gate.view(), up.view(), out.mutable_view());
     const std::vector<float> g = floats(gate), u = floats(up), got = floats(out);
     for (std::size_t i = 0; i < got.size(); ++i) {
@@ -179,7 +186,8 @@ TEST(Silu, goes_to_its_limits) {
   gate.as<float>()[1] = 1000.0F;
   gate.as<float>()[2] = std::nanf("");
   for (float& value : up.as<float>()) value = 2.0F;
-  ThreadPool pool(1);
+  const auto owned_pool = ThreadPool::create(1).value();
+  ThreadPool& pool = *owned_pool;
   silu_multiply(pool, gate.view(), up.view(), out.mutable_view());
   EXPECT_EQ(out.as<float>()[0], 0.0F);
   EXPECT_EQ(out.as<float>()[1], 2000.0F);
@@ -191,7 +199,8 @@ TEST(Residual, adds_to_the_rows_asked_for) {
     Tensor hidden = random_tensor(DType::kF32, {6, 700}, 7);
     const std::vector<float> before = floats(hidden);
     const Tensor delta = random_tensor(dtype, {3, 700}, 8);
-    ThreadPool pool(2);
+    const auto owned_pool = ThreadPool::create(2).value();
+    ThreadPool& pool = *owned_pool;
     add_residual(pool, delta.view(), 2, hidden);
     const std::vector<float> d = floats(delta);
     for (std::size_t i = 0; i < before.size(); ++i) {
@@ -202,7 +211,8 @@ TEST(Residual, adds_to_the_rows_asked_for) {
 }
 
 TEST(Heads, splitting_and_merging_give_back_the_rows) {
-  ThreadPool pool(2);
+  const auto owned_pool = ThreadPool::create(2).value();
+  ThreadPool& pool = *owned_pool;
   const Tensor rows = random_tensor(DType::kBF16, {5, 6 * 10}, 9);
   Tensor back({DType::kBF16, {5, 6 * 10}});
   for (const std::int64_t head : {0, 2, 4}) {
@@ -226,7 +236,8 @@ TEST(Heads, are_rotated_by_their_position_wherever_a_pass_begins) {
   LlamaConfig config;
   config.dims.head_dim = 10;
   const RopeTable table = rope_table(config, 8);
-  ThreadPool pool(2);
+  const auto owned_pool = ThreadPool::create(2).value();
+  ThreadPool& pool = *owned_pool;
   const Tensor rows = random_tensor(DType::kBF16, {8, 3 * 10}, 9);
   Tensor whole({DType::kBF16, {3, 8, 10}});
   rotate_heads(pool, table, rows.view(), {0, 3, 0, 8}, 0, whole.mutable_view());
@@ -299,7 +310,8 @@ struct Cached {
       *tensor = Tensor({DType::kF32, {dims.kv_heads, tokens + 3, dims.head_dim}});
       for (float& value : tensor->as<float>()) value = std::nanf("");
     }
-    ThreadPool pool(1);
+    const auto owned_pool = ThreadPool::create(1).value();
+    ThreadPool& pool = *owned_pool;
     const HeadTile all{0, dims.kv_heads, 0, tokens};
     rotate_heads(pool, table, k.view(), all, 0, keys.mutable_view());
     split_heads(pool, v.view(), all, values.mutable_view());
@@ -333,7 +345,8 @@ TEST(BlockedAttention, agrees_with_double_arithmetic) {
       const Tensor k = random_tensor(dtype, {c.tokens, c.kv_heads * c.head_dim}, 11, 2.0F);
       const Tensor v = random_tensor(dtype, {c.tokens, c.kv_heads * c.head_dim}, 12);
       Tensor out({dtype, {c.tokens, c.heads * c.head_dim}});
-      ThreadPool pool(2);
+      const auto owned_pool = ThreadPool::create(2).value();
+      ThreadPool& pool = *owned_pool;
       const Cached cached(config.dims, table, k, v);
       blocked_attention(pool, table, q.view(), 0, cached.keys.view(), cached.values.view(),
                         out.mutable_view());
@@ -357,7 +370,8 @@ TEST(BlockedAttention, a_nan_value_stays_in_the_rows_that_see_it) {
   const Tensor v = random_tensor(DType::kF32, {100, 16}, 15);
   k.as<float>()[70 * 16] = std::nanf("");
   Tensor out({DType::kF32, {100, 32}});
-  ThreadPool pool(1);
+  const auto owned_pool = ThreadPool::create(1).value();
+  ThreadPool& pool = *owned_pool;
   const Cached cached(config.dims, table, k, v);
   blocked_attention(pool, table, q.view(), 0, cached.keys.view(), cached.values.view(),
                     out.mutable_view());
@@ -374,7 +388,8 @@ TEST(BlockedAttention, a_nan_among_the_values_reaches_no_row_before_its_block_of
   Tensor v = random_tensor(DType::kF32, {130, 16}, 15);
   v.as<float>()[100 * 16] = std::nanf("");
   const Cached cached(config.dims, table, k, v);
-  ThreadPool pool(1);
+  const auto owned_pool = ThreadPool::create(1).value();
+  ThreadPool& pool = *owned_pool;
   for (const std::int64_t first : {0, 1, 50}) {
     Tensor out({DType::kF32, {130 - first, 16}});
     blocked_attention(pool, table, rows_of(q, first, 130 - first, {130 - first, 16}), first,
@@ -396,7 +411,8 @@ TEST(BlockedAttention, gives_a_row_the_same_bits_whichever_rows_come_with_it) {
   const Tensor q = random_tensor(DType::kBF16, {kTokens, 4 * 24}, 10, 2.0F);
   const Tensor k = random_tensor(DType::kBF16, {kTokens, 2 * 24}, 11, 2.0F);
   const Tensor v = random_tensor(DType::kBF16, {kTokens, 2 * 24}, 12);
-  ThreadPool pool(2);
+  const auto owned_pool = ThreadPool::create(2).value();
+  ThreadPool& pool = *owned_pool;
   const Cached cached(config.dims, table, k, v);
   Tensor whole({DType::kF32, {kTokens, 4 * 24}});
   blocked_attention(pool, table, q.view(), 0, cached.keys.view(), cached.values.view(),
@@ -437,7 +453,8 @@ TEST(BlockedAttention, gives_no_weight_to_scores_of_minus_infinity) {
     k.as<float>()[2 * token] = token < 70 || token == 150 ? -1e20F : 0.0F;
   }
   Tensor out({DType::kF32, {kTokens, 2}});
-  ThreadPool pool(1);
+  const auto owned_pool = ThreadPool::create(1).value();
+  ThreadPool& pool = *owned_pool;
   const RopeTable table = no_rotation(1, kTokens);
   const Cached cached(dims, table, k, v);
   blocked_attention(pool, table, q.view(), 0, cached.keys.view(), cached.values.view(),
@@ -455,7 +472,8 @@ TEST(Kernels, give_a_row_the_same_bits_whatever_rows_are_beside_it) {
   const Tensor hidden = random_tensor(DType::kF32, {100, 77}, 23);
   const Tensor scores = random_tensor(DType::kF32, {100, 100}, 24, 9.0F);
   // Each computes rows [first, first + rows).
-  ThreadPool pool(1);
+  const auto owned_pool = ThreadPool::create(1).value();
+  ThreadPool& pool = *owned_pool;
   const auto norm = [&](std::int64_t first, std::int64_t rows) {
     Tensor out({DType::kF32, {rows, 77}});
     rms_norm(pool, hidden, first, hidden.as<float>().data(), 1e-6, out.mutable_view());
@@ -495,7 +513,8 @@ TEST(Kernels, give_the_same_bits_with_any_number_of_threads) {
   const Tensor scores = random_tensor(DType::kBF16, {6, 150, 150}, 21, 9.0F);
   const Cached cached(config.dims, table, k, v);
   const auto compute = [&](std::size_t threads) {
-    ThreadPool pool(threads);
+    const auto owned_pool = ThreadPool::create(threads).value();
+    ThreadPool& pool = *owned_pool;
     std::vector<Tensor> results;
     const auto result = [&](Shape shape) {
       return results.emplace_back(TensorDesc{DType::kBF16, shape}).mutable_view();

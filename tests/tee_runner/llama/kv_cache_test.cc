@@ -55,7 +55,8 @@ TEST(KvCache, stores_behind_its_length_and_gives_back_whole_heads) {
   config.dims = kDims;
   RopeTable table;
   extend_rope_table(config, 6, table);
-  ThreadPool pool(2);
+  const auto owned_pool = ThreadPool::create(2).value();
+  ThreadPool& pool = *owned_pool;
   const Tensor rows = numbered(5, 0);
   const Tensor first = numbered(2, 0);
   const Tensor rest = numbered(3, 40);
@@ -94,7 +95,8 @@ TEST(KvCache, of_one_layer_serves_them_all_in_turn) {
   one.layers = 1;
   auto cache = KvCache::create(one, DType::kF16, 2);
   ASSERT_TRUE(cache.ok());
-  ThreadPool pool(1);
+  const auto owned_pool = ThreadPool::create(1).value();
+  ThreadPool& pool = *owned_pool;
   cache->store_values(pool, 0, numbered(2, 0).view());
   cache->store_values(pool, 7, numbered(2, 9).view());
   Tensor last({DType::kF16, {2, 2, 10}});
