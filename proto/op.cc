@@ -203,6 +203,34 @@ Result<std::vector<TensorDesc>> op_results(const OpSpec& spec, const ModelDims& 
   return invalid("the results of {} are sized by the server", name_of(spec.op));
 }
 
+// No overflow: limits.h bounds a matmul by 2^62, the others by less.
+std::uint64_t op_flop(const OpSpec& spec, const ModelDims& dims) {
+  std::int64_t flop = 0;
+  switch (spec.op) {
+    case Op::kBatchLinear:
+      for (const WeightId& weight : spec.weights) {
+        const Shape shape = weight_shape(dims, weight.kind);
+        flop += 2 * spec.inputs[0].shape[0] * shape[0] * shape[1];
+      }
+      break;
+    case Op::kMatmul: {
+      // a [heads, m, k], whichever way it lies.
+      const Shape& a = spec.inputs[0].shape;
+      flop = 2 * a[0] * a[1] * a[2] * spec.inputs[1].shape[spec.transpose == Transpose::kB ? 1 : 2];
+      break;
+    }
+    case Op::kLmHead:
+      flop = 2 * spec.inputs[0].shape[0] * dims.hidden * dims.vocab;
+      break;
+    case Op::kInit:
+    case Op::kEmbedding:
+    case Op::kStats:
+    case Op::kPing:
+      break;
+  }
+  return static_cast<std::uint64_t>(flop);
+}
+
 OpSpec embedding_spec(std::int64_t tokens, DType result_dtype) {
   return {
       .op = Op::kEmbedding, .result_dtype = result_dtype, .inputs = {{DType::kI32, Shape{tokens}}}};

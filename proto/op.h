@@ -152,6 +152,10 @@ struct OpSpec {
 /// size: kInvalidInput here.)
 Result<std::vector<TensorDesc>> op_results(const OpSpec& spec, const ModelDims& dims);
 
+/// Multiplications and additions that an op takes whose spec op_results() took; 0 for what is not a
+/// product.
+std::uint64_t op_flop(const OpSpec& spec, const ModelDims& dims);
+
 OpSpec embedding_spec(std::int64_t tokens, DType result_dtype);
 OpSpec linear_spec(std::vector<WeightId> weights, const TensorDesc& input, DType result_dtype);
 OpSpec matmul_spec(const TensorDesc& a, const TensorDesc& b, Transpose transpose,

@@ -91,6 +91,7 @@ class ServeLoop {
   Result<std::vector<std::size_t>> accept(std::span<const std::byte> header) {
     ASSIGN_OR_RETURN(next_.request, decode_request(header));
     const OpSpec& spec = next_.request.spec;
+    next_.status = {};
     if (!is_computed(spec.op) && !spec.inputs.empty()) {
       return Status(StatusCode::kProtocolError, "{} carries tensors", name_of(spec.op));
     }
@@ -111,9 +112,21 @@ class ServeLoop {
         // ends.
         if (!results.ok()) return Status(StatusCode::kProtocolError, results.status().message());
         next_.results = std::move(results).value();
+        next_.status = check_work(spec);
+        if (!next_.status.ok()) next_.results.clear();
       }
     }
     return sizes_of(spec.inputs);
+  }
+
+  /// What fits the model may still be more work than anybody asks of it: the client is told.
+  Status check_work(const OpSpec& spec) const {
+    const std::uint64_t flop = op_flop(spec, compute_.info().dims);
+    if (context_.max_op_flop == 0 || flop <= context_.max_op_flop) return {};
+    return {StatusCode::kInvalidInput,
+            "{} takes {:.3g} multiplications and additions, more than the {:.3g} of one op that "
+            "this server takes (--max-op-flop)",
+            name_of(spec.op), static_cast<double>(flop), static_cast<double>(context_.max_op_flop)};
   }
 
   void hold(std::unique_ptr<ReceivedMessage> message) {
@@ -133,7 +146,7 @@ class ServeLoop {
                                   under_way_.empty() ? service.deadline : Deadline::now());
     if (reply.ok()) {
       service.reply = std::move(reply).value();
-      service.status = start(service);
+      if (service.status.ok()) service.status = start(service);
     } else if (reply.status().code() == StatusCode::kResourceExhausted) {
       service.status = reply.status();  // no memory for the results, which the client is told
     } else if (reply.status().code() == StatusCode::kBusy && !under_way_.empty()) {
@@ -219,8 +232,10 @@ class ServeLoop {
       memory.inputs.push_back({service.message->tensor(i).data(), spec.inputs[i]});
     for (std::size_t i = 0; i < service.results.size(); ++i)
       memory.results.push_back({reply.tensor(i).data(), service.results[i]});
-    ASSIGN_OR_RETURN(service.computation,
-                     compute_.prepare(spec, std::move(memory), service.deadline));
+    const PeerWatch* watch = context_.watch;
+    const OpLife life(service.deadline,
+                      [watch] { return watch != nullptr ? watch->check() : Status(); });
+    ASSIGN_OR_RETURN(service.computation, compute_.prepare(spec, std::move(memory), life));
     return service.computation->submit();
   }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <string>
 
@@ -21,9 +22,12 @@ struct ServeContext {
   std::function<std::string()> session_stats;
   // May be null. Of each op: receipt of the whole request to the reply's send.
   OpHistograms* service_ns = nullptr;
-  // May be null. Asked before each request: a client that never pauses cannot outlive its session.
+  // May be null. Asked before each request and while an op computes: a client that never pauses, or
+  // whose op takes long, cannot outlive its session.
   const PeerWatch* watch = nullptr;
   std::chrono::nanoseconds op_timeout{std::chrono::minutes(5)};
+  // An op that takes more multiplications and additions is refused; 0: none is.
+  std::uint64_t max_op_flop = 0;
 };
 
 /// Serves requests from `channel` with `compute` until the session ends, and returns why:

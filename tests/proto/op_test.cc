@@ -224,5 +224,36 @@ TEST(OpResultsRefuses, extents_whose_product_overflows) {
       "over");
 }
 
+TEST(OpFlop, counts_each_multiplication_and_addition) {
+  const ModelDims dims{.hidden = 4,
+                       .intermediate = 6,
+                       .layers = 1,
+                       .heads = 2,
+                       .kv_heads = 1,
+                       .head_dim = 2,
+                       .vocab = 10};
+  const TensorDesc x{DType::kF32, Shape{3, 4}};
+  EXPECT_EQ(
+      op_flop(linear_spec({{WeightKind::kQ, 0}, {WeightKind::kGate, 0}}, x, DType::kF32), dims),
+      2U * 3 * 4 * (4 + 6));
+  EXPECT_EQ(op_flop(lm_head_spec(x), dims), 2U * 3 * 4 * 10);
+  const TensorDesc a{DType::kF32, Shape{6, 5, 7}};
+  const TensorDesc a_transposed{DType::kF32, Shape{6, 7, 5}};
+  const TensorDesc b{DType::kF32, Shape{2, 7, 9}};
+  const TensorDesc b_transposed{DType::kF32, Shape{2, 9, 7}};
+  const std::uint64_t flop = 2U * 6 * 5 * 7 * 9;
+  EXPECT_EQ(op_flop(matmul_spec(a, b, Transpose::kNone, DType::kF32), dims), flop);
+  EXPECT_EQ(op_flop(matmul_spec(a_transposed, b, Transpose::kA, DType::kF32), dims), flop);
+  EXPECT_EQ(op_flop(matmul_spec(a, b_transposed, Transpose::kB, DType::kF32), dims), flop);
+  EXPECT_EQ(op_flop(embedding_spec(5, DType::kF32), dims), 0U);
+  EXPECT_EQ(op_flop(OpSpec{}, dims), 0U);
+}
+
+TEST(OpFlop, holds_the_largest_product_that_is_allowed) {
+  const TensorDesc a{DType::kF32, Shape{limits::kMaxHeads, limits::kMaxTokens, limits::kMaxTokens}};
+  const TensorDesc b{DType::kF32, Shape{1, limits::kMaxTokens, limits::kMaxTokens}};
+  EXPECT_EQ(op_flop(matmul_spec(a, b, Transpose::kNone, DType::kF32), {}), std::uint64_t{1} << 62);
+}
+
 }  // namespace
 }  // namespace airlock

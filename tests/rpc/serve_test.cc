@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <cstring>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "proto/limits.h"
@@ -225,6 +228,85 @@ TEST_F(HostileClient, counts_each_op_it_answered) {
   EXPECT_EQ(serving_->join().code(), StatusCode::kUnavailable);
   EXPECT_EQ(serving_->op_stats()[Op::kPing].calls.load(), 2U);
   EXPECT_EQ(serving_->op_stats()[Op::kEmbedding].calls.load(), 1U);
+}
+
+TEST_F(HostileClient, is_told_that_an_op_is_too_much_work_and_stays) {
+  auto [server, client] = make_in_process_pair({true, 65536, 8});
+  ServeContext context = serve_context(norms_);
+  const TensorDesc a{DType::kF32, Shape{2, 10, 10}};
+  context.max_op_flop = 2 * 2 * 10 * 10 * 10;
+  ServingThread serving(*server, compute_->make_compute(), context);
+  OpStatsTable op_stats;
+  RemoteBackend backend(compute_->info(), *client, op_stats);
+  const auto run = [&](const OpSpec& spec) -> Status {
+    ASSIGN_OR_RETURN(auto pending, backend.prepare(spec, soon()));
+    RETURN_IF_ERROR(pending->submit());
+    return pending->wait();
+  };
+  EXPECT_TRUE(run(matmul_spec(a, a, Transpose::kNone, DType::kF32)).ok());
+  const TensorDesc more{DType::kF32, Shape{2, 10, 11}};
+  const Status refused = run(matmul_spec(a, more, Transpose::kNone, DType::kF32));
+  EXPECT_EQ(refused.code(), StatusCode::kInvalidInput);
+  EXPECT_NE(refused.message().find("--max-op-flop"), std::string::npos) << refused.message();
+  EXPECT_TRUE(run(matmul_spec(a, a, Transpose::kNone, DType::kF32)).ok());
+  client.reset();
+  EXPECT_EQ(serving.join().code(), StatusCode::kUnavailable);
+}
+
+/// Its ops take as long as their results are wanted.
+class EndlessCompute : public Compute {
+ public:
+  explicit EndlessCompute(std::atomic<bool>& computes) : computes_(computes) {
+    info_.dims = testing::MemoryModel().config().dims;
+  }
+  const BackendInfo& info() const override { return info_; }
+  Result<std::unique_ptr<Computation>> prepare(const OpSpec&, OpMemory,
+                                               const OpLife& life) override {
+    return std::unique_ptr<Computation>(std::make_unique<Endless>(life, computes_));
+  }
+
+ private:
+  class Endless : public Computation {
+   public:
+    Endless(OpLife life, std::atomic<bool>& computes)
+        : life_(std::move(life)), computes_(computes) {}
+    Status submit() override {
+      computes_ = true;
+      while (outcome_.ok()) outcome_ = life_.check();
+      return outcome_;
+    }
+    bool done() override { return true; }
+    Status wait() override { return outcome_; }
+    OpTimes times() const override { return {}; }
+
+   private:
+    const OpLife life_;
+    std::atomic<bool>& computes_;
+    Status outcome_;
+  };
+
+  BackendInfo info_;
+  std::atomic<bool>& computes_;
+};
+
+TEST_F(HostileClient, who_leaves_in_the_middle_of_an_op_ends_it) {
+  auto [server, client] = make_in_process_pair({true, 65536, 8});
+  PeerLife life;
+  ServeContext context = serve_context(norms_);
+  context.watch = &life;
+  std::atomic<bool> computes{false};
+  ServingThread serving(*server, std::make_unique<EndlessCompute>(computes), context);
+  const std::array<std::int32_t, 1> ids{1};
+  auto message = client->prepare(std::array{sizeof(ids)}, soon());
+  ASSERT_TRUE(message.ok());
+  std::memcpy((*message)->tensor(0).data(), ids.data(), sizeof(ids));
+  const RequestHeader header{1, embedding_spec(1, DType::kF32)};
+  ASSERT_TRUE(client->send(**message, encode(header), soon()).ok());
+  while (!computes) std::this_thread::yield();
+  life.end({StatusCode::kUnavailable, "the client said goodbye"});
+  const Status ended = serving.join();
+  EXPECT_EQ(ended.code(), StatusCode::kUnavailable);
+  EXPECT_EQ(ended.message(), "the client said goodbye");
 }
 
 }  // namespace
