@@ -34,6 +34,7 @@ struct ServedModel {
   DType stored_dtype = DType::kF32;
   std::shared_ptr<ComputeModel> compute;
   std::optional<DeviceReport> device;  // of a GPU
+  std::uint64_t max_op_flop = 0;       // as ServeContext has it
 };
 
 /// Where a session counts.
