@@ -14,6 +14,7 @@
 #include "base/thread.h"
 #include "base/wake_event.h"
 #include "gpu_server/load_compute.h"
+#include "gpu_server/op_limit.h"
 #include "gpu_server/options.h"
 #include "gpu_server/server.h"
 #include "runtime/model/model_source.h"
@@ -113,6 +114,7 @@ Status run(const ServerOptions& options) {
   ServedModel served{
       config_to_json(source->config()), std::move(norms),         digest,
       source->stored_dtype(),           std::move(compute.model), std::move(compute.device)};
+  served.max_op_flop = options.max_op_flop.value_or(default_max_op_flop(source->config()));
   source.reset();
   guard->done();
   return server->run(std::move(served), signals.get());

@@ -1,6 +1,8 @@
 #include "gpu_server/options.h"
 
 #include <array>
+#include <charconv>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -21,6 +23,25 @@ Status set_device(const std::string& device, std::string& value) {
     return {StatusCode::kUsage, "'{}' is neither auto, cpu, cuda nor cuda:N", device};
   }
   value = device;
+  return {};
+}
+
+/// "200G": digits, then perhaps K, M, G, T, P or E, powers of 1000.
+Status set_max_op_flop(const std::string& text, std::optional<std::uint64_t>& value) {
+  constexpr std::string_view kUnits = "KMGTPE";
+  std::uint64_t number = 0;
+  const char* end = text.data() + text.size();
+  auto [rest, error] = std::from_chars(text.data(), end, number);
+  bool good = error == std::errc() && number > 0;
+  const std::size_t unit = good && rest + 1 == end ? kUnits.find(*rest) : std::string_view::npos;
+  for (std::size_t i = 0; unit != std::string_view::npos && i <= unit; ++i)
+    good = good && !__builtin_mul_overflow(number, std::uint64_t{1000}, &number);
+  if (!good || (rest != end && unit == std::string_view::npos)) {
+    return {StatusCode::kUsage,
+            "'{}' is no number of operations from 1 on, perhaps with K, M, G, T, P or E behind it",
+            text};
+  }
+  value = number;
   return {};
 }
 
@@ -49,6 +70,11 @@ void declare(const CommandOptions& command, ServerOptions& options) {
   declare_ring(command, options.ring, RingSide::kServer);
   command.number("--max-clients", options.max_clients, std::size_t{1}, limits::kMaxClients,
                  "sessions at once");
+  command.parsed(
+      "--max-op-flop", "N",
+      "refuse an op of more multiplications and additions (500G, 2T; default: what the "
+      "model's own ops may take)",
+      [&](const std::string& text) { return set_max_op_flop(text, options.max_op_flop); });
   command.flag("--insecure-tcp", options.insecure_tcp,
                "allow a tcp endpoint or --metrics beyond loopback: no encryption, no keys");
   command.text("--metrics", options.metrics,

@@ -25,6 +25,7 @@ struct ServerOptions {
   std::size_t threads = 1;
   RingWish ring{RingChoice::kAuto, limits::kDefaultSlotCount, limits::kDefaultSlotBytes};
   std::size_t max_clients = limits::kDefaultMaxClients;
+  std::optional<std::uint64_t> max_op_flop;  // nullopt: what the model's own ops may take
   bool insecure_tcp = false;
   std::string metrics;  // HOST:PORT; empty: none
   std::string stats_json;

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/model/config.h"
+
+namespace airlock {
+
+/// What one op of a client that runs this model may take, in multiplications and additions: the
+/// largest op of a pass over four times as many tokens as the model has positions (a runner warns
+/// beyond those, and goes on), at most limits::kMaxTokens; and so much in any case that small
+/// products are free.
+std::uint64_t default_max_op_flop(const LlamaConfig& config);
+
+}  // namespace airlock
