@@ -120,7 +120,7 @@ int main(int argc, char** argv) {
   using airlock::DType;
   const std::size_t threads =
       argc > 1 ? static_cast<std::size_t>(std::max(1, std::atoi(argv[1]))) : 1;
-  for (const char* name : {"OMP_NUM_THREADS", "OMP_WAIT_POLICY", "ONEDNN_MAX_CPU_ISA"}) {
+  for (const char* name : {"ONEDNN_MAX_CPU_ISA", "ONEDNN_VERBOSE"}) {
     if (const char* value = std::getenv(name)) fmt::print("{}={}\n", name, value);
   }
   const airlock::BenchModel source;

@@ -65,8 +65,7 @@ def with_range(values):
 
 def output_of(command, where=ROOT):
     """stdout of a command in a folder; ends the program where it fails."""
-    done = subprocess.run([*map(str, command)], cwd=where, stdout=subprocess.PIPE, text=True, check=False,
-                          env=dict(os.environ, OMP_WAIT_POLICY="passive"))
+    done = subprocess.run([*map(str, command)], cwd=where, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         say(f"{shlex.join(map(str, command))}: exit {done.returncode}")
         sys.exit(2)
@@ -95,11 +94,10 @@ def machine():
     with open("/proc/meminfo", encoding="utf-8") as file:
         memory_gib = int(file.readline().split()[1]) / 2**20
     wanted = [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags]
-    names = sorted(n for n in os.environ if n.startswith(("OMP_", "OPENBLAS_", "DNNL_", "ONEDNN_", "MALLOC_")))
+    names = sorted(n for n in os.environ if n.startswith(("DNNL_", "ONEDNN_", "MALLOC_")))
     return {"machine": f"{model}, {os.cpu_count()} CPUs ({', '.join(wanted) or 'no AVX2'}), {memory_gib:.0f} GiB, "
                        f"Linux {platform.release()}",
-            "environment": f"{' '.join(f'{n}={os.environ[n]}' for n in names) or 'no OMP_*, OPENBLAS_*, DNNL_* set'}; "
-                           "the programs run with OMP_WAIT_POLICY=passive",
+            "environment": ' '.join(f'{n}={os.environ[n]}' for n in names) or "no DNNL_*, ONEDNN_*, MALLOC_* set",
             "load before": " ".join(f"{x:.2f}" for x in os.getloadavg())}
 
 

@@ -84,8 +84,7 @@ class Pair:
         os.mkdir(self.run_dir, 0o700)
         self.endpoint = f"ipc://{self.run_dir}/ctl"
         self.env = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
-        # Two processes on few cores: idle OpenMP threads sleep instead of spinning.
-        self.env.update(XDG_CACHE_HOME=self.path("cache"), OMP_WAIT_POLICY="passive")
+        self.env.update(XDG_CACHE_HOME=self.path("cache"))
 
     def path(self, name):
         return os.path.join(self.work, name)

@@ -1,11 +1,12 @@
 """A process that dies, stops or comes too late: the other one says so, ends as promised, and nothing is left."""
 import json
 import os
+import resource
 import signal
 import subprocess
 
 from pair import TINY, wait_until
-from scenarios import segments
+from scenarios import read_bytes, segments
 
 LONG = ("--repeat", 1000000)
 OPS_OF_WORK = 20
@@ -198,21 +199,39 @@ def rings_larger_than_memory_are_refused(pair):
     return None
 
 
-def fewer_threads_from_openmp_than_asked_for_are_refused(pair):
-    """With fewer oneDNN would leave parts of its results unwritten, and nobody would say so."""
-    for name, value in (("OMP_THREAD_LIMIT", "1"), ("OMP_THREAD_LIMIT", "64"), ("OMP_MAX_ACTIVE_LEVELS", "0")):
+def openmp_settings_change_no_bit(pair):
+    """oneDNN is asked for one thread a product: what OpenMP may give is of no account, and neither is --threads."""
+    def logits(name, threads):
+        path = pair.path(name)
+        pair.runner("--backend", "local", "--logits-out", path, threads=threads).expect_exit(0)
+        return read_bytes(path)
+
+    want = logits("want.npy", 1)
+    for number, (name, value) in enumerate((("OMP_THREAD_LIMIT", "1"), ("OMP_MAX_ACTIVE_LEVELS", "0"),
+                                            ("OMP_NUM_THREADS", "7"), ("OMP_DYNAMIC", "true"))):
         pair.env[name] = value
-        server = pair.start("gpu_server", "--synthetic", TINY, "--endpoint", pair.endpoint, "--threads", 2,
-                            "--device", "cpu")
-        server.expect_exit(5)
-        assert name in server.stderr() and "--threads 1" in server.stderr(), server.stderr()
-        local = pair.runner("--backend", "local", threads=2)
-        local.expect_exit(5)
-        assert name in local.stderr(), local.stderr()
-        alone = pair.server(threads=1)
-        pair.runner("--compare-local").expect_exit(0)
-        pair.stop(alone)
+        assert logits(f"local-{number}.npy", 2) == want, name
+        server = pair.server(threads=2)
+        path = pair.path(f"remote-{number}.npy")
+        pair.runner("--logits-out", path, "--compare-local").expect_exit(0)
+        assert read_bytes(path) == want, name
+        pair.stop(server)
         del pair.env[name]
+
+
+def threads_that_cannot_be_had_are_refused(pair):
+    """No abort and no hang where the system gives fewer threads than --threads says: here address space lacks."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (3 << 30, limit[1]))
+    try:
+        runner = pair.runner("--backend", "local", threads=1000)
+        server = pair.start("gpu_server", "--synthetic", TINY, "--endpoint", pair.endpoint, "--threads", 1000,
+                            "--device", "cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+    for process in (runner, server):
+        process.expect_exit(5)
+        assert "compute thread" in process.stderr() and "--threads" in process.stderr(), process.stderr()
 
 
 SCENARIOS = (
@@ -232,5 +251,6 @@ SCENARIOS = (
     one_client_too_many_is_refused,
     no_server_is_said,
     rings_larger_than_memory_are_refused,
-    fewer_threads_from_openmp_than_asked_for_are_refused,
+    openmp_settings_change_no_bit,
+    threads_that_cannot_be_had_are_refused,
 )

@@ -28,8 +28,7 @@ class Context:
         self.logs = os.path.join(self.build, "gpu_check")
         os.makedirs(self.logs, exist_ok=True)
         self.module = os.path.abspath(args.cuda_module or os.path.join(self.bin, "airlock_cuda.so"))
-        self.env = machine.toolkit_env(toolkit, dict(os.environ, OMP_WAIT_POLICY="passive",
-                                                     AIRLOCK_TEST_CUDA_MODULE=self.module))
+        self.env = machine.toolkit_env(toolkit, dict(os.environ, AIRLOCK_TEST_CUDA_MODULE=self.module))
         self.tokens = [int(text) for text in args.tokens.split(",")]
 
     def log(self, name):
