@@ -85,6 +85,8 @@ void Product::make_calls(onednn::ProductCache& cache) {
       for (const std::int64_t row : {std::int64_t{0}, pieces_.rows.parts() - 1}) {
         const Piece piece = pieces_.at(static_cast<std::size_t>(
             (batch * pieces_.columns.parts() + column) * pieces_.rows.parts() + row));
+        onednn::Call& call = calls_[call_index(piece)];
+        if (call.primitive) continue;  // the first part is the last one too
         const HeldWeight::Panel panel =
             weight_ != nullptr ? weight_->panel(piece.column) : HeldWeight::Panel{};
         onednn::CallKey key{piece.batches, piece.rows, k_, piece.columns};
@@ -92,7 +94,6 @@ void Product::make_calls(onednn::ProductCache& cache) {
                 : weight_ != nullptr || transpose_ == Transpose::kB ? onednn::Right::kColumns
                                                                     : onednn::Right::kRows;
         key.result = block_dtype_;
-        onednn::Call& call = calls_[call_index(piece)];
         call = cache.get(key, panel.layout);
         scratchpad_bytes_ = std::max(scratchpad_bytes_, call.scratchpad_bytes);
       }
