@@ -132,7 +132,7 @@ Status Session::serve_client() {
   context.config_json = ground_.model.config_json;
   context.norms = ground_.model.norms.view();
   context.watch = &life_;
-  context.max_op_flop = model_.max_op_flop;
+  context.max_op_flop = ground_.model.max_op_flop;
   context.service_ns = &counters_.service_ns;
   context.session_stats = [this] { return own_json(); };
   return serve(channel_->channel(), *compute, context, counters_.block.ops);
