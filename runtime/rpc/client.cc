@@ -169,7 +169,12 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
   RETURN_IF_ERROR(channel_->open());
   BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
                    welcome.threads, welcome.device, welcome.digest};
-  backend_ = std::make_unique<RemoteBackend>(std::move(info), channel_->channel(), op_stats_);
+  backend_ =
+      std::make_unique<RemoteBackend>(std::move(info), channel_->channel(), op_stats_, [this] {
+        const std::uint64_t heard_ns = heard_ns_.load(std::memory_order_relaxed);
+        return fmt::format("the server's last sign of life came {:.1f} s ago",
+                           static_cast<double>(now_ns() - heard_ns) / 1e9);
+      });
   return {};
 }
 
@@ -193,6 +198,7 @@ void ClientSession::watch_server(std::chrono::milliseconds timeout) {
       RETURN_IF_ERROR(frame.status());
       if (!*frame) return {};
       silence.heard();
+      heard_ns_.store(now_ns(), std::memory_order_relaxed);
       ASSIGN_OR_RETURN(const ControlMessage message, decode_control((*frame)->bytes));
       if (const auto* goodbye = std::get_if<Goodbye>(&message))
         return {StatusCode::kUnavailable, "the server ended the session: {}", goodbye->reason};

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/deadline.h"
 #include "base/status.h"
 #include "base/wake_event.h"
 #include "proto/ring.h"
@@ -91,6 +92,8 @@ class ClientSession {
   // Ends the control thread's wait.
   WakeEvent wake_;
   std::atomic<bool> closing_{false};
+  // When the server last said anything.
+  std::atomic<std::uint64_t> heard_ns_{now_ns()};
   std::thread control_thread_;
 };
 

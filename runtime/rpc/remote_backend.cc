@@ -76,7 +76,8 @@ Result<std::vector<std::size_t>> accept_reply(Call& call, const ResponseHeader& 
 // The requests under way on one channel, oldest first. Replies come in the order of the requests.
 class RequestQueue {
  public:
-  RequestQueue(Channel& channel, OpStatsTable& op_stats) : channel_(channel), op_stats_(op_stats) {}
+  RequestQueue(Channel& channel, OpStatsTable& op_stats, std::function<std::string()> peer_state)
+      : channel_(channel), op_stats_(op_stats), peer_state_(std::move(peer_state)) {}
 
   // `start_ns`: when the caller began to ask.
   Result<std::shared_ptr<Call>> prepare(const OpSpec& spec, std::vector<TensorDesc> results,
@@ -123,8 +124,9 @@ class RequestQueue {
       const Status status = receive_one(call.deadline);
       if (status.code() == StatusCode::kDeadlineExceeded) {
         return {StatusCode::kDeadlineExceeded,
-                "no reply to {} before the op's deadline (--op-timeout-ms)",
-                name_of(call.request.spec.op)};
+                "no reply to {} in the {:.1f} s since it was sent, which was all its time "
+                "(--op-timeout-ms){}",
+                name_of(call.request.spec.op), seconds_since(call.submit_ns), peer_text()};
       }
       RETURN_IF_ERROR(status);
     }
@@ -134,16 +136,23 @@ class RequestQueue {
   }
 
  private:
+  static double seconds_since(std::uint64_t ns) { return static_cast<double>(now_ns() - ns) / 1e9; }
+  // "; WHAT" where something is known of the server.
+  std::string peer_text() const { return peer_state_ ? "; " + peer_state_() : std::string(); }
+
   // Runs `step` until it is no longer short of room; replies are taken in between, so that a peer
   // that waits for us to read never waits for ever.
   template <typename Step>
   Status with_pump(Deadline deadline, const Step& step) {
+    const std::uint64_t began_ns = now_ns();
     for (;;) {
       const Status status = step(under_way_.empty() ? deadline : deadline.slice(kPumpSlice));
       if (status.code() != StatusCode::kBusy) return status;
       if (deadline.expired()) {
         return {StatusCode::kDeadlineExceeded,
-                "the server took no request before the op's deadline (--op-timeout-ms)"};
+                "the server had no room for a request for {:.1f} s, and the op's time is over "
+                "(--op-timeout-ms); {} requests are under way{}",
+                seconds_since(began_ns), under_way_.size(), peer_text()};
       }
       if (under_way_.empty()) continue;
       const Status received = receive_one(deadline.slice(kPumpSlice));
@@ -198,6 +207,7 @@ class RequestQueue {
 
   Channel& channel_;
   OpStatsTable& op_stats_;
+  const std::function<std::string()> peer_state_;
   std::uint64_t next_request_id_ = 1;
   std::deque<std::shared_ptr<Call>> under_way_;
 };
@@ -246,8 +256,10 @@ std::string text_of(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-RemoteBackend::RemoteBackend(BackendInfo info, Channel& channel, OpStatsTable& op_stats)
-    : info_(std::move(info)), queue_(std::make_unique<RequestQueue>(channel, op_stats)) {}
+RemoteBackend::RemoteBackend(BackendInfo info, Channel& channel, OpStatsTable& op_stats,
+                             std::function<std::string()> peer_state)
+    : info_(std::move(info)),
+      queue_(std::make_unique<RequestQueue>(channel, op_stats, std::move(peer_state))) {}
 
 RemoteBackend::~RemoteBackend() = default;
 

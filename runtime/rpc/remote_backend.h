@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,8 +18,10 @@ class RequestQueue;
 /// Books each op whose reply it checked. One thread.
 class RemoteBackend : public Backend {
  public:
-  /// `info` as the handshake told. The channel and the stats outlive the backend.
-  RemoteBackend(BackendInfo info, Channel& channel, OpStatsTable& op_stats);
+  /// `info` as the handshake told. The channel and the stats outlive the backend. `peer_state` says
+  /// what is known of the server, for the message of an op whose time is over; may be empty.
+  RemoteBackend(BackendInfo info, Channel& channel, OpStatsTable& op_stats,
+                std::function<std::string()> peer_state = {});
   ~RemoteBackend() override;
 
   const BackendInfo& info() const override { return info_; }
