@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "base/check.h"
+#include "base/thread.h"
 
 namespace airlock {
 
@@ -68,6 +69,9 @@ void FairGate::count_time() {
   if (holder_ == nullptr) return;
   const std::uint64_t now = clock_();
   holder_->used_ns_ += now - counted_ns_;
+  // What each of those who are here would have had by now. Were it what the last one had used, a
+  // stream of newcomers, each at this level, would keep it down and everybody else waiting.
+  level_ns_ += (now - counted_ns_) / (queue_.size() + 1);
   counted_ns_ = now;
 }
 
@@ -99,7 +103,8 @@ Status FairGate::wait_in_line(std::unique_lock<std::mutex>& lock, Waiter& self,
   queue_.push_back(&self);
   while (!self.has_turn) {
     lock.unlock();  // what is asked may take time, and locks of its own
-    Status status = life.check();
+    // Nothing may leave here by an exception: the gate knows this waiter by its address.
+    Status status = without_exceptions([&life] { return life.check(); });
     lock.lock();
     if (self.has_turn) break;
     if (!status.ok()) {

@@ -46,7 +46,7 @@ Pieces matmul_pieces(std::int64_t batches, std::int64_t rows, std::int64_t k, st
   std::int64_t most_columns = kMostFlop / (2 * kLeastRows * k);
   if (columns > std::min(kWholeColumns, most_columns)) {
     most_columns = std::min(most_columns, kWholeColumns);
-    if (transpose == Transpose::kNone) most_columns = std::min(most_columns, kCopiedElements / k);
+    if (transpose != Transpose::kB) most_columns = std::min(most_columns, kCopiedElements / k);
     wide = floor_to(most_columns, kColumnUnit);
   }
   std::int64_t tall = floor_to(kUsualFlop / (2 * k * wide), kLeastRows);

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/deadline.h"
+#include "base/thread.h"
 #include "runtime/cpu/onednn.h"
 
 namespace airlock {
@@ -55,7 +56,7 @@ Status SlicedRun::run(std::size_t count,
       done.fetch_add(1, std::memory_order_relaxed);
       // The caller's own thread watches the clock. The others stop only where that is of use.
       if (worker == 0 && now_ns() >= slice_end_ns_) {
-        if (life_.check().ok() && gate_.keep(*turn_)) {
+        if (without_exceptions([this] { return life_.check(); }).ok() && gate_.keep(*turn_)) {
           slice_end_ns_ = now_ns() + kSliceNs;
         } else {
           stop.store(true, std::memory_order_relaxed);

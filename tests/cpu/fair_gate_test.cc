@@ -4,7 +4,10 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
+#include <future>
 #include <list>
+#include <memory>
 #include <string>
 #include <thread>
 #include <utility>
@@ -169,6 +172,38 @@ TEST(FairGate, gives_an_idle_session_no_credit) {
   }
   visitors.clear();
   EXPECT_EQ(order, (std::vector<std::string>{"idle", "other", "other again", "idle again"}));
+}
+
+// A client that says hello for each op begins anew each time.
+TEST(FairGate, lets_no_stream_of_newcomers_starve_a_session) {
+  FairGate gate(fake_clock);
+  FairGate::Share old;
+  use(gate, old, 1000);
+  const auto enter = [&gate](FairGate::Share& share) {
+    return std::async(std::launch::async, [&] { return gate.enter(share, soon()); });
+  };
+  std::list<FairGate::Share> newcomers(1);
+  auto turn = std::make_unique<FairGate::Turn>(gate.enter(newcomers.back(), soon()).value());
+  auto waits = enter(old);
+  wait_for_waiters(gate, 1);
+  int before_it = 0;
+  while (before_it < 20) {
+    auto next = enter(newcomers.emplace_back());
+    wait_for_waiters(gate, 2);
+    fake_ns += 1000;
+    turn.reset();
+    while (next.wait_for(std::chrono::milliseconds(1)) != std::future_status::ready &&
+           waits.wait_for(std::chrono::milliseconds(1)) != std::future_status::ready) {
+    }
+    if (waits.wait_for(std::chrono::seconds(0)) == std::future_status::ready) {
+      EXPECT_TRUE(waits.get().ok());
+      EXPECT_TRUE(next.get().ok());
+      break;
+    }
+    turn = std::make_unique<FairGate::Turn>(next.get().value());
+    ++before_it;
+  }
+  EXPECT_LE(before_it, 5);
 }
 
 TEST(FairGate, passes_a_long_ops_turn_to_a_newcomer_after_one_part) {
