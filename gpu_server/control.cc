@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "gpu_server/server.h"
 
 namespace airlock {
@@ -19,8 +20,11 @@ namespace {
 constexpr std::chrono::nanoseconds kClientSilence = std::chrono::seconds(10);
 // Of ended sessions, each by itself.
 constexpr std::size_t kReportsKept = 1024;
+// A session that has not been attached to for so long may be displaced by a newer one.
+constexpr std::chrono::milliseconds kAttachTime{500};
 // Connections that have not said hello.
 constexpr std::size_t kMaxStrangers = 64;
+constexpr std::chrono::milliseconds kShortOfMemory{20};
 // What one round does at most, so that no flood keeps signs of life from leaving.
 constexpr int kNewcomersARound = 16;
 constexpr int kMessagesARound = 4;
@@ -166,18 +170,25 @@ Status Server::check_hello(const Hello& hello) const {
 
 // Those that are made and those that are ending are bounded too: they have memory and a thread.
 Status Server::make_room_for_a_session() {
+  if (session_count() >= kSessionsPerPlace * options_.max_clients) {
+    return {StatusCode::kBusy, "server full: {} sessions are beginning or ending; try again later",
+            session_count()};
+  }
   const auto is_pending = [](const Client& client) {
     return client.session && !client.session->attached() && !client.session->ending();
   };
   const auto pending = static_cast<std::size_t>(std::ranges::count_if(clients_, is_pending));
-  if (pending >= options_.max_clients) {
-    pick_one_to_displace(clients_, is_pending)
-        ->session->end({StatusCode::kUnavailable,
-                        "the client has not attached to its session, and others want to"});
-  }
-  if (session_count() < kSessionsPerPlace * options_.max_clients) return {};
-  return {StatusCode::kBusy, "server full: {} sessions are beginning or ending; try again later",
-          session_count()};
+  if (pending < options_.max_clients) return {};
+  // Who has had time to attach gives way to who has not.
+  const auto displaced = pick_one_to_displace(clients_, [&](const Client& client) {
+    return is_pending(client) && client.session->age() > kAttachTime;
+  });
+  if (displaced == clients_.end())
+    return {StatusCode::kBusy, "server full: {} clients are attaching; try again later", pending};
+  displaced->session->end({StatusCode::kResourceExhausted,
+                           "server full: the client has not attached to its session in time, and "
+                           "others want to; try again later"});
+  return {};
 }
 
 Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
@@ -209,11 +220,16 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   }
   SessionGround ground{*context_, *model_,    endpoint_,
                        wake_,     ended_log_, [this](Session& session) { return admit(session); }};
-  auto session = Session::start(std::move(ground), std::move(welcome), hello.client,
-                                {*block, counters_->live().service_ns});
-  if (!session.ok()) {
+  std::unique_ptr<Session> session;
+  const Status started = without_exceptions([&]() -> Status {
+    ASSIGN_OR_RETURN(session, Session::start(std::move(ground), std::move(welcome), hello.client,
+                                             {*block, counters_->live().service_ns}));
+    return {};
+  });
+  if (!started.ok()) {
     const std::lock_guard lock(mutex_);
     counters_->drop_session(*block);
+    return started;
   }
   return session;
 }
@@ -250,8 +266,9 @@ void Server::pass_news(Client& client) {
     if (const Status sent = client.connection->send(news->message, descriptors); !sent.ok()) {
       session.end({StatusCode::kUnavailable,
                    "the client could not be told of its session: " + sent.message()});
+    } else if (std::holds_alternative<Attached>(news->message)) {
+      client.is_attached = true;
     }
-    client.is_attached |= std::holds_alternative<Attached>(news->message);
   }
   if (!over) return;
   if (client.connection && !client.is_told_the_end)
@@ -265,7 +282,7 @@ void Server::pass_news(Client& client) {
 void Server::watch_silence(Client& client) {
   Session& session = *client.session;
   session.silence().tick(now_ns());
-  if (!session.attached()) session.silence().heard();  // it waits for us
+  if (!client.is_attached) session.silence().heard();  // it waits for us
   if (session.silence().silent_ns() > static_cast<std::uint64_t>(kClientSilence.count()))
     session.end({StatusCode::kUnavailable, "no sign of life from the client for 10 s"});
 }
@@ -274,8 +291,9 @@ void Server::watch_silence(Client& client) {
 void Server::reap() {
   for (auto client = clients_.begin(); client != clients_.end();) {
     const Session* const session = client->session.get();
-    const bool stays = session != nullptr ? client->connection || !session->finished()
-                                          : client->connection && !client->hello_due.expired();
+    const bool stays = session != nullptr
+                           ? client->connection || !session->finished()
+                           : client->connection && (client->hello || !client->hello_due.expired());
     if (stays) {
       ++client;
       continue;
@@ -323,6 +341,8 @@ Status Server::check_device() {
 void Server::end_all(const Status& reason, const Status& told) {
   for (Client& client : clients_) {
     if (!client.session) {
+      if (client.connection && client.hello)
+        (void)client.connection->send(Refusal{told.code(), told.message()});
       close(client);
       continue;
     }
@@ -353,7 +373,9 @@ void Server::take_newcomers() {
 }
 
 void Server::wait_for_work(Deadline deadline) {
-  std::vector<pollfd> waiting = {{listener_->fd(), POLLIN, 0}, {wake_.fd(), POLLIN, 0}};
+  // A negative descriptor is passed over.
+  const int listening = listener_->is_resting() ? -1 : listener_->fd();
+  std::vector<pollfd> waiting = {{listening, POLLIN, 0}, {wake_.fd(), POLLIN, 0}};
   for (const Client& client : clients_) {
     if (!client.connection) continue;
     const short events = client.connection->sending() ? POLLIN | POLLOUT : POLLIN;
@@ -363,54 +385,63 @@ void Server::wait_for_work(Deadline deadline) {
   (void)::poll(waiting.data(), waiting.size(), static_cast<int>(left.count()));
 }
 
-void Server::control_loop() {
-  Deadline next_sign = Deadline::now();
-  bool told = false;
-  while (!all_ended_.load(std::memory_order_acquire)) {
-    wait_for_work(next_sign);
-    counters_->live().heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
-    wake_.clear();  // before looking at what it may stand for
-    // Before sessions are reaped: one that the device's end has ended is told of that.
-    const Status device = check_device();
-    take_newcomers();
-    for (Client& client : clients_) {
-      read_from(client);
-      if (client.hello && client.connection) greet(client);
-    }
-    const bool stopping = stopping_.load(std::memory_order_acquire);
-    const bool sign_due = next_sign.expired();
-    if (sign_due) next_sign = Deadline::after(kSignInterval);
-    check_counters();
+void Server::control_round() {
+  wait_for_work(next_sign_);
+  counters_->live().heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
+  wake_.clear();  // before looking at what it may stand for
+  // Before sessions are reaped: one that the device's end has ended is told of that.
+  const Status device = check_device();
+  take_newcomers();
+  for (Client& client : clients_) {
+    read_from(client);
+    if (client.hello && client.connection) greet(client);
+  }
+  const bool stopping = stopping_.load(std::memory_order_acquire);
+  const bool sign_due = next_sign_.expired();
+  if (sign_due) next_sign_ = Deadline::after(kSignInterval);
+  check_counters();
+  if (sign_due) {
+    check_endpoint();
+    junk_.tell(LogLevel::kWarning, "control messages that are none");
+    refused_.tell(LogLevel::kWarning, "clients refused");
+    sessions_.tell(LogLevel::kInfo, "sessions");
+    ended_log_.tell(LogLevel::kInfo, "ends of sessions");
+  }
+  if (!told_the_end_ && !device.ok()) {
+    end_all(device, device);
+  } else if (!told_the_end_ && stopping) {
+    end_all({StatusCode::kCancelled, "the server is shutting down"},
+            {StatusCode::kUnavailable, "it is shutting down"});
+  }
+  for (Client& client : clients_) {
+    if (!client.session) continue;
+    pass_news(client);
+    watch_silence(client);
+    if (!client.connection) continue;
     if (sign_due) {
-      check_endpoint();
-      junk_.tell(LogLevel::kWarning, "control messages that are none");
-      refused_.tell(LogLevel::kWarning, "clients refused");
-      sessions_.tell(LogLevel::kInfo, "sessions");
-      ended_log_.tell(LogLevel::kInfo, "ends of sessions");
+      client.messages = 0;
+      // One that does not read misses some.
+      (void)client.connection->send(Sign{});
+    } else if (client.connection->sending()) {
+      // Its end shows when it is read from.
+      (void)client.connection->flush();
     }
-    if (!told && !device.ok()) {
-      end_all(device, device);
-    } else if (!told && stopping) {
-      end_all({StatusCode::kCancelled, "the server is shutting down"},
-              {StatusCode::kUnavailable, "it is shutting down"});
-    }
-    for (Client& client : clients_) {
-      if (!client.session) continue;
-      pass_news(client);
-      watch_silence(client);
-      if (!client.connection) continue;
-      if (sign_due) {
-        client.messages = 0;
-        // One that does not read misses some.
-        (void)client.connection->send(Sign{});
-      } else if (client.connection->sending()) {
-        // Its end shows when it is read from.
-        (void)client.connection->flush();
-      }
-    }
-    told |= stopping || !device.ok();
-    reap();
-    if (stopping && session_count() == 0) all_ended_.store(true, std::memory_order_release);
+  }
+  told_the_end_ |= stopping || !device.ok();
+  reap();
+  if (stopping && session_count() == 0) all_ended_.store(true, std::memory_order_release);
+}
+
+void Server::control_loop() {
+  while (!all_ended_.load(std::memory_order_acquire)) {
+    const Status status = without_exceptions([this]() -> Status {
+      control_round();
+      return {};
+    });
+    if (status.ok()) continue;
+    // Memory that is short now may be there in a moment; what was not done is done then.
+    junk_.log(LogLevel::kError, status.message());
+    std::this_thread::sleep_for(kShortOfMemory);
   }
 }
 

@@ -81,13 +81,15 @@ Result<DeviceChoice> find_device(const ServerOptions& options, int signal_fd) {
   return choose_device(options);
 }
 
-// What the server has open when all places are taken, all its strangers are there, and more.
+// What the server has open when there are as many sessions and strangers as there can be: libzmq
+// ends the process where it finds no descriptor left to accept with.
 std::size_t needed_descriptors(const ServerOptions& options) {
   constexpr std::size_t kOwn = 40;        // measured: 16, and the metrics' connections
   constexpr std::size_t kStrangers = 64;  // connections that have not said hello
-  constexpr std::size_t kSession = 8;     // measured: 6
-  constexpr std::size_t kDriver = 64;     // a GPU's
-  return kOwn + kStrangers + kSession * options.max_clients +
+  // Measured: 8 with rings, and copies of the rings' two beside a welcome.
+  constexpr std::size_t kSession = 10;
+  constexpr std::size_t kDriver = 64;  // a GPU's
+  return kOwn + kStrangers + kSession * Server::kSessionsPerPlace * options.max_clients +
          (options.device == "cpu" ? 0 : kDriver);
 }
 

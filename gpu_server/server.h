@@ -29,14 +29,18 @@ namespace airlock {
 /// start, its end and its statistics, control.cc what the control thread does.
 class Server {
  public:
+  /// Sessions at once, for each that may have a place: those that begin and those that end are
+  /// there too.
+  static constexpr std::size_t kSessionsPerPlace = 3;
+
   /// Takes the endpoint: the directory, the lock, what a dead server left, the socket. kInUse,
-  /// kInvalidInput, kUsage, kResourceExhausted (/dev/shm too small for one session).
+  /// kInvalidInput, kUsage, kResourceExhausted (memory or /dev/shm too small for one session).
   static Result<std::unique_ptr<Server>> bind(const ServerOptions& options);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
-  /// Prints "ready ENDPOINT" and serves until SIGINT or SIGTERM arrives on `signal_fd`. kDevice:
-  /// the device failed for good; all sessions were ended and told why.
+  /// Prints "ready ENDPOINT" and serves until SIGINT, SIGTERM or SIGHUP arrives on `signal_fd`.
+  /// kDevice: the device failed for good; all sessions were ended and told why.
   Status run(ServedModel model, int signal_fd);
 
  private:
@@ -66,9 +70,6 @@ class Server {
   static constexpr std::chrono::seconds kHelloPatience{2};
   /// From a hello to a session: others that begin or end are in the way.
   static constexpr std::chrono::seconds kRoomPatience{4};
-  /// Sessions at once, for each that may have a place: those that begin and those that end are
-  /// there too.
-  static constexpr std::size_t kSessionsPerPlace = 3;
 
   Server(const ServerOptions& options, Endpoint endpoint);
   Status take_endpoint();
@@ -83,6 +84,7 @@ class Server {
 
   // The control thread's.
   void control_loop();
+  void control_round();
   void wait_for_work(Deadline deadline);
   void take_newcomers();
   void check_counters();
@@ -123,6 +125,8 @@ class Server {
   // The control thread's.
   bool counters_lost_ = false;
   bool endpoint_lost_ = false;
+  bool told_the_end_ = false;
+  Deadline next_sign_ = Deadline::now();
   // What peers cause is logged at a bounded rate, each cause by itself.
   LogLimiter junk_;
   LogLimiter refused_;

@@ -90,6 +90,7 @@ class Session {
 
   const std::string& client() const { return client_; }
   std::uint64_t epoch() const { return epoch_; }
+  std::chrono::nanoseconds age() const { return std::chrono::nanoseconds(now_ns() - start_ns_); }
   /// The next message for the runner, in order.
   std::optional<SessionNews> take_news();
   /// The session ends as soon as the op under way is done.

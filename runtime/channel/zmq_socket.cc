@@ -149,9 +149,13 @@ struct ZmqSocket::Impl {
     if (part.size() < sizeof(event) + sizeof(fd)) return;
     std::memcpy(&event, part.data(), sizeof(event));
     std::memcpy(&fd, part.data<std::byte>() + sizeof(event), sizeof(fd));
-    if (event == ZMQ_EVENT_CONNECTED || event == ZMQ_EVENT_ACCEPTED) live.insert(fd);
+    if (event == ZMQ_EVENT_CONNECTED || event == ZMQ_EVENT_ACCEPTED) {
+      live.insert(fd);
+      // Also where it never shakes hands.
+      had_connection = true;
+    }
     if (event == ZMQ_EVENT_DISCONNECTED) live.erase(fd);
-    if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) shook_hands = had_connection = true;
+    if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) shook_hands = true;
     // A connection attempt that failed. Where it listens, it is the listener.
     if (event == ZMQ_EVENT_CLOSED && !listens) had_connection = true;
   }

@@ -17,6 +17,8 @@ namespace airlock {
 namespace {
 
 constexpr std::chrono::milliseconds kRetryPause{50};
+/// From Welcome to Attached, however often the server gives a sign.
+constexpr int kMostTimeouts = 10;
 /// From the end of the connection to the control thread's word on it.
 constexpr std::chrono::milliseconds kReasonPatience{200};
 /// Bytes of one ring segment that are mapped without having been demanded.
@@ -112,7 +114,7 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
   RETURN_IF_ERROR(control_->send(hello));
   for (;;) {
     auto frame = await_frame(deadline);
-    if (frame.status().code() == StatusCode::kDeadlineExceeded) {
+    if (frame.status().code() == StatusCode::kDeadlineExceeded || deadline.expired()) {
       return {StatusCode::kUnavailable,
               "the server at {} took the connection and has not answered within {} ms "
               "(--timeout-ms)",
@@ -135,14 +137,22 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
 
 Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endpoint,
                              Welcome welcome, std::vector<UniqueFd> descriptors) {
-  const Deadline deadline = Deadline::after(options.timeout);
+  // A server that gives signs of life may take its time, though not for ever.
+  Deadline deadline = Deadline::after(options.timeout);
+  const Deadline last = Deadline::after(kMostTimeouts * options.timeout);
+  // The address that the control connection has, whatever a name may mean the next time.
+  Endpoint control = endpoint;
+  if (control.kind == Endpoint::Kind::kTcp) {
+    const std::string& address = control_->peer();
+    control.host = address.find(':') == address.npos ? address : fmt::format("[{}]", address);
+  }
   ASSIGN_OR_RETURN(channel_, SessionChannel::attach(welcome, descriptors, watch_));
   descriptors.clear();
   std::string data;
   for (;;) {
     auto frame = await_frame(deadline.slice(kRetryPause));
-    if (frame.status().code() == StatusCode::kDeadlineExceeded) {
-      if (deadline.expired()) {
+    if (frame.status().code() == StatusCode::kDeadlineExceeded || last.expired()) {
+      if (deadline.expired() || last.expired()) {
         return {StatusCode::kUnavailable,
                 "the server at {} has not said within {} ms (--timeout-ms) that the session is "
                 "attached; it announced {}",
@@ -152,9 +162,10 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
       continue;
     }
     RETURN_IF_ERROR(frame.status());
+    deadline = Deadline::after(options.timeout);
     ASSIGN_OR_RETURN(ControlMessage message, decode_control(frame->bytes));
     if (const auto* socket = std::get_if<DataSocket>(&message)) {
-      ASSIGN_OR_RETURN(data, session_endpoint(endpoint, socket->endpoint));
+      ASSIGN_OR_RETURN(data, session_endpoint(control, socket->endpoint));
       RETURN_IF_ERROR(channel_->connect(*context_, data));
     } else if (std::holds_alternative<Attached>(message) && !data.empty()) {
       break;
@@ -189,6 +200,14 @@ void ClientSession::close() {
 
 // The control thread: sends and awaits signs of life, whatever the main thread computes.
 void ClientSession::watch_server(std::chrono::milliseconds timeout) {
+  const Status status = without_exceptions([&]() -> Status {
+    watch(timeout);
+    return {};
+  });
+  if (!status.ok()) life_.end(status);
+}
+
+void ClientSession::watch(std::chrono::milliseconds timeout) {
   SilenceMeter silence;
   Deadline next_sign = Deadline::now();
   const auto look = [&]() -> Status {
@@ -216,7 +235,7 @@ void ClientSession::watch_server(std::chrono::milliseconds timeout) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(next_sign.remaining());
     (void)::poll(waiting, 2, static_cast<int>(left.count()));
     silence.tick(now_ns());
-    if (const Status seen = without_exceptions(look); !seen.ok()) return life_.end(seen);
+    if (const Status seen = look(); !seen.ok()) return life_.end(seen);
     if (std::chrono::nanoseconds(silence.silent_ns()) > timeout) {
       return life_.end(
           {StatusCode::kUnavailable,

@@ -79,6 +79,7 @@ class ClientSession {
                 std::vector<UniqueFd> descriptors);
   Result<ControlFrame> await_frame(Deadline deadline);
   void watch_server(std::chrono::milliseconds timeout);
+  void watch(std::chrono::milliseconds timeout);
 
   // First: sockets close before it.
   std::unique_ptr<ZmqContext> context_;

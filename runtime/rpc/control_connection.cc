@@ -26,6 +26,8 @@ namespace {
 constexpr std::size_t kMaxBytes = limits::kMaxControlFrameBytes;
 /// In front of a message on TCP: its length, little endian.
 constexpr std::size_t kLengthBytes = 4;
+/// After a connection that could not be accepted.
+constexpr std::chrono::milliseconds kRest{50};
 /// Connections that wait to be accepted.
 constexpr int kBacklog = 128;
 
@@ -76,7 +78,8 @@ Result<UniqueFd> connect_ipc(const std::string& path) {
 Result<ControlConnection> ControlConnection::connect(const Endpoint& endpoint, Deadline deadline) {
   if (endpoint.kind == Endpoint::Kind::kTcp) {
     ASSIGN_OR_RETURN(UniqueFd fd, connect_tcp(endpoint, deadline));
-    return ControlConnection(std::move(fd), endpoint.kind, endpoint.text(), Descriptors::kRefuse);
+    std::string peer = peer_address(fd.get());
+    return ControlConnection(std::move(fd), endpoint.kind, std::move(peer), Descriptors::kRefuse);
   }
   ASSIGN_OR_RETURN(UniqueFd fd, connect_ipc(endpoint.path));
   return ControlConnection(std::move(fd), endpoint.kind, endpoint.text(), Descriptors::kTake);
@@ -176,9 +179,13 @@ Result<ControlListener> ControlListener::listen(const Endpoint& endpoint) {
 std::optional<ControlConnection> ControlListener::accept() {
   UniqueFd fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!fd.valid()) {
-    if (errno == EMFILE || errno == ENFILE) {
+    pollfd waiting{fd_.get(), POLLIN, 0};
+    const bool someone_waits = ::poll(&waiting, 1, 0) > 0;
+    if (someone_waits && errno != EINTR) {
       spare_.reset();
       const UniqueFd turned_away(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      // Where that failed too, whoever waits would wake the poll for ever.
+      rest_until_ = Deadline::after(kRest);
     }
     if (!spare_.valid()) spare_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
     return std::nullopt;

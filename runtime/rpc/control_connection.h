@@ -33,7 +33,8 @@ class ControlConnection {
   /// Runner. kUnavailable: no server there, or not a server of ours (another user's, another
   /// program's); kDeadlineExceeded.
   static Result<ControlConnection> connect(const Endpoint& endpoint, Deadline deadline);
-  /// `peer` names the other end, for messages and for counting its connections.
+  /// `peer` names the other end, for messages and for counting its connections: over tcp its
+  /// numeric address.
   ControlConnection(UniqueFd fd, Endpoint::Kind kind, std::string peer, Descriptors descriptors)
       : fd_(std::move(fd)), kind_(kind), peer_(std::move(peer)), descriptors_(descriptors) {}
 
@@ -76,6 +77,8 @@ class ControlListener {
   /// The next connection; nullopt: none waits, or the one that did was turned away: it is another
   /// user's, or no descriptor was left for it. Never waits.
   std::optional<ControlConnection> accept();
+  /// For a moment after a connection that could not be accepted: not to be polled.
+  bool is_resting() const { return !rest_until_.expired(); }
 
  private:
   ControlListener(UniqueFd fd, Endpoint endpoint, UniqueFd spare)
@@ -86,6 +89,7 @@ class ControlListener {
   /// Given up to accept, and so to turn away, where no other descriptor is left: a connection that
   /// stays in the queue would wake the poll for ever.
   UniqueFd spare_;
+  Deadline rest_until_ = Deadline::now();
 };
 
 }  // namespace airlock

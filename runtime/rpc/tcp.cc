@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <utility>
 
@@ -68,6 +69,18 @@ std::string text_of(const sockaddr_storage& address, socklen_t size, bool wants_
   return wants_port ? port : host;
 }
 
+/// A connection to a port of the ephemeral range to which nobody listens may be given that port,
+/// and meets itself.
+bool is_own_other_end(int fd) {
+  sockaddr_storage own{};
+  sockaddr_storage peer{};
+  socklen_t own_size = sizeof(own);
+  socklen_t peer_size = sizeof(peer);
+  return ::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &own_size) == 0 &&
+         ::getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &peer_size) == 0 &&
+         own_size == peer_size && std::memcmp(&own, &peer, own_size) == 0;
+}
+
 }  // namespace
 
 Result<UniqueFd> listen_tcp(const Endpoint& endpoint, int backlog) {
@@ -90,14 +103,22 @@ Result<UniqueFd> connect_tcp(const Endpoint& endpoint, Deadline deadline) {
   ASSIGN_OR_RETURN(const Addresses addresses, resolve(endpoint, false));
   Status status;
   for (const addrinfo* address = addresses.get(); address != nullptr; address = address->ai_next) {
-    ASSIGN_OR_RETURN(UniqueFd fd, make_socket(*address));
+    auto made = make_socket(*address);
+    if (!made.ok()) {
+      status = {StatusCode::kUnavailable, "{}", made.status().message()};
+      continue;
+    }
+    UniqueFd fd = std::move(made).value();
     const int on = 1;
     (void)::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    if (::connect(fd.get(), address->ai_addr, address->ai_addrlen) == 0) return fd;
-    status = errno == EINPROGRESS || errno == EINTR
+    const bool at_once = ::connect(fd.get(), address->ai_addr, address->ai_addrlen) == 0;
+    status = at_once ? Status()
+             : errno == EINPROGRESS || errno == EINTR
                  ? await_connection(fd.get(), endpoint, deadline)
                  : Status(StatusCode::kUnavailable, "cannot connect to {}: {}", endpoint.text(),
                           os_message(errno));
+    if (status.ok() && is_own_other_end(fd.get()))
+      status = {StatusCode::kUnavailable, "nobody listens at {}", endpoint.text()};
     if (status.ok()) return fd;
   }
   return status;

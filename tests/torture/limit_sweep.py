@@ -134,7 +134,7 @@ def missing_tools():
 
 def descriptors(sweep):
     """And around what the server needs."""
-    values = range(3, 300) if sweep.long else [*range(3, 24), 30, *range(33, 37), *range(41, 45), 100, 170, 171]
+    values = range(3, 400) if sweep.long else [*range(3, 24), 30, *range(33, 37), *range(41, 45), 100, 346, 347]
     return missing_tools() or sweep.sweep("nofile", lambda name: values)
 
 
