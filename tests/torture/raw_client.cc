@@ -1,0 +1,147 @@
+#include "tests/torture/raw_client.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <utility>
+
+#include "proto/message.h"
+
+namespace airlock::torture {
+
+Result<ControlFrame> RawClient::next_frame(Deadline deadline) {
+  Deadline next_sign = Deadline::after(kSignInterval);
+  for (;;) {
+    ASSIGN_OR_RETURN(auto frame, control_->receive());
+    if (frame) return std::move(*frame);
+    if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "no control message");
+    if (next_sign.expired()) {
+      (void)send_sign();
+      next_sign = Deadline::after(kSignInterval);
+    }
+    pollfd waiting{control_->fd(), POLLIN, 0};
+    (void)::poll(&waiting, 1, 20);
+  }
+}
+
+Result<ControlMessage> RawClient::next_message(std::vector<UniqueFd>* descriptors) {
+  const Deadline deadline = Deadline::after(kPatience);
+  for (;;) {
+    ASSIGN_OR_RETURN(ControlFrame frame, next_frame(deadline));
+    ASSIGN_OR_RETURN(ControlMessage message, decode_control(frame.bytes));
+    if (std::holds_alternative<Sign>(message)) continue;
+    if (const auto* refusal = std::get_if<Refusal>(&message))
+      return Status(StatusCode::kUnavailable, "refused: {}", refusal->message);
+    if (const auto* goodbye = std::get_if<Goodbye>(&message))
+      return Status(StatusCode::kUnavailable, "ended: {}", goodbye->reason);
+    if (descriptors != nullptr) *descriptors = std::move(frame.descriptors);
+    return message;
+  }
+}
+
+Status RawClient::greet(const std::string& endpoint, RingChoice ring) {
+  ASSIGN_OR_RETURN(endpoint_, parse_endpoint(endpoint));
+  ASSIGN_OR_RETURN(auto connection,
+                   ControlConnection::connect(endpoint_, Deadline::after(kPatience)));
+  control_.emplace(std::move(connection));
+  reached_(ClientStep::kConnected);
+  const Hello hello{fmt::format("bad_client pid {}", ::getpid()), {ring, 0, 0}, "", 0};
+  RETURN_IF_ERROR(control_->send(hello));
+  reached_(ClientStep::kGreeted);
+  ASSIGN_OR_RETURN(const ControlMessage message, next_message(&descriptors_));
+  const auto* welcome = std::get_if<Welcome>(&message);
+  if (welcome == nullptr) return {StatusCode::kProtocolError, "no welcome"};
+  welcome_ = *welcome;
+  reached_(ClientStep::kWelcomed);
+  return {};
+}
+
+Status RawClient::await_door() {
+  ASSIGN_OR_RETURN(const ControlMessage message, next_message());
+  const auto* socket = std::get_if<DataSocket>(&message);
+  if (socket == nullptr) return {StatusCode::kProtocolError, "no data socket"};
+  ASSIGN_OR_RETURN(door_, session_endpoint(endpoint_, socket->endpoint));
+  return {};
+}
+
+Status RawClient::knock() {
+  if (door_.empty()) RETURN_IF_ERROR(await_door());
+  ASSIGN_OR_RETURN(context_, ZmqContext::create());
+  ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(*context_));
+  RETURN_IF_ERROR(socket.connect(door_));
+  for (const Deadline deadline = Deadline::after(kPatience); !socket.connected();) {
+    if (deadline.expired()) return {StatusCode::kDeadlineExceeded, "nobody opened"};
+    ::usleep(1000);
+  }
+  knocking_.emplace(std::move(socket));
+  reached_(ClientStep::kKnocked);
+  return {};
+}
+
+Status RawClient::attach() {
+  if (!context_) {
+    ASSIGN_OR_RETURN(context_, ZmqContext::create());
+  }
+  ASSIGN_OR_RETURN(channel_, SessionChannel::attach(welcome_, descriptors_, life_));
+  reached_(ClientStep::kMapped);
+  if (door_.empty()) RETURN_IF_ERROR(await_door());
+  RETURN_IF_ERROR(channel_->connect(*context_, door_));
+  reached_(ClientStep::kTokenSent);
+  for (const Deadline deadline = Deadline::after(kPatience); !deadline.expired();) {
+    if (channel_->lost()) RETURN_IF_ERROR(channel_->connect(*context_, door_));
+    auto frame = next_frame(deadline.slice(kSignInterval));
+    if (frame.status().code() == StatusCode::kDeadlineExceeded) continue;
+    RETURN_IF_ERROR(frame.status());
+    ASSIGN_OR_RETURN(const ControlMessage message, decode_control(frame->bytes));
+    if (std::holds_alternative<Sign>(message)) continue;
+    if (const auto* socket = std::get_if<DataSocket>(&message)) {
+      ASSIGN_OR_RETURN(door_, session_endpoint(endpoint_, socket->endpoint));
+      RETURN_IF_ERROR(channel_->connect(*context_, door_));
+      continue;
+    }
+    if (!std::holds_alternative<Attached>(message))
+      return {StatusCode::kUnavailable, "the server did not attach"};
+    RETURN_IF_ERROR(channel_->open());
+    reached_(ClientStep::kAttached);
+    return {};
+  }
+  return {StatusCode::kDeadlineExceeded, "never attached"};
+}
+
+Status RawClient::publish(const OpSpec& spec, Deadline deadline) {
+  std::vector<std::size_t> sizes;
+  for (const TensorDesc& input : spec.inputs) sizes.push_back(input.bytes());
+  ASSIGN_OR_RETURN(message_, channel_->channel().prepare(sizes, deadline));
+  for (std::size_t i = 0; i < sizes.size(); ++i)
+    std::memset(message_->tensor(i).data(), 0, sizes[i]);
+  RETURN_IF_ERROR(
+      channel_->channel().send(*message_, encode(RequestHeader{next_id_++, spec}), deadline));
+  message_.reset();
+  reached_(ClientStep::kPublished);
+  return {};
+}
+
+Result<std::unique_ptr<ReceivedMessage>> RawClient::receive() {
+  const Accept accept = [](std::span<const std::byte> header) -> Result<std::vector<std::size_t>> {
+    ASSIGN_OR_RETURN(const ResponseHeader response, decode_response(header));
+    std::vector<std::size_t> sizes;
+    for (const TensorDesc& result : response.results) sizes.push_back(result.bytes());
+    return sizes;
+  };
+  return channel_->channel().receive(accept, Deadline::after(kPatience));
+}
+
+Status RawClient::say_goodbye() {
+  RETURN_IF_ERROR(control_->send(Goodbye{"as bad as it gets"}));
+  reached_(ClientStep::kGoodbye);
+  return {};
+}
+
+OpSpec product(std::int64_t m, std::int64_t k, std::int64_t n) {
+  return matmul_spec({DType::kF32, {1, m, k}}, {DType::kF32, {1, k, n}}, Transpose::kNone,
+                     DType::kF32);
+}
+
+}  // namespace airlock::torture
