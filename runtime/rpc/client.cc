@@ -87,8 +87,10 @@ Status ClientSession::check() const {
 // The next control message, before the control thread runs. kDeadlineExceeded: none came.
 Result<ControlFrame> ClientSession::await_frame(Deadline deadline) {
   for (;;) {
-    ASSIGN_OR_RETURN(auto frame, control_->receive());
-    if (frame) return std::move(*frame);
+    auto frame = control_->receive();
+    if (frame.status().code() == StatusCode::kUnavailable) return server_gone();
+    RETURN_IF_ERROR(frame.status());
+    if (*frame) return std::move(**frame);
     if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "no answer came");
     pollfd waiting{control_->fd(), POLLIN, 0};
     const auto left =
