@@ -104,8 +104,10 @@ class SocketCarrier final : public Carrier {
   WaitCounters counters() const override { return {0, parks_, 0}; }
 
   Status check_peer() {
-    if (!gone_.ok()) return gone_;
-    if (options_.watch != nullptr) gone_ = options_.watch->check();
+    const Status seen = options_.watch != nullptr ? options_.watch->check() : Status();
+    // Who watches knows who it was and why, but perhaps a moment later than the socket does.
+    if (!gone_.ok()) return seen.ok() ? gone_ : seen;
+    gone_ = seen;
     if (gone_.ok() && options_.socket.disconnected()) {
       gone_ = Status(StatusCode::kUnavailable, "the peer closed the session's data connection");
     }
