@@ -6,6 +6,7 @@ SCENARIO. A server that serves under its limit is asked by a runner, which is se
 Prints a line for each program: the limits, and what came of them. "loader": the system's loader found no room for the
 program's libraries (exit 127), before any line of ours ran. "edge": a library that ended the process itself, where
 nobody can keep it from that: listed, and no failure. Exit 0, 1, 77 as the other scenarios."""
+import collections
 import os
 import re
 import shutil
@@ -17,11 +18,13 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__
 sys.path[:0] = [os.path.join(ROOT, "tools"), os.path.join(ROOT, "tests", "integration")]
 import scenarios  # noqa: E402
 from pair import TINY, Pair  # noqa: E402
+from peers import row  # noqa: E402
 
 HANG_S = 60
 # A user who has no process yet: root has no limit of threads, and others' processes would count.
 STRANGER = 54321
 GOOD = ("0", "5", "loader", "edge")
+OUTCOMES = {"0": "works", "5": "says what it lacks (exit 5)", "loader": "no room for the libraries"}
 COMPUTING = ("gpu_server", "prefill, local")
 ZMQ_ASSERTION = re.compile(r" \(src/\w+\.[ch]pp:\d+\)")
 
@@ -108,12 +111,14 @@ class Sweep(Pair):
         """Each program of `names` (all) under each limit that `values(name)` gives; prints a line for each. Then the
         server without limits must be as before."""
         server = self.server(within=self.user)
+        outcomes = collections.Counter()
         self.start("airlock_trace", "synth", "--config", TINY, "--tokens", 4, "-o", self.path("trace"),
                    within=self.user).expect_exit(0)
         for name in names or self.programs:
             runs = []
             for value in values(name):
                 what = self.outcome(name, f"--{option}={base() + value}")
+                outcomes[what.split(" (")[0]] += 1
                 if runs and runs[-1][2] == what:
                     runs[-1][1] = value
                 else:
@@ -125,6 +130,8 @@ class Sweep(Pair):
         left = os.listdir(self.run_dir)
         assert not left, f"left behind: {left}"
         assert not self.bad, f"{len(self.bad)} ended otherwise; the first:\n" + "\n".join(self.bad[:3])
+        row(f"programs under small limits of {option}", outcomes.total(),
+            ", ".join(f"{OUTCOMES.get(what, what)} {count}" for what, count in outcomes.most_common()))
 
 
 def missing_tools():

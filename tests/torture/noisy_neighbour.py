@@ -14,7 +14,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__
 sys.path[:0] = [os.path.join(ROOT, "tools"), os.path.join(ROOT, "tests", "integration")]
 import scenarios  # noqa: E402
 from pair import wait_until  # noqa: E402
-from peers import Peers, expect_settled, holdings, needs  # noqa: E402
+from peers import Peers, expect_settled, holdings, needs, row  # noqa: E402
 
 # One slice of a product, for which a ready op may have to wait, and what a busy machine adds.
 SLICE_MS = 50
@@ -55,9 +55,9 @@ def beside(peers, kind, fault):
     before = holdings(server)
     time.sleep(0.5)
     victim.times()  # its first ops warmed it up
-    time.sleep(10 if peers.long else 1.5)
+    time.sleep(5 if peers.long else 1.5)
     alone = victim.times()
-    bad = peers.start("bad_client", server.endpoint, "noise", kind, 20 if peers.long else 2)
+    bad = peers.start("bad_client", server.endpoint, "noise", kind, 10 if peers.long else 2)
     code = bad.exit_code()
     noisy = victim.times()
     assert code == 0, "the bad client could not be bad"
@@ -73,7 +73,7 @@ def beside(peers, kind, fault):
     if peers.long:
         bound = 2 * alone["p99_ms"] + SLICE_MS
         assert noisy["p99_ms"] <= bound, f"p99 of {noisy['p99_ms']:.2f} ms, over {bound:.2f} ms"
-    peers.row(f"noisy neighbour: {fault}", trials,
+    row(f"noisy neighbour: {fault}", trials,
               f"no op of the victim failed; p99 {alone['p99_ms']:.1f} ms alone, {noisy['p99_ms']:.1f} ms beside, "
               f"slowest {noisy['max_ms']:.0f} ms; all given back", took_s)
 
@@ -113,13 +113,13 @@ def sessions_share_fairly(peers):
     off = max(abs(each - mean) / mean for each in counts)
     print(f"ops of {count} sessions in {seconds} s: {counts}; {off:.1%} off their mean at most", flush=True)
     assert off <= (0.2 if peers.long else 0.5), f"{off:.1%} off the mean"
-    peers.row(f"{count} sessions saturate the server", sum(counts),
+    row(f"{count} sessions saturate the server", sum(counts),
               f"shares at most {off:.1%} off their mean ({seconds} s)")
 
 
 def sessions_in_a_row_leave_nothing(peers):
     """Descriptors and threads exactly; memory by a bound: reports of ended sessions are kept, up to 1024."""
-    server = peers.server(*(() if peers.long else SMALL_RINGS))
+    server = peers.server(*SMALL_RINGS)
     steady = ("steady_client", server.endpoint, "row")
     peers.start(*steady, 20).expect_exit(0)
     wait_until(lambda: server.stderr().count(" ended: ") >= 1, "sessions end")
@@ -134,7 +134,7 @@ def sessions_in_a_row_leave_nothing(peers):
     peers.expect_serves()
     peers.stop(server)
     peers.expect_nothing_left()
-    peers.row("sessions in a row", count, f"descriptors and threads as before, {grown / MIB:.1f} MiB more memory", took_s)
+    row("sessions in a row", count, f"descriptors and threads as before, {grown / MIB:.1f} MiB more memory", took_s)
 
 
 SCENARIOS = (*(noisy(*kind) for kind in KINDS), sessions_share_fairly, sessions_in_a_row_leave_nothing)

@@ -11,17 +11,18 @@ from scenarios import segments
 SETTLE_S = 30
 
 
+def row(fault, trials, outcome, answer_s=None):
+    """Prints what tools/torture makes a row of its table of."""
+    print("row " + json.dumps({"fault": fault, "trials": trials, "outcome": outcome, "answer_s": answer_s}), flush=True)
+
+
 class Peers(Pair):
-    """Real programs beside bad ones; row() prints what tools/torture makes its table of."""
+    """Real programs beside bad ones."""
 
     def __init__(self, bin_dir, work, is_long):
         super().__init__(bin_dir, work)
         self.long = is_long
         self.segments_before = segments()
-
-    def row(self, fault, trials, outcome, answer_s=None):
-        print("row " + json.dumps({"fault": fault, "trials": trials, "outcome": outcome, "answer_s": answer_s}),
-              flush=True)
 
     def expect_nothing_left(self):
         """After the last server has ended."""
