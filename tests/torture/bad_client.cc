@@ -7,7 +7,6 @@
 //     One session (with rings or without) up to that step of the protocol; there it kills or stops
 //     itself, and says so before: "at STEP EPOCH".
 
-#include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -17,11 +16,16 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <random>
+#include <string>
+#include <string_view>
 #include <thread>
+#include <vector>
 
 #include "runtime/rpc/client.h"
 #include "tests/torture/raw_client.h"
@@ -110,10 +114,13 @@ Status hellos(const std::string& endpoint) {
 
 Status half_open(const std::string& endpoint) {
   ASSIGN_OR_RETURN(const std::string path, socket_path(endpoint));
+  const Deadline end = Deadline::after(kStay);
+  const Deadline too_late = Deadline::after(kPatience);
   std::vector<UniqueFd> silent;
-  for (const Deadline end = Deadline::after(kStay); !end.expired();) {
+  while (!end.expired() || silent.size() < kHalfOpen) {
     auto fd = raw_connection(path, SOCK_SEQPACKET);
     if (!fd.ok()) {
+      if (too_late.expired()) return {StatusCode::kInternal, "only {} got in", silent.size()};
       sleep_for(std::chrono::milliseconds(1));
     } else if (silent.size() < kHalfOpen) {
       silent.push_back(std::move(*fd));
@@ -121,7 +128,7 @@ Status half_open(const std::string& endpoint) {
       silent[static_cast<std::size_t>(fd->get()) % silent.size()] = std::move(*fd);
     }
   }
-  return silent.size() < kHalfOpen ? Status(StatusCode::kInternal, "too few got in") : Status();
+  return {};
 }
 
 Status signs(const std::string& endpoint) {
@@ -283,7 +290,6 @@ Status come_to(ClientStep last, int signal, const std::string& endpoint, RingCho
   RawClient* self = nullptr;
   RawClient client([&](ClientStep step) {
     if (step >= ClientStep::kWelcomed && self != nullptr) epoch = self->welcome().epoch;
-    // On the way to half a bulk and to a reply nothing ends.
     if (step == last) meet_fate(step, epoch, signal);
   });
   self = &client;

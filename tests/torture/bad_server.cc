@@ -4,14 +4,15 @@
 //
 // Prints "ready" once it listens, and "at STEP EPOCH" before its end. "on": with rings.
 
-#include <poll.h>
 #include <unistd.h>
 
-#include <algorithm>
+#include <csignal>
+#include <cstdio>
 #include <cstring>
-#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "proto/message.h"
