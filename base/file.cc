@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <filesystem>
 #include <system_error>
@@ -20,10 +21,12 @@ bool is_used_up(int error) {
 }
 
 /// Until a descriptor that does not block takes something again.
-Status wait_for_room(int fd, const std::string& path) {
-  constexpr int kPatienceMs = 30'000;
+Status wait_for_room(int fd, const std::string& path, std::optional<Deadline> end) {
+  std::chrono::milliseconds patience(30'000);
+  if (end)
+    patience = std::min(patience, std::chrono::ceil<std::chrono::milliseconds>(end->remaining()));
   pollfd room{fd, POLLOUT, 0};
-  const int ready = ::poll(&room, 1, kPatienceMs);
+  const int ready = ::poll(&room, 1, static_cast<int>(patience.count()));
   if (ready > 0 || (ready < 0 && errno == EINTR)) return {};
   return os_error("write " + path, ready == 0 ? ETIMEDOUT : errno);
 }
@@ -37,12 +40,13 @@ Status os_error(std::string_view what, int error) {
           "cannot {}: {}", what, os_message(error)};
 }
 
-Status write_all(int fd, std::string_view bytes, const std::string& path) {
+Status write_all(int fd, std::string_view bytes, const std::string& path,
+                 std::optional<Deadline> end) {
   while (!bytes.empty()) {
     const ssize_t written = ::write(fd, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0 && errno == EAGAIN) {
-      RETURN_IF_ERROR(wait_for_room(fd, path));
+      RETURN_IF_ERROR(wait_for_room(fd, path, end));
       continue;
     }
     if (written < 0) return os_error("write " + path, errno);

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "base/deadline.h"
 #include "base/status.h"
 
 namespace airlock {
@@ -14,8 +16,9 @@ std::string os_message(int error);
 Status os_error(std::string_view what, int error);
 
 /// All of `bytes` to a descriptor; `path` is for the message. One that does not block is waited
-/// for, 30 s while it takes nothing. Errors as os_error().
-Status write_all(int fd, std::string_view bytes, const std::string& path);
+/// for, 30 s while it takes nothing, and never beyond `end`. Errors as os_error().
+Status write_all(int fd, std::string_view bytes, const std::string& path,
+                 std::optional<Deadline> end = std::nullopt);
 
 /// Up to the last slash, which is kept; "./" without one.
 std::string folder_of(const std::string& path);

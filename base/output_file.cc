@@ -13,7 +13,6 @@
 #include <thread>
 #include <utility>
 
-#include "base/deadline.h"
 #include "base/file.h"
 
 namespace airlock {
@@ -142,11 +141,11 @@ void OutputDraft::add(std::string_view text) {
     return;
   }
   flush();
-  if (status_.ok()) status_ = write_all(fd_.get(), text, path_);
+  if (status_.ok()) status_ = write_all(fd_.get(), text, path_, end_);
 }
 
 void OutputDraft::flush() {
-  if (status_.ok()) status_ = write_all(fd_.get(), buffer_, path_);
+  if (status_.ok()) status_ = write_all(fd_.get(), buffer_, path_, end_);
   buffer_.clear();
 }
 
@@ -221,17 +220,18 @@ Result<std::string> OutputFile::target() const {
   return target;
 }
 
-Result<std::unique_ptr<OutputDraft>> OutputFile::begin() const {
+Result<std::unique_ptr<OutputDraft>> OutputFile::begin(std::optional<Deadline> end) const {
   if (!through_.valid()) {
     ASSIGN_OR_RETURN(std::string target, this->target());
     return OutputDraft::beside(path_, std::move(target));
   }
   ASSIGN_OR_RETURN(UniqueFd fd, duplicate(path_, through_.get()));
-  return std::unique_ptr<OutputDraft>(new OutputDraft(path_, std::move(fd)));
+  return std::unique_ptr<OutputDraft>(new OutputDraft(path_, std::move(fd), end));
 }
 
-Status OutputFile::write(std::initializer_list<std::string_view> parts) const {
-  ASSIGN_OR_RETURN(const auto draft, begin());
+Status OutputFile::write(std::initializer_list<std::string_view> parts,
+                         std::optional<Deadline> end) const {
+  ASSIGN_OR_RETURN(const auto draft, begin(end));
   for (const std::string_view part : parts) draft->add(part);
   return draft->commit();
 }

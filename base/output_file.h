@@ -3,10 +3,12 @@
 #include <chrono>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "base/deadline.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
 
@@ -29,13 +31,15 @@ class OutputDraft {
 
  private:
   friend class OutputFile;
-  OutputDraft(std::string path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  OutputDraft(std::string path, UniqueFd fd, std::optional<Deadline> end = std::nullopt)
+      : path_(std::move(path)), fd_(std::move(fd)), end_(end) {}
   static Result<std::unique_ptr<OutputDraft>> beside(const std::string& path, std::string target);
   void flush();
   Status take_temporary_name();
 
   const std::string path_;  // as the user named it
   UniqueFd fd_;
+  const std::optional<Deadline> end_;  // of waiting for what is written through
   std::string target_;     // the regular file that is replaced; empty: it is written through
   std::string temporary_;  // the name that `fd_` has until then; empty: none
   std::string buffer_;
@@ -51,6 +55,10 @@ class OutputFile {
  public:
   /// How long a pipe's reader is waited for.
   static constexpr std::chrono::milliseconds kReaderWait{5000};
+  /// How long a thread that also looks at the signals waits for a pipe that stands still: while the
+  /// program goes on, and at its end.
+  static constexpr std::chrono::milliseconds kPassingWait{100};
+  static constexpr std::chrono::milliseconds kLastWait{1000};
 
   /// kInvalidInput, naming the path: a folder that is missing or in which no file can be made, a
   /// directory, a file that one may not write or that cannot be replaced, a pipe without a reader.
@@ -61,10 +69,14 @@ class OutputFile {
   static Result<OutputFile> open_stdout();
 
   const std::string& path() const { return path_; }
-  /// May be done again: a regular file is replaced again, anything else gets more.
-  Result<std::unique_ptr<OutputDraft>> begin() const;
-  Status write(std::initializer_list<std::string_view> parts) const;
-  Status write(std::string_view text) const { return write({text}); }
+  /// May be done again: a regular file is replaced again, anything else gets more, and is waited
+  /// for as write_all() does, up to `end`.
+  Result<std::unique_ptr<OutputDraft>> begin(std::optional<Deadline> end = std::nullopt) const;
+  Status write(std::initializer_list<std::string_view> parts,
+               std::optional<Deadline> end = std::nullopt) const;
+  Status write(std::string_view text, std::optional<Deadline> end = std::nullopt) const {
+    return write({text}, end);
+  }
 
   /// For a writer of its own kind, which makes the file at once: the descriptor of what is written
   /// through; not valid for a regular file, which then is target().

@@ -167,9 +167,9 @@ void Server::stop_control() {
   for (const Client& client : clients_) {
     if (client.session) client.session->remove_files();
   }
-  (void)publish();
   counters_->remove();
   lock_.remove_files();
+  (void)publish(Deadline::after(OutputFile::kLastWait));
   const Status device = device_status();
   if (!device.ok()) log_error(device.message());
   exit_at_once(exit_code(device.code()));
@@ -201,11 +201,11 @@ CountersSnapshot Server::metrics() const {
   return metrics;
 }
 
-Status Server::publish() {
+Status Server::publish(Deadline end) {
   const SideReport current = report();
   // Who read as far as "ready" and went away wants no table.
   if (!stdout_has_no_reader()) stdout_sink().write(report_table(current));
-  return first_failure(stats_json_ ? stats_json_->write(report_json(current)) : Status(),
+  return first_failure(stats_json_ ? stats_json_->write(report_json(current), end) : Status(),
                        stdout_has_no_reader() ? Status() : stdout_sink().refusal("stdout"));
 }
 
@@ -215,9 +215,10 @@ Status Server::wait_for_signals(int signal_fd) {
       std::chrono::nanoseconds(static_cast<std::int64_t>(options_.stats_interval_s * 1e9));
   Deadline next = Deadline::after(interval);
   // A file that cannot be written is no reason to leave the clients; at the end it is said with the
-  // exit code.
+  // exit code. Nor may one that stands still keep a signal waiting.
   const auto publish_now = [this] {
-    if (Status status = publish(); !status.ok()) log_warning(status.message());
+    const Status status = publish(Deadline::after(OutputFile::kPassingWait));
+    if (!status.ok()) log_warning(status.message());
   };
   for (;;) {
     pollfd waiting[] = {{signal_fd, POLLIN, 0}, {device_lost_.fd(), POLLIN, 0}};
@@ -252,7 +253,7 @@ Status Server::run(ServedModel model, int signal_fd) {
   stop_control();
   if (status.ok()) status = device_status();  // lost while the last ops were under way
   release_endpoint();
-  const Status published = publish();
+  const Status published = publish(Deadline::after(OutputFile::kLastWait));
   return status.ok() ? published : status;
 }
 

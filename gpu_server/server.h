@@ -80,7 +80,8 @@ class Server {
   Status wait_for_signals(int signal_fd);
   SideReport report() const;
   CountersSnapshot metrics() const;
-  Status publish();
+  /// A statistics file that stands still is waited for until `end`.
+  Status publish(Deadline end);
 
   // The control thread's.
   void control_loop();

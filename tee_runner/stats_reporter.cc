@@ -37,8 +37,7 @@ StatsReporter::StatsReporter(std::optional<OutputFile> stats_json)
   report_.host = describe_host("");
 }
 
-Result<std::unique_ptr<StatsReporter>> StatsReporter::create(
-    std::optional<OutputFile> stats_json) {
+Result<std::unique_ptr<StatsReporter>> StatsReporter::create(std::optional<OutputFile> stats_json) {
   std::unique_ptr<StatsReporter> reporter(new StatsReporter(std::move(stats_json)));
   if (!reporter->signals_.valid()) return os_error("watch the signals", errno);
   RETURN_IF_ERROR(reporter->stop_.check());
@@ -83,11 +82,21 @@ void StatsReporter::read_counters() {
   report_.wall_ns = now_ns() - start_ns_;
 }
 
+Status StatsReporter::write_report(std::optional<Deadline> end) {
+  const SideReport current = report();
+  stderr_sink().write(report_table(current));
+  return stats_json_ ? stats_json_->write(report_json(current), end) : Status();
+}
+
 Status StatsReporter::write() {
-  const std::lock_guard lock(mutex_);
-  read_counters();
-  stderr_sink().write(report_table(report_));
-  return stats_json_ ? stats_json_->write(report_json(report_)) : Status();
+  const std::lock_guard lock(writing_);
+  return write_report(std::nullopt);
+}
+
+Status StatsReporter::write_in_passing() {
+  const std::unique_lock lock(writing_, std::try_to_lock);
+  // Not ours: the run is over, and all that was counted is being written.
+  return lock.owns_lock() ? write_report(Deadline::after(OutputFile::kPassingWait)) : Status();
 }
 
 void StatsReporter::await_signals() {
@@ -97,24 +106,27 @@ void StatsReporter::await_signals() {
     if ((waits[1].revents & POLLIN) != 0) return;
     signalfd_siginfo info;
     if (::read(signals_.get(), &info, sizeof(info)) != sizeof(info)) continue;
-    const Status status = without_exceptions([this] { return write(); });
+    if (info.ssi_signo != SIGUSR1) end_process(info.ssi_signo);
+    const Status status = without_exceptions([this] { return write_in_passing(); });
     if (!status.ok()) log_error(status.message());
-    if (info.ssi_signo == SIGUSR1) continue;
-    end_process(info.ssi_signo);
   }
 }
 
 void StatsReporter::end_process(unsigned signal) {
   constexpr int kExitCode = exit_code(StatusCode::kCancelled);
-  // Nobody may read stdout, where the last words go, or take the goodbyes.
+  // Nobody may read the statistics, or stdout, where the last words go, or take the goodbyes.
   const auto end = start_thread("the end of the process", [] {
     std::this_thread::sleep_for(kEndTime);
     exit_at_once(kExitCode);
   });
   const Status status = without_exceptions([&]() -> Status {
+    if (!end.ok()) return first_failure(end.status(), write_in_passing());
+    // Both are held to the end: nothing is written once more, and no session is closed or taken
+    // away.
+    writing_.lock();
+    const Status written = write_report(Deadline::after(OutputFile::kLastWait));
+    if (!written.ok()) log_error(written.message());
     log_error(fmt::format("ended by signal {}", signal));
-    RETURN_IF_ERROR(end.status());
-    // Held to the end: no session is closed or taken away meanwhile.
     mutex_.lock();
     read_counters();
     if (last_words_) last_words_(report_);

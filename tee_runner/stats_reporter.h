@@ -24,8 +24,8 @@ class ReportedSession;
 /// The runner's statistics: printed as a table on stderr, and written as --stats-json, at the end
 /// of every run (failed or not) and on SIGUSR1. SIGINT, SIGTERM and SIGHUP write them and end the
 /// process, whatever stream or disk stands still meanwhile: stderr_sink() has its writer by then,
-/// and the last words have two seconds. A thread of its own waits for the signals; make it before
-/// any other thread that may take them. Thread-safe.
+/// and for all of it there are two seconds. A thread of its own waits for the signals; make it
+/// before any other thread that may take them. Thread-safe.
 class StatsReporter {
  public:
   /// `stats_json`: nullopt: no file. kResourceExhausted: the signals cannot be watched, for want of
@@ -53,10 +53,13 @@ class StatsReporter {
   explicit StatsReporter(std::optional<OutputFile> stats_json);
   void await_signals();
   void read_counters();
+  Status write_report(std::optional<Deadline> end);
+  Status write_in_passing();
   [[noreturn]] void end_process(unsigned signal);
 
   const std::uint64_t start_ns_;
   const std::optional<OutputFile> stats_json_;
+  std::mutex writing_;  // of stats_json_; taken before mutex_, and perhaps for long
   std::mutex mutex_;
   SideReport report_;  // guarded by mutex_, as is all up to last_words_
   std::vector<ReportedSession*> sessions_;

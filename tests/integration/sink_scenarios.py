@@ -22,6 +22,18 @@ def stuck_pipe():
         return reads, writes
 
 
+def stuck_fifo(pair):
+    """A named pipe that is full, and the end that keeps it so."""
+    path = pair.path("fifo")
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        while True:
+            os.write(end, b"x" * 4096)
+    except BlockingIOError:
+        return path, end
+
+
 def server_args(pair):
     return "--synthetic", TINY, "--device", "cpu", "--endpoint", pair.endpoint, "--threads", 1
 
@@ -72,6 +84,40 @@ def full_stdout_holds_up_no_signal(pair):
     expect_serves(pair)
     pair.stop(server)
     os.close(reads)
+
+
+def full_statistics_file_holds_up_no_end_of_a_server(pair):
+    fifo, end = stuck_fifo(pair)
+    server = pair.start("gpu_server", *server_args(pair), "--stats-json", fifo, "--stats-interval", 0.05)
+    wait_until(lambda: os.path.exists(pair.endpoint[len("ipc://"):]), "the server is there")
+    expect_serves(pair)
+    server.signal(signal.SIGUSR1)
+    time.sleep(0.5)
+    server.signal(signal.SIGTERM)
+    server.expect_exit(1, limit_s=15)  # the statistics are not written, and that is said
+    assert fifo in server.stderr(), server.stderr()
+    assert os.listdir(pair.run_dir) == [], os.listdir(pair.run_dir)
+    os.close(end)
+
+
+def full_statistics_file_holds_up_no_end_of_a_runner(pair):
+    """SIGUSR1 before the end, or the end of the run: either begins to write where nothing is taken."""
+    server = pair.server()
+    fifo, end = stuck_fifo(pair)
+    for result_is_read in (False, True):
+        reads, writes = stuck_pipe()
+        runner = pair.start("tee_runner", "prefill", "--synthetic", TINY, "--endpoint", server.endpoint, "--random-tokens", 8,
+                            "--seed", 1, "--threads", 1, "--stats-json", fifo, **({} if result_is_read else {"stdout": writes}))
+        os.close(writes)
+        time.sleep(1)
+        runner.signal(signal.SIGUSR1)
+        time.sleep(0.5)
+        assert runner.running(), "it ended without its statistics"
+        runner.signal(signal.SIGTERM)
+        runner.expect_exit(3, limit_s=10)
+        os.close(reads)
+    os.close(end)
+    pair.stop(server)
 
 
 def what_waited_for_a_reader_is_read_at_last(pair):
@@ -140,6 +186,8 @@ SCENARIOS = (
     full_stderr_holds_up_no_server,
     stopped_terminal_holds_up_no_server,
     full_stdout_holds_up_no_signal,
+    full_statistics_file_holds_up_no_end_of_a_server,
+    full_statistics_file_holds_up_no_end_of_a_runner,
     what_waited_for_a_reader_is_read_at_last,
     full_stderr_holds_up_no_runner,
     metrics_are_served_beside_silent_clients,
