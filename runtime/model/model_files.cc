@@ -55,11 +55,20 @@ std::string repository_of(const fs::path& path) {
   return {};
 }
 
+/// For a command that somebody may paste: `value` where no shell and no Python reads anything into
+/// it, else `word`, which stands for it. Others chose the names.
+std::string pasteable(const std::string& value, const std::string& word) {
+  constexpr std::string_view kPlain =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._/+-";
+  const bool plain = !value.empty() && value.front() != '-' &&
+                     value.find_first_not_of(kPlain) == std::string::npos;
+  return plain ? value : word;
+}
+
 /// What fetches the model at `path` once more.
 std::string download_command(const std::string& path) {
-  const std::string name = repository_of(path);
   return fmt::format("hf download {} (huggingface-cli download with older versions)",
-                     name.empty() ? "ORG/NAME" : printable(name));
+                     pasteable(repository_of(path), "ORG/NAME"));
 }
 
 /// What `path` says where it begins as a pointer file of git-lfs does.
@@ -111,40 +120,38 @@ struct ForeignWeights {
   std::string_view begin;
   std::string_view end;
   std::string_view what;
-  // In Python where it begins with "from"; DIR and FILE are put in.
+  // In Python where it begins with "from"; a pattern of fmt's with {dir} and {file}.
   std::string_view command;
 };
 
 constexpr std::string_view kSaveAgain =
     "from transformers import AutoModelForCausalLM as M; "
-    "M.from_pretrained('DIR').save_pretrained('OUT')";
+    "M.from_pretrained('{dir}').save_pretrained('OUT')";
 constexpr ForeignWeights kForeign[] = {
     {"", ".gguf", "llama.cpp's GGUF",
      "from transformers import AutoModelForCausalLM as M; "
-     "M.from_pretrained('DIR', gguf_file='FILE').save_pretrained('OUT')"},
+     "M.from_pretrained('{dir}', gguf_file='{file}').save_pretrained('OUT')"},
     {"pytorch_model", ".bin", "pickled PyTorch weights, which can run code when they are read",
      kSaveAgain},
     {"consolidated", ".pth", "Meta's own checkpoint, which is pickled",
-     "python3 -m transformers.models.llama.convert_llama_weights_to_hf --input_dir DIR "
+     "python3 -m transformers.models.llama.convert_llama_weights_to_hf --input_dir {dir} "
      "--model_size SIZE --output_dir OUT"},
     {"consolidated", ".safetensors", "weights under Mistral's own names",
      "hf download the repository's model*.safetensors and config.json too"},
     {"", ".pth", "pickled PyTorch weights, which can run code when they are read", kSaveAgain},
     {"tf_model", ".h5", "TensorFlow's weights",
      "from transformers import AutoModelForCausalLM as M; "
-     "M.from_pretrained('DIR', from_tf=True).save_pretrained('OUT')"},
+     "M.from_pretrained('{dir}', from_tf=True).save_pretrained('OUT')"},
     {"flax_model", ".msgpack", "Flax's weights",
      "from transformers import AutoModelForCausalLM as M; "
-     "M.from_pretrained('DIR', from_flax=True).save_pretrained('OUT')"},
+     "M.from_pretrained('{dir}', from_flax=True).save_pretrained('OUT')"},
 };
 
 std::string command_text(const ForeignWeights& kind, const std::string& folder,
                          const std::string& file) {
-  std::string command(kind.command);
-  for (const auto& [word, value] : {std::pair("DIR", folder), std::pair("FILE", file)}) {
-    if (const std::size_t at = command.find(word); at != std::string::npos)
-      command.replace(at, std::string_view(word).size(), value);
-  }
+  const std::string command =
+      fmt::format(fmt::runtime(kind.command), fmt::arg("dir", pasteable(folder, "DIR")),
+                  fmt::arg("file", pasteable(file, "FILE")));
   return command.starts_with("from ") ? fmt::format("python3 -c \"{}\"", command) : command;
 }
 
@@ -152,7 +159,7 @@ std::optional<Status> explain_foreign(const std::string& folder, const std::stri
   for (const ForeignWeights& kind : kForeign) {
     if (!name.starts_with(kind.begin) || !name.ends_with(kind.end)) continue;
     return Status(StatusCode::kInvalidInput, "{}/{} is {}: only safetensors are read. Convert: {}",
-                  folder, printable(name), kind.what, command_text(kind, folder, printable(name)));
+                  folder, printable(name), kind.what, command_text(kind, folder, name));
   }
   return std::nullopt;
 }
@@ -214,7 +221,7 @@ Status check_model_file(const std::string& path) {
   if (!is_lfs_pointer(*file)) return {};
   return {StatusCode::kInvalidInput,
           "{} is only git-lfs's pointer to the file. Fetch the file: git -C {} lfs pull", path,
-          folder_of(path)};
+          pasteable(folder_of(path), "DIR")};
 }
 
 Status explain_no_weights(const std::string& folder) {
@@ -234,10 +241,10 @@ Status check_no_adapter(const std::string& folder) {
   struct stat info {};
   if (::lstat((folder + "/adapter_config.json").c_str(), &info) != 0) return {};
   return {StatusCode::kInvalidInput,
-          "{0} has an adapter (adapter_config.json), which is not applied here: merge it into its "
+          "{} has an adapter (adapter_config.json), which is not applied here: merge it into its "
           "model: python3 -c \"from peft import AutoPeftModelForCausalLM as M; "
-          "M.from_pretrained('{0}').merge_and_unload().save_pretrained('OUT')\"",
-          folder};
+          "M.from_pretrained('{}').merge_and_unload().save_pretrained('OUT')\"",
+          folder, pasteable(folder, "DIR")};
 }
 
 }  // namespace airlock

@@ -247,6 +247,31 @@ TEST_F(Directory, names_what_converts_weights_that_it_does_not_read) {
   expect_refused(folder_.path("tiny.gguf"), "gguf_file='tiny.gguf'");
 }
 
+TEST_F(Directory, what_its_names_say_is_never_part_of_a_command) {
+  const auto folder_with = [&](const std::string& name, const std::string& file) {
+    std::filesystem::create_directories(folder_.path(name));
+    test::write_file(folder_.path(name) + "/" + file, "");
+    return folder_.path(name);
+  };
+  const std::string words = folder_with("DIR-FILE-{dir}", "tiny.gguf");
+  expect_refused(words, "from_pretrained('DIR', gguf_file='tiny.gguf')");
+  const std::string file = folder_with("FILE", "tiny.gguf");
+  expect_refused(file, "from_pretrained('" + file + "', gguf_file='tiny.gguf')");
+  const std::string dir = folder_with("plain", "$(id).gguf");
+  expect_refused(dir, "from_pretrained('" + dir + "', gguf_file='FILE')");
+  for (const char* name : {"$(id)", "`id`", "it's", "two words", "a\nb", "a\"b", "\xc3\xa9"}) {
+    expect_refused(folder_with(name, "pytorch_model.bin"), "from_pretrained('DIR')");
+    expect_refused(folder_with(std::string("adapter") + name, "adapter_config.json"),
+                   "from_pretrained('DIR')");
+    const std::string lfs = folder_with(std::string("lfs") + name, "config.json");
+    test::write_file(lfs + "/config.json", "version https://git-lfs.github.com/spec/v1\n");
+    expect_refused(lfs, "git -C DIR lfs pull");
+    const std::string cache = std::string("models--someone--") + name;
+    std::filesystem::create_directories(folder_.path(cache) + "/snapshots");
+    expect_refused(folder_.path(cache), "hf download ORG/NAME ");
+  }
+}
+
 TEST_F(Directory, with_an_adapter_is_refused) {
   test::write_file(folder_.path("adapter_config.json"), "{}");
   expect_refused(folder_.path(), "merge_and_unload");
