@@ -108,6 +108,8 @@ Result<std::unique_ptr<OutputDraft>> OutputDraft::beside(const std::string& path
   std::unique_ptr<OutputDraft> draft(new OutputDraft(path, std::move(fd)));
   draft->target_ = std::move(target);
   if (!draft->fd_.valid()) RETURN_IF_ERROR(draft->take_temporary_name());
+  // Whatever the umask is.
+  if (::fchmod(draft->fd(), kMode) != 0) return os_error("write " + path, errno);
   return draft;
 }
 
@@ -152,16 +154,18 @@ void OutputDraft::flush() {
 Status OutputDraft::commit() {
   flush();
   if (!status_.ok() || target_.empty()) return status_;
-  // Whatever the umask is. A full disk may be told of only by fsync(), and a name must never
-  // outlive its text.
-  if (::fchmod(fd_.get(), kMode) != 0 || ::fsync(fd_.get()) != 0)
-    return status_ = os_error("write " + path_, errno);
-  if (temporary_.empty()) status_ = take_temporary_name();
-  if (!status_.ok()) return status_;
+  // A full disk may be told of only by fsync(), and a name must never outlive its text.
+  if (::fsync(fd_.get()) != 0) return status_ = os_error("write " + path_, errno);
+  return status_ = take_place();
+}
+
+Status OutputDraft::take_place() {
+  if (target_.empty()) return {};
+  if (temporary_.empty()) RETURN_IF_ERROR(take_temporary_name());
   if (::rename(temporary_.c_str(), target_.c_str()) != 0)
-    return status_ = os_error("replace " + path_, errno);
+    return os_error("replace " + path_, errno);
   temporary_.clear();
-  return status_;
+  return {};
 }
 
 Result<OutputFile> OutputFile::open(const std::string& path,

@@ -29,11 +29,20 @@ class OutputDraft {
   /// the old text or the whole new one. Once; errors as os_error(), the first failure.
   Status commit();
 
+  /// For a writer of its own kind, which writes to fd() instead: a new file that can take the place
+  /// of `target`; `path` is for messages. Errors as OutputFile::open().
+  static Result<std::unique_ptr<OutputDraft>> beside(const std::string& path, std::string target);
+  int fd() const { return fd_.get(); }
+  /// Not: a pipe, a device or a descriptor of this process.
+  bool is_new_file() const { return !target_.empty(); }
+  /// A new file takes the place of what was there with what is in it so far, and stays; more may be
+  /// written. Once; errors as os_error().
+  Status take_place();
+
  private:
   friend class OutputFile;
   OutputDraft(std::string path, UniqueFd fd, std::optional<Deadline> end = std::nullopt)
       : path_(std::move(path)), fd_(std::move(fd)), end_(end) {}
-  static Result<std::unique_ptr<OutputDraft>> beside(const std::string& path, std::string target);
   void flush();
   Status take_temporary_name();
 
@@ -78,15 +87,11 @@ class OutputFile {
     return write({text}, end);
   }
 
-  /// For a writer of its own kind, which makes the file at once: the descriptor of what is written
-  /// through; not valid for a regular file, which then is target().
-  UniqueFd take_descriptor() && { return std::move(through_); }
-  /// The regular file, links followed; it need not be there.
-  Result<std::string> target() const;
-
  private:
   OutputFile(std::string path, UniqueFd through)
       : path_(std::move(path)), through_(std::move(through)) {}
+  /// The regular file, links followed; it need not be there.
+  Result<std::string> target() const;
 
   std::string path_;
   UniqueFd through_;

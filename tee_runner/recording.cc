@@ -202,12 +202,14 @@ Result<Backend*> Recording::start(Backend& inner, const Session& session) {
     ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan,
                      plan_forward(info.dims, prompt, options_.chunk));
     const PayloadNeed need = payload_need(info.dims, plan, options_.repeat);
-    ASSIGN_OR_RETURN(payload_, PayloadWriter::create(payload_path(options_), need));
+    ASSIGN_OR_RETURN(payload_, PayloadWriter::prepare(payload_path(options_), need));
   }
   // What was asked for whole is waited for.
   const auto when_full = digests() ? TraceWriter::WhenFull::kWait : TraceWriter::WhenFull::kDrop;
   ASSIGN_OR_RETURN(writer_, TraceWriter::create(*std::exchange(place_, std::nullopt),
                                                 make_header(options_, info, session), when_full));
+  // Last: where a file cannot be made, the older pair is still there.
+  if (payload_) RETURN_IF_ERROR(payload_->take_place());
   std::string what;
   if (options_.record_payload) {
     what = fmt::format(" and every tensor to {}: the prompt and all activations can be read there",

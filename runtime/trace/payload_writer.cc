@@ -1,6 +1,5 @@
 #include "runtime/trace/payload_writer.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -102,8 +101,9 @@ PayloadNeed payload_need(const ModelDims& dims, std::span<const PlannedOp> plan,
   return all;
 }
 
-PayloadWriter::PayloadWriter(std::string path, UniqueFd fd, std::uint64_t room_bytes)
-    : path_(std::move(path)), fd_(std::move(fd)), room_bytes_(room_bytes), copy_(kCopyBytes) {}
+PayloadWriter::PayloadWriter(std::string path, std::unique_ptr<OutputDraft> file,
+                             std::uint64_t room_bytes)
+    : path_(std::move(path)), file_(std::move(file)), room_bytes_(room_bytes), copy_(kCopyBytes) {}
 
 Status PayloadWriter::check_place(const std::string& path) {
   struct stat info {};
@@ -132,19 +132,22 @@ Status PayloadWriter::check_place(const std::string& path) {
 
 Result<std::unique_ptr<PayloadWriter>> PayloadWriter::create(const std::string& path,
                                                              const PayloadNeed& need) {
+  ASSIGN_OR_RETURN(auto writer, prepare(path, need));
+  RETURN_IF_ERROR(writer->take_place());
+  return writer;
+}
+
+Result<std::unique_ptr<PayloadWriter>> PayloadWriter::prepare(const std::string& path,
+                                                              const PayloadNeed& need) {
   RETURN_IF_ERROR(check_place(path));
   RETURN_IF_ERROR(check_need(path, need));
-  // A new file: nobody has the old one open with its old mode.
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT)
-    return os_error("replace the payload file " + path, errno);
-  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-  if (!fd.valid()) return os_error("create the payload file " + path, errno);
+  ASSIGN_OR_RETURN(auto file, OutputDraft::beside(path, path));
   const std::uint64_t start =
       (kLengthBytes + std::max<std::uint64_t>(need.header_bytes, kEmptyHeader.size()) +
        kDataAlignment - 1) /
       kDataAlignment * kDataAlignment;
   std::unique_ptr<PayloadWriter> writer(
-      new PayloadWriter(path, std::move(fd), start - kLengthBytes));
+      new PayloadWriter(path, std::move(file), start - kLengthBytes));
   std::string header;
   for (std::size_t i = 0; i < kLengthBytes; ++i)
     header += static_cast<char>((writer->room_bytes_ >> (8 * i)) & 0xff);
@@ -156,9 +159,9 @@ Result<std::unique_ptr<PayloadWriter>> PayloadWriter::create(const std::string& 
 }
 
 Status PayloadWriter::write_at(std::uint64_t offset, std::string_view bytes) const {
-  if (::lseek(fd_.get(), static_cast<off_t>(offset), SEEK_SET) < 0)
+  if (::lseek(file_->fd(), static_cast<off_t>(offset), SEEK_SET) < 0)
     return os_error("write the payload file " + path_, errno);
-  return write_all(fd_.get(), bytes, path_);
+  return write_all(file_->fd(), bytes, path_);
 }
 
 Result<std::string> PayloadWriter::append(std::string_view name, TensorView tensor) {
@@ -171,7 +174,7 @@ Result<std::string> PayloadWriter::append(std::string_view name, TensorView tens
                   path_, name);
   }
   const std::uint64_t place = kLengthBytes + room_bytes_ + data_bytes_;
-  if (::ftruncate(fd_.get(), static_cast<off_t>(place + bytes)) != 0) {
+  if (::ftruncate(file_->fd(), static_cast<off_t>(place + bytes)) != 0) {
     return os_error("write the payload file " + path_, errno);
   }
   RETURN_IF_ERROR(write_at(kLengthBytes + json_bytes_ - 1, entry));
@@ -197,7 +200,8 @@ Result<std::string> PayloadWriter::add(std::string_view name, TensorView tensor)
     std::string rest(1 + room_bytes_ - json_bytes_, ' ');
     rest[0] = '}';
     (void)write_at(kLengthBytes + json_bytes_ - 1, rest);
-    if (::ftruncate(fd_.get(), static_cast<off_t>(kLengthBytes + room_bytes_ + data_bytes_)) != 0) {
+    if (::ftruncate(file_->fd(), static_cast<off_t>(kLengthBytes + room_bytes_ + data_bytes_)) !=
+        0) {
       failure_ = failure_.with_context("and it cannot be cut back");
     }
   }

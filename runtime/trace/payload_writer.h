@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/output_file.h"
 #include "base/status.h"
 #include "base/tensor.h"
-#include "base/unique_fd.h"
 #include "runtime/model/forward_plan.h"
 
 namespace airlock {
@@ -38,6 +38,10 @@ class PayloadWriter {
   /// kInvalidInput: the file cannot be made.
   static Result<std::unique_ptr<PayloadWriter>> create(const std::string& path,
                                                        const PayloadNeed& need);
+  /// The same in two steps: until take_place() what was there stays, and nothing else is seen.
+  static Result<std::unique_ptr<PayloadWriter>> prepare(const std::string& path,
+                                                        const PayloadNeed& need);
+  Status take_place() { return file_->take_place(); }
 
   /// Appends the tensor and gives the SHA-256 of the bytes as they were written: each byte of
   /// `tensor` is read once, for it may lie where a peer can change it. After a failure
@@ -46,12 +50,12 @@ class PayloadWriter {
   Result<std::string> add(std::string_view name, TensorView tensor);
 
  private:
-  PayloadWriter(std::string path, UniqueFd fd, std::uint64_t room_bytes);
+  PayloadWriter(std::string path, std::unique_ptr<OutputDraft> file, std::uint64_t room_bytes);
   Status write_at(std::uint64_t offset, std::string_view bytes) const;
   Result<std::string> append(std::string_view name, TensorView tensor);
 
   std::string path_;
-  UniqueFd fd_;
+  std::unique_ptr<OutputDraft> file_;
   std::uint64_t room_bytes_;      // of the JSON
   std::uint64_t json_bytes_ = 0;  // in use, the closing brace among them
   std::uint64_t data_bytes_ = 0;

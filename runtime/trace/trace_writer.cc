@@ -1,9 +1,7 @@
 #include "runtime/trace/trace_writer.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,7 +17,6 @@
 #include "base/deadline.h"
 #include "base/file.h"
 #include "base/thread.h"
-#include "base/unique_fd.h"
 #include "runtime/trace/trace_line.h"
 
 namespace airlock {
@@ -37,12 +34,12 @@ constexpr int kLookMs = 50;
 
 class Writer final : public TraceWriter {
  public:
-  Writer(std::string path, UniqueFd fd, TraceHeader header, WhenFull when_full, bool seekable)
+  Writer(std::string path, std::unique_ptr<OutputDraft> file, TraceHeader header,
+         WhenFull when_full)
       : path_(std::move(path)),
-        fd_(std::move(fd)),
+        file_(std::move(file)),
         header_(std::move(header)),
-        when_full_(when_full),
-        seekable_(seekable) {
+        when_full_(when_full) {
     header_.wall_ns.reset();
     header_.records.reset();
     header_.dropped = 0;
@@ -51,13 +48,18 @@ class Writer final : public TraceWriter {
     header_bytes_ = buffer_.size();
     buffer_ += '\n';
   }
-  /// Writes the header, so that a full disk shows before the run, and starts the thread.
+  /// Writes the header, so that a full disk shows before the run, and starts the thread; only then
+  /// does a new file take the place of an older one.
   Status start() {
-    const ssize_t count = ::write(fd_.get(), buffer_.data(), buffer_.size());
-    if (count >= 0) {
-      buffer_.erase(0, static_cast<std::size_t>(count));
-    } else if (errno != EAGAIN && errno != EINTR) {
-      return os_error("write the trace " + path_, errno);
+    while (!buffer_.empty()) {
+      const ssize_t count = ::write(file_->fd(), buffer_.data(), buffer_.size());
+      if (count >= 0) {
+        buffer_.erase(0, static_cast<std::size_t>(count));
+      } else if (errno == EAGAIN) {
+        break;
+      } else if (errno != EINTR) {
+        return os_error("write the trace " + path_, errno);
+      }
     }
     ASSIGN_OR_RETURN(thread_, start_thread("the trace", [this] {
                        const Status status = without_exceptions([this]() -> Status {
@@ -66,7 +68,7 @@ class Writer final : public TraceWriter {
                        });
                        if (!status.ok()) fail(status);
                      }));
-    return {};
+    return file_->take_place();
   }
   ~Writer() override { stop(); }
 
@@ -87,14 +89,14 @@ class Writer final : public TraceWriter {
     stop();
     if (status_.ok() && is_set(failed_)) fail(ETIMEDOUT);
     if (!status_.ok()) return status_;
-    if (!seekable_) return {};
+    if (!file_->is_new_file()) return {};
     header_.wall_ns = wall_ns;
     header_.records = written_;
     header_.dropped = dropped_;
     std::string line = encode_trace_line(header_);
     CHECK(line.size() <= header_bytes_);  // kHeaderRoomBytes is for the longest numbers
     line.resize(header_bytes_, ' ');
-    const ssize_t count = ::pwrite(fd_.get(), line.data(), line.size(), 0);
+    const ssize_t count = ::pwrite(file_->fd(), line.data(), line.size(), 0);
     if (count == static_cast<ssize_t>(line.size())) return {};
     return os_error("write the trace " + path_, count < 0 ? errno : ENOSPC);
   }
@@ -153,7 +155,7 @@ class Writer final : public TraceWriter {
     std::string_view left = buffer_;
     std::uint64_t patience_end_ns = 0;  // once the run is over
     while (status_.ok() && !left.empty()) {
-      const ssize_t count = ::write(fd_.get(), left.data(), left.size());
+      const ssize_t count = ::write(file_->fd(), left.data(), left.size());
       const int error = errno;
       if (is_set(failed_)) {
         fail(ETIMEDOUT);
@@ -165,7 +167,7 @@ class Writer final : public TraceWriter {
       } else if (error == EAGAIN) {
         if (patience_end_ns == 0 && is_set(stopping_)) patience_end_ns = now_ns() + kPatienceNs;
         if (patience_end_ns != 0 && now_ns() > patience_end_ns) fail(ETIMEDOUT);
-        pollfd room{fd_.get(), POLLOUT, 0};
+        pollfd room{file_->fd(), POLLOUT, 0};
         ::poll(&room, 1, kLookMs);
       } else if (error != EINTR) {
         fail(error);
@@ -187,10 +189,9 @@ class Writer final : public TraceWriter {
   }
 
   const std::string path_;
-  UniqueFd fd_;
+  const std::unique_ptr<OutputDraft> file_;
   TraceHeader header_;
   const WhenFull when_full_;
-  const bool seekable_;
   std::size_t header_bytes_ = 0;
 
   mutable std::mutex mutex_;
@@ -211,23 +212,13 @@ class Writer final : public TraceWriter {
 
 }  // namespace
 
-Result<std::unique_ptr<TraceWriter>> TraceWriter::create(OutputFile place, TraceHeader header,
-                                                         WhenFull when_full) {
-  const std::string path = place.path();
+Result<std::unique_ptr<TraceWriter>> TraceWriter::create(const OutputFile& place,
+                                                         TraceHeader header, WhenFull when_full) {
   // What is written through is never waited for here; a pipe's slow reader is, by the writer's
   // thread.
-  UniqueFd fd = std::move(place).take_descriptor();
-  const bool is_file = !fd.valid();
-  if (is_file) {
-    ASSIGN_OR_RETURN(const std::string target, place.target());
-    // A new file: nobody has the old one open with its old mode.
-    if (::unlink(target.c_str()) != 0 && errno != ENOENT)
-      return os_error("replace the trace " + path, errno);
-    fd.reset(::open(target.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!fd.valid()) return os_error("create the trace " + path, errno);
-  }
+  ASSIGN_OR_RETURN(auto file, place.begin());
   auto writer =
-      std::make_unique<Writer>(path, std::move(fd), std::move(header), when_full, is_file);
+      std::make_unique<Writer>(place.path(), std::move(file), std::move(header), when_full);
   RETURN_IF_ERROR(writer->start());
   return std::unique_ptr<TraceWriter>(std::move(writer));
 }

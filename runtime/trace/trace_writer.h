@@ -20,8 +20,9 @@ class TraceWriter {
   enum class WhenFull : std::uint8_t { kDrop, kWait };
 
   /// The header's wall_ns, records and dropped are written by close(). kInvalidInput where the file
-  /// cannot be made, kResourceExhausted where the disk is full already or there is no thread.
-  static Result<std::unique_ptr<TraceWriter>> create(OutputFile place, TraceHeader header,
+  /// cannot be made, kResourceExhausted where the disk is full already or there is no thread; what
+  /// was there then stays.
+  static Result<std::unique_ptr<TraceWriter>> create(const OutputFile& place, TraceHeader header,
                                                      WhenFull when_full);
   /// Without a close() the trace stays as one that was cut off.
   virtual ~TraceWriter() = default;

@@ -123,6 +123,26 @@ TEST(PayloadWriter, a_full_disk_leaves_what_was_there_before) {
   EXPECT_EQ((*file)->entries().size(), 1U);
 }
 
+TEST(PayloadWriter, that_cannot_begin_leaves_the_older_file) {
+  ::signal(SIGXFSZ, SIG_IGN);
+  const TempDir dir;
+  const std::string path = dir.file("p.safetensors");
+  ASSERT_TRUE(PayloadWriter::create(path, {9000, 0, 3}).ok());
+  const std::string older = read_all(path);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit limit = before;
+  // Less than the room for the header.
+  limit.rlim_cur = 1000;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const auto writer = PayloadWriter::create(path, kSmall);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  ASSERT_FALSE(writer.ok());
+  EXPECT_EQ(writer.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(read_all(path), older);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+}
+
 TEST(PayloadWriter, a_file_whose_writer_was_killed_before_it_named_a_tensor_is_read) {
   const TempDir dir;
   const std::string path = dir.file("p.safetensors");

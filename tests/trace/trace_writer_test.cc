@@ -206,6 +206,25 @@ TEST(TraceWriter, a_file_that_may_not_grow_is_told_by_close) {
   EXPECT_NE(trace->cut, "");
 }
 
+TEST(TraceWriter, that_cannot_begin_leaves_the_older_trace) {
+  ::signal(SIGXFSZ, SIG_IGN);
+  const TempDir dir;
+  const std::string path = write_all(dir.file("t.jsonl"), "older");
+  OutputFile place = OutputFile::open(path).value();
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit small = before;
+  // Less than the header.
+  small.rlim_cur = 10;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const auto writer = TraceWriter::create(std::move(place), golden_header(), WhenFull::kDrop);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  ASSERT_FALSE(writer.ok());
+  EXPECT_EQ(writer.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(read_all(path), "older");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+}
+
 TEST(TraceWriter, follows_a_link_and_leaves_it) {
   const TempDir dir;
   const std::string link = dir.file("link");
