@@ -141,7 +141,8 @@ Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSour
   reporter.add_config("wire", name_of(wire));
   ASSIGN_OR_RETURN(PrefillResult result, prefill(options, std::move(*own), session->backend(),
                                                  reporter.tee(), recording, session->policy()));
-  // The last result lay in the ring: a server that had ended by then may have taken its memory away.
+  // The last result lay in the ring: a server that had ended by then may have taken its memory
+  // away.
   RETURN_IF_ERROR(session->check());
   const OpSnapshotTable ops = snapshot_of(session->op_stats());
   reported.say_goodbye();

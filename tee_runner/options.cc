@@ -128,7 +128,7 @@ void declare_replay(const CommandOptions& command, ReplayOptions& options) {
 
 /// Of what is read, and of one another: an output replaces what lies there.
 Status check_outputs(const PrefillOptions& options) {
-  const std::string payload = options.record_payload ? options.record + ".safetensors" : "";
+  const std::string payload = options.record_payload ? new_payload_path(options) : "";
   const NamedFile outputs[] = {{"--stats-json", options.stats_json},
                                {"--logits-out", options.logits_out},
                                {"--record", options.record},
@@ -194,6 +194,12 @@ Result<std::string> read_text(const std::string& path) {
 }
 
 }  // namespace
+
+std::string new_payload_path(const PrefillOptions& options) {
+  // A name whose links cannot be followed is refused with the trace.
+  const auto target = follow_links(options.record);
+  return (target.ok() ? *target : options.record) + ".safetensors";
+}
 
 Result<std::optional<Command>> parse_options(int argc, const char* const* argv) {
   CommandLine line(

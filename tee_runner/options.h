@@ -63,6 +63,10 @@ struct PrefillOptions : RunnerOptions {
   bool record_payload = false;
 };
 
+/// Where --record-payload puts the tensors: beside the trace itself, so where --record names a
+/// link, beside what that leads to.
+std::string new_payload_path(const PrefillOptions& options);
+
 /// `tee_runner replay`.
 struct ReplayOptions : RunnerOptions, ReplaySettings {};
 

@@ -35,8 +35,6 @@ bool is_stdout(const struct stat& info) {
          (!S_ISCHR(info.st_mode) || ::isatty(STDOUT_FILENO) == 1);
 }
 
-std::string payload_path(const PrefillOptions& options) { return options.record + ".safetensors"; }
-
 /// Adds the time of a scope to `cost_ns`.
 class CostTimer {
  public:
@@ -50,8 +48,7 @@ class CostTimer {
   const std::uint64_t start_ns_;
 };
 
-Status check_payload_place(const PrefillOptions& options) {
-  const std::string path = payload_path(options);
+Status check_payload_place(const PrefillOptions& options, const std::string& path) {
   const std::string name = base_name(path);
   if (!is_payload_name(name)) {
     return {StatusCode::kUsage,
@@ -71,7 +68,7 @@ Status check_payload_place(const PrefillOptions& options) {
 }
 
 TraceHeader make_header(const PrefillOptions& options, const BackendInfo& info,
-                        const Recording::Session& session) {
+                        const Recording::Session& session, const std::string& payload_path) {
   TraceHeader header;
   header.source = TraceSource::kRecorded;
   header.build = build_name();
@@ -91,7 +88,7 @@ TraceHeader make_header(const PrefillOptions& options, const BackendInfo& info,
     header.ring_slots = static_cast<std::uint32_t>(session.policy->slot_count);
   }
   header.digests = options.record_digest || options.record_payload;
-  if (options.record_payload) header.payload = base_name(payload_path(options));
+  if (options.record_payload) header.payload = base_name(payload_path);
   return header;
 }
 
@@ -187,7 +184,8 @@ Status Recording::check() {
             path};
   }
   ASSIGN_OR_RETURN(place_, OutputFile::open(path));
-  return options_.record_payload ? check_payload_place(options_) : Status();
+  payload_path_ = new_payload_path(options_);
+  return options_.record_payload ? check_payload_place(options_, payload_path_) : Status();
 }
 
 Result<Backend*> Recording::start(Backend& inner, const Session& session) {
@@ -202,18 +200,19 @@ Result<Backend*> Recording::start(Backend& inner, const Session& session) {
     ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan,
                      plan_forward(info.dims, prompt, options_.chunk));
     const PayloadNeed need = payload_need(info.dims, plan, options_.repeat);
-    ASSIGN_OR_RETURN(payload_, PayloadWriter::prepare(payload_path(options_), need));
+    ASSIGN_OR_RETURN(payload_, PayloadWriter::prepare(payload_path_, need));
   }
   // What was asked for whole is waited for.
   const auto when_full = digests() ? TraceWriter::WhenFull::kWait : TraceWriter::WhenFull::kDrop;
-  ASSIGN_OR_RETURN(writer_, TraceWriter::create(*std::exchange(place_, std::nullopt),
-                                                make_header(options_, info, session), when_full));
+  ASSIGN_OR_RETURN(
+      writer_, TraceWriter::create(*std::exchange(place_, std::nullopt),
+                                   make_header(options_, info, session, payload_path_), when_full));
   // Last: where a file cannot be made, the older pair is still there.
   if (payload_) RETURN_IF_ERROR(payload_->take_place());
   std::string what;
   if (options_.record_payload) {
     what = fmt::format(" and every tensor to {}: the prompt and all activations can be read there",
-                       payload_path(options_));
+                       payload_path_);
   } else if (options_.record_digest) {
     what = " with a digest of every tensor: what a TEE hides can be searched for";
   }

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "base/output_file.h"
@@ -95,6 +96,7 @@ class Recording {
 
   const PrefillOptions& options_;
   std::optional<OutputFile> place_;  // of the trace, from check() to start()
+  std::string payload_path_;         // as new_payload_path() at check()
   std::unique_ptr<PayloadWriter> payload_;
   std::unique_ptr<TraceWriter> writer_;
   std::unique_ptr<RecordingBackend> backend_;

@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <filesystem>
 #include <random>
+#include <system_error>
 
 #include "base/convert.h"
+#include "base/file.h"
 #include "base/mix.h"
 
 namespace airlock {
@@ -129,8 +132,14 @@ Status read_recorded(const SafetensorsFile& payload, const TraceRecord& record, 
 
 std::string payload_path(const std::string& trace_path, const TraceHeader& header) {
   if (header.payload.empty()) return {};
-  // npos + 1 is 0.
-  return trace_path.substr(0, trace_path.rfind('/') + 1) + header.payload;
+  const auto beside = [&](const std::string& path) {
+    return path.substr(0, path.rfind('/') + 1) + header.payload;  // npos + 1 is 0
+  };
+  const std::string path = beside(trace_path);
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored)) return path;
+  const auto target = follow_links(trace_path);
+  return target.ok() ? beside(*target) : path;
 }
 
 ReplayInputs seeded_inputs(std::uint64_t seed, std::int64_t vocab) {

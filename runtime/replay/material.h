@@ -73,7 +73,8 @@ std::optional<PathPolicy> recorded_policy(const TraceHeader& header);
 /// another type or shape than the record says. Thread-safe.
 Status read_recorded(const SafetensorsFile& payload, const TraceRecord& record, TraceSide side,
                      std::size_t index, std::uint64_t offset, std::span<std::byte> out);
-/// Where the payload of the trace at `trace_path` lies; empty where it has none.
+/// Where the payload of the trace at `trace_path` lies: beside that name, or else beside the file
+/// that the name, a link, leads to. Empty where it has none.
 std::string payload_path(const std::string& trace_path, const TraceHeader& header);
 
 /// Writes an input of an op into a loan. Thread-safe.

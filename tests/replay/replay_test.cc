@@ -428,6 +428,18 @@ TEST(ReplayPayload, lies_beside_the_trace) {
   EXPECT_EQ(payload_path("b.jsonl", header), "b.safetensors");
 }
 
+TEST(ReplayPayload, lies_beside_the_file_that_a_link_leads_to_unless_it_is_linked_too) {
+  const TempDir dir;
+  std::filesystem::create_directory(dir.file("far"));
+  write_all(dir.file("far/t.jsonl"), "");
+  std::filesystem::create_symlink("far/t.jsonl", dir.file("link"));
+  TraceHeader header;
+  header.payload = "t.jsonl.safetensors";
+  EXPECT_EQ(payload_path(dir.file("link"), header), dir.file("far/t.jsonl.safetensors"));
+  write_all(dir.file("t.jsonl.safetensors"), "");
+  EXPECT_EQ(payload_path(dir.file("link"), header), dir.file("t.jsonl.safetensors"));
+}
+
 TEST(ReplayVerify, is_refused_without_what_it_needs) {
   TraceHeader header = replay_header();
   EXPECT_TRUE(check_can_verify(header, ReplayVerify::kNone).ok());

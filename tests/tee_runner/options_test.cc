@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <initializer_list>
 #include <string>
@@ -226,6 +227,12 @@ TEST(Options, a_trace_over_another_of_the_runs_files_is_refused) {
   refuse_all(trace);  // by name: nothing is there yet
   refuse_all(same);
   expect_refused("--logits-out", trace + ".safetensors", true);
+  std::filesystem::create_directory(dir.file("far"));
+  std::filesystem::create_symlink("far/t.jsonl", dir.file("to-far"));
+  const std::string beside = dir.file("far/t.jsonl.safetensors");
+  const auto over = parse({"--tokens", "1", "--record", dir.file("to-far").c_str(),
+                           "--record-payload", "--logits-out", beside.c_str()});
+  EXPECT_EQ(over.status().code(), StatusCode::kUsage);
   write_all(trace, "x");
   const std::string link = dir.file("link");
   ASSERT_EQ(::link(trace.c_str(), link.c_str()), 0);

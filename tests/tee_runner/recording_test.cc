@@ -337,6 +337,44 @@ TEST(Recording, through_a_link_leaves_the_link) {
   }
 }
 
+TEST(Recording, through_a_link_keeps_trace_and_payload_together) {
+  const TempDir dir;
+  std::filesystem::create_directory(dir.file("far"));
+  const std::string link = dir.file("link");
+  ASSERT_EQ(::symlink("far/t.jsonl", link.c_str()), 0);
+  RecordedRun run(link);
+  run.options.record_payload = true;
+  ASSERT_TRUE(run.run().ok());
+  const auto trace = read_trace(dir.file("far/t.jsonl"));
+  ASSERT_TRUE(trace.ok());
+  EXPECT_EQ(trace->header.payload, "t.jsonl.safetensors");
+  EXPECT_TRUE(SafetensorsFile::open(dir.file("far/t.jsonl.safetensors")).ok());
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 2);
+}
+
+TEST(Recording, whose_trace_cannot_begin_leaves_the_payload_that_was_there) {
+  const TempDir dir;
+  const std::string path = dir.file("t.jsonl");
+  {
+    RecordedRun run(path);
+    run.options.record_payload = true;
+    ASSERT_TRUE(run.run().ok());
+  }
+  const std::string older = read_all(path + ".safetensors");
+  RecordedRun run(path);
+  run.options.record_payload = true;
+  Recording recording(run.options);
+  ASSERT_TRUE(recording.check().ok());
+  std::filesystem::remove(path);
+  std::filesystem::create_directory(path);
+  ZeroBackend backend(kTiny);
+  Recording::Session session;
+  session.tokens = 3;
+  EXPECT_FALSE(recording.start(backend, session).ok());
+  EXPECT_EQ(read_all(path + ".safetensors"), older);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 2);
+}
+
 TEST(Recording, of_a_run_that_does_not_begin_leaves_the_trace_that_was_there) {
   const TempDir dir;
   const std::string path = write_all(dir.file("t.jsonl"), "older");
