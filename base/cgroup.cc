@@ -4,6 +4,7 @@
 #include <charconv>
 #include <fstream>
 #include <limits>
+#include <set>
 #include <sstream>
 #include <string_view>
 #include <vector>
@@ -74,8 +75,8 @@ std::vector<Mount> read_mounts(const std::string& root) {
   return mounts;
 }
 
-/// The path of this process's group in the hierarchy of `mount`: a line "ID:CONTROLLERS:PATH".
-std::optional<std::string> group_in(const Mount& mount, const std::string& root) {
+/// Where this process is in the hierarchy of `mount`: a line "ID:CONTROLLERS:PATH".
+std::optional<std::string> line_of(const Mount& mount, const std::string& root) {
   std::ifstream file(root + "/proc/self/cgroup");
   for (std::string line; std::getline(file, line);) {
     const std::size_t first = line.find(':');
@@ -87,21 +88,29 @@ std::optional<std::string> group_in(const Mount& mount, const std::string& root)
             ? line.starts_with("0::")
             : (has_word(controllers, "cpu") && has_word(mount.controllers, "cpu")) ||
                   (has_word(controllers, "memory") && has_word(mount.controllers, "memory"));
-    if (same) return line.substr(second + 1);
+    if (same) return line;
   }
   return std::nullopt;
 }
 
-/// The folders of the group and of its ancestors, the group's own first, as far as they are
-/// mounted.
-std::vector<std::string> folders_of(const Mount& mount, const std::string& group,
-                                    const std::string& root) {
+std::string path_in(const std::string& line) {
+  return line.substr(line.find(':', line.find(':') + 1) + 1);
+}
+
+/// What of `group` lies below the group that is mounted, "" for that group itself; nullopt: it is
+/// no part of that.
+std::optional<std::string> path_below(const Mount& mount, const std::string& group) {
   const std::string prefix = mount.group == "/" ? "" : mount.group;
-  std::string below;
-  // A container may see another path of its group than the one that is mounted; what is mounted
-  // there is its own group then.
-  if (group == prefix || group.starts_with(prefix + "/")) below = group.substr(prefix.size());
-  if (below.find("/..") != std::string::npos || below == "/") below.clear();
+  if (group != prefix && !group.starts_with(prefix + "/")) return std::nullopt;
+  const std::string below = group.substr(prefix.size());
+  if (below.find("/..") != std::string::npos) return std::nullopt;
+  return below == "/" ? "" : below;
+}
+
+/// The folders of the group `below` a mount and of its ancestors, the group's own first, as far as
+/// they are mounted.
+std::vector<std::string> folders_of(const Mount& mount, std::string below,
+                                    const std::string& root) {
   std::vector<std::string> folders;
   for (;;) {
     folders.push_back(root + mount.point + below);
@@ -172,10 +181,22 @@ std::optional<std::uint64_t> memory_left_at(const std::string& folder, bool is_v
 
 CgroupLimits read_cgroup_limits(const std::string& root) {
   CgroupLimits limits;
-  for (const Mount& mount : read_mounts(root)) {
-    const auto group = group_in(mount, root);
-    if (!group) continue;
-    for (const std::string& folder : folders_of(mount, *group, root)) {
+  const std::vector<Mount> mounts = read_mounts(root);
+  std::vector<std::optional<std::string>> lines;
+  for (const Mount& mount : mounts) lines.push_back(line_of(mount, root));
+  // The lines of the hierarchies in which a mount has this process's group.
+  std::set<std::string> found;
+  for (std::size_t i = 0; i < mounts.size(); ++i) {
+    if (lines[i] && path_below(mounts[i], path_in(*lines[i]))) found.insert(*lines[i]);
+  }
+  for (std::size_t i = 0; i < mounts.size(); ++i) {
+    const Mount& mount = mounts[i];
+    if (!lines[i]) continue;
+    const auto below = path_below(mount, path_in(*lines[i]));
+    // A container may see another path of its group than the one that is mounted; what is mounted
+    // there is its own group then. Where the group is found elsewhere, this is another one.
+    if (!below && found.contains(*lines[i])) continue;
+    for (const std::string& folder : folders_of(mount, below.value_or(""), root)) {
       if (const auto cpus = cpus_at(folder, mount.is_v2)) lower(limits.cpus, *cpus);
       if (const auto left = memory_left_at(folder, mount.is_v2))
         lower(limits.memory_left_bytes, *left);

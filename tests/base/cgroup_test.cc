@@ -102,6 +102,33 @@ TEST(Cgroup, finds_a_containers_own_group_where_that_is_what_is_mounted) {
   }
 }
 
+TEST(Cgroup, takes_no_other_group_that_is_mounted_elsewhere_for_its_own) {
+  Machine machine;
+  const std::string v2 = "41 24 0:30 /other /mnt/other rw - cgroup2 cgroup2 rw\n" +
+                         std::string(kV2) +
+                         "42 24 0:30 /mine/inner /mnt/inner rw - cgroup2 cgroup2 rw\n";
+  const std::string v1 =
+      "43 31 0:29 /other /mnt/other rw - cgroup cgroup rw,cpu,cpuacct\n" + std::string(kV1);
+  machine.put("/mnt/other/cpu.max", "10000 100000\n");
+  machine.put("/mnt/other/cpu.cfs_quota_us", "20000\n");
+  machine.put("/mnt/other/cpu.cfs_period_us", "100000\n");
+  machine.put("/mnt/inner/cpu.max", "30000 100000\n");
+  machine.put("/sys/fs/cgroup/mine/cpu.max", "200000 100000\n");
+  machine.put("/sys/fs/cgroup/cpu,cpuacct/mine/cpu.cfs_quota_us", "300000\n");
+  machine.put("/sys/fs/cgroup/cpu,cpuacct/mine/cpu.cfs_period_us", "100000\n");
+  machine.put("/proc/self/mountinfo", v2);
+  machine.put("/proc/self/cgroup", "0::/mine\n");
+  EXPECT_EQ(machine.limits().cpus, 2.0);
+  machine.put("/proc/self/mountinfo", v1);
+  machine.put("/proc/self/cgroup", "1:cpu,cpuacct:/mine\n");
+  EXPECT_EQ(machine.limits().cpus, 3.0);
+  // Another hierarchy's mount says nothing of this one's.
+  machine.put("/proc/self/mountinfo",
+              "41 24 0:30 /here /mnt/other rw - cgroup2 cgroup2 rw\n" + std::string(kV1));
+  machine.put("/proc/self/cgroup", "1:cpu,cpuacct:/mine\n0::/there\n");
+  EXPECT_EQ(machine.limits().cpus, 0.1);
+}
+
 TEST(Cgroup, overlooks_what_cannot_be_read) {
   Machine machine;
   machine.put("/proc/self/mountinfo", std::string("35 24\n\n35 24 0:30 / /x - cgroup2\n") + kV2);
