@@ -25,8 +25,9 @@ class OutputDraft {
   /// Failures are kept for commit(); what is added after one is lost.
   void add(std::string_view text);
   bool failed() const { return !status_.ok(); }
-  /// A regular file is on the disk, mode 0600, and takes the place of what was there: a reader sees
-  /// the old text or the whole new one. Once; errors as os_error(), the first failure.
+  /// A regular file's text is on the disk, then it takes, mode 0600, the place of what was there: a
+  /// reader sees the old text or the whole new one. The folder is not synced: after a power cut
+  /// that may still be the old one. Once; errors as os_error(), the first failure.
   Status commit();
 
   /// For a writer of its own kind, which writes to fd() instead: a new file that can take the place
