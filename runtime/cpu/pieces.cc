@@ -4,6 +4,9 @@ namespace airlock {
 
 namespace {
 
+/// Elements of a result that one piece writes: memory that is met for the first time costs far more
+/// than the products that go there.
+constexpr std::int64_t kMostResults = std::int64_t{1} << 20;
 // Multiplications and additions. A piece of a usual size takes about a millisecond of one core, and
 // the largest of all a few tens: threads share the work evenly, and a turn ends soon.
 constexpr std::int64_t kUsualFlop = std::int64_t{1} << 27;
@@ -49,7 +52,8 @@ Pieces matmul_pieces(std::int64_t batches, std::int64_t rows, std::int64_t k, st
     if (transpose != Transpose::kB) most_columns = std::min(most_columns, kCopiedElements / k);
     wide = floor_to(most_columns, kColumnUnit);
   }
-  std::int64_t tall = floor_to(kUsualFlop / (2 * k * wide), kLeastRows);
+  std::int64_t tall =
+      floor_to(std::min(kUsualFlop / (2 * k * wide), kMostResults / wide), kLeastRows);
   if (transpose == Transpose::kA) {
     tall = std::min(tall, floor_to(kCopiedElements / k, kLeastRows));
     return {{batches, 1}, {rows, tall}, {columns, wide}};
