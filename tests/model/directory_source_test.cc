@@ -264,7 +264,8 @@ TEST_F(Directory, what_its_names_say_is_never_part_of_a_command) {
     expect_refused(folder_with(std::string("adapter") + name, "adapter_config.json"),
                    "from_pretrained('DIR')");
     const std::string lfs = folder_with(std::string("lfs") + name, "config.json");
-    test::write_file(lfs + "/config.json", "version https://git-lfs.github.com/spec/v1\n");
+    for (const char* file_name : {"/config.json", "/model.safetensors"})
+      test::write_file(lfs + file_name, "version https://git-lfs.github.com/spec/v1\n");
     expect_refused(lfs, "git -C DIR lfs pull");
     const std::string cache = std::string("models--someone--") + name;
     std::filesystem::create_directories(folder_.path(cache) + "/snapshots");

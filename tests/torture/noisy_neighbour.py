@@ -6,6 +6,7 @@ was is printed, and bounded in the long form. Then: fairness between sessions th
 noisy_neighbour.py --bin-dir DIR [--long] SCENARIO; exit codes as of the other scenarios."""
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 sys.path[:0] = [os.path.join(ROOT, "tools"), os.path.join(ROOT, "tests", "integration")]
 import scenarios  # noqa: E402
-from pair import wait_until  # noqa: E402
+from pair import TINY, wait_until  # noqa: E402
 from peers import Peers, expect_settled, holdings, needs, row  # noqa: E402
 
 # One slice of a product, for which a ready op may have to wait, and what a busy machine adds.
@@ -137,7 +138,33 @@ def sessions_in_a_row_leave_nothing(peers):
     row("sessions in a row", count, f"descriptors and threads as before, {grown / MIB:.1f} MiB more memory", took_s)
 
 
-SCENARIOS = (*(noisy(*kind) for kind in KINDS), sessions_share_fairly, sessions_in_a_row_leave_nothing)
+def crowds_meet_the_least_descriptors(peers):
+    """As many sessions and strangers as there can be, at a server that has just the descriptors that it asks for: libzmq
+    ends the process where it finds none to accept with."""
+    poor = peers.start("gpu_server", "--synthetic", TINY, "--endpoint", peers.endpoint, "--device", "cpu", "--max-clients", 4,
+                       *SMALL_RINGS, within=("prlimit", "--nofile=100:100"))
+    poor.expect_exit(5)
+    least = int(re.search(r"ulimit -n (\d+)", poor.stderr())[1])
+    server = peers.server("--max-clients", 4, *SMALL_RINGS, within=("prlimit", f"--nofile={least}:{least}"))
+    victims = [Victim(peers, server) for _ in range(4)]
+    before = holdings(server)
+    kinds = ("half-open", "crowds-door", "never-attaches", "hellos")
+    crowds = [peers.start("bad_client", server.endpoint, "noise", kind, 10 if peers.long else 3) for kind in kinds]
+    for crowd in crowds:
+        crowd.exit_code()  # one that finds the server full cannot be as bad as it would
+    for victim in victims:
+        assert victim.times()["ops"] > 0
+    took_s = expect_settled(server, before)
+    for victim in victims:
+        victim.end()
+    peers.expect_serves()
+    peers.stop(server)
+    peers.expect_nothing_left()
+    row(f"crowds at a server with the {least} descriptors that it asks for", len(kinds), "it lives; no op of a victim failed", took_s)
+
+
+SCENARIOS = (*(noisy(*kind) for kind in KINDS), crowds_meet_the_least_descriptors, sessions_share_fairly,
+             sessions_in_a_row_leave_nothing)
 
 if __name__ == "__main__":
     scenarios.main(__doc__, SCENARIOS, lambda args, work: Peers(args.bin_dir, work, args.long),
