@@ -12,6 +12,9 @@ namespace airlock {
 namespace {
 // How often a waiter asks whether anybody still wants its result.
 constexpr std::chrono::milliseconds kLook{50};
+// For each of those who are here: twice what a turn takes. Who waits longer has been passed over by
+// newcomers again and again, each of whom had used less.
+constexpr std::uint64_t kPatienceNs = 40'000'000;
 }  // namespace
 
 Result<FairGate::Turn> FairGate::enter(Share& share, const OpLife& life) {
@@ -34,7 +37,10 @@ bool FairGate::keep(const Turn& turn) {
 
 bool FairGate::keeps() {
   count_time();
-  if (!queue_.empty() && (*next())->share->used_ns_ <= holder_->used_ns_) return false;
+  if (!queue_.empty()) {
+    const Waiter& first = **next();
+    if (is_overdue(first) || first.share->used_ns_ <= holder_->used_ns_) return false;
+  }
   give_turn(*holder_);
   return true;
 }
@@ -69,9 +75,6 @@ void FairGate::count_time() {
   if (holder_ == nullptr) return;
   const std::uint64_t now = clock_();
   holder_->used_ns_ += now - counted_ns_;
-  // What each of those who are here would have had by now. Were it what the last one had used, a
-  // stream of newcomers, each at this level, would keep it down and everybody else waiting.
-  level_ns_ += (now - counted_ns_) / (queue_.size() + 1);
   counted_ns_ = now;
 }
 
@@ -93,13 +96,21 @@ void FairGate::give_next() {
 }
 
 std::deque<FairGate::Waiter*>::iterator FairGate::next() {
-  return std::ranges::min_element(queue_, {}, [](const Waiter* waiter) {
-    return std::tuple(waiter->share->used_ns_, waiter->goes_on);
+  return std::ranges::min_element(queue_, {}, [this](const Waiter* waiter) {
+    const bool overdue = is_overdue(*waiter);
+    return std::tuple(!overdue, overdue ? waiter->since_ns : waiter->share->used_ns_,
+                      waiter->goes_on);
   });
+}
+
+bool FairGate::is_overdue(const Waiter& waiter) const {
+  return counted_ns_ > waiter.since_ns &&
+         counted_ns_ - waiter.since_ns > kPatienceNs * (queue_.size() + 1);
 }
 
 Status FairGate::wait_in_line(std::unique_lock<std::mutex>& lock, Waiter& self,
                               const OpLife& life) {
+  self.since_ns = clock_();
   queue_.push_back(&self);
   while (!self.has_turn) {
     lock.unlock();  // what is asked may take time, and locks of its own

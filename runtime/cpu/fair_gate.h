@@ -15,7 +15,8 @@ namespace airlock {
 
 /// One at a time: the compute threads are shared by time. Of those who wait, whoever has used the
 /// least goes next (start-time fair queueing), so that a session's wait does not depend on how long
-/// another one's ops are, only on how long a turn is. Thread-safe.
+/// another one's ops are, only on how long a turn is. Whoever has been passed over for much longer
+/// than a round takes goes first all the same. Thread-safe.
 class FairGate {
  public:
   /// What one session has used. It begins, and comes back after a pause, with what the others have
@@ -67,6 +68,8 @@ class FairGate {
     bool goes_on;
     std::condition_variable wake = {};
     bool has_turn = false;
+    // In line since then.
+    std::uint64_t since_ns = 0;
   };
   void leave();
   bool keeps();
@@ -75,13 +78,16 @@ class FairGate {
   void give_next();
   Status wait_in_line(std::unique_lock<std::mutex>& lock, Waiter& self, const OpLife& life);
   std::deque<Waiter*>::iterator next();
+  bool is_overdue(const Waiter& waiter) const;
 
   std::uint64_t (*const clock_)();
   mutable std::mutex mutex_;
   std::deque<Waiter*> queue_;  // they live on their threads' stacks; in order of arrival
   Share* holder_ = nullptr;
   std::uint64_t counted_ns_ = 0;  // when the holder's time was last counted
-  // What those had used who were given turns: the most of it. Nobody who waits has much less.
+  // What those had used who were given turns: the most of it. Nobody who waits has much less. A
+  // stream of newcomers, each at this level, keeps it down and would keep the others waiting; hence
+  // is_overdue().
   std::uint64_t level_ns_ = 0;
 };
 

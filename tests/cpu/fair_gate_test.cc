@@ -178,7 +178,7 @@ TEST(FairGate, gives_an_idle_session_no_credit) {
 TEST(FairGate, lets_no_stream_of_newcomers_starve_a_session) {
   FairGate gate(fake_clock);
   FairGate::Share old;
-  use(gate, old, 1000);
+  use(gate, old, 10'000'000);
   const auto enter = [&gate](FairGate::Share& share) {
     return std::async(std::launch::async, [&] { return gate.enter(share, soon()); });
   };
@@ -187,10 +187,10 @@ TEST(FairGate, lets_no_stream_of_newcomers_starve_a_session) {
   auto waits = enter(old);
   wait_for_waiters(gate, 1);
   int before_it = 0;
-  while (before_it < 20) {
+  while (before_it < 40) {
     auto next = enter(newcomers.emplace_back());
     wait_for_waiters(gate, 2);
-    fake_ns += 1000;
+    fake_ns += 10'000'000;
     turn.reset();
     while (next.wait_for(std::chrono::milliseconds(1)) != std::future_status::ready &&
            waits.wait_for(std::chrono::milliseconds(1)) != std::future_status::ready) {
@@ -203,7 +203,8 @@ TEST(FairGate, lets_no_stream_of_newcomers_starve_a_session) {
     turn = std::make_unique<FairGate::Turn>(next.get().value());
     ++before_it;
   }
-  EXPECT_LE(before_it, 5);
+  // Each of them would have been first by what it had used.
+  EXPECT_LE(before_it, 13);
 }
 
 TEST(FairGate, passes_a_long_ops_turn_to_a_newcomer_after_one_part) {
