@@ -17,8 +17,6 @@
 #include <thread>
 #include <vector>
 
-#include "base/cpu_count.h"
-
 /// Every access of the ring to memory that the peer maps too, and all by which it lets time pass:
 /// the one home of atomics and futexes on shared words. Internal to ring_memory.cc and wait.cc,
 /// which say what each order pairs with. All of it is inline and costs what its body says.
@@ -84,7 +82,8 @@ inline void pause_cpu() {
 
 inline void yield_cpu() { ::sched_yield(); }
 
-/// On a single CPU, spinning only delays the peer.
-inline bool can_spin() { return usable_cpu_count() > 1; }
+/// On a single CPU, spinning only delays the peer. The machine's CPUs count, not those of this
+/// thread: the peer may be kept on another one.
+inline bool can_spin() { return std::thread::hardware_concurrency() > 1; }
 
 }  // namespace airlock::shared
