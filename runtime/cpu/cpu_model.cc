@@ -33,12 +33,15 @@ namespace {
 
 // A piece of what is only copied or converted.
 constexpr std::int64_t kPieceElements = std::int64_t{1} << 17;
+// With less work than this for each thread, to wake one takes longer than what it saves.
+constexpr std::int64_t kFlopAThread = std::int64_t{1} << 22;
 
 /// One session's view of the model: its products and its scratch memory. One thread.
 class CpuCompute : public Compute {
  public:
   explicit CpuCompute(std::shared_ptr<CpuShared> shared)
-      : shared_(std::move(shared)), products_(shared_->engine, numerics().held) {}
+      : shared_(std::move(shared)),
+        products_(shared_->engine, numerics().held, shared_->pool->thread_count()) {}
 
   const BackendInfo& info() const override { return shared_->info; }
   Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
@@ -102,6 +105,7 @@ class CpuCompute : public Compute {
     ScratchPool::Buffer buffer;
     ASSIGN_OR_RETURN(const std::byte* x, operand(memory.inputs[0], buffer, threads));
     std::vector<Product> products;
+    products.reserve(memory.results.size());
     for (std::size_t i = 0; i < memory.results.size(); ++i) {
       const HeldWeight& weight =
           spec.op == Op::kLmHead ? weights.lm_head : weights.weight(spec.weights[i]);
@@ -128,13 +132,13 @@ class CpuCompute : public Compute {
     const std::size_t held_bytes = dtype_bytes(numerics().held);
     ASSIGN_OR_RETURN(buffer, scratch_.take(view.desc.elements() * held_bytes));
     const Cut cut{static_cast<std::int64_t>(view.desc.elements()), kPieceElements};
-    RETURN_IF_ERROR(
-        threads.run(static_cast<std::size_t>(cut.parts()), [&](std::size_t, std::size_t piece) {
-          const auto part = static_cast<std::int64_t>(piece);
-          const auto first = static_cast<std::size_t>(cut.begin(part));
-          hold_block(numerics(), from, view.data + first * dtype_bytes(from),
-                     buffer.data() + first * held_bytes, static_cast<std::size_t>(cut.size(part)));
-        }));
+    const auto hold = [&](std::size_t, std::size_t piece) {
+      const auto part = static_cast<std::int64_t>(piece);
+      const auto first = static_cast<std::size_t>(cut.begin(part));
+      hold_block(numerics(), from, view.data + first * dtype_bytes(from),
+                 buffer.data() + first * held_bytes, static_cast<std::size_t>(cut.size(part)));
+    };
+    RETURN_IF_ERROR(threads.run(static_cast<std::size_t>(cut.parts()), std::ref(hold)));
     return buffer.data();
   }
 
@@ -142,22 +146,27 @@ class CpuCompute : public Compute {
   Status multiply(std::span<const Product> products, SlicedRun& threads) {
     std::size_t count = 0;
     std::size_t bytes = 0;
+    std::int64_t flop = 0;
     for (const Product& product : products) {
       count += product.piece_count();
+      flop += product.flop();
       bytes = std::max(bytes, product.memory_bytes());
     }
     bytes = (bytes + 63) / 64 * 64;
-    std::vector<PieceMemory> memory(threads.worker_count(count));
+    const std::size_t most_workers =
+        static_cast<std::size_t>(std::max<std::int64_t>(flop / kFlopAThread, 1));
+    std::vector<PieceMemory> memory(threads.worker_count(count, most_workers));
     ScratchPool::Buffer buffer;
     if (bytes > 0) {
       ASSIGN_OR_RETURN(buffer, scratch_.take(memory.size() * bytes));
       for (std::size_t i = 0; i < memory.size(); ++i) memory[i].data = buffer.data() + i * bytes;
     }
-    return threads.run(count, [&](std::size_t worker, std::size_t piece) {
+    const auto multiply_piece = [&](std::size_t worker, std::size_t piece) {
       const Product* product = products.data();
       while (piece >= product->piece_count()) piece -= product++->piece_count();
-      product->run(piece, memory[worker], shared_->engine, shared_->streams[worker]);
-    });
+      product->run(piece, worker, memory[worker], shared_->streams[worker]);
+    };
+    return threads.run(count, std::ref(multiply_piece), most_workers);
   }
 
   // Keeps the weights alive: sessions end in any order.

@@ -208,7 +208,7 @@ class Loader {
                         rows + static_cast<std::size_t>(panels.begin(i) * weight.k) *
                                    dtype_bytes(numerics_.held));
       // The pages are the loader's until the weights are loaded.
-      dnnl::memory packed(panel.layout, engine_, const_cast<std::byte*>(panel.data));
+      dnnl::memory packed(*panel.layout, engine_, const_cast<std::byte*>(panel.data));
       dnnl::reorder(from, packed).execute(stream, from, packed);
       stream.wait();
     }

@@ -12,8 +12,6 @@ namespace {
 using Desc = dnnl::memory::desc;
 using Tag = dnnl::memory::format_tag;
 
-constexpr std::size_t kCachedCalls = 256;
-
 dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const Desc& a, const Desc& b,
                                       const Desc& c) {
   dnnl::primitive_attr attributes;
@@ -27,41 +25,44 @@ dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const Desc& a,
 #endif
 }
 
-Call make_call(const dnnl::engine& engine, const Desc& a, const Desc& b, const Desc& c) {
-  const auto description = describe(engine, a, b, c);
-  return {dnnl::matmul(description), a, description.weights_desc(), c,
-          description.scratchpad_desc().get_size()};
-}
-
 }  // namespace
 
-Runner::Runner(const Call& call, const dnnl::engine& engine, std::byte* scratchpad)
-    : primitive_(call.primitive),
-      a_(call.a, engine, DNNL_MEMORY_NONE),
-      b_(call.b, engine, DNNL_MEMORY_NONE),
-      c_(call.c, engine, DNNL_MEMORY_NONE),
-      scratchpad_({{static_cast<dnnl::memory::dim>(call.scratchpad_bytes)},
-                   dnnl::memory::data_type::u8,
-                   Tag::a},
-                  engine, scratchpad) {}
+Call::Call(const dnnl::engine& engine, const Desc& a, const Desc& b, const Desc& c,
+           std::size_t workers)
+    : engine_(engine), a_(a), c_(c), handles_(workers) {
+  const auto description = describe(engine, a, b, c);
+  b_ = description.weights_desc();
+  scratchpad_bytes_ = description.scratchpad_desc().get_size();
+  primitive_ = dnnl::matmul(description);
+}
 
-void Runner::run(dnnl::stream& stream, const std::byte* left, const std::byte* right,
-                 std::byte* to) {
+void Call::run(std::size_t worker, dnnl::stream& stream, const std::byte* left,
+               const std::byte* right, std::byte* to, std::byte* scratchpad) {
+  Handles& handles = handles_[worker];
+  if (!handles.a) {
+    const Desc bytes({static_cast<dnnl::memory::dim>(scratchpad_bytes_)},
+                     dnnl::memory::data_type::u8, Tag::a);
+    handles = {dnnl::memory(a_, engine_, DNNL_MEMORY_NONE),
+               dnnl::memory(b_, engine_, DNNL_MEMORY_NONE),
+               dnnl::memory(c_, engine_, DNNL_MEMORY_NONE),
+               dnnl::memory(bytes, engine_, DNNL_MEMORY_NONE)};
+  }
   // Handles are not const; oneDNN writes to the last two only.
-  a_.set_data_handle(const_cast<std::byte*>(left));
-  b_.set_data_handle(const_cast<std::byte*>(right));
-  c_.set_data_handle(to);
-  const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, a_.get()},
-                                       {DNNL_ARG_WEIGHTS, b_.get()},
-                                       {DNNL_ARG_DST, c_.get()},
-                                       {DNNL_ARG_SCRATCHPAD, scratchpad_.get()}};
+  handles.a.set_data_handle(const_cast<std::byte*>(left));
+  handles.b.set_data_handle(const_cast<std::byte*>(right));
+  handles.c.set_data_handle(to);
+  handles.scratchpad.set_data_handle(scratchpad);
+  const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, handles.a.get()},
+                                       {DNNL_ARG_WEIGHTS, handles.b.get()},
+                                       {DNNL_ARG_DST, handles.c.get()},
+                                       {DNNL_ARG_SCRATCHPAD, handles.scratchpad.get()}};
   dnnl::error::wrap_c_api(
       dnnl_primitive_execute(primitive_.get(), stream.get(), std::size(arguments), arguments),
       "could not execute a product");
   stream.wait();
 }
 
-Call ProductCache::get(const CallKey& key, const Desc& packed) {
+Call& ProductCache::get(const CallKey& key, const Desc& packed) {
   if (const auto found = index_.find(key); found != index_.end()) {
     entries_.splice(entries_.begin(), entries_, found->second);
     return entries_.front().second;
@@ -80,13 +81,13 @@ Call ProductCache::make(const CallKey& key, const Desc& packed) const {
   const auto result = data_type(key.result);
   if (key.batches == 1) {
     const Desc plain({key.k, key.n}, type, key.b == Right::kRows ? Tag::ab : Tag::ba);
-    return make_call(engine_, {{key.m, key.k}, type, Tag::ab},
-                     key.b == Right::kPacked ? packed : plain, {{key.m, key.n}, result, Tag::ab});
+    return Call(engine_, {{key.m, key.k}, type, Tag::ab}, key.b == Right::kPacked ? packed : plain,
+                {{key.m, key.n}, result, Tag::ab}, workers_);
   }
   CHECK(key.b != Right::kPacked);
-  return make_call(engine_, {{key.batches, key.m, key.k}, type, Tag::abc},
-                   {{key.batches, key.k, key.n}, type, key.b == Right::kRows ? Tag::abc : Tag::acb},
-                   {{key.batches, key.m, key.n}, result, Tag::abc});
+  return Call(engine_, {{key.batches, key.m, key.k}, type, Tag::abc},
+              {{key.batches, key.k, key.n}, type, key.b == Right::kRows ? Tag::abc : Tag::acb},
+              {{key.batches, key.m, key.n}, result, Tag::abc}, workers_);
 }
 
 Desc pick_layout(const dnnl::engine& engine, const Desc& a, const Desc& b, const Desc& c) {

@@ -10,6 +10,7 @@
 #include <new>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <utility>
+#include <vector>
 
 #include "base/dtype.h"
 #include "base/status.h"
@@ -40,39 +41,48 @@ struct CallKey {
   auto operator<=>(const CallKey&) const = default;
 };
 
-/// Batches of dense products [m, k] x [k, n], ready to run on any memory. A cheap copy.
-struct Call {
-  dnnl::matmul primitive;
-  dnnl::memory::desc a;
-  dnnl::memory::desc b;
-  dnnl::memory::desc c;
-  std::size_t scratchpad_bytes = 0;
-};
-
-/// One thread's handles for a Call, made once and pointed at one block after another: to make them
-/// takes as long as a small product.
-class Runner {
+/// Batches of dense products [m, k] x [k, n], ready to run on any memory. Each worker has handles
+/// of its own, made once and pointed at one block after another: to make them takes as long as a
+/// small product.
+class Call {
  public:
-  Runner() = default;
-  Runner(const Call& call, const dnnl::engine& engine, std::byte* scratchpad);
-  explicit operator bool() const { return static_cast<bool>(primitive_); }
-  /// Writes all of `to`. Under OneThread. Throws dnnl::error, as does what is above.
-  void run(dnnl::stream& stream, const std::byte* left, const std::byte* right, std::byte* to);
+  /// For workers 0 to `workers` - 1. Throws dnnl::error, as does what is below.
+  Call(const dnnl::engine& engine, const dnnl::memory::desc& a, const dnnl::memory::desc& b,
+       const dnnl::memory::desc& c, std::size_t workers);
+
+  std::size_t scratchpad_bytes() const { return scratchpad_bytes_; }
+  /// Writes all of `to`. Under OneThread. Several workers at once.
+  void run(std::size_t worker, dnnl::stream& stream, const std::byte* left, const std::byte* right,
+           std::byte* to, std::byte* scratchpad);
 
  private:
+  struct Handles {
+    dnnl::memory a;
+    dnnl::memory b;
+    dnnl::memory c;
+    dnnl::memory scratchpad;
+  };
+
+  dnnl::engine engine_;
+  dnnl::memory::desc a_;
+  dnnl::memory::desc b_;
+  dnnl::memory::desc c_;
+  std::size_t scratchpad_bytes_ = 0;
   dnnl::matmul primitive_;
-  dnnl::memory a_;
-  dnnl::memory b_;
-  dnnl::memory c_;
-  dnnl::memory scratchpad_;
+  // Made by their worker.
+  std::vector<Handles> handles_;
 };
 
 /// The calls of one Compute, made when first needed; the least recently used go first. One thread.
 class ProductCache {
  public:
-  ProductCache(const dnnl::engine& engine, DType held) : engine_(engine), held_(held) {}
-  /// `packed` is the layout of b where key.b says so. Throws dnnl::error.
-  Call get(const CallKey& key, const dnnl::memory::desc& packed);
+  ProductCache(const dnnl::engine& engine, DType held, std::size_t workers)
+      : engine_(engine), held_(held), workers_(workers) {}
+  /// `packed` is the layout of b where key.b says so. Stays for kCachedCalls calls more. Throws
+  /// dnnl::error.
+  Call& get(const CallKey& key, const dnnl::memory::desc& packed);
+
+  static constexpr std::size_t kCachedCalls = 256;
 
  private:
   using Entry = std::pair<CallKey, Call>;
@@ -80,6 +90,7 @@ class ProductCache {
 
   dnnl::engine engine_;
   DType held_;
+  std::size_t workers_;
   std::list<Entry> entries_;  // most recently used first
   std::map<CallKey, std::list<Entry>::iterator> index_;
 };

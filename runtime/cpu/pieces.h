@@ -10,10 +10,16 @@ namespace airlock {
 
 /// [0, count) cut into parts of `step`, of which the last may be shorter.
 struct Cut {
+  Cut() = default;
+  Cut(std::int64_t whole, std::int64_t part)
+      : count(whole), step(part), part_count((whole + part - 1) / part) {}
+
   std::int64_t count = 0;
   std::int64_t step = 1;
+  // Kept: a division takes as long as much of what a small product costs.
+  std::int64_t part_count = 0;
 
-  std::int64_t parts() const { return (count + step - 1) / step; }
+  std::int64_t parts() const { return part_count; }
   std::int64_t begin(std::int64_t part) const { return part * step; }
   std::int64_t size(std::int64_t part) const { return std::min(step, count - part * step); }
 };

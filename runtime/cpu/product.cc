@@ -85,8 +85,8 @@ void Product::make_calls(onednn::ProductCache& cache) {
       for (const std::int64_t row : {std::int64_t{0}, pieces_.rows.parts() - 1}) {
         const Piece piece = pieces_.at(static_cast<std::size_t>(
             (batch * pieces_.columns.parts() + column) * pieces_.rows.parts() + row));
-        onednn::Call& call = calls_[call_index(piece)];
-        if (call.primitive) continue;  // the first part is the last one too
+        onednn::Call*& call = calls_[call_index(piece)];
+        if (call != nullptr) continue;  // the first part is the last one too
         const HeldWeight::Panel panel =
             weight_ != nullptr ? weight_->panel(piece.column) : HeldWeight::Panel{};
         onednn::CallKey key{piece.batches, piece.rows, k_, piece.columns};
@@ -94,8 +94,9 @@ void Product::make_calls(onednn::ProductCache& cache) {
                 : weight_ != nullptr || transpose_ == Transpose::kB ? onednn::Right::kColumns
                                                                     : onednn::Right::kRows;
         key.result = block_dtype_;
-        call = cache.get(key, panel.layout);
-        scratchpad_bytes_ = std::max(scratchpad_bytes_, call.scratchpad_bytes);
+        static const dnnl::memory::desc kNoLayout;
+        call = &cache.get(key, panel.layout != nullptr ? *panel.layout : kNoLayout);
+        scratchpad_bytes_ = std::max(scratchpad_bytes_, call->scratchpad_bytes());
       }
     }
   }
@@ -161,13 +162,10 @@ void Product::put(const Piece& piece, const std::byte* block) const {
   }
 }
 
-void Product::run(std::size_t index, PieceMemory& memory, const dnnl::engine& engine,
+void Product::run(std::size_t index, std::size_t worker, PieceMemory& memory,
                   dnnl::stream& stream) const {
   const Piece piece = pieces_.at(index);
-  const std::size_t call = call_index(piece);
-  if (memory.product != this) memory = PieceMemory{memory.data, this, {}};
-  onednn::Runner& runner = memory.runners[call];
-  if (!runner) runner = onednn::Runner(calls_[call], engine, memory.data + scratchpad_at_);
+  if (memory.product != this) memory = PieceMemory{memory.data, this};
   const std::byte* a = left(piece, memory);
   const std::byte* b = right(piece, memory);
   const bool in_place = is_written_in_place(piece);
@@ -177,7 +175,7 @@ void Product::run(std::size_t index, PieceMemory& memory, const dnnl::engine& en
             static_cast<std::size_t>((piece.batch * m_ + piece.row) * n_ + piece.column) *
                 dtype_bytes(block_dtype_);
   }
-  runner.run(stream, a, b, block);
+  calls_[call_index(piece)]->run(worker, stream, a, b, block, memory.data + scratchpad_at_);
   if (!in_place) put(piece, block);
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/tensor.h"
+#include "proto/limits.h"
 #include "proto/op.h"
 #include "runtime/cpu/numerics.h"
 #include "runtime/cpu/onednn.h"
@@ -22,8 +23,6 @@ struct PieceMemory {
   std::byte* data = nullptr;
   // What follows is of this one.
   const Product* product = nullptr;
-  // Of each of its calls, as far as they were run.
-  std::array<onednn::Runner, 8> runners;
   // Which columns of which right side lie there, copied for an earlier piece of the same product.
   std::int64_t copied_batch = -1;
   std::int64_t copied_column = -1;
@@ -43,11 +42,15 @@ class Product {
           const std::byte* a, const std::byte* b, MutableTensorView result);
 
   std::size_t piece_count() const { return pieces_.count(); }
+  /// Multiplications and additions.
+  std::int64_t flop() const {
+    return 2 * pieces_.batches.count * pieces_.rows.count * pieces_.columns.count * k_;
+  }
   /// What a thread needs in a PieceMemory.
   std::size_t memory_bytes() const { return scratchpad_at_ + scratchpad_bytes_; }
-  /// Computes a piece. Any thread, with a PieceMemory and a stream of its own, under OneThread.
-  void run(std::size_t piece, PieceMemory& memory, const dnnl::engine& engine,
-           dnnl::stream& stream) const;
+  /// Computes a piece. Any thread, with a number, a PieceMemory and a stream of its own, under
+  /// OneThread.
+  void run(std::size_t piece, std::size_t worker, PieceMemory& memory, dnnl::stream& stream) const;
 
  private:
   void make_calls(onednn::ProductCache& cache);
@@ -73,7 +76,9 @@ class Product {
   // Of the blocks, as oneDNN writes them: result_'s, or kF32 where it cannot write that.
   DType block_dtype_;
   // Of each of the sizes that pieces have: a full or the last part of batches, rows and columns.
-  std::array<onednn::Call, 8> calls_;
+  // The cache's, which keeps more than the products of one op need.
+  std::array<onednn::Call*, 8> calls_{};
+  static_assert(8 * limits::kMaxWeightsPerOp <= onednn::ProductCache::kCachedCalls);
   // Where in a PieceMemory the copies of a and b and the block lie.
   std::size_t b_at_ = 0;
   std::size_t block_at_ = 0;

@@ -14,8 +14,8 @@ namespace {
 constexpr auto kSliceNs = static_cast<std::uint64_t>(std::chrono::nanoseconds(kSlice).count());
 }  // namespace
 
-std::size_t SlicedRun::worker_count(std::size_t count) const {
-  return std::min(count, pool_.thread_count());
+std::size_t SlicedRun::worker_count(std::size_t count, std::size_t most_workers) const {
+  return std::min({count, pool_.thread_count(), most_workers});
 }
 
 /// The first one, or after a slice the next.
@@ -33,10 +33,10 @@ Status SlicedRun::take_turn() {
   return {};
 }
 
-Status SlicedRun::run(std::size_t count,
-                      const std::function<void(std::size_t, std::size_t)>& body) {
+Status SlicedRun::run(std::size_t count, const std::function<void(std::size_t, std::size_t)>& body,
+                      std::size_t most_workers) {
   if (!turn_) RETURN_IF_ERROR(take_turn());
-  const std::size_t workers = worker_count(count);
+  const std::size_t workers = worker_count(count, most_workers);
   // Relaxed, all three: the pool orders what the pieces wrote before its loop returns.
   std::atomic<std::size_t> next{0};
   std::atomic<std::size_t> done{0};
@@ -54,8 +54,10 @@ Status SlicedRun::run(std::size_t count,
         throw;
       }
       done.fetch_add(1, std::memory_order_relaxed);
-      // The caller's own thread watches the clock. The others stop only where that is of use.
-      if (worker == 0 && now_ns() >= slice_end_ns_) {
+      // The caller's own thread watches the clock, while anything is left to begin. The others stop
+      // only where that is of use.
+      if (worker == 0 && next.load(std::memory_order_relaxed) < count &&
+          now_ns() >= slice_end_ns_) {
         if (without_exceptions([this] { return life_.check(); }).ok() && gate_.keep(*turn_)) {
           slice_end_ns_ = now_ns() + kSliceNs;
         } else {

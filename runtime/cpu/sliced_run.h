@@ -27,11 +27,12 @@ class SlicedRun {
       : gate_(gate), share_(share), pool_(pool), life_(life) {}
 
   /// Calls body(worker, piece) once for each piece below `count`, in any order and on any thread;
-  /// `worker` < worker_count(count) tells threads apart. Ok: every piece is done. Else the rest was
-  /// not begun: what OpLife::check() says. What a body throws is thrown here.
+  /// `worker` < worker_count(count, most_workers) tells threads apart. Ok: every piece is done.
+  /// Else the rest was not begun: what OpLife::check() says. What a body throws is thrown here.
   Status run(std::size_t count,
-             const std::function<void(std::size_t worker, std::size_t piece)>& body);
-  std::size_t worker_count(std::size_t count) const;
+             const std::function<void(std::size_t worker, std::size_t piece)>& body,
+             std::size_t most_workers = ~std::size_t{0});
+  std::size_t worker_count(std::size_t count, std::size_t most_workers) const;
   /// For turns, so far.
   std::uint64_t waited_ns() const { return waited_ns_; }
 

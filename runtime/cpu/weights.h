@@ -21,7 +21,7 @@ namespace airlock {
 struct HeldWeight {
   struct Panel {
     // Of k x the panel's columns. Not packed: W's own rows, as they are.
-    dnnl::memory::desc layout;
+    const dnnl::memory::desc* layout = nullptr;
     bool packed = false;
     const std::byte* data = nullptr;
   };
@@ -42,7 +42,7 @@ struct HeldWeight {
   /// The panel that begins with this column.
   Panel panel(std::int64_t column) const {
     const bool full = column + kPanelColumns <= n;
-    return {full ? layout : last_layout, full ? packed : last_packed,
+    return {full ? &layout : &last_layout, full ? packed : last_packed,
             data + static_cast<std::size_t>(column / kPanelColumns) * panel_bytes};
   }
 };
