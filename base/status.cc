@@ -13,7 +13,8 @@
 namespace airlock {
 
 void check_failed(const char* file, int line, const char* text) {
-  // What was logged before comes first. A stream that stands still holds up no process that fails.
+  // What was logged before comes first. A stream that stands still and has a writer holds
+  // up no process that fails.
   (void)stderr_sink().flush();
   std::array<char, 512> words{};
   const auto end =

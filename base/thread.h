@@ -32,6 +32,8 @@ Status without_exceptions(const Body& body) {
     return {used_up ? StatusCode::kResourceExhausted : StatusCode::kInternal, "{}", error.what()};
   } catch (const std::exception& error) {
     return {StatusCode::kInternal, "{}", error.what()};
+  } catch (...) {
+    return {StatusCode::kInternal, "an exception of an unknown kind"};
   }
 }
 

@@ -71,7 +71,7 @@ std::string download_command(const std::string& path) {
                      pasteable(repository_of(path), "ORG/NAME"));
 }
 
-/// What `path` says where it begins as a pointer file of git-lfs does.
+/// Whether it begins as a pointer file of git-lfs does.
 bool is_lfs_pointer(const ReadableFile& file) {
   constexpr std::string_view kBegin = "version https://git-lfs.github.com/spec/";
   std::string begin(kBegin.size(), '\0');

@@ -19,8 +19,8 @@ inline constexpr const char* kIndexName = "model.safetensors.index.json";
 /// branch names, or its only one. kInvalidInput where there is none, or several.
 Result<std::string> find_model_folder(const std::string& given);
 
-/// The files of `given` that are read: for those who must not write there. None of an empty name or
-/// of what is no model's folder.
+/// The files of `given` that may be read, of each snapshot where it is a cache's folder: for those who
+/// must not write there. None of an empty name.
 std::vector<std::string> model_files(const std::string& given);
 
 /// kInvalidInput where a file of a model is not what it stands for, with what to do: it is not
