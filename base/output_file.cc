@@ -1,7 +1,6 @@
 #include "base/output_file.h"
 
 #include <fcntl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +13,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/random.h"
 
 namespace airlock {
 namespace {
@@ -121,8 +121,7 @@ OutputDraft::~OutputDraft() {
 /// behind is in the way. Short, as the target's own name may be as long as a name can be.
 Status OutputDraft::take_temporary_name() {
   std::uint64_t number = 0;
-  if (::getrandom(&number, sizeof(number), 0) != sizeof(number))
-    return os_error("get random numbers", errno);
+  RETURN_IF_ERROR(fill_random({&number, 1}));
   const std::string name = fmt::format("{}.airlock-{:016x}.tmp", folder_of(target_), number);
   if (fd_.valid()) {
     if (::linkat(AT_FDCWD, descriptor_path(fd_.get()).c_str(), AT_FDCWD, name.c_str(),

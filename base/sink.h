@@ -54,8 +54,8 @@ class Sink {
   /// Takes `text`, which ends with a newline unless it is to be continued. What the stream refuses
   /// (it is closed, the disk is full) counts as lost. Never throws.
   void write(std::string_view text) noexcept;
-  /// Why the stream, `name`, has refused a text so far (it is closed, the disk is full); ok where it
-  /// has not, also where it merely stands still.
+  /// Why the stream, `name`, has refused a text so far (it is closed, the disk is full); ok where
+  /// it has not, also where it merely stands still.
   Status refusal(std::string_view name) const;
   /// Waits until all that was brought is out. false: given up.
   bool flush();

@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 #include <poll.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <iterator>
@@ -196,11 +195,7 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   RETURN_IF_ERROR(make_room_for_a_session());
   const BackendInfo& info = model_->compute->info();
   Welcome welcome;
-  std::uint64_t random[3] = {};
-  if (::getrandom(random, sizeof(random), 0) != static_cast<ssize_t>(sizeof(random)))
-    return os_error("get random numbers", errno);
-  welcome.epoch = random[0] | 1;  // never 0
-  welcome.token = fmt::format("{:016x}{:016x}", random[1], random[2]);
+  RETURN_IF_ERROR(name_session(welcome));
   welcome.has_ring = ring_on_ && hello.ring.choice == RingChoice::kOn;
   welcome.geometry = geometry_;
   welcome.dims = info.dims;

@@ -16,7 +16,6 @@
 #include "base/thread.h"
 #include "runtime/program/program.h"
 #include "shm/ring_memory.h"
-#include "shm/ring_room.h"
 #include "shm/segment_room.h"
 
 namespace airlock {
@@ -24,13 +23,6 @@ namespace airlock {
 namespace {
 
 constexpr std::chrono::seconds kShutdownGrace{5};  // for the ops under way
-
-// Room for one session's two rings must be there at start: better said now than to the first
-// client.
-Status check_shm_room(const RingGeometry& geometry) {
-  ASSIGN_OR_RETURN(const std::size_t segment_bytes, ring_segment_bytes(geometry));
-  return check_segment_room(segment_bytes, 2, "--ring off");
-}
 
 }  // namespace
 
@@ -76,7 +68,10 @@ Status Server::take_endpoint() {
   const std::string shared = default_endpoint().directory();
   if (check_endpoint_directory(shared, IfMissing::kRefuse).ok()) sweep_tcp_counters_files(shared);
   if (!ring_on_) return {};
-  return ipc ? check_ring_memory(geometry_, "--ring off") : check_shm_room(geometry_);
+  // For one session's two rings.
+  ASSIGN_OR_RETURN(const std::size_t segment_bytes, ring_segment_bytes(geometry_));
+  return ipc ? check_sealed_room(segment_bytes, 2, "--ring off")
+             : check_segment_room(segment_bytes, 2, "--ring off");
 }
 
 Status Server::open_control() {

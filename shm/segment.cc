@@ -186,11 +186,18 @@ Status Segment::reserve(const WaitCheck& check) {
   constexpr std::size_t kPieceBytes = std::size_t{16} << 20;
   const std::string where = path_.empty() ? "memory" : "/dev/shm";
   const auto free_bytes = [this] {
-    return path_.empty() ? memory_available_bytes() : free_bytes_of(owned_fd_.get());
+    const auto memory = memory_available_bytes();
+    const auto files = path_.empty() ? std::nullopt : free_bytes_of(owned_fd_.get());
+    return memory && files ? std::min(*memory, *files) : memory ? memory : files;
   };
+  // What is there of it already: the peer may have begun to write.
+  struct stat info = {};
+  const std::uint64_t held =
+      ::fstat(owned_fd_.get(), &info) == 0 ? static_cast<std::uint64_t>(info.st_blocks) * 512 : 0;
   // Looked at first: fallocate would take all that is there before it finds out that it is not
   // enough, and where memory is short the kernel kills instead.
-  if (const auto free = free_bytes(); free && *free < bytes_) return no_room(where, bytes_, *free);
+  if (const auto free = free_bytes(); free && held < bytes_ && *free < bytes_ - held)
+    return no_room(where, bytes_, *free);
   int error = 0;
   for (std::size_t at = 0; at < bytes_ && error == 0; at += kPieceBytes) {
     if (check) RETURN_IF_ERROR(check());
@@ -205,7 +212,6 @@ Status Segment::reserve(const WaitCheck& check) {
                ? no_room(where, bytes_, free_bytes().value_or(0))
                : refused;
   }
-  populate();
   return {};
 }
 

@@ -44,8 +44,8 @@ class Segment {
   /// Unlinks first, where create() made it.
   ~Segment();
 
-  /// Takes all the memory that until now was only promised, and maps it: from here on no access
-  /// finds that there is none. Creator only. kResourceExhausted where the system lacks room (the
+  /// Takes all the memory that until now was only promised: from here on no access finds that there
+  /// is none. Creator only. kResourceExhausted where the system lacks room (the
   /// message names the need, what is free, and the options that help). `check`, if any, is asked
   /// every 16 MiB, and ends it when not ok.
   Status reserve(const WaitCheck& check = {});

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <linux/filter.h>
 #include <poll.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -16,6 +15,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/random.h"
 #include "runtime/rpc/tcp.h"
 
 namespace airlock {
@@ -51,10 +51,10 @@ Result<DataDoor> DataDoor::open(const Endpoint& control) {
     return DataDoor(std::move(fd), any_port.text());
   }
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    std::uint32_t random = 0;
-    if (::getrandom(&random, sizeof(random), 0) != sizeof(random))
-      return os_error("get random numbers", errno);
-    ASSIGN_OR_RETURN(const std::string path, session_socket_path(control.path, random));
+    std::uint64_t random = 0;
+    RETURN_IF_ERROR(fill_random({&random, 1}));
+    ASSIGN_OR_RETURN(const std::string path,
+                     session_socket_path(control.path, static_cast<std::uint32_t>(random)));
     auto fd = listen_at(path);
     if (fd.ok()) return DataDoor(std::move(fd).value(), fmt::format("ipc://{}", path));
     if (fd.status().code() != StatusCode::kInUse) return fd.status();

@@ -1,6 +1,7 @@
 #include "runtime/rpc/session_channel.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <array>
@@ -8,6 +9,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/random.h"
 #include "runtime/channel/ring_carrier.h"
 #include "runtime/channel/routed_channel.h"
 #include "runtime/channel/socket_carrier.h"
@@ -23,6 +25,14 @@ constexpr std::chrono::seconds kTokenPatience{1};
 constexpr std::chrono::milliseconds kSlice{20};
 
 }  // namespace
+
+Status name_session(Welcome& welcome) {
+  std::array<std::uint64_t, 3> random{};
+  RETURN_IF_ERROR(fill_random(random));
+  welcome.epoch = random[0] | 1;
+  welcome.token = fmt::format("{:016x}{:016x}", random[1], random[2]);
+  return {};
+}
 
 std::vector<std::span<std::byte>> SessionChannel::segments() const {
   std::vector<std::span<std::byte>> mapped;

@@ -27,6 +27,9 @@ enum class SegmentKind {
   kNamed,
 };
 
+/// Gives a session its epoch, never 0, and its token, both by chance.
+Status name_session(Welcome& welcome);
+
 /// A session's channel with what it stands on: the ring segments and the data socket. Made at the
 /// server, attached to by the runner. One thread at a time; the context and the watch outlive it.
 class SessionChannel {

@@ -21,6 +21,16 @@ TEST(SegmentRoom, is_there_for_a_page) {
   EXPECT_TRUE(status.ok()) << status.to_string();
 }
 
+TEST(SealedRoom, is_there_for_a_page_and_lacks_for_more_than_any_machine_has) {
+  const Status status = check_sealed_room(4096, 2, "--ring off");
+  EXPECT_TRUE(status.ok()) << status.to_string();
+  const Status lacking = check_sealed_room(std::size_t{1} << 60, 2, "--ring off");
+  EXPECT_EQ(lacking.code(), StatusCode::kResourceExhausted);
+  for (const char* word : {"too little memory", "need 2147483648.0 GiB", "are free here",
+                           "--ring-slots", "--ring off"})
+    EXPECT_NE(lacking.message().find(word), std::string::npos) << lacking.to_string();
+}
+
 TEST(SegmentRoom, lacks_for_more_than_any_machine_has) {
   const auto room = std::filesystem::space("/dev/shm");
   if (room.capacity == 0) GTEST_SKIP() << "/dev/shm has no limit";

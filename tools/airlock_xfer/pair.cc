@@ -1,7 +1,6 @@
 #include "tools/airlock_xfer/pair.h"
 
 #include <fmt/format.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,7 +15,8 @@
 #include <utility>
 
 #include "base/file.h"
-#include "shm/ring_room.h"
+#include "shm/ring_memory.h"
+#include "shm/segment_room.h"
 #include "tools/airlock_xfer/plan.h"
 
 namespace airlock::xfer {
@@ -41,12 +41,8 @@ Result<std::string> make_directory() {
 
 /// All that a session's Welcome says but its endpoint.
 Result<Welcome> make_welcome(Path fastest, const RingGeometry& geometry) {
-  std::uint64_t random[3] = {};
-  if (::getrandom(random, sizeof(random), 0) != sizeof(random))
-    return os_error("get random numbers", errno);
   Welcome welcome;
-  welcome.epoch = random[0];
-  welcome.token = fmt::format("{:016x}{:016x}", random[1], random[2]);
+  RETURN_IF_ERROR(name_session(welcome));
   welcome.has_ring = fastest == Path::kRing;
   welcome.geometry = geometry;
   return welcome;
@@ -63,8 +59,10 @@ Result<std::unique_ptr<Pair>> Pair::start(const Options& options, const Hooks& h
     if (setup.welcome[session]) continue;
     ASSIGN_OR_RETURN(setup.welcome[session], make_welcome(session, options.geometry));
   }
-  if (setup.welcome[Path::kRing])
-    RETURN_IF_ERROR(check_ring_memory(options.geometry, "--path zmq"));
+  if (setup.welcome[Path::kRing]) {
+    ASSIGN_OR_RETURN(const std::size_t segment_bytes, ring_segment_bytes(options.geometry));
+    RETURN_IF_ERROR(check_sealed_room(segment_bytes, 2, "--path zmq"));
+  }
   ASSIGN_OR_RETURN(setup.directory, make_directory());
   RETURN_IF_ERROR(pair->fork_peer());
   pair->watch_ = std::make_unique<LifeWatch>(pair->control_.get(), signal_fd);
@@ -87,7 +85,6 @@ Status Pair::fork_peer() {
   control_.reset(fds[0]);
   UniqueFd peers_end(fds[1]);
   const pid_t parent = ::getpid();
-  std::fflush(nullptr);  // or what is buffered would be written twice
   peer_ = ::fork();
   if (peer_ < 0) {
     return {StatusCode::kResourceExhausted,
@@ -122,9 +119,10 @@ Status Pair::offer(Path session) {
     std::ranges::copy(endpoint, attach.endpoint.begin());
     told = send_order(control_.get(), attach, descriptors);
   };
-  RETURN_IF_ERROR(
-      sessions_[session]->accept(*context_, data_endpoint(session), announce, deadline));
+  const Status accepted =
+      sessions_[session]->accept(*context_, data_endpoint(session), announce, deadline);
   RETURN_IF_ERROR(told);
+  RETURN_IF_ERROR(accepted);
   return answer(Order::kAttach, deadline).status();
 }
 

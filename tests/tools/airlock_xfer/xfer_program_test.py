@@ -205,7 +205,7 @@ def lack_of_shared_memory_is_told(program):
         sys.exit(77)
     done = run(program, "--ring-slots", "1024", "--ring-slot-bytes", "64M")
     assert done.returncode == 5, done
-    assert "need 131080.3 MiB" in done.stderr and "are free here" in done.stderr and "--path zmq" in done.stderr, done
+    assert "need 128.0 GiB" in done.stderr and "are free here" in done.stderr and "--path zmq" in done.stderr, done
 
 
 SCENARIOS = [killed_peer_ends_it_with_the_partial_table, interrupt_ends_it_with_the_partial_table,

@@ -296,7 +296,7 @@ TEST_F(Run, needs_room_for_its_rings) {
   const Outcome outcome = run(options);
   EXPECT_EQ(outcome.status.code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(exit_code(outcome.status.code()), 5);
-  EXPECT_THAT(outcome.status.message(), HasSubstr("need 131080.3 MiB"));
+  EXPECT_THAT(outcome.status.message(), HasSubstr("need 128.0 GiB"));
   EXPECT_THAT(outcome.status.message(), HasSubstr("are free here"));
 }
 
