@@ -21,8 +21,6 @@ constexpr std::chrono::nanoseconds kClientSilence = std::chrono::seconds(10);
 constexpr std::size_t kReportsKept = 1024;
 // A session that has not been attached to for so long may be displaced by a newer one.
 constexpr std::chrono::milliseconds kAttachTime{500};
-// Connections that have not said hello.
-constexpr std::size_t kMaxStrangers = 64;
 constexpr std::chrono::milliseconds kShortOfMemory{20};
 // What one round does at most, so that no flood keeps signs of life from leaving.
 constexpr int kNewcomersARound = 16;

@@ -16,6 +16,7 @@
 #include "gpu_server/load_compute.h"
 #include "gpu_server/op_limit.h"
 #include "gpu_server/options.h"
+#include "gpu_server/page_server.h"
 #include "gpu_server/server.h"
 #include "runtime/model/model_source.h"
 #include "runtime/program/program.h"
@@ -84,12 +85,12 @@ Result<DeviceChoice> find_device(const ServerOptions& options, int signal_fd) {
 // What the server has open when there are as many sessions and strangers as there can be: libzmq
 // ends the process where it finds no descriptor left to accept with.
 std::size_t needed_descriptors(const ServerOptions& options) {
-  constexpr std::size_t kOwn = 40;        // measured: 16, and the metrics' connections
-  constexpr std::size_t kStrangers = 64;  // connections that have not said hello
+  // Measured: 16; the metrics' connections, and some more.
+  constexpr std::size_t kOwn = 24 + PageServer::kMaxConnections;
   // Measured: 8 with rings, and copies of the rings' two beside a welcome.
   constexpr std::size_t kSession = 10;
   constexpr std::size_t kDriver = 64;  // a GPU's
-  return kOwn + kStrangers + kSession * Server::kSessionsPerPlace * options.max_clients +
+  return kOwn + Server::kMaxStrangers + kSession * Server::kSessionsPerPlace * options.max_clients +
          (options.device == "cpu" ? 0 : kDriver);
 }
 

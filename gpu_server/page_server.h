@@ -28,7 +28,8 @@ struct Page {
 /// Serves one page by HTTP/1, GET and HEAD, to anybody who reaches its socket, with one thread of
 /// its own. No client holds up another one: connections are waited for together, each has a second
 /// for its request and one for taking the answer, and where a new one comes while there are
-/// kMaxConnections the oldest that has said nothing whole goes. Each is closed after its answer.
+/// kMaxConnections one goes: the oldest that has its answer, else the oldest that has said nothing
+/// whole, else the oldest. Each is closed after its answer.
 /// Where the process has no descriptor left, one in reserve serves a client at a time.
 class PageServer {
  public:

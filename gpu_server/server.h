@@ -32,6 +32,8 @@ class Server {
   /// Sessions at once, for each that may have a place: those that begin and those that end are
   /// there too.
   static constexpr std::size_t kSessionsPerPlace = 3;
+  /// Connections that have not said hello.
+  static constexpr std::size_t kMaxStrangers = 64;
 
   /// Takes the endpoint: the directory, the lock, what a dead server left, the socket. kInUse,
   /// kInvalidInput, kUsage, kResourceExhausted (memory or /dev/shm too small for one session).

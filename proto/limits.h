@@ -32,7 +32,6 @@ inline constexpr std::int64_t kMaxLayers = 512;
 inline constexpr std::int64_t kMaxHeads = 1024;
 inline constexpr std::int64_t kMaxHeadDim = 1024;
 inline constexpr std::size_t kMaxClients = 64;
-inline constexpr std::size_t kMaxControlBytes = std::size_t{16} << 10;  // one control message
 inline constexpr std::size_t kDefaultMaxClients = 8;
 inline constexpr std::size_t kMaxEndpointPathBytes = 107;
 inline constexpr std::size_t kMaxThreads = 1024;

@@ -20,9 +20,6 @@ namespace airlock {
 
 namespace {
 
-/// For libzmq's thread to put the goodbye on its socket; a signal ends the process before a linger
-/// could.
-constexpr std::chrono::milliseconds kGoodbyeTime{50};
 /// After a signal the process ends by then, whatever holds up what is left to be said.
 constexpr std::chrono::seconds kEndTime{2};
 
@@ -130,9 +127,7 @@ void StatsReporter::end_process(unsigned signal) {
     mutex_.lock();
     read_counters();
     if (last_words_) last_words_(report_);
-    bool any = false;
-    for (ReportedSession* session : sessions_) any = session->close() || any;
-    if (any) std::this_thread::sleep_for(kGoodbyeTime);
+    for (ReportedSession* session : sessions_) session->close();
     return {};
   });
   if (!status.ok()) log_error(status.message());
@@ -158,10 +153,8 @@ void ReportedSession::say_goodbye() {
 }
 
 /// Whether it was open.
-bool ReportedSession::close() {
-  if (std::exchange(closed_, true)) return false;
-  session_.close();
-  return true;
+void ReportedSession::close() {
+  if (!std::exchange(closed_, true)) session_.close();
 }
 
 void ReportedSession::add_to(SessionReport& sum) const {

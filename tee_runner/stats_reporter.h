@@ -87,7 +87,7 @@ class ReportedSession {
 
  private:
   friend class StatsReporter;
-  bool close();
+  void close();
   void add_to(SessionReport& sum) const;
 
   StatsReporter& reporter_;

@@ -23,6 +23,8 @@ void release_owner(void*, void* hint) { delete static_cast<Owner*>(hint); }
 
 using namespace std::chrono_literals;
 
+/// Queued at each side of the connection.
+constexpr int kHighWaterFrames = 16;
 constexpr int kMonitorEvents = ZMQ_EVENT_CONNECTED | ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED |
                                ZMQ_EVENT_CLOSED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
 
@@ -100,12 +102,11 @@ Result<std::unique_ptr<ZmqContext>> ZmqContext::create() {
 
 /// All but drain_monitor() may throw.
 struct ZmqSocket::Impl {
-  Impl(zmq::context_t& context, const ZmqSocketOptions& options)
-      : socket(context, zmq::socket_type::pair) {
-    socket.set(zmq::sockopt::linger, static_cast<int>(options.linger.count()));
-    socket.set(zmq::sockopt::sndhwm, options.high_water_frames);
-    socket.set(zmq::sockopt::rcvhwm, options.high_water_frames);
-    socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(options.max_frame_bytes));
+  explicit Impl(zmq::context_t& context) : socket(context, zmq::socket_type::pair) {
+    socket.set(zmq::sockopt::linger, 0);
+    socket.set(zmq::sockopt::sndhwm, kHighWaterFrames);
+    socket.set(zmq::sockopt::rcvhwm, kHighWaterFrames);
+    socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(limits::kFrameBytes));
     socket.set(zmq::sockopt::reconnect_ivl, -1);
     open_monitor(context);
   }
@@ -209,9 +210,9 @@ ZmqSocket::ZmqSocket(ZmqSocket&&) noexcept = default;
 ZmqSocket& ZmqSocket::operator=(ZmqSocket&&) noexcept = default;
 ZmqSocket::~ZmqSocket() = default;
 
-Result<ZmqSocket> ZmqSocket::create(const ZmqContext& context, const ZmqSocketOptions& options) {
+Result<ZmqSocket> ZmqSocket::create(const ZmqContext& context) {
   return guarded("make a socket", [&]() -> Result<ZmqSocket> {
-    return ZmqSocket(std::make_unique<Impl>(context.impl_->context, options));
+    return ZmqSocket(std::make_unique<Impl>(context.impl_->context));
   });
 }
 

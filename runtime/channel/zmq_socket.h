@@ -31,15 +31,6 @@ class ZmqContext {
   std::unique_ptr<Impl> impl_;
 };
 
-struct ZmqSocketOptions {
-  /// How long what was sent may still leave after the socket is destroyed.
-  std::chrono::milliseconds linger{0};
-  /// Queued at each side of the connection.
-  int high_water_frames = 16;
-  /// A peer that sends a larger frame is disconnected.
-  std::size_t max_frame_bytes = limits::kFrameBytes;
-};
-
 /// A session's data socket: a PAIR, which has one peer, never reconnects and sends no heartbeats
 /// (whether the peer lives the control connection knows). No socket of ours routes by names that a
 /// peer may choose: libzmq aborts where two claim one. Its .cc is the only home of ZeroMQ's headers
@@ -48,7 +39,9 @@ struct ZmqSocketOptions {
 /// receive), kCancelled (the context ends), kInUse and kInvalidInput (endpoint), kProtocolError.
 class ZmqSocket {
  public:
-  static Result<ZmqSocket> create(const ZmqContext& context, const ZmqSocketOptions& options = {});
+  /// What was sent and has not left is dropped when it is destroyed; a peer that sends a frame of
+  /// more than limits::kFrameBytes is disconnected.
+  static Result<ZmqSocket> create(const ZmqContext& context);
   ZmqSocket(ZmqSocket&&) noexcept;
   ZmqSocket& operator=(ZmqSocket&&) noexcept;
   ~ZmqSocket();

@@ -57,7 +57,7 @@ class FairGate {
   Status pass_on(Turn& turn, const OpLife& life);
   /// Whether pass_on() would return at once: the turn goes on.
   bool keep(const Turn& turn);
-  /// How many wait now.
+  /// How many wait now; for tests.
   std::size_t waiting() const;
 
  private:

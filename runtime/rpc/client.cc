@@ -19,6 +19,8 @@ namespace {
 constexpr std::chrono::milliseconds kRetryPause{50};
 /// From Welcome to Attached, however often the server gives a sign.
 constexpr int kMostTimeouts = 10;
+/// So that no flood keeps the control thread from its signs of life and from its end.
+constexpr int kMessagesARound = 16;
 /// From the end of the connection to the control thread's word on it.
 constexpr std::chrono::milliseconds kReasonPatience{200};
 /// Bytes of one ring segment that are mapped without having been demanded.
@@ -213,7 +215,7 @@ void ClientSession::watch(std::chrono::milliseconds timeout) {
   SilenceMeter silence;
   Deadline next_sign = Deadline::now();
   const auto look = [&]() -> Status {
-    for (;;) {
+    for (int i = 0; i < kMessagesARound; ++i) {
       const auto frame = control_->receive();
       if (frame.status().code() == StatusCode::kUnavailable) return server_gone();
       RETURN_IF_ERROR(frame.status());
@@ -226,6 +228,7 @@ void ClientSession::watch(std::chrono::milliseconds timeout) {
       if (!std::holds_alternative<Sign>(message))
         return {StatusCode::kProtocolError, "the server sent a message that does not belong here"};
     }
+    return {};
   };
   while (!closing_.load(std::memory_order_acquire)) {
     if (next_sign.expired()) {

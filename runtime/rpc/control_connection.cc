@@ -179,9 +179,10 @@ Result<ControlListener> ControlListener::listen(const Endpoint& endpoint) {
 std::optional<ControlConnection> ControlListener::accept() {
   UniqueFd fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!fd.valid()) {
+    const int error = errno;
     pollfd waiting{fd_.get(), POLLIN, 0};
-    const bool someone_waits = ::poll(&waiting, 1, 0) > 0;
-    if (someone_waits && errno != EINTR) {
+    // Where no descriptor is left accept4() says so before it looks whether anybody waits.
+    if (error != EAGAIN && error != EINTR && ::poll(&waiting, 1, 0) > 0) {
       spare_.reset();
       const UniqueFd turned_away(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       // Where that failed too, whoever waits would wake the poll for ever.

@@ -14,7 +14,10 @@
 #include <vector>
 
 #include "proto/handshake.h"
+#include "runtime/channel/zmq_socket.h"
 #include "runtime/rpc/control_connection.h"
+#include "runtime/rpc/peer_life.h"
+#include "runtime/rpc/session_channel.h"
 #include "shm/ring_memory.h"
 #include "tests/gpu_server/server_rig.h"
 
@@ -319,6 +322,30 @@ TEST_F(HostileServer, refuses_a_ring_that_was_not_asked_for) {
   ConnectOptions options = client_options();
   options.ring.choice = RingChoice::kOff;
   EXPECT_EQ(connect_to(encode_control(good_welcome()), options).code(), StatusCode::kProtocolError);
+}
+
+TEST_F(HostileServer, cannot_hold_up_the_end_of_a_client_by_a_flood_of_signs) {
+  Welcome welcome = good_welcome();
+  welcome.has_ring = false;
+  const auto context = ZmqContext::create().value();
+  const PeerLife life;
+  const Endpoint endpoint = parse_endpoint(client_options().endpoint).value();
+  const Status status = connect_to(
+      [&](ControlConnection& client) {
+        EXPECT_TRUE(client.send(welcome).ok());
+        const auto channel = SessionChannel::offer(welcome, SegmentKind::kSealed, life).value();
+        const auto announce = [&](const std::string& at) {
+          EXPECT_TRUE(client.send(DataSocket{at}).ok());
+        };
+        const Deadline deadline = Deadline::after(std::chrono::seconds(20));
+        EXPECT_TRUE(channel->accept(*context, endpoint, announce, deadline).ok());
+        EXPECT_TRUE(client.send(Attached{}).ok());
+        // Until the client has ended.
+        while (client.send(Sign{}).code() != StatusCode::kUnavailable) {
+        }
+      },
+      client_options());
+  EXPECT_TRUE(status.ok()) << status.to_string();
 }
 
 TEST_F(HostileServer, finds_no_segment_behind_a_lie) {
