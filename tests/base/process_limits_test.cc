@@ -2,22 +2,14 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <functional>
 #include <string>
+
+#include "tests/support/in_child.h"
 
 namespace airlock {
 namespace {
-
-/// In a process of its own, whose limits are nobody else's.
-bool holds_in_a_child(const std::function<bool()>& check) {
-  const pid_t child = ::fork();
-  if (child == 0) ::_exit(check() ? 0 : 1);
-  int status = -1;
-  return ::waitpid(child, &status, 0) == child && status == 0;
-}
 
 void limit(__rlimit_resource_t resource, rlim_t soft, rlim_t hard) {
   const struct rlimit value { soft, hard };

@@ -30,6 +30,7 @@ TEST_F(ControlTest, refuses_another_major_version_names_both_and_counts_it) {
   EXPECT_EQ(counters->sessions_refused, 1U);
 }
 
+// Each of them is turned away, and nobody else notices.
 TEST_F(ControlTest, serves_on_through_junk_on_the_control_socket) {
   start();
   auto before = connect();
@@ -99,6 +100,7 @@ TEST_F(ControlTest, ends_a_session_at_a_second_hello) {
   EXPECT_EQ(end.code(), StatusCode::kUnavailable) << end.to_string();
 }
 
+// A place is for who attaches.
 TEST_F(ControlTest, gives_no_place_to_clients_that_never_attach) {
   options_.max_clients = 1;
   start();
@@ -122,6 +124,8 @@ TEST_F(ControlTest, gives_no_place_to_clients_that_never_attach) {
   EXPECT_EQ(directory_.file_count(), 3U);  // the control socket, its lock and the counters file
 }
 
+// Whoever is first at the data socket without the token loses it, and the runner is told of
+// another.
 TEST_F(ControlTest, finds_its_runner_behind_a_stranger_on_the_data_socket) {
   for (const std::string& endpoint : {options_.endpoint, free_tcp_endpoint()}) {
     options_.endpoint = endpoint;

@@ -9,8 +9,6 @@
 
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -23,29 +21,9 @@
 #include "runtime/model/model_source.h"
 #include "runtime/rpc/client.h"
 #include "tests/support/memory_model.h"
+#include "tests/support/temp_dir.h"
 
 namespace airlock::testing {
-
-/// A directory of mode 0700 that goes with its content.
-class TempDir {
- public:
-  TempDir() {
-    std::string name = "/tmp/airlock-session-XXXXXX";
-    path_ = ::mkdtemp(name.data());
-  }
-  ~TempDir() { std::filesystem::remove_all(path_); }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-  std::size_t file_count() const {
-    std::size_t count = 0;
-    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(path_)) ++count;
-    return count;
-  }
-
- private:
-  std::string path_;
-};
 
 /// A port that was free a moment ago.
 inline std::string free_tcp_endpoint() {

@@ -174,10 +174,6 @@ TEST_F(SessionTest, says_that_no_descriptor_is_left) {
   EXPECT_EQ(server.status().code(), StatusCode::kResourceExhausted);
 }
 
-// Each of them is turned away, and nobody else notices.
-// A place is for who attaches.
-// Whoever is first at the data socket without the token loses it, and the runner is told of
-// another.
 TEST_F(SessionTest, ends_a_session_whose_connection_closes) {
   start();
   auto session = connect();

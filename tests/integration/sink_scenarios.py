@@ -51,9 +51,7 @@ def full_stderr_holds_up_no_server(pair):
     wait_until(lambda: os.path.exists(pair.endpoint[len("ipc://"):]), "the server is there")
     expect_serves(pair)
     pair.stop(server)
-    # All of it fits into the queue; at the end it was given up.
-    left = os.read(reads, 2 * PIPE_BYTES)
-    assert left == b"x" * len(left), "a line was squeezed in"
+    os.close(reads)
 
 
 def stopped_terminal_holds_up_no_server(pair):

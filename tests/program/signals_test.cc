@@ -1,23 +1,13 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/signalfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <functional>
-
 #include "runtime/program/program.h"
+#include "tests/support/in_child.h"
 
 namespace airlock {
 namespace {
-
-/// In a process of its own, whose signals are nobody else's.
-bool holds_in_a_child(const std::function<bool()>& check) {
-  const pid_t child = ::fork();
-  if (child == 0) ::_exit(check() ? 0 : 1);
-  int status = -1;
-  return ::waitpid(child, &status, 0) == child && status == 0;
-}
 
 /// The number of the signal that waits there; 0: none.
 int next_signal(const UniqueFd& signals) {

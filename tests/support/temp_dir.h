@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -29,6 +30,10 @@ class TempDir {
 
   std::string file(const std::string& name) const { return path_ / name; }
   const std::filesystem::path& path() const { return path_; }
+  std::size_t file_count() const {
+    const std::filesystem::directory_iterator files(path_);
+    return static_cast<std::size_t>(std::distance(begin(files), end(files)));
+  }
 
  private:
   std::filesystem::path path_;

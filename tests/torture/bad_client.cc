@@ -94,12 +94,14 @@ Status junk(const std::string& endpoint) {
   std::mt19937_64 random(static_cast<std::uint64_t>(::getpid()));
   std::vector<char> bytes(6000);
   for (char& byte : bytes) byte = static_cast<char>(random());
+  bool was_heard = false;
   for (const Deadline end = Deadline::after(kStay); !end.expired();) {
     auto fd = raw_connection(path, SOCK_SEQPACKET);
+    was_heard |= fd.ok();
     for (int i = 0; fd.ok() && i < 5; ++i)
       (void)::send(fd->get(), bytes.data(), random() % bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   }
-  return {};
+  return was_heard ? Status() : Status(StatusCode::kUnavailable, "no connection was to be had");
 }
 
 Status hellos(const std::string& endpoint) {
@@ -220,6 +222,7 @@ Status crowd_the_door(const std::string& endpoint) {
     if (i % 2 == 0) (void)::send(fd->get(), path.data(), path.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     strangers.push_back(std::move(*fd));
   }
+  if (strangers.empty()) return {StatusCode::kUnavailable, "nobody came to the door"};
   RETURN_IF_ERROR(client.attach());
   ASSIGN_OR_RETURN(const std::string last, socket_path(client.door()));
   if (raw_connection(last, SOCK_STREAM).ok())
@@ -245,14 +248,17 @@ constexpr std::array kKinds = {
     Kind{"crowds-door", crowd_the_door},
 };
 
+/// The exit code of a client that the server did not take.
+constexpr int kSentAway = 2;
+
 pid_t start_child(const Kind& kind, const std::string& endpoint) {
   const pid_t child = ::fork();
   if (child != 0) return child;
   (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
   const Status status = kind.body(endpoint);
   if (!status.ok()) std::fprintf(stderr, "%s\n", status.to_string().c_str());
-  // One that was sent away could not be bad, and that is no fault.
-  std::_Exit(status.code() == StatusCode::kInternal ? 1 : 0);
+  // One that was sent away could not be bad, which is no fault, and no trial.
+  std::_Exit(status.ok() ? 0 : status.code() == StatusCode::kInternal ? 1 : kSentAway);
 }
 
 void end_child(pid_t child) {
@@ -263,6 +269,7 @@ void end_child(pid_t child) {
 int make_noise(const Kind& kind, const std::string& endpoint, double seconds) {
   int trials = 0;
   int failed = 0;
+  int sent_away = 0;
   std::deque<pid_t> stopped;
   const Deadline end =
       Deadline::after(std::chrono::nanoseconds(static_cast<std::int64_t>(seconds * 1e9)));
@@ -270,6 +277,10 @@ int make_noise(const Kind& kind, const std::string& endpoint, double seconds) {
     const pid_t child = start_child(kind, endpoint);
     int state = 0;
     if (child < 0 || ::waitpid(child, &state, WUNTRACED) != child) return 1;
+    if (WIFEXITED(state) && WEXITSTATUS(state) == kSentAway) {
+      ++sent_away;
+      continue;
+    }
     ++trials;
     failed += WIFEXITED(state) && WEXITSTATUS(state) != 0 ? 1 : 0;
     failed += WIFSIGNALED(state) && WTERMSIG(state) != SIGKILL ? 1 : 0;
@@ -281,8 +292,8 @@ int make_noise(const Kind& kind, const std::string& endpoint, double seconds) {
     stopped.pop_front();
   } while (!end.expired());
   for (const pid_t child : stopped) end_child(child);
-  std::printf("{\"trials\": %d, \"failed\": %d}\n", trials, failed);
-  return failed == 0 ? 0 : 1;
+  std::printf("{\"trials\": %d, \"failed\": %d, \"sent_away\": %d}\n", trials, failed, sent_away);
+  return failed == 0 && trials > 0 ? 0 : 1;
 }
 
 Status come_to(ClientStep last, int signal, const std::string& endpoint, RingChoice ring) {

@@ -16,8 +16,8 @@ import scenarios  # noqa: E402
 from pair import TINY, wait_until  # noqa: E402
 from peers import Peers, expect_settled, holdings, needs, row  # noqa: E402
 
-# The server's own times: for one that is silent in a session, that never attaches, and that never says hello.
-SILENCE_S, ATTACH_S, HELLO_S = 10, 5, 4
+# The server's own times: for one that is silent in a session, and that never attaches.
+SILENCE_S, ATTACH_S = 10, 5
 # The runner's, by its --timeout-ms: twice, as it greets and then attaches.
 TIMEOUT_MS = 1000
 # What a machine that does other things may add to any of them: a watchdog.
