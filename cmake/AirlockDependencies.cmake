@@ -1,7 +1,7 @@
 # Every third-party package, each with its Debian name.
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)            # libfmt-dev
-find_package(cppzmq REQUIRED)         # cppzmq-dev, libzmq3-dev
+find_package(cppzmq REQUIRED)         # cppzmq-dev, libzmq3-dev: the peer of a test
 find_package(nlohmann_json REQUIRED)  # nlohmann-json3-dev
 find_package(CLI11 REQUIRED)          # libcli11-dev
 find_package(OpenSSL REQUIRED)        # libssl-dev

@@ -211,8 +211,8 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   if (block == nullptr) {
     return Status(StatusCode::kResourceExhausted, "server full: sessions are still ending");
   }
-  SessionGround ground{*context_, *model_,    endpoint_,
-                       wake_,     ended_log_, [this](Session& session) { return admit(session); }};
+  SessionGround ground{*model_, endpoint_, wake_, ended_log_,
+                       [this](Session& session) { return admit(session); }};
   std::unique_ptr<Session> session;
   const Status started = without_exceptions([&]() -> Status {
     ASSIGN_OR_RETURN(session, Session::start(std::move(ground), std::move(welcome), hello.client,

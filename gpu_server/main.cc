@@ -82,8 +82,8 @@ Result<DeviceChoice> find_device(const ServerOptions& options, int signal_fd) {
   return choose_device(options);
 }
 
-// What the server has open when there are as many sessions and strangers as there can be: libzmq
-// ends the process where it finds no descriptor left to accept with.
+// What the server has open when there are as many sessions and strangers as there can be: those
+// that are served are not to fail for want of one.
 std::size_t needed_descriptors(const ServerOptions& options) {
   // Measured: 16; the metrics' connections, and some more.
   constexpr std::size_t kOwn = 24 + PageServer::kMaxConnections;

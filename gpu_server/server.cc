@@ -75,8 +75,6 @@ Status Server::take_endpoint() {
 }
 
 Status Server::open_control() {
-  // Its threads are there before anybody is told that the server is.
-  ASSIGN_OR_RETURN(context_, ZmqContext::create());
   ASSIGN_OR_RETURN(auto listener, ControlListener::listen(endpoint_));
   endpoint_ = listener.endpoint();
   listener_.emplace(std::move(listener));

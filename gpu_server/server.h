@@ -17,7 +17,6 @@
 #include "gpu_server/metrics.h"
 #include "gpu_server/options.h"
 #include "gpu_server/session.h"
-#include "runtime/channel/zmq_socket.h"
 #include "runtime/rpc/control_connection.h"
 #include "runtime/rpc/endpoint.h"
 #include "runtime/stats/counters_file.h"
@@ -143,7 +142,6 @@ class Server {
   Status device_status_;
   // Ends the control thread's wait: a session changed, or the server stops.
   WakeEvent wake_;
-  std::unique_ptr<ZmqContext> context_;
   // The control thread's.
   std::optional<ControlListener> listener_;
   // Oldest first. Guarded by mutex_; changed by the control thread only.

@@ -111,7 +111,7 @@ Status Session::attach(std::unique_ptr<Compute>& compute) {
   ASSIGN_OR_RETURN(std::vector<UniqueFd> descriptors, channel_->descriptors());
   tell(welcome_, std::move(descriptors));
   RETURN_IF_ERROR(channel_->accept(
-      ground_.context, ground_.control,
+      ground_.control,
       [this](const std::string& endpoint) { tell(DataSocket{endpoint}); },
       Deadline::after(kAttachTimeout)));
   RETURN_IF_ERROR(ground_.admit(*this));

@@ -47,7 +47,6 @@ class Session;
 
 /// What a session stands on; all that is referred to outlives it.
 struct SessionGround {
-  const ZmqContext& context;
   const ServedModel& model;
   // Where the server's control connections come in: the session's data socket lies beside it.
   Endpoint control;

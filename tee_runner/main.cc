@@ -206,8 +206,7 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   return first_failure(std::move(status), recording.status());
 }
 
-/// Of one session; measured: 19, and the files of a model. What each session's ZeroMQ needs is
-/// asked for where it starts.
+/// Of one session; measured: 19, and the files of a model.
 constexpr std::size_t kDescriptors = 32;
 
 /// The statistics are written after a failure, too.

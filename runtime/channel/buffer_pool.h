@@ -8,9 +8,9 @@
 
 namespace airlock {
 
-/// Page-aligned memory of a BufferPool. Shared (shared_ptr), because libzmq's I/O thread, the
-/// sender and a lease may drop it in any order; with the last owner it goes home to its pool, or
-/// back to the system once the pool is gone.
+/// Page-aligned memory of a BufferPool. Shared (shared_ptr), because the
+/// sender, what is half sent and a lease may drop it in any order; with the last owner it goes home
+/// to its pool, or back to the system once the pool is gone.
 struct PooledBuffer {
   std::shared_ptr<std::byte> owner;
   std::size_t size = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <thread>
 #include <utility>
 
 #include "runtime/channel/buffer_pool.h"
@@ -12,8 +13,8 @@ namespace airlock {
 namespace {
 
 constexpr std::chrono::milliseconds kSlice{50};
-/// Below this a frame is copied into libzmq: cheaper than lending it.
-constexpr std::size_t kLendBytes = 16384;
+/// How often the watch is asked who the peer was whose connection ended.
+constexpr std::chrono::milliseconds kReasonSlice{1};
 /// What is kept at most of buffers that nobody uses.
 constexpr std::size_t kCacheBytes = std::size_t{512} << 20;
 
@@ -44,10 +45,10 @@ class SocketCarrier final : public Carrier {
     CHECK(!sending());
     auto opening = std::make_shared<const std::vector<std::byte>>(
         encode_opening({options_.epoch, sequence}, header));
-    outgoing_.push_back({opening, *opening});
+    options_.socket.queue(*opening, opening);
     for (const PooledBuffer& buffer : static_cast<Buffers<std::byte>&>(loan).buffers) {
       for_frames(buffer.bytes(), [&](std::span<const std::byte> bytes) {
-        outgoing_.push_back({buffer.owner, bytes});
+        options_.socket.queue(bytes, buffer.owner);
       });
     }
     return {};
@@ -55,14 +56,14 @@ class SocketCarrier final : public Carrier {
 
   Status finish_send(Deadline deadline) override {
     for (;;) {
-      const Status sent = send_what_fits();
+      const Status sent = options_.socket.flush();
       if (sent.code() != StatusCode::kBusy) return sent;
       const Status waited = wait(For::kSend, deadline);
       if (waited.code() == StatusCode::kDeadlineExceeded) return sent;
       RETURN_IF_ERROR(waited);
     }
   }
-  bool sending() const override { return !outgoing_.empty(); }
+  bool sending() const override { return options_.socket.sending(); }
 
   Result<std::vector<std::byte>> receive_header(std::uint64_t sequence,
                                                 Deadline deadline) override {
@@ -115,10 +116,6 @@ class SocketCarrier final : public Carrier {
   }
 
  private:
-  struct OutgoingFrame {
-    std::shared_ptr<const void> owner;
-    std::span<const std::byte> bytes;
-  };
   enum class For { kSend, kReceive };
 
   template <typename Byte>
@@ -132,25 +129,15 @@ class SocketCarrier final : public Carrier {
     return taken;
   }
 
-  Status send_frame(const OutgoingFrame& frame) {
-    if (frame.bytes.size() < kLendBytes) return options_.socket.send(frame.bytes, Deadline::now());
-    return options_.socket.send_shared(frame.bytes, frame.owner, Deadline::now());
-  }
-
-  /// ok: all of it. kBusy: more to go.
-  Status send_what_fits() {
-    for (; !outgoing_.empty(); outgoing_.pop_front()) {
-      RETURN_IF_ERROR(send_frame(outgoing_.front()));
-    }
-    return {};
-  }
-
   /// The next frame's size. kDeadlineExceeded: none came. What is half sent goes on leaving.
   Result<std::size_t> receive_frame(std::span<std::byte> into, Deadline deadline) {
     for (;;) {
       auto received = options_.socket.receive_into(into, Deadline::now());
-      if (received.status().code() != StatusCode::kDeadlineExceeded) return received;
-      const Status sent = send_what_fits();
+      const StatusCode code = received.status().code();
+      // Where the connection ended, wait() finds out why.
+      if (code != StatusCode::kDeadlineExceeded && code != StatusCode::kUnavailable)
+        return received;
+      const Status sent = options_.socket.flush();
       if (!sent.ok() && sent.code() != StatusCode::kBusy) return sent;
       RETURN_IF_ERROR(wait(For::kReceive, deadline));
     }
@@ -162,11 +149,22 @@ class SocketCarrier final : public Carrier {
   Status wait(For purpose, Deadline deadline) {
     if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "the deadline passed");
     ++parks_;
-    using Wake = ZmqSocket::Wake;
+    if (options_.socket.disconnected()) return await_reason(deadline);
+    using Wake = ZmtpSocket::Wake;
     Wake wake = Wake::kReadable;
     if (sending()) wake = purpose == For::kSend ? Wake::kWritable : Wake::kReadableOrWritable;
     const Status woken = options_.socket.poll(wake, deadline.slice(kSlice));
     return woken.code() == StatusCode::kDeadlineExceeded ? check_peer() : woken;
+  }
+
+  /// Nothing more will happen at the socket; what came before may still be there to receive.
+  Status await_reason(Deadline deadline) {
+    const Deadline patience = deadline.slice(kSlice);
+    do {
+      RETURN_IF_ERROR(check_peer());
+      std::this_thread::sleep_for(kReasonSlice);
+    } while (!patience.expired() && options_.watch != nullptr && options_.watch->check().ok());
+    return {};
   }
 
   SocketCarrierOptions options_;
@@ -174,7 +172,6 @@ class SocketCarrier final : public Carrier {
   Status gone_;
   std::uint64_t parks_ = 0;
 
-  std::deque<OutgoingFrame> outgoing_;
   /// Of the message that comes: its buffers, and what of them is still to be filled.
   std::unique_ptr<Buffers<const std::byte>> incoming_;
   bool opening_due_ = false;

@@ -6,14 +6,14 @@
 
 #include "runtime/channel/carrier.h"
 #include "runtime/channel/channel.h"
-#include "runtime/channel/zmq_socket.h"
+#include "runtime/channel/zmtp_socket.h"
 
 namespace airlock {
 
 struct SocketCarrierOptions {
   std::uint64_t epoch = 0;
   /// The session's data socket.
-  ZmqSocket socket;
+  ZmtpSocket socket;
   /// May be null; outlives the carrier.
   const PeerWatch* watch = nullptr;
 };

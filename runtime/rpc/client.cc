@@ -10,7 +10,6 @@
 #include "base/thread.h"
 #include "proto/handshake.h"
 #include "proto/limits.h"
-#include "runtime/channel/zmq_socket.h"
 #include "shm/ring_memory.h"
 
 namespace airlock {
@@ -162,7 +161,7 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
                 "attached; it announced {}",
                 endpoint.text(), options.timeout.count(), data.empty() ? "no data socket" : data};
       }
-      if (channel_->lost()) RETURN_IF_ERROR(channel_->connect(*context_, data));
+      if (!data.empty() && channel_->lost()) RETURN_IF_ERROR(channel_->connect(data));
       continue;
     }
     RETURN_IF_ERROR(frame.status());
@@ -170,7 +169,7 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
     ASSIGN_OR_RETURN(ControlMessage message, decode_control(frame->bytes));
     if (const auto* socket = std::get_if<DataSocket>(&message)) {
       ASSIGN_OR_RETURN(data, session_endpoint(control, socket->endpoint));
-      RETURN_IF_ERROR(channel_->connect(*context_, data));
+      RETURN_IF_ERROR(channel_->connect(data));
     } else if (std::holds_alternative<Attached>(message) && !data.empty()) {
       break;
     } else if (const auto* refusal = std::get_if<Refusal>(&message)) {
@@ -256,7 +255,6 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
   std::unique_ptr<ClientSession> session(new ClientSession());
   RETURN_IF_ERROR(session->wake_.check());
-  ASSIGN_OR_RETURN(session->context_, ZmqContext::create());
   const Deadline deadline = Deadline::after(options.timeout);
   for (;;) {
     bool answered = false;

@@ -82,7 +82,6 @@ class ClientSession {
   void watch(std::chrono::milliseconds timeout);
 
   // First: sockets close before it.
-  std::unique_ptr<ZmqContext> context_;
   PeerLife life_;
   OpStatsTable op_stats_;
   // The control thread's, once that runs.

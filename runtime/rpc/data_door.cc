@@ -1,7 +1,6 @@
 #include "runtime/rpc/data_door.h"
 
 #include <fmt/format.h>
-#include <linux/filter.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -64,7 +63,7 @@ Result<DataDoor> DataDoor::open(const Endpoint& control) {
 }
 
 DataDoor::~DataDoor() {
-  if (listener_.valid()) (void)shut();
+  if (listener_.valid()) shut();
 }
 
 Status DataDoor::await_knock(const PeerWatch& watch, Deadline deadline) const {
@@ -79,22 +78,20 @@ Status DataDoor::await_knock(const PeerWatch& watch, Deadline deadline) const {
   }
 }
 
-Status DataDoor::shut() {
-  if (endpoint_.starts_with("ipc://")) {
-    const std::string path = endpoint_.substr(6);
-    if (::unlink(path.c_str()) == 0 || errno == ENOENT) return {};
-    return os_error("remove " + path, errno);
-  }
-  sock_filter drop_all{BPF_RET | BPF_K, 0, 0, 0};
-  const sock_fprog program{1, &drop_all};
-  if (::setsockopt(listener_.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) == 0)
-    return {};
-  return os_error("shut the session's data port", errno);
+void DataDoor::shut() {
+  // By name first: nobody is to find it in between.
+  if (endpoint_.starts_with("ipc://")) ::unlink(endpoint_.substr(6).c_str());
+  listener_.reset();
 }
 
-Status DataDoor::let_in(ZmqSocket& socket) {
-  RETURN_IF_ERROR(shut());
-  return socket.bind(endpoint_, std::move(listener_));
+Result<ZmtpSocket> DataDoor::let_in() {
+  UniqueFd connection(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  const int error = errno;
+  shut();
+  if (connection.valid()) return ZmtpSocket(std::move(connection));
+  const Status status = os_error("accept at a session's data socket", error);
+  if (status.code() == StatusCode::kResourceExhausted) return status;
+  return Status(StatusCode::kUnavailable, status.message());
 }
 
 }  // namespace airlock

@@ -2,8 +2,11 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
@@ -14,6 +17,7 @@
 #include "runtime/channel/routed_channel.h"
 #include "runtime/channel/socket_carrier.h"
 #include "runtime/rpc/data_door.h"
+#include "runtime/rpc/tcp.h"
 #include "shm/ring_memory.h"
 
 namespace airlock {
@@ -23,8 +27,26 @@ namespace {
 /// another try does no harm.
 constexpr std::chrono::seconds kTokenPatience{1};
 constexpr std::chrono::milliseconds kSlice{20};
+/// At a port that takes no connection any more, or not yet.
+constexpr std::chrono::milliseconds kConnectPatience{200};
 
 }  // namespace
+
+Result<UniqueFd> connect_data(const Endpoint& endpoint) {
+  if (endpoint.kind == Endpoint::Kind::kTcp)
+    return connect_tcp(endpoint, Deadline::after(kConnectPatience));
+  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return os_error("make a data socket", errno);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (endpoint.path.size() >= sizeof(address.sun_path))
+    return Status(StatusCode::kInvalidInput, "the path of {} is too long", endpoint.text());
+  std::copy(endpoint.path.begin(), endpoint.path.end(), address.sun_path);
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0)
+    return fd;
+  return Status(StatusCode::kUnavailable, "cannot connect to {}: {}", endpoint.text(),
+                os_message(errno));
+}
 
 Status name_session(Welcome& welcome) {
   std::array<std::uint64_t, 3> random{};
@@ -76,23 +98,24 @@ Result<std::vector<UniqueFd>> SessionChannel::descriptors() const {
   return copies;
 }
 
-Status SessionChannel::await_token(ZmqSocket& socket, Deadline deadline) const {
+Status SessionChannel::await_token(ZmtpSocket& socket, Deadline deadline) const {
+  std::array<std::byte, limits::kSessionTokenBytes> shown{};
   for (;;) {
-    std::array<std::byte, limits::kSessionTokenBytes> shown{};
     const auto size = socket.receive_into(shown, deadline.slice(kSlice));
     if (size.ok()) {
       if (*size == shown.size() && std::memcmp(shown.data(), welcome_.token.data(), *size) == 0)
         return {};
       return {StatusCode::kProtocolError, "the first frame on the data socket is not the token"};
     }
-    if (size.status().code() != StatusCode::kDeadlineExceeded) return size.status();
+    const StatusCode code = size.status().code();
+    const bool is_over = code == StatusCode::kUnavailable || deadline.expired();
+    if (!is_over && code != StatusCode::kDeadlineExceeded) return size.status();
     RETURN_IF_ERROR(watch_.check());
-    if (deadline.expired() || socket.disconnected())
-      return {StatusCode::kProtocolError, "no token came on the data socket"};
+    if (is_over) return {StatusCode::kProtocolError, "no token came on the data socket"};
   }
 }
 
-Status SessionChannel::admit_runner(const ZmqContext& context, const Endpoint& control,
+Status SessionChannel::admit_runner(const Endpoint& control,
                                     const std::function<void(const std::string&)>& announce,
                                     Deadline deadline) {
   for (;;) {
@@ -102,21 +125,22 @@ Status SessionChannel::admit_runner(const ZmqContext& context, const Endpoint& c
     if (knocked.code() == StatusCode::kDeadlineExceeded)
       return {StatusCode::kUnavailable, "the client never attached to its session"};
     RETURN_IF_ERROR(knocked);
-    ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(context));
-    RETURN_IF_ERROR(door.let_in(socket));
-    const Status shown = await_token(socket, deadline.slice(kTokenPatience));
+    auto socket = door.let_in();
+    if (socket.status().code() == StatusCode::kUnavailable) continue;
+    RETURN_IF_ERROR(socket.status());
+    const Status shown = await_token(*socket, deadline.slice(kTokenPatience));
     // A stranger's words end nothing but his connection: the next door has another name.
     if (shown.code() == StatusCode::kProtocolError) continue;
     RETURN_IF_ERROR(shown);
-    socket_.emplace(std::move(socket));
+    socket_.emplace(std::move(socket).value());
     return {};
   }
 }
 
-Status SessionChannel::accept(const ZmqContext& context, const Endpoint& control,
+Status SessionChannel::accept(const Endpoint& control,
                               const std::function<void(const std::string& endpoint)>& announce,
                               Deadline deadline) {
-  RETURN_IF_ERROR(admit_runner(context, control, announce, deadline));
+  RETURN_IF_ERROR(admit_runner(control, announce, deadline));
   remove_files();
   const WaitCheck check = [this] { return watch_.check(); };
   for (const auto& segment : {in_segment_, out_segment_}) {
@@ -137,7 +161,8 @@ void SessionChannel::remove_files() {
 }
 
 Status SessionChannel::open() {
-  CHECK(socket_.has_value());
+  if (!socket_)
+    return {StatusCode::kProtocolError, "the session is attached without a data connection"};
   const RingGeometry& geometry = welcome_.geometry;
   const bool has_ring = welcome_.has_ring;
   WatchedCarrier socket = make_socket_carrier({welcome_.epoch, std::move(*socket_), &watch_});
@@ -176,17 +201,24 @@ Result<std::unique_ptr<SessionChannel>> SessionChannel::attach(
   return made;
 }
 
-Status SessionChannel::connect(const ZmqContext& context, const std::string& data_endpoint) {
+Status SessionChannel::connect(const std::string& data_endpoint) {
   socket_.reset();
-  ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(context));
-  RETURN_IF_ERROR(socket.connect(data_endpoint));
-  // Queued until there is a connection.
-  RETURN_IF_ERROR(socket.send(
-      std::as_bytes(std::span(welcome_.token.data(), welcome_.token.size())), Deadline::now()));
+  ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(data_endpoint));
+  auto connection = connect_data(endpoint);
+  const StatusCode code = connection.status().code();
+  // Somebody else was there first: the server will announce another, or has done so.
+  if (code == StatusCode::kUnavailable || code == StatusCode::kDeadlineExceeded) return {};
+  RETURN_IF_ERROR(connection.status());
+  ZmtpSocket socket(std::move(connection).value());
+  (void)socket.send(std::as_bytes(std::span(welcome_.token)), Deadline::after(kConnectPatience));
   socket_.emplace(std::move(socket));
   return {};
 }
 
-bool SessionChannel::lost() { return socket_.has_value() && socket_->disconnected(); }
+bool SessionChannel::lost() {
+  if (!socket_) return true;
+  (void)socket_->flush();
+  return socket_->disconnected();
+}
 
 }  // namespace airlock

@@ -13,7 +13,7 @@
 #include "base/unique_fd.h"
 #include "proto/handshake.h"
 #include "runtime/channel/channel.h"
-#include "runtime/channel/zmq_socket.h"
+#include "runtime/channel/zmtp_socket.h"
 #include "runtime/rpc/endpoint.h"
 #include "shm/segment.h"
 
@@ -27,11 +27,16 @@ enum class SegmentKind {
   kNamed,
 };
 
+/// A connection to a session's data socket; waits for a moment at most. kUnavailable,
+/// kDeadlineExceeded: nobody listens there any more, or somebody else is before us;
+/// kResourceExhausted.
+Result<UniqueFd> connect_data(const Endpoint& endpoint);
+
 /// Gives a session its epoch, never 0, and its token, both by chance.
 Status name_session(Welcome& welcome);
 
 /// A session's channel with what it stands on: the ring segments and the data socket. Made at the
-/// server, attached to by the runner. One thread at a time; the context and the watch outlive it.
+/// server, attached to by the runner. One thread at a time; the watch outlives it.
 class SessionChannel {
  public:
   /// Server: makes the segments, where `welcome` (epoch, token, geometry and ring must be set) has
@@ -47,17 +52,17 @@ class SessionChannel {
   /// the runner there; then takes the rings' memory. Where a stranger comes first, another socket
   /// is opened and announced. From here on no file of the session is left. kUnavailable: the runner
   /// never came; kResourceExhausted: no memory.
-  Status accept(const ZmqContext& context, const Endpoint& control,
+  Status accept(const Endpoint& control,
                 const std::function<void(const std::string& endpoint)>& announce,
                 Deadline deadline);
   /// Runner: maps the segments that `welcome` (checked) names, or whose `descriptors` came with it.
   static Result<std::unique_ptr<SessionChannel>> attach(const Welcome& welcome,
                                                         std::span<const UniqueFd> descriptors,
                                                         const PeerWatch& watch);
-  /// Runner: connects to the data socket and shows the token there. Does not wait. Again with every
-  /// endpoint that the server announces, and where lost() says so.
-  Status connect(const ZmqContext& context, const std::string& data_endpoint);
-  /// Runner: the connection that connect() began has failed or ended.
+  /// Runner: connects to the data socket and shows the token there; waits for a moment at most.
+  /// Again with every endpoint that the server announces, and where lost() says so.
+  Status connect(const std::string& data_endpoint);
+  /// Runner: there is no connection (yet), or it has ended. Goes on showing the token.
   bool lost();
   /// Runner: the server has said that it is attached.
   Status open();
@@ -78,13 +83,13 @@ class SessionChannel {
   SessionChannel(const Welcome& welcome, const PeerWatch& watch, TransportStats* stats)
       : welcome_(welcome), watch_(watch), stats_(stats) {}
   Status make_segments(Welcome& welcome, SegmentKind kind);
-  Status admit_runner(const ZmqContext& context, const Endpoint& control,
+  Status admit_runner(const Endpoint& control,
                       const std::function<void(const std::string&)>& announce, Deadline deadline);
-  Status await_token(ZmqSocket& socket, Deadline deadline) const;
+  Status await_token(ZmtpSocket& socket, Deadline deadline) const;
 
   std::shared_ptr<Segment> out_segment_;  // shared with the channel
   std::shared_ptr<Segment> in_segment_;
-  std::optional<ZmqSocket> socket_;  // until the channel takes it
+  std::optional<ZmtpSocket> socket_;  // until the channel takes it
   Welcome welcome_;
   const PeerWatch& watch_;
   TransportStats* const stats_;

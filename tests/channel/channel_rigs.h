@@ -2,12 +2,14 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -37,8 +39,7 @@ inline Deadline shortly() { return Deadline::after(std::chrono::milliseconds(100
 
 enum class Transport { kIpc, kTcp };
 
-/// Where this program's Unix sockets lie; libzmq leaves them behind, so the directory goes with the
-/// program.
+/// Where this program's Unix sockets lie; the directory goes with the program.
 class SocketDirectory {
  public:
   SocketDirectory() { CHECK(::mkdtemp(path_.data()) != nullptr); }
@@ -65,43 +66,77 @@ struct Listener {
   UniqueFd fd;
   std::string endpoint;
 
-  explicit Listener(Transport transport)
-      : fd(::socket(transport == Transport::kTcp ? AF_INET : AF_UNIX,
-                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) {
-    sockaddr_un path{};
-    sockaddr_in port{};
+  explicit Listener(Transport transport) : fd(make_socket(transport)), transport_(transport) {
+    size_ = sizeof(port_);
     if (transport == Transport::kTcp) {
-      port.sin_family = AF_INET;
-      port.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-      socklen_t size = sizeof(port);
-      CHECK(::bind(fd.get(), reinterpret_cast<sockaddr*>(&port), size) == 0);
-      CHECK(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&port), &size) == 0);
-      endpoint = "tcp://127.0.0.1:" + std::to_string(ntohs(port.sin_port));
+      port_.sin_family = AF_INET;
+      port_.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      CHECK(::bind(fd.get(), address(), size_) == 0);
+      CHECK(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&port_), &size_) == 0);
+      endpoint = "tcp://127.0.0.1:" + std::to_string(ntohs(port_.sin_port));
     } else {
       const std::string name = fresh_path();
-      path.sun_family = AF_UNIX;
-      std::copy(name.begin(), name.end(), path.sun_path);
-      CHECK(::bind(fd.get(), reinterpret_cast<sockaddr*>(&path), sizeof(path)) == 0);
+      path_.sun_family = AF_UNIX;
+      std::copy(name.begin(), name.end(), path_.sun_path);
+      size_ = sizeof(path_);
+      CHECK(::bind(fd.get(), address(), size_) == 0);
       endpoint = "ipc://" + name;
     }
     CHECK(::listen(fd.get(), 4) == 0);
   }
+  /// Connected to it, and does not block.
+  UniqueFd connect() const {
+    UniqueFd end = make_socket(transport_);
+    CHECK(::connect(end.get(), address(), size_) == 0 || errno == EINPROGRESS);
+    pollfd connected{end.get(), POLLOUT, 0};
+    CHECK(::poll(&connected, 1, 10'000) == 1);
+    return end;
+  }
+
+ private:
+  static UniqueFd make_socket(Transport transport) {
+    return UniqueFd(::socket(transport == Transport::kTcp ? AF_INET : AF_UNIX,
+                             SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  }
+  const sockaddr* address() const {
+    return transport_ == Transport::kTcp ? reinterpret_cast<const sockaddr*>(&port_)
+                                         : reinterpret_cast<const sockaddr*>(&path_);
+  }
+
+  Transport transport_;
+  sockaddr_un path_{};
+  sockaddr_in port_{};
+  socklen_t size_ = 0;
 };
 
-/// A context and the two data sockets of one session.
+/// The two data sockets of one session.
 struct SocketPair {
-  std::unique_ptr<ZmqContext> context = ZmqContext::create().value();
-  ZmqSocket server = make();
-  ZmqSocket runner = make();
-  std::string endpoint;
+  ZmtpSocket server;
+  ZmtpSocket runner;
 
-  explicit SocketPair(Transport transport) {
-    Listener listener(transport);
-    endpoint = listener.endpoint;
-    CHECK(server.bind(endpoint, std::move(listener.fd)).ok());
-    CHECK(runner.connect(endpoint).ok());
+  explicit SocketPair(Transport transport) : SocketPair(connect(transport)) {}
+
+ private:
+  struct Ends {
+    UniqueFd server;
+    UniqueFd runner;
+  };
+  explicit SocketPair(Ends ends) : server(std::move(ends.server)), runner(std::move(ends.runner)) {
+    // They shake hands.
+    for (int i = 0; i < 2; ++i) {
+      CHECK(server.flush().ok());
+      CHECK(runner.flush().ok());
+    }
   }
-  ZmqSocket make() const { return ZmqSocket::create(*context).value(); }
+  static Ends connect(Transport transport) {
+    const Listener listener(transport);
+    UniqueFd runner = listener.connect();
+    pollfd knock{listener.fd.get(), POLLIN, 0};
+    CHECK(::poll(&knock, 1, 10'000) == 1);
+    UniqueFd server(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    CHECK(server.valid());
+    return {std::move(server), std::move(runner)};
+  }
 };
 
 /// Two rings in segments that both ends share.
@@ -123,13 +158,12 @@ struct RingPair {
 };
 
 struct Rig {
-  std::unique_ptr<ZmqContext> context;  // destroyed last
   std::unique_ptr<Channel> server;
   std::unique_ptr<Channel> runner;
 };
 
 /// One end of a session's channel, with rings or without.
-inline std::unique_ptr<Channel> make_end(ZmqSocket socket, const PeerWatch* watch = nullptr,
+inline std::unique_ptr<Channel> make_end(ZmtpSocket socket, const PeerWatch* watch = nullptr,
                                          const std::shared_ptr<Segment>& out = nullptr,
                                          const std::shared_ptr<Segment>& in = nullptr) {
   WatchedCarrier by_socket = make_socket_carrier({kEpoch, std::move(socket), watch});
@@ -149,19 +183,19 @@ inline Rig make_ring_rig(const PeerWatch* watch = nullptr) {
   RingPair rings;
   auto server = make_end(std::move(sockets.server), watch, rings.reply, rings.request);
   auto runner = make_end(std::move(sockets.runner), watch, rings.request, rings.reply);
-  return {std::move(sockets.context), std::move(server), std::move(runner)};
+  return {std::move(server), std::move(runner)};
 }
 
 inline Rig make_socket_rig(Transport transport, const PeerWatch* watch = nullptr) {
   SocketPair sockets(transport);
   auto server = make_end(std::move(sockets.server), watch);
   auto runner = make_end(std::move(sockets.runner), watch);
-  return {std::move(sockets.context), std::move(server), std::move(runner)};
+  return {std::move(server), std::move(runner)};
 }
 
 inline Rig make_in_process_rig() {
   auto [server, runner] = make_in_process_pair({true, kGeometry.slot_bytes, kGeometry.slot_count});
-  return {nullptr, std::move(server), std::move(runner)};
+  return {std::move(server), std::move(runner)};
 }
 
 /// A header that implies its message's sizes: `number`, their count, each of them, and then some

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "proto/handshake.h"
-#include "runtime/channel/zmq_socket.h"
+#include "runtime/channel/zmtp_socket.h"
 #include "runtime/rpc/control_connection.h"
 #include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/session_channel.h"
@@ -279,6 +279,7 @@ TEST_F(HostileServer, attaches_only_as_the_protocol_goes) {
   EXPECT_EQ(silent.code(), StatusCode::kUnavailable);
   EXPECT_NE(silent.message().find("no data socket"), std::string::npos) << silent.message();
   const std::string nowhere = "ipc://" + directory_.file("ctl.00000000");
+  EXPECT_EQ(after_welcome({DataSocket{nowhere}, Attached{}}).code(), StatusCode::kProtocolError);
   const Status unattached = after_welcome({DataSocket{nowhere}});
   EXPECT_EQ(unattached.code(), StatusCode::kUnavailable);
   EXPECT_NE(unattached.message().find(nowhere), std::string::npos) << unattached.message();
@@ -327,7 +328,6 @@ TEST_F(HostileServer, refuses_a_ring_that_was_not_asked_for) {
 TEST_F(HostileServer, cannot_hold_up_the_end_of_a_client_by_a_flood_of_signs) {
   Welcome welcome = good_welcome();
   welcome.has_ring = false;
-  const auto context = ZmqContext::create().value();
   const PeerLife life;
   const Endpoint endpoint = parse_endpoint(client_options().endpoint).value();
   const Status status = connect_to(
@@ -338,7 +338,7 @@ TEST_F(HostileServer, cannot_hold_up_the_end_of_a_client_by_a_flood_of_signs) {
           EXPECT_TRUE(client.send(DataSocket{at}).ok());
         };
         const Deadline deadline = Deadline::after(std::chrono::seconds(20));
-        EXPECT_TRUE(channel->accept(*context, endpoint, announce, deadline).ok());
+        EXPECT_TRUE(channel->accept(endpoint, announce, deadline).ok());
         EXPECT_TRUE(client.send(Attached{}).ok());
         // Until the client has ended.
         while (client.send(Sign{}).code() != StatusCode::kUnavailable) {

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "proto/handshake.h"
-#include "runtime/channel/zmq_socket.h"
+#include "runtime/channel/zmtp_socket.h"
 #include "runtime/rpc/control_connection.h"
 #include "runtime/stats/counters_reader.h"
 #include "shm/segment.h"

@@ -38,8 +38,7 @@ enum class Mutation : std::uint8_t {
   kHeaderJunk,
   kHeaderReplayed,
   kHeaderOfTheOtherSide,
-  // Of what a message takes. (No frame in several parts: tests/channel/zmq_socket_test.cc has
-  // those. libzmq 4.3 ends the process that sends one as its connection breaks.)
+  // Of what a message takes. (What is no frame at all: tests/channel/zmtp_socket_test.cc.)
   kSlotMissing,
   kSlotExtra,
   kFrameMissing,

@@ -89,7 +89,7 @@ int run_side(Side side, const Options& options, Note& note) {
   const std::uint64_t start_ns = now_ns();
   while (run.mutations() < options.mutations) session(run, ++seed);
   const double seconds = static_cast<double>(now_ns() - start_ns) / 1e9;
-  // libzmq's threads leave a moment after their context was destroyed.
+  // A thread that was joined may still be listed for a moment.
   const Deadline deadline = Deadline::after(kWatchdog);
   while (Things::now() != before && !deadline.expired()) ::usleep(1000);
   const Things after = Things::now();

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstring>
+#include <memory>
 
 #include "runtime/channel/frame.h"
 #include "tests/channel/channel_rigs.h"
@@ -48,24 +49,23 @@ bool RawEnd::send(const Draft& draft, Deadline deadline) {
 }
 
 bool RawEnd::send_frame(const Bytes& frame, Deadline deadline) {
+  auto copy = std::make_shared<const Bytes>(frame);
+  options_.socket.queue(*copy, copy);
   for (;;) {
-    const Status sent = options_.socket.send(frame, deadline.slice(std::chrono::milliseconds(10)));
-    const bool again = sent.code() == StatusCode::kBusy;
-    if (!again || deadline.expired() || !options_.gone().ok()) return sent.ok();
-    (void)options_.socket.poll(ZmqSocket::Wake::kReadable,
+    const Status sent = options_.socket.flush();
+    if (sent.ok()) return true;
+    if (deadline.expired() || options_.socket.disconnected() || !options_.gone().ok()) return false;
+    (void)options_.socket.poll(ZmtpSocket::Wake::kWritable,
                                deadline.slice(std::chrono::milliseconds(1)));
   }
 }
 
 std::optional<Bytes> RawEnd::receive_frame(Deadline deadline) {
-  Bytes frame(limits::kFrameBytes);
   for (;;) {
     const auto size =
-        options_.socket.receive_into(frame, deadline.slice(std::chrono::milliseconds(10)));
-    if (size.ok()) {
-      frame.resize(*size);
-      return frame;
-    }
+        options_.socket.receive_into(incoming_, deadline.slice(std::chrono::milliseconds(10)));
+    if (size.ok())
+      return Bytes(incoming_.begin(), incoming_.begin() + static_cast<std::ptrdiff_t>(*size));
     broken_ = size.status().code() != StatusCode::kDeadlineExceeded;
     if (broken_ || deadline.expired() || !options_.gone().ok()) return std::nullopt;
   }

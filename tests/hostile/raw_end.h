@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/channel/zmq_socket.h"
+#include "runtime/channel/zmtp_socket.h"
 #include "shm/ring.h"
 #include "tests/hostile/draft.h"
 #include "tests/hostile/segments.h"
@@ -17,7 +17,7 @@ namespace airlock::hostile {
 class RawEnd {
  public:
   struct Options {
-    ZmqSocket socket;
+    ZmtpSocket socket;
     bool has_ring = true;
     /// Where this end sends; it receives by the other one.
     Segments::Ring out = Segments::kRequest;
@@ -54,6 +54,8 @@ class RawEnd {
   PathPolicy policy_;
   std::optional<RingProducer> producer_;
   std::optional<RingConsumer> consumer_;
+  /// For what comes on the socket; a frame may come in parts.
+  Bytes incoming_ = Bytes(limits::kFrameBytes);
   std::uint64_t sent_ = 0;
   bool broken_ = false;
 };

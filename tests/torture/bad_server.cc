@@ -56,7 +56,6 @@ class BadServer {
     welcome_.dims = dims_;
     welcome_.device = "cpu";
     welcome_.config_bytes = 10;
-    ASSIGN_OR_RETURN(context_, ZmqContext::create());
     return has_ring ? serve_by_ring(parsed) : serve_by_socket(parsed);
   }
 
@@ -115,7 +114,7 @@ class BadServer {
     RETURN_IF_ERROR(control_->send(welcome_, fds));
     reached(ServerStep::kWelcomed);
     RETURN_IF_ERROR(session->accept(
-        *context_, endpoint, [this](const std::string& door) { (void)announce(door); },
+        endpoint, [this](const std::string& door) { (void)announce(door); },
         Deadline::after(kPatience)));
     RETURN_IF_ERROR(tell_attached());
     Channel& channel = session->channel();
@@ -144,8 +143,7 @@ class BadServer {
     RETURN_IF_ERROR(announce(door.endpoint()));
     const Deadline deadline = Deadline::after(kPatience);
     RETURN_IF_ERROR(door.await_knock(life_, deadline));
-    ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(*context_));
-    RETURN_IF_ERROR(door.let_in(socket));
+    ASSIGN_OR_RETURN(ZmtpSocket socket, door.let_in());
     std::vector<std::byte> frame(limits::kFrameBytes);
     RETURN_IF_ERROR(socket.receive_into(frame, deadline).status());
     RETURN_IF_ERROR(tell_attached());
@@ -174,7 +172,6 @@ class BadServer {
   const ServerStep last_;
   const int signal_;
   ModelDims dims_;
-  std::unique_ptr<ZmqContext> context_;
   PeerLife life_;
   std::optional<ControlConnection> control_;
   Welcome welcome_;

@@ -139,8 +139,8 @@ def sessions_in_a_row_leave_nothing(peers):
 
 
 def crowds_meet_the_least_descriptors(peers):
-    """As many sessions and strangers as there can be, at a server that has just the descriptors that it asks for: libzmq
-    ends the process where it finds none to accept with."""
+    """As many sessions and strangers as there can be, at a server that has just the descriptors that it asks for: nobody
+    who is served may miss one."""
     poor = peers.start("gpu_server", "--synthetic", TINY, "--endpoint", peers.endpoint, "--device", "cpu", "--max-clients", 4,
                        *SMALL_RINGS, within=("prlimit", "--nofile=100:100"))
     poor.expect_exit(5)

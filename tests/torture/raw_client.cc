@@ -68,29 +68,20 @@ Status RawClient::await_door() {
 
 Status RawClient::knock() {
   if (door_.empty()) RETURN_IF_ERROR(await_door());
-  ASSIGN_OR_RETURN(context_, ZmqContext::create());
-  ASSIGN_OR_RETURN(ZmqSocket socket, ZmqSocket::create(*context_));
-  RETURN_IF_ERROR(socket.connect(door_));
-  for (const Deadline deadline = Deadline::after(kPatience); !socket.connected();) {
-    if (deadline.expired()) return {StatusCode::kDeadlineExceeded, "nobody opened"};
-    ::usleep(1000);
-  }
-  knocking_.emplace(std::move(socket));
+  ASSIGN_OR_RETURN(const Endpoint door, parse_endpoint(door_));
+  ASSIGN_OR_RETURN(knocking_, connect_data(door));
   reached_(ClientStep::kKnocked);
   return {};
 }
 
 Status RawClient::attach() {
-  if (!context_) {
-    ASSIGN_OR_RETURN(context_, ZmqContext::create());
-  }
   ASSIGN_OR_RETURN(channel_, SessionChannel::attach(welcome_, descriptors_, life_));
   reached_(ClientStep::kMapped);
   if (door_.empty()) RETURN_IF_ERROR(await_door());
-  RETURN_IF_ERROR(channel_->connect(*context_, door_));
+  RETURN_IF_ERROR(channel_->connect(door_));
   reached_(ClientStep::kTokenSent);
   for (const Deadline deadline = Deadline::after(kPatience); !deadline.expired();) {
-    if (channel_->lost()) RETURN_IF_ERROR(channel_->connect(*context_, door_));
+    if (channel_->lost()) RETURN_IF_ERROR(channel_->connect(door_));
     auto frame = next_frame(deadline.slice(kSignInterval));
     if (frame.status().code() == StatusCode::kDeadlineExceeded) continue;
     RETURN_IF_ERROR(frame.status());
@@ -98,7 +89,7 @@ Status RawClient::attach() {
     if (std::holds_alternative<Sign>(message)) continue;
     if (const auto* socket = std::get_if<DataSocket>(&message)) {
       ASSIGN_OR_RETURN(door_, session_endpoint(endpoint_, socket->endpoint));
-      RETURN_IF_ERROR(channel_->connect(*context_, door_));
+      RETURN_IF_ERROR(channel_->connect(door_));
       continue;
     }
     if (!std::holds_alternative<Attached>(message))

@@ -10,7 +10,7 @@
 #include "base/status.h"
 #include "proto/handshake.h"
 #include "proto/op.h"
-#include "runtime/channel/zmq_socket.h"
+#include "runtime/channel/zmtp_socket.h"
 #include "runtime/rpc/control_connection.h"
 #include "runtime/rpc/endpoint.h"
 #include "runtime/rpc/peer_life.h"
@@ -57,14 +57,13 @@ class RawClient {
   Result<ControlMessage> next_message(std::vector<UniqueFd>* descriptors = nullptr);
 
   const Reached reached_;
-  std::unique_ptr<ZmqContext> context_;
   PeerLife life_;
   Endpoint endpoint_;
   std::optional<ControlConnection> control_;
   Welcome welcome_;
   std::vector<UniqueFd> descriptors_;
   std::string door_;
-  std::optional<ZmqSocket> knocking_;
+  UniqueFd knocking_;
   std::unique_ptr<SessionChannel> channel_;
   std::unique_ptr<Message> message_;
   std::uint64_t next_id_ = 1;

@@ -8,8 +8,8 @@ namespace {
 
 // Measured: 21 with rings and without, by ipc.
 constexpr std::size_t kDescriptors = 40;
-// A main thread, a watcher and ZeroMQ's two, twice, without this one.
-constexpr std::size_t kThreads = 7;
+// A main thread and a watcher, twice, without this one.
+constexpr std::size_t kThreads = 3;
 
 }  // namespace
 

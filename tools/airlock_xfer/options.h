@@ -45,7 +45,7 @@ constexpr std::string_view path_name(std::optional<Path> path) {
   return path ? name_of(*path) : "auto";
 }
 
-/// Where the main threads of this process and of the peer run; libzmq's threads stay free.
+/// Where the main threads of this process and of the peer run.
 using CpuPair = std::array<int, 2>;
 
 /// The command line of airlock_xfer, checked. docs/INTERFACE.md says what each option means.

@@ -66,7 +66,6 @@ Result<std::unique_ptr<Pair>> Pair::start(const Options& options, const Hooks& h
   ASSIGN_OR_RETURN(setup.directory, make_directory());
   RETURN_IF_ERROR(pair->fork_peer());
   pair->watch_ = std::make_unique<LifeWatch>(pair->control_.get(), signal_fd);
-  ASSIGN_OR_RETURN(pair->context_, ZmqContext::create());
   for (const Path session : kPaths) {
     if (!setup.welcome[session]) continue;
     if (const Status offered = pair->offer(session); !offered.ok()) return pair->explain(offered);
@@ -119,8 +118,7 @@ Status Pair::offer(Path session) {
     std::ranges::copy(endpoint, attach.endpoint.begin());
     told = send_order(control_.get(), attach, descriptors);
   };
-  const Status accepted =
-      sessions_[session]->accept(*context_, data_endpoint(session), announce, deadline);
+  const Status accepted = sessions_[session]->accept(data_endpoint(session), announce, deadline);
   RETURN_IF_ERROR(told);
   RETURN_IF_ERROR(accepted);
   return answer(Order::kAttach, deadline).status();

@@ -60,7 +60,6 @@ class Pair {
   std::unique_ptr<LifeWatch> watch_;
   // Where this thread could run before it was pinned to a CPU.
   std::optional<cpu_set_t> unpinned_;
-  std::unique_ptr<ZmqContext> context_;
   PerValue<Path, std::unique_ptr<SessionChannel>> sessions_;
 };
 

@@ -35,7 +35,6 @@ class Peer {
 
   /// Until the parent ends or says bye; from its first pass on this process dies with it.
   Status serve(int parent_pid) {
-    ASSIGN_OR_RETURN(context_, ZmqContext::create());
     for (bool in_passes = false;;) {
       ASSIGN_OR_RETURN(ReceivedOrder came, receive(Deadline::after(kPatience)));
       ControlPacket& packet = came.packet;
@@ -68,7 +67,7 @@ class Peer {
       const Welcome& welcome = *setup_.welcome[packet.session];
       auto& session = sessions_[packet.session];
       ASSIGN_OR_RETURN(session, SessionChannel::attach(welcome, descriptors, watch_));
-      RETURN_IF_ERROR(session->connect(*context_, packet.endpoint.data()));
+      RETURN_IF_ERROR(session->connect(packet.endpoint.data()));
       return session->open();
     }
     if (is_path && packet.order == Order::kPass && sessions_[packet.session] != nullptr) {
@@ -119,7 +118,6 @@ class Peer {
   UniqueFd control_;
   PairSetup& setup_;
   LifeWatch watch_;  // before the sessions: their channels ask it
-  std::unique_ptr<ZmqContext> context_;
   PerValue<Path, std::unique_ptr<SessionChannel>> sessions_;
 };
 

@@ -17,7 +17,7 @@ namespace airlock::xfer {
 namespace {
 
 /// Of the largest size at once, both processes together: source, two tensors under way and what
-/// libzmq holds, and the copy against which memcpy is measured.
+/// is half sent, and the copy against which memcpy is measured.
 constexpr std::size_t kCopiesAtOnce = 6;
 
 std::uint64_t available_bytes() {
