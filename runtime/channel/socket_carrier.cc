@@ -154,22 +154,26 @@ class SocketCarrier final : public Carrier {
     Wake wake = Wake::kReadable;
     if (sending()) wake = purpose == For::kSend ? Wake::kWritable : Wake::kReadableOrWritable;
     const Status woken = options_.socket.poll(wake, deadline.slice(kSlice));
-    return woken.code() == StatusCode::kDeadlineExceeded ? check_peer() : woken;
+    // A peer that never lets a whole slice pass is looked at all the same.
+    if (woken.ok() && !next_look_.expired()) return {};
+    next_look_ = Deadline::after(kSlice);
+    return check_peer();
   }
 
-  /// Nothing more will happen at the socket; what came before may still be there to receive.
+  /// Nothing more will happen at the socket. ok at first, once the watch knows why or had its time:
+  /// what came before may still be there to receive.
   Status await_reason(Deadline deadline) {
+    RETURN_IF_ERROR(check_peer());
     const Deadline patience = deadline.slice(kSlice);
-    do {
-      RETURN_IF_ERROR(check_peer());
+    while (options_.watch != nullptr && options_.watch->check().ok() && !patience.expired())
       std::this_thread::sleep_for(kReasonSlice);
-    } while (!patience.expired() && options_.watch != nullptr && options_.watch->check().ok());
     return {};
   }
 
   SocketCarrierOptions options_;
   BufferPool pool_;
   Status gone_;
+  Deadline next_look_ = Deadline::after(kSlice);
   std::uint64_t parks_ = 0;
 
   /// Of the message that comes: its buffers, and what of them is still to be filled.

@@ -52,8 +52,7 @@ void append_length(std::vector<std::byte>& bytes, std::size_t length) {
   bytes.push_back(static_cast<std::byte>(length));
 }
 
-/// The greeting and READY.
-std::vector<std::byte> introduction() {
+std::vector<std::byte> make_introduction() {
   std::vector<std::byte> bytes(kGreetingBytes);
   bytes[0] = std::byte{0xff};
   bytes[9] = std::byte{0x7f};
@@ -70,6 +69,12 @@ std::vector<std::byte> introduction() {
   bytes.push_back(std::byte{kCommand});
   append_length(bytes, body.size());
   bytes.insert(bytes.end(), body.begin(), body.end());
+  return bytes;
+}
+
+/// The greeting and READY.
+std::span<const std::byte> introduction() {
+  static const std::vector<std::byte> bytes = make_introduction();
   return bytes;
 }
 
@@ -110,14 +115,22 @@ bool is_ready_of_a_pair(std::span<const std::byte> body) {
   return is_pair;
 }
 
+/// sendmsg() takes a mutable pointer, and only reads.
+iovec to_iovec(std::span<const std::byte> bytes) {
+  return {const_cast<std::byte*>(bytes.data()), bytes.size()};
+}
+
+Status closed_by_peer() {
+  return {StatusCode::kUnavailable, "the peer closed the session's data connection"};
+}
+
 Status no_zmtp(std::string_view what) {
   return {StatusCode::kProtocolError, "on the data connection: {}", what};
 }
 
 }  // namespace
 
-ZmtpSocket::ZmtpSocket(UniqueFd connection)
-    : fd_(std::move(connection)), introduction_(introduction()), stash_(kStashBytes) {
+ZmtpSocket::ZmtpSocket(UniqueFd connection) : fd_(std::move(connection)), stash_(kStashBytes) {
   // What one of these fails at is the other kind of socket, and nothing depends on either.
   const int on = 1;
   (void)::setsockopt(fd_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
@@ -163,19 +176,22 @@ Result<std::size_t> ZmtpSocket::write(std::span<iovec> parts) {
   return Status(StatusCode::kBusy, "no room to send");
 }
 
-/// kDeadlineExceeded: the peer has not greeted yet.
+/// kDeadlineExceeded: the peer has not greeted yet. kUnavailable: it never will, or has gone before
+/// it was greeted.
 Status ZmtpSocket::shake_hands() {
-  while (introduced_ < introduction_.size()) {
-    iovec rest{introduction_.data() + introduced_, introduction_.size() - introduced_};
-    const auto taken = write({&rest, 1});
+  for (auto rest = introduction().subspan(introduced_); !rest.empty();) {
+    iovec part = to_iovec(rest);
+    const auto taken = write({&part, 1});
+    if (!taken.ok() && closed_) return closed_by_peer();
     if (!taken.ok()) break;
     introduced_ += *taken;
+    rest = rest.subspan(*taken);
   }
   while (next_ != Next::kFrames) {
     ASSIGN_OR_RETURN(const bool taken, next_ == Next::kGreeting ? take_greeting() : take_ready());
     if (!taken) RETURN_IF_ERROR(fill({}));
   }
-  if (introduced_ == introduction_.size()) return {};
+  if (introduced_ == introduction().size()) return {};
   return {StatusCode::kDeadlineExceeded, "no room to greet"};
 }
 
@@ -194,8 +210,7 @@ Status ZmtpSocket::flush() {
       const std::size_t skipped = std::min(skip, bytes.size());
       skip -= skipped;
       bytes = bytes.subspan(skipped);
-      // sendmsg() takes a mutable pointer, and only reads.
-      if (!bytes.empty()) parts[count++] = {const_cast<std::byte*>(bytes.data()), bytes.size()};
+      if (!bytes.empty()) parts[count++] = to_iovec(bytes);
     };
     for (std::size_t i = 0; i < std::min(outgoing_.size(), kFramesAtOnce); ++i) {
       add(std::span(outgoing_[i].head).first(outgoing_[i].head_bytes));
@@ -212,8 +227,8 @@ Status ZmtpSocket::send(std::span<const std::byte> bytes, Deadline deadline) {
   queue(*copy, copy);
   for (;;) {
     Status sent = flush();
-    if (sent.ok() || deadline.expired() || disconnected()) return sent;
-    (void)poll(next_ == Next::kFrames ? Wake::kWritable : Wake::kReadable, deadline);
+    if (sent.code() != StatusCode::kBusy || deadline.expired() || disconnected()) return sent;
+    (void)poll(Wake::kWritable, deadline);
   }
 }
 
@@ -237,7 +252,7 @@ Status ZmtpSocket::fill(std::span<std::byte> place) {
     return {StatusCode::kDeadlineExceeded, "no message came"};
   if (count <= 0) {
     closed_ = true;
-    return {StatusCode::kUnavailable, "the peer closed the session's data connection"};
+    return closed_by_peer();
   }
   const std::size_t in_place = std::min(static_cast<std::size_t>(count), place.size());
   placed_ += in_place;
@@ -333,8 +348,9 @@ Result<std::size_t> ZmtpSocket::receive_into(std::span<std::byte> into, Deadline
 }
 
 Status ZmtpSocket::poll(Wake wake, Deadline deadline) const {
-  const int events =
-      (wake == Wake::kWritable ? 0 : POLLIN) | (wake == Wake::kReadable ? 0 : POLLOUT);
+  int events = (wake == Wake::kWritable ? 0 : POLLIN) | (wake == Wake::kReadable ? 0 : POLLOUT);
+  // Before its greeting there is nothing to be sent, whatever room there is.
+  if (next_ != Next::kFrames) events = POLLIN;
   do {
     pollfd waiting{fd_.get(), static_cast<short>(events), 0};
     constexpr std::chrono::milliseconds kLongest{1000};

@@ -74,7 +74,6 @@ class ZmtpSocket {
   UniqueFd fd_;
   bool closed_ = false;
 
-  std::vector<std::byte> introduction_;
   std::size_t introduced_ = 0;
   std::deque<Outgoing> outgoing_;
   std::size_t sent_of_first_ = 0;

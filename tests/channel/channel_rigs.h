@@ -1,6 +1,7 @@
 #pragma once
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -113,6 +114,8 @@ struct Listener {
 struct SocketPair {
   ZmtpSocket server;
   ZmtpSocket runner;
+  /// The runner's connection once more, for what no socket of ours would do.
+  UniqueFd runner_connection;
 
   explicit SocketPair(Transport transport) : SocketPair(connect(transport)) {}
 
@@ -121,7 +124,10 @@ struct SocketPair {
     UniqueFd server;
     UniqueFd runner;
   };
-  explicit SocketPair(Ends ends) : server(std::move(ends.server)), runner(std::move(ends.runner)) {
+  explicit SocketPair(Ends ends)
+      : server(std::move(ends.server)),
+        runner(UniqueFd(::fcntl(ends.runner.get(), F_DUPFD_CLOEXEC, 0))),
+        runner_connection(std::move(ends.runner)) {
     // They shake hands.
     for (int i = 0; i < 2; ++i) {
       CHECK(server.flush().ok());

@@ -48,16 +48,23 @@ void raw_send(ZmtpSocket& socket, const Bytes& bytes) {
 class Watch final : public PeerWatch {
  public:
   Status check() const override {
+    if (looks_left > 0 && --looks_left == 0) dead = true;
     if (!dead.load()) return {};
     return Status(StatusCode::kUnavailable, "the peer died");
   }
-  std::atomic<bool> dead{false};
+  mutable std::atomic<bool> dead{false};
+  /// So many looks until it knows; 0: whatever `dead` says.
+  mutable std::atomic<int> looks_left{0};
 };
 
 class HostileSocketPeer : public testing::Test {
  protected:
   HostileSocketPeer()
       : sockets_(Transport::kIpc), channel_(make_end(std::move(sockets_.server), &watch_)) {}
+  void hang_up() {
+    { const ZmtpSocket gone = std::move(sockets_.runner); }
+    sockets_.runner_connection.reset();
+  }
   StatusCode receive() { return channel_->receive(sizes_in, soon()).status().code(); }
   void expect_poisoned() {
     EXPECT_EQ(receive(), StatusCode::kProtocolError);
@@ -170,9 +177,37 @@ TEST_F(HostileSocketPeer, dead_peer_ends_a_long_wait) {
 TEST_F(HostileSocketPeer, closed_connection_ends_a_long_wait) {
   raw_send(sockets_.runner, opening(kEpoch, 0, {}));
   EXPECT_EQ(receive(), StatusCode::kOk);
-  { const ZmtpSocket gone = std::move(sockets_.runner); }
+  hang_up();
   EXPECT_EQ(receive(), StatusCode::kUnavailable);
   EXPECT_EQ(channel_->stats()[Path::kZmq].errors.load(), 0u);  // leaving is no error
+}
+
+// The socket sees the end first, the watch a moment later; it knows why.
+TEST_F(HostileSocketPeer, end_of_a_connection_is_the_watchs_to_explain) {
+  hang_up();
+  watch_.looks_left = 4;
+  const Status ended = channel_->receive(sizes_in, soon()).status();
+  EXPECT_EQ(ended.message(), "the peer died");
+}
+
+TEST_F(HostileSocketPeer, trickle_of_a_dead_peer_ends_no_later) {
+  raw_send(sockets_.runner, opening(kEpoch, 0, {kBulk}));
+  EXPECT_EQ(channel_->receive(sizes_in, shortly()).status().code(), StatusCode::kDeadlineExceeded);
+  const std::array<std::uint8_t, 9> head{2,           0, 0, 0, 0, 0, kBulk >> 16, kBulk >> 8 & 0xff,
+                                         kBulk & 0xff};
+  ASSERT_EQ(::write(sockets_.runner_connection.get(), head.data(), head.size()),
+            static_cast<ssize_t>(head.size()));
+  watch_.dead = true;
+  std::atomic<bool> ended{false};
+  std::thread trickle([&] {
+    const std::byte one{1};
+    while (!ended && ::write(sockets_.runner_connection.get(), &one, 1) == 1)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  });
+  const Deadline patience = Deadline::after(std::chrono::seconds(20));
+  EXPECT_EQ(channel_->receive(sizes_in, patience).status().code(), StatusCode::kUnavailable);
+  ended = true;
+  trickle.join();
 }
 
 TEST_F(HostileSocketPeer, last_message_of_a_dead_peer_is_still_received) {

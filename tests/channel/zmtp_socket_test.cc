@@ -109,6 +109,7 @@ TEST(ZmtpSocket, takes_what_came_before_the_end) {
   EXPECT_FALSE(pair.server.disconnected());
   ASSERT_TRUE(send_text(pair.runner, "last words").ok());
   { const ZmtpSocket gone = std::move(pair.runner); }
+  pair.runner_connection.reset();
   EXPECT_TRUE(eventually([&] { return pair.server.disconnected(); }));
   EXPECT_EQ(receive_text(pair.server, soon()).value(), "last words");
   EXPECT_EQ(receive_text(pair.server, soon()).status().code(), StatusCode::kUnavailable);
@@ -250,6 +251,24 @@ TEST(ZmtpSocket, refuses_what_is_no_frame_of_ours) {
       EXPECT_EQ(peer.receive().code(), StatusCode::kProtocolError) << testing::PrintToString(head);
     }
   }
+}
+
+TEST(ZmtpSocket, says_that_a_peer_left_before_it_was_greeted) {
+  RawPeer peer;
+  peer.write(kGreeting + kReady);
+  peer.fd.reset();
+  EXPECT_EQ(peer.receive().code(), StatusCode::kUnavailable);
+}
+
+TEST(ZmtpSocket, sends_nothing_to_a_peer_that_does_not_greet) {
+  RawPeer silent;
+  const Deadline patience = shortly();
+  EXPECT_EQ(silent.socket->send(bytes_of("x"), patience).code(), StatusCode::kBusy);
+  EXPECT_EQ(silent.socket->poll(ZmtpSocket::Wake::kWritable, shortly()).code(),
+            StatusCode::kDeadlineExceeded);
+  RawPeer junk;
+  junk.write(std::string(64, 'x'));
+  EXPECT_EQ(junk.socket->send(bytes_of("x"), soon()).code(), StatusCode::kProtocolError);
 }
 
 /// libzmq's own PAIR at the other end, as listener or as the one that connects.
