@@ -7,7 +7,6 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -33,15 +32,6 @@ constexpr int kBacklog = 128;
 
 Status gone() { return {StatusCode::kUnavailable, "the peer closed the connection"}; }
 
-Result<sockaddr_un> address_of(const std::string& path) {
-  sockaddr_un address{};
-  if (path.size() >= sizeof(address.sun_path))
-    return Status(StatusCode::kUsage, "endpoint ipc://{}: the path is too long", path);
-  address.sun_family = AF_UNIX;
-  std::copy(path.begin(), path.end(), address.sun_path);
-  return address;
-}
-
 /// Who made the connection, by the kernel's word.
 Result<ucred> credentials(int fd) {
   ucred peer{};
@@ -52,7 +42,7 @@ Result<ucred> credentials(int fd) {
 }
 
 Result<UniqueFd> connect_ipc(const std::string& path) {
-  ASSIGN_OR_RETURN(const sockaddr_un address, address_of(path));
+  ASSIGN_OR_RETURN(const sockaddr_un address, unix_address(path));
   UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return os_error("make a control socket", errno);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
@@ -163,7 +153,7 @@ Result<ControlListener> ControlListener::listen(const Endpoint& endpoint) {
     if (real.host == "*") real.host = "0.0.0.0";
     return ControlListener(std::move(fd), std::move(real), std::move(spare));
   }
-  ASSIGN_OR_RETURN(const sockaddr_un address, address_of(endpoint.path));
+  ASSIGN_OR_RETURN(const sockaddr_un address, unix_address(endpoint.path));
   UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return os_error("make the control socket", errno);
   struct stat info {};

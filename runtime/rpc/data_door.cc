@@ -4,10 +4,8 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
@@ -20,15 +18,14 @@
 namespace airlock {
 namespace {
 
+constexpr std::string_view kIpc = "ipc://";
 constexpr int kAttempts = 256;
 constexpr std::chrono::milliseconds kSlice{20};
 
 Result<UniqueFd> listen_at(const std::string& path) {
+  ASSIGN_OR_RETURN(const sockaddr_un address, unix_address(path));
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return os_error("make a session's socket", errno);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::copy(path.begin(), path.end(), address.sun_path);
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     if (errno == EADDRINUSE) return Status(StatusCode::kInUse, path);
     return os_error("make " + path, errno);
@@ -55,7 +52,7 @@ Result<DataDoor> DataDoor::open(const Endpoint& control) {
     ASSIGN_OR_RETURN(const std::string path,
                      session_socket_path(control.path, static_cast<std::uint32_t>(random)));
     auto fd = listen_at(path);
-    if (fd.ok()) return DataDoor(std::move(fd).value(), fmt::format("ipc://{}", path));
+    if (fd.ok()) return DataDoor(std::move(fd).value(), fmt::format("{}{}", kIpc, path));
     if (fd.status().code() != StatusCode::kInUse) return fd.status();
   }
   return Status(StatusCode::kResourceExhausted,
@@ -63,7 +60,7 @@ Result<DataDoor> DataDoor::open(const Endpoint& control) {
 }
 
 DataDoor::~DataDoor() {
-  if (listener_.valid()) shut();
+  if (listener_.valid()) remove_name();
 }
 
 Status DataDoor::await_knock(const PeerWatch& watch, Deadline deadline) const {
@@ -78,16 +75,14 @@ Status DataDoor::await_knock(const PeerWatch& watch, Deadline deadline) const {
   }
 }
 
-void DataDoor::shut() {
-  // By name first: nobody is to find it in between.
-  if (endpoint_.starts_with("ipc://")) ::unlink(endpoint_.substr(6).c_str());
-  listener_.reset();
+void DataDoor::remove_name() {
+  if (std::exchange(has_name_, false)) ::unlink(endpoint_.substr(kIpc.size()).c_str());
 }
 
 Result<ZmtpSocket> DataDoor::let_in() {
   UniqueFd connection(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   const int error = errno;
-  shut();
+  remove_name();
   if (connection.valid()) return ZmtpSocket(std::move(connection));
   const Status status = os_error("accept at a session's data socket", error);
   if (status.code() == StatusCode::kResourceExhausted) return status;

@@ -11,7 +11,9 @@
 
 namespace airlock {
 
-/// Where the runner of one session knocks. It opens once, to whoever knocks first. One thread.
+/// Where the runner of one session knocks. It opens once, to whoever knocks first; others that
+/// knock are sent away at its end. Until then its port is nobody else's, who could ask the runner
+/// for the token there. One thread.
 class DataDoor {
  public:
   /// A door beside the control socket at `control`, the endpoint as the server has bound it: a file
@@ -27,17 +29,20 @@ class DataDoor {
   const std::string& endpoint() const { return endpoint_; }
   /// Until a connection waits. kDeadlineExceeded, or what `watch` says.
   Status await_knock(const PeerWatch& watch, Deadline deadline) const;
-  /// The connection that waits; no other gets in any more. kUnavailable: it has gone;
+  /// The connection that waits; no other gets in. kUnavailable: it has gone;
   /// kResourceExhausted: no descriptor.
   Result<ZmtpSocket> let_in();
 
  private:
   DataDoor(UniqueFd listener, std::string endpoint)
-      : listener_(std::move(listener)), endpoint_(std::move(endpoint)) {}
-  void shut();
+      : listener_(std::move(listener)),
+        endpoint_(std::move(endpoint)),
+        has_name_(endpoint_.starts_with("ipc://")) {}
+  void remove_name();
 
   UniqueFd listener_;
   std::string endpoint_;
+  bool has_name_;  // a file
 };
 
 }  // namespace airlock

@@ -34,13 +34,10 @@ bool is_hex(std::string_view text) { return consists_of(text, "0123456789abcdef"
 // live socket of another type refuses it by type, and gets no connection of it; it does so from its
 // bind on, before it listens.
 bool is_dead_socket(const std::string& path) {
-  sockaddr_un address{};
-  if (path.size() >= sizeof(address.sun_path)) return false;
-  address.sun_family = AF_UNIX;
-  std::copy(path.begin(), path.end(), address.sun_path);
+  const auto address = unix_address(path);
   const UniqueFd fd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return fd.valid() &&
-         ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 &&
+  return address.ok() && fd.valid() &&
+         ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(*address)) != 0 &&
          errno == ECONNREFUSED;
 }
 
@@ -162,6 +159,15 @@ std::string Endpoint::text() const {
 }
 
 std::string Endpoint::directory() const { return directory_of(path); }
+
+Result<sockaddr_un> unix_address(const std::string& path) {
+  sockaddr_un address{};
+  if (path.size() >= sizeof(address.sun_path))
+    return Status(StatusCode::kUsage, "endpoint ipc://{}: the path is too long", path);
+  address.sun_family = AF_UNIX;
+  std::copy(path.begin(), path.end(), address.sun_path);
+  return address;
+}
 
 Result<Endpoint> parse_endpoint(std::string_view text) {
   Endpoint endpoint;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <sys/types.h>
+#include <sys/un.h>
 
 #include <cstdint>
 #include <optional>
@@ -28,6 +29,8 @@ struct Endpoint {
 /// has_controls(). One socket has many spellings (links in parent directories, "..", mounts): two
 /// texts that differ may be one endpoint.
 Result<Endpoint> parse_endpoint(std::string_view text);
+/// Of the Unix socket at `path`. kUsage: too long.
+Result<sockaddr_un> unix_address(const std::string& path);
 /// `$XDG_RUNTIME_DIR/airlock/ctl`, else `/tmp/airlock-UID/ctl`.
 Endpoint default_endpoint();
 

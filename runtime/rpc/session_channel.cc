@@ -3,10 +3,8 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
@@ -35,13 +33,9 @@ constexpr std::chrono::milliseconds kConnectPatience{200};
 Result<UniqueFd> connect_data(const Endpoint& endpoint) {
   if (endpoint.kind == Endpoint::Kind::kTcp)
     return connect_tcp(endpoint, Deadline::after(kConnectPatience));
+  ASSIGN_OR_RETURN(const sockaddr_un address, unix_address(endpoint.path));
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return os_error("make a data socket", errno);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (endpoint.path.size() >= sizeof(address.sun_path))
-    return Status(StatusCode::kInvalidInput, "the path of {} is too long", endpoint.text());
-  std::copy(endpoint.path.begin(), endpoint.path.end(), address.sun_path);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0)
     return fd;
   return Status(StatusCode::kUnavailable, "cannot connect to {}: {}", endpoint.text(),
@@ -161,7 +155,8 @@ void SessionChannel::remove_files() {
 }
 
 Status SessionChannel::open() {
-  if (!socket_)
+  // The server cannot have read a token that is still here.
+  if (!socket_ || !socket_->flush().ok())
     return {StatusCode::kProtocolError, "the session is attached without a data connection"};
   const RingGeometry& geometry = welcome_.geometry;
   const bool has_ring = welcome_.has_ring;
@@ -217,8 +212,8 @@ Status SessionChannel::connect(const std::string& data_endpoint) {
 
 bool SessionChannel::lost() {
   if (!socket_) return true;
-  (void)socket_->flush();
-  return socket_->disconnected();
+  const StatusCode shown = socket_->flush().code();
+  return socket_->disconnected() || (shown != StatusCode::kOk && shown != StatusCode::kBusy);
 }
 
 }  // namespace airlock

@@ -105,7 +105,9 @@ Result<UniqueFd> connect_tcp(const Endpoint& endpoint, Deadline deadline) {
   for (const addrinfo* address = addresses.get(); address != nullptr; address = address->ai_next) {
     auto made = make_socket(*address);
     if (!made.ok()) {
-      status = {StatusCode::kUnavailable, "{}", made.status().message()};
+      const bool is_used_up = made.status().code() == StatusCode::kResourceExhausted;
+      status = {is_used_up ? StatusCode::kResourceExhausted : StatusCode::kUnavailable, "{}",
+                made.status().message()};
       continue;
     }
     UniqueFd fd = std::move(made).value();

@@ -16,6 +16,7 @@
 #include "proto/handshake.h"
 #include "runtime/channel/zmtp_socket.h"
 #include "runtime/rpc/control_connection.h"
+#include "runtime/rpc/data_door.h"
 #include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/session_channel.h"
 #include "shm/ring_memory.h"
@@ -280,6 +281,10 @@ TEST_F(HostileServer, attaches_only_as_the_protocol_goes) {
   EXPECT_NE(silent.message().find("no data socket"), std::string::npos) << silent.message();
   const std::string nowhere = "ipc://" + directory_.file("ctl.00000000");
   EXPECT_EQ(after_welcome({DataSocket{nowhere}, Attached{}}).code(), StatusCode::kProtocolError);
+  const auto door = DataDoor::open(parse_endpoint(client_options().endpoint).value());
+  ASSERT_TRUE(door.ok());
+  EXPECT_EQ(after_welcome({DataSocket{door->endpoint()}, Attached{}}).code(),
+            StatusCode::kProtocolError);
   const Status unattached = after_welcome({DataSocket{nowhere}});
   EXPECT_EQ(unattached.code(), StatusCode::kUnavailable);
   EXPECT_NE(unattached.message().find(nowhere), std::string::npos) << unattached.message();
