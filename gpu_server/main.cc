@@ -85,10 +85,10 @@ Result<DeviceChoice> find_device(const ServerOptions& options, int signal_fd) {
 // What the server has open when there are as many sessions and strangers as there can be: those
 // that are served are not to fail for want of one.
 std::size_t needed_descriptors(const ServerOptions& options) {
-  // Measured: 16; the metrics' connections, and some more.
-  constexpr std::size_t kOwn = 24 + PageServer::kMaxConnections;
-  // Measured: 8 with rings, and copies of the rings' two beside a welcome.
-  constexpr std::size_t kSession = 10;
+  // Measured: 12; the metrics' connections, and some more.
+  constexpr std::size_t kOwn = 20 + PageServer::kMaxConnections;
+  // Measured: 4 with rings; copies of the rings' two beside a welcome, and a door.
+  constexpr std::size_t kSession = 8;
   constexpr std::size_t kDriver = 64;  // a GPU's
   return kOwn + Server::kMaxStrangers + kSession * Server::kSessionsPerPlace * options.max_clients +
          (options.device == "cpu" ? 0 : kDriver);

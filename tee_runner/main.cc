@@ -206,8 +206,8 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   return first_failure(std::move(status), recording.status());
 }
 
-/// Of one session; measured: 19, and the files of a model.
-constexpr std::size_t kDescriptors = 32;
+/// Of one session; measured: 9, and the files of a model.
+constexpr std::size_t kDescriptors = 24;
 
 /// The statistics are written after a failure, too.
 Status run_and_report(const auto& options) {

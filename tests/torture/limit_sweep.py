@@ -8,7 +8,6 @@ program's libraries (exit 127), before any line of ours ran. "edge": a library t
 nobody can keep it from that: listed, and no failure. Exit 0, 1, 77 as the other scenarios."""
 import collections
 import os
-import re
 import shutil
 import signal
 import sys
@@ -26,7 +25,6 @@ STRANGER = 54321
 GOOD = ("0", "5", "loader", "edge")
 OUTCOMES = {"0": "works", "5": "says what it lacks (exit 5)", "loader": "no room for the libraries"}
 COMPUTING = ("gpu_server", "prefill, local")
-ZMQ_ASSERTION = re.compile(r" \(src/\w+\.[ch]pp:\d+\)")
 
 
 class Sweep(Pair):
@@ -94,8 +92,6 @@ class Sweep(Pair):
         code, said = process.exit_code(), process.stderr()
         if code == 127 and "while loading shared libraries" in said:
             what = "loader"
-        elif limit.startswith("--as") and code == -signal.SIGABRT and ZMQ_ASSERTION.search(said):
-            what = f"edge of libzmq{ZMQ_ASSERTION.search(said)[0]}"
         elif limit.startswith("--as") and code == -signal.SIGSEGV and name in COMPUTING:
             what = "edge of oneDNN"  # its code generator takes what mmap() refused it for memory
         else:

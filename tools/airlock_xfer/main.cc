@@ -6,8 +6,8 @@
 
 namespace {
 
-// Measured: 21 with rings and without, by ipc.
-constexpr std::size_t kDescriptors = 40;
+// Measured: 13 with rings and without, by ipc.
+constexpr std::size_t kDescriptors = 24;
 // A main thread and a watcher, twice, without this one.
 constexpr std::size_t kThreads = 3;
 
