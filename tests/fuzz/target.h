@@ -25,7 +25,7 @@ struct Target {
 };
 
 // Each is defined in targets/.
-extern const Target kControl, kRequest, kResponse, kWire, kOpening, kRing, kJson, kConfig,
+extern const Target kControl, kRequest, kResponse, kWire, kOpening, kZmtp, kRing, kJson, kConfig,
     kSafetensors, kModelDirectory, kTraceLine, kTraceFile, kPrototypeLog, kCountersFile, kReport,
     kTokens, kCommandLine, kEndpoint;
 

@@ -3,7 +3,10 @@
 // protocol until it does one thing wrong. What must come of each such thing is known wherever the
 // protocol can tell; else an answer, a refusal, or silence that ends with the peer's life.
 //
-//   hostile_session_test [--side client|server] [--mutations N] [--seed S]
+//   hostile_session_test [--side client|server] [--mutations N] [--seed S] [--jobs J]
+//
+// A session mostly waits, for what may never come: J processes share the mutations, each with seeds
+// of its own.
 
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -33,10 +36,15 @@ constexpr std::string_view name_of(Side side) {
   return {};
 }
 
+constexpr std::uint64_t kMostJobs = 64;
+/// More seeds than a job ever uses.
+constexpr std::uint64_t kSeedsOfJob = std::uint64_t{1} << 32;
+
 struct Options {
   std::vector<Side> sides{kValuesOf<Side>.begin(), kValuesOf<Side>.end()};
   std::uint64_t mutations = 2000;
   std::uint64_t seed = 1;
+  std::uint64_t jobs = 1;
 };
 
 std::optional<Options> parse(int argc, char** argv) {
@@ -50,13 +58,16 @@ std::optional<Options> parse(int argc, char** argv) {
       options.sides = {*side};
       continue;
     }
-    std::uint64_t& number = name == "--seed" ? options.seed : options.mutations;
-    const auto [stop, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-    if ((name != "--seed" && name != "--mutations") || error != std::errc() ||
-        stop != value.data() + value.size())
-      return std::nullopt;
+    std::uint64_t* number = nullptr;
+    if (name == "--mutations") number = &options.mutations;
+    if (name == "--seed") number = &options.seed;
+    if (name == "--jobs") number = &options.jobs;
+    if (number == nullptr) return std::nullopt;
+    const auto [stop, error] = std::from_chars(value.data(), value.data() + value.size(), *number);
+    if (error != std::errc() || stop != value.data() + value.size()) return std::nullopt;
   }
-  return argc % 2 == 1 ? std::optional(options) : std::nullopt;
+  const bool usable = argc % 2 == 1 && options.jobs > 0 && options.jobs <= kMostJobs;
+  return usable ? std::optional(options) : std::nullopt;
 }
 
 /// What a session must not leave behind.
@@ -110,27 +121,51 @@ int run_side(Side side, const Options& options, Note& note) {
 }
 
 /// In a process of its own, so that its end, whatever it is, can be told with the seed.
-int watch_side(Side side, const Options& options) {
-  void* const page =
-      ::mmap(nullptr, sizeof(Note), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  CHECK(page != MAP_FAILED);
-  auto* const note = new (page) Note;
-  std::fflush(stdout);
-  const pid_t child = ::fork();
-  CHECK(child >= 0);
-  if (child == 0) std::exit(run_side(side, options, *note));
-  int state = 0;
-  CHECK(::waitpid(child, &state, 0) == child);
-  if (WIFEXITED(state) && WEXITSTATUS(state) == 0) return 0;
-  std::fprintf(
-      stderr,
-      "hostile_session_test: FAILED (%s %d) in the session of seed %llu, at \"%s\"; again: "
-      "hostile_session_test --side %s --mutations 1 --seed %llu\n",
-      WIFSIGNALED(state) ? "signal" : "exit",
-      WIFSIGNALED(state) ? WTERMSIG(state) : WEXITSTATUS(state),
-      static_cast<unsigned long long>(note->seed), std::string(name_of(note->mutation)).c_str(),
-      std::string(name_of(side)).c_str(), static_cast<unsigned long long>(note->seed));
-  return 1;
+class Job {
+ public:
+  Job(Side side, const Options& options) : side_(side) {
+    void* const page =
+        ::mmap(nullptr, sizeof(Note), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(page != MAP_FAILED);
+    note_ = new (page) Note;
+    std::fflush(stdout);
+    child_ = ::fork();
+    CHECK(child_ >= 0);
+    if (child_ == 0) std::exit(run_side(side, options, *note_));
+  }
+
+  /// Whether all held.
+  bool wait() const {
+    int state = 0;
+    CHECK(::waitpid(child_, &state, 0) == child_);
+    if (WIFEXITED(state) && WEXITSTATUS(state) == 0) return true;
+    std::fprintf(
+        stderr,
+        "hostile_session_test: FAILED (%s %d) in the session of seed %llu, at \"%s\"; again: "
+        "hostile_session_test --side %s --mutations 1 --seed %llu\n",
+        WIFSIGNALED(state) ? "signal" : "exit",
+        WIFSIGNALED(state) ? WTERMSIG(state) : WEXITSTATUS(state),
+        static_cast<unsigned long long>(note_->seed), std::string(name_of(note_->mutation)).c_str(),
+        std::string(name_of(side_)).c_str(), static_cast<unsigned long long>(note_->seed));
+    return false;
+  }
+
+ private:
+  const Side side_;
+  Note* note_ = nullptr;  // until this process ends
+  pid_t child_ = -1;
+};
+
+bool run_jobs(Side side, Options options) {
+  options.mutations = (options.mutations + options.jobs - 1) / options.jobs;
+  std::vector<Job> jobs;
+  for (std::uint64_t left = options.jobs; left > 0; --left) {
+    jobs.emplace_back(side, options);
+    options.seed += kSeedsOfJob;
+  }
+  bool held = true;
+  for (const Job& job : jobs) held = job.wait() && held;
+  return held;
 }
 
 }  // namespace
@@ -140,11 +175,12 @@ int main(int argc, char** argv) {
   using namespace airlock::hostile;
   const auto options = parse(argc, argv);
   if (!options) {
-    std::fprintf(stderr, "usage: %s [--side client|server] [--mutations N] [--seed S]\n", argv[0]);
+    std::fprintf(stderr, "usage: %s [--side client|server] [--mutations N] [--seed S] [--jobs J]\n",
+                 argv[0]);
     return 2;
   }
   for (const Side side : options->sides) {
-    if (const int failed = watch_side(side, *options); failed != 0) return failed;
+    if (!run_jobs(side, *options)) return 1;
   }
   return 0;
 }
