@@ -69,7 +69,8 @@ Result<std::optional<std::size_t>> receive_packet(int socket_fd, std::span<std::
   ControlSpace space;
   if (descriptors != nullptr) {
     message.msg_control = space.bytes;
-    message.msg_controllen = sizeof(space.bytes);
+    // Not a byte more, or alignment makes room for another one.
+    message.msg_controllen = CMSG_LEN(kMaxPassedDescriptors * sizeof(int));
   }
   ssize_t got = 0;
   // A peer that closed with unread packets leaves an error in front of what it sent last.

@@ -11,7 +11,7 @@
 namespace airlock {
 
 /// What one packet carries beside its bytes at most.
-inline constexpr std::size_t kMaxPassedDescriptors = 2;
+inline constexpr std::size_t kMaxPassedDescriptors = 3;
 
 /// Sends `bytes`, which are not empty, as one packet of a Unix socket that keeps packets apart
 /// (SOCK_SEQPACKET), with copies of `descriptors` beside it. Never waits. kBusy: no room, nothing

@@ -6,6 +6,7 @@ find_package(nlohmann_json REQUIRED)  # nlohmann-json3-dev
 find_package(CLI11 REQUIRED)          # libcli11-dev
 find_package(OpenSSL REQUIRED)        # libssl-dev
 find_package(GTest REQUIRED)          # libgtest-dev, libgmock-dev
+find_package(rapidcheck REQUIRED)     # librapidcheck-dev: properties in tests
 find_package(prometheus-cpp CONFIG REQUIRED)  # prometheus-cpp-dev: --metrics
 find_package(hwy REQUIRED)            # libhwy-dev
 find_package(OneDNN REQUIRED)         # libdnnl-dev, cmake/FindOneDNN.cmake

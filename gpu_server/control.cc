@@ -196,6 +196,9 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   RETURN_IF_ERROR(name_session(welcome));
   welcome.has_ring = ring_on_ && hello.ring.choice == RingChoice::kOn;
   welcome.geometry = geometry_;
+  const bool passes_memory = endpoint_.kind == Endpoint::Kind::kIpc && welcome.has_ring;
+  welcome.has_pool =
+      options_.pool.mode != PoolMode::kOff && passes_memory && wants_pool(hello.pool);
   welcome.dims = info.dims;
   welcome.digest = model_->digest;
   welcome.dtype = info.dtype;
@@ -211,8 +214,10 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   if (block == nullptr) {
     return Status(StatusCode::kResourceExhausted, "server full: sessions are still ending");
   }
-  SessionGround ground{*model_, endpoint_, wake_, ended_log_,
-                       [this](Session& session) { return admit(session); }};
+  SessionGround ground{*model_,      endpoint_,
+                       wake_,        ended_log_,
+                       lacking_log_, [this](Session& session) { return admit(session); },
+                       pool_.get(),  hello.pool};
   std::unique_ptr<Session> session;
   const Status started = without_exceptions([&]() -> Status {
     ASSIGN_OR_RETURN(session, Session::start(std::move(ground), std::move(welcome), hello.client,
@@ -399,6 +404,7 @@ void Server::control_round() {
     refused_.tell(LogLevel::kWarning, "clients refused");
     sessions_.tell(LogLevel::kInfo, "sessions");
     ended_log_.tell(LogLevel::kInfo, "ends of sessions");
+    lacking_log_.tell(LogLevel::kInfo, "sessions that lack of the pool");
   }
   if (!told_the_end_ && !device.ok()) {
     end_all(device, device);

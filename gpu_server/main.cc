@@ -87,8 +87,9 @@ Result<DeviceChoice> find_device(const ServerOptions& options, int signal_fd) {
 std::size_t needed_descriptors(const ServerOptions& options) {
   // Measured: 12; the metrics' connections, and some more.
   constexpr std::size_t kOwn = 20 + PageServer::kMaxConnections;
-  // Measured: 4 with rings; copies of the rings' two beside a welcome, and a door.
-  constexpr std::size_t kSession = 8;
+  // Measured: 4 with rings; copies of the rings' two beside a welcome, and a door; what it leases
+  // of the pool, and copies of that.
+  constexpr std::size_t kSession = 8 + 2 * limits::kMaxPoolExtents;
   constexpr std::size_t kDriver = 64;  // a GPU's
   return kOwn + Server::kMaxStrangers + kSession * Server::kSessionsPerPlace * options.max_clients +
          (options.device == "cpu" ? 0 : kDriver);

@@ -45,9 +45,96 @@ Status set_max_op_flop(const std::string& text, std::optional<std::uint64_t>& va
   return {};
 }
 
+/// What the command line says of the pool, word by word.
+struct PoolWords {
+  std::string pool = "auto";
+  std::optional<PerValue<PoolUse, std::uint32_t>> slots;
+  std::optional<std::uint64_t> slot_bytes;
+};
+
+Status set_pool_slots(const std::string& text,
+                      std::optional<PerValue<PoolUse, std::uint32_t>>& value) {
+  PerValue<PoolUse, std::uint32_t> slots;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  for (std::uint32_t& count : slots) {
+    const auto [rest, error] = std::from_chars(at, end, count);
+    const bool is_last = &count == &slots[PoolUse::kScratch];
+    const bool good = error == std::errc() && count <= limits::kMaxPoolSlots &&
+                      (is_last ? rest == end : rest != end && *rest == ',');
+    if (!good) {
+      return {StatusCode::kUsage, "'{}' is not three numbers up to {}: IN,OUT,SCRATCH", text,
+              limits::kMaxPoolSlots};
+    }
+    at = is_last ? rest : rest + 1;
+  }
+  value = slots;
+  return {};
+}
+
+Status set_pool_slot_bytes(const std::string& text, std::optional<std::uint64_t>& value) {
+  value = parse_size(text);
+  if (value && *value >= limits::kMinPoolSlotBytes && *value <= limits::kMaxPoolSlotBytes &&
+      *value % limits::kPoolPageBytes == 0) {
+    return {};
+  }
+  return {StatusCode::kUsage,
+          "'{}' is not a multiple of {} from {} to {}",
+          text,
+          limits::kPoolPageBytes,
+          limits::kMinPoolSlotBytes,
+          limits::kMaxPoolSlotBytes};
+}
+
+Result<PoolOptions> pool_options(const PoolWords& words, PoolCommit commit) {
+  PoolOptions options;
+  options.commit = commit;
+  const bool shaped = words.slots || words.slot_bytes;
+  if (words.pool == "off" || (words.pool == "auto" && !shaped)) {
+    options.mode = words.pool == "off" ? PoolMode::kOff : PoolMode::kAuto;
+    if (shaped) {
+      return Status(StatusCode::kUsage,
+                    "--pool-slots and --pool-slot-bytes shape a pool, and --pool is off");
+    }
+    return options;
+  }
+  options.mode = PoolMode::kShape;
+  const auto profile =
+      words.pool == "auto" ? PoolProfile::kStandard : from_name<PoolProfile>(words.pool);
+  if (profile) {
+    options.shape = shape_of(*profile);
+  } else if (const auto bytes = parse_size(words.pool)) {
+    ASSIGN_OR_RETURN(options.shape, shape_of_bytes(*bytes));
+  } else {
+    return Status(StatusCode::kUsage, "--pool: '{}' is neither auto, off, a size, nor one of {}",
+                  words.pool, names_of<PoolProfile>());
+  }
+  if (words.slots) {
+    options.shape.slots = *words.slots;
+    options.shape.spare_slots = 0;
+  }
+  if (words.slot_bytes) options.shape.slot_bytes = *words.slot_bytes;
+  RETURN_IF_ERROR(check_shape(options.shape));
+  return options;
+}
+
+void declare_pool(const CommandOptions& command, PoolWords& words, PoolCommit& commit) {
+  command.text("--pool", words.pool,
+               "memory for large tensors, shared with each client: auto (the largest profile that "
+               "takes a quarter of the free memory), off, low, small, standard, large, huge, or a "
+               "size");
+  command.parsed("--pool-slots", "IN,OUT,SCRATCH", "slots of the pool, instead of the profile's",
+                 [&](const std::string& text) { return set_pool_slots(text, words.slots); });
+  command.parsed(
+      "--pool-slot-bytes", "BYTES", "bytes of a slot of the pool, instead of the profile's",
+      [&](const std::string& text) { return set_pool_slot_bytes(text, words.slot_bytes); });
+  command.choice("--pool-commit", commit,
+                 "take the pool's memory as it is touched, or all at start");
+}
+
 constexpr std::array kFloatTypes = {DType::kF32, DType::kF16, DType::kBF16};
 
-void declare(const CommandOptions& command, ServerOptions& options) {
+void declare(const CommandOptions& command, ServerOptions& options, PoolWords& pool) {
   const CommandOption model = command.text(
       "--model", options.model, "Hugging Face LLaMA directory (config.json, safetensors)");
   const CommandOption synthetic = command.text("--synthetic", options.synthetic,
@@ -68,6 +155,7 @@ void declare(const CommandOptions& command, ServerOptions& options) {
                         kFloatTypes);
   declare_threads(command, options.threads);
   declare_ring(command, options.ring, RingSide::kServer);
+  declare_pool(command, pool, options.pool.commit);
   command.number("--max-clients", options.max_clients, std::size_t{1}, limits::kMaxClients,
                  "sessions at once");
   command.parsed(
@@ -95,12 +183,16 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
       "tee_runner.\n"
       "In this mode it sees token ids and every activation (docs/THREAT_MODEL.md).",
       protocol_suffix());
-  declare(line.options(), options);
+  PoolWords pool;
+  declare(line.options(), options, pool);
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<ServerOptions>();
   if (options.model.empty() && options.synthetic.empty()) {
     return line.refuse("give --model DIR or --synthetic CONFIG.json");
   }
+  auto pool_shape = pool_options(pool, options.pool.commit);
+  if (!pool_shape.ok()) return line.refuse(pool_shape.status().message());
+  options.pool = *pool_shape;
   if (!options.metrics.empty()) {
     RETURN_IF_ERROR(check_metrics_address(options.metrics, options.insecure_tcp));
   }

@@ -7,10 +7,19 @@
 
 #include "base/dtype.h"
 #include "base/status.h"
+#include "pool/shape.h"
 #include "proto/limits.h"
 #include "proto/ring.h"
 
 namespace airlock {
+
+enum class PoolMode { kOff, kAuto, kShape };
+
+struct PoolOptions {
+  PoolMode mode = PoolMode::kAuto;  // kAuto: the largest profile that memory allows, or none
+  PoolShape shape;                  // of kShape
+  PoolCommit commit = PoolCommit::kLazy;
+};
 
 /// The command line of gpu_server, checked. docs/INTERFACE.md says what each option means.
 struct ServerOptions {
@@ -24,6 +33,7 @@ struct ServerOptions {
   std::optional<DType> dtype;   // nullopt: auto
   std::size_t threads = 1;
   RingWish ring{RingChoice::kAuto, limits::kDefaultSlotCount, limits::kDefaultSlotBytes};
+  PoolOptions pool;
   std::size_t max_clients = limits::kDefaultMaxClients;
   std::optional<std::uint64_t> max_op_flop;  // nullopt: what the model's own ops may take
   bool insecure_tcp = false;

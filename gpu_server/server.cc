@@ -11,6 +11,7 @@
 #include <iterator>
 #include <vector>
 
+#include "base/available_memory.h"
 #include "base/log.h"
 #include "base/sink.h"
 #include "base/thread.h"
@@ -72,6 +73,48 @@ Status Server::take_endpoint() {
   ASSIGN_OR_RETURN(const std::size_t segment_bytes, ring_segment_bytes(geometry_));
   return ipc ? check_sealed_room(segment_bytes, 2, "--ring off")
              : check_segment_room(segment_bytes, 2, "--ring off");
+}
+
+// Only addresses are taken, unless all of it is to be there at start.
+Status Server::open_pool() {
+  const PoolOptions& wanted = options_.pool;
+  // Its memory crosses as descriptors, and its places in a ring's headers.
+  const bool usable = ring_on_ && endpoint_.kind == Endpoint::Kind::kIpc;
+  if (wanted.mode == PoolMode::kOff || !usable) return {};
+  PoolShape shape = wanted.shape;
+  const auto available = memory_available_bytes();
+  if (wanted.mode == PoolMode::kAuto) {
+    const auto profile = choose_profile(available.value_or(0));
+    if (!profile) {
+      log_info(
+          fmt::format("no pool: the smallest has {} bytes, more than 1/{} of the {} bytes of "
+                      "memory that are available; large tensors go by ZeroMQ",
+                      shape_of(PoolProfile::kLow).bytes(), kAutoShare, available.value_or(0)));
+      return {};
+    }
+    shape = shape_of(*profile);
+  } else if (available && shape.bytes() > *available) {
+    return {StatusCode::kResourceExhausted,
+            "a pool of {} bytes ({}) is more than the {} bytes of memory that are available: use a "
+            "smaller --pool, or --pool off",
+            shape.bytes(), shape.to_string(), *available};
+  }
+  auto made = PoolRegion::create(shape, wanted.commit);
+  if (!made.ok() && wanted.mode == PoolMode::kAuto) {
+    log_info("no pool: " + made.status().message() + "; large tensors go by ZeroMQ");
+    return {};
+  }
+  ASSIGN_OR_RETURN(pool_, std::move(made));
+  log_info(fmt::format("a pool of {}; each client has at most {} in, {} out", shape.to_string(),
+                       shape.quota(PoolUse::kInput), shape.quota(PoolUse::kOutput)));
+  if (shape.quota(PoolUse::kInput) * shape.slot_bytes < geometry_.slot_bytes) {
+    log_warning(
+        fmt::format("a tensor that is too large for a slot of the ring ({} bytes) has no room in a "
+                    "client's part of "
+                    "the pool: use a larger --pool or --pool-slot-bytes",
+                    geometry_.slot_bytes));
+  }
+  return {};
 }
 
 Status Server::open_control() {
@@ -234,6 +277,8 @@ Status Server::wait_for_signals(int signal_fd) {
 
 Status Server::run(ServedModel model, int signal_fd) {
   model_ = std::make_unique<ServedModel>(std::move(model));
+  // A share of what the model has left.
+  if (options_.pool.mode == PoolMode::kAuto) RETURN_IF_ERROR(open_pool());
   RETURN_IF_ERROR(open_control());
   RETURN_IF_ERROR(open_counters());
   log_info("a host's program: it sees token ids and every activation (docs/THREAT_MODEL.md)");
@@ -260,6 +305,8 @@ Result<std::unique_ptr<Server>> Server::bind(const ServerOptions& options) {
     ASSIGN_OR_RETURN(server->stats_json_, OutputFile::open(options.stats_json));
   }
   RETURN_IF_ERROR(server->take_endpoint());
+  // One that was asked for: to load a model and then find no room for it would waste minutes.
+  if (options.pool.mode == PoolMode::kShape) RETURN_IF_ERROR(server->open_pool());
   if (!options.metrics.empty()) {
     const auto collect = [started = server.get()] { return started->metrics(); };
     ASSIGN_OR_RETURN(server->metrics_,

@@ -74,6 +74,7 @@ class Server {
 
   Server(const ServerOptions& options, Endpoint endpoint);
   Status take_endpoint();
+  Status open_pool();
   Status open_control();
   Status open_counters();
   void stop_control();
@@ -119,6 +120,8 @@ class Server {
   EndpointLock lock_;
   RingGeometry geometry_;
   bool ring_on_ = false;
+  // Null: none, or there is too little memory. Before the sessions that lease of it.
+  std::unique_ptr<PoolRegion> pool_;
 
   // Of the model only once it is loaded; changed under mutex_.
   ServerInfo info_;
@@ -134,6 +137,7 @@ class Server {
   LogLimiter refused_;
   LogLimiter sessions_;
   LogLimiter ended_log_;
+  LogLimiter lacking_log_;
   // Before the sessions that use it.
   std::unique_ptr<ServedModel> model_;
   // Ends the main thread's wait.

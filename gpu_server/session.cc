@@ -103,7 +103,8 @@ void Session::work() {
 }
 
 // To the moment from which the session is served; on failure the runner is to be refused.
-Status Session::attach(std::unique_ptr<Compute>& compute) {
+Status Session::attach(std::unique_ptr<Compute>& compute, Attached& attached,
+                       std::vector<UniqueFd>& leased) {
   const SegmentKind kind =
       ground_.control.kind == Endpoint::Kind::kIpc ? SegmentKind::kSealed : SegmentKind::kNamed;
   ASSIGN_OR_RETURN(channel_,
@@ -111,10 +112,20 @@ Status Session::attach(std::unique_ptr<Compute>& compute) {
   ASSIGN_OR_RETURN(std::vector<UniqueFd> descriptors, channel_->descriptors());
   tell(welcome_, std::move(descriptors));
   RETURN_IF_ERROR(channel_->accept(
-      ground_.control,
-      [this](const std::string& endpoint) { tell(DataSocket{endpoint}); },
+      ground_.control, [this](const std::string& endpoint) { tell(DataSocket{endpoint}); },
       Deadline::after(kAttachTimeout)));
   RETURN_IF_ERROR(ground_.admit(*this));
+  // Only now: what never attaches leases nothing.
+  if (ground_.pool != nullptr && welcome_.has_pool) {
+    Status lacking;
+    ASSIGN_OR_RETURN(leased, channel_->lease(*ground_.pool, ground_.pool_wish, attached, lacking));
+    if (!lacking.ok()) {
+      ground_.lacking_log.log(LogLevel::kInfo,
+                              fmt::format("session {:016x}: {}; its large tensors go by ZeroMQ",
+                                          epoch_, lacking.message()));
+    }
+  }
+  RETURN_IF_ERROR(channel_->open());
   // Before the runner is told that it has a session: one that finds no memory on the device is
   // refused, and the first op does not wait for what a device needs once.
   ASSIGN_OR_RETURN(compute, ground_.model.compute->make_compute(channel_->segments()));
@@ -123,11 +134,14 @@ Status Session::attach(std::unique_ptr<Compute>& compute) {
 
 Status Session::serve_client() {
   std::unique_ptr<Compute> compute;
-  if (Status status = without_exceptions([&] { return attach(compute); }); !status.ok()) {
+  Attached attached;
+  std::vector<UniqueFd> leased;
+  if (Status status = without_exceptions([&] { return attach(compute, attached, leased); });
+      !status.ok()) {
     tell(Refusal{status.code(), status.message().substr(0, limits::kMaxErrorTextBytes)});
     return status;
   }
-  tell(Attached{});
+  tell(std::move(attached), std::move(leased));
   ServeContext context;
   context.config_json = ground_.model.config_json;
   context.norms = ground_.model.norms.view();

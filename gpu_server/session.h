@@ -16,6 +16,7 @@
 #include "base/status.h"
 #include "base/tensor.h"
 #include "base/wake_event.h"
+#include "pool/region.h"
 #include "proto/handshake.h"
 #include "runtime/compute.h"
 #include "runtime/rpc/endpoint.h"
@@ -54,9 +55,14 @@ struct SessionGround {
   WakeEvent& changed;
   // Where the ends of sessions are logged.
   LogLimiter& ended_log;
+  // Where it is logged that a session got less of the pool than it asked for.
+  LogLimiter& lacking_log;
   // Asked by the worker once the runner is attached: gives the session one of the server's places,
   // or says why there is none.
   std::function<Status(Session&)> admit;
+  // The server's pool, null where it has none; and what the client asks for of it.
+  PoolRegion* pool = nullptr;
+  PoolWish pool_wish;
 };
 
 /// A message for the runner, and what goes beside it.
@@ -120,7 +126,8 @@ class Session {
   void tell(ControlMessage message, std::vector<UniqueFd> descriptors = {});
   std::string own_json() const;
   Status serve_client();
-  Status attach(std::unique_ptr<Compute>& compute);
+  Status attach(std::unique_ptr<Compute>& compute, Attached& attached,
+                std::vector<UniqueFd>& leased);
   bool await_release();
 
   const SessionGround ground_;

@@ -54,7 +54,7 @@ void fields(auto& wire, Is<ModelDims> auto& dims) {
 }
 
 void fields(auto& wire, Is<Hello> auto& hello) {
-  wire.body("hello", 6);
+  wire.body("hello", 7);
   wire.text("the client's name", hello.client, limits::kMaxClientNameBytes);
   wire.number("the ring mode", hello.ring.choice, 0, 1);
   wire.number("the slot count", hello.ring.slot_count);
@@ -62,10 +62,14 @@ void fields(auto& wire, Is<Hello> auto& hello) {
   wire.demand(check_wish(hello.ring));
   digest_field(wire, hello.digest);
   wire.number("the capabilities", hello.capabilities);
+  wire.array("the wish for a pool", kCountOf<PoolUse>);
+  for (auto& bytes : hello.pool) {
+    wire.number("the wish for a pool", bytes, 0, limits::kMaxPoolBytes);
+  }
 }
 
 void fields(auto& wire, Is<Welcome> auto& welcome) {
-  wire.body("welcome", 15);
+  wire.body("welcome", 16);
   wire.number("the epoch", welcome.epoch);
   wire.text("the token", welcome.token, limits::kSessionTokenBytes);
   wire.demand(welcome.token.size() == limits::kSessionTokenBytes && is_hex(welcome.token),
@@ -88,6 +92,7 @@ void fields(auto& wire, Is<Welcome> auto& welcome) {
   wire.text("the device's name", welcome.device, limits::kMaxDeviceNameBytes);
   wire.number("the config's size", welcome.config_bytes, 0, limits::kMaxConfigBytes);
   wire.number("the capabilities", welcome.capabilities);
+  wire.number("the pool mode", welcome.has_pool);
 }
 
 void fields(auto& wire, Is<Refusal> auto& refusal) {
@@ -110,7 +115,16 @@ void fields(auto& wire, Is<DataSocket> auto& socket) {
               "the data endpoint \"{}\" is neither ipc:// nor tcp://", socket.endpoint);
 }
 
-void fields(auto& wire, Is<Attached> auto&) { wire.body("attached", 0); }
+void fields(auto& wire, Is<Attached> auto& attached) {
+  wire.body("attached", 1);
+  wire.list("the lease", attached.pool, limits::kMaxPoolExtents, [&wire](auto& extent) {
+    wire.array("an extent", 3);
+    wire.enumerator("an extent's use", extent.use);
+    wire.number("an extent's offset", extent.offset);
+    wire.number("an extent's bytes", extent.bytes);
+  });
+  wire.demand(check_extents(attached.pool));
+}
 
 unsigned u16_at(std::span<const std::byte> bytes, std::size_t at) {
   return std::to_integer<unsigned>(bytes[at]) | (std::to_integer<unsigned>(bytes[at + 1]) << 8U);

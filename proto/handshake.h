@@ -12,15 +12,16 @@
 #include "base/status.h"
 #include "proto/op.h"
 #include "proto/path.h"
+#include "proto/pool.h"
 #include "proto/ring.h"
 
 namespace airlock {
 
-inline constexpr std::uint16_t kProtocolMajor = 3;
+inline constexpr std::uint16_t kProtocolMajor = 4;
 inline constexpr std::uint16_t kProtocolMinor = 0;
 // All that crosses as a number, and how tensors cross, is part of the protocol: one more of them is
 // another version.
-static_assert(kProtocolMajor == 3 && kProtocolMinor == 0 && kCountOf<Path> == 2 &&
+static_assert(kProtocolMajor == 4 && kProtocolMinor == 0 && kCountOf<Path> == 3 &&
               kCountOf<Op> == 7 && kCountOf<DType> == 5 && kCountOf<WeightKind> == 7 &&
               kCountOf<Transpose> == 3 && kCountOf<StatusCode> == 14);
 
@@ -37,6 +38,7 @@ struct Hello {
   // Of the runner's own model, hex; empty: it has none and asks for init.
   std::string digest;
   std::uint64_t capabilities = 0;
+  PoolWish pool{};
   bool operator==(const Hello&) const = default;
 };
 
@@ -65,6 +67,8 @@ struct Welcome {
   // Of init's first result.
   std::uint32_t config_bytes = 0;
   std::uint64_t capabilities = 0;
+  // Both sides use a pool; what the session has leased of it Attached says.
+  bool has_pool = false;
   bool operator==(const Welcome&) const = default;
 };
 
@@ -85,6 +89,9 @@ struct DataSocket {
 /// Server to runner: the data socket has heard the token, the rings' memory is there, and the
 /// session is served from here on. Refusal may come in its place.
 struct Attached {
+  // The session's lease; the memory of each comes beside this message. None without a pool, and
+  // where it has no room.
+  std::vector<PoolExtent> pool{};
   bool operator==(const Attached&) const = default;
 };
 

@@ -44,6 +44,16 @@ inline constexpr std::size_t kMaxDigestBytes = 64;
 inline constexpr std::size_t kMaxDeviceNameBytes = 256;
 inline constexpr std::size_t kMaxDataEndpointBytes = 512;
 inline constexpr std::size_t kMaxSegmentNameBytes = 88;
+/// What a place in the pool is a multiple of.
+inline constexpr std::size_t kPoolPageBytes = 4096;
+/// A smaller tensor that the ring does not take crosses by ZeroMQ.
+inline constexpr std::size_t kMinPoolTensorBytes = kPoolPageBytes;
+inline constexpr std::size_t kMinPoolSlotBytes = std::size_t{64} << 10;
+inline constexpr std::size_t kMaxPoolSlotBytes = std::size_t{64} << 30;
+inline constexpr std::size_t kMaxPoolSlots = 1024;
+inline constexpr std::size_t kMaxPoolBytes = std::size_t{1} << 40;
+/// Of one session.
+inline constexpr std::size_t kMaxPoolExtents = 3;
 /// Numbers, texts and array heads in one msgpack value.
 inline constexpr std::size_t kMaxWireTokens = 192;
 inline constexpr std::size_t kMaxWireDepth = 6;

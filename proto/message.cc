@@ -22,7 +22,7 @@ void tensor_list(auto& wire, std::string_view what, auto& tensors) {
 
 void request_fields(auto& wire, auto& header) {
   auto& spec = header.spec;
-  wire.body("the header", 6);
+  wire.body("the header", 7);
   wire.number("the request id", header.request_id);
   wire.enumerator("the op", spec.op);
   wire.enumerator("the result dtype", spec.result_dtype);
@@ -33,6 +33,8 @@ void request_fields(auto& wire, auto& header) {
     wire.number("a weight's layer", weight.layer);
   });
   tensor_list(wire, "the inputs", spec.inputs);
+  wire.list("the places", header.places, 2 * limits::kMaxTensorsPerMessage,
+            [&wire](auto& place) { wire.number("a place", place.number); });
 }
 
 void response_fields(auto& wire, auto& header) {

@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 #include "proto/op.h"
+#include "proto/pool.h"
 
 namespace airlock {
 
@@ -16,6 +17,8 @@ namespace airlock {
 struct RequestHeader {
   std::uint64_t request_id = 0;
   OpSpec spec;
+  // One for each input and then for each result, where the session has a pool; else none.
+  std::vector<PoolPlace> places{};
   bool operator==(const RequestHeader&) const = default;
 };
 

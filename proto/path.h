@@ -10,17 +10,21 @@
 #include "base/enum.h"
 #include "base/status.h"
 #include "proto/limits.h"
+#include "proto/pool.h"
 
 namespace airlock {
 
-/// How a tensor crosses, the fastest first. Never sent: both sides derive it from the sizes.
-enum class Path : std::uint8_t { kRing = 0, kZmq = 1 };
+/// How a tensor crosses, the fastest first. Never sent: both sides derive it from the sizes, and
+/// from the places in the pool that the request names.
+enum class Path : std::uint8_t { kRing = 0, kPool = 1, kZmq = 2 };
 
 /// As statistics, traces and commands call it.
 constexpr std::string_view name_of(Path path) {
   switch (path) {
     case Path::kRing:
       return "ring";
+    case Path::kPool:
+      return "pool";
     case Path::kZmq:
       return "zmq";
   }
@@ -33,12 +37,15 @@ struct PathPolicy {
   bool has_ring = false;
   std::size_t limit_bytes = 0;  // a tensor of strictly fewer bytes may go by the ring
   std::size_t slot_count = 0;
+  bool has_pool = false;  // both sides use one; where it has no room a tensor goes by ZeroMQ
 
   /// Whether a tensor of so many bytes may take `path`, as far as its message has room there.
   constexpr bool carries(Path path, std::size_t bytes) const {
     switch (path) {
       case Path::kRing:
         return has_ring && bytes < limit_bytes;
+      case Path::kPool:
+        return has_pool && bytes >= limits::kMinPoolTensorBytes;
       case Path::kZmq:
         return true;
     }
@@ -54,6 +61,7 @@ struct MessagePlan {
   struct Tensor {
     std::size_t bytes = 0;
     Path path = Path::kZmq;
+    PoolPlace place{};  // of kPool
     bool operator==(const Tensor&) const = default;
   };
 
@@ -74,12 +82,24 @@ struct MessagePlan {
   Path header_path = Path::kZmq;
   /// One for each ring tensor, or one for the header alone; 0 without a ring.
   std::size_t ring_slots = 0;
+  /// Tensors that the pool has no room for.
+  std::size_t fallbacks = 0;
 };
 
 /// Pure: both sides call it with the same sizes and need not tell each other. In order, a tensor
 /// goes by the ring if it is strictly under the limit and the message then needs at most half the
-/// slots; everything else goes by ZeroMQ. kInvalidInput where the sizes are over those of limits.h.
+/// slots; else by the pool, where there is one and it has at least limits::kMinPoolTensorBytes;
+/// everything else goes by ZeroMQ. kInvalidInput where the sizes are over those of limits.h.
 Result<MessagePlan> plan_message(const PathPolicy& policy,
                                  std::span<const std::size_t> tensor_bytes);
+
+/// Gives the plan's tensors their places in the pool, one for each tensor; without any, nowhere.
+/// One that has none goes by ZeroMQ instead. kProtocolError: a place for a tensor that does not
+/// take the pool, or too few.
+Status place_in_pool(MessagePlan& plan, std::span<const PoolPlace> places);
+
+/// plan_message() for a message that has no places in a pool.
+Result<MessagePlan> plan_without_pool(const PathPolicy& policy,
+                                      std::span<const std::size_t> tensor_bytes);
 
 }  // namespace airlock

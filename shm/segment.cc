@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "proto/ring.h"
+#include "shm/sealed_memory.h"
 
 namespace airlock {
 namespace {
@@ -24,9 +25,6 @@ constexpr const char* kDirectory = "/dev/shm/";
 /// One a millisecond.
 constexpr int kCreateAttempts = 100;
 constexpr int kOpenFlags = O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
-
-/// What keeps the size of sealed memory as it is, for ever.
-constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
 Status no_room(const std::string& where, std::size_t need_bytes, std::uint64_t free_bytes) {
   const auto mib = [](std::uint64_t bytes) { return (bytes + (1u << 20) - 1) >> 20; };
@@ -91,21 +89,6 @@ Status check_file(int fd, const std::string& path, std::size_t bytes) {
   return {};
 }
 
-/// A peer's sealed memory, before it is mapped.
-Status check_sealed(int fd, std::size_t bytes) {
-  struct stat info = {};
-  if (::fstat(fd, &info) != 0) return os_error("stat a segment", errno);
-  const int seals = ::fcntl(fd, F_GET_SEALS);
-  if (!S_ISREG(info.st_mode) || seals < 0 || (seals & kSeals) != kSeals) {
-    return {StatusCode::kProtocolError, "the peer sent a segment that is no sealed memory"};
-  }
-  if (info.st_size < 0 || static_cast<std::uint64_t>(info.st_size) != bytes) {
-    return {StatusCode::kProtocolError, "the peer sent a segment of {} bytes, expected {}",
-            info.st_size, bytes};
-  }
-  return {};
-}
-
 }  // namespace
 
 std::string make_segment_name(uid_t uid, std::uint64_t epoch, SegmentDirection direction) {
@@ -132,11 +115,7 @@ Result<std::unique_ptr<Segment>> Segment::create(const std::string& name, std::s
 
 Result<std::unique_ptr<Segment>> Segment::create_sealed(const std::string& name,
                                                         std::size_t bytes) {
-  UniqueFd fd(::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!fd.valid()) return os_error("make shared memory", errno);
-  if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0)
-    return os_error("size shared memory", errno);
-  if (::fcntl(fd.get(), F_ADD_SEALS, kSeals) != 0) return os_error("seal shared memory", errno);
+  ASSIGN_OR_RETURN(UniqueFd fd, make_sealed_memory(name, bytes));
   std::unique_ptr<Segment> segment(new Segment(name, std::move(fd)));
   RETURN_IF_ERROR(segment->map(segment->descriptor(), bytes));
   return segment;
@@ -161,7 +140,7 @@ Result<std::unique_ptr<Segment>> Segment::open(const std::string& name, std::siz
 
 Result<std::unique_ptr<Segment>> Segment::open_sealed(const UniqueFd& descriptor,
                                                       std::size_t bytes) {
-  RETURN_IF_ERROR(check_sealed(descriptor.get(), bytes));
+  RETURN_IF_ERROR(check_sealed_memory(descriptor, bytes));
   std::unique_ptr<Segment> segment(new Segment("the peer's", UniqueFd()));
   RETURN_IF_ERROR(segment->map(descriptor.get(), bytes));
   return segment;
@@ -226,10 +205,7 @@ Segment::~Segment() {
   if (data_ != nullptr) ::munmap(data_, bytes_);
 }
 
-void Segment::discard() const {
-  (void)::fallocate(owned_fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                    static_cast<off_t>(bytes_));
-}
+void Segment::discard() const { empty_memory(owned_fd_, bytes_); }
 
 void Segment::unlink() {
   if (path_.empty()) return;

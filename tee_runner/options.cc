@@ -32,6 +32,7 @@ void declare_shared(const CommandOptions& command, RunnerOptions& options) {
   command.number("--op-timeout-ms", options.op_timeout, std::int64_t{1}, kMostMs,
                  "longest time of one op (300000)");
   declare_ring(command, options.ring, RingSide::kRunner);
+  declare_pool(command, options.pool);
   command.file("--stats-json", options.stats_json,
                "write the statistics (of all sessions) to this file, after a failure too");
   command.choice("-o,--output", options.output, "form of the result on stdout: md, json, csv");

@@ -21,7 +21,7 @@ class Message {
   /// What prepare() made of the sizes.
   virtual const MessagePlan& plan() const = 0;
   /// Where tensor `index` travels, 64-byte aligned, of exactly the size that was asked for. Valid
-  /// until send().
+  /// until send(); a place in a pool is the session's, for as long as the runner keeps it.
   virtual std::span<std::byte> tensor(std::size_t index) = 0;
   /// send() has begun to hand it over: it leaves whole, whatever becomes of this object, and is
   /// answered.
@@ -37,16 +37,19 @@ class ReceivedMessage {
   virtual const MessagePlan& plan() const = 0;
   /// Private copy: the peer cannot change it any more.
   virtual std::span<const std::byte> header() const = 0;
-  /// In place. In a ring slot the peer CAN still change the bytes: read each once, and verify only
-  /// private copies.
+  /// In place. In a ring slot and in the pool the peer CAN still change the bytes: read each once,
+  /// and verify only private copies.
   virtual std::span<const std::byte> tensor(std::size_t index) const = 0;
 
   std::size_t tensor_count() const { return plan().tensor_count; }
 };
 
-/// Looks at the header of an arriving message, before memory is given to it, and says how many
-/// bytes each of its tensors has. Not ok: the message is refused, receive() returns this status and
-/// the session is over. It may be asked again about the same header, and answers the same.
+/// Looks at the header of an arriving message, before memory is given to it, and plans it: the
+/// sizes of its tensors and, where the session has a pool, their places. Not ok: the message is
+/// refused, receive() returns this status and the session is over. It may be asked again about the
+/// same header, and answers the same.
+using AcceptPlan = std::function<Result<MessagePlan>(std::span<const std::byte> header)>;
+/// The same for messages that take no pool: how many bytes each tensor has.
 using Accept = std::function<Result<std::vector<std::size_t>>(std::span<const std::byte> header)>;
 
 /// Moves whole messages, in order, between two processes. One thread. After kProtocolError or
@@ -55,11 +58,13 @@ class Channel {
  public:
   virtual ~Channel() = default;
 
-  /// A loan for a message with tensors of these sizes. kBusy: no slot came free by the deadline
-  /// (the peer is slow: ordinary). kResourceExhausted: no memory. Neither harms the channel.
-  /// Several messages may be prepared at once, and sent in any order.
-  virtual Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes,
-                                                   Deadline deadline) = 0;
+  /// A loan for a message of this plan (plan_message() with policy(), and place_in_pool()). kBusy:
+  /// no slot came free by the deadline (the peer is slow: ordinary). kResourceExhausted: no memory.
+  /// Neither harms the channel. Several messages may be prepared at once, and sent in any order.
+  virtual Result<std::unique_ptr<Message>> claim(const MessagePlan& plan, Deadline deadline) = 0;
+  /// The same for tensors of these sizes, none of them in a pool.
+  Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes,
+                                           Deadline deadline);
   /// Publishes. `header` is at most limits::kMaxEncodedHeaderBytes and implies the tensors' sizes.
   /// kBusy: not everything could be handed over by the deadline; receive what comes, then call
   /// again with the same arguments until ok. Never send another message in between.
@@ -67,8 +72,9 @@ class Channel {
   /// The next message. kDeadlineExceeded: none came (ordinary); one that came in part goes on in
   /// the next call, which asks its own Accept. Where leases already hold half of the ring's slots,
   /// the message is copied out and its slots are freed at once.
-  virtual Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept,
+  virtual Result<std::unique_ptr<ReceivedMessage>> receive(const AcceptPlan& accept,
                                                            Deadline deadline) = 0;
+  Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept, Deadline deadline);
 
   virtual const PathPolicy& policy() const = 0;
   /// Slots of the outgoing ring that are not free: claimed, or not yet given back by the peer; 0

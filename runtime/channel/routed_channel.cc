@@ -51,6 +51,8 @@ class RoutedReceived final : public ReceivedMessage {
 
 class RoutedChannel final : public Channel {
  public:
+  using Channel::receive;
+
   explicit RoutedChannel(RoutedChannelOptions options)
       : policy_(options.policy),
         stats_(options.stats != nullptr ? *options.stats : own_stats_),
@@ -58,12 +60,11 @@ class RoutedChannel final : public Channel {
         carriers_(std::move(options.carriers)) {
     CHECK(carriers_[Path::kZmq] != nullptr);
     CHECK(policy_.has_ring == (carriers_[Path::kRing] != nullptr));
+    CHECK(policy_.has_pool == (carriers_[Path::kPool] != nullptr));
   }
 
-  Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes,
-                                           Deadline deadline) override {
+  Result<std::unique_ptr<Message>> claim(const MessagePlan& plan, Deadline deadline) override {
     RETURN_IF_ERROR(fault_);
-    ASSIGN_OR_RETURN(const MessagePlan plan, plan_message(policy_, tensor_bytes));
     auto message = std::make_unique<RoutedMessage>(plan);
     for (const Path path : kPaths) {
       if (!plan.uses(path)) continue;
@@ -88,19 +89,13 @@ class RoutedChannel final : public Channel {
     return finish_send(deadline);
   }
 
-  Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept,
+  Result<std::unique_ptr<ReceivedMessage>> receive(const AcceptPlan& accept,
                                                    Deadline deadline) override {
     RETURN_IF_ERROR(fault_);
     if (arriving_ == nullptr) RETURN_IF_ERROR(receive_header(deadline));
-    const auto sizes = accept(arriving_->header());
-    if (!sizes.ok()) return fail(policy_.header_path(), sizes.status());
-    if (!arriving_->accepted) {
-      auto plan = plan_message(policy_, *sizes);
-      if (!plan.ok()) {
-        return fail(policy_.header_path(), {StatusCode::kProtocolError, plan.status().message()});
-      }
-      arriving_->accepted = *plan;
-    }
+    const auto accepted = accept(arriving_->header());
+    if (!accepted.ok()) return fail(policy_.header_path(), accepted.status());
+    if (!arriving_->accepted) arriving_->accepted = *accepted;
     const MessagePlan& plan = arriving_->plan();
     for (const Path path : kPaths) {
       std::unique_ptr<Lease>& lease = arriving_->leases[path];

@@ -7,6 +7,12 @@
 #include "proto/limits.h"
 
 namespace airlock {
+namespace {
+
+/// What a runner asks for at most, each of operands and results.
+constexpr std::uint64_t kMostOfPool = std::uint64_t{1} << 30;
+
+}  // namespace
 
 CommandOption declare_endpoint(const CommandOptions& command, std::string& endpoint) {
   return command.text("--endpoint", endpoint,
@@ -49,6 +55,18 @@ CommandOption declare_ring_slot_bytes(const CommandOptions& command, std::uint32
         slot_bytes = static_cast<std::uint32_t>(*bytes);
         return {};
       });
+}
+
+CommandOption declare_pool(const CommandOptions& command, PoolWish& wish) {
+  // Addresses; memory is taken as it is touched.
+  wish[PoolUse::kInput] = wish[PoolUse::kOutput] = kMostOfPool;
+  return command.parsed("--pool", "auto|off",
+                        "share memory with the server for large tensors (auto, over ipc), or not",
+                        [&wish](const std::string& text) -> Status {
+                          if (text == "off") wish = PoolWish();
+                          if (text == "off" || text == "auto") return {};
+                          return {StatusCode::kUsage, "'{}' is neither auto nor off", text};
+                        });
 }
 
 std::string protocol_suffix() {

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <string>
 
+#include "proto/pool.h"
 #include "proto/ring.h"
 #include "runtime/program/command_line.h"
 
@@ -24,6 +25,9 @@ CommandOption declare_ring_slots(const CommandOptions& command, std::uint32_t& s
                                  const std::string& help);
 CommandOption declare_ring_slot_bytes(const CommandOptions& command, std::uint32_t& slot_bytes,
                                       const std::string& help);
+
+/// --pool of a runner: what it asks for, or nothing.
+CommandOption declare_pool(const CommandOptions& command, PoolWish& wish);
 
 /// ", protocol 1.0": what --version says after the version.
 std::string protocol_suffix();

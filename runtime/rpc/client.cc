@@ -112,6 +112,9 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
   hello.ring = options.ring;
   hello.ring.choice = want_ring ? RingChoice::kOn : RingChoice::kOff;
   hello.digest = options.digest;
+  // Descriptors of its memory pass over ipc alone; --ring off is ZeroMQ alone.
+  const PoolWish pool = want_ring && ipc ? options.pool : PoolWish();
+  hello.pool = pool;
   ASSIGN_OR_RETURN(auto connection, ControlConnection::connect(endpoint, deadline));
   control_.emplace(std::move(connection));
   RETURN_IF_ERROR(control_->send(hello));
@@ -129,6 +132,8 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
     if (const auto* refusal = std::get_if<Refusal>(&message)) return refused(endpoint, *refusal);
     if (auto* welcome = std::get_if<Welcome>(&message)) {
       RETURN_IF_ERROR(check_welcome(*welcome, options, want_ring));
+      if (welcome->has_pool && !wants_pool(pool))
+        return {StatusCode::kProtocolError, "the session has a pool that was not asked for"};
       return attach(options, endpoint, std::move(*welcome), std::move(frame->descriptors));
     }
     if (!std::holds_alternative<Sign>(message)) {
@@ -170,7 +175,9 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
     if (const auto* socket = std::get_if<DataSocket>(&message)) {
       ASSIGN_OR_RETURN(data, session_endpoint(control, socket->endpoint));
       RETURN_IF_ERROR(channel_->connect(data));
-    } else if (std::holds_alternative<Attached>(message) && !data.empty()) {
+    } else if (const auto* attached = std::get_if<Attached>(&message);
+               attached != nullptr && !data.empty()) {
+      RETURN_IF_ERROR(channel_->take_lease(*attached, frame->descriptors, options.pool));
       break;
     } else if (const auto* refusal = std::get_if<Refusal>(&message)) {
       return refused(endpoint, *refusal);
@@ -183,12 +190,13 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
   RETURN_IF_ERROR(channel_->open());
   BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
                    welcome.threads, welcome.device, welcome.digest};
-  backend_ =
-      std::make_unique<RemoteBackend>(std::move(info), channel_->channel(), op_stats_, [this] {
-        const std::uint64_t heard_ns = heard_ns_.load(std::memory_order_relaxed);
-        return fmt::format("the server's last sign of life came {:.1f} s ago",
-                           static_cast<double>(now_ns() - heard_ns) / 1e9);
-      });
+  auto last_sign = [this] {
+    const std::uint64_t heard_ns = heard_ns_.load(std::memory_order_relaxed);
+    return fmt::format("the server's last sign of life came {:.1f} s ago",
+                       static_cast<double>(now_ns() - heard_ns) / 1e9);
+  };
+  backend_ = std::make_unique<RemoteBackend>(std::move(info), channel_->channel(), op_stats_,
+                                             std::move(last_sign), channel_->pool());
   return {};
 }
 

@@ -12,6 +12,7 @@
 #include "base/deadline.h"
 #include "base/status.h"
 #include "base/wake_event.h"
+#include "proto/pool.h"
 #include "proto/ring.h"
 #include "runtime/rpc/control_connection.h"
 #include "runtime/rpc/endpoint.h"
@@ -26,6 +27,8 @@ struct ConnectOptions {
   // "ipc:///path" or "tcp://host:port"
   std::string endpoint;
   RingWish ring;
+  // What is asked for of the server's pool; none over tcp, and without a ring.
+  PoolWish pool;
   // The program, for the server's log and statistics.
   std::string client = "tee_runner";
   // The longest time without a connection or a sign of life.

@@ -26,6 +26,10 @@ struct Call {
   // here.
   std::vector<TensorDesc> results;
   Deadline deadline = Deadline::now();
+  // Of the operands until the reply has come, of the results until nobody reads them any more: the
+  // server uses them from the request to its reply, whatever became of this op meanwhile.
+  std::vector<PoolBlock> input_blocks;
+  std::vector<PoolBlock> result_blocks;
   std::unique_ptr<Message> message;
   std::unique_ptr<ReceivedMessage> reply;
   Status failure;
@@ -40,8 +44,24 @@ Status refuse(fmt::format_string<Args...> format, Args&&... args) {
   return {StatusCode::kProtocolError, format, std::forward<Args>(args)...};
 }
 
-// The sizes of the tensors behind `header`, which has to be what was asked for.
-Result<std::vector<std::size_t>> accept_reply(Call& call, const ResponseHeader& header) {
+// Takes places for those tensors that the plan gives to the pool, as far as there is room.
+Status take_places(PoolLease* pool, PoolUse use, MessagePlan& plan, std::vector<PoolBlock>& blocks,
+                   std::vector<PoolPlace>& places) {
+  const std::size_t first = places.size();
+  for (const MessagePlan::Tensor& tensor : plan.tensors()) {
+    PoolPlace& place = places.emplace_back();
+    if (tensor.path != Path::kPool || pool == nullptr) continue;
+    if (auto block = pool->take(use, tensor.bytes)) {
+      place = block->place();
+      blocks.push_back(std::move(*block));
+    }
+  }
+  return place_in_pool(plan, std::span(places).subspan(first));
+}
+
+// How the tensors behind `header` travel, which has to be what was asked for.
+Result<MessagePlan> accept_reply(Call& call, const ResponseHeader& header,
+                                 const PathPolicy& policy) {
   const Op op = call.request.spec.op;
   if (header.request_id != call.request.request_id) {
     return refuse("a reply to request {} came, expected one to {}", header.request_id,
@@ -50,7 +70,7 @@ Result<std::vector<std::size_t>> accept_reply(Call& call, const ResponseHeader& 
   if (header.op != op)
     return refuse("a reply to op {} came, expected {}", name_of(header.op), name_of(op));
   // The codec has refused results beside an error.
-  if (header.code != StatusCode::kOk) return std::vector<std::size_t>();
+  if (header.code != StatusCode::kOk) return plan_without_pool(policy, {});
   if (header.results.size() != call.results.size()) {
     return refuse("a reply to {} has {} results, expected {}", name_of(op), header.results.size(),
                   call.results.size());
@@ -68,7 +88,11 @@ Result<std::vector<std::size_t>> accept_reply(Call& call, const ResponseHeader& 
     return refuse("result {} of {} is {} {}, expected {} {}", i, name_of(op), name_of(came.dtype),
                   came.shape.to_string(), name_of(expected.dtype), expected.shape.to_string());
   }
-  return sizes_of(call.results);
+  auto plan = plan_message(policy, sizes_of(call.results));
+  if (!plan.ok()) return refuse("{}", plan.status().message());
+  const std::span<const PoolPlace> places = call.request.places;
+  RETURN_IF_ERROR(place_in_pool(*plan, places.empty() ? places : places.last(call.results.size())));
+  return plan;
 }
 
 }  // namespace
@@ -76,8 +100,9 @@ Result<std::vector<std::size_t>> accept_reply(Call& call, const ResponseHeader& 
 // The requests under way on one channel, oldest first. Replies come in the order of the requests.
 class RequestQueue {
  public:
-  RequestQueue(Channel& channel, OpStatsTable& op_stats, std::function<std::string()> peer_state)
-      : channel_(channel), op_stats_(op_stats), peer_state_(std::move(peer_state)) {}
+  RequestQueue(Channel& channel, OpStatsTable& op_stats, std::function<std::string()> peer_state,
+               PoolLease* pool)
+      : channel_(channel), op_stats_(op_stats), peer_state_(std::move(peer_state)), pool_(pool) {}
 
   // `start_ns`: when the caller began to ask.
   Result<std::shared_ptr<Call>> prepare(const OpSpec& spec, std::vector<TensorDesc> results,
@@ -86,10 +111,10 @@ class RequestQueue {
     call->request.spec = spec;
     call->results = std::move(results);
     call->deadline = deadline;
-    const std::vector<std::size_t> sizes = sizes_of(spec.inputs);
+    ASSIGN_OR_RETURN(const MessagePlan plan, plan_call(*call));
     call->times.tee_ns = now_ns() - start_ns;
     RETURN_IF_ERROR(with_pump(deadline, [&](Deadline slice) -> Status {
-      ASSIGN_OR_RETURN(call->message, channel_.prepare(sizes, slice));
+      ASSIGN_OR_RETURN(call->message, channel_.claim(plan, slice));
       return {};
     }));
     call->slowest = call->message->plan().slowest();
@@ -136,6 +161,22 @@ class RequestQueue {
   }
 
  private:
+  // How the request travels; what it needs of the pool is the call's from here on.
+  Result<MessagePlan> plan_call(Call& call) const {
+    const PathPolicy& policy = channel_.policy();
+    ASSIGN_OR_RETURN(MessagePlan plan, plan_message(policy, sizes_of(call.request.spec.inputs)));
+    // How much the stats have only the server knows.
+    if (!policy.has_pool || call.request.spec.op == Op::kStats) {
+      RETURN_IF_ERROR(place_in_pool(plan, {}));
+      return plan;
+    }
+    ASSIGN_OR_RETURN(MessagePlan reply, plan_message(policy, sizes_of(call.results)));
+    std::vector<PoolPlace>& places = call.request.places;
+    RETURN_IF_ERROR(take_places(pool_, PoolUse::kInput, plan, call.input_blocks, places));
+    RETURN_IF_ERROR(take_places(pool_, PoolUse::kOutput, reply, call.result_blocks, places));
+    return plan;
+  }
+
   static double seconds_since(std::uint64_t ns) { return static_cast<double>(now_ns() - ns) / 1e9; }
   // "; WHAT" where something is known of the server.
   std::string peer_text() const { return peer_state_ ? "; " + peer_state_() : std::string(); }
@@ -169,20 +210,20 @@ class RequestQueue {
     };
     ResponseHeader response;
     std::uint64_t check_ns = 0;
-    auto received = channel_.receive(
-        [&](std::span<const std::byte> header) -> Result<std::vector<std::size_t>> {
-          const std::uint64_t start_ns = now_ns();
-          ASSIGN_OR_RETURN(response, decode_response(header));
-          auto sizes = accept_reply(*call, response);
-          check_ns = now_ns() - start_ns;
-          return sizes;
-        },
-        deadline);
+    const auto accept = [&](std::span<const std::byte> header) -> Result<MessagePlan> {
+      const std::uint64_t start_ns = now_ns();
+      ASSIGN_OR_RETURN(response, decode_response(header));
+      auto plan = accept_reply(*call, response, channel_.policy());
+      check_ns = now_ns() - start_ns;
+      return plan;
+    };
+    auto received = channel_.receive(AcceptPlan(accept), deadline);
     if (!received.ok()) {
       if (received.status().code() != StatusCode::kDeadlineExceeded) fail(received.status());
       return received.status();
     }
     under_way_.pop_front();
+    call->input_blocks.clear();
     call->times.tee_ns += check_ns;
     book(*call, response, (*received)->plan());
     if (response.code != StatusCode::kOk) {
@@ -208,6 +249,7 @@ class RequestQueue {
   Channel& channel_;
   OpStatsTable& op_stats_;
   const std::function<std::string()> peer_state_;
+  PoolLease* const pool_;
   std::uint64_t next_request_id_ = 1;
   std::deque<std::shared_ptr<Call>> under_way_;
 };
@@ -257,9 +299,9 @@ std::string text_of(std::span<const std::byte> bytes) {
 }  // namespace
 
 RemoteBackend::RemoteBackend(BackendInfo info, Channel& channel, OpStatsTable& op_stats,
-                             std::function<std::string()> peer_state)
+                             std::function<std::string()> peer_state, PoolLease* pool)
     : info_(std::move(info)),
-      queue_(std::make_unique<RequestQueue>(channel, op_stats, std::move(peer_state))) {}
+      queue_(std::make_unique<RequestQueue>(channel, op_stats, std::move(peer_state), pool)) {}
 
 RemoteBackend::~RemoteBackend() = default;
 

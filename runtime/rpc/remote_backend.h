@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "pool/lease.h"
 #include "runtime/backend.h"
 #include "runtime/channel/channel.h"
 #include "runtime/stats/op_stats.h"
@@ -20,8 +21,10 @@ class RemoteBackend : public Backend {
  public:
   /// `info` as the handshake told. The channel and the stats outlive the backend. `peer_state` says
   /// what is known of the server, for the message of an op whose time is over; may be empty.
+  /// `pool`: what the session has leased, where the channel's policy has a pool (else null); it
+  /// outlives the backend too.
   RemoteBackend(BackendInfo info, Channel& channel, OpStatsTable& op_stats,
-                std::function<std::string()> peer_state = {});
+                std::function<std::string()> peer_state = {}, PoolLease* pool = nullptr);
   ~RemoteBackend() override;
 
   const BackendInfo& info() const override { return info_; }

@@ -40,6 +40,8 @@ struct Service {
   RequestHeader request;
   // What it gives.
   std::vector<TensorDesc> results;
+  // How its reply will travel.
+  MessagePlan reply_plan;
   // Of the stats op.
   std::string stats_text;
   Deadline deadline = Deadline::now();
@@ -84,11 +86,12 @@ class ServeLoop {
 
  private:
   Result<std::unique_ptr<ReceivedMessage>> receive(Deadline deadline) {
-    return channel_.receive([this](auto header) { return accept(header); }, deadline);
+    return channel_.receive(AcceptPlan([this](auto header) { return accept(header); }), deadline);
   }
 
-  // Before memory is given to the request: the sizes of its tensors, which a valid spec names.
-  Result<std::vector<std::size_t>> accept(std::span<const std::byte> header) {
+  // Before memory is given to the request: how its tensors and those of its reply travel, which
+  // follows from a valid spec and from the places that it names.
+  Result<MessagePlan> accept(std::span<const std::byte> header) {
     ASSIGN_OR_RETURN(next_.request, decode_request(header));
     const OpSpec& spec = next_.request.spec;
     next_.status = {};
@@ -113,10 +116,34 @@ class ServeLoop {
         if (!results.ok()) return Status(StatusCode::kProtocolError, results.status().message());
         next_.results = std::move(results).value();
         next_.status = check_work(spec);
-        if (!next_.status.ok()) next_.results.clear();
       }
     }
-    return sizes_of(spec.inputs);
+    return plan();
+  }
+
+  Result<MessagePlan> plan() {
+    const std::span<const PoolPlace> places = next_.request.places;
+    const std::size_t inputs = next_.request.spec.inputs.size();
+    const std::size_t expected = inputs + next_.results.size();
+    if (!places.empty() && places.size() != expected) {
+      return Status(StatusCode::kProtocolError, "{} places in the pool for {} tensors",
+                    places.size(), expected);
+    }
+    const auto plan_for = [&](const std::vector<TensorDesc>& descs,
+                              std::size_t first) -> Result<MessagePlan> {
+      auto plan = plan_message(channel_.policy(), sizes_of(descs));
+      if (!plan.ok()) return Status(StatusCode::kProtocolError, plan.status().message());
+      const std::size_t count = places.empty() ? 0 : descs.size();
+      RETURN_IF_ERROR(place_in_pool(*plan, places.subspan(places.empty() ? 0 : first, count)));
+      return plan;
+    };
+    if (next_.status.ok()) {
+      ASSIGN_OR_RETURN(next_.reply_plan, plan_for(next_.results, inputs));
+    } else {
+      next_.results.clear();
+      ASSIGN_OR_RETURN(next_.reply_plan, plan_for({}, expected));
+    }
+    return plan_for(next_.request.spec.inputs, 0);
   }
 
   /// What fits the model may still be more work than anybody asks of it: the client is told.
@@ -142,8 +169,8 @@ class ServeLoop {
   Status begin_held() {
     Service& service = *held_;
     service.start_ns = now_ns();
-    auto reply = channel_.prepare(sizes_of(service.results),
-                                  under_way_.empty() ? service.deadline : Deadline::now());
+    auto reply =
+        channel_.claim(service.reply_plan, under_way_.empty() ? service.deadline : Deadline::now());
     if (reply.ok()) {
       service.reply = std::move(reply).value();
       if (service.status.ok()) service.status = start(service);

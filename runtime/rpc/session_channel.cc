@@ -5,12 +5,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
 
 #include "base/file.h"
 #include "base/random.h"
+#include "runtime/channel/pool_carrier.h"
 #include "runtime/channel/ring_carrier.h"
 #include "runtime/channel/routed_channel.h"
 #include "runtime/channel/socket_carrier.h"
@@ -55,6 +57,7 @@ std::vector<std::span<std::byte>> SessionChannel::segments() const {
   for (const auto& segment : {in_segment_, out_segment_}) {
     if (segment) mapped.push_back(segment->bytes());
   }
+  for (const GrantedExtent& granted : granted_) mapped.push_back(granted.bytes());
   return mapped;
 }
 
@@ -140,13 +143,40 @@ Status SessionChannel::accept(const Endpoint& control,
   for (const auto& segment : {in_segment_, out_segment_}) {
     if (segment) RETURN_IF_ERROR(segment->reserve(check));
   }
-  return open();
+  return {};
 }
 
-void SessionChannel::discard_memory() const {
+Result<std::vector<UniqueFd>> SessionChannel::lease(PoolRegion& pool, const PoolWish& wish,
+                                                    Attached& attached, Status& lacking) {
+  std::vector<UniqueFd> copies;
+  for (const PoolUse use : kValuesOf<PoolUse>) {
+    if (wish[use] == 0) continue;
+    auto granted = pool.grant(use, wish[use]);
+    if (!granted.ok()) {
+      lacking = granted.status();
+      continue;  // its tensors go by ZeroMQ then, and are counted
+    }
+    attached.pool.push_back(granted->extent());
+    copies.emplace_back(::fcntl(granted->memory().get(), F_DUPFD_CLOEXEC, 0));
+    if (!copies.back().valid()) return os_error("copy the pool's descriptor", errno);
+    granted_.push_back(std::move(granted).value());
+  }
+  return copies;
+}
+
+Status SessionChannel::take_lease(const Attached& attached, std::span<const UniqueFd> descriptors,
+                                  const PoolWish& wish) {
+  if (!welcome_.has_pool && !attached.pool.empty())
+    return {StatusCode::kProtocolError, "the server leases of a pool that the session has not"};
+  ASSIGN_OR_RETURN(lease_, PoolLease::map(attached.pool, descriptors, wish));
+  return {};
+}
+
+void SessionChannel::discard_memory() {
   for (const auto& segment : {in_segment_, out_segment_}) {
     if (segment) segment->discard();
   }
+  for (GrantedExtent& granted : granted_) granted.discard();
 }
 
 void SessionChannel::remove_files() {
@@ -163,7 +193,8 @@ Status SessionChannel::open() {
   WatchedCarrier socket = make_socket_carrier({welcome_.epoch, std::move(*socket_), &watch_});
   socket_.reset();
   RoutedChannelOptions options;
-  options.policy = {has_ring, geometry.slot_bytes, has_ring ? geometry.slot_count : 0};
+  options.policy = {has_ring, geometry.slot_bytes, has_ring ? geometry.slot_count : 0,
+                    welcome_.has_pool};
   options.stats = stats_;
   options.watch = &watch_;
   if (has_ring) {
@@ -172,6 +203,15 @@ Status SessionChannel::open() {
     ASSIGN_OR_RETURN(options.carriers[Path::kRing],
                      make_ring_carrier({out_segment_, in_segment_, geometry, welcome_.epoch,
                                         std::move(socket.check_peer)}));
+  }
+  if (welcome_.has_pool) {
+    PoolMap leased = lease_ ? lease_->pool_map() : PoolMap();
+    for (const GrantedExtent& granted : granted_)
+      leased.add(granted.extent().offset, granted.bytes());
+    options.carriers[Path::kPool] = make_pool_carrier(std::move(leased), [this] {
+      return (lease_ && lease_->faulted()) ||
+             std::ranges::any_of(granted_, &GrantedExtent::faulted);
+    });
   }
   options.carriers[Path::kZmq] = std::move(socket.carrier);
   channel_ = make_routed_channel(std::move(options));

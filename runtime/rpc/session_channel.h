@@ -11,6 +11,8 @@
 #include "base/deadline.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "pool/lease.h"
+#include "pool/region.h"
 #include "proto/handshake.h"
 #include "runtime/channel/channel.h"
 #include "runtime/channel/zmtp_socket.h"
@@ -35,8 +37,9 @@ Result<UniqueFd> connect_data(const Endpoint& endpoint);
 /// Gives a session its epoch, never 0, and its token, both by chance.
 Status name_session(Welcome& welcome);
 
-/// A session's channel with what it stands on: the ring segments and the data socket. Made at the
-/// server, attached to by the runner. One thread at a time; the watch outlives it.
+/// A session's channel with what it stands on: the ring segments, what it leases of the server's
+/// pool, and the data socket. Made at the server, attached to by the runner. One thread at a time;
+/// the watch and the pool outlive it.
 class SessionChannel {
  public:
   /// Server: makes the segments, where `welcome` (epoch, token, geometry and ring must be set) has
@@ -51,10 +54,15 @@ class SessionChannel {
   /// Server: opens a data socket beside `control`, calls `announce` with its endpoint and waits for
   /// the runner there; then takes the rings' memory. Where a stranger comes first, another socket
   /// is opened and announced. From here on no file of the session is left. kUnavailable: the runner
-  /// never came; kResourceExhausted: no memory.
+  /// never came; kResourceExhausted: no memory. open() is next.
   Status accept(const Endpoint& control,
                 const std::function<void(const std::string& endpoint)>& announce,
                 Deadline deadline);
+  /// Server: leases what `wish` asks for of `pool`, before open(), as far as there is room; fills
+  /// in what Attached says. Returns copies of the descriptors for beside it. `lacking`: why there
+  /// was none for a use.
+  Result<std::vector<UniqueFd>> lease(PoolRegion& pool, const PoolWish& wish, Attached& attached,
+                                      Status& lacking);
   /// Runner: maps the segments that `welcome` (checked) names, or whose `descriptors` came with it.
   static Result<std::unique_ptr<SessionChannel>> attach(const Welcome& welcome,
                                                         std::span<const UniqueFd> descriptors,
@@ -64,20 +72,26 @@ class SessionChannel {
   Status connect(const std::string& data_endpoint);
   /// Runner: there is no connection (yet), or it has ended. Goes on showing the token.
   bool lost();
-  /// Runner: the server has said that it is attached.
+  /// Runner: maps what Attached says was leased for `wish`, before open().
+  Status take_lease(const Attached& attached, std::span<const UniqueFd> descriptors,
+                    const PoolWish& wish);
+  /// Server: after accept(). Runner: the server has said that it is attached.
   Status open();
 
-  /// Server: gives the rings' memory back, though the runner may still map it. It reads zeros then:
-  /// only once it can see that the session is over.
-  void discard_memory() const;
+  /// Server: gives the rings' and the lease's memory back, though the runner may still map it. It
+  /// reads zeros then: only once it can see that the session is over.
+  void discard_memory();
   /// Server: unlinks what accept() has not unlinked yet; mappings and connection live on.
   void remove_files();
-  /// After accept(), or open().
+  /// After open().
   Channel& channel() { return *channel_; }
   /// What the server says of the session.
   const Welcome& welcome() const { return welcome_; }
-  /// The mapped ring segments: where tensors that cross by the ring lie. None without a ring.
+  /// Where tensors lie that cross in shared memory: the mapped ring segments, and the server's
+  /// mapping of what the session has leased.
   std::vector<std::span<std::byte>> segments() const;
+  /// Runner: what the session has leased of the pool; null where it takes none.
+  PoolLease* pool() { return lease_.get(); }
 
  private:
   SessionChannel(const Welcome& welcome, const PeerWatch& watch, TransportStats* stats)
@@ -87,6 +101,8 @@ class SessionChannel {
                       const std::function<void(const std::string&)>& announce, Deadline deadline);
   Status await_token(ZmtpSocket& socket, Deadline deadline) const;
 
+  std::vector<GrantedExtent> granted_;    // the server's
+  std::unique_ptr<PoolLease> lease_;      // the runner's
   std::shared_ptr<Segment> out_segment_;  // shared with the channel
   std::shared_ptr<Segment> in_segment_;
   std::optional<ZmtpSocket> socket_;  // until the channel takes it

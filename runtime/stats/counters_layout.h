@@ -13,7 +13,7 @@
 namespace airlock::counters_layout {
 
 inline constexpr std::uint64_t kMagic = 0x544154534B4C5241;  // "ARLKSTAT"
-inline constexpr std::uint32_t kVersion = 2;
+inline constexpr std::uint32_t kVersion = 3;
 
 /// What the server is. Written once, before the magic is.
 struct alignas(128) Identity {
@@ -81,10 +81,10 @@ struct Header {
 
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(sizeof(std::atomic<std::uint64_t>) == 8);
-static_assert(kCountOf<Op> == 7 && kCountOf<Path> == 2 && kHistogramBucketCount == 496);
-static_assert(sizeof(Histogram) == 3976 && sizeof(PathStats) == 4056 && sizeof(OpStats) == 72);
+static_assert(kCountOf<Op> == 7 && kCountOf<Path> == 3 && kHistogramBucketCount == 496);
+static_assert(sizeof(Histogram) == 3976 && sizeof(PathStats) == 4064 && sizeof(OpStats) == 72);
 static_assert(offsetof(PathStats, received) == 24 && offsetof(PathStats, errors) == 48);
-static_assert(offsetof(PathStats, parks) == 72 && offsetof(PathStats, latency_ns) == 80);
+static_assert(offsetof(PathStats, parks) == 80 && offsetof(PathStats, latency_ns) == 88);
 static_assert(offsetof(OpStats, times) == 8 && offsetof(AtomicOpTimes, wire_ns) == 16);
 static_assert(offsetof(AtomicOpTimes, server_ns) == 32 && offsetof(AtomicOpTimes, device) == 40);
 static_assert(sizeof(DeviceTimesOf<Counter>) == 24);
@@ -93,9 +93,9 @@ static_assert(offsetof(Identity, model) == 392 && offsetof(Identity, digest) == 
 static_assert(offsetof(Identity, host_cpu) == 1832 && sizeof(Identity) == 2048);
 static_assert(offsetof(Live, service_ns) == 128 && sizeof(Live) == 28032);
 static_assert(offsetof(SessionBlock, client) == 32 && offsetof(SessionBlock, transport) == 128);
-static_assert(offsetof(SessionBlock, ops) == 8240 && sizeof(SessionBlock) == 8832);
+static_assert(offsetof(SessionBlock, ops) == 12320 && sizeof(SessionBlock) == 12928);
 static_assert(offsetof(Header, live) == 2048 && offsetof(Header, ended) == 30080);
-static_assert(sizeof(Header) == 38912);
+static_assert(sizeof(Header) == 43008);
 static_assert(std::is_standard_layout_v<Header> && std::is_standard_layout_v<SessionBlock>);
 
 constexpr std::size_t file_bytes(std::size_t block_count) {

@@ -127,8 +127,8 @@ Cell us(std::uint64_t ns) { return Cell::real(static_cast<double>(ns) / 1e3, 1);
 
 std::string paths_text(const TransportSnapshot& transport) {
   Table traffic({left("path"), left("direction"), "messages", "tensors", "MiB"});
-  Table waits({left("path"), "p50 us", "p90 us", "p99 us", "max us", "slot waits", "spins", "parks",
-               "errors"});
+  Table waits({left("path"), "p50 us", "p90 us", "p99 us", "max us", "slot waits", "fallbacks",
+               "spins", "parks", "errors"});
   for (const Path path : kPaths) {
     const PathSnapshot& stats = transport[path];
     for (const auto& [name, sums] :
@@ -141,8 +141,8 @@ std::string paths_text(const TransportSnapshot& transport) {
     const bool timed = latency.count() > 0;
     const auto cell = [timed](std::uint64_t ns) { return timed ? us(ns) : Cell(); };
     waits.add({name_of(path), cell(latency.percentile(0.5)), cell(latency.percentile(0.9)),
-               cell(latency.percentile(0.99)), cell(latency.max), stats.slot_waits, stats.spins,
-               stats.parks, stats.errors});
+               cell(latency.percentile(0.99)), cell(latency.max), stats.slot_waits, stats.fallbacks,
+               stats.spins, stats.parks, stats.errors});
   }
   if (traffic.empty() && waits.empty()) return "\nno message crossed\n";
   return section(traffic) + section(waits);

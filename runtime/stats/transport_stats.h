@@ -33,6 +33,8 @@ struct PathStatsOf {
   Cell errors{};
   // prepare() found no free slot at once (ring).
   Cell slot_waits{};
+  // Tensors that the pool had no room for, sent and received; they took another path (pool).
+  Cell fallbacks{};
   // Waits that ended while spinning.
   Cell spins{};
   // Times that a wait went to sleep.
@@ -45,6 +47,7 @@ struct PathStatsOf {
     each("received", stats.received...);
     each("errors", stats.errors...);
     each("slot_waits", stats.slot_waits...);
+    each("fallbacks", stats.fallbacks...);
     each("spins", stats.spins...);
     each("parks", stats.parks...);
     each("latency_ns", stats.latency_ns...);
@@ -68,6 +71,7 @@ struct TransportStats : PerValue<Path, PathStats> {
  private:
   void book(DirectionStats PathStats::*direction, const MessagePlan& plan) {
     merge(((*this)[plan.header_path].*direction).messages, 1);
+    if (plan.fallbacks > 0) merge((*this)[Path::kPool].fallbacks, plan.fallbacks);
     for (const MessagePlan::Tensor& tensor : plan.tensors()) {
       DirectionStats& counts = (*this)[tensor.path].*direction;
       merge(counts.tensors, 1);

@@ -24,10 +24,12 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/channel/pool_carrier.h"
 #include "runtime/channel/ring_carrier.h"
 #include "runtime/channel/routed_channel.h"
 #include "runtime/channel/socket_carrier.h"
 #include "shm/ring_memory.h"
+#include "tests/pool/pool_pair.h"
 #include "tests/support/in_process_channel.h"
 
 namespace airlock::testing_rigs {
@@ -164,6 +166,8 @@ struct RingPair {
 };
 
 struct Rig {
+  /// Before the channels, which lie in it; null without a pool.
+  std::unique_ptr<PoolPair> pool;
   std::unique_ptr<Channel> server;
   std::unique_ptr<Channel> runner;
 };
@@ -171,11 +175,13 @@ struct Rig {
 /// One end of a session's channel, with rings or without.
 inline std::unique_ptr<Channel> make_end(ZmtpSocket socket, const PeerWatch* watch = nullptr,
                                          const std::shared_ptr<Segment>& out = nullptr,
-                                         const std::shared_ptr<Segment>& in = nullptr) {
+                                         const std::shared_ptr<Segment>& in = nullptr,
+                                         const PoolMap* pool = nullptr) {
   WatchedCarrier by_socket = make_socket_carrier({kEpoch, std::move(socket), watch});
   RoutedChannelOptions options;
-  options.policy = {out != nullptr, kGeometry.slot_bytes,
-                    out != nullptr ? kGeometry.slot_count : 0};
+  options.policy = {out != nullptr, kGeometry.slot_bytes, out != nullptr ? kGeometry.slot_count : 0,
+                    pool != nullptr};
+  if (pool != nullptr) options.carriers[Path::kPool] = make_pool_carrier(*pool);
   if (out != nullptr) {
     options.carriers[Path::kRing] =
         make_ring_carrier({out, in, kGeometry, kEpoch, std::move(by_socket.check_peer)}).value();
@@ -189,19 +195,31 @@ inline Rig make_ring_rig(const PeerWatch* watch = nullptr) {
   RingPair rings;
   auto server = make_end(std::move(sockets.server), watch, rings.reply, rings.request);
   auto runner = make_end(std::move(sockets.runner), watch, rings.request, rings.reply);
-  return {std::move(server), std::move(runner)};
+  return {nullptr, std::move(server), std::move(runner)};
+}
+
+/// Rings and a pool: tensors of a page to a slot of the pool take it, larger ones ZeroMQ.
+inline Rig make_pool_rig(const PeerWatch* watch = nullptr) {
+  SocketPair sockets(Transport::kIpc);
+  RingPair rings;
+  auto pool = std::make_unique<PoolPair>();
+  const PoolMap of_server = pool->server_map();
+  auto server = make_end(std::move(sockets.server), watch, rings.reply, rings.request, &of_server);
+  auto runner = make_end(std::move(sockets.runner), watch, rings.request, rings.reply,
+                         &pool->lease->pool_map());
+  return {std::move(pool), std::move(server), std::move(runner)};
 }
 
 inline Rig make_socket_rig(Transport transport, const PeerWatch* watch = nullptr) {
   SocketPair sockets(transport);
   auto server = make_end(std::move(sockets.server), watch);
   auto runner = make_end(std::move(sockets.runner), watch);
-  return {std::move(server), std::move(runner)};
+  return {nullptr, std::move(server), std::move(runner)};
 }
 
 inline Rig make_in_process_rig() {
   auto [server, runner] = make_in_process_pair({true, kGeometry.slot_bytes, kGeometry.slot_count});
-  return {std::move(server), std::move(runner)};
+  return {nullptr, std::move(server), std::move(runner)};
 }
 
 /// A header that implies its message's sizes: `number`, their count, each of them, and then some

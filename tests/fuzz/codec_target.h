@@ -69,7 +69,8 @@ inline std::vector<RequestHeader> valid_requests() {
           {2, linear_spec({{WeightKind::kQ, 0}, {WeightKind::kV, 1}}, x, DType::kBF16)},
           {3, matmul_spec(heads, heads, Transpose::kB, DType::kF32)},
           {4, lm_head_spec(x)},
-          {5, OpSpec{}}};
+          {5, OpSpec{}},
+          {6, lm_head_spec(x), {PoolPlace::at(8192), PoolPlace()}}};
 }
 
 inline std::vector<ResponseHeader> valid_responses() {
@@ -91,13 +92,14 @@ inline std::vector<ControlMessage> valid_controls() {
   welcome.dims = kFuzzDims;
   welcome.digest = "00ff";
   welcome.device = "cpu";
-  return {Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0},
+  return {Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0, {{1 << 20, 1 << 20, 0}}},
           welcome,
           Refusal{StatusCode::kInUse, "busy"},
           Sign{},
           Goodbye{"done"},
           DataSocket{"ipc:///tmp/airlock/data"},
-          Attached{}};
+          Attached{},
+          Attached{{{PoolUse::kInput, 0, 8192}, {PoolUse::kOutput, 65536, 4096}}}};
 }
 
 }  // namespace airlock

@@ -344,6 +344,7 @@ TEST_F(HostileServer, cannot_hold_up_the_end_of_a_client_by_a_flood_of_signs) {
         };
         const Deadline deadline = Deadline::after(std::chrono::seconds(20));
         EXPECT_TRUE(channel->accept(endpoint, announce, deadline).ok());
+        EXPECT_TRUE(channel->open().ok());
         EXPECT_TRUE(client.send(Attached{}).ok());
         // Until the client has ended.
         while (client.send(Sign{}).code() != StatusCode::kUnavailable) {
@@ -351,6 +352,53 @@ TEST_F(HostileServer, cannot_hold_up_the_end_of_a_client_by_a_flood_of_signs) {
       },
       client_options());
   EXPECT_TRUE(status.ok()) << status.to_string();
+}
+
+TEST_F(HostileServer, leases_no_more_of_a_pool_than_was_asked_for) {
+  constexpr std::uint64_t kSlot = 65536;
+  const auto region = PoolRegion::create({kSlot, {{8, 8, 0}}, 0}, PoolCommit::kLazy).value();
+  const Endpoint endpoint = parse_endpoint(client_options().endpoint).value();
+  const PeerLife life;
+  const auto code_of = [&](bool has_pool, const PoolWish& wish, const PoolWish& given,
+                           std::uint64_t less) {
+    Welcome welcome = good_welcome();
+    welcome.has_ring = true;
+    welcome.geometry = {8, 65536};
+    welcome.has_pool = has_pool;
+    ConnectOptions options = client_options();
+    options.pool = wish;
+    return connect_to(
+               [&](ControlConnection& client) {
+                 const auto channel =
+                     SessionChannel::offer(welcome, SegmentKind::kSealed, life).value();
+                 const auto rings = channel->descriptors().value();
+                 const int fds[] = {rings[0].get(), rings[1].get()};
+                 EXPECT_TRUE(client.send(welcome, fds).ok());
+                 const auto announce = [&](const std::string& at) {
+                   (void)client.send(DataSocket{at});
+                 };
+                 (void)channel->accept(endpoint, announce,
+                                       Deadline::after(std::chrono::seconds(2)));
+                 Attached attached;
+                 Status lacking;
+                 const auto leased = channel->lease(*region, given, attached, lacking).value();
+                 for (PoolExtent& extent : attached.pool) extent.bytes -= less;
+                 std::vector<int> memory;
+                 for (const UniqueFd& fd : leased) memory.push_back(fd.get());
+                 (void)client.send(attached, memory);
+                 while (client.send(Sign{}).code() != StatusCode::kUnavailable) {
+                 }
+               },
+               options)
+        .code();
+  };
+  const PoolWish both{{kSlot, kSlot, 0}};
+  EXPECT_EQ(code_of(true, both, both, 0), StatusCode::kOk);
+  EXPECT_EQ(code_of(true, {{kSlot, 0, 0}}, both, 0), StatusCode::kProtocolError);
+  EXPECT_EQ(code_of(true, both, {{2 * kSlot, 0, 0}}, 0), StatusCode::kProtocolError);
+  EXPECT_EQ(code_of(true, both, both, 4096), StatusCode::kProtocolError);
+  EXPECT_EQ(code_of(false, both, both, 0), StatusCode::kProtocolError);
+  EXPECT_EQ(code_of(true, {}, {}, 0), StatusCode::kProtocolError);
 }
 
 TEST_F(HostileServer, finds_no_segment_behind_a_lie) {

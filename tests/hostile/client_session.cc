@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <atomic>
 #include <optional>
 #include <thread>
@@ -12,6 +13,7 @@ namespace airlock::hostile {
 namespace {
 
 using testing_rigs::make_end;
+using testing_rigs::PoolPair;
 using testing_rigs::SocketPair;
 using testing_rigs::Transport;
 
@@ -69,11 +71,13 @@ class ClientSession {
         random_(seed),
         segments_(run.begin_session(seed)),
         has_ring_(random_() % 8 != 0),
+        pool_(has_ring_ && random_() % 2 != 0 ? std::make_unique<PoolPair>() : nullptr),
         sockets_(Transport::kIpc),
         server_(run, make_channel(), life_) {
-    end_.emplace(RawEnd::Options{std::move(sockets_.runner), has_ring_, Segments::kRequest,
-                                 [this] { return gone(); }},
-                 segments_);
+    end_.emplace(
+        RawEnd::Options{std::move(sockets_.runner), has_ring_, Segments::kRequest,
+                        [this] { return gone(); }, pool_ ? &pool_->lease->pool_map() : nullptr},
+        segments_);
   }
 
   void talk() {
@@ -94,9 +98,54 @@ class ClientSession {
 
  private:
   std::unique_ptr<Channel> make_channel() {
+    const PoolMap leased = pool_ ? pool_->server_map() : PoolMap();
     return make_end(std::move(sockets_.server), &life_,
                     has_ring_ ? segments_.honest(Segments::kReply) : nullptr,
-                    has_ring_ ? segments_.honest(Segments::kRequest) : nullptr);
+                    has_ring_ ? segments_.honest(Segments::kRequest) : nullptr,
+                    pool_ ? &leased : nullptr);
+  }
+
+  /// Of the operands and of the results: as an honest client would choose them.
+  std::vector<PoolPlace> choose_places(const Case& asked) const {
+    std::vector<PoolPlace> places;
+    // How much the stats have only the server knows.
+    if (!pool_ || asked.spec.op == Op::kStats) return places;
+    std::vector<PoolBlock> blocks;
+    const auto choose = [&](PoolUse use, const std::vector<TensorDesc>& descs) {
+      const MessagePlan plan = plan_message(policy(), sizes_of(descs)).value();
+      for (const MessagePlan::Tensor& tensor : plan.tensors()) {
+        PoolPlace& place = places.emplace_back();
+        if (tensor.path != Path::kPool) continue;
+        if (auto block = pool_->lease->take(use, tensor.bytes)) {
+          place = block->place();
+          blocks.push_back(std::move(*block));
+        }
+      }
+    };
+    choose(PoolUse::kInput, asked.spec.inputs);
+    choose(PoolUse::kOutput, asked.reply.results);
+    return places;
+  }
+  PathPolicy policy() const {
+    return {has_ring_, testing_rigs::kGeometry.slot_bytes,
+            has_ring_ ? testing_rigs::kGeometry.slot_count : 0, pool_ != nullptr};
+  }
+  /// Whether the server can tell that these places are none for such a request.
+  bool refuses(const RequestHeader& request, const std::vector<TensorDesc>& results) const {
+    const std::span<const PoolPlace> places = request.places;
+    if (places.empty()) return false;
+    const std::size_t inputs = request.spec.inputs.size();
+    if (places.size() != inputs + results.size()) return true;
+    const auto refused = [&](const std::vector<TensorDesc>& descs, auto part) {
+      MessagePlan plan = plan_message(policy(), sizes_of(descs)).value();
+      if (!place_in_pool(plan, part).ok()) return true;
+      return std::ranges::any_of(plan.tensors(), [&](const MessagePlan::Tensor& tensor) {
+        return tensor.path == Path::kPool &&
+               pool_->lease->pool_map().find(tensor.place, tensor.bytes) == nullptr;
+      });
+    };
+    return refused(request.spec.inputs, places.first(inputs)) ||
+           refused(results, places.subspan(inputs));
   }
 
   /// What a request with this header must meet, in place of that of `honest`.
@@ -104,7 +153,10 @@ class ClientSession {
     const auto request = decode_request(header);
     if (!request.ok()) return Outcome::kRefused;
     const OpSpec& spec = request->spec;
-    if (spec == honest.spec) return Outcome::kTaken;
+    if (spec == honest.spec) {
+      if (refuses(*request, honest.reply.results)) return Outcome::kRefused;
+      return request->places == places_ ? Outcome::kTaken : Outcome::kAny;
+    }
     if (!is_computed(spec.op) && !spec.inputs.empty()) return Outcome::kRefused;
     const bool sized_by_server = spec.op == Op::kInit || spec.op == Op::kStats;
     if (!sized_by_server && !op_results(spec, run_.cases().model().info().dims).ok())
@@ -115,7 +167,12 @@ class ClientSession {
   /// One request, mutated or not, and what comes of it. False: the session is over.
   bool say_something() {
     const Case& asked = run_.cases().all()[random_() % run_.cases().all().size()];
-    Draft draft = end_->draft(encode(RequestHeader{next_id_++, asked.spec}), asked.inputs);
+    places_ = choose_places(asked);
+    const std::span<const PoolPlace> places = places_;
+    const std::size_t inputs = std::min(asked.inputs.size(), places_.size());
+    result_places_ = {places_.begin() + static_cast<std::ptrdiff_t>(inputs), places_.end()};
+    Draft draft = end_->draft(encode(RequestHeader{next_id_++, asked.spec, places_}), asked.inputs,
+                              places.first(inputs));
     if (has_ring_ && random_() % 4 == 0)
       run_.words().remember(segments_, Segments::kRequest, random_);
     mutation_ = choose_mutation(random_);
@@ -127,6 +184,10 @@ class ClientSession {
     run_.begin(mutation_);
     if (!end_->send(draft, room_time())) return lose_patience();
     // Only now: a ring that this end spoiled itself is of no use to it either.
+    if (mutation_ == Mutation::kPoolBytes && pool_) {
+      spoil_pool();
+      outcome = Outcome::kTakenAsItIs;
+    }
     if (!outcome && has_ring_)
       outcome = run_.words().rewrite(mutation_, segments_, Segments::kRequest, random_);
     if (!outcome) mutation_ = Mutation::kNone;
@@ -134,6 +195,14 @@ class ClientSession {
     // What was done to the ring of replies shows when there is another one to send.
     if (mutation_ == Mutation::kSuperblock) (void)send_unread();
     return await(outcome.value_or(Outcome::kTaken), draft.header, asked);
+  }
+
+  /// While the server computes from there and writes there.
+  void spoil_pool() {
+    for (const auto bytes : pool_->lease->pool_map().spans()) {
+      for (int left = 64; left > 0; --left)
+        bytes[random_() % bytes.size()] = static_cast<std::byte>(random_());
+    }
   }
 
   /// More requests than there is room for replies, none of which is read meanwhile.
@@ -170,8 +239,8 @@ class ClientSession {
     clean_ = clean_ && (outcome == Outcome::kTaken || outcome == Outcome::kTakenAsItIs);
     const Deadline deadline = sure ? Deadline::after(kWatchdog) : Deadline::after(kPatience);
     while (!deadline.expired() && !server_.ended()) {
-      const auto reply =
-          end_->receive(sizes_of_reply, deadline.slice(std::chrono::milliseconds(1)));
+      const auto reply = end_->receive(sizes_of_reply, deadline.slice(std::chrono::milliseconds(1)),
+                                       result_places_);
       if (!reply) {
         if (!end_->broken()) continue;
         if (!sure) return lose_patience();
@@ -236,12 +305,16 @@ class ClientSession {
   std::mt19937_64 random_;
   Segments& segments_;
   const bool has_ring_;
+  const std::unique_ptr<PoolPair> pool_;
   PeerLife life_;
   SocketPair sockets_;
   HonestServer server_;
   std::optional<RawEnd> end_;
   std::vector<Draft> earlier_;
   std::uint64_t next_id_ = 1;
+  /// Of the request that was made last, and those of them that are its results'.
+  std::vector<PoolPlace> places_;
+  std::vector<PoolPlace> result_places_;
   Mutation mutation_ = Mutation::kNone;
   /// Nothing was done so far that the server may hold against this end.
   bool clean_ = true;

@@ -194,16 +194,19 @@ std::uint64_t odd_number(std::uint64_t was, std::mt19937_64& random) {
 }
 
 Draft make_draft(const PathPolicy& policy, std::uint64_t sequence, const Bytes& header,
-                 const std::vector<Bytes>& tensors) {
+                 const std::vector<Bytes>& tensors, std::span<const PoolPlace> places) {
   std::vector<std::size_t> sizes;
   for (const Bytes& tensor : tensors) sizes.push_back(tensor.size());
-  const MessagePlan plan = plan_message(policy, sizes).value();
+  MessagePlan plan = plan_message(policy, sizes).value();
+  CHECK(place_in_pool(plan, places).ok());
   Draft draft;
   draft.has_ring = policy.has_ring;
   draft.header = header;
   if (plan.uses(Path::kZmq)) draft.frames.push_back(encode_opening({kEpoch, sequence}, {}));
   for (std::size_t i = 0; i < plan.tensor_count; ++i) {
     if (plan.planned[i].path == Path::kRing) draft.slots.push_back(tensors[i]);
+    if (plan.planned[i].path == Path::kPool)
+      draft.pool.emplace_back(plan.planned[i].place, tensors[i]);
     // All are under limits::kFrameBytes.
     if (plan.planned[i].path == Path::kZmq && !tensors[i].empty())
       draft.frames.push_back(tensors[i]);

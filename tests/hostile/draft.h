@@ -20,11 +20,14 @@ struct Draft {
   std::vector<Bytes> slots;
   /// On the socket; the first one is the opening.
   std::vector<Bytes> frames;
+  /// What is written into the pool.
+  std::vector<std::pair<PoolPlace, Bytes>> pool;
 };
 
-/// Message `sequence` of a session of testing_rigs::kEpoch.
+/// Message `sequence` of a session of testing_rigs::kEpoch, whose tensors have these places in the
+/// pool, if any.
 Draft make_draft(const PathPolicy& policy, std::uint64_t sequence, const Bytes& header,
-                 const std::vector<Bytes>& tensors);
+                 const std::vector<Bytes>& tensors, std::span<const PoolPlace> places = {});
 
 /// What a hostile peer does once.
 enum class Mutation : std::uint8_t {
@@ -60,6 +63,8 @@ enum class Mutation : std::uint8_t {
   kPayload,
   kManyWords,
   kTruncation,
+  // Of the pool, while the honest side computes there.
+  kPoolBytes,
   // Of the flow.
   kUnread,
   kHangUp,
@@ -124,6 +129,8 @@ constexpr std::string_view name_of(Mutation mutation) {
       return "words: many, again and again";
     case Mutation::kTruncation:
       return "segment truncated";
+    case Mutation::kPoolBytes:
+      return "bytes in the pool";
     case Mutation::kUnread:
       return "replies left unread";
     case Mutation::kHangUp:

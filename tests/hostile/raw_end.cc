@@ -14,8 +14,8 @@ using testing_rigs::kGeometry;
 
 RawEnd::RawEnd(Options options, Segments& segments)
     : options_(std::move(options)),
-      policy_{options_.has_ring, kGeometry.slot_bytes,
-              options_.has_ring ? kGeometry.slot_count : 0} {
+      policy_{options_.has_ring, kGeometry.slot_bytes, options_.has_ring ? kGeometry.slot_count : 0,
+              options_.pool != nullptr} {
   if (!options_.has_ring) return;
   const auto in = options_.out == Segments::kRequest ? Segments::kReply : Segments::kRequest;
   producer_.emplace(
@@ -23,12 +23,15 @@ RawEnd::RawEnd(Options options, Segments& segments)
   consumer_.emplace(RingConsumer::create(segments.hostile(in), kGeometry, kEpoch).value());
 }
 
-Draft RawEnd::draft(const Bytes& header, const std::vector<Bytes>& tensors) const {
-  return make_draft(policy_, sent_, header, tensors);
+Draft RawEnd::draft(const Bytes& header, const std::vector<Bytes>& tensors,
+                    std::span<const PoolPlace> places) const {
+  return make_draft(policy_, sent_, header, tensors, places);
 }
 
 bool RawEnd::send(const Draft& draft, Deadline deadline) {
   ++sent_;
+  for (const auto& [place, bytes] : draft.pool)
+    std::memcpy(options_.pool->find(place, bytes.size()), bytes.data(), bytes.size());
   if (!draft.slots.empty()) {
     const auto slots = producer_->claim(draft.slots.size(), deadline, options_.gone);
     if (!slots.ok()) return false;
@@ -90,14 +93,18 @@ std::optional<Bytes> RawEnd::receive_header(Deadline deadline, std::vector<Bytes
   return std::move(message->header);
 }
 
-std::optional<RawEnd::Received> RawEnd::receive(const SizesOf& sizes_of, Deadline deadline) {
+std::optional<RawEnd::Received> RawEnd::receive(const SizesOf& sizes_of, Deadline deadline,
+                                                std::span<const PoolPlace> places) {
   if (broken_) return std::nullopt;
   std::vector<Bytes> slots;
   auto header = receive_header(deadline, slots);
   if (!header) return std::nullopt;
   const auto sizes = sizes_of(*header);
-  const auto plan = sizes.ok() ? plan_message(policy_, *sizes) : sizes.status();
-  broken_ = !plan.ok() || (options_.has_ring && plan->ring_slots != slots.size());
+  auto plan = sizes.ok() ? plan_message(policy_, *sizes) : sizes.status();
+  // An error has no tensors. What answers another request than the last one has other places.
+  const bool are_its = sizes.ok() && sizes->size() == places.size();
+  broken_ = !plan.ok() || (options_.has_ring && plan->ring_slots != slots.size()) ||
+            !place_in_pool(*plan, are_its ? places : places.first(0)).ok();
   if (broken_) return std::nullopt;
   // What an honest side has begun to send comes soon.
   const Deadline rest = Deadline::after(std::chrono::seconds(20));
@@ -108,6 +115,11 @@ std::optional<RawEnd::Received> RawEnd::receive(const SizesOf& sizes_of, Deadlin
     if (tensor.path == Path::kRing) {
       received.tensors.push_back(std::move(slots[slot++]));
       received.tensors.back().resize(tensor.bytes);
+      continue;
+    }
+    if (tensor.path == Path::kPool) {
+      const std::byte* const at = options_.pool->find(tensor.place, tensor.bytes);
+      received.tensors.emplace_back(at, at + tensor.bytes);
       continue;
     }
     Bytes all;

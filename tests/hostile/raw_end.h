@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "pool/pool_map.h"
 #include "runtime/channel/zmtp_socket.h"
 #include "shm/ring.h"
 #include "tests/hostile/draft.h"
@@ -23,11 +24,14 @@ class RawEnd {
     Segments::Ring out = Segments::kRequest;
     /// Not ok where the honest side is gone: nothing is waited for any more.
     WaitCheck gone;
+    /// What the session has of a pool, as this end maps it; null: nothing. Outlives it.
+    const PoolMap* pool = nullptr;
   };
   RawEnd(Options options, Segments& segments);
 
   /// The next message from here: its sequence is the count of those before.
-  Draft draft(const Bytes& header, const std::vector<Bytes>& tensors) const;
+  Draft draft(const Bytes& header, const std::vector<Bytes>& tensors,
+              std::span<const PoolPlace> places = {}) const;
   /// Sends it. False: there was no room by the deadline, or the hostile end has spoiled its own
   /// ring.
   bool send(const Draft& draft, Deadline deadline);
@@ -36,10 +40,12 @@ class RawEnd {
     Bytes header;
     std::vector<Bytes> tensors;
   };
-  /// What the honest side sent next, whose header `sizes_of` can read; nullopt: nothing by the
-  /// deadline, or nothing that can be read any more (broken()).
+  /// What the honest side sent next, whose header `sizes_of` can read, and whose tensors were to be
+  /// at `places`, where they take the pool; nullopt: nothing by the deadline, or nothing that can
+  /// be read any more (broken()).
   using SizesOf = std::function<Result<std::vector<std::size_t>>(std::span<const std::byte>)>;
-  std::optional<Received> receive(const SizesOf& sizes_of, Deadline deadline);
+  std::optional<Received> receive(const SizesOf& sizes_of, Deadline deadline,
+                                  std::span<const PoolPlace> places = {});
   bool broken() const { return broken_; }
 
   /// Wakes whoever waits at a bell.

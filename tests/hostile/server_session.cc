@@ -157,8 +157,8 @@ class HostileServer {
       expected.outcome = Outcome::kTaken;
     }
     // A reply that was never sent may come by its header alone, in front of a later one's tensors.
-    expected.any_bytes = expected.any_bytes || mutation == Mutation::kFrameTwice ||
-                         mutation == Mutation::kUnread;
+    expected.any_bytes =
+        expected.any_bytes || mutation == Mutation::kFrameTwice || mutation == Mutation::kUnread;
     if (of_words) expected = expect_of_words(mutation);
     expected.mutation = mutation;
     expected.clean = clean_;

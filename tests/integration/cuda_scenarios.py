@@ -44,7 +44,7 @@ def gpu_prefill_agrees_with_the_cpu_in_each_order(pair):
         pair.stop(server)
         expect_no_misuse(server)
         used = read_json(stats)["paths"]
-        assert all(used[path]["sent"]["bytes"] > 0 for path in ("ring", "zmq")), "both paths are to be used"
+        assert all(used[path]["sent"]["bytes"] > 0 for path in ("ring", "pool")), "both paths are to be used"
     return None
 
 
@@ -56,7 +56,7 @@ def gpu_server_counts_what_the_runner_counts(pair):
     stats = pair.path("runner.json")
     pair.runner("--stats-json", stats).expect_exit(0)
     pair.stop(server)
-    expect_reconciled(pair, server, stats, "--both-paths")
+    expect_reconciled(pair, server, stats, "--used", "ring,pool")
     written = server.stats()
     assert written["host"]["device"].startswith("cuda:0 "), written["host"]
     device = written["ops"]["batch_linear"]["device"]

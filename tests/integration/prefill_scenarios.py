@@ -29,7 +29,7 @@ def expect_reconciled(pair, server, runner_stats, *options):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def prefill_agrees(pair, server_args=(), runner_args=(), endpoint=None, both_paths=False, model=None):
+def prefill_agrees(pair, server_args=(), runner_args=(), endpoint=None, used=None, model=None):
     """One pair against --backend local: the same bits, then both sides' statistics agree and nothing is left."""
     model = {"model": model} if model else {}
     server = pair.server(*server_args, endpoint=endpoint, **model)
@@ -38,7 +38,7 @@ def prefill_agrees(pair, server_args=(), runner_args=(), endpoint=None, both_pat
     local = logits(pair, "local", "--backend", "local", **model)
     assert remote == local, "the logits of the pair differ from those of one process"
     pair.stop(server)
-    expect_reconciled(pair, server, stats, *(("--both-paths",) if both_paths else ()))
+    expect_reconciled(pair, server, stats, *(("--used", used) if used else ()))
     assert os.listdir(pair.run_dir) == [], f"left behind: {os.listdir(pair.run_dir)}"
     return json.loads(read_bytes(stats))
 
@@ -49,8 +49,28 @@ def prefill_with_ring_gives_the_bits_of_one_process(pair):
     assert stats["paths"]["zmq"]["sent"]["messages"] == 0
 
 
-def prefill_over_both_paths_gives_the_bits_of_one_process(pair):
-    prefill_agrees(pair, server_args=SMALL_SLOTS, both_paths=True)
+def prefill_over_ring_and_zmq_gives_the_bits_of_one_process(pair):
+    for server_args, runner_args in ((("--pool", "off"), ()), ((), ("--pool", "off"))):
+        stats = prefill_agrees(pair, (*SMALL_SLOTS, *server_args), runner_args, used="ring,zmq")
+        assert stats["paths"]["pool"]["sent"]["tensors"] == stats["paths"]["pool"]["fallbacks"] == 0, stats["paths"]["pool"]
+
+
+def prefill_over_ring_and_pool_leaves_nothing_for_zmq(pair):
+    for server_args in ((), ("--pool-commit", "all", "--pool", "64M"), ("--pool", "low"), ("--pool-slots", "1,1,0")):
+        stats = prefill_agrees(pair, (*SMALL_SLOTS, *server_args), used="ring,pool")
+        assert stats["paths"]["zmq"]["sent"]["tensors"] + stats["paths"]["zmq"]["received"]["tensors"] == 0
+        assert stats["paths"]["pool"]["fallbacks"] == 0
+
+
+def prefill_over_all_paths_counts_what_the_pool_had_no_room_for(pair):
+    for server_args in (("--pool-slots", "1,1,0", "--pool-slot-bytes", "64K"), ("--pool-slots", "0,1,0")):
+        server = pair.server(*SMALL_SLOTS, *server_args)
+        stats = pair.path("runner.json")
+        pair.runner("--compare-local", "--stats-json", stats, endpoint=server.endpoint).expect_exit(0)
+        pair.stop(server)
+        expect_reconciled(pair, server, stats, "--used", "ring,pool,zmq")
+        ours, theirs = json.loads(read_bytes(stats))["paths"]["pool"], server.stats()["paths"]["pool"]
+        assert ours["fallbacks"] == theirs["fallbacks"] > 0, (ours, theirs)
 
 
 def prefill_without_ring_gives_the_bits_of_one_process(pair):
@@ -158,11 +178,11 @@ def statistics_have_the_promised_fields(pair):
     runner_stats = json.loads(read_bytes(path))
     for side, stats in (("tee_runner", runner_stats), ("gpu_server", server.stats())):
         assert stats["schema_version"] == 1 and stats["side"] == side, (side, stats["schema_version"], stats["side"])
-        for name in ("ring", "zmq"):
+        for name in ("ring", "pool", "zmq"):
             one = stats["paths"][name]
             for direction in ("sent", "received"):
                 assert set(one[direction]) >= {"messages", "tensors", "bytes"}
-            assert set(one) >= {"errors", "slot_waits", "spins", "parks", "latency_ns"}, sorted(one)
+            assert set(one) >= {"errors", "slot_waits", "fallbacks", "spins", "parks", "latency_ns"}, sorted(one)
         assert stats["wall_ns"] > 0 and "host" in stats and "config" in stats
     latency = runner_stats["paths"]["ring"]["latency_ns"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"], latency
@@ -176,7 +196,9 @@ def statistics_have_the_promised_fields(pair):
 
 SCENARIOS = (
     prefill_with_ring_gives_the_bits_of_one_process,
-    prefill_over_both_paths_gives_the_bits_of_one_process,
+    prefill_over_ring_and_zmq_gives_the_bits_of_one_process,
+    prefill_over_ring_and_pool_leaves_nothing_for_zmq,
+    prefill_over_all_paths_counts_what_the_pool_had_no_room_for,
     prefill_without_ring_gives_the_bits_of_one_process,
     prefill_over_tcp_gives_the_bits_of_one_process,
     prefill_over_tcp_with_ring_gives_the_bits_of_one_process,

@@ -15,6 +15,7 @@ def side(sent, received, zmq_tensors=1):
     def direction(value, tensors):
         return {"messages": 3, "tensors": tensors, "bytes": value}
     return {"paths": {"ring": {"sent": direction(sent, 2), "received": direction(received, 2)},
+                      "pool": {"sent": direction(0, 0), "received": direction(0, 0)},
                       "zmq": {"sent": direction(0, zmq_tensors), "received": direction(0, zmq_tensors)}}}
 
 
@@ -30,16 +31,23 @@ class ReconcileTest(unittest.TestCase):
                                   capture_output=True, text=True, check=False)
 
     def test_equal_counters_agree(self):
-        self.assertEqual(self.reconcile(side(10, 20), side(20, 10), "--both-paths").returncode, 0)
+        self.assertEqual(self.reconcile(side(10, 20), side(20, 10), "--used", "ring,zmq").returncode, 0)
 
     def test_several_runners_are_added_up(self):
         server = side(30, 15, 2)
         for direction in ("sent", "received"):
-            for path in ("ring", "zmq"):
+            for path in ("ring", "pool", "zmq"):
                 server["paths"][path][direction]["messages"] = 6
             server["paths"]["ring"][direction]["tensors"] = 4
         self.assertEqual(self.reconcile(side(10, 20), server, others=[side(5, 10)]).returncode, 0)
         self.assertEqual(self.reconcile(side(10, 20), server, others=[side(6, 10)]).returncode, 4)
+
+    def test_fallbacks_that_one_side_has_not_are_told(self):
+        server = side(20, 10)
+        server["paths"]["pool"]["fallbacks"] = 1
+        done = self.reconcile(side(10, 20), server)
+        self.assertEqual(done.returncode, 4)
+        self.assertIn("1 at the server", done.stderr)
 
     def test_a_lost_request_is_told(self):
         done = self.reconcile(side(10, 20), side(20, 9))
@@ -52,7 +60,7 @@ class ReconcileTest(unittest.TestCase):
         self.assertIn("ring replies", done.stderr)
 
     def test_an_unused_path_is_told_where_both_are_demanded(self):
-        done = self.reconcile(side(10, 20, 0), side(20, 10, 0), "--both-paths")
+        done = self.reconcile(side(10, 20, 0), side(20, 10, 0), "--used", "ring,zmq")
         self.assertEqual(done.returncode, 4)
         self.assertIn("zmq", done.stderr)
 

@@ -56,7 +56,7 @@ def mode_of(path):
 
 def expect_counted(records, stats):
     """Tensors and bytes of each path and side, calls of each op and its times, as the runner's own counters have them."""
-    sums = {(path, side): [0, 0] for path in ("ring", "zmq") for side in ("inputs", "outputs")}
+    sums = {(path, side): [0, 0] for path in ("ring", "pool", "zmq") for side in ("inputs", "outputs")}
     ops = {}
     for record in records:
         for _, side, tensor in tensors_of(record):
@@ -91,7 +91,11 @@ def record_agrees_with_the_counters(pair, server_args=(), runner_args=(), paths=
 
 
 def recording_over_ring_and_zmq_agrees_with_the_counters(pair):
-    record_agrees_with_the_counters(pair, SMALL_SLOTS)
+    record_agrees_with_the_counters(pair, (*SMALL_SLOTS, "--pool", "off"))
+
+
+def recording_over_ring_and_pool_agrees_with_the_counters(pair):
+    record_agrees_with_the_counters(pair, SMALL_SLOTS, paths=("ring", "pool"))
 
 
 def recording_without_ring_agrees_with_the_counters(pair):
@@ -103,7 +107,7 @@ def recording_over_tcp_agrees_with_the_counters(pair):
 
 
 def recording_in_pieces_agrees_with_the_counters(pair):
-    record_agrees_with_the_counters(pair, SMALL_SLOTS, runner_args=("--chunk", 60))
+    record_agrees_with_the_counters(pair, SMALL_SLOTS, runner_args=("--chunk", 60), paths=("ring", "pool"))
 
 
 def recording_without_a_model_leaves_init_out(pair):
@@ -253,7 +257,7 @@ def full_disk_during_a_recording_spares_the_run(pair):
             read_safetensors(trace + ".safetensors")
 
 
-SCENARIOS = [recording_over_ring_and_zmq_agrees_with_the_counters,
+SCENARIOS = [recording_over_ring_and_zmq_agrees_with_the_counters, recording_over_ring_and_pool_agrees_with_the_counters,
              recording_without_ring_agrees_with_the_counters,
              recording_over_tcp_agrees_with_the_counters,
     recording_in_pieces_agrees_with_the_counters,

@@ -42,7 +42,7 @@ def write_header(trace, header):
 
 def expect_paths_of(result, stats):
     """What the result says was replayed is what the server counted, seen from the other side."""
-    for path in ("ring", "zmq"):
+    for path in ("ring", "pool", "zmq"):
         flow, counted = result["paths"][path]["replayed"], stats["paths"][path]
         assert flow["sent"] == counted["received"], (path, flow, counted)
         assert flow["received"] == counted["sent"], (path, flow, counted)
@@ -94,9 +94,10 @@ def replay_goes_over_tcp(pair):
 
 
 def replay_takes_other_paths_where_slots_are_smaller(pair):
-    result = expect_reconciles(pair, server_args=("--ring-slot-bytes", 32768))
-    for path in ("ring", "zmq"):
-        assert result["paths"][path]["replayed"]["sent"]["bytes"] > 0, result["paths"]
+    for other, server_args in (("pool", ()), ("zmq", ("--pool", "off"))):
+        result = expect_reconciles(pair, server_args=("--ring-slot-bytes", 32768, *server_args))
+        for path in ("ring", other):
+            assert result["paths"][path]["replayed"]["sent"]["bytes"] > 0, result["paths"]
 
 
 def replay_of_three_clients_with_ops_in_flight_reconciles(pair):

@@ -13,19 +13,21 @@ using testing::HasSubstr;
 
 // A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in
 // the same commit.
-constexpr const char* kHelloHex = "4149524c4f434b00030000000196a672756e6e6572011000a46162313205";
+constexpr const char* kHelloHex =
+    "4149524c4f434b00040000000197a672756e6e6572011000a4616231320593ce0001000000cd1000";
 constexpr const char* kWelcomeHex =
-    "4149524c4f434b0003000000029fcf8000000000000001d92030313233343536373839616263646566303132333435"
+    "4149524c4f434b000400000002dc0010cf8000000000000001d9203031323334353637383961626364656630313233"
+    "3435"
     "3637383961626364656601"
     "08ce00a00000ab6169726c6f636b2d612d71ab6169726c6f636b2d612d70"
-    "97cd0800cd200010200840ce0001f500a26364030102a3637075cd02bc00";
-constexpr const char* kRefusalHex = "4149524c4f434b0003000000039208a466756c6c";
-constexpr const char* kSignHex = "4149524c4f434b00030000000490";
-constexpr const char* kGoodbyeHex = "4149524c4f434b00030000000591a4646f6e65";
-constexpr const char* kDataSocketHex = "4149524c4f434b00030000000691ac6970633a2f2f2f746d702f61";
-constexpr const char* kAttachedHex = "4149524c4f434b00030000000790";
+    "97cd0800cd200010200840ce0001f500a26364030102a3637075cd02bc0001";
+constexpr const char* kRefusalHex = "4149524c4f434b0004000000039208a466756c6c";
+constexpr const char* kSignHex = "4149524c4f434b00040000000490";
+constexpr const char* kGoodbyeHex = "4149524c4f434b00040000000591a4646f6e65";
+constexpr const char* kDataSocketHex = "4149524c4f434b00040000000691ac6970633a2f2f2f746d702f61";
+constexpr const char* kAttachedHex = "4149524c4f434b00040000000791919301ce00020000ce00010000";
 
-Hello hello() { return {"runner", {RingChoice::kOn, 16, 0}, "ab12", 5}; }
+Hello hello() { return {"runner", {RingChoice::kOn, 16, 0}, "ab12", 5, {{65536, 0, 4096}}}; }
 
 Welcome welcome() {
   Welcome message;
@@ -42,6 +44,7 @@ Welcome welcome() {
   message.threads = 2;
   message.device = "cpu";
   message.config_bytes = 700;
+  message.has_pool = true;
   return message;
 }
 
@@ -52,7 +55,7 @@ std::vector<std::pair<ControlMessage, const char*>> golden() {
           {Sign{}, kSignHex},
           {Goodbye{"done"}, kGoodbyeHex},
           {DataSocket{"ipc:///tmp/a"}, kDataSocketHex},
-          {Attached{}, kAttachedHex}};
+          {Attached{{{PoolUse::kOutput, 131072, 65536}}}, kAttachedHex}};
 }
 
 void expect_refused(const std::vector<std::byte>& bytes, const char* text = "") {
@@ -99,7 +102,7 @@ TEST(Control, refuses_what_is_no_airlock_message) {
 TEST(ControlVersion, another_major_is_a_mismatch_that_names_both) {
   const auto decoded = decode_control(with_byte(encode_control(hello()), 8, 1));
   EXPECT_EQ(decoded.status().code(), StatusCode::kVersionMismatch);
-  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 1.0, this program 3.0"));
+  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 1.0, this program 4.0"));
 }
 
 TEST(ControlVersion, another_major_is_told_whatever_follows) {
@@ -126,7 +129,7 @@ TEST(ControlVersion, the_same_minor_may_not_add_elements) {
 }
 
 TEST(ControlVersion, a_higher_minor_may_not_leave_elements_out) {
-  expect_refused(from_hex("4149524c4f434b0003000100"
+  expect_refused(from_hex("4149524c4f434b0004000100"
                           "05"
                           "90"),
                  "0 elements");

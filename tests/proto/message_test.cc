@@ -14,13 +14,15 @@ using testing::HasSubstr;
 
 // A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in
 // the same commit.
-constexpr const char* kRequestHex = "96070303009292010592020591920392cc80cd0800";
+constexpr const char* kRequestHex = "97070303009292010592020591920392cc80cd080093000200";
 constexpr const char* kResponseHex = "97cd012c0300a091920392cc80cd0800cd03e8ce00011170";
 constexpr const char* kErrorHex = "97010702a26e6f900000";
 
 RequestHeader request() {
-  return {7, linear_spec({{WeightKind::kQ, 5}, {WeightKind::kK, 5}}, {DType::kBF16, {128, 2048}},
-                         DType::kBF16)};
+  return {7,
+          linear_spec({{WeightKind::kQ, 5}, {WeightKind::kK, 5}}, {DType::kBF16, {128, 2048}},
+                      DType::kBF16),
+          {PoolPlace(), PoolPlace::at(4096), PoolPlace()}};
 }
 
 ResponseHeader response() {
@@ -84,6 +86,8 @@ TEST(Header, of_the_greatest_size_fits_its_place) {
   large.spec.weights.assign(limits::kMaxWeightsPerOp, {WeightKind::kDown, UINT16_MAX});
   large.spec.inputs.assign(limits::kMaxTensorsPerMessage,
                            {DType::kU8, {1, 1, 1, std::int64_t{1} << 30}});
+  large.places.assign(2 * limits::kMaxTensorsPerMessage,
+                      PoolPlace::at(limits::kMaxPoolBytes - limits::kPoolPageBytes));
   EXPECT_EQ(decode_request(encode(large)).value(), large);
   ResponseHeader failed = error();
   failed.message.assign(limits::kMaxErrorTextBytes, 'x');
@@ -110,14 +114,14 @@ TEST(DecodeRequest, refuses_anything_behind_the_header) {
 }
 
 TEST(DecodeRequest, refuses_unknown_values) {
-  const auto whole = encode(request());  // 96 id op dtype transpose 92 92 kind layer ...
-  expect_request_refused(with_byte(whole, 0, 0x97));
+  const auto whole = encode(request());  // 97 id op dtype transpose 92 92 kind layer ...
+  expect_request_refused(with_byte(whole, 0, 0x96));
   for (unsigned op : {0U, 8U, 100U}) expect_request_refused(with_byte(whole, 2, op));
   for (unsigned dtype : {0U, 6U}) expect_request_refused(with_byte(whole, 3, dtype));
   expect_request_refused(with_byte(whole, 4, 3));
   for (unsigned kind : {0U, 8U}) expect_request_refused(with_byte(whole, 7, kind));
   // 257 in the place of the op, of the dtype: 1 in eight bits.
-  for (const char* hex : {"9607cd010101009090", "960703cd0101009090"})
+  for (const char* hex : {"9707cd01010100909090", "970703cd010100909090"})
     expect_request_refused(from_hex(hex));
 }
 
@@ -128,35 +132,37 @@ TEST(DecodeRequest, refuses_more_than_a_header_can_hold) {
 
 TEST(DecodeRequest, refuses_a_layer_over_16_bits) {
   expect_request_refused(
-      from_hex("960703010091"
+      from_hex("970703010091"
                "9201ce00010000"
-               "90"));
+               "9090"));
 }
 
 TEST(DecodeRequest, refuses_nine_weights_and_nine_inputs) {
   expect_request_refused(
-      from_hex("960703010099"
+      from_hex("970703010099"
                "920100920100920100920100920100920100920100920100920100"
-               "90"));
+               "9090"));
   expect_request_refused(
-      from_hex("960702010090"
+      from_hex("970702010090"
                "99"
                "9201910192019101920191019201910192019101"
-               "92019101920191019201910192019101"));
+               "92019101920191019201910192019101"
+               "90"));
 }
 
 TEST(DecodeRequest, refuses_tensors_that_are_too_large_together) {
   expect_request_refused(
-      from_hex("960702010090"
+      from_hex("970702010090"
                "93"
                "920191ce40000000"
                "920191ce40000000"
-               "920191ce40000000"));
+               "920191ce40000000"
+               "90"));
 }
 
 TEST(DecodeRequest, says_what_was_wrong) {
-  EXPECT_THAT(decode_request(from_hex("960708010090"
-                                      "90"))
+  EXPECT_THAT(decode_request(from_hex("970708010090"
+                                      "9090"))
                   .status()
                   .message(),
               HasSubstr("the op is 8"));

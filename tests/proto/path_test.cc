@@ -75,6 +75,73 @@ TEST(MessagePlan, knows_the_paths_that_it_uses) {
   EXPECT_EQ(plan_of(kNoRing, {}).slowest(), Path::kZmq);
 }
 
+constexpr PathPolicy kWithPool{true, 10485760, 8, true};
+
+TEST(MessagePlan, what_the_ring_does_not_take_goes_by_the_pool) {
+  EXPECT_THAT(paths_of(kWithPool, {10485759, 10485760}), ElementsAre(Path::kRing, Path::kPool));
+  // Of a page at least.
+  EXPECT_THAT(
+      paths_of(kWithPool, {4096, 4096, 4096, 4096, 4096, 4095}),
+      ElementsAre(Path::kRing, Path::kRing, Path::kRing, Path::kRing, Path::kPool, Path::kZmq));
+  EXPECT_EQ(plan_of(kWithPool, {10485760, 1}).slowest(), Path::kPool);
+  EXPECT_EQ(plan_of(kWithPool, {10485760}).header_path, Path::kRing);
+}
+
+TEST(MessagePlan, one_without_a_place_falls_back) {
+  const std::vector<PoolPlace> places = {PoolPlace(), PoolPlace::at(8192), PoolPlace()};
+  MessagePlan plan = plan_of(kWithPool, {1, 10485760, 20000000});
+  ASSERT_TRUE(place_in_pool(plan, places).ok());
+  EXPECT_THAT(plan.tensors(), ElementsAre(MessagePlan::Tensor{1, Path::kRing},
+                                          MessagePlan::Tensor{10485760, Path::kPool, places[1]},
+                                          MessagePlan::Tensor{20000000, Path::kZmq}));
+  EXPECT_EQ(plan.fallbacks, 1u);
+  plan = plan_of(kWithPool, {1, 10485760, 20000000});
+  ASSERT_TRUE(place_in_pool(plan, {}).ok());
+  EXPECT_EQ(plan.fallbacks, 2u);
+  EXPECT_FALSE(plan.uses(Path::kPool));
+  EXPECT_EQ(plan_without_pool(kWithPool, std::vector<std::size_t>{1, 10485760, 20000000}).value(),
+            plan);
+  EXPECT_EQ(plan_without_pool(kPolicy, std::vector<std::size_t>{10485760})->fallbacks, 0u);
+}
+
+TEST(MessagePlan, places_are_those_of_the_pools_tensors) {
+  const auto code_of = [](const std::vector<PoolPlace>& places) {
+    MessagePlan plan = plan_of(kWithPool, {1, 10485760});
+    return place_in_pool(plan, places).code();
+  };
+  EXPECT_EQ(code_of({PoolPlace::at(0), PoolPlace()}), StatusCode::kProtocolError);
+  EXPECT_EQ(code_of({PoolPlace()}), StatusCode::kProtocolError);
+  EXPECT_EQ(code_of({PoolPlace(), PoolPlace(), PoolPlace()}), StatusCode::kProtocolError);
+  MessagePlan plan = plan_of(kPolicy, {10485760});  // ZeroMQ's
+  EXPECT_EQ(place_in_pool(plan, std::vector<PoolPlace>{PoolPlace::at(0)}).code(),
+            StatusCode::kProtocolError);
+}
+
+TEST(PoolPlace, is_a_page_or_nowhere) {
+  EXPECT_TRUE(PoolPlace().is_nowhere());
+  EXPECT_FALSE(PoolPlace::at(0).is_nowhere());
+  EXPECT_EQ(PoolPlace::at(0).offset(), 0u);
+  const std::uint64_t last = limits::kMaxPoolBytes - limits::kPoolPageBytes;
+  EXPECT_EQ(PoolPlace::at(last).offset(), last);
+}
+
+TEST(PoolExtents, lie_apart_in_whole_pages) {
+  const auto ok = [](const std::vector<PoolExtent>& extents) {
+    return check_extents(extents).ok();
+  };
+  const PoolUse in = PoolUse::kInput;
+  EXPECT_TRUE(ok({}));
+  EXPECT_TRUE(ok({{in, 0, 8192}, {PoolUse::kOutput, 8192, 4096}}));
+  EXPECT_FALSE(ok({{in, 0, 8192}, {PoolUse::kOutput, 4096, 8192}}));
+  EXPECT_FALSE(ok({{in, 4096, 4096}, {PoolUse::kOutput, 0, 12288}}));
+  EXPECT_FALSE(ok({{in, 0, 0}}));
+  EXPECT_FALSE(ok({{in, 1, 4096}}));
+  EXPECT_FALSE(ok({{in, 0, 4095}}));
+  EXPECT_FALSE(ok({{in, limits::kMaxPoolBytes, 4096}}));
+  EXPECT_FALSE(ok({{in, UINT64_MAX - 4095, 8192}}));
+  EXPECT_TRUE(ok({{in, limits::kMaxPoolBytes - 4096, 4096}}));
+}
+
 TEST(MessagePlan, is_refused_beyond_the_limits) {
   const auto code_of = [](const std::vector<std::size_t>& sizes) {
     return plan_message(kPolicy, sizes).status().code();

@@ -9,9 +9,8 @@
 #include <fstream>
 #include <string>
 
-#include "tests/support/temp_dir.h"
-
 #include "base/safe_text.h"
+#include "tests/support/temp_dir.h"
 
 namespace airlock {
 namespace {

@@ -375,16 +375,16 @@ class BusyChannel : public Channel {
   static constexpr std::uint64_t kWaitNs = 2'000'000;
 
   explicit BusyChannel(Channel& inner) : inner_(inner) {}
-  Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes,
-                                           Deadline deadline) override {
+  using Channel::receive;
+  Result<std::unique_ptr<Message>> claim(const MessagePlan& plan, Deadline deadline) override {
     for (const std::uint64_t start_ns = now_ns(); now_ns() - start_ns < kWaitNs;) {
     }
-    return inner_.prepare(tensor_bytes, deadline);
+    return inner_.claim(plan, deadline);
   }
   Status send(Message& message, std::span<const std::byte> header, Deadline deadline) override {
     return inner_.send(message, header, deadline);
   }
-  Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept,
+  Result<std::unique_ptr<ReceivedMessage>> receive(const AcceptPlan& accept,
                                                    Deadline deadline) override {
     return inner_.receive(accept, deadline);
   }

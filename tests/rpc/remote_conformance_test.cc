@@ -36,6 +36,7 @@ INSTANTIATE_TEST_SUITE_P(Remote, BackendConformance,
                          ::testing::Values(remote_case(Route::kInProcess, DType::kF32, true),
                                            remote_case(Route::kRing, DType::kF32, false),
                                            remote_case(Route::kRing, DType::kBF16, false),
+                                           remote_case(Route::kPool, DType::kF32, false),
                                            remote_case(Route::kSocketIpc, DType::kF16, false),
                                            remote_case(Route::kSocketTcp, DType::kF32, false)),
                          backend_case_name);
@@ -208,9 +209,16 @@ TEST_P(EveryRoute, reconciles_the_counters_of_both_ends) {
       << reason.to_string();
   const TransportSnapshot server = snapshot_of(rig_.server().stats());
   const OpSnapshotTable server_ops = snapshot_of(rig_.server_op_stats());
-  for (const Path path : {Path::kRing, Path::kZmq}) {
+  for (const Path path : kPaths) {
     EXPECT_EQ(runner[path].sent, server[path].received);
     EXPECT_EQ(runner[path].received, server[path].sent);
+    EXPECT_EQ(runner[path].fallbacks, server[path].fallbacks);
+  }
+  if (GetParam() == Route::kPool) {
+    EXPECT_GT(runner[Path::kPool].sent.bytes, 0U);
+    EXPECT_GT(runner[Path::kPool].received.bytes, 0U);
+    EXPECT_GT(runner[Path::kPool].fallbacks, 0U);
+    EXPECT_GT(runner[Path::kZmq].sent.bytes + runner[Path::kZmq].received.bytes, 0U);
   }
   for (const Op op : {Op::kEmbedding, Op::kBatchLinear, Op::kMatmul, Op::kLmHead, Op::kPing}) {
     const OpSnapshot& stats = ops[op];
@@ -223,8 +231,8 @@ TEST_P(EveryRoute, reconciles_the_counters_of_both_ends) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Routes, EveryRoute,
-                         ::testing::Values(Route::kInProcess, Route::kRing, Route::kSocketIpc,
-                                           Route::kSocketTcp),
+                         ::testing::Values(Route::kInProcess, Route::kRing, Route::kPool,
+                                           Route::kSocketIpc, Route::kSocketTcp),
                          [](const auto& route) {
                            return std::string(testing_rigs::route_name(route.param));
                          });

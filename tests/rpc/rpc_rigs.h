@@ -17,7 +17,7 @@
 
 namespace airlock::testing_rigs {
 
-enum class Route { kInProcess, kRing, kSocketIpc, kSocketTcp };
+enum class Route { kInProcess, kRing, kPool, kSocketIpc, kSocketTcp };
 
 inline const char* route_name(Route route) {
   switch (route) {
@@ -25,6 +25,8 @@ inline const char* route_name(Route route) {
       return "in_process";
     case Route::kRing:
       return "ring";
+    case Route::kPool:
+      return "pool";
     case Route::kSocketIpc:
       return "socket_ipc";
     case Route::kSocketTcp:
@@ -37,6 +39,7 @@ inline const char* route_name(Route route) {
 inline Rig make_rig(Route route, const PeerWatch& watch) {
   if (route == Route::kInProcess) return make_in_process_rig();
   if (route == Route::kRing) return make_ring_rig(&watch);
+  if (route == Route::kPool) return make_pool_rig(&watch);
   return make_socket_rig(route == Route::kSocketTcp ? Transport::kTcp : Transport::kIpc, &watch);
 }
 
@@ -95,7 +98,8 @@ class RemoteRig {
  public:
   RemoteRig(Route route, const ModelSource& model, const std::shared_ptr<CpuModel>& compute)
       : rig_(make_rig(route, life_)), norms_(read_norms(model).value()) {
-    remote_ = std::make_unique<RemoteBackend>(compute->info(), *rig_.runner, op_stats_);
+    remote_ = std::make_unique<RemoteBackend>(compute->info(), *rig_.runner, op_stats_, nullptr,
+                                              rig_.pool ? rig_.pool->lease.get() : nullptr);
     server_ = std::make_unique<ServingThread>(*rig_.server, compute->make_compute(),
                                               serve_context(norms_));
   }

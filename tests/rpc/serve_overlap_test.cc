@@ -117,7 +117,7 @@ class ServeOverlap : public ::testing::Test {
       : overlap_(in_process(slot_count), life_), events_(overlap_.events()) {}
   static testing_rigs::Rig in_process(std::size_t slot_count) {
     auto [server, runner] = make_in_process_pair({true, 65536, slot_count});
-    return {std::move(server), std::move(runner)};
+    return {nullptr, std::move(server), std::move(runner)};
   }
 
   PeerLife life_;

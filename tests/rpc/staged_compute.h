@@ -149,10 +149,10 @@ class LoggedChannel : public Channel {
   /// Loan `number`, from 1, is not given. Before the first.
   void refuse_prepare(int number, Status status) { refusals_[number] = std::move(status); }
 
-  Result<std::unique_ptr<Message>> prepare(std::span<const std::size_t> tensor_bytes,
-                                           Deadline deadline) override {
+  using Channel::receive;
+  Result<std::unique_ptr<Message>> claim(const MessagePlan& plan, Deadline deadline) override {
     if (refusals_.contains(++prepared_)) return refusals_[prepared_];
-    auto message = inner_->prepare(tensor_bytes, deadline);
+    auto message = inner_->claim(plan, deadline);
     if (!message.ok()) {
       events_.add("no room");
       return message;
@@ -166,7 +166,7 @@ class LoggedChannel : public Channel {
     loan.sent = true;
     return inner_->send(*loan.inner, header, deadline);
   }
-  Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept,
+  Result<std::unique_ptr<ReceivedMessage>> receive(const AcceptPlan& accept,
                                                    Deadline deadline) override {
     if (deadline.remaining() == std::chrono::nanoseconds(0)) ++polls_;
     ASSIGN_OR_RETURN(auto message, inner_->receive(accept, deadline));

@@ -383,7 +383,7 @@ TEST_F(CountersFileTest, refuses_what_is_no_file_of_ours) {
 
 TEST_F(CountersFileTest, refuses_other_versions_and_formats) {
   EXPECT_EQ(read_spoiled(8, std::uint32_t{1}).code(), StatusCode::kVersionMismatch);
-  EXPECT_EQ(read_spoiled(8, std::uint32_t{3}).code(), StatusCode::kVersionMismatch);
+  EXPECT_EQ(read_spoiled(8, std::uint32_t{4}).code(), StatusCode::kVersionMismatch);
   expect_spoiled(0, 1, "no counters file");
   EXPECT_EQ(read_spoiled(0, std::uint64_t{0}).code(), StatusCode::kUnavailable);  // being made
   expect_spoiled(12, ~std::uint64_t{0}, "sizes");
@@ -397,7 +397,7 @@ TEST_F(CountersFileTest, refuses_sizes_that_do_not_fit) {
   auto file = create();
   ASSERT_EQ(::truncate(path_.c_str(), off_t{1} << 40), 0);
   EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kInvalidInput);
-  ASSERT_EQ(::truncate(path_.c_str(), 40000), 0);
+  ASSERT_EQ(::truncate(path_.c_str(), 44000), 0);
   EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kInvalidInput);
   ASSERT_EQ(::truncate(path_.c_str(), 100), 0);
   EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kUnavailable);

@@ -57,7 +57,7 @@ TEST(ReportJson, holds_what_the_interface_promises) {
   EXPECT_EQ(report["wall_ns"], 2'500'000'000);
   EXPECT_EQ(report["paths"]["ring"],
             json::parse(R"({"sent":{"messages":1,"tensors":2,"bytes":3145728},
-    "received":{"messages":4,"tensors":5,"bytes":6},"errors":7,"slot_waits":8,"spins":9,"parks":10,
+    "received":{"messages":4,"tensors":5,"bytes":6},"errors":7,"slot_waits":8,"fallbacks":0,"spins":9,"parks":10,
     "latency_ns":{"p50":3,"p90":5,"p99":5,"max":5,"buckets":[[3,1],[5,1]]}})"));
   EXPECT_EQ(report["paths"]["zmq"]["latency_ns"]["buckets"], json::array());
   EXPECT_EQ(report["tee"]["rope"], json::parse(R"({"calls":11,"total_ns":12000000})"));

@@ -169,6 +169,7 @@ std::pair<std::unique_ptr<Channel>, std::unique_ptr<Channel>> make_in_process_pa
   const std::size_t limit = policy.has_ring ? policy.slot_count : limits::kMaxRequestsUnderWay;
   for (const Path path : kPaths) {
     if (path == Path::kRing && !policy.has_ring) continue;
+    if (path == Path::kPool) continue;
     const auto forth = std::make_shared<Lane>(limit);
     const auto back = std::make_shared<Lane>(limit);
     one.carriers[path] = std::make_unique<InProcessCarrier>(path, forth, back);

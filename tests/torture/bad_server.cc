@@ -116,6 +116,7 @@ class BadServer {
     RETURN_IF_ERROR(session->accept(
         endpoint, [this](const std::string& door) { (void)announce(door); },
         Deadline::after(kPatience)));
+    RETURN_IF_ERROR(session->open());
     RETURN_IF_ERROR(tell_attached());
     Channel& channel = session->channel();
     const Deadline deadline = Deadline::after(kPatience);

@@ -4,12 +4,20 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "proto/message.h"
 
 namespace airlock::torture {
+namespace {
+
+/// What it leases of the pool, and fills: memory that its end has to give back.
+constexpr PoolWish kWish{{1 << 20, 1 << 20, 1 << 20}};
+constexpr std::byte kMark{0xbd};
+
+}  // namespace
 
 Result<ControlFrame> RawClient::next_frame(Deadline deadline) {
   Deadline next_sign = Deadline::after(kSignInterval);
@@ -47,7 +55,7 @@ Status RawClient::greet(const std::string& endpoint, RingChoice ring) {
                    ControlConnection::connect(endpoint_, Deadline::after(kPatience)));
   control_.emplace(std::move(connection));
   reached_(ClientStep::kConnected);
-  const Hello hello{fmt::format("bad_client pid {}", ::getpid()), {ring, 0, 0}, "", 0};
+  const Hello hello{fmt::format("bad_client pid {}", ::getpid()), {ring, 0, 0}, "", 0, kWish};
   RETURN_IF_ERROR(control_->send(hello));
   reached_(ClientStep::kGreeted);
   ASSIGN_OR_RETURN(const ControlMessage message, next_message(&descriptors_));
@@ -92,8 +100,10 @@ Status RawClient::attach() {
       RETURN_IF_ERROR(channel_->connect(door_));
       continue;
     }
-    if (!std::holds_alternative<Attached>(message))
-      return {StatusCode::kUnavailable, "the server did not attach"};
+    const auto* attached = std::get_if<Attached>(&message);
+    if (attached == nullptr) return {StatusCode::kUnavailable, "the server did not attach"};
+    RETURN_IF_ERROR(channel_->take_lease(*attached, frame->descriptors, kWish));
+    for (const auto bytes : channel_->pool()->pool_map().spans()) std::ranges::fill(bytes, kMark);
     RETURN_IF_ERROR(channel_->open());
     reached_(ClientStep::kAttached);
     return {};

@@ -32,6 +32,8 @@ constexpr Series series_of(Path path) {
   switch (path) {
     case Path::kRing:
       return {name_of(path), "ring", ""};
+    case Path::kPool:
+      return {name_of(path), "pool", R"(<path d="M4 0V8"/>)"};
     case Path::kZmq:
       return {name_of(path), "ZeroMQ", kSlanted};
   }

@@ -10,11 +10,11 @@ inline constexpr std::string_view kStyleSheet = R"css(
 :root{color-scheme:light dark;--ground:#fff;--ink:#1b1b1b;--soft:#555;--line:#c9c9c9;--card:#f5f5f2;
 --note:#7a3b00;--link:#0b5394;--hatch:rgba(255,255,255,.72);
 --tee:#009e73;--wire:#d98c00;--queue:#cc79a7;--server:#0072b2;--kernel:#56b4e9;--between:#8a8a8a;
---ring:#0072b2;--zmq:#d55e00}
+--ring:#0072b2;--pool:#b8860b;--zmq:#d55e00}
 @media (prefers-color-scheme:dark){:root{--ground:#15171a;--ink:#e9e9e6;--soft:#b0b0aa;--line:#44474c;
 --card:#1f2226;--note:#f0b56a;--link:#8cc4f5;--hatch:rgba(0,0,0,.5);
 --tee:#19b98b;--wire:#e69f00;--queue:#d98fb8;--server:#3d9bdc;--kernel:#7cc6f0;--between:#9a9a9a;
---ring:#3d9bdc;--zmq:#ec7a2c}}
+--ring:#3d9bdc;--pool:#e0b23c;--zmq:#ec7a2c}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--ground);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;overflow-wrap:anywhere}
@@ -81,8 +81,8 @@ background:var(--ground);color:var(--note);border-radius:3px}
 .hatch{fill:none;stroke:var(--hatch);stroke-width:1.3}
 .hatch circle{fill:var(--hatch);stroke:none}
 .s-tee{fill:var(--tee)}.s-wire{fill:var(--wire)}.s-queue{fill:var(--queue)}.s-server{fill:var(--server)}
-.s-kernel{fill:var(--kernel)}.s-between{fill:var(--between)}.s-ring{fill:var(--ring)}.s-zmq{fill:var(--zmq)}
-.o-ring{stroke:var(--ring);stroke-width:1}.o-zmq{stroke:var(--zmq);stroke-width:1}
+.s-kernel{fill:var(--kernel)}.s-between{fill:var(--between)}.s-ring{fill:var(--ring)}.s-pool{fill:var(--pool)}.s-zmq{fill:var(--zmq)}
+.o-ring{stroke:var(--ring);stroke-width:1}.o-pool{stroke:var(--pool);stroke-width:1}.o-zmq{stroke:var(--zmq);stroke-width:1}
 .yes{color:var(--tee);font-weight:700}
 .no{color:var(--zmq);font-weight:700}
 footer{margin:3rem auto 1.5rem}
@@ -90,7 +90,7 @@ footer{margin:3rem auto 1.5rem}
 .bars .labels{max-width:8em}}
 @media print{:root{color-scheme:light;--ground:#fff;--ink:#000;--soft:#444;--line:#bbb;--card:#fff;--note:#7a3b00;
 --link:#000;--hatch:rgba(255,255,255,.72);--tee:#009e73;--wire:#d98c00;--queue:#cc79a7;--server:#0072b2;
---kernel:#56b4e9;--between:#8a8a8a;--ring:#0072b2;--zmq:#d55e00}
+--kernel:#56b4e9;--between:#8a8a8a;--ring:#0072b2;--pool:#b8860b;--zmq:#d55e00}
 @page{margin:14mm}
 body{font-size:10.5pt}main,header,footer{max-width:none;padding:0}nav,details:not([open]){display:none}
 .card,tr,.legend,.scroll{break-inside:avoid}.number{background:none;color:#000;border:1px solid #000}h2,h3,figcaption,caption{break-after:avoid}

@@ -39,13 +39,15 @@ struct ControlPacket {
   std::uint64_t row = 0;
   // In the answer to kPass: what the peer's check found.
   std::uint64_t wrong_bytes = 0;
+  // In kAttach: what the session has of the pool; 0 bytes: nothing.
+  PoolExtent leased{};
   // NUL-terminated.
   std::array<char, limits::kMaxDataEndpointBytes + 1> endpoint{};
 };
 
 /// `control_fd` is one end of the socket pair (SOCK_SEQPACKET) that was made before the fork. It
-/// carries orders and answers, and beside kAttach the segments' descriptors, never payload.
-/// kUnavailable: the other process ended.
+/// carries orders and answers, and beside kAttach the segments' and the pool's descriptors, never
+/// payload. kUnavailable: the other process ended.
 Status send_order(int control_fd, const ControlPacket& packet,
                   std::span<const UniqueFd> descriptors = {});
 /// The next packet, and what came beside it; kDeadlineExceeded, or what `watch` says, which is

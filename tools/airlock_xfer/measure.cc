@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <deque>
 
@@ -66,6 +67,7 @@ class Pass {
         options_(pair.setup().options),
         channel_(pair.channel(session)),
         session_(session),
+        room_(pair.room(session)),
         source_(source),
         row_(row) {}
 
@@ -82,7 +84,7 @@ class Pass {
   Result<std::uint64_t> end() {
     const Deadline deadline = Deadline::after(options_.timeout);
     ASSIGN_OR_RETURN(const auto last, channel_.prepare({}, deadline));
-    RETURN_IF_ERROR(channel_.send(*last, encode_head(kLastMessage, 0), deadline));
+    RETURN_IF_ERROR(channel_.send(*last, encode_head({.kind = kLastMessage}), deadline));
     ASSIGN_OR_RETURN(const ControlPacket done, pair_.answer(Order::kPass, deadline));
     return done.wrong_bytes;
   }
@@ -107,6 +109,22 @@ class Pass {
     if (head.cpu == current_cpu()) ++replies_on_same_cpu_;
   }
 
+  /// Of a tensor that the pool has room for; else nowhere.
+  PoolPlace take_place() const {
+    if (room_ == nullptr || plan_message(channel_.policy(), size_)->planned[0].path != Path::kPool)
+      return {};
+    const auto offset = room_->take(source_.size());
+    return offset ? PoolPlace::at(*offset) : PoolPlace();
+  }
+  void give_place(PoolPlace place) const {
+    if (!place.is_nowhere()) room_->give(place.offset(), source_.size());
+  }
+  /// Gives both places of a message back.
+  void give_places(const MessageHead& head) const {
+    give_place(head.place);
+    give_place(head.reply_place);
+  }
+
   Deadline message_deadline() const { return xfer::message_deadline(options_, source_.size()); }
 
   /// One round trip; its time.
@@ -114,15 +132,18 @@ class Pass {
     const std::uint64_t number = next_message_++;
     const std::uint64_t seed = pattern_seed(row_, number);
     if (options_.check) fill_pattern(source_, seed);
-    const std::size_t sizes[] = {source_.size()};
-    const Accept accept = accept_exactly(source_.size());
-    const auto head = encode_head(kDataMessage, number);
+    const AcceptPlan accept = accept_exactly(channel_.policy(), source_.size());
     const Deadline deadline = message_deadline();
 
     const std::uint64_t start = now_ns();
-    ASSIGN_OR_RETURN(const auto message, channel_.prepare(sizes, deadline));
+    MessageHead head{.kind = kDataMessage, .message = number};
+    head.place = take_place();
+    head.reply_place = take_place();
+    ASSIGN_OR_RETURN(const MessagePlan plan,
+                     plan_tensor(channel_.policy(), source_.size(), head.place));
+    ASSIGN_OR_RETURN(const auto message, channel_.claim(plan, deadline));
     std::memcpy(message->tensor(0).data(), source_.data(), source_.size());
-    RETURN_IF_ERROR(channel_.send(*message, head, deadline));
+    RETURN_IF_ERROR(channel_.send(*message, encode_head(head), deadline));
     ASSIGN_OR_RETURN(const auto reply, channel_.receive(accept, deadline));
     const std::uint64_t round_trip_ns = now_ns() - start;
 
@@ -132,6 +153,7 @@ class Pass {
     }
     note_reply(echoed);
     if (options_.check) wrong_bytes_ += count_wrong(reply->tensor(0), seed);
+    give_places(head);
     return round_trip_ns;
   }
 
@@ -148,7 +170,8 @@ class Pass {
   }
 
   Status take_reply(Times& times, Deadline deadline) {
-    ASSIGN_OR_RETURN(const auto reply, channel_.receive(accept_exactly(0), deadline));
+    ASSIGN_OR_RETURN(const auto reply,
+                     channel_.receive(accept_exactly(channel_.policy(), 0), deadline));
     ASSIGN_OR_RETURN(const MessageHead head, decode_head(reply->header()));
     if (head.message + started_ns_.size() != next_message_) {
       return {StatusCode::kProtocolError, "the peer's reply is not to the oldest message"};
@@ -156,14 +179,16 @@ class Pass {
     note_reply(head);
     times.each_ns.push_back(static_cast<double>(now_ns() - started_ns_.front()));
     started_ns_.pop_front();
+    give_place(places_.front());
+    places_.pop_front();
     return {};
   }
 
   /// Sends, and takes replies wherever there is no room: else the two sides could wait for each
   /// other.
-  Status post(Message& message, Times& times) {
+  Status post(Message& message, PoolPlace place, Times& times) {
     constexpr std::chrono::milliseconds kRetry{1};
-    const auto head = encode_head(kDataMessage, next_message_);
+    const auto head = encode_head({.kind = kDataMessage, .message = next_message_, .place = place});
     const Deadline deadline = message_deadline();
     for (;;) {
       const Status sent = channel_.send(message, head, deadline.slice(kRetry));
@@ -176,7 +201,6 @@ class Pass {
 
   Result<Times> stream(std::uint64_t count, std::uint64_t least, double max_seconds) {
     Times times;
-    const std::size_t sizes[] = {source_.size()};
     const std::uint64_t begin = now_ns();
     const std::uint64_t first = next_message_;
     for (bool enough = false; !enough || !started_ns_.empty();) {
@@ -190,9 +214,12 @@ class Pass {
         continue;
       }
       const std::uint64_t start = now_ns();
-      const auto message =
-          channel_.prepare(sizes, started_ns_.empty() ? deadline : Deadline::now());
+      const PoolPlace pool_place = take_place();
+      ASSIGN_OR_RETURN(const MessagePlan plan,
+                       plan_tensor(channel_.policy(), source_.size(), pool_place));
+      const auto message = channel_.claim(plan, started_ns_.empty() ? deadline : Deadline::now());
       if (message.status().code() == StatusCode::kBusy && !started_ns_.empty()) {
+        give_place(pool_place);
         RETURN_IF_ERROR(take_reply(times, deadline));
         continue;
       }
@@ -204,8 +231,9 @@ class Pass {
         std::memcpy(place.data(), source_.data(), source_.size());
       }
       pair_.setup().call_hook(place);
-      RETURN_IF_ERROR(post(**message, times));
+      RETURN_IF_ERROR(post(**message, pool_place, times));
       started_ns_.push_back(start);
+      places_.push_back(pool_place);
       ++next_message_;
     }
     times.one_way_ns =
@@ -217,12 +245,15 @@ class Pass {
   const Options& options_;
   Channel& channel_;
   const Path session_;
+  FirstFit* const room_;
   const std::span<std::byte> source_;
+  const std::array<std::size_t, 1> size_ = {source_.size()};
   const std::uint64_t row_;
   bool peer_check_ = false;
   std::uint64_t next_message_ = 0;
   // Of a stream's messages that have no reply yet.
   std::deque<std::uint64_t> started_ns_;
+  std::deque<PoolPlace> places_;
   std::uint64_t replies_ = 0;
   std::uint64_t replies_on_same_cpu_ = 0;
   std::uint64_t wrong_bytes_ = 0;

@@ -75,10 +75,11 @@ Status parse_cpus(const std::string& text, std::optional<CpuPair>& value) {
 /// Gives --step.
 CommandOption declare(const CommandOptions& command, Options& options, SizeRange& range,
                       bool& json) {
-  command.parsed("--path", "PATHS",
-                 "paths to measure, with commas: ring (sizes that it cannot carry are n/a), zmq "
-                 "(no ring), auto (what the runtime takes for the size)",
-                 [&](const std::string& text) { return parse_paths(text, options.paths); });
+  command.parsed(
+      "--path", "PATHS",
+      "paths to measure, with commas: ring and pool (sizes that they cannot carry are n/a), "
+      "zmq (no ring), auto (what the runtime takes for the size)",
+      [&](const std::string& text) { return parse_paths(text, options.paths); });
   declare_size(command, "-b,--min-bytes", range.min_bytes,
                "smallest size (64; suffixes K, M, G: 1024^n)");
   declare_size(command, "-e,--max-bytes", range.max_bytes, "largest size (128M; at most 4G)");

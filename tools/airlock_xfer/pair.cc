@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <thread>
 #include <utility>
 
@@ -40,12 +41,27 @@ Result<std::string> make_directory() {
 }
 
 /// All that a session's Welcome says but its endpoint.
-Result<Welcome> make_welcome(Path fastest, const RingGeometry& geometry) {
+Result<Welcome> make_welcome(Path session, const Options& options) {
   Welcome welcome;
   RETURN_IF_ERROR(name_session(welcome));
-  welcome.has_ring = fastest == Path::kRing;
-  welcome.geometry = geometry;
+  welcome.has_ring = session != Path::kZmq;
+  welcome.geometry = options.geometry;
+  // Where the pool is measured no tensor that it carries takes the ring.
+  if (session == Path::kPool) welcome.geometry.slot_bytes = limits::kMinPoolTensorBytes;
+  const bool has_auto =
+      std::ranges::any_of(options.paths, [](const auto& path) { return !path.has_value(); });
+  welcome.has_pool = session == Path::kPool || (session == Path::kRing && has_auto);
   return welcome;
+}
+
+/// What a session's pool holds at once: the tensors of all messages under way, and of their
+/// replies.
+std::uint64_t pool_bytes(const Options& options) {
+  const std::uint64_t page = limits::kPoolPageBytes;
+  const std::uint64_t tensor = (options.sizes.back() + page - 1) / page * page;
+  const std::uint64_t count = options.mode == Mode::kEcho ? 2 : options.inflight;
+  return std::clamp<std::uint64_t>(count * tensor, limits::kMinPoolSlotBytes,
+                                   limits::kMaxPoolSlotBytes);
 }
 
 }  // namespace
@@ -57,9 +73,9 @@ Result<std::unique_ptr<Pair>> Pair::start(const Options& options, const Hooks& h
   for (const auto path : options.paths) {
     const Path session = session_of(path);
     if (setup.welcome[session]) continue;
-    ASSIGN_OR_RETURN(setup.welcome[session], make_welcome(session, options.geometry));
+    ASSIGN_OR_RETURN(setup.welcome[session], make_welcome(session, options));
   }
-  if (setup.welcome[Path::kRing]) {
+  if (setup.welcome[Path::kRing] || setup.welcome[Path::kPool]) {
     ASSIGN_OR_RETURN(const std::size_t segment_bytes, ring_segment_bytes(options.geometry));
     RETURN_IF_ERROR(check_sealed_room(segment_bytes, 2, "--path zmq"));
   }
@@ -104,23 +120,47 @@ Endpoint Pair::data_endpoint(Path session) const {
   return {Endpoint::Kind::kIpc, fmt::format("{}/{}", setup_.directory, name_of(session)), {}, {}};
 }
 
+Status Pair::make_pool(Path session) {
+  const PoolShape shape{pool_bytes(setup_.options), {{1, 0, 0}}, 0};
+  ASSIGN_OR_RETURN(pools_[session], PoolRegion::create(shape, PoolCommit::kLazy));
+  return {};
+}
+
 Status Pair::offer(Path session) {
   Welcome welcome = *setup_.welcome[session];
   const Deadline deadline = Deadline::after(setup_.options.timeout);
   ASSIGN_OR_RETURN(sessions_[session],
                    SessionChannel::offer(welcome, SegmentKind::kSealed, *watch_));
-  ASSIGN_OR_RETURN(const std::vector<UniqueFd> descriptors, sessions_[session]->descriptors());
+  ASSIGN_OR_RETURN(std::vector<UniqueFd> descriptors, sessions_[session]->descriptors());
+  Attached attached;
+  if (welcome.has_pool) {
+    RETURN_IF_ERROR(make_pool(session));
+    const PoolWish wish{{pools_[session]->shape().bytes(), 0, 0}};
+    Status lacking;
+    ASSIGN_OR_RETURN(auto leased,
+                     sessions_[session]->lease(*pools_[session], wish, attached, lacking));
+    std::ranges::move(leased, std::back_inserter(descriptors));
+    // For auto there is ZeroMQ.
+    if (!lacking.ok() && session == Path::kPool)
+      return lacking.with_context("use a smaller -e, or --path ring,zmq");
+  }
+  if (!attached.pool.empty()) {
+    room_[session].emplace(limits::kPoolPageBytes);
+    room_[session]->add(attached.pool[0].offset, attached.pool[0].bytes);
+  }
   // The directory is private and the port loopback's: that a stranger is there first, and another
   // socket announced, is for the peer to stumble over.
   Status told;
   const auto announce = [&](const std::string& endpoint) {
     ControlPacket attach{.order = Order::kAttach, .session = session};
+    if (!attached.pool.empty()) attach.leased = attached.pool[0];
     std::ranges::copy(endpoint, attach.endpoint.begin());
     told = send_order(control_.get(), attach, descriptors);
   };
   const Status accepted = sessions_[session]->accept(data_endpoint(session), announce, deadline);
   RETURN_IF_ERROR(told);
   RETURN_IF_ERROR(accepted);
+  RETURN_IF_ERROR(sessions_[session]->open());
   return answer(Order::kAttach, deadline).status();
 }
 

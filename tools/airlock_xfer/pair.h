@@ -7,6 +7,8 @@
 #include <optional>
 
 #include "base/unique_fd.h"
+#include "pool/first_fit.h"
+#include "pool/region.h"
 #include "runtime/rpc/session_channel.h"
 #include "tools/airlock_xfer/control.h"
 #include "tools/airlock_xfer/options.h"
@@ -18,9 +20,10 @@ namespace airlock::xfer {
 /// that no faster one can take its tensors; for auto (nullopt) all paths.
 constexpr Path session_of(std::optional<Path> path) { return path.value_or(kPaths.front()); }
 
-/// This process's end of a forked peer and of the sessions with it: one with rings (for ring and
-/// auto) and one without, each only where a path needs it. The fork comes before any thread, ZeroMQ
-/// context or segment of this process; when start() returns, no file is left. One thread.
+/// This process's end of a forked peer and of the sessions with it: one with rings and, for auto, a
+/// pool; one with a pool and rings that carry headers alone; and one with neither, each only where
+/// a path needs it. The fork comes before any thread, ZeroMQ context or segment of this process;
+/// when start() returns, no file is left. One thread.
 class Pair {
  public:
   /// kResourceExhausted where /dev/shm lacks room; kInvalidInput where no directory can be made for
@@ -34,6 +37,8 @@ class Pair {
   Pair& operator=(const Pair&) = delete;
 
   PairSetup& setup() { return setup_; }
+  /// Divides what a session has of its pool; null where that is nothing.
+  FirstFit* room(Path session) { return room_[session] ? &*room_[session] : nullptr; }
   Channel& channel(Path session) { return sessions_[session]->channel(); }
   const PeerLife& life() const { return *watch_; }
   Status tell(const ControlPacket& packet) const { return send_order(control_.get(), packet); }
@@ -47,6 +52,7 @@ class Pair {
   Pair(const Options& options, const Hooks& hooks) : setup_{options, hooks} {}
   Status fork_peer();
   Status offer(Path session);
+  Status make_pool(Path session);
   Endpoint data_endpoint(Path session) const;
   bool reap(Deadline deadline);
 
@@ -60,6 +66,9 @@ class Pair {
   std::unique_ptr<LifeWatch> watch_;
   // Where this thread could run before it was pinned to a CPU.
   std::optional<cpu_set_t> unpinned_;
+  // Before the sessions that lease of them.
+  PerValue<Path, std::unique_ptr<PoolRegion>> pools_;
+  PerValue<Path, std::optional<FirstFit>> room_;
   PerValue<Path, std::unique_ptr<SessionChannel>> sessions_;
 };
 

@@ -66,7 +66,15 @@ class Peer {
     if (is_path && packet.order == Order::kAttach && setup_.welcome[packet.session]) {
       const Welcome& welcome = *setup_.welcome[packet.session];
       auto& session = sessions_[packet.session];
-      ASSIGN_OR_RETURN(session, SessionChannel::attach(welcome, descriptors, watch_));
+      const std::size_t rings = welcome.has_ring ? std::min<std::size_t>(2, descriptors.size()) : 0;
+      ASSIGN_OR_RETURN(session, SessionChannel::attach(welcome, descriptors.first(rings), watch_));
+      Attached attached;
+      PoolWish wish;
+      if (packet.leased.bytes > 0) {
+        attached.pool = {packet.leased};
+        wish[packet.leased.use] = packet.leased.bytes;
+      }
+      RETURN_IF_ERROR(session->take_lease(attached, descriptors.subspan(rings), wish));
       RETURN_IF_ERROR(session->connect(packet.endpoint.data()));
       return session->open();
     }
@@ -84,7 +92,7 @@ class Peer {
     if (!is_echo) {
       ASSIGN_OR_RETURN(private_copy, HostBuffer::make(order.bytes));
     }
-    const Accept accept = accept_exactly(order.bytes);
+    const AcceptPlan accept = accept_exactly(channel.policy(), order.bytes);
     std::uint64_t wrong_bytes = 0;
     for (;;) {
       ASSIGN_OR_RETURN(auto received, channel.receive(accept, Deadline::after(kPatience)));
@@ -105,14 +113,17 @@ class Peer {
 
   Status reply(Channel& channel, std::span<const std::byte> tensor, const MessageHead& head) {
     const Deadline deadline = message_deadline(setup_.options, tensor.size());
-    const std::size_t sizes[] = {tensor.size()};
-    ASSIGN_OR_RETURN(auto message, channel.prepare({sizes, tensor.empty() ? 0U : 1U}, deadline));
+    ASSIGN_OR_RETURN(const MessagePlan plan,
+                     plan_tensor(channel.policy(), tensor.size(), head.reply_place));
+    ASSIGN_OR_RETURN(auto message, channel.claim(plan, deadline));
     if (!tensor.empty()) {
       const std::span<std::byte> place = message->tensor(0);
       std::memcpy(place.data(), tensor.data(), tensor.size());
       setup_.call_hook(place);
     }
-    return channel.send(*message, encode_head(head.kind, head.message), deadline);
+    MessageHead answer = head;
+    answer.place = head.reply_place;
+    return channel.send(*message, encode_head(answer), deadline);
   }
 
   UniqueFd control_;
@@ -130,9 +141,9 @@ void inherit_no_signals() {
 
 }  // namespace
 
-std::array<std::byte, sizeof(MessageHead)> encode_head(std::uint32_t kind, std::uint64_t message) {
-  return std::bit_cast<std::array<std::byte, sizeof(MessageHead)>>(
-      MessageHead{kind, current_cpu(), message});
+std::array<std::byte, sizeof(MessageHead)> encode_head(MessageHead head) {
+  head.cpu = current_cpu();
+  return std::bit_cast<std::array<std::byte, sizeof(MessageHead)>>(head);
 }
 
 Result<MessageHead> decode_head(std::span<const std::byte> header) {
@@ -147,11 +158,17 @@ Result<MessageHead> decode_head(std::span<const std::byte> header) {
   return head;
 }
 
-Accept accept_exactly(std::size_t tensor_bytes) {
-  return [tensor_bytes](std::span<const std::byte> header) -> Result<std::vector<std::size_t>> {
+Result<MessagePlan> plan_tensor(const PathPolicy& policy, std::size_t bytes, PoolPlace place) {
+  const std::size_t count = bytes == 0 ? 0 : 1;
+  ASSIGN_OR_RETURN(MessagePlan plan, plan_message(policy, {&bytes, count}));
+  RETURN_IF_ERROR(place_in_pool(plan, {&place, count}));
+  return plan;
+}
+
+AcceptPlan accept_exactly(const PathPolicy& policy, std::size_t tensor_bytes) {
+  return [&policy, tensor_bytes](std::span<const std::byte> header) -> Result<MessagePlan> {
     ASSIGN_OR_RETURN(const MessageHead head, decode_head(header));
-    if (head.kind == kLastMessage || tensor_bytes == 0) return std::vector<std::size_t>();
-    return std::vector<std::size_t>{tensor_bytes};
+    return plan_tensor(policy, head.kind == kLastMessage ? 0 : tensor_bytes, head.place);
   };
 }
 

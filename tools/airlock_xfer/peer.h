@@ -48,18 +48,23 @@ struct MessageHead {
   std::uint32_t cpu = 0;
   // Its number in the pass.
   std::uint64_t message = 0;
+  // Where in the pool its tensor lies, and its reply's is to lie; the parent chooses both.
+  PoolPlace place{};
+  PoolPlace reply_place{};
 };
 inline constexpr std::uint32_t kDataMessage = 1;
 /// Without a tensor: the pass is over.
 inline constexpr std::uint32_t kLastMessage = 2;
 
-/// The head of a message that leaves now.
-std::array<std::byte, sizeof(MessageHead)> encode_head(std::uint32_t kind, std::uint64_t message);
+/// `head` with the CPU, of a message that leaves now.
+std::array<std::byte, sizeof(MessageHead)> encode_head(MessageHead head);
 /// kProtocolError for a header of another size or kind.
 Result<MessageHead> decode_head(std::span<const std::byte> header);
-/// The Accept of either side: a data message has one tensor of `tensor_bytes`, or none where that
-/// is 0; the last message has none.
-Accept accept_exactly(std::size_t tensor_bytes);
+/// How one tensor of `bytes`, or none where that is 0, travels with this place in the pool.
+Result<MessagePlan> plan_tensor(const PathPolicy& policy, std::size_t bytes, PoolPlace place);
+/// What either side accepts: a data message has one tensor of `tensor_bytes`, or none where that is
+/// 0; the last message has none. The policy outlives it.
+AcceptPlan accept_exactly(const PathPolicy& policy, std::size_t tensor_bytes);
 
 /// The CPU that the calling thread runs on now.
 std::uint32_t current_cpu();

@@ -73,7 +73,7 @@ TEST(ReportBins, count_inputs_at_submit_and_outputs_at_reply) {
   bins.add(0, 4, sample_record(0, 0, 4, Path::kZmq));
   ASSERT_EQ(bins.bins().size(), 4U);
   EXPECT_EQ(bins.bins()[0], (Bin{{{3072, 0}}, 1, 2}));
-  EXPECT_EQ(bins.bins()[3], (Bin{{{0, 1024}}, 0, 0}));
+  EXPECT_EQ(bins.bins()[3], (Bin{{{0, 0, 1024}}, 0, 0}));
 }
 
 class ReportTrace : public testing::Test {

@@ -117,7 +117,8 @@ TEST(CsvExport, parses_back_to_the_same_records) {
     ASSERT_EQ(lines.size(), trace.records.size() + 1);
     EXPECT_EQ(lines[0],
               "seq,run,op,layer,weights,transpose,inputs,outputs,input_sha256,output_sha256,"
-              "input_bytes,output_bytes,ring_bytes,zmq_bytes,path,slots,start_ns,total_ns,tee_ns,"
+              "input_bytes,output_bytes,ring_bytes,pool_bytes,zmq_bytes,path,slots,start_ns,total_"
+              "ns,tee_ns,"
               "wire_ns,queue_ns,server_ns");
     const auto columns = split(lines[0], ',');
     for (std::size_t i = 0; i < trace.records.size(); ++i) {

@@ -24,7 +24,7 @@ std::string refusal(std::vector<const char*> words) {
 
 TEST(Options, default_to_the_command_of_the_document) {
   const Options plain = parsed({});
-  const Options given = parsed({"--path", "ring,zmq,auto", "-b", "64", "-e", "128M", "-f", "2",
+  const Options given = parsed({"--path", "ring,pool,zmq,auto", "-b", "64", "-e", "128M", "-f", "2",
                                 "-n", "100", "-w", "10", "-c", "1"});
   EXPECT_EQ(plain.paths, given.paths);
   EXPECT_EQ(plain.sizes, given.sizes);

@@ -147,7 +147,9 @@ def killed_program_takes_its_peer_along(program):
 def end_while_starting(program, number, code):
     # A large ring takes a while to reserve: its file has a name meanwhile.
     xfer = Xfer(program, "--ring-slots", "64", "--ring-slot-bytes", "4M", *SLOW[:-2])
-    wait_until(lambda: segments_of(xfer.process.pid) or xfer.process.poll() is not None, "a segment")
+    # From the fork on there is somebody who removes its files.
+    wait_until(lambda: children(xfer.process.pid) and segments_of(xfer.process.pid) or xfer.process.poll() is not None,
+               "a peer and a segment")
     peers = children(xfer.process.pid)
     xfer.segments = segments_of(xfer.process.pid)
     xfer.process.send_signal(number)

@@ -70,16 +70,18 @@ TEST_F(Run, ends_where_nobody_can_see_its_rows) {
 TEST_F(Run, carries_every_size_on_every_path_that_can) {
   const Outcome outcome = run(small_run());
   ASSERT_TRUE(outcome.status.ok()) << outcome.status.message();
-  ASSERT_EQ(outcome.rows.size(), 18U);
+  ASSERT_EQ(outcome.rows.size(), 24U);
   for (const Row& row : outcome.rows) {
     const bool fits = row.bytes < kLimit;
-    if (row.asked == Path::kRing && !fits) {
+    if ((row.asked == Path::kRing && !fits) ||
+        (row.asked == Path::kPool && row.bytes < limits::kMinPoolTensorBytes)) {
       EXPECT_FALSE(row.measured.has_value()) << row.bytes;
       continue;
     }
     ASSERT_TRUE(row.measured.has_value()) << row.bytes;
     const Measured& m = *row.measured;
-    EXPECT_EQ(m.taken, row.asked == Path::kZmq || !fits ? "zmq" : "ring") << row.bytes;
+    const Path largest = row.asked.value_or(fits ? Path::kRing : Path::kPool);
+    EXPECT_EQ(m.taken, name_of(largest)) << row.bytes;
     EXPECT_EQ(m.iterations, 12U);
     EXPECT_EQ(m.wrong_bytes, 0U);
     EXPECT_GT(m.p50_ns, 0);
@@ -131,7 +133,7 @@ TEST_F(Run, goes_over_tcp) {
   options.zmq = ZmqTransport::kTcp;
   const Outcome outcome = run(options);
   EXPECT_TRUE(outcome.status.ok()) << outcome.status.message();
-  EXPECT_EQ(outcome.rows.size(), 18U);
+  EXPECT_EQ(outcome.rows.size(), 24U);
 }
 
 TEST_F(Run, sees_that_both_processes_are_on_one_cpu) {
@@ -141,7 +143,7 @@ TEST_F(Run, sees_that_both_processes_are_on_one_cpu) {
   const Outcome outcome = run(options);
   ASSERT_TRUE(outcome.status.ok()) << outcome.status.message();
   EXPECT_EQ(outcome.rows[0].measured->same_cpu_share, 1.0);
-  EXPECT_THAT(text_, HasSubstr("# one CPU: in 15 of 15 rows"));
+  EXPECT_THAT(text_, HasSubstr("# one CPU: in 19 of 19 rows"));
 }
 
 TEST_F(Run, gives_its_cpus_back) {
@@ -182,7 +184,7 @@ TEST_F(Run, leaves_no_name_of_what_it_maps) {
   };
   const Outcome outcome = run(options, hooks);
   EXPECT_TRUE(outcome.status.ok()) << outcome.status.message();
-  EXPECT_EQ(deleted.size(), 2U);
+  EXPECT_EQ(deleted.size(), 5U);  // two rings twice, and pools of one name
   for (const auto& [name, is_deleted] : deleted) EXPECT_TRUE(is_deleted) << name;
   EXPECT_TRUE(directory_is_empty);
 }
@@ -196,9 +198,9 @@ TEST_F(Run, counts_bytes_that_the_peer_corrupts) {
   const Outcome outcome = run(options, hooks);
   EXPECT_EQ(outcome.status.code(), StatusCode::kMismatch);
   EXPECT_EQ(exit_code(outcome.status.code()), 4);
-  ASSERT_EQ(outcome.rows.size(), 18U);  // the run goes on
+  ASSERT_EQ(outcome.rows.size(), 24U);  // the run goes on
   EXPECT_EQ(outcome.rows[0].measured->wrong_bytes, 1U);
-  EXPECT_EQ(outcome.rows[1].measured->wrong_bytes, 0U);
+  EXPECT_EQ(outcome.rows[2].measured->wrong_bytes, 0U);
   EXPECT_THAT(text_, HasSubstr("# wrong bytes: 1\n"));
 }
 
@@ -244,13 +246,13 @@ TEST_F(Run, ends_with_the_rows_so_far_when_the_peer_is_killed) {
   Options options = small_run();
   Hooks hooks;
   hooks.on_write = [](std::uint64_t message, std::span<std::byte>) {
-    if (message == 14 * 4 + 5) ::kill(::getpid(), SIGKILL);  // in the fifth row
+    if (message == 14 * 3 + 5) ::kill(::getpid(), SIGKILL);  // in the fourth row that has any
   };
   const Outcome outcome = run(options, hooks);
   EXPECT_EQ(outcome.status.code(), StatusCode::kUnavailable);
   EXPECT_EQ(exit_code(outcome.status.code()), 3);
   EXPECT_THAT(outcome.status.message(), HasSubstr("killed by signal 9"));
-  EXPECT_EQ(outcome.rows.size(), 4U);
+  EXPECT_EQ(outcome.rows.size(), 4U);  // one of them n/a
   EXPECT_THAT(text_, HasSubstr("# ended early or failed: "));
 }
 

@@ -1,0 +1,158 @@
+#include "pool/region.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+
+#include "base/available_memory.h"
+#include "base/file.h"
+#include "shm/sealed_memory.h"
+
+namespace airlock {
+namespace {
+
+constexpr const char* kName = "airlock-pool";
+
+/// From the first slot of each use on, then the spare ones.
+std::uint64_t first_slot_of(const PoolShape& shape, PoolUse use) {
+  std::uint64_t first = 0;
+  for (const PoolUse before : kValuesOf<PoolUse>) {
+    if (before < use) first += shape.slots[before];
+  }
+  return first;
+}
+std::uint64_t first_spare(const PoolShape& shape) { return shape.slot_count() - shape.spare_slots; }
+
+/// Takes [at, at + bytes) from the system.
+Status commit(const UniqueFd& memory, std::uint64_t at, std::uint64_t bytes) {
+  int error = 0;
+  do {
+    error = ::posix_fallocate(memory.get(), static_cast<off_t>(at), static_cast<off_t>(bytes));
+  } while (error == EINTR);
+  return error == 0 ? Status() : os_error("take memory for the pool", error);
+}
+void uncommit(const UniqueFd& memory, std::uint64_t at, std::uint64_t bytes) {
+  (void)::fallocate(memory.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                    static_cast<off_t>(at), static_cast<off_t>(bytes));
+}
+
+/// Looked at before memory is given out, each time by itself: memory that was promised and not yet
+/// touched is not counted.
+Status check_memory(std::uint64_t bytes) {
+  const auto available = memory_available_bytes();
+  if (!available || *available >= bytes) return {};
+  return {StatusCode::kResourceExhausted, "the pool needs {} bytes of memory, {} are available",
+          bytes, *available};
+}
+
+}  // namespace
+
+GrantedExtent::~GrantedExtent() {
+  if (region_ != nullptr) region_->give_back(*this);
+}
+
+std::span<std::byte> GrantedExtent::bytes() const {
+  return region_->addresses_.bytes().subspan(extent_.offset, extent_.bytes);
+}
+
+void GrantedExtent::discard() {
+  empty_memory(memory_, extent_.bytes);
+  discarded_ = true;
+}
+
+PoolRegion::PoolRegion(const PoolShape& shape, PoolCommit commit)
+    : shape_(shape), commit_(commit), own_{{FirstFit(1), FirstFit(1), FirstFit(1)}}, spare_(1) {
+  for (const PoolUse use : kValuesOf<PoolUse>) {
+    if (shape.slots[use] > 0) own_[use].add(first_slot_of(shape, use), shape.slots[use]);
+  }
+  if (shape.spare_slots > 0) spare_.add(first_spare(shape), shape.spare_slots);
+}
+
+Result<std::unique_ptr<PoolRegion>> PoolRegion::create(const PoolShape& shape,
+                                                       PoolCommit commit_mode) {
+  RETURN_IF_ERROR(check_shape(shape));
+  std::unique_ptr<PoolRegion> region(new PoolRegion(shape, commit_mode));
+  ASSIGN_OR_RETURN(region->addresses_, Mapping::reserve(shape.bytes()));
+  if (commit_mode == PoolCommit::kAll) {
+    RETURN_IF_ERROR(check_memory(shape.bytes()));
+    ASSIGN_OR_RETURN(region->reserve_, make_sealed_memory(kName, shape.bytes()));
+    RETURN_IF_ERROR(commit(region->reserve_, 0, shape.bytes()));
+  }
+  return region;
+}
+
+/// The first slot and how many.
+Result<std::pair<std::uint64_t, std::uint64_t>> PoolRegion::take_slots(PoolUse use,
+                                                                       std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  FirstFit& own = own_[use];
+  const std::uint64_t longest = std::max(own.longest_run(), spare_.longest_run());
+  const std::uint64_t wanted = std::clamp<std::uint64_t>(
+      bytes / shape_.slot_bytes + (bytes % shape_.slot_bytes != 0), 1, shape_.quota(use));
+  const std::uint64_t count = std::min(wanted, longest);
+  if (count == 0) {
+    return Status(StatusCode::kResourceExhausted,
+                  "the pool is full: {} bytes for {} need {} slots, {} are free, the longest run "
+                  "has {}",
+                  bytes, name_of(use), wanted, own.free_length() + spare_.free_length(), longest);
+  }
+  auto first = own.take(count);
+  if (!first) first = spare_.take(count);
+  CHECK(first);  // the longest run is one of theirs
+  return std::pair(*first, count);
+}
+
+void PoolRegion::give_slots(std::uint64_t first, std::uint64_t count) {
+  const std::lock_guard lock(mutex_);
+  if (first >= first_spare(shape_)) return spare_.give(first, count);
+  for (const PoolUse use : kValuesOf<PoolUse>) {
+    const std::uint64_t begin = first_slot_of(shape_, use);
+    if (first >= begin && first < begin + shape_.slots[use]) return own_[use].give(first, count);
+  }
+}
+
+Result<UniqueFd> PoolRegion::make_memory(const PoolExtent& extent) const {
+  if (commit_ == PoolCommit::kLazy) RETURN_IF_ERROR(check_memory(extent.bytes));
+  ASSIGN_OR_RETURN(UniqueFd memory, make_sealed_memory(kName, extent.bytes));
+  if (commit_ == PoolCommit::kLazy) return memory;
+  // From hand to hand: what others take in between is little.
+  uncommit(reserve_, extent.offset, extent.bytes);
+  Status taken = commit(memory, 0, extent.bytes);
+  if (taken.ok()) return memory;
+  memory.reset();
+  (void)commit(reserve_, extent.offset, extent.bytes);
+  return taken;
+}
+
+Result<GrantedExtent> PoolRegion::grant(PoolUse use, std::uint64_t bytes) {
+  ASSIGN_OR_RETURN(const auto slots, take_slots(use, bytes));
+  // No more than was asked for, whatever a slot has.
+  const std::uint64_t room = slots.second * shape_.slot_bytes;
+  const std::uint64_t page = limits::kPoolPageBytes;
+  const std::uint64_t wanted = std::max<std::uint64_t>(1, std::min(bytes, room));
+  const PoolExtent extent{use, slots.first * shape_.slot_bytes, (wanted + page - 1) / page * page};
+  // From here on it gives them back by itself.
+  GrantedExtent granted(*this, extent, UniqueFd());
+  ASSIGN_OR_RETURN(granted.memory_, make_memory(extent));
+  RETURN_IF_ERROR(addresses_.lay(granted.memory_, extent.offset, extent.bytes));
+  ASSIGN_OR_RETURN(SegmentGuard guard, SegmentGuard::create(granted.bytes().data(), extent.bytes));
+  granted.guard_ = std::make_unique<SegmentGuard>(std::move(guard));
+  return granted;
+}
+
+void PoolRegion::give_back(GrantedExtent& granted) {
+  const PoolExtent& extent = granted.extent_;
+  granted.guard_.reset();
+  if (granted.memory_.valid()) {
+    addresses_.clear(extent.offset, extent.bytes);
+    // Where it was not emptied the client has it still, and no other session is to come.
+    if (reserve_.valid() && granted.discarded_ && check_memory(extent.bytes).ok())
+      (void)commit(reserve_, extent.offset, extent.bytes);
+  }
+  give_slots(extent.offset / shape_.slot_bytes,
+             (extent.bytes + shape_.slot_bytes - 1) / shape_.slot_bytes);
+}
+
+}  // namespace airlock
