@@ -95,6 +95,7 @@ void Session::work() {
   ground_.changed.set();
   const bool discards = await_release();
   if (discards && channel_) channel_->discard_memory();
+  life_.set_waker({});
   // Here and not in the destructor: to unmap the rings takes time that the control thread does not
   // have.
   channel_.reset();
@@ -109,6 +110,7 @@ Status Session::attach(std::unique_ptr<Compute>& compute, Attached& attached,
       ground_.control.kind == Endpoint::Kind::kIpc ? SegmentKind::kSealed : SegmentKind::kNamed;
   ASSIGN_OR_RETURN(channel_,
                    SessionChannel::offer(welcome_, kind, life_, &counters_.block.transport));
+  life_.set_waker([this] { channel_->wake(); });
   ASSIGN_OR_RETURN(std::vector<UniqueFd> descriptors, channel_->descriptors());
   tell(welcome_, std::move(descriptors));
   RETURN_IF_ERROR(channel_->accept(

@@ -61,6 +61,12 @@ Status format_ring(Segment& segment, const RingGeometry& geometry, std::uint64_t
   return {};
 }
 
+void ring_bells(const Segment& segment) {
+  auto* const superblock = reinterpret_cast<ring_layout::Superblock*>(segment.bytes().data());
+  wake_waiters({&superblock->published_bell, &superblock->consumer_waiting});
+  wake_waiters({&superblock->freed_bell, &superblock->producer_waiting});
+}
+
 Result<RingMemory> RingMemory::attach(const Segment& segment, const RingGeometry& geometry,
                                       std::uint64_t epoch) {
   const auto offsets = ring_layout::ring_offsets(geometry);

@@ -19,6 +19,10 @@ Result<std::size_t> ring_segment_bytes(const RingGeometry& geometry);
 /// hears its name.
 Status format_ring(Segment& segment, const RingGeometry& geometry, std::uint64_t epoch);
 
+/// Wakes whoever sleeps at one of the ring's two bells in this or the other process, so that he
+/// looks at what else ends his wait. Any thread; `segment` holds a ring.
+void ring_bells(const Segment& segment);
+
 /// Where things lie in one ring: every address comes from the private geometry, none from shared
 /// memory. Shared words are read once each, into the caller's hands. Used by the two ends of the
 /// ring only. The segment must outlive it.

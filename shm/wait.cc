@@ -16,6 +16,8 @@ constexpr std::uint64_t kShortWaitNs = 100'000;
 constexpr std::uint64_t kFirstSleepNs = 20'000;
 constexpr std::uint64_t kMaxSleepNs = 4'000'000;
 constexpr int kMissedWakesBeforeSleep = 3;
+/// A second of them.
+constexpr int kSlicesBeforeIdle = 20;
 constexpr int kPausesPerLook = 16;
 /// From here on a spin yields: the peer may wait for this very CPU, and would get it only when the
 /// spin gives up.
@@ -41,10 +43,14 @@ Waiter::Waiter(WaitMode mode)
 
 Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready, Deadline deadline,
                     const WaitCheck& check) {
-  if (ready()) return {};
+  if (ready()) {
+    idle_slices_ = 0;
+    return {};
+  }
   const std::uint64_t start_ns = now_ns();
   if (spin(doorbell, ready, deadline)) {
     ++counters_.spins;
+    idle_slices_ = 0;
     learn(now_ns() - start_ns);
     return {};
   }
@@ -99,8 +105,9 @@ bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, 
 }
 
 void Waiter::park(const Doorbell& doorbell, std::uint32_t seen, Deadline deadline) {
+  const auto longest = idle_slices_ < kSlicesBeforeIdle ? kWaitSlice : kIdleWaitSlice;
   const std::uint64_t slice_ns = static_cast<std::uint64_t>(
-      std::min<std::chrono::nanoseconds>(kWaitSlice, deadline.remaining()).count());
+      std::min<std::chrono::nanoseconds>(longest, deadline.remaining()).count());
   if (slice_ns == 0) return;
   ++counters_.parks;
   if (mode_ == WaitMode::kSleep) {
@@ -108,8 +115,9 @@ void Waiter::park(const Doorbell& doorbell, std::uint32_t seen, Deadline deadlin
     sleep_ns_ = std::min(sleep_ns_ * 2, kMaxSleepNs);
     return;
   }
-  static_assert(kWaitSlice < std::chrono::seconds(1));
+  static_assert(kIdleWaitSlice < std::chrono::seconds(1));
   const int error = shared::futex_wait(*doorbell.bell, seen, slice_ns);
+  if (error != ETIMEDOUT) idle_slices_ = 0;
   if (error == 0) {
     missed_wakes_ = 0;
     return;
@@ -117,6 +125,7 @@ void Waiter::park(const Doorbell& doorbell, std::uint32_t seen, Deadline deadlin
   if (error == EAGAIN || error == EINTR) return;
   if (error == ETIMEDOUT) {
     const bool rang = shared::load(*doorbell.bell, std::memory_order_acquire) != seen;
+    idle_slices_ = rang ? 0 : std::min(idle_slices_ + 1, kSlicesBeforeIdle);
     if (rang) ++missed_wakes_;
     if (!rang || missed_wakes_ < kMissedWakesBeforeSleep) return;
   }

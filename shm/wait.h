@@ -9,11 +9,13 @@
 
 namespace airlock {
 
-/// Asked in each slice of a wait, at least every kWaitSlice: not ok ends the wait with that status
-/// (the peer died, shutdown). Empty: never.
+/// Asked in each slice of a wait, at least every kWaitSlice, or kIdleWaitSlice where nothing has
+/// come for a second: not ok ends the wait with that status (the peer died, shutdown). Who makes it
+/// so may ring the bell, and it is asked at once. Empty: never.
 using WaitCheck = std::function<Status()>;
 
 inline constexpr std::chrono::milliseconds kWaitSlice{50};
+inline constexpr std::chrono::milliseconds kIdleWaitSlice{500};
 
 /// Two words in shared memory that one side counts up and the other waits on. The peer can write
 /// anything there; that delays a wait by at most one slice.
@@ -68,6 +70,7 @@ class Waiter {
   std::uint64_t spin_ns_;   // what the next wait spins at most
   std::uint64_t sleep_ns_;  // next rung of the ladder
   int missed_wakes_ = 0;    // slices in a row in which the bell rang and no wake came
+  int idle_slices_ = 0;     // in a row, of this wait and those before it, in which it did not ring
   WaitCounters counters_;
 };
 

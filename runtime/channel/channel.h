@@ -85,7 +85,7 @@ class Channel {
 };
 
 /// Whether the peer is alive, as far as a thread that watches for it knows. Thread-safe. Carriers
-/// ask in each slice of a wait (at most 50 ms), so a dead peer or a shutdown ends every wait soon.
+/// ask in each slice of a wait (shm/wait.h), so a dead peer or a shutdown ends every wait soon.
 class PeerWatch {
  public:
   virtual ~PeerWatch() = default;

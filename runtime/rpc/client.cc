@@ -188,6 +188,7 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
     }
   }
   RETURN_IF_ERROR(channel_->open());
+  life_.set_waker([this] { channel_->wake(); });  // for the control thread, which ends before it
   BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
                    welcome.threads, welcome.device, welcome.digest};
   auto last_sign = [this] {

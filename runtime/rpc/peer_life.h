@@ -4,7 +4,9 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <mutex>
+#include <utility>
 
 #include "base/status.h"
 #include "runtime/channel/channel.h"
@@ -45,11 +47,19 @@ class PeerLife : public PeerWatch {
     if (ended_.load(std::memory_order_relaxed)) return;
     reason_ = std::move(reason);
     ended_.store(true, std::memory_order_release);  // pairs with the load in check()
+    if (waker_) waker_();
+  }
+  /// Called at the end, by whoever ends it: wakes those who wait, so that they ask check() at once.
+  /// Empty: nobody; from then on the old one is not called any more.
+  void set_waker(std::function<void()> waker) {
+    const std::lock_guard lock(mutex_);
+    waker_ = std::move(waker);
   }
 
  private:
   mutable std::mutex mutex_;
   Status reason_;
+  std::function<void()> waker_;
   std::atomic<bool> ended_{false};
 };
 

@@ -179,6 +179,12 @@ void SessionChannel::discard_memory() {
   for (GrantedExtent& granted : granted_) granted.discard();
 }
 
+void SessionChannel::wake() const {
+  for (const auto& segment : {in_segment_, out_segment_}) {
+    if (segment) ring_bells(*segment);
+  }
+}
+
 void SessionChannel::remove_files() {
   if (in_segment_) in_segment_->unlink();
   if (out_segment_) out_segment_->unlink();

@@ -83,6 +83,8 @@ class SessionChannel {
   void discard_memory();
   /// Server: unlinks what accept() has not unlinked yet; mappings and connection live on.
   void remove_files();
+  /// Wakes who waits at the rings. Any thread, as long as this lives.
+  void wake() const;
   /// After open().
   Channel& channel() { return *channel_; }
   /// What the server says of the session.

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <thread>
+#include <utility>
 
 namespace airlock {
 namespace {
@@ -33,6 +34,31 @@ TEST(Waiter, idle_wait_parks_in_few_slices_and_does_not_poll) {
   EXPECT_GE(checks, 2);
   EXPECT_EQ(waiter.counters().spins, 0u);
   EXPECT_EQ(words.waiting, 0u);
+}
+
+TEST(Waiter, sleeps_longer_once_nothing_has_come_for_a_second_until_something_does) {
+  Words words;
+  Waiter waiter;
+  const auto wait = [&](std::chrono::milliseconds time) {
+    const std::uint64_t before = waiter.counters().parks;
+    EXPECT_EQ(waiter.wait(words.doorbell(), [] { return false; }, Deadline::after(time), {}).code(),
+              StatusCode::kDeadlineExceeded);
+    return waiter.counters().parks - before;
+  };
+  // Of several waits together, as a server's are; on a busy machine there are fewer.
+  std::uint64_t parks = 0;
+  for (int i = 0; i < 6; ++i) parks += wait(std::chrono::milliseconds(500));
+  EXPECT_LE(parks, 25u);  // 20 in the first second, then 4; always 50 ms would be 60
+  bool came = false;
+  EXPECT_TRUE(waiter
+                  .wait(words.doorbell(),
+                        [&] {
+                          ++words.bell;  // so that it does not sleep
+                          return std::exchange(came, true);
+                        },
+                        Deadline::after(std::chrono::seconds(60)), {})
+                  .ok());
+  EXPECT_GE(wait(std::chrono::milliseconds(500)), 2u);
 }
 
 TEST(Waiter, what_is_ready_needs_no_deadline_and_no_check) {
