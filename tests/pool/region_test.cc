@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
+#include <cstdlib>
 #include <set>
 #include <thread>
 #include <vector>
@@ -91,6 +93,42 @@ TEST(PoolRegion, the_next_one_finds_zeros_and_the_last_one_keeps_nothing_of_his)
   EXPECT_TRUE(std::ranges::all_of(mapped.bytes(), [](std::byte b) { return b == std::byte{0}; }));
   std::fill_n(mapped.bytes().data(), kSlot, std::byte{3});
   EXPECT_TRUE(std::ranges::all_of(second.bytes(), [](std::byte b) { return b == std::byte{2}; }));
+}
+
+/// What a client can try with the descriptors that it gets, beside another one's lease.
+TEST(PoolRegion, a_lease_reaches_nothing_but_itself) {
+  const auto region = PoolRegion::create(kShape, PoolCommit::kLazy).value();
+  const auto thief = region->grant(PoolUse::kInput, kSlot).value();
+  const auto victim = region->grant(PoolUse::kInput, kSlot).value();
+  ASSERT_EQ(victim.extent().offset, kSlot);  // the next slot
+  std::ranges::fill(victim.bytes(), std::byte{0x5e});
+  const int fd = thief.memory().get();
+
+  struct stat own = {};
+  struct stat other = {};
+  ASSERT_EQ(::fstat(fd, &own), 0);
+  ASSERT_EQ(::fstat(victim.memory().get(), &other), 0);
+  EXPECT_NE(own.st_ino, other.st_ino);
+  std::byte stolen{};
+  EXPECT_EQ(::pread(fd, &stolen, 1, kSlot), 0);  // the end
+  EXPECT_EQ(::pwrite(fd, &stolen, 1, kSlot), -1);
+  EXPECT_EQ(::ftruncate(fd, 2 * kSlot), -1);
+  EXPECT_EQ(::ftruncate(fd, 0), -1);
+  EXPECT_NE(::posix_fallocate(fd, 0, 2 * kSlot), 0);
+  EXPECT_EQ(::fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE),
+            -1);  // nobody makes it read-only for the server
+  // More of it can be mapped, and there is nothing behind it.
+  void* const more = ::mmap(nullptr, 2 * kSlot, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  ASSERT_NE(more, MAP_FAILED);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they take the signal
+  EXPECT_EXIT(std::exit(static_cast<int>(static_cast<volatile std::byte*>(more)[kSlot])),
+              ::testing::KilledBySignal(SIGBUS), "");
+#endif
+  ::munmap(more, 2 * kSlot);
+  // Its own it may empty, which is its own loss.
+  EXPECT_EQ(::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kSlot), 0);
+  EXPECT_TRUE(
+      std::ranges::all_of(victim.bytes(), [](std::byte b) { return b == std::byte{0x5e}; }));
 }
 
 TEST(PoolRegion, takes_memory_only_where_it_is_touched) {
