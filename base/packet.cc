@@ -72,6 +72,7 @@ Result<std::optional<std::size_t>> receive_packet(int socket_fd, std::span<std::
     // Not a byte more, or alignment makes room for another one.
     message.msg_controllen = CMSG_LEN(kMaxPassedDescriptors * sizeof(int));
   }
+  if (descriptors != nullptr) descriptors->reserve(descriptors->size() + kMaxPassedDescriptors);
   ssize_t got = 0;
   // A peer that closed with unread packets leaves an error in front of what it sent last.
   bool was_reset = false;

@@ -8,6 +8,7 @@
 
 #include "base/available_memory.h"
 #include "base/file.h"
+#include "base/thread.h"
 #include "shm/sealed_memory.h"
 
 namespace airlock {
@@ -55,6 +56,13 @@ GrantedExtent::~GrantedExtent() {
 
 std::span<std::byte> GrantedExtent::bytes() const {
   return region_->addresses_.bytes().subspan(extent_.offset, extent_.bytes);
+}
+
+Result<UniqueFd> GrantedExtent::hand_out() {
+  UniqueFd copy(::fcntl(memory_.get(), F_DUPFD_CLOEXEC, 0));
+  if (!copy.valid()) return os_error("copy the pool's descriptor", errno);
+  handed_out_ = true;
+  return copy;
 }
 
 void GrantedExtent::discard() {
@@ -119,7 +127,8 @@ Result<UniqueFd> PoolRegion::make_memory(const PoolExtent& extent) const {
   if (commit_ == PoolCommit::kLazy) return memory;
   // From hand to hand: what others take in between is little.
   uncommit(reserve_, extent.offset, extent.bytes);
-  Status taken = commit(memory, 0, extent.bytes);
+  Status taken = check_memory(extent.bytes);
+  if (taken.ok()) taken = commit(memory, 0, extent.bytes);
   if (taken.ok()) return memory;
   memory.reset();
   (void)commit(reserve_, extent.offset, extent.bytes);
@@ -147,9 +156,15 @@ void PoolRegion::give_back(GrantedExtent& granted) {
   granted.guard_.reset();
   if (granted.memory_.valid()) {
     addresses_.clear(extent.offset, extent.bytes);
-    // Where it was not emptied the client has it still, and no other session is to come.
-    if (reserve_.valid() && granted.discarded_ && check_memory(extent.bytes).ok())
-      (void)commit(reserve_, extent.offset, extent.bytes);
+    // Where a client has it still, and no other session is to come, it is not taken twice.
+    const bool is_gone = granted.discarded_ || !granted.handed_out_;
+    granted.memory_.reset();
+    if (reserve_.valid() && is_gone) {
+      (void)without_exceptions([&]() -> Status {
+        RETURN_IF_ERROR(check_memory(extent.bytes));
+        return commit(reserve_, extent.offset, extent.bytes);
+      });
+    }
   }
   give_slots(extent.offset / shape_.slot_bytes,
              (extent.bytes + shape_.slot_bytes - 1) / shape_.slot_bytes);

@@ -29,20 +29,23 @@ class GrantedExtent {
         extent_(other.extent_),
         memory_(std::move(other.memory_)),
         guard_(std::move(other.guard_)),
+        handed_out_(other.handed_out_),
         discarded_(other.discarded_) {}
   GrantedExtent& operator=(GrantedExtent&& other) noexcept {
     std::swap(region_, other.region_);
     std::swap(extent_, other.extent_);
     std::swap(memory_, other.memory_);
     std::swap(guard_, other.guard_);
+    std::swap(handed_out_, other.handed_out_);
     std::swap(discarded_, other.discarded_);
     return *this;
   }
   ~GrantedExtent();
 
   const PoolExtent& extent() const { return extent_; }
-  /// For the client alone.
   const UniqueFd& memory() const { return memory_; }
+  /// A copy of its descriptor, for the client alone. kResourceExhausted.
+  Result<UniqueFd> hand_out();
   /// Where the server maps it.
   std::span<std::byte> bytes() const;
   /// Gives its memory back to the system, though the client may still map it: everybody reads
@@ -60,6 +63,7 @@ class GrantedExtent {
   PoolExtent extent_;
   UniqueFd memory_;
   std::unique_ptr<SegmentGuard> guard_;
+  bool handed_out_ = false;
   bool discarded_ = false;
 };
 

@@ -63,8 +63,11 @@ Status format_ring(Segment& segment, const RingGeometry& geometry, std::uint64_t
 
 void ring_bells(const Segment& segment) {
   auto* const superblock = reinterpret_cast<ring_layout::Superblock*>(segment.bytes().data());
-  wake_waiters({&superblock->published_bell, &superblock->consumer_waiting});
-  wake_waiters({&superblock->freed_bell, &superblock->producer_waiting});
+  // Whatever the waiting words say: the peer may have written there.
+  for (std::uint32_t* const bell : {&superblock->published_bell, &superblock->freed_bell}) {
+    shared::add(*bell, 1, std::memory_order_seq_cst);
+    shared::futex_wake(*bell);
+  }
 }
 
 Result<RingMemory> RingMemory::attach(const Segment& segment, const RingGeometry& geometry,

@@ -55,17 +55,26 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
     return {};
   }
   sleep_ns_ = kFirstSleepNs;
+  Status end;
+  const auto has_ended = [&] {
+    Status ended = check ? check() : Status();
+    if (ended.ok()) return false;
+    // Whoever ends (a peer that died, or said goodbye) may have published after our last look:
+    // what `check` saw comes after all that it did.
+    end = ready() ? Status() : std::move(ended);
+    return true;
+  };
   while (true) {
-    if (check) {
-      // Whoever ends (a peer that died, or said goodbye) may have published after our last look:
-      // what `check` saw comes after all that it did.
-      Status ended = check();
-      if (!ended.ok()) return ready() ? Status() : std::move(ended);
-    }
+    if (has_ended()) return end;
     if (deadline.expired()) return {StatusCode::kDeadlineExceeded, "nothing came in time"};
     shared::store(*doorbell.waiting, 1u, std::memory_order_seq_cst);
     const std::uint32_t seen = shared::load(*doorbell.bell, std::memory_order_seq_cst);
     bool is_ready = ready();
+    // Who ends the wait, and rings, may have done so before `seen` was read.
+    if (!is_ready && has_ended()) {
+      shared::store(*doorbell.waiting, 0u, std::memory_order_relaxed);
+      return end;
+    }
     if (!is_ready) {
       park(doorbell, seen, deadline);
       is_ready = ready();
@@ -74,6 +83,7 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
     shared::store(*doorbell.waiting, 0u, std::memory_order_relaxed);
     if (is_ready) break;
   }
+  idle_slices_ = 0;
   learn(now_ns() - start_ns);
   return {};
 }
@@ -105,7 +115,8 @@ bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, 
 }
 
 void Waiter::park(const Doorbell& doorbell, std::uint32_t seen, Deadline deadline) {
-  const auto longest = idle_slices_ < kSlicesBeforeIdle ? kWaitSlice : kIdleWaitSlice;
+  const bool is_idle = idle_slices_ >= kSlicesBeforeIdle && missed_wakes_ == 0;
+  const auto longest = is_idle ? kIdleWaitSlice : kWaitSlice;
   const std::uint64_t slice_ns = static_cast<std::uint64_t>(
       std::min<std::chrono::nanoseconds>(longest, deadline.remaining()).count());
   if (slice_ns == 0) return;

@@ -181,8 +181,13 @@ class RoutedChannel final : public Channel {
     CHECK(header.size() <= limits::kMaxEncodedHeaderBytes);
     const MessagePlan& plan = message.plan();
     const std::uint64_t sequence = next_send_++;
+    // Whether what lies in the pool is whole, before anybody hears of it.
+    if (plan.uses(Path::kPool)) {
+      RETURN_IF_ERROR(note(
+          Path::kPool, carriers_[Path::kPool]->publish(*message.loans[Path::kPool], sequence, {})));
+    }
     for (const Path path : kPaths) {
-      if (!plan.uses(path)) continue;
+      if (!plan.uses(path) || path == Path::kPool) continue;
       const auto part = path == plan.header_path ? header : std::span<const std::byte>();
       RETURN_IF_ERROR(note(path, carriers_[path]->publish(*message.loans[path], sequence, part)));
     }

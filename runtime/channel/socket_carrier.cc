@@ -104,8 +104,12 @@ class SocketCarrier final : public Carrier {
   std::size_t slots_in_use() const override { return 0; }
   WaitCounters counters() const override { return {0, parks_, 0}; }
 
+  Status check_watch() const {
+    return options_.watch != nullptr ? options_.watch->check() : Status();
+  }
+
   Status check_peer() {
-    const Status seen = options_.watch != nullptr ? options_.watch->check() : Status();
+    const Status seen = check_watch();
     // Who watches knows who it was and why, but perhaps a moment later than the socket does.
     if (!gone_.ok()) return seen.ok() ? gone_ : seen;
     gone_ = seen;
@@ -186,7 +190,11 @@ class SocketCarrier final : public Carrier {
 
 WatchedCarrier make_socket_carrier(SocketCarrierOptions options) {
   auto carrier = std::make_unique<SocketCarrier>(std::move(options));
-  WaitCheck check_peer = [peer = carrier.get()] { return peer->check_peer(); };
+  // What the watch says ends a wait at once: whoever waits looks once more for what came.
+  WaitCheck check_peer = [peer = carrier.get()]() -> Status {
+    RETURN_IF_ERROR(peer->check_watch());
+    return peer->check_peer();
+  };
   return {std::move(carrier), std::move(check_peer)};
 }
 

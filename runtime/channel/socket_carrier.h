@@ -21,8 +21,9 @@ struct SocketCarrierOptions {
 /// A carrier, and what it knows of its peer.
 struct WatchedCarrier {
   std::unique_ptr<Carrier> carrier;
-  /// Whether the peer is gone, by its watch or its connection. Says so only at the second call, so
-  /// that the caller tries once more for what the peer sent last. Must not outlive the carrier.
+  /// Whether the peer is gone, by its watch or its connection; of the connection's end it says so
+  /// only at the second call. The caller tries once more for what the peer sent last. Must not
+  /// outlive the carrier.
   WaitCheck check_peer;
 };
 

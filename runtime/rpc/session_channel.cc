@@ -157,8 +157,8 @@ Result<std::vector<UniqueFd>> SessionChannel::lease(PoolRegion& pool, const Pool
       continue;  // its tensors go by ZeroMQ then, and are counted
     }
     attached.pool.push_back(granted->extent());
-    copies.emplace_back(::fcntl(granted->memory().get(), F_DUPFD_CLOEXEC, 0));
-    if (!copies.back().valid()) return os_error("copy the pool's descriptor", errno);
+    ASSIGN_OR_RETURN(UniqueFd copy, granted->hand_out());
+    copies.push_back(std::move(copy));
     granted_.push_back(std::move(granted).value());
   }
   return copies;

@@ -176,12 +176,14 @@ struct Rig {
 inline std::unique_ptr<Channel> make_end(ZmtpSocket socket, const PeerWatch* watch = nullptr,
                                          const std::shared_ptr<Segment>& out = nullptr,
                                          const std::shared_ptr<Segment>& in = nullptr,
-                                         const PoolMap* pool = nullptr) {
+                                         const PoolMap* pool = nullptr,
+                                         std::function<bool()> pool_lost = {}) {
   WatchedCarrier by_socket = make_socket_carrier({kEpoch, std::move(socket), watch});
   RoutedChannelOptions options;
   options.policy = {out != nullptr, kGeometry.slot_bytes, out != nullptr ? kGeometry.slot_count : 0,
                     pool != nullptr};
-  if (pool != nullptr) options.carriers[Path::kPool] = make_pool_carrier(*pool);
+  if (pool != nullptr)
+    options.carriers[Path::kPool] = make_pool_carrier(*pool, std::move(pool_lost));
   if (out != nullptr) {
     options.carriers[Path::kRing] =
         make_ring_carrier({out, in, kGeometry, kEpoch, std::move(by_socket.check_peer)}).value();

@@ -71,7 +71,7 @@ MUTANTS = {
         [("  if (!must_be_there) return false;\n  scan();\n", "  if (!must_be_there) return false;\n")],
     ),
     # The peer published and died between the last look and the question whether it lives.
-    "no_look_after_death": ("shm/wait.cc", [("return ready() ? Status() : std::move(ended);", "return ended;")]),
+    "no_look_after_death": ("shm/wait.cc", [("end = ready() ? Status() : std::move(ended);", "end = std::move(ended);")]),
 }
 
 # A second fetch of a word that the peer may have changed since it was checked.

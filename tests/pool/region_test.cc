@@ -142,11 +142,14 @@ TEST(PoolRegion, takes_memory_only_where_it_is_touched) {
 TEST(PoolRegion, committed_holds_all_of_it_from_the_start) {
   const auto region = PoolRegion::create(kShape, PoolCommit::kAll).value();
   for (int round = 0; round < 3; ++round) {
-    const auto granted = region->grant(PoolUse::kInput, 2 * kSlot).value();
+    auto granted = region->grant(PoolUse::kInput, 2 * kSlot).value();
+    const UniqueFd kept = granted.hand_out().value();
     EXPECT_EQ(resident_bytes(granted.memory()), 2 * kSlot);
     EXPECT_TRUE(
         std::ranges::all_of(granted.bytes(), [](std::byte b) { return b == std::byte{0}; }));
     std::fill_n(granted.bytes().data(), kSlot, std::byte{1});
+    granted.discard();
+    EXPECT_EQ(resident_bytes(kept), 0u);
   }
 }
 

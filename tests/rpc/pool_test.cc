@@ -169,6 +169,28 @@ TEST_F(PoolSession, sends_and_takes_nothing_once_its_memory_was_lost) {
             StatusCode::kResourceExhausted);
 }
 
+TEST_F(PoolSession, nobody_hears_of_a_message_whose_memory_was_lost) {
+  bool lost = false;
+  testing_rigs::SocketPair sockets(testing_rigs::Transport::kIpc);
+  const testing_rigs::RingPair rings;
+  const PoolMap leased = rig_.pool->server_map();
+  const auto sender = testing_rigs::make_end(std::move(sockets.server), nullptr, rings.reply,
+                                             rings.request, &leased, [&lost] { return lost; });
+  const auto receiver = testing_rigs::make_end(std::move(sockets.runner), nullptr, rings.request,
+                                               rings.reply, &leased);
+  MessagePlan plan = plan_message(sender->policy(), sizes_of(spec().inputs)).value();
+  ASSERT_TRUE(place_in_pool(plan, std::array{PoolPlace::at(kInputs)}).ok());
+  const auto message = sender->claim(plan, soon()).value();
+  lost = true;
+  EXPECT_EQ(sender->send(*message, encode(RequestHeader{1, spec()}), soon()).code(),
+            StatusCode::kResourceExhausted);
+  const auto accept = [&](std::span<const std::byte>) -> Result<MessagePlan> { return plan; };
+  EXPECT_EQ(receiver->receive(AcceptPlan(accept), Deadline::after(std::chrono::milliseconds(50)))
+                .status()
+                .code(),
+            StatusCode::kDeadlineExceeded);
+}
+
 TEST_F(PoolSession, goes_by_zmq_where_the_lease_is_full) {
   serve_requests();
   RemoteBackend backend(compute_->info(), *rig_.runner, op_stats_, nullptr, rig_.pool->lease.get());
