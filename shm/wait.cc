@@ -50,7 +50,6 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
   const std::uint64_t start_ns = now_ns();
   if (spin(doorbell, ready, deadline)) {
     ++counters_.spins;
-    idle_slices_ = 0;
     learn(now_ns() - start_ns);
     return {};
   }
@@ -65,12 +64,14 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
     return true;
   };
   while (true) {
-    if (has_ended()) return end;
-    if (deadline.expired()) return {StatusCode::kDeadlineExceeded, "nothing came in time"};
+    if (deadline.expired()) {
+      if (has_ended()) return end;
+      return {StatusCode::kDeadlineExceeded, "nothing came in time"};
+    }
     shared::store(*doorbell.waiting, 1u, std::memory_order_seq_cst);
     const std::uint32_t seen = shared::load(*doorbell.bell, std::memory_order_seq_cst);
     bool is_ready = ready();
-    // Who ends the wait, and rings, may have done so before `seen` was read.
+    // Only now: who ends the wait, and rings, has not done so before this was armed.
     if (!is_ready && has_ended()) {
       shared::store(*doorbell.waiting, 0u, std::memory_order_relaxed);
       return end;
@@ -83,7 +84,6 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
     shared::store(*doorbell.waiting, 0u, std::memory_order_relaxed);
     if (is_ready) break;
   }
-  idle_slices_ = 0;
   learn(now_ns() - start_ns);
   return {};
 }
@@ -147,6 +147,7 @@ void Waiter::park(const Doorbell& doorbell, std::uint32_t seen, Deadline deadlin
 }
 
 void Waiter::learn(std::uint64_t waited_ns) {
+  idle_slices_ = 0;
   if (waited_ns <= kShortWaitNs) {
     spin_ns_ = std::min(max_spin_ns_, std::max(spin_ns_ * 2, kMinSpinNs));
   } else {
