@@ -17,7 +17,8 @@ namespace airlock {
 struct RequestHeader {
   std::uint64_t request_id = 0;
   OpSpec spec;
-  // One for each input and then for each result, where the session has a pool; else none.
+  // One for each input and then for each result, where one of them is for the pool by its size;
+  // else none.
   std::vector<PoolPlace> places{};
   bool operator==(const RequestHeader&) const = default;
 };

@@ -171,6 +171,8 @@ class RequestQueue {
       return plan;
     }
     ASSIGN_OR_RETURN(MessagePlan reply, plan_message(policy, sizes_of(call.results)));
+    // Most ops: their headers name no places.
+    if (!plan.uses(Path::kPool) && !reply.uses(Path::kPool)) return plan;
     std::vector<PoolPlace>& places = call.request.places;
     RETURN_IF_ERROR(take_places(pool_, PoolUse::kInput, plan, call.input_blocks, places));
     RETURN_IF_ERROR(take_places(pool_, PoolUse::kOutput, reply, call.result_blocks, places));
