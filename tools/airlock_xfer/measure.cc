@@ -111,8 +111,7 @@ class Pass {
 
   /// Of a tensor that the pool has room for; else nowhere.
   PoolPlace take_place() const {
-    if (room_ == nullptr || plan_message(channel_.policy(), size_)->planned[0].path != Path::kPool)
-      return {};
+    if (!takes_pool_) return {};
     const auto offset = room_->take(source_.size());
     return offset ? PoolPlace::at(*offset) : PoolPlace();
   }
@@ -248,6 +247,8 @@ class Pass {
   FirstFit* const room_;
   const std::span<std::byte> source_;
   const std::array<std::size_t, 1> size_ = {source_.size()};
+  const bool takes_pool_ =
+      room_ != nullptr && plan_message(channel_.policy(), size_)->uses(Path::kPool);
   const std::uint64_t row_;
   bool peer_check_ = false;
   std::uint64_t next_message_ = 0;
