@@ -36,7 +36,6 @@ class FirstFit {
   std::uint64_t free_length() const { return free_length_; }
   /// The longest that take() could give now.
   std::uint64_t longest_run() const;
-  std::size_t run_count() const { return runs_.size(); }
 
  private:
   std::uint64_t round_up(std::uint64_t length) const {

@@ -21,8 +21,7 @@ Result<std::unique_ptr<PoolLease>> PoolLease::map(const std::vector<PoolExtent>&
   PoolWish left = wish;
   for (std::size_t i = 0; i < extents.size(); ++i) {
     const PoolExtent& extent = extents[i];
-    const std::uint64_t page = limits::kPoolPageBytes;
-    if (extent.bytes > (left[extent.use] + page - 1) / page * page) {
+    if (extent.bytes > whole_pages(left[extent.use])) {
       return Status(StatusCode::kProtocolError,
                     "the server leases {} bytes of its pool ({}), {} were asked for", extent.bytes,
                     name_of(extent.use), wish[extent.use]);

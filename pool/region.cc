@@ -139,9 +139,8 @@ Result<GrantedExtent> PoolRegion::grant(PoolUse use, std::uint64_t bytes) {
   ASSIGN_OR_RETURN(const auto slots, take_slots(use, bytes));
   // No more than was asked for, whatever a slot has.
   const std::uint64_t room = slots.second * shape_.slot_bytes;
-  const std::uint64_t page = limits::kPoolPageBytes;
-  const std::uint64_t wanted = std::max<std::uint64_t>(1, std::min(bytes, room));
-  const PoolExtent extent{use, slots.first * shape_.slot_bytes, (wanted + page - 1) / page * page};
+  const PoolExtent extent{use, slots.first * shape_.slot_bytes,
+                          whole_pages(std::clamp<std::uint64_t>(bytes, 1, room))};
   // From here on it gives them back by itself.
   GrantedExtent granted(*this, extent, UniqueFd());
   ASSIGN_OR_RETURN(granted.memory_, make_memory(extent));

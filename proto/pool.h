@@ -27,6 +27,12 @@ constexpr std::string_view name_of(PoolUse use) {
   return {};
 }
 
+/// The whole pages that hold `bytes`, in bytes.
+constexpr std::uint64_t whole_pages(std::uint64_t bytes) {
+  constexpr std::uint64_t kPage = limits::kPoolPageBytes;
+  return (bytes + kPage - 1) / kPage * kPage;
+}
+
 /// Where in the server's pool a tensor lies, in pages; or nowhere: it crosses by another path.
 /// Chosen by the runner, inside its own lease, for the tensors of a request and of its reply.
 class PoolPlace {

@@ -57,11 +57,9 @@ Result<Welcome> make_welcome(Path session, const Options& options) {
 /// What a session's pool holds at once: the tensors of all messages under way, and of their
 /// replies.
 std::uint64_t pool_bytes(const Options& options) {
-  const std::uint64_t page = limits::kPoolPageBytes;
-  const std::uint64_t tensor = (options.sizes.back() + page - 1) / page * page;
   const std::uint64_t count = options.mode == Mode::kEcho ? 2 : options.inflight;
-  return std::clamp<std::uint64_t>(count * tensor, limits::kMinPoolSlotBytes,
-                                   limits::kMaxPoolSlotBytes);
+  return std::clamp<std::uint64_t>(count * whole_pages(options.sizes.back()),
+                                   limits::kMinPoolSlotBytes, limits::kMaxPoolSlotBytes);
 }
 
 }  // namespace
