@@ -80,6 +80,9 @@ Status Server::open_pool() {
   const PoolOptions& wanted = options_.pool;
   // Its memory crosses as descriptors, and its places in a ring's headers.
   const bool usable = ring_on_ && endpoint_.kind == Endpoint::Kind::kIpc;
+  if (wanted.mode == PoolMode::kShape && !usable) {
+    log_warning("no pool: --pool needs rings over ipc; large tensors go by ZeroMQ");
+  }
   if (wanted.mode == PoolMode::kOff || !usable) return {};
   PoolShape shape = wanted.shape;
   const auto available = memory_available_bytes();
@@ -110,8 +113,7 @@ Status Server::open_pool() {
   if (shape.quota(PoolUse::kInput) * shape.slot_bytes < geometry_.slot_bytes) {
     log_warning(
         fmt::format("a tensor that is too large for a slot of the ring ({} bytes) has no room in a "
-                    "client's part of "
-                    "the pool: use a larger --pool or --pool-slot-bytes",
+                    "client's part of the pool: use a larger --pool or --pool-slot-bytes",
                     geometry_.slot_bytes));
   }
   return {};
