@@ -1,22 +1,24 @@
 #include "proto/path.h"
 
+#include <utility>
+
 namespace airlock {
 
-Result<MessagePlan> plan_message(const PathPolicy& policy,
-                                 std::span<const std::size_t> tensor_bytes) {
+namespace {
+
+Status fill(MessagePlan& plan, const PathPolicy& policy,
+            std::span<const std::size_t> tensor_bytes) {
   if (tensor_bytes.size() > limits::kMaxTensorsPerMessage) {
-    return Status(StatusCode::kInvalidInput, "a message of {} tensors, more than {}",
-                  tensor_bytes.size(), limits::kMaxTensorsPerMessage);
+    return {StatusCode::kInvalidInput, "a message of {} tensors, more than {}", tensor_bytes.size(),
+            limits::kMaxTensorsPerMessage};
   }
-  MessagePlan plan;
   plan.header_path = policy.header_path();
   std::size_t total_bytes = 0;
   for (const std::size_t bytes : tensor_bytes) {
     if (bytes > limits::kMaxTensorBytes || total_bytes + bytes > limits::kMaxMessageBytes) {
-      return Status(
-          StatusCode::kInvalidInput,
-          "a tensor of {} bytes takes a message over its limits of {} bytes each and {} in all",
-          bytes, limits::kMaxTensorBytes, limits::kMaxMessageBytes);
+      return {StatusCode::kInvalidInput,
+              "a tensor of {} bytes takes a message over its limits of {} bytes each and {} in all",
+              bytes, limits::kMaxTensorBytes, limits::kMaxMessageBytes};
     }
     total_bytes += bytes;
     const bool by_ring =
@@ -24,9 +26,23 @@ Result<MessagePlan> plan_message(const PathPolicy& policy,
     plan.ring_slots += by_ring ? 1 : 0;
     Path path = policy.carries(Path::kPool, bytes) ? Path::kPool : Path::kZmq;
     if (by_ring) path = Path::kRing;
-    plan.planned[plan.tensor_count++] = {bytes, path, {}};
+    MessagePlan::Tensor& tensor = plan.planned[plan.tensor_count++];
+    tensor.bytes = bytes;
+    tensor.path = path;
   }
   if (policy.has_ring) plan.ring_slots = std::max<std::size_t>(1, plan.ring_slots);
+  return {};
+}
+
+}  // namespace
+
+// One plan is made for each message at each end: where it is returned by name alone, nobody copies
+// it.
+
+Result<MessagePlan> plan_message(const PathPolicy& policy,
+                                 std::span<const std::size_t> tensor_bytes) {
+  Result<MessagePlan> plan{MessagePlan()};
+  if (Status filled = fill(*plan, policy, tensor_bytes); !filled.ok()) plan = std::move(filled);
   return plan;
 }
 
@@ -51,10 +67,12 @@ Status place_in_pool(MessagePlan& plan, std::span<const PoolPlace> places) {
   return {};
 }
 
-Result<MessagePlan> plan_without_pool(const PathPolicy& policy,
-                                      std::span<const std::size_t> tensor_bytes) {
-  ASSIGN_OR_RETURN(MessagePlan plan, plan_message(policy, tensor_bytes));
-  RETURN_IF_ERROR(place_in_pool(plan, {}));
+Result<MessagePlan> plan_in_pool(const PathPolicy& policy,
+                                 std::span<const std::size_t> tensor_bytes,
+                                 std::span<const PoolPlace> places) {
+  Result<MessagePlan> plan = plan_message(policy, tensor_bytes);
+  if (!plan.ok()) return plan;
+  if (Status placed = place_in_pool(*plan, places); !placed.ok()) plan = std::move(placed);
   return plan;
 }
 

@@ -60,7 +60,7 @@ struct PathPolicy {
 struct MessagePlan {
   struct Tensor {
     std::size_t bytes = 0;
-    Path path = Path::kZmq;
+    Path path{};
     PoolPlace place{};  // of kPool
     bool operator==(const Tensor&) const = default;
   };
@@ -79,7 +79,7 @@ struct MessagePlan {
 
   std::array<Tensor, limits::kMaxTensorsPerMessage> planned{};
   std::size_t tensor_count = 0;
-  Path header_path = Path::kZmq;
+  Path header_path{};
   /// One for each ring tensor, or one for the header alone; 0 without a ring.
   std::size_t ring_slots = 0;
   /// Tensors that the pool has no room for.
@@ -98,8 +98,9 @@ Result<MessagePlan> plan_message(const PathPolicy& policy,
 /// take the pool, or too few.
 Status place_in_pool(MessagePlan& plan, std::span<const PoolPlace> places);
 
-/// plan_message() for a message that has no places in a pool.
-Result<MessagePlan> plan_without_pool(const PathPolicy& policy,
-                                      std::span<const std::size_t> tensor_bytes);
+/// Both at once, with places for all of the tensors; without any, none lies in a pool.
+Result<MessagePlan> plan_in_pool(const PathPolicy& policy,
+                                 std::span<const std::size_t> tensor_bytes,
+                                 std::span<const PoolPlace> places);
 
 }  // namespace airlock

@@ -70,7 +70,7 @@ Result<MessagePlan> accept_reply(Call& call, const ResponseHeader& header,
   if (header.op != op)
     return refuse("a reply to op {} came, expected {}", name_of(header.op), name_of(op));
   // The codec has refused results beside an error.
-  if (header.code != StatusCode::kOk) return plan_without_pool(policy, {});
+  if (header.code != StatusCode::kOk) return plan_in_pool(policy, {}, {});
   if (header.results.size() != call.results.size()) {
     return refuse("a reply to {} has {} results, expected {}", name_of(op), header.results.size(),
                   call.results.size());
@@ -88,11 +88,9 @@ Result<MessagePlan> accept_reply(Call& call, const ResponseHeader& header,
     return refuse("result {} of {} is {} {}, expected {} {}", i, name_of(op), name_of(came.dtype),
                   came.shape.to_string(), name_of(expected.dtype), expected.shape.to_string());
   }
-  auto plan = plan_message(policy, sizes_of(call.results));
-  if (!plan.ok()) return refuse("{}", plan.status().message());
   const std::span<const PoolPlace> places = call.request.places;
-  RETURN_IF_ERROR(place_in_pool(*plan, places.empty() ? places : places.last(call.results.size())));
-  return plan;
+  return plan_in_pool(policy, sizes_of(call.results),
+                      places.empty() ? places : places.last(call.results.size()));
 }
 
 }  // namespace

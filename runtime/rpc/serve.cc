@@ -129,12 +129,10 @@ class ServeLoop {
       return Status(StatusCode::kProtocolError, "{} places in the pool for {} tensors",
                     places.size(), expected);
     }
-    const auto plan_for = [&](const std::vector<TensorDesc>& descs,
-                              std::size_t first) -> Result<MessagePlan> {
-      auto plan = plan_message(channel_.policy(), sizes_of(descs));
-      if (!plan.ok()) return Status(StatusCode::kProtocolError, plan.status().message());
-      const std::size_t count = places.empty() ? 0 : descs.size();
-      RETURN_IF_ERROR(place_in_pool(*plan, places.subspan(places.empty() ? 0 : first, count)));
+    const auto plan_for = [&](const std::vector<TensorDesc>& descs, std::size_t first) {
+      auto plan = plan_in_pool(channel_.policy(), sizes_of(descs),
+                               places.empty() ? places : places.subspan(first, descs.size()));
+      if (!plan.ok()) plan = Status(StatusCode::kProtocolError, plan.status().message());
       return plan;
     };
     if (next_.status.ok()) {

@@ -99,9 +99,9 @@ TEST(MessagePlan, one_without_a_place_falls_back) {
   ASSERT_TRUE(place_in_pool(plan, {}).ok());
   EXPECT_EQ(plan.fallbacks, 2u);
   EXPECT_FALSE(plan.uses(Path::kPool));
-  EXPECT_EQ(plan_without_pool(kWithPool, std::vector<std::size_t>{1, 10485760, 20000000}).value(),
+  EXPECT_EQ(plan_in_pool(kWithPool, std::vector<std::size_t>{1, 10485760, 20000000}, {}).value(),
             plan);
-  EXPECT_EQ(plan_without_pool(kPolicy, std::vector<std::size_t>{10485760})->fallbacks, 0u);
+  EXPECT_EQ(plan_in_pool(kPolicy, std::vector<std::size_t>{10485760}, {})->fallbacks, 0u);
 }
 
 TEST(MessagePlan, places_are_those_of_the_pools_tensors) {

@@ -160,9 +160,7 @@ Result<MessageHead> decode_head(std::span<const std::byte> header) {
 
 Result<MessagePlan> plan_tensor(const PathPolicy& policy, std::size_t bytes, PoolPlace place) {
   const std::size_t count = bytes == 0 ? 0 : 1;
-  ASSIGN_OR_RETURN(MessagePlan plan, plan_message(policy, {&bytes, count}));
-  RETURN_IF_ERROR(place_in_pool(plan, {&place, count}));
-  return plan;
+  return plan_in_pool(policy, {&bytes, count}, {&place, count});
 }
 
 AcceptPlan accept_exactly(const PathPolicy& policy, std::size_t tensor_bytes) {
