@@ -63,10 +63,10 @@ class RecordingBackend : public Backend {
 
 /// The recording that `tee_runner prefill --record` asks for, from the first look at the path to
 /// the closed file; without --record it does nothing. A trace that cannot be written never ends the
-/// run: status() says it afterwards. One thread; the options outlive it.
+/// run: status() says it afterwards. One thread.
 class Recording {
  public:
-  explicit Recording(const PrefillOptions& options) : options_(options) {}
+  explicit Recording(PrefillOptions options) : options_(std::move(options)) {}
 
   /// Before anything is loaded or connected: as OutputFile::open(); kUsage where the trace would go
   /// to stdout, or where its name cannot have a payload beside it. Without it nothing is recorded.
@@ -94,7 +94,7 @@ class Recording {
  private:
   bool digests() const { return options_.record_digest || options_.record_payload; }
 
-  const PrefillOptions& options_;
+  const PrefillOptions options_;
   std::optional<OutputFile> place_;  // of the trace, from check() to start()
   std::string payload_path_;         // as new_payload_path() at check()
   std::unique_ptr<PayloadWriter> payload_;
