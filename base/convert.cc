@@ -9,7 +9,7 @@
 namespace airlock {
 
 AIRLOCK_VECTORIZE void load_f32(DType dtype, const std::byte* in, float* out, std::size_t count) {
-  CHECK(is_float(dtype));
+  CHECK(is_model_float(dtype));
   const auto* halves = reinterpret_cast<const std::uint16_t*>(in);
   if (dtype == DType::kF32) {
     std::memcpy(out, in, count * sizeof(float));
@@ -21,7 +21,7 @@ AIRLOCK_VECTORIZE void load_f32(DType dtype, const std::byte* in, float* out, st
 }
 
 AIRLOCK_VECTORIZE void store_f32(DType dtype, const float* in, std::byte* out, std::size_t count) {
-  CHECK(is_float(dtype));
+  CHECK(is_model_float(dtype));
   auto* halves = reinterpret_cast<std::uint16_t*>(out);
   if (dtype == DType::kF32) {
     std::memcpy(out, in, count * sizeof(float));

@@ -9,12 +9,13 @@
 namespace airlock {
 
 /// Element types that cross the airlock. The numbers travel on the wire and never change.
-enum class DType : std::uint8_t { kF32 = 1, kF16 = 2, kBF16 = 3, kI32 = 4, kU8 = 5 };
+enum class DType : std::uint8_t { kF32 = 1, kF16 = 2, kBF16 = 3, kI32 = 4, kU8 = 5, kF64 = 6 };
 
 struct DTypeTraits {
   std::string_view name;
   std::size_t bytes = 0;
-  bool is_float = false;
+  /// Weights and activations may have it. fp64 is for products of arrays of one's own alone.
+  bool is_model_float = false;
 };
 
 constexpr DTypeTraits traits_of(DType dtype) {
@@ -29,6 +30,8 @@ constexpr DTypeTraits traits_of(DType dtype) {
       return {"int32", 4};
     case DType::kU8:
       return {"uint8", 1};
+    case DType::kF64:
+      return {"fp64", 8};
   }
   return {};
 }
@@ -36,6 +39,6 @@ constexpr DTypeTraits traits_of(DType dtype) {
 constexpr std::string_view name_of(DType dtype) { return traits_of(dtype).name; }
 /// Of one element.
 constexpr std::size_t dtype_bytes(DType dtype) { return traits_of(dtype).bytes; }
-constexpr bool is_float(DType dtype) { return traits_of(dtype).is_float; }
+constexpr bool is_model_float(DType dtype) { return traits_of(dtype).is_model_float; }
 
 }  // namespace airlock

@@ -10,6 +10,7 @@ find_package(rapidcheck REQUIRED)     # librapidcheck-dev: properties in tests
 find_package(prometheus-cpp CONFIG REQUIRED)  # prometheus-cpp-dev: --metrics
 find_package(hwy REQUIRED)            # libhwy-dev
 find_package(OneDNN REQUIRED)         # libdnnl-dev, cmake/FindOneDNN.cmake
+find_package(OpenBLAS REQUIRED)       # libopenblas-serial-dev, cmake/FindOpenBLAS.cmake: products of fp64
 find_path(MSGPACK_INCLUDE_DIR msgpack.hpp REQUIRED)  # libmsgpack-cxx-dev; its own config wants Boost
 add_library(msgpack_headers INTERFACE)
 target_include_directories(msgpack_headers SYSTEM INTERFACE ${MSGPACK_INCLUDE_DIR})

@@ -196,6 +196,16 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   RETURN_IF_ERROR(name_session(welcome));
   welcome.has_ring = ring_on_ && hello.ring.choice == RingChoice::kOn;
   welcome.geometry = geometry_;
+  welcome.path_limit = options_.path_limit.value_or(geometry_.slot_bytes);
+  if (hello.path_limit != 0 && hello.path_limit < welcome.path_limit) {
+    welcome.path_limit = hello.path_limit;
+    // Nothing larger goes there: what the slots would have more is saved, unless it is demanded.
+    if (hello.ring.slot_bytes == 0) {
+      const auto needed = static_cast<std::uint32_t>(whole_pages(hello.path_limit));
+      welcome.geometry.slot_bytes =
+          std::clamp(needed, std::uint32_t{limits::kMinSlotBytes}, geometry_.slot_bytes);
+    }
+  }
   const bool passes_memory = endpoint_.kind == Endpoint::Kind::kIpc && welcome.has_ring;
   welcome.has_pool =
       options_.pool.mode != PoolMode::kOff && passes_memory && wants_pool(hello.pool);
@@ -205,6 +215,7 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   welcome.stored_dtype = model_->stored_dtype;
   welcome.threads = static_cast<std::uint32_t>(info.threads);
   welcome.device = info.device;
+  welcome.fp64_products = info.fp64_products;
   welcome.config_bytes = static_cast<std::uint32_t>(model_->config_json.size());
   counters_layout::SessionBlock* block = nullptr;
   {

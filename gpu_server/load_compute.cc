@@ -76,29 +76,35 @@ class ProgressBar {
   std::size_t done_bytes_ = 0;
 };
 
-LoadOptions load_options(const ServerOptions& options, const ModelSource& source,
+LoadOptions load_options(const ServerOptions& options, const ModelSource* source,
                          ProgressBar& bar) {
-  return {options.dtype.value_or(source.stored_dtype()), options.threads,
+  const DType stored = source != nullptr ? source->stored_dtype() : DType::kF32;
+  return {options.dtype.value_or(stored), options.threads,
           [&bar](std::size_t done, std::size_t total) { bar.update(done, total); }};
 }
 
-Result<LoadedCompute> load_onto_cpu(const ServerOptions& options, const ModelSource& source) {
+Result<LoadedCompute> load_onto_cpu(const ServerOptions& options, const ModelSource* source) {
   if (options.tf32) log_info("--tf32 has no effect on a CPU");
+  if (source == nullptr) {
+    ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> products,
+                     CpuModel::create_without_weights(options.threads));
+    return LoadedCompute{std::move(products), std::nullopt};
+  }
   ProgressBar bar("loading");
   ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> model,
-                   CpuModel::create(source, load_options(options, source, bar)));
+                   CpuModel::create(*source, load_options(options, source, bar)));
   bar.finish();
   return LoadedCompute{std::move(model), std::nullopt};
 }
 
 Result<LoadedCompute> load_onto_gpu(const ServerOptions& options, int ordinal,
-                                    const ModelSource& source) {
+                                    const ModelSource* source) {
   ASSIGN_OR_RETURN(const CudaModule* module, load_cuda_module(options.cuda_module));
   ProgressBar bar(fmt::format("loading onto cuda:{}", ordinal));
   const CudaOptions cuda{load_options(options, source, bar), ordinal, options.tf32,
                          [](const std::string& text) { log_warning(text); }};
   ASSIGN_OR_RETURN(std::shared_ptr<CudaModel> model, module->create(source, cuda));
-  bar.finish();
+  if (source != nullptr) bar.finish();
   const CudaDeviceInfo& info = model->device();
   log_info(fmt::format("device {}, driver {}, {:.1f} GiB", model->info().device, info.driver,
                        static_cast<double>(info.memory_bytes) / 1073741824.0));
@@ -132,7 +138,7 @@ Result<DeviceChoice> choose_device(const ServerOptions& options) {
 }
 
 Result<LoadedCompute> load_compute(const ServerOptions& options, const DeviceChoice& choice,
-                                   const ModelSource& source) {
+                                   const ModelSource* source) {
   if (choice.cuda_ordinal < 0) return load_onto_cpu(options, source);
   auto loaded = load_onto_gpu(options, choice.cuda_ordinal, source);
   if (loaded.ok()) return loaded;

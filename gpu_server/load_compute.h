@@ -29,9 +29,10 @@ struct LoadedCompute {
   std::optional<DeviceReport> device;   // of a GPU
 };
 
-/// Loads the model onto the device, with a progress bar. A GPU that lacks a library or memory is
+/// Loads the model onto the device, with a progress bar; without one (null) the device multiplies
+/// its clients' own arrays alone. A GPU that lacks a library or memory is
 /// passed over with one warning where the choice allows it.
 Result<LoadedCompute> load_compute(const ServerOptions& options, const DeviceChoice& choice,
-                                   const ModelSource& source);
+                                   const ModelSource* source);
 
 }  // namespace airlock

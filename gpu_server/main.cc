@@ -95,6 +95,30 @@ std::size_t needed_descriptors(const ServerOptions& options) {
          (options.device == "cpu" ? 0 : kDriver);
 }
 
+Result<ServedModel> load_model(const ServerOptions& options, const DeviceChoice& choice) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelSource> source,
+                   options.model.empty()
+                       ? make_synthetic_model(options.synthetic, options.weights_seed)
+                       : open_model_directory(options.model));
+  ASSIGN_OR_RETURN(LoadedCompute compute, load_compute(options, choice, source.get()));
+  ASSIGN_OR_RETURN(Tensor norms, read_norms(*source));
+  ASSIGN_OR_RETURN(std::string digest, source->digest());
+  ServedModel served{
+      config_to_json(source->config()), std::move(norms),         std::move(digest),
+      source->stored_dtype(),           std::move(compute.model), std::move(compute.device)};
+  served.max_op_flop = options.max_op_flop.value_or(default_max_op_flop(source->config()));
+  return served;
+}
+
+Result<ServedModel> serve_products(const ServerOptions& options, const DeviceChoice& choice) {
+  ASSIGN_OR_RETURN(LoadedCompute compute, load_compute(options, choice, nullptr));
+  ServedModel served;
+  served.compute = std::move(compute.model);
+  served.device = std::move(compute.device);
+  served.max_op_flop = options.max_op_flop.value_or(kProductsMaxOpFlop);
+  return served;
+}
+
 Status run(const ServerOptions& options) {
   signal(SIGPIPE, SIG_IGN);
   ::umask(0077);  // sockets that a library makes are ours alone too, and ours to use
@@ -108,18 +132,8 @@ Status run(const ServerOptions& options) {
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
   ASSIGN_OR_RETURN(const auto guard,
                    LoadGuard::start(signals.get(), "stopped while the model was loading", server));
-  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source,
-                   options.model.empty()
-                       ? make_synthetic_model(options.synthetic, options.weights_seed)
-                       : open_model_directory(options.model));
-  ASSIGN_OR_RETURN(LoadedCompute compute, load_compute(options, choice, *source));
-  ASSIGN_OR_RETURN(Tensor norms, read_norms(*source));
-  ASSIGN_OR_RETURN(std::string digest, source->digest());
-  ServedModel served{
-      config_to_json(source->config()), std::move(norms),         digest,
-      source->stored_dtype(),           std::move(compute.model), std::move(compute.device)};
-  served.max_op_flop = options.max_op_flop.value_or(default_max_op_flop(source->config()));
-  source.reset();
+  ASSIGN_OR_RETURN(ServedModel served, options.no_model ? serve_products(options, choice)
+                                                        : load_model(options, choice));
   guard->done();
   return server->run(std::move(served), signals.get());
 }

@@ -11,5 +11,7 @@ namespace airlock {
 /// beyond those, and goes on), at most limits::kMaxTokens; and so much in any case that small
 /// products are free.
 std::uint64_t default_max_op_flop(const LlamaConfig& config);
+/// Of a server without a model: a square product of 17000, minutes of one core.
+inline constexpr std::uint64_t kProductsMaxOpFlop = 10'000'000'000'000;
 
 }  // namespace airlock

@@ -1,5 +1,7 @@
 #include "gpu_server/options.h"
 
+#include <fmt/format.h>
+
 #include <array>
 #include <charconv>
 #include <string_view>
@@ -140,6 +142,11 @@ void declare(const CommandOptions& command, ServerOptions& options, PoolWords& p
   const CommandOption synthetic = command.text("--synthetic", options.synthetic,
                                                "serve random weights of this config.json's shape");
   (void)model.excludes(synthetic);
+  (void)command
+      .flag("--no-model", options.no_model,
+            "serve the pool, and products of the clients' own arrays, alone")
+      .excludes(model)
+      .excludes(synthetic);
   command
       .number("--weights-seed", options.weights_seed, std::uint64_t{0}, UINT64_MAX,
               "seed of --synthetic weights")
@@ -155,6 +162,17 @@ void declare(const CommandOptions& command, ServerOptions& options, PoolWords& p
                         kFloatTypes);
   declare_threads(command, options.threads);
   declare_ring(command, options.ring, RingSide::kServer);
+  command.parsed("--path-limit", "BYTES",
+                 "tensors of fewer bytes may go by the ring (default: what a slot has)",
+                 [&options](const std::string& text) -> Status {
+                   const auto bytes = parse_size(text);
+                   if (!bytes || *bytes < 1 || *bytes > limits::kMaxSlotBytes) {
+                     return {StatusCode::kUsage, "'{}' is not a size from 1 to {}", text,
+                             limits::kMaxSlotBytes};
+                   }
+                   options.path_limit = static_cast<std::uint32_t>(*bytes);
+                   return {};
+                 });
   declare_pool(command, pool, options.pool.commit);
   command.number("--max-clients", options.max_clients, std::size_t{1}, limits::kMaxClients,
                  "sessions at once");
@@ -187,8 +205,15 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
   declare(line.options(), options, pool);
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<ServerOptions>();
-  if (options.model.empty() && options.synthetic.empty()) {
-    return line.refuse("give --model DIR or --synthetic CONFIG.json");
+  if (options.model.empty() && options.synthetic.empty() && !options.no_model) {
+    return line.refuse(
+        "give --model DIR or --synthetic CONFIG.json, or --no-model for the pool alone");
+  }
+  if (options.no_model && options.dtype) return line.refuse("--dtype is of a model's weights");
+  if (options.path_limit.value_or(0) > options.ring.slot_bytes) {
+    return line.refuse(
+        fmt::format("--path-limit: {} is more than the {} bytes of a slot (--ring-slot-bytes)",
+                    *options.path_limit, options.ring.slot_bytes));
   }
   auto pool_shape = pool_options(pool, options.pool.commit);
   if (!pool_shape.ok()) return line.refuse(pool_shape.status().message());

@@ -24,7 +24,8 @@ struct PoolOptions {
 /// The command line of gpu_server, checked. docs/INTERFACE.md says what each option means.
 struct ServerOptions {
   std::string model;      // a directory; or empty and
-  std::string synthetic;  // a config.json
+  std::string synthetic;  // a config.json; or empty and
+  bool no_model = false;  // the pool and products of the clients' own arrays alone
   std::uint64_t weights_seed = 0;
   std::string endpoint;         // empty: the default
   std::string device = "auto";  // auto, cpu, cuda, cuda:N
@@ -33,6 +34,8 @@ struct ServerOptions {
   std::optional<DType> dtype;   // nullopt: auto
   std::size_t threads = 1;
   RingWish ring{RingChoice::kAuto, limits::kDefaultSlotCount, limits::kDefaultSlotBytes};
+  // A tensor of strictly fewer bytes may go by the ring; nullopt: what a slot has.
+  std::optional<std::uint32_t> path_limit;
   PoolOptions pool;
   std::size_t max_clients = limits::kDefaultMaxClients;
   std::optional<std::uint64_t> max_op_flop;  // nullopt: what the model's own ops may take

@@ -132,6 +132,7 @@ Status Server::open_counters() {
   ServerInfo info = info_;
   const BackendInfo& backend = model_->compute->info();
   info.model = options_.model.empty() ? options_.synthetic : options_.model;
+  if (options_.no_model) info.model = "none";
   info.endpoint = endpoint_.text();
   info.digest = model_->digest;
   info.dtype = name_of(backend.dtype);

@@ -27,7 +27,8 @@
 
 namespace airlock {
 
-/// What a server serves, loaded.
+/// What a server serves, loaded. Without a model (`compute` has none) config, norms and digest are
+/// empty.
 struct ServedModel {
   std::string config_json;
   Tensor norms;  // fp32 [2 * layers + 1, hidden]

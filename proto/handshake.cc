@@ -41,20 +41,20 @@ void segment_field(auto& wire, std::string_view what, auto& name, bool has_ring)
 
 void float_field(auto& wire, std::string_view what, auto& dtype) {
   wire.enumerator(what, dtype);
-  wire.demand(is_float(dtype), "{} is not a float type", what);
+  wire.demand(is_model_float(dtype), "{} is not a float type", what);
 }
 
 void fields(auto& wire, Is<ModelDims> auto& dims) {
   wire.array("the model's dimensions", 7);
   for (auto* dimension : {&dims.hidden, &dims.intermediate, &dims.layers, &dims.heads,
                           &dims.kv_heads, &dims.head_dim, &dims.vocab}) {
-    wire.number("a dimension of the model", *dimension, 1, INT32_MAX);
+    wire.number("a dimension of the model", *dimension, 0, INT32_MAX);
   }
-  wire.demand(dims.check());
+  if (!dims.is_none()) wire.demand(dims.check());
 }
 
 void fields(auto& wire, Is<Hello> auto& hello) {
-  wire.body("hello", 7);
+  wire.body("hello", 8);
   wire.text("the client's name", hello.client, limits::kMaxClientNameBytes);
   wire.number("the ring mode", hello.ring.choice, 0, 1);
   wire.number("the slot count", hello.ring.slot_count);
@@ -66,10 +66,11 @@ void fields(auto& wire, Is<Hello> auto& hello) {
   for (auto& bytes : hello.pool) {
     wire.number("the wish for a pool", bytes, 0, limits::kMaxPoolBytes);
   }
+  wire.number("the path limit", hello.path_limit, 0, limits::kMaxSlotBytes);
 }
 
 void fields(auto& wire, Is<Welcome> auto& welcome) {
-  wire.body("welcome", 16);
+  wire.body("welcome", 18);
   wire.number("the epoch", welcome.epoch);
   wire.text("the token", welcome.token, limits::kSessionTokenBytes);
   wire.demand(welcome.token.size() == limits::kSessionTokenBytes && is_hex(welcome.token),
@@ -78,6 +79,9 @@ void fields(auto& wire, Is<Welcome> auto& welcome) {
   wire.number("the slot count", welcome.geometry.slot_count);
   wire.number("the slot bytes", welcome.geometry.slot_bytes);
   wire.demand(check_geometry(welcome.geometry));
+  wire.number("the path limit", welcome.path_limit, 1, limits::kMaxSlotBytes);
+  wire.demand(welcome.path_limit <= welcome.geometry.slot_bytes,
+              "the path limit is more than a slot has");
   segment_field(wire, "the request segment", welcome.request_segment, welcome.has_ring);
   segment_field(wire, "the reply segment", welcome.reply_segment, welcome.has_ring);
   wire.demand(welcome.request_segment != welcome.reply_segment || welcome.request_segment.empty(),
@@ -93,6 +97,8 @@ void fields(auto& wire, Is<Welcome> auto& welcome) {
   wire.number("the config's size", welcome.config_bytes, 0, limits::kMaxConfigBytes);
   wire.number("the capabilities", welcome.capabilities);
   wire.number("the pool mode", welcome.has_pool);
+  wire.text("the name of what multiplies fp64", welcome.fp64_products,
+            limits::kMaxLibraryNameBytes);
 }
 
 void fields(auto& wire, Is<Refusal> auto& refusal) {

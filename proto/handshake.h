@@ -22,7 +22,7 @@ inline constexpr std::uint16_t kProtocolMinor = 0;
 // All that crosses as a number, and how tensors cross, is part of the protocol: one more of them is
 // another version.
 static_assert(kProtocolMajor == 4 && kProtocolMinor == 0 && kCountOf<Path> == 3 &&
-              kCountOf<Op> == 7 && kCountOf<DType> == 5 && kCountOf<WeightKind> == 7 &&
+              kCountOf<Op> == 7 && kCountOf<DType> == 6 && kCountOf<WeightKind> == 7 &&
               kCountOf<Transpose> == 3 && kCountOf<StatusCode> == 14);
 
 /// Messages on the control connection. Each starts with 8 bytes "AIRLOCK\0", major u16 LE, minor
@@ -39,6 +39,8 @@ struct Hello {
   std::string digest;
   std::uint64_t capabilities = 0;
   PoolWish pool{};
+  // No tensor of so many bytes or more is to go by the ring; 0: as the server likes.
+  std::uint32_t path_limit = 0;
   bool operator==(const Hello&) const = default;
 };
 
@@ -49,12 +51,15 @@ struct Welcome {
   // 32 hex digits; the first frame on the data socket, by which the server knows the runner.
   std::string token;
   bool has_ring = false;
-  // Of both rings; without a ring, slot_bytes is still the path limit.
+  // Of both rings, if there are any.
   RingGeometry geometry;
+  // A tensor of strictly fewer bytes may go by the ring; at most slot_bytes.
+  std::uint32_t path_limit = 0;
   // is_segment_name(), where the segments have names (tcp); empty without a ring, and where their
   // descriptors come beside this message (ipc): the request segment's first.
   std::string request_segment;
   std::string reply_segment;
+  // ModelDims::is_none(): products of one's own arrays alone (gpu_server --no-model).
   ModelDims dims;
   // Hex.
   std::string digest;
@@ -69,6 +74,8 @@ struct Welcome {
   std::uint64_t capabilities = 0;
   // Both sides use a pool; what the session has leased of it Attached says.
   bool has_pool = false;
+  // What multiplies fp64, "OpenBLAS 0.3.21"; empty: nothing does.
+  std::string fp64_products;
   bool operator==(const Welcome&) const = default;
 };
 

@@ -42,6 +42,7 @@ inline constexpr std::size_t kMaxClientNameBytes = 64;
 inline constexpr std::size_t kSessionTokenBytes = 32;
 inline constexpr std::size_t kMaxDigestBytes = 64;
 inline constexpr std::size_t kMaxDeviceNameBytes = 256;
+inline constexpr std::size_t kMaxLibraryNameBytes = 128;
 inline constexpr std::size_t kMaxDataEndpointBytes = 512;
 inline constexpr std::size_t kMaxSegmentNameBytes = 88;
 /// What a place in the pool is a multiple of.

@@ -31,7 +31,7 @@ Status check_tensor(std::string_view name, const TensorDesc& desc, std::size_t r
 }
 
 Status check_float(std::string_view name, DType dtype) {
-  if (is_float(dtype)) return {};
+  if (is_model_float(dtype)) return {};
   return invalid("{} is {}, expected a float type", name, name_of(dtype));
 }
 
@@ -101,9 +101,13 @@ Result<std::vector<TensorDesc>> matmul_results(const OpSpec& spec) {
   const TensorDesc& b = spec.inputs[1];
   RETURN_IF_ERROR(check_tensor("a", a, 3));
   RETURN_IF_ERROR(check_tensor("b", b, 3));
-  RETURN_IF_ERROR(check_float("a", a.dtype));
+  if (a.dtype != DType::kF64) RETURN_IF_ERROR(check_float("a", a.dtype));
   if (a.dtype != b.dtype)
     return invalid("a is {} and b is {}, expected one type", name_of(a.dtype), name_of(b.dtype));
+  if ((a.dtype == DType::kF64) != (spec.result_dtype == DType::kF64)) {
+    return invalid("a and b are {}, the result {}: all of them are fp64, or none", name_of(a.dtype),
+                   name_of(spec.result_dtype));
+  }
   const bool a_transposed = spec.transpose == Transpose::kA;
   const bool b_transposed = spec.transpose == Transpose::kB;
   const std::int64_t m = a.shape[a_transposed ? 2 : 1];
@@ -136,7 +140,8 @@ Status check_common(const OpSpec& spec, std::size_t input_count) {
   const std::string_view op = name_of(spec.op);
   if (spec.inputs.size() != input_count)
     return invalid("{} has {} inputs, expected {}", op, spec.inputs.size(), input_count);
-  if (!is_float(spec.result_dtype)) {
+  const bool may_be_fp64 = spec.op == Op::kMatmul && spec.result_dtype == DType::kF64;
+  if (!may_be_fp64 && !is_model_float(spec.result_dtype)) {
     return invalid("{}'s result dtype is {}, expected a float type", op,
                    name_of(spec.result_dtype));
   }
@@ -180,6 +185,9 @@ Shape weight_shape(const ModelDims& dims, WeightKind kind) {
 }
 
 Result<std::vector<TensorDesc>> op_results(const OpSpec& spec, const ModelDims& dims) {
+  const bool needs_model = is_computed(spec.op) && spec.op != Op::kMatmul;
+  if (needs_model && dims.is_none())
+    return invalid("{}: this server has no model (--no-model)", name_of(spec.op));
   switch (spec.op) {
     case Op::kEmbedding:
       RETURN_IF_ERROR(check_common(spec, 1));

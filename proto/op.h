@@ -21,7 +21,8 @@ enum class Op : std::uint8_t {
   kEmbedding = 2,
   // x [tokens, in], n weights [out_i, in] -> n results x W_i^T [tokens, out_i]
   kBatchLinear = 3,
-  // a [heads, m, k], b [groups, k, n] (or transposed) -> [heads, m, n]; heads % groups == 0
+  // a [heads, m, k], b [groups, k, n] (or transposed) -> [heads, m, n]; heads % groups == 0.
+  // All three are fp64, or none.
   kMatmul = 4,
   // x [rows, hidden] -> fp32 [rows, vocab]
   kLmHead = 5,
@@ -116,7 +117,7 @@ constexpr std::string_view name_of(Transpose transpose) {
 }
 
 /// The shape of a LLaMA model: what sizes every op. Every field lies within proto/limits.h once
-/// check() is ok.
+/// check() is ok. All zero: there is no model, and matmul alone is computed.
 struct ModelDims {
   std::int64_t hidden = 0;
   std::int64_t intermediate = 0;
@@ -126,6 +127,7 @@ struct ModelDims {
   std::int64_t head_dim = 0;
   std::int64_t vocab = 0;
   bool operator==(const ModelDims&) const = default;
+  bool is_none() const { return *this == ModelDims(); }
   /// kInvalidInput naming the field, its value and its range.
   Status check() const;
 };

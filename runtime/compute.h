@@ -19,6 +19,7 @@ namespace airlock {
 
 /// What ops are computed with.
 struct BackendInfo {
+  // ModelDims::is_none(): matmul alone.
   ModelDims dims;
   // What weights are rounded to and operands converted to; accumulation is fp32.
   DType dtype = DType::kF32;
@@ -29,6 +30,8 @@ struct BackendInfo {
   std::string device;
   // Of the model, hex.
   std::string digest;
+  // What multiplies fp64, "OpenBLAS 0.3.21"; empty: nothing does, and such a matmul fails.
+  std::string fp64_products = {};
 };
 
 /// The memory of one op, all of it the caller's: inputs as spec.inputs says, results as

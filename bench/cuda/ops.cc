@@ -259,7 +259,7 @@ void run_model(const OpsOptions& options, const std::string& config, DType dtype
   cuda.dtype = dtype;
   cuda.threads = options.threads;
   cuda.warn = [](const std::string& text) { fmt::print(stderr, "cuda_bench: {}\n", text); };
-  auto model = options.module->create(**source, cuda);
+  auto model = options.module->create(source->get(), cuda);
   if (!model.ok()) return not_run("ops", model.status());
   const Slots requests(kLanes * kInputs);
   const Slots replies(kLanes * kResults);

@@ -63,7 +63,7 @@ std::vector<std::string> run_prefills(const PrefillOptions& options) {
   cuda.dtype = options.dtype;
   cuda.threads = options.threads;
   cuda.warn = [](const std::string& text) { fmt::print(stderr, "cuda_bench: {}\n", text); };
-  auto model = options.module->create(**source, cuda);
+  auto model = options.module->create(source->get(), cuda);
   must(model.status(), "the model");
   Segment segment(kSegmentBytes);
   auto compute = (*model)->make_compute(std::vector{segment.bytes()});

@@ -237,8 +237,10 @@ Status warm_up(Backend& backend) {
 }
 
 /// Loads, then runs each kind of op once.
-Result<std::shared_ptr<CudaModel>> load(const ModelSource& model, const CudaOptions& options) {
-  if (!is_float(options.dtype)) {
+Result<std::shared_ptr<CudaModel>> load(const ModelSource* source, const CudaOptions& options) {
+  if (source == nullptr) return Status(StatusCode::kInvalidInput, "TODO");
+  const ModelSource& model = *source;
+  if (!is_model_float(options.dtype)) {
     return Status(StatusCode::kInvalidInput, "a model's dtype is fp32, fp16 or bf16");
   }
   RETURN_IF_ERROR(model.config().dims.check());
@@ -259,7 +261,7 @@ Result<std::shared_ptr<CudaModel>> load(const ModelSource& model, const CudaOpti
 }
 
 /// CudaModule::create. Exceptions do not cross the module's border.
-Result<std::shared_ptr<CudaModel>> create(const ModelSource& model, const CudaOptions& options) {
+Result<std::shared_ptr<CudaModel>> create(const ModelSource* model, const CudaOptions& options) {
   try {
     return load(model, options);
   } catch (const std::bad_alloc&) {

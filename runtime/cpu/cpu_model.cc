@@ -12,6 +12,7 @@
 #include "proto/limits.h"
 #include "runtime/cpu/fair_gate.h"
 #include "runtime/cpu/product.h"
+#include "runtime/cpu/product_f64.h"
 #include "runtime/cpu/sliced_run.h"
 #include "runtime/cpu/weights.h"
 #include "runtime/scratch.h"
@@ -114,7 +115,15 @@ class CpuCompute : public Compute {
     return multiply(products, threads);
   }
 
+  Status matmul_f64(const OpSpec& spec, const OpMemory& memory, SlicedRun& threads) {
+    const ProductF64 product(spec, memory);
+    return threads.run(
+        product.piece_count(), [&](std::size_t, std::size_t piece) { product.run(piece); },
+        most_workers_for(product.flop()));
+  }
+
   Status matmul(const OpSpec& spec, const OpMemory& memory, SlicedRun& threads) {
+    if (spec.result_dtype == DType::kF64) return matmul_f64(spec, memory, threads);
     ScratchPool::Buffer a_buffer;
     ScratchPool::Buffer b_buffer;
     ASSIGN_OR_RETURN(const std::byte* a, operand(memory.inputs[0], a_buffer, threads));
@@ -142,6 +151,10 @@ class CpuCompute : public Compute {
     return buffer.data();
   }
 
+  static std::size_t most_workers_for(std::int64_t flop) {
+    return static_cast<std::size_t>(std::max<std::int64_t>(flop / kFlopAThread, 1));
+  }
+
   /// All pieces of all products, as one run: a narrow weight's keep no thread waiting.
   Status multiply(std::span<const Product> products, SlicedRun& threads) {
     std::size_t count = 0;
@@ -153,8 +166,7 @@ class CpuCompute : public Compute {
       bytes = std::max(bytes, product.memory_bytes());
     }
     bytes = (bytes + 63) / 64 * 64;
-    const std::size_t most_workers =
-        static_cast<std::size_t>(std::max<std::int64_t>(flop / kFlopAThread, 1));
+    const std::size_t most_workers = most_workers_for(flop);
     std::vector<PieceMemory> memory(threads.worker_count(count, most_workers));
     ScratchPool::Buffer buffer;
     if (bytes > 0) {
@@ -210,19 +222,34 @@ Result<std::unique_ptr<Computation>> CpuCompute::prepare(const OpSpec& spec, OpM
       std::make_unique<CpuComputation>(*this, spec, std::move(memory), life));
 }
 
+Status check_threads(std::size_t threads) {
+  if (threads >= 1 && threads <= limits::kMaxThreads) return {};
+  return {StatusCode::kInvalidInput, "threads is {}, expected 1 to {}", threads,
+          limits::kMaxThreads};
+}
+
+Result<std::shared_ptr<CpuShared>> share(std::shared_ptr<ThreadPool> pool) {
+  std::shared_ptr<CpuShared> shared;
+  RETURN_IF_ERROR(onednn::guarded([&]() -> Status {
+    shared = std::make_shared<CpuShared>();
+    shared->pool = std::move(pool);
+    for (std::size_t i = 0; i < shared->pool->thread_count(); ++i)
+      shared->streams.emplace_back(shared->engine);
+    return {};
+  }));
+  return shared;
+}
+
 }  // namespace
 
 Result<std::shared_ptr<CpuModel>> CpuModel::create(const ModelSource& model,
                                                    const LoadOptions& options,
                                                    std::shared_ptr<ThreadPool> pool) {
-  if (!is_float(options.dtype)) {
+  if (!is_model_float(options.dtype)) {
     return Status(StatusCode::kInvalidInput, "dtype is {}, expected fp32, fp16 or bf16",
                   name_of(options.dtype));
   }
-  if (options.threads < 1 || options.threads > limits::kMaxThreads) {
-    return Status(StatusCode::kInvalidInput, "threads is {}, expected 1 to {}", options.threads,
-                  limits::kMaxThreads);
-  }
+  RETURN_IF_ERROR(check_threads(options.threads));
   RETURN_IF_ERROR(model.config().dims.check());
   Numerics numerics{options.dtype, options.dtype};
   if (options.dtype == DType::kF16 || (options.dtype == DType::kBF16 && !onednn::has_bf16())) {
@@ -236,18 +263,21 @@ Result<std::shared_ptr<CpuModel>> CpuModel::create(const ModelSource& model,
     ASSIGN_OR_RETURN(pool, ThreadPool::create(options.threads));
   }
   CHECK(pool->thread_count() == options.threads);
-  std::shared_ptr<CpuShared> shared;
-  RETURN_IF_ERROR(onednn::guarded([&]() -> Status {
-    shared = std::make_shared<CpuShared>();
-    shared->pool = std::move(pool);
-    for (std::size_t i = 0; i < options.threads; ++i) shared->streams.emplace_back(shared->engine);
-    return {};
-  }));
+  ASSIGN_OR_RETURN(std::shared_ptr<CpuShared> shared, share(std::move(pool)));
   ASSIGN_OR_RETURN(std::string digest, model.digest());
   ASSIGN_OR_RETURN(shared->weights,
                    load_weights(model, numerics, shared->engine, options, *shared->pool));
   shared->info = {model.config().dims, options.dtype, model.stored_dtype(),
-                  options.threads,     "cpu",         std::move(digest)};
+                  options.threads,     "cpu",         std::move(digest),
+                  f64_products_name()};
+  return std::shared_ptr<CpuModel>(new CpuModel(std::move(shared)));
+}
+
+Result<std::shared_ptr<CpuModel>> CpuModel::create_without_weights(std::size_t threads) {
+  RETURN_IF_ERROR(check_threads(threads));
+  ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ThreadPool::create(threads));
+  ASSIGN_OR_RETURN(std::shared_ptr<CpuShared> shared, share(std::move(pool)));
+  shared->info = {{}, DType::kF32, DType::kF32, threads, "cpu", {}, f64_products_name()};
   return std::shared_ptr<CpuModel>(new CpuModel(std::move(shared)));
 }
 

@@ -14,7 +14,8 @@ namespace airlock {
 
 struct CpuShared;
 
-/// The weights in oneDNN's packed layout and the turn-taking for the compute threads.
+/// The weights in oneDNN's packed layout and the turn-taking for the compute threads. Products of
+/// fp64 are OpenBLAS's.
 class CpuModel : public ComputeModel {
  public:
   /// `pool`, of options.threads, computes; it is used only while an op of this model runs or its
@@ -22,6 +23,8 @@ class CpuModel : public ComputeModel {
   static Result<std::shared_ptr<CpuModel>> create(const ModelSource& model,
                                                   const LoadOptions& options,
                                                   std::shared_ptr<ThreadPool> pool = nullptr);
+  /// Without weights: matmul alone, of fp32 (what other operands are converted to) and of fp64.
+  static Result<std::shared_ptr<CpuModel>> create_without_weights(std::size_t threads);
   const BackendInfo& info() const override;
   /// As below, without memory to look at in advance: on a CPU that cannot fail.
   std::unique_ptr<Compute> make_compute();

@@ -62,6 +62,12 @@ Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool
               welcome.geometry.slot_count, welcome.geometry.slot_bytes};
     }
   }
+  if (options.needs_model && welcome.dims.is_none()) {
+    return {StatusCode::kMismatch,
+            "the server has no model: it was started with --no-model, for the pool alone"};
+  }
+  if (options.path_limit != 0 && welcome.path_limit > options.path_limit)
+    return refuse("the path limit is more than was asked for");
   if (!options.digest.empty() && options.digest != welcome.digest) {
     return {StatusCode::kMismatch, "the server has another model: digest {}, ours is {}",
             welcome.digest, options.digest};
@@ -115,6 +121,7 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
   // Descriptors of its memory pass over ipc alone; --ring off is ZeroMQ alone.
   const PoolWish pool = want_ring && ipc ? options.pool : PoolWish();
   hello.pool = pool;
+  hello.path_limit = options.path_limit;
   ASSIGN_OR_RETURN(auto connection, ControlConnection::connect(endpoint, deadline));
   control_.emplace(std::move(connection));
   RETURN_IF_ERROR(control_->send(hello));
@@ -190,7 +197,8 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
   RETURN_IF_ERROR(channel_->open());
   life_.set_waker([this] { channel_->wake(); });  // for the control thread, which ends before it
   BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
-                   welcome.threads, welcome.device, welcome.digest};
+                   welcome.threads, welcome.device, welcome.digest,
+                   welcome.fp64_products};
   auto last_sign = [this] {
     const std::uint64_t heard_ns = heard_ns_.load(std::memory_order_relaxed);
     return fmt::format("the server's last sign of life came {:.1f} s ago",

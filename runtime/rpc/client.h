@@ -37,6 +37,10 @@ struct ConnectOptions {
   std::string digest;
   // Of the runner's own model; must equal the server's.
   std::optional<ModelDims> dims;
+  // A server without one will do.
+  bool needs_model = true;
+  // No tensor of so many bytes or more goes by the ring; 0: as the server likes.
+  std::uint32_t path_limit = 0;
 };
 
 /// A session with a gpu_server: handshake, signs of life (a thread of its own), channel and

@@ -103,6 +103,11 @@ class ServeLoop {
     };
     switch (spec.op) {
       case Op::kInit:
+        if (compute_.info().dims.is_none()) {
+          next_.results.clear();
+          next_.status = {StatusCode::kMismatch, "this server has no model (--no-model)"};
+          break;
+        }
         next_.results = {text_desc(context_.config_json), context_.norms.desc};
         break;
       case Op::kStats:

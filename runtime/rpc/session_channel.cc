@@ -199,7 +199,7 @@ Status SessionChannel::open() {
   WatchedCarrier socket = make_socket_carrier({welcome_.epoch, std::move(*socket_), &watch_});
   socket_.reset();
   RoutedChannelOptions options;
-  options.policy = {has_ring, geometry.slot_bytes, has_ring ? geometry.slot_count : 0,
+  options.policy = {has_ring, welcome_.path_limit, has_ring ? geometry.slot_count : 0,
                     welcome_.has_pool};
   options.stats = stats_;
   options.watch = &watch_;

@@ -166,6 +166,7 @@ struct Reader {
     std::vector<std::int64_t> extents;
     std::uint64_t stated_bytes = 0;
     visit_tensor(Reader{item, digests}, tensor, extents, stated_bytes, digests);
+    if (tensor.desc.dtype == DType::kF64) return item.at("dtype").fail("is of no op of a model");
     const auto shape = Shape::make(extents);
     const auto bytes = shape ? shape->byte_count(tensor.desc.dtype) : std::nullopt;
     if (!bytes || *bytes > limits::kMaxTensorBytes) {
@@ -195,8 +196,8 @@ void check_word(const JsonReader& fields, std::string_view key, std::string_view
 void check_header(const JsonReader& fields, const TraceHeader& header) {
   if (const Status checked = header.dims.check(); !checked.ok())
     fields.at("model").at("config").fail(checked.message());
-  if (!is_float(header.wire)) fields.at("wire").fail("is no float type");
-  if (!is_float(header.dtype)) fields.at("dtype").fail("is no float type");
+  if (!is_model_float(header.wire)) fields.at("wire").fail("is no float type");
+  if (!is_model_float(header.dtype)) fields.at("dtype").fail("is no float type");
   check_word(fields, "attention", header.attention, {"offload", "tee"});
   check_word(fields, "backend", header.backend, {"remote", "local"});
 }

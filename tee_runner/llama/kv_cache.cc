@@ -18,7 +18,7 @@ constexpr std::size_t kAlignment = 64;
 
 Result<KvCache> KvCache::create(const ModelDims& dims, DType dtype, std::int64_t capacity) {
   RETURN_IF_ERROR(dims.check());
-  if (!is_float(dtype) || capacity < 1 || capacity > limits::kMaxTokens) {
+  if (!is_model_float(dtype) || capacity < 1 || capacity > limits::kMaxTokens) {
     return Status(StatusCode::kInvalidInput,
                   "a key-value cache holds floats of 1 to {} positions, not {} of {}",
                   limits::kMaxTokens, name_of(dtype), capacity);

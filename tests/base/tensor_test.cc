@@ -13,7 +13,7 @@ namespace {
 constexpr std::int64_t kHuge = std::numeric_limits<std::int64_t>::max();
 
 TEST(DType, names_are_parsed_back) {
-  EXPECT_EQ(kCountOf<DType>, 5U);
+  EXPECT_EQ(kCountOf<DType>, 6U);
   for (const DType dtype : kValuesOf<DType>) EXPECT_EQ(from_name<DType>(name_of(dtype)), dtype);
   EXPECT_FALSE(from_name<DType>("float32").has_value());
   EXPECT_FALSE(from_name<DType>("").has_value());
@@ -23,8 +23,8 @@ TEST(DType, sizes_and_kinds) {
   EXPECT_EQ(dtype_bytes(DType::kF32), 4U);
   EXPECT_EQ(dtype_bytes(DType::kBF16), 2U);
   EXPECT_EQ(dtype_bytes(DType::kU8), 1U);
-  EXPECT_TRUE(is_float(DType::kF16));
-  EXPECT_FALSE(is_float(DType::kI32));
+  EXPECT_TRUE(is_model_float(DType::kF16));
+  EXPECT_FALSE(is_model_float(DType::kI32));
 }
 
 TEST(Shape, counts_elements_and_bytes) {

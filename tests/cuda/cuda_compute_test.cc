@@ -102,7 +102,7 @@ TEST_F(CudaComputeTest, accumulates_in_fp32_and_rounds_to_tf32_only_where_asked)
     restart({});
     CudaOptions options;
     options.tf32 = tf32;
-    auto made = airlock_cuda_module()->create(model_, options);
+    auto made = airlock_cuda_module()->create(&model_, options);
     ASSERT_TRUE(made.ok());
     for (const cuda_fake::GemmCall& call : cuda_fake::gemm_calls()) {
       EXPECT_EQ(call.compute_type, 68);              // CUBLAS_COMPUTE_32F
@@ -240,7 +240,7 @@ TEST_F(CudaComputeTest, gives_the_models_error_and_frees_all) {
   MemoryModel::Options options;
   options.broken_tensor = "model.layers.1.mlp.up_proj.weight";
   const MemoryModel broken(options);
-  const auto made = airlock_cuda_module()->create(broken, {});
+  const auto made = airlock_cuda_module()->create(&broken, {});
   ASSERT_FALSE(made.ok());
   EXPECT_EQ(made.status().code(), StatusCode::kInvalidInput);
   EXPECT_NE(made.status().message().find(options.broken_tensor), std::string::npos);
@@ -249,7 +249,7 @@ TEST_F(CudaComputeTest, gives_the_models_error_and_frees_all) {
 TEST_F(CudaComputeTest, names_a_device_that_is_not_there) {
   CudaOptions options;
   options.device = 1;
-  const auto made = airlock_cuda_module()->create(model_, options);
+  const auto made = airlock_cuda_module()->create(&model_, options);
   ASSERT_FALSE(made.ok());
   EXPECT_EQ(made.status().code(), StatusCode::kDevice);
   EXPECT_NE(made.status().message().find("cuda:1"), std::string::npos) << made.status().message();

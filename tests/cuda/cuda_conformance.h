@@ -14,7 +14,7 @@ class CudaUnderTest : public BackendUnderTest {
   CudaUnderTest(const CudaModule& module, const MemoryModel& model, DType dtype) {
     CudaOptions options;
     options.dtype = dtype;
-    auto made = module.create(model, options);
+    auto made = module.create(&model, options);
     if (!made.ok()) ADD_FAILURE() << made.status().to_string();
     CHECK(made.ok());
     auto compute = made.value()->make_compute({});

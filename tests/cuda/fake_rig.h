@@ -42,7 +42,7 @@ class FakeCudaTest : public ::testing::Test {
     CudaOptions options;
     options.dtype = dtype;
     options.warn = [this](const std::string& text) { warnings_.push_back(text); };
-    return airlock_cuda_module()->create(model_, options);
+    return airlock_cuda_module()->create(&model_, options);
   }
   void load(DType dtype = DType::kF32) {
     auto made = create(dtype);

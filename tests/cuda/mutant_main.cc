@@ -34,7 +34,7 @@ class Scenario {
   explicit Scenario(Mode mode) : ring_(PageBuffer::allocate(1 << 20).value()) {
     for (const std::string& misuse : cuda_fake::reset({.mode = mode, .report_pageable = true}))
       caught(misuse);
-    auto model = airlock_cuda_module()->create(model_, {});
+    auto model = airlock_cuda_module()->create(&model_, {});
     if (!model.ok()) {
       caught("create: " + model.status().to_string());
       return;

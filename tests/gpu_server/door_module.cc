@@ -81,7 +81,7 @@ class DoorModel : public CudaModel {
   std::shared_ptr<Life> life_ = std::make_shared<Life>();
 };
 
-Result<std::shared_ptr<CudaModel>> create(const ModelSource& model, const CudaOptions& options) {
+Result<std::shared_ptr<CudaModel>> create(const ModelSource* model, const CudaOptions& options) {
   if (mode() == "old_driver")
     return Status(StatusCode::kDevice, "door: the driver knows CUDA 11.0, 13.0 is needed");
   if (mode() == "no_memory")
@@ -92,7 +92,9 @@ Result<std::shared_ptr<CudaModel>> create(const ModelSource& model, const CudaOp
   cpu.dtype = options.dtype;
   cpu.threads = options.threads;
   cpu.progress = options.progress;
-  ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> made, CpuModel::create(model, cpu));
+  ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> made,
+                   model == nullptr ? CpuModel::create_without_weights(options.threads)
+                                    : CpuModel::create(*model, cpu));
   return std::shared_ptr<CudaModel>(std::make_shared<DoorModel>(std::move(made), options.device));
 }
 
