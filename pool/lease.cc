@@ -36,6 +36,7 @@ Result<std::unique_ptr<PoolLease>> PoolLease::map(const std::vector<PoolExtent>&
     lease->mapped_.push_back(std::move(mapped).value());
     lease->guards_.push_back(std::move(guard));
     lease->room_[extent.use].add(extent.offset, extent.bytes);
+    lease->leased_[extent.use] += extent.bytes;
   }
   return lease;
 }

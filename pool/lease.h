@@ -60,6 +60,8 @@ class PoolLease {
   std::optional<PoolBlock> take(PoolUse use, std::size_t bytes);
   const PoolMap& pool_map() const { return map_; }
   std::uint64_t longest_run(PoolUse use) const { return room_[use].longest_run(); }
+  std::uint64_t leased_bytes(PoolUse use) const { return leased_[use]; }
+  std::uint64_t free_bytes(PoolUse use) const { return room_[use].free_length(); }
   /// There was no page for some of it at some time: what was written or read since may be lost.
   bool faulted() const;
 
@@ -70,6 +72,7 @@ class PoolLease {
   std::vector<Mapping> mapped_;
   std::vector<SegmentGuard> guards_;
   PoolMap map_;
+  PerValue<PoolUse, std::uint64_t> leased_{};
   PerValue<PoolUse, FirstFit> room_{{FirstFit(limits::kPoolPageBytes),
                                      FirstFit(limits::kPoolPageBytes),
                                      FirstFit(limits::kPoolPageBytes)}};

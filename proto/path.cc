@@ -67,6 +67,19 @@ Status place_in_pool(MessagePlan& plan, std::span<const PoolPlace> places) {
   return {};
 }
 
+bool meet_in_pool(const MessagePlan& one, const MessagePlan& other) {
+  for (const MessagePlan::Tensor& a : one.tensors()) {
+    if (a.path != Path::kPool) continue;
+    for (const MessagePlan::Tensor& b : other.tensors()) {
+      if (b.path == Path::kPool && a.place.offset() < b.place.offset() + b.bytes &&
+          b.place.offset() < a.place.offset() + a.bytes) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
 Result<MessagePlan> plan_in_pool(const PathPolicy& policy,
                                  std::span<const std::size_t> tensor_bytes,
                                  std::span<const PoolPlace> places) {

@@ -98,6 +98,9 @@ Result<MessagePlan> plan_message(const PathPolicy& policy,
 /// take the pool, or too few.
 Status place_in_pool(MessagePlan& plan, std::span<const PoolPlace> places);
 
+/// Whether a tensor of the one and a tensor of the other share memory of the pool.
+bool meet_in_pool(const MessagePlan& one, const MessagePlan& other);
+
 /// Both at once, with places for all of the tensors; without any, none lies in a pool.
 Result<MessagePlan> plan_in_pool(const PathPolicy& policy,
                                  std::span<const std::size_t> tensor_bytes,

@@ -54,6 +54,8 @@ class ClientSession {
   ~ClientSession() { close(); }
 
   RemoteBackend& backend() { return *backend_; }
+  /// What the session has leased of the server's pool; null where it has none.
+  PoolLease* pool() { return channel_->pool(); }
   /// For RemoteBackend::init().
   std::size_t config_bytes() const { return channel_->welcome().config_bytes; }
   std::uint64_t epoch() const { return channel_->welcome().epoch; }

@@ -30,6 +30,8 @@ struct Call {
   // server uses them from the request to its reply, whatever became of this op meanwhile.
   std::vector<PoolBlock> input_blocks;
   std::vector<PoolBlock> result_blocks;
+  // Of the caller's own places, instead: has them until nobody uses them.
+  std::shared_ptr<const void> keeps;
   std::unique_ptr<Message> message;
   std::unique_ptr<ReceivedMessage> reply;
   Status failure;
@@ -110,8 +112,28 @@ class RequestQueue {
     call->results = std::move(results);
     call->deadline = deadline;
     ASSIGN_OR_RETURN(const MessagePlan plan, plan_call(*call));
+    return claim(std::move(call), plan, start_ns);
+  }
+
+  // With places that the caller has chosen.
+  Result<std::shared_ptr<Call>> prepare_in_place(const OpSpec& spec,
+                                                 std::vector<TensorDesc> results,
+                                                 std::vector<PoolPlace> places,
+                                                 std::shared_ptr<const void> keeps,
+                                                 Deadline deadline, std::uint64_t start_ns) {
+    auto call = std::make_shared<Call>();
+    call->request.spec = spec;
+    call->results = std::move(results);
+    call->deadline = deadline;
+    call->keeps = std::move(keeps);
+    ASSIGN_OR_RETURN(const MessagePlan plan, plan_in_place(*call, std::move(places)));
+    return claim(std::move(call), plan, start_ns);
+  }
+
+  Result<std::shared_ptr<Call>> claim(std::shared_ptr<Call> call, const MessagePlan& plan,
+                                      std::uint64_t start_ns) {
     call->times.tee_ns = now_ns() - start_ns;
-    RETURN_IF_ERROR(with_pump(deadline, [&](Deadline slice) -> Status {
+    RETURN_IF_ERROR(with_pump(call->deadline, [&](Deadline slice) -> Status {
       ASSIGN_OR_RETURN(call->message, channel_.claim(plan, slice));
       return {};
     }));
@@ -174,6 +196,23 @@ class RequestQueue {
     std::vector<PoolPlace>& places = call.request.places;
     RETURN_IF_ERROR(take_places(pool_, PoolUse::kInput, plan, call.input_blocks, places));
     RETURN_IF_ERROR(take_places(pool_, PoolUse::kOutput, reply, call.result_blocks, places));
+    return plan;
+  }
+
+  Result<MessagePlan> plan_in_place(Call& call, std::vector<PoolPlace> places) const {
+    const PathPolicy& policy = channel_.policy();
+    const std::span<const PoolPlace> all = places;
+    const std::size_t inputs = call.request.spec.inputs.size();
+    CHECK(all.size() == inputs + call.results.size());
+    const auto plan_for = [&policy](const std::vector<TensorDesc>& descs,
+                                    std::span<const PoolPlace> own) {
+      auto plan = plan_in_pool(policy, sizes_of(descs), own);
+      if (!plan.ok()) plan = Status(StatusCode::kInvalidInput, plan.status().message());
+      return plan;
+    };
+    ASSIGN_OR_RETURN(MessagePlan plan, plan_for(call.request.spec.inputs, all.first(inputs)));
+    ASSIGN_OR_RETURN(const MessagePlan reply, plan_for(call.results, all.subspan(inputs)));
+    if (plan.uses(Path::kPool) || reply.uses(Path::kPool)) call.request.places = std::move(places);
     return plan;
   }
 
@@ -309,6 +348,18 @@ Result<std::unique_ptr<Pending>> RemoteBackend::prepare(const OpSpec& spec, Dead
   const std::uint64_t start_ns = now_ns();
   ASSIGN_OR_RETURN(std::vector<TensorDesc> results, op_results(spec, info_.dims));
   ASSIGN_OR_RETURN(auto call, queue_->prepare(spec, std::move(results), deadline, start_ns));
+  return std::unique_ptr<Pending>(std::make_unique<RemotePending>(*queue_, std::move(call)));
+}
+
+Result<std::unique_ptr<Pending>> RemoteBackend::prepare_in_place(const OpSpec& spec,
+                                                                 std::vector<PoolPlace> places,
+                                                                 std::shared_ptr<const void> keeps,
+                                                                 Deadline deadline) {
+  const std::uint64_t start_ns = now_ns();
+  ASSIGN_OR_RETURN(std::vector<TensorDesc> results, op_results(spec, info_.dims));
+  ASSIGN_OR_RETURN(auto call,
+                   queue_->prepare_in_place(spec, std::move(results), std::move(places),
+                                            std::move(keeps), deadline, start_ns));
   return std::unique_ptr<Pending>(std::make_unique<RemotePending>(*queue_, std::move(call)));
 }
 

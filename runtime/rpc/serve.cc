@@ -1,5 +1,6 @@
 #include "runtime/rpc/serve.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <deque>
@@ -167,10 +168,23 @@ class ServeLoop {
     held_.emplace(std::move(next_));
   }
 
-  /// Starts what was received. Stays held where the reply finds no room and earlier replies are
+  /// Whether one that is under way writes in the pool what `later` uses there, or the other way
+  /// round: a result may be the next op's operand.
+  bool meets_one_under_way(const Service& later) const {
+    if (!channel_.policy().has_pool) return false;
+    return std::ranges::any_of(under_way_, [&later](const Service& earlier) {
+      return meet_in_pool(earlier.reply_plan, later.message->plan()) ||
+             meet_in_pool(earlier.reply_plan, later.reply_plan) ||
+             meet_in_pool(earlier.message->plan(), later.reply_plan);
+    });
+  }
+
+  /// Starts what was received. Stays held where it needs what another one has not written yet, and
+  /// where the reply finds no room and earlier replies are
   /// still to be sent: the client may wait for those before it reads on.
   Status begin_held() {
     Service& service = *held_;
+    if (meets_one_under_way(service)) return {};
     service.start_ns = now_ns();
     auto reply =
         channel_.claim(service.reply_plan, under_way_.empty() ? service.deadline : Deadline::now());

@@ -1,0 +1,72 @@
+#include "runtime/cpu/product_f64.h"
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+namespace airlock {
+namespace {
+
+// Of a piece: what it reads is packed anew for each, and a turn of the compute threads is to end
+// soon. With the longest k a side of 128 takes a second.
+constexpr std::int64_t kMostFlop = std::int64_t{1} << 32;
+constexpr std::int64_t kLeastSide = 128;
+constexpr std::int64_t kMostSide = 1024;
+
+/// The side of a square piece.
+std::int64_t side_for(std::int64_t k) {
+  std::int64_t side = kMostSide;
+  while (side > kLeastSide && 2 * side * side * k > kMostFlop) side /= 2;
+  return side;
+}
+
+}  // namespace
+
+ProductF64::ProductF64(const OpSpec& spec, const OpMemory& memory)
+    : m_(memory.results[0].desc.shape[1]),
+      k_(spec.inputs[0].shape[spec.transpose == Transpose::kA ? 1 : 2]),
+      n_(memory.results[0].desc.shape[2]),
+      sharing_(spec.inputs[0].shape[0] / spec.inputs[1].shape[0]),
+      transpose_(spec.transpose),
+      a_(memory.inputs[0].as<double>().data()),
+      b_(memory.inputs[1].as<double>().data()),
+      result_(memory.results[0].as<double>().data()) {
+  std::int64_t batches = spec.inputs[0].shape[0];
+  if (transpose_ != Transpose::kA) {
+    // The heads of a group lie one behind the other: they are the rows of one matrix.
+    batches /= sharing_;
+    m_ *= std::exchange(sharing_, 1);
+  }
+  const std::int64_t side = side_for(k_);
+  pieces_ = {{batches, 1}, {m_, side}, {n_, side}};
+}
+
+void ProductF64::run(std::size_t index) const {
+  const Piece piece = pieces_.at(index);
+  const bool a_lies = transpose_ == Transpose::kA;
+  const bool b_lies = transpose_ == Transpose::kB;
+  const double* a = a_ + piece.batch * m_ * k_ + (a_lies ? piece.row : piece.row * k_);
+  const double* b =
+      b_ + piece.batch / sharing_ * k_ * n_ + (b_lies ? piece.column * k_ : piece.column);
+  double* result = result_ + (piece.batch * m_ + piece.row) * n_ + piece.column;
+  const auto number = [](std::int64_t value) { return static_cast<blasint>(value); };
+  cblas_dgemm(CblasRowMajor, a_lies ? CblasTrans : CblasNoTrans, b_lies ? CblasTrans : CblasNoTrans,
+              number(piece.rows), number(piece.columns), number(k_), 1.0, a,
+              number(a_lies ? m_ : k_), b, number(b_lies ? k_ : n_), 0.0, result, number(n_));
+}
+
+std::string f64_products_name() {
+  static const bool is_serial = [] {
+    openblas_set_num_threads(1);
+    return true;
+  }();
+  (void)is_serial;
+  // "OpenBLAS 0.3.21 DYNAMIC_ARCH ..."
+  const std::string_view config = openblas_get_config();
+  const std::size_t end = config.find(' ', config.find(' ') + 1);
+  return std::string(config.starts_with("OpenBLAS ") ? config.substr(0, end) : "OpenBLAS");
+}
+
+}  // namespace airlock
