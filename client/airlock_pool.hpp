@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-namespace airlock {
+namespace airlock::pool {
 
 enum class Use { in = AIRLOCK_IN, out = AIRLOCK_OUT, scratch = AIRLOCK_SCRATCH };
 enum class Transpose {
@@ -158,6 +158,6 @@ class Pool {
   std::unique_ptr<airlock_pool, Close> handle_;
 };
 
-}  // namespace airlock
+}  // namespace airlock::pool
 
 #endif  // AIRLOCK_POOL_HPP

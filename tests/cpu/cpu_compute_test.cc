@@ -242,5 +242,98 @@ TEST(CpuCompute, computes_products_of_extreme_shapes) {
   }
 }
 
+Tensor random_f64(Shape shape, std::uint64_t seed) {
+  Tensor made({DType::kF64, shape});
+  const Tensor floats = random_tensor({DType::kF32, shape}, seed);
+  // Digits that fp32 does not have.
+  std::ranges::transform(floats.as<float>(), made.as<double>().begin(),
+                         [](float value) { return static_cast<double>(value) / 3.0; });
+  return made;
+}
+
+TEST(CpuComputeF64, multiplies_whatever_lies_transposed_or_shared) {
+  const auto model = CpuModel::create_without_weights(2).value();
+  EXPECT_NE(model->info().fp64_products.find("OpenBLAS"), std::string::npos);
+  EXPECT_TRUE(model->info().dims.is_none());
+  const auto compute = model->make_compute();
+  struct Size {
+    std::int64_t heads, groups, m, k, n;
+  };
+  for (const Size& s : {Size{1, 1, 1, 1, 1}, Size{6, 2, 5, 7, 3}, Size{1, 1, 1100, 30, 1030},
+                        Size{2, 1, 3, 70000, 2}, Size{1, 1, 300, 40000, 150}}) {
+    for (const Transpose transpose : {Transpose::kNone, Transpose::kA, Transpose::kB}) {
+      const Tensor a = random_f64(transpose == Transpose::kA ? Shape{s.heads, s.k, s.m}
+                                                             : Shape{s.heads, s.m, s.k},
+                                  1);
+      const Tensor b = random_f64(transpose == Transpose::kB ? Shape{s.groups, s.n, s.k}
+                                                             : Shape{s.groups, s.k, s.n},
+                                  2);
+      SCOPED_TRACE(a.desc().shape.to_string() + " x " + b.desc().shape.to_string());
+      const OpSpec spec = matmul_spec(a.desc(), b.desc(), transpose, DType::kF64);
+      const auto got = run(*compute, spec, {a.view(), b.view()});
+      ASSERT_FALSE(got.empty());
+      const auto* values = reinterpret_cast<const double*>(got.data());
+      for (std::int64_t head = 0; head < s.heads; ++head) {
+        const double* left = a.as<double>().data() + head * s.m * s.k;
+        const double* right = b.as<double>().data() + head / (s.heads / s.groups) * s.k * s.n;
+        const std::int64_t step = std::max<std::int64_t>(1, s.m * s.n / 500);
+        for (std::int64_t i = 0; i < s.m * s.n; i += step) {
+          const std::int64_t row = i / s.n;
+          const std::int64_t column = i % s.n;
+          double sum = 0;
+          for (std::int64_t k = 0; k < s.k; ++k) {
+            sum += left[transpose == Transpose::kA ? k * s.m + row : row * s.k + k] *
+                   right[transpose == Transpose::kB ? column * s.k + k : k * s.n + column];
+          }
+          ASSERT_NEAR(values[head * s.m * s.n + i], sum, 1e-15 * static_cast<double>(s.k))
+              << head << " " << row << " " << column;
+        }
+      }
+    }
+  }
+}
+
+TEST(CpuComputeF64, gives_the_same_bits_for_every_number_of_threads) {
+  const Tensor a = random_f64({1, 1500, 700}, 1);
+  const Tensor b = random_f64({1, 700, 1301}, 2);
+  const OpSpec spec = matmul_spec(a.desc(), b.desc(), Transpose::kNone, DType::kF64);
+  const auto run_with = [&](std::size_t threads) {
+    return run(*CpuModel::create_without_weights(threads).value()->make_compute(), spec,
+               {a.view(), b.view()});
+  };
+  const auto alone = run_with(1);
+  ASSERT_FALSE(alone.empty());
+  EXPECT_EQ(run_with(2), alone);
+  EXPECT_EQ(run_with(5), alone);
+}
+
+TEST(CpuComputeF64, is_computed_beside_a_model) {
+  const MemoryModel source;
+  const auto compute = make_model(source, DType::kBF16, 1)->make_compute();
+  const Tensor a = random_f64({1, 3, 3}, 1);
+  const OpSpec spec = matmul_spec(a.desc(), a.desc(), Transpose::kNone, DType::kF64);
+  const auto alone = CpuModel::create_without_weights(1).value()->make_compute();
+  EXPECT_EQ(run(*compute, spec, {a.view(), a.view()}), run(*alone, spec, {a.view(), a.view()}));
+}
+
+TEST(CpuComputeWithoutWeights, multiplies_every_float_type) {
+  const MemoryModel unused;
+  const auto compute = CpuModel::create_without_weights(2).value()->make_compute();
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const TensorDesc desc{dtype, Shape{2, 30, 30}};
+    const Tensor a = random_tensor(desc, 1);
+    const OpSpec spec = matmul_spec(desc, desc, Transpose::kB, DType::kF32);
+    const auto got = run(*compute, spec, {a.view(), a.view()});
+    const std::vector<TensorView> inputs{a.view(), a.view()};
+    const auto want = testing::reference_op(unused, DType::kF32, spec, inputs);
+    double worst = 0;
+    ASSERT_FALSE(got.empty());
+    EXPECT_EQ(testing::count_outside_tolerance({got.data(), {DType::kF32, Shape{2, 30, 30}}},
+                                               want[0], worst),
+              0U);
+  }
+  EXPECT_EQ(CpuModel::create_without_weights(0).status().code(), StatusCode::kInvalidInput);
+}
+
 }  // namespace
 }  // namespace airlock

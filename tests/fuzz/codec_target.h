@@ -50,7 +50,9 @@ inline Result<ControlMessage> decode_any_control(std::span<const std::byte> byte
   if (!control.ok()) return control;
   CHECK(decode_control(encode_control(*control)).value() == *control);
   if (const auto* welcome = std::get_if<Welcome>(&*control)) {
-    CHECK(check_geometry(welcome->geometry).ok() && welcome->dims.check().ok());
+    CHECK(check_geometry(welcome->geometry).ok() &&
+          (welcome->dims.is_none() || welcome->dims.check().ok()));
+    CHECK(welcome->path_limit >= 1 && welcome->path_limit <= welcome->geometry.slot_bytes);
   }
   return control;
 }
@@ -87,13 +89,18 @@ inline std::vector<ControlMessage> valid_controls() {
   welcome.token = "0123456789abcdef0123456789abcdef";
   welcome.has_ring = true;
   welcome.geometry = {8, 10485760};
+  welcome.path_limit = 10240;
   welcome.request_segment = "airlock-1-q";
   welcome.reply_segment = "airlock-1-p";
   welcome.dims = kFuzzDims;
   welcome.digest = "00ff";
   welcome.device = "cpu";
-  return {Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0, {{1 << 20, 1 << 20, 0}}},
+  Welcome products = welcome;
+  products.dims = {};
+  products.fp64_products = "OpenBLAS 0.3.21";
+  return {Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0, {{1 << 20, 1 << 20, 0}}, 10240},
           welcome,
+          products,
           Refusal{StatusCode::kInUse, "busy"},
           Sign{},
           Goodbye{"done"},

@@ -42,6 +42,7 @@ class HostileServer : public ::testing::Test {
     welcome.token = std::string(32, 'a');
     welcome.has_ring = true;
     welcome.geometry = {8, 65536};
+    welcome.path_limit = 65536;
     welcome.dims = model_.config().dims;
     welcome.digest = model_.digest().value();
     welcome.device = "cpu";

@@ -47,15 +47,16 @@ class RunningServer {
   }
   /// `compute` computes what the clients ask for (shared: the sessions hold it too).
   RunningServer(const ServerOptions& options, const MemoryModel& model,
-                std::shared_ptr<ComputeModel> compute) {
+                std::shared_ptr<ComputeModel> compute)
+      : RunningServer(options, ServedModel{R"({"model_type":"llama"})", read_norms(model).value(),
+                                           model.digest().value(), model.stored_dtype(),
+                                           std::move(compute), std::nullopt}) {}
+  RunningServer(const ServerOptions& options, ServedModel served) {
     int fds[2];
     CHECK(::pipe2(fds, O_CLOEXEC | O_NONBLOCK) == 0);
     signals_ = UniqueFd(fds[0]);
     signal_writer_ = UniqueFd(fds[1]);
     server_ = Server::bind(options).value();
-    ServedModel served{R"({"model_type":"llama"})", read_norms(model).value(),
-                       model.digest().value(),      model.stored_dtype(),
-                       std::move(compute),          std::nullopt};
     thread_ = std::thread([this, moved = std::move(served)]() mutable {
       status_ = server_->run(std::move(moved), signals_.get());
     });

@@ -14,20 +14,20 @@ using testing::HasSubstr;
 // A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in
 // the same commit.
 constexpr const char* kHelloHex =
-    "4149524c4f434b00040000000197a672756e6e6572011000a4616231320593ce0001000000cd1000";
+    "4149524c4f434b00040000000198a672756e6e6572011000a4616231320593ce0001000000cd1000cd2800";
 constexpr const char* kWelcomeHex =
-    "4149524c4f434b000400000002dc0010cf8000000000000001d9203031323334353637383961626364656630313233"
+    "4149524c4f434b000400000002dc0012cf8000000000000001d9203031323334353637383961626364656630313233"
     "3435"
     "3637383961626364656601"
-    "08ce00a00000ab6169726c6f636b2d612d71ab6169726c6f636b2d612d70"
-    "97cd0800cd200010200840ce0001f500a26364030102a3637075cd02bc0001";
+    "08ce00a00000cd2800ab6169726c6f636b2d612d71ab6169726c6f636b2d612d70"
+    "97cd0800cd200010200840ce0001f500a26364030102a3637075cd02bc0001a162";
 constexpr const char* kRefusalHex = "4149524c4f434b0004000000039208a466756c6c";
 constexpr const char* kSignHex = "4149524c4f434b00040000000490";
 constexpr const char* kGoodbyeHex = "4149524c4f434b00040000000591a4646f6e65";
 constexpr const char* kDataSocketHex = "4149524c4f434b00040000000691ac6970633a2f2f2f746d702f61";
 constexpr const char* kAttachedHex = "4149524c4f434b00040000000791919301ce00020000ce00010000";
 
-Hello hello() { return {"runner", {RingChoice::kOn, 16, 0}, "ab12", 5, {{65536, 0, 4096}}}; }
+Hello hello() { return {"runner", {RingChoice::kOn, 16, 0}, "ab12", 5, {{65536, 0, 4096}}, 10240}; }
 
 Welcome welcome() {
   Welcome message;
@@ -35,6 +35,7 @@ Welcome welcome() {
   message.token = "0123456789abcdef0123456789abcdef";
   message.has_ring = true;
   message.geometry = {8, 10485760};
+  message.path_limit = 10240;
   message.request_segment = "airlock-a-q";
   message.reply_segment = "airlock-a-p";
   message.dims = {2048, 8192, 16, 32, 8, 64, 128256};
@@ -45,6 +46,7 @@ Welcome welcome() {
   message.device = "cpu";
   message.config_bytes = 700;
   message.has_pool = true;
+  message.fp64_products = "b";
   return message;
 }
 
@@ -167,12 +169,14 @@ TEST(WelcomeMessage, refuses_each_field_that_is_out_of_bounds) {
       {"token", [](Welcome& w) { w.token[3] = 'g'; }},
       {"slot count", [](Welcome& w) { w.geometry.slot_count = 4096; }},
       {"slot bytes", [](Welcome& w) { w.geometry.slot_bytes = 1U << 31; }},
+      {"path limit", [](Welcome& w) { w.path_limit = 0; }},
+      {"path limit", [](Welcome& w) { w.path_limit = 10485761; }},
       {"request segment", [](Welcome& w) { w.request_segment = "airlock-../x"; }},
       {"one of two", [](Welcome& w) { w.request_segment = ""; }},
       {"reply segment", [](Welcome& w) { w.reply_segment = "other"; }},
       {"one segment", [](Welcome& w) { w.reply_segment = w.request_segment; }},
       {"without a ring", [](Welcome& w) { w.has_ring = false; }},
-      {"dimension", [](Welcome& w) { w.dims.hidden = 0; }},
+      {"hidden", [](Welcome& w) { w.dims.hidden = 0; }},
       {"dimension", [](Welcome& w) { w.dims.vocab = -1; }},
       {"layers", [](Welcome& w) { w.dims.layers = 513; }},
       {"kv heads", [](Welcome& w) { w.dims.kv_heads = 5; }},
@@ -186,6 +190,12 @@ TEST(WelcomeMessage, refuses_each_field_that_is_out_of_bounds) {
     spoil(wrong);
     expect_refused(encode_control(wrong), text);
   }
+}
+
+TEST(WelcomeMessage, may_have_no_model) {
+  Welcome products = welcome();
+  products.dims = {};
+  EXPECT_TRUE(decode_control(encode_control(products)).value() == ControlMessage(products));
 }
 
 TEST(WelcomeMessage, names_no_segments_whose_descriptors_come_beside_it) {

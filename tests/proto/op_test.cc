@@ -105,6 +105,33 @@ TEST(OpResults, matmul_groups_heads_and_transposes) {
   EXPECT_THAT(accepted(turned), ElementsAre(bf16({4, 9, 64})));
 }
 
+TEST(OpResults, matmul_is_of_fp64_or_not_at_all) {
+  const TensorDesc a{DType::kF64, {4, 3, 5}};
+  const TensorDesc b{DType::kF64, {2, 5, 7}};
+  EXPECT_THAT(accepted(matmul_spec(a, b, Transpose::kNone, DType::kF64)),
+              ElementsAre(TensorDesc{DType::kF64, {4, 3, 7}}));
+  expect_refused(matmul_spec(a, b, Transpose::kNone, DType::kF32), "fp64, or none");
+  expect_refused(matmul_spec(f32({4, 3, 5}), f32({2, 5, 7}), Transpose::kNone, DType::kF64),
+                 "fp64, or none");
+  expect_refused(matmul_spec(a, f32({2, 5, 7}), Transpose::kNone, DType::kF64), "one type");
+  expect_refused(linear_spec({{WeightKind::kQ, 0}}, {DType::kF64, {3, 2048}}, DType::kF32),
+                 "x is fp64");
+  expect_refused(linear_spec({{WeightKind::kQ, 0}}, f32({3, 2048}), DType::kF64), "result dtype");
+}
+
+TEST(OpResults, without_a_model_there_is_matmul_alone) {
+  const ModelDims none;
+  EXPECT_TRUE(none.is_none());
+  EXPECT_FALSE(none.check().ok());
+  const TensorDesc a = f32({1, 3, 3});
+  EXPECT_TRUE(op_results(matmul_spec(a, a, Transpose::kNone, DType::kF32), none).ok());
+  EXPECT_TRUE(op_results(OpSpec{}, none).ok());
+  for (const OpSpec& spec : {embedding_spec(3, DType::kF32), lm_head_spec(f32({1, 1})),
+                             linear_spec({{WeightKind::kQ, 0}}, f32({1, 1}), DType::kF32)}) {
+    EXPECT_THAT(op_results(spec, none).status().message(), HasSubstr("no model"));
+  }
+}
+
 TEST(OpResults, lm_head_gives_fp32_logits) {
   EXPECT_THAT(accepted(lm_head_spec(bf16({2, 2048}))), ElementsAre(f32({2, 128256})));
 }

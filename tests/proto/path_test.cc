@@ -104,6 +104,21 @@ TEST(MessagePlan, one_without_a_place_falls_back) {
   EXPECT_EQ(plan_in_pool(kPolicy, std::vector<std::size_t>{10485760}, {})->fallbacks, 0u);
 }
 
+TEST(MessagePlan, two_meet_where_their_places_do) {
+  const auto plan_at = [](const std::vector<PoolPlace>& places) {
+    return plan_in_pool(kWithPool, std::vector<std::size_t>(places.size(), 20000000), places)
+        .value();
+  };
+  const std::uint64_t end = whole_pages(20000000);
+  const MessagePlan one = plan_at({PoolPlace::at(0), PoolPlace::at(3 * end)});
+  EXPECT_TRUE(meet_in_pool(one, one));
+  EXPECT_TRUE(meet_in_pool(one, plan_at({PoolPlace(), PoolPlace::at(end - 4096)})));
+  EXPECT_TRUE(meet_in_pool(plan_at({PoolPlace::at(2 * end + 4096)}), one));
+  EXPECT_FALSE(meet_in_pool(one, plan_at({PoolPlace::at(end), PoolPlace::at(2 * end)})));
+  EXPECT_FALSE(meet_in_pool(one, plan_at({PoolPlace(), PoolPlace()})));
+  EXPECT_FALSE(meet_in_pool(one, MessagePlan()));
+}
+
 TEST(MessagePlan, places_are_those_of_the_pools_tensors) {
   const auto code_of = [](const std::vector<PoolPlace>& places) {
     MessagePlan plan = plan_of(kWithPool, {1, 10485760});

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "proto/message.h"
+#include "runtime/rpc/remote_backend.h"
 #include "runtime/rpc/serve.h"
 #include "tests/rpc/rpc_rigs.h"
 #include "tests/rpc/staged_compute.h"
@@ -438,6 +440,84 @@ INSTANTIATE_TEST_SUITE_P(AllRoutes, ServeOverlapRoutes,
                          ::testing::Values(Route::kInProcess, Route::kRing, Route::kSocketIpc,
                                            Route::kSocketTcp),
                          [](const auto& route) { return testing_rigs::route_name(route.param); });
+
+/// Products of two operands at places of a lease, over a server that may have two under way.
+class ServeOverlapPool : public ::testing::Test {
+ protected:
+  static constexpr std::uint64_t kStep = testing_rigs::PoolPair::kSlotBytes;  // a tensor
+  static constexpr std::uint64_t kOutputs = 8 * testing_rigs::PoolPair::kSlotBytes;
+  static PoolPlace in(std::uint64_t index) { return PoolPlace::at(index * kStep); }
+  static PoolPlace out(std::uint64_t index) { return PoolPlace::at(kOutputs + index * kStep); }
+
+  ServeOverlapPool() { overlap_.start(); }
+  std::unique_ptr<Pending> start(PoolPlace a, PoolPlace b, PoolPlace result) {
+    const TensorDesc desc{DType::kF32, Shape{1, 128, 128}};
+    const OpSpec spec = matmul_spec(desc, desc, Transpose::kNone, DType::kF32);
+    auto pending = backend_.prepare_in_place(spec, {a, b, result}, nullptr, soon()).value();
+    EXPECT_TRUE(pending->submit().ok());
+    return pending;
+  }
+  /// The second one begins once the first is over, and not before.
+  void expect_order(const std::array<PoolPlace, 3>& first, const std::array<PoolPlace, 3>& second) {
+    const auto one = start(first[0], first[1], first[2]);
+    const auto other = start(second[0], second[1], second[2]);
+    ASSERT_TRUE(overlap_.events().wait_for("request 2"));
+    overlap_.compute().finish(2);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_FALSE(overlap_.events().has("op 2 begun"));
+    overlap_.compute().finish(1);
+    EXPECT_TRUE(one->wait().ok());
+    EXPECT_TRUE(other->wait().ok());
+    const auto events = overlap_.events().all();
+    EXPECT_LT(std::ranges::find(events, "op 1 gone"), std::ranges::find(events, "op 2 begun"));
+  }
+
+  PeerLife life_;
+  Overlap overlap_{testing_rigs::make_pool_rig(&life_), life_};
+  OpStatsTable op_stats_;
+  BackendInfo info_ = overlap_.compute().info();
+  RemoteBackend backend_{info_, overlap_.client(), op_stats_};
+};
+
+TEST_F(ServeOverlapPool, begins_what_meets_nothing) {
+  const auto one = start(in(0), in(0), out(0));
+  const auto other = start(in(1), in(0), out(1));
+  EXPECT_TRUE(overlap_.events().wait_for("op 2 begun"));
+  EXPECT_FALSE(overlap_.events().has("op 1 gone"));
+  for (const int op : {1, 2}) overlap_.compute().finish(op);
+  EXPECT_TRUE(one->wait().ok() && other->wait().ok());
+}
+
+TEST_F(ServeOverlapPool, reads_no_result_before_it_is_written) {
+  expect_order({in(0), in(0), out(0)}, {in(1), out(0), out(1)});
+}
+
+TEST_F(ServeOverlapPool, writes_no_operand_that_is_still_read) {
+  expect_order({in(0), in(0), out(0)}, {in(1), in(1), in(0)});
+}
+
+TEST_F(ServeOverlapPool, writes_two_results_in_order) {
+  expect_order({in(0), in(0), out(0)}, {in(1), in(1), out(0)});
+}
+
+TEST_F(ServeOverlapPool, hands_a_result_on_without_a_trip) {
+  overlap_.compute().finish(1);
+  overlap_.compute().finish(2);
+  auto first = start(in(0), in(1), out(0));
+  const auto second = start(out(0), in(1), out(1));
+  EXPECT_TRUE(second->wait().ok());
+  const TransportSnapshot stats = snapshot_of(overlap_.client().stats());
+  EXPECT_EQ(stats[Path::kPool].sent.tensors, 4U);
+  EXPECT_EQ(stats[Path::kRing].sent.tensors + stats[Path::kZmq].sent.tensors, 0U);
+}
+
+TEST_F(ServeOverlapPool, refuses_a_place_for_a_tensor_that_is_too_small_for_one) {
+  const TensorDesc desc{DType::kF32, Shape{1, 4, 4}};
+  const auto pending =
+      backend_.prepare_in_place(matmul_spec(desc, desc, Transpose::kNone, DType::kF32),
+                                {in(0), in(1), out(0)}, nullptr, soon());
+  EXPECT_EQ(pending.status().code(), StatusCode::kInvalidInput);
+}
 
 }  // namespace
 }  // namespace airlock

@@ -53,6 +53,7 @@ class BadServer {
     welcome_.token = std::string(32, 'b');
     welcome_.has_ring = has_ring;
     welcome_.geometry = {8, 65536};
+    welcome_.path_limit = 65536;
     welcome_.dims = dims_;
     welcome_.device = "cpu";
     welcome_.config_bytes = 10;
