@@ -22,6 +22,7 @@ constexpr std::size_t kReportsKept = 1024;
 // A session that has not been attached to for so long may be displaced by a newer one.
 constexpr std::chrono::milliseconds kAttachTime{500};
 constexpr std::chrono::milliseconds kShortOfMemory{20};
+constexpr std::chrono::seconds kLookInterval{1};
 // What one round does at most, so that no flood keeps signs of life from leaving.
 constexpr int kNewcomersARound = 16;
 constexpr int kMessagesARound = 4;
@@ -124,7 +125,10 @@ void Server::handle(Client& client, const ControlFrame& frame) {
 void Server::read_from(Client& client) {
   for (int i = 0; client.connection && i < kMessagesARound; ++i) {
     auto frame = client.connection->receive();
-    if (frame.ok() && !*frame) return;
+    if (frame.ok() && !*frame) {
+      client.is_readable = false;
+      return;
+    }
     if (frame.ok() && ++client.messages <= kMaxMessagesASign) {
       handle(client, **frame);
       continue;
@@ -381,7 +385,8 @@ void Server::take_newcomers() {
   }
 }
 
-void Server::wait_for_work(Deadline deadline) {
+// Whether somebody wants to connect; each client knows then whether it is readable.
+bool Server::wait_for_work(Deadline deadline) {
   // A negative descriptor is passed over.
   const int listening = listener_->is_resting() ? -1 : listener_->fd();
   std::vector<pollfd> waiting = {{listening, POLLIN, 0}, {wake_.fd(), POLLIN, 0}};
@@ -391,26 +396,35 @@ void Server::wait_for_work(Deadline deadline) {
     waiting.push_back({client.connection->fd(), events, 0});
   }
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining());
-  (void)::poll(waiting.data(), waiting.size(), static_cast<int>(left.count()));
+  const bool woken = ::poll(waiting.data(), waiting.size(), static_cast<int>(left.count())) > 0;
+  auto polled = waiting.begin() + 2;
+  for (Client& client : clients_) {
+    if (client.connection) client.is_readable |= woken && (polled++)->revents != 0;
+  }
+  return woken && waiting[0].revents != 0;
 }
 
 void Server::control_round() {
-  wait_for_work(next_sign_);
+  const bool newcomers = wait_for_work(next_sign_);
   counters_->live().heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
   wake_.clear();  // before looking at what it may stand for
   // Before sessions are reaped: one that the device's end has ended is told of that.
   const Status device = check_device();
-  take_newcomers();
+  if (newcomers) take_newcomers();
   for (Client& client : clients_) {
-    read_from(client);
+    if (client.is_readable) read_from(client);
     if (client.hello && client.connection) greet(client);
   }
   const bool stopping = stopping_.load(std::memory_order_acquire);
-  const bool sign_due = next_sign_.expired();
+  // A bit early where a peer's sign has woken us: the next two meet again.
+  const bool sign_due = next_sign_.remaining() < kSignInterval / 2;
   if (sign_due) next_sign_ = Deadline::after(kSignInterval);
   check_counters();
-  if (sign_due) {
+  if (next_look_.expired()) {
+    next_look_ = Deadline::after(kLookInterval);
     check_endpoint();
+  }
+  if (sign_due) {
     junk_.tell(LogLevel::kWarning, "control messages that are none");
     refused_.tell(LogLevel::kWarning, "clients refused");
     sessions_.tell(LogLevel::kInfo, "sessions");

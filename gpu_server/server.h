@@ -66,6 +66,8 @@ class Server {
     bool is_told_the_end = false;
     /// That came since the last sign of life left.
     std::size_t messages = 0;
+    /// There may be something to read: so it is of one that is new.
+    bool is_readable = true;
   };
   /// From a connection to its hello.
   static constexpr std::chrono::seconds kHelloPatience{2};
@@ -88,7 +90,7 @@ class Server {
   // The control thread's.
   void control_loop();
   void control_round();
-  void wait_for_work(Deadline deadline);
+  bool wait_for_work(Deadline deadline);
   void take_newcomers();
   void check_counters();
   void check_endpoint();
@@ -132,6 +134,7 @@ class Server {
   bool endpoint_lost_ = false;
   bool told_the_end_ = false;
   Deadline next_sign_ = Deadline::now();
+  Deadline next_look_ = Deadline::now();  // at the endpoint
   // What peers cause is logged at a bounded rate, each cause by itself.
   LogLimiter junk_;
   LogLimiter refused_;
