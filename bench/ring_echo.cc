@@ -1,11 +1,15 @@
 // Round trips over two rings to a forked peer that copies each payload into its reply, against two
-// copies of the same size within one process (which is what the two sides must do at least).
+// copies of the same size within one process (which is what the two sides must do at least), and of
+// 64 B against a bare spin: two processes that hand the bytes over behind one flag each.
 //   ring_echo [ROUNDS [-o md|json]]      (1000, fewer for large payloads; md)
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/file.h"
 #include "bench/record.h"
 #include "shm/ring.h"
 
@@ -64,6 +69,52 @@ std::unique_ptr<Segment> make_segment(SegmentDirection direction) {
   return segment;
 }
 
+/// Each way: a flag and a payload of its own line, with no look at anything but the flag.
+struct SpinLines {
+  struct Way {
+    alignas(128) std::atomic<std::uint64_t> flag{0};
+    alignas(64) std::byte payload[64];
+  };
+  Way there;
+  Way back;
+};
+
+void await(const std::atomic<std::uint64_t>& flag, std::uint64_t value) {
+  while (flag.load(std::memory_order_acquire) != value) {
+  }
+}
+
+/// Median round trip of a bare spin.
+double measure_spin(std::size_t rounds) {
+  void* const memory = ::mmap(nullptr, sizeof(SpinLines), PROT_READ | PROT_WRITE,
+                              MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) fail(os_error("map memory for a spin", errno));
+  auto& lines = *new (memory) SpinLines;
+  std::byte bytes[64]{};
+  const pid_t peer = ::fork();
+  if (peer == 0) {
+    for (std::uint64_t i = 1; i <= rounds; ++i) {
+      await(lines.there.flag, i);
+      std::memcpy(lines.back.payload, lines.there.payload, sizeof(bytes));
+      lines.back.flag.store(i, std::memory_order_release);
+    }
+    ::_exit(0);
+  }
+  std::vector<double> echo_ns;
+  for (std::uint64_t i = 1; i <= rounds; ++i) {
+    const std::uint64_t start = now_ns();
+    std::memcpy(lines.there.payload, bytes, sizeof(bytes));
+    lines.there.flag.store(i, std::memory_order_release);
+    await(lines.back.flag, i);
+    const std::uint64_t echoed = now_ns();
+    std::memcpy(bytes, lines.back.payload, sizeof(bytes));
+    if (i > rounds / 10) echo_ns.push_back(static_cast<double>(echoed - start));
+  }
+  ::waitpid(peer, nullptr, 0);
+  ::munmap(memory, sizeof(SpinLines));
+  return bench::median_of(std::move(echo_ns));
+}
+
 struct Row {
   std::size_t bytes = 0;
   std::size_t rounds = 0;
@@ -71,6 +122,7 @@ struct Row {
   double copies_ns = 0;
   std::uint64_t spins = 0;
   std::uint64_t parks = 0;
+  double spin_ns = 0;  // of a bare spin, for the smallest
 };
 
 Row measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes, std::size_t rounds) {
@@ -108,11 +160,15 @@ Row measure(RingProducer& requests, RingConsumer& replies, std::size_t bytes, st
 void print_markdown(const std::vector<Row>& rows) {
   fmt::print(
       "| payload bytes | rounds | echo, median us | two memcpys, median us | ratio | spins | parks "
-      "|\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+      "| bare spin, median us | echo over spin |\n"
+      "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
   for (const Row& row : rows)
-    fmt::print("| {} | {} | {:.2f} | {:.2f} | {:.2f} | {} | {} |\n", row.bytes, row.rounds,
+    fmt::print("| {} | {} | {:.2f} | {:.2f} | {:.2f} | {} | {} | {} |\n", row.bytes, row.rounds,
                row.echo_ns / 1e3, row.copies_ns / 1e3, row.echo_ns / row.copies_ns, row.spins,
-               row.parks);
+               row.parks,
+               row.spin_ns == 0 ? std::string(" |")
+                                : fmt::format("{:.2f} | {:.2f}", row.spin_ns / 1e3,
+                                              row.echo_ns / row.spin_ns));
 }
 
 void print_json(const std::vector<Row>& rows) {
@@ -123,6 +179,7 @@ void print_json(const std::vector<Row>& rows) {
                           .count("rounds", row.rounds)
                           .number("echo_ns", row.echo_ns)
                           .number("copies_ns", row.copies_ns)
+                          .number("spin_ns", row.spin_ns)
                           .count("spins", row.spins)
                           .count("parks", row.parks)
                           .json());
@@ -149,6 +206,8 @@ int run(std::size_t rounds, void (*print)(const std::vector<Row>&)) {
     const std::size_t count =
         bytes < 4096 ? rounds * 10 : std::max<std::size_t>(rounds / (bytes >> 20), 10);
     rows.push_back(measure(requests, replies, bytes, count));
+    // In the same minute: the peer of the rings sleeps meanwhile.
+    if (bytes == 64) rows.back().spin_ns = measure_spin(count);
   }
   print(rows);
   constexpr std::size_t kEnd = 0;
