@@ -3,8 +3,8 @@
 //   bad_client ENDPOINT noise KIND SECONDS
 //     Child processes of that kind, one after the other for so long, each with a session or
 //     connections of its own. Prints how many there were, and how many failed to be bad.
-//   bad_client ENDPOINT end STEP kill|stop on|off
-//     One session (with rings or without) up to that step of the protocol; there it kills or stops
+//   bad_client ENDPOINT end STEP kill|stop on|off|pool
+//     One session (with rings, without, or with rings and its tensors in the pool) up to that step of the protocol; there it kills or stops
 //     itself, and says so before: "at STEP EPOCH".
 
 #include <sys/prctl.h>
@@ -296,7 +296,8 @@ int make_noise(const Kind& kind, const std::string& endpoint, double seconds) {
   return failed == 0 && trials > 0 ? 0 : 1;
 }
 
-Status come_to(ClientStep last, int signal, const std::string& endpoint, RingChoice ring) {
+Status come_to(ClientStep last, int signal, const std::string& endpoint, RingChoice ring,
+               bool has_pool) {
   std::uint64_t epoch = 0;
   RawClient* self = nullptr;
   RawClient client([&](ClientStep step) {
@@ -304,21 +305,26 @@ Status come_to(ClientStep last, int signal, const std::string& endpoint, RingCho
     if (step == last) meet_fate(step, epoch, signal);
   });
   self = &client;
-  RETURN_IF_ERROR(client.greet(endpoint, ring));
+  RETURN_IF_ERROR(client.greet(endpoint, ring, has_pool ? 4096 : 0));
   if (last == ClientStep::kKnocked) return client.knock();
   RETURN_IF_ERROR(client.attach());
   if (last == ClientStep::kBulkHalf) {
     RETURN_IF_ERROR(half_of_a_bulk(client));
     meet_fate(last, epoch, signal);
   }
-  RETURN_IF_ERROR(client.publish(product(8, 8, 8), Deadline::after(kPatience)));
-  ASSIGN_OR_RETURN(const auto reply, client.receive());
-  if (last == ClientStep::kReplyHeld) meet_fate(last, epoch, signal);
+  const Deadline deadline = Deadline::after(kPatience);
+  RETURN_IF_ERROR(has_pool ? client.publish_in_pool(product(64, 64, 64), deadline)
+                           : client.publish(product(8, 8, 8), deadline));
+  {
+    ASSIGN_OR_RETURN(const auto reply, client.receive());
+    if (last == ClientStep::kReplyHeld) meet_fate(last, epoch, signal);
+  }
+  if (has_pool) client.give_places_back();
   return client.say_goodbye();
 }
 
 int usage() {
-  std::fprintf(stderr, "bad_client ENDPOINT noise KIND SECONDS | end STEP kill|stop on|off\n");
+  std::fprintf(stderr, "bad_client ENDPOINT noise KIND SECONDS | end STEP kill|stop on|off|pool\n");
   return 2;
 }
 
@@ -334,8 +340,9 @@ int run(int argc, char** argv) {
   const auto step = from_name<ClientStep>(argv[3]);
   if (what != "end" || !step || argc != 6) return usage();
   const int signal = std::string_view(argv[4]) == "kill" ? SIGKILL : SIGSTOP;
-  const RingChoice ring = std::string_view(argv[5]) == "on" ? RingChoice::kOn : RingChoice::kOff;
-  const Status status = come_to(*step, signal, endpoint, ring);
+  const std::string_view paths = argv[5];
+  const RingChoice ring = paths == "off" ? RingChoice::kOff : RingChoice::kOn;
+  const Status status = come_to(*step, signal, endpoint, ring, paths == "pool");
   std::fprintf(stderr, "it came to no end: %s\n", status.to_string().c_str());
   return 1;
 }

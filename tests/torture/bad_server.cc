@@ -1,8 +1,9 @@
 // A server that answers one runner up to a step of the protocol and then kills or stops itself:
 //
-//   bad_server ENDPOINT CONFIG.json STEP kill|stop on|off
+//   bad_server ENDPOINT CONFIG.json STEP kill|stop on|off|pool
 //
-// Prints "ready" once it listens, and "at STEP EPOCH" before its end. "on": with rings.
+// Prints "ready" once it listens, and "at STEP EPOCH" before its end. "on": with rings. "pool":
+// with rings and a pool, which every tensor of a page or more takes.
 
 #include <unistd.h>
 
@@ -29,18 +30,12 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{30};
 
-Result<std::vector<std::size_t>> request_sizes(std::span<const std::byte> header) {
-  ASSIGN_OR_RETURN(const RequestHeader request, decode_request(header));
-  std::vector<std::size_t> sizes;
-  for (const TensorDesc& input : request.spec.inputs) sizes.push_back(input.bytes());
-  return sizes;
-}
-
 class BadServer {
  public:
   BadServer(ServerStep last, int signal) : last_(last), signal_(signal) {}
 
-  Status run(const std::string& endpoint, const std::string& config, bool has_ring) {
+  Status run(const std::string& endpoint, const std::string& config, bool has_ring,
+             bool has_pool) {
     ASSIGN_OR_RETURN(const LlamaConfig model, load_config(config));
     dims_ = model.dims;
     ASSIGN_OR_RETURN(const Endpoint parsed, parse_endpoint(endpoint));
@@ -53,7 +48,8 @@ class BadServer {
     welcome_.token = std::string(32, 'b');
     welcome_.has_ring = has_ring;
     welcome_.geometry = {8, 65536};
-    welcome_.path_limit = 65536;
+    welcome_.path_limit = has_pool ? 1 : 65536;
+    welcome_.has_pool = has_pool;
     welcome_.dims = dims_;
     welcome_.device = "cpu";
     welcome_.config_bytes = 10;
@@ -82,6 +78,7 @@ class BadServer {
       const auto* hello = std::get_if<Hello>(&message);
       if (hello == nullptr) return {StatusCode::kProtocolError, "no hello"};
       welcome_.digest = hello->digest;
+      wish_ = hello->pool;
       reached(ServerStep::kHeard);
       return {};
     }
@@ -93,9 +90,10 @@ class BadServer {
     reached(ServerStep::kAnnounced);
     return {};
   }
-  Status tell_attached() {
-    reached(ServerStep::kAdmitted);
-    RETURN_IF_ERROR(control_->send(Attached{}));
+  Status tell_attached(const Attached& attached = {}, const std::vector<UniqueFd>& memory = {}) {
+    std::vector<int> fds;
+    for (const UniqueFd& fd : memory) fds.push_back(fd.get());
+    RETURN_IF_ERROR(control_->send(attached, fds));
     reached(ServerStep::kAttached);
     return {};
   }
@@ -117,18 +115,38 @@ class BadServer {
     RETURN_IF_ERROR(session->accept(
         endpoint, [this](const std::string& door) { (void)announce(door); },
         Deadline::after(kPatience)));
+    reached(ServerStep::kAdmitted);
+    Attached attached;
+    std::vector<UniqueFd> leased;
+    if (welcome_.has_pool) {
+      Status lacking;
+      ASSIGN_OR_RETURN(pool_, PoolRegion::create(shape_of(PoolProfile::kLow), PoolCommit::kLazy));
+      ASSIGN_OR_RETURN(leased, session->lease(*pool_, wish_, attached, lacking));
+      RETURN_IF_ERROR(lacking);
+      reached(ServerStep::kLeased);
+    }
     RETURN_IF_ERROR(session->open());
-    RETURN_IF_ERROR(tell_attached());
+    RETURN_IF_ERROR(tell_attached(attached, leased));
     Channel& channel = session->channel();
     const Deadline deadline = Deadline::after(kPatience);
     for (;;) {
-      ASSIGN_OR_RETURN(const auto message, channel.receive(request_sizes, deadline));
-      ASSIGN_OR_RETURN(const RequestHeader request, decode_request(message->header()));
+      RequestHeader request;
+      const AcceptPlan accept = [&](std::span<const std::byte> header) -> Result<MessagePlan> {
+        ASSIGN_OR_RETURN(request, decode_request(header));
+        const std::span<const PoolPlace> places = request.places;
+        const std::size_t inputs = request.spec.inputs.size();
+        return plan_in_pool(channel.policy(), sizes_of(request.spec.inputs),
+                            places.first(places.empty() ? 0 : inputs));
+      };
+      ASSIGN_OR_RETURN(const auto message, channel.receive(accept, deadline));
       reached(ServerStep::kRequestTaken);
       ASSIGN_OR_RETURN(const ResponseHeader response, response_to(request));
-      std::vector<std::size_t> sizes;
-      for (const TensorDesc& result : response.results) sizes.push_back(result.bytes());
-      ASSIGN_OR_RETURN(const auto reply, channel.prepare(sizes, deadline));
+      const std::vector<std::size_t> sizes = sizes_of(response.results);
+      const std::span<const PoolPlace> places = request.places;
+      ASSIGN_OR_RETURN(const MessagePlan plan,
+                       plan_in_pool(channel.policy(), sizes,
+                                    places.empty() ? places : places.last(sizes.size())));
+      ASSIGN_OR_RETURN(const auto reply, channel.claim(plan, deadline));
       for (std::size_t i = 0; i < sizes.size(); ++i)
         std::memset(reply->tensor(i).data(), 0, sizes[i]);
       reached(ServerStep::kReplyHalf);
@@ -148,6 +166,7 @@ class BadServer {
     ASSIGN_OR_RETURN(ZmtpSocket socket, door.let_in());
     std::vector<std::byte> frame(limits::kFrameBytes);
     RETURN_IF_ERROR(socket.receive_into(frame, deadline).status());
+    reached(ServerStep::kAdmitted);
     RETURN_IF_ERROR(tell_attached());
     ASSIGN_OR_RETURN(const std::size_t size, socket.receive_into(frame, deadline));
     ASSIGN_OR_RETURN(const auto header,
@@ -175,6 +194,8 @@ class BadServer {
   const int signal_;
   ModelDims dims_;
   PeerLife life_;
+  std::unique_ptr<PoolRegion> pool_;
+  PoolWish wish_{};
   std::optional<ControlConnection> control_;
   Welcome welcome_;
 };
@@ -182,11 +203,12 @@ class BadServer {
 int run(int argc, char** argv) {
   const auto step = argc == 6 ? from_name<ServerStep>(argv[3]) : std::nullopt;
   if (!step) {
-    std::fprintf(stderr, "bad_server ENDPOINT CONFIG.json STEP kill|stop on|off\n");
+    std::fprintf(stderr, "bad_server ENDPOINT CONFIG.json STEP kill|stop on|off|pool\n");
     return 2;
   }
   BadServer server(*step, std::string_view(argv[4]) == "kill" ? SIGKILL : SIGSTOP);
-  const Status status = server.run(argv[1], argv[2], std::string_view(argv[5]) == "on");
+  const std::string_view paths = argv[5];
+  const Status status = server.run(argv[1], argv[2], paths != "off", paths == "pool");
   std::fprintf(stderr, "it came to no end: %s\n", status.to_string().c_str());
   return 1;
 }

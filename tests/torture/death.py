@@ -23,17 +23,20 @@ TIMEOUT_MS = 1000
 # What a machine that does other things may add to any of them: a watchdog.
 SLACK_S = 20
 
-# In the order of the protocol. With rings, or without, where the step is only there.
+# In the order of the protocol. With rings, without, or with rings and the tensors in the pool, where the step is only there.
 CLIENT_STEPS = (("connected", "on"), ("greeted", "on"), ("welcomed", "on"), ("mapped", "on"), ("knocked", "on"),
                 ("token-sent", "on"), ("attached", "on"), ("attached", "off"), ("published", "on"), ("published", "off"),
-                ("bulk-half", "off"), ("reply-held", "on"), ("reply-held", "off"), ("goodbye", "on"))
+                ("bulk-half", "off"), ("reply-held", "on"), ("reply-held", "off"),
+                ("allocated", "pool"), ("filled", "pool"), ("published", "pool"), ("reply-held", "pool"), ("freed", "pool"),
+                ("goodbye", "on"))
 # Of one kind a server logs ten lines at once, and then one a second.
 LINES_AT_ONCE = 7
 UNATTACHED = ("greeted", "welcomed", "mapped", "knocked", "token-sent")
 SERVER_STEPS = (("listening", "on"), ("accepted", "on"), ("heard", "on"), ("welcomed", "on"), ("announced", "on"),
                 ("announced", "off"), ("admitted", "on"), ("admitted", "off"), ("attached", "on"), ("attached", "off"),
                 ("request-taken", "on"), ("request-taken", "off"), ("reply-half", "on"), ("reply-half", "off"),
-                ("answered", "on"), ("answered", "off"))
+                ("answered", "on"), ("answered", "off"), ("leased", "pool"), ("attached", "pool"), ("request-taken", "pool"),
+                ("reply-half", "pool"), ("answered", "pool"))
 ENDED = re.compile(r"session ([0-9a-f]{16}) ended: (.*)")
 
 
@@ -78,7 +81,7 @@ def answers(server):
 
 
 def client_says(step, ring, how, why, took_s):
-    print(f"client {how} at {step:13} ring {ring:3} {took_s:6.2f} s  {why}", flush=True)
+    print(f"client {how} at {step:13} paths {ring:4} {took_s:6.2f} s  {why}", flush=True)
 
 
 def clients_killed(peers):
@@ -163,7 +166,7 @@ def dying_server(peers, step, how, ring):
     """One runner against a server that ends there; the seconds from its death to the runner's exit, and what it said."""
     server = Ending(peers.start("bad_server", peers.endpoint, TINY, step, how, ring), step)
     wait_until(lambda: "ready" in server.process.stdout() or not server.process.running(), "the bad server listens")
-    runner = peers.runner("--timeout-ms", TIMEOUT_MS, "--ring", ring)
+    runner = peers.runner("--timeout-ms", TIMEOUT_MS, "--ring", "off" if ring == "off" else "on")
     server.await_death()
     start = time.monotonic() if step == "listening" else server.died
     code = runner.exit_code(2 * TIMEOUT_MS / 1000 + SLACK_S)
@@ -180,7 +183,7 @@ def servers_end(peers, how):
     for step, ring in SERVER_STEPS * rounds(peers):
         took_s, said = dying_server(peers, step, how, ring)
         slowest = max(slowest, took_s)
-        print(f"server {how} at {step:13} ring {ring:3} {took_s:6.2f} s  {said}", flush=True)
+        print(f"server {how} at {step:13} paths {ring:4} {took_s:6.2f} s  {said}", flush=True)
     # The next server takes over what they left, and removes it.
     server = peers.server()
     peers.expect_serves()

@@ -49,13 +49,14 @@ Result<ControlMessage> RawClient::next_message(std::vector<UniqueFd>* descriptor
   }
 }
 
-Status RawClient::greet(const std::string& endpoint, RingChoice ring) {
+Status RawClient::greet(const std::string& endpoint, RingChoice ring, std::uint32_t path_limit) {
   ASSIGN_OR_RETURN(endpoint_, parse_endpoint(endpoint));
   ASSIGN_OR_RETURN(auto connection,
                    ControlConnection::connect(endpoint_, Deadline::after(kPatience)));
   control_.emplace(std::move(connection));
   reached_(ClientStep::kConnected);
-  const Hello hello{fmt::format("bad_client pid {}", ::getpid()), {ring, 0, 0}, "", 0, kWish};
+  const Hello hello{fmt::format("bad_client pid {}", ::getpid()), {ring, 0, 0}, "", 0, kWish,
+                    path_limit};
   RETURN_IF_ERROR(control_->send(hello));
   reached_(ClientStep::kGreeted);
   ASSIGN_OR_RETURN(const ControlMessage message, next_message(&descriptors_));
@@ -124,12 +125,45 @@ Status RawClient::publish(const OpSpec& spec, Deadline deadline) {
   return {};
 }
 
+Status RawClient::publish_in_pool(const OpSpec& spec, Deadline deadline) {
+  std::vector<PoolPlace> places;
+  const auto take = [&](PoolUse use, std::size_t bytes) -> Status {
+    auto block = channel_->pool()->take(use, bytes);
+    if (!block) return {StatusCode::kInternal, "no room in the lease"};
+    places.push_back(block->place());
+    blocks_.push_back(std::move(*block));
+    return {};
+  };
+  const std::vector<std::size_t> sizes = sizes_of(spec.inputs);
+  for (const std::size_t bytes : sizes) RETURN_IF_ERROR(take(PoolUse::kInput, bytes));
+  RETURN_IF_ERROR(take(PoolUse::kOutput, sizes[0]));
+  result_places_ = {places.back()};
+  ASSIGN_OR_RETURN(const MessagePlan plan,
+                   plan_in_pool(channel_->channel().policy(), sizes,
+                                std::span<const PoolPlace>(places).first(sizes.size())));
+  if (!plan.uses(Path::kPool)) return {StatusCode::kInternal, "nothing goes by the pool"};
+  reached_(ClientStep::kAllocated);
+  ASSIGN_OR_RETURN(message_, channel_->channel().claim(plan, deadline));
+  for (std::size_t i = 0; i < sizes.size(); ++i)
+    std::memset(message_->tensor(i).data(), 0, sizes[i]);
+  reached_(ClientStep::kFilled);
+  RETURN_IF_ERROR(channel_->channel().send(
+      *message_, encode(RequestHeader{next_id_++, spec, std::move(places)}), deadline));
+  message_.reset();
+  reached_(ClientStep::kPublished);
+  return {};
+}
+
+void RawClient::give_places_back() {
+  blocks_.clear();
+  result_places_.clear();
+  reached_(ClientStep::kFreed);
+}
+
 Result<std::unique_ptr<ReceivedMessage>> RawClient::receive() {
-  const Accept accept = [](std::span<const std::byte> header) -> Result<std::vector<std::size_t>> {
+  const AcceptPlan accept = [this](std::span<const std::byte> header) -> Result<MessagePlan> {
     ASSIGN_OR_RETURN(const ResponseHeader response, decode_response(header));
-    std::vector<std::size_t> sizes;
-    for (const TensorDesc& result : response.results) sizes.push_back(result.bytes());
-    return sizes;
+    return plan_in_pool(channel_->channel().policy(), sizes_of(response.results), result_places_);
   };
   return channel_->channel().receive(accept, Deadline::after(kPatience));
 }

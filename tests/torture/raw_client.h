@@ -31,7 +31,7 @@ class RawClient {
   explicit RawClient(Reached reached = [](ClientStep) {}) : reached_(std::move(reached)) {}
 
   /// To kWelcomed.
-  Status greet(const std::string& endpoint, RingChoice ring);
+  Status greet(const std::string& endpoint, RingChoice ring, std::uint32_t path_limit = 0);
   /// Until the server has announced a data socket; door() is its endpoint.
   Status await_door();
   /// Connects there and shows no token.
@@ -40,8 +40,13 @@ class RawClient {
   Status attach();
   /// Sends a request. kBusy: by the deadline it was not, or not whole.
   Status publish(const OpSpec& spec, Deadline deadline);
+  /// The same, with every tensor that is large enough in the pool, the first result too, which is of
+  /// the size of the first operand.
+  Status publish_in_pool(const OpSpec& spec, Deadline deadline);
   /// The next reply; its places are held while it lives.
   Result<std::unique_ptr<ReceivedMessage>> receive();
+  /// Those of publish_in_pool().
+  void give_places_back();
   Status say_goodbye();
   Status send_sign() { return control_->send(Sign{}); }
 
@@ -66,6 +71,8 @@ class RawClient {
   UniqueFd knocking_;
   std::unique_ptr<SessionChannel> channel_;
   std::unique_ptr<Message> message_;
+  std::vector<PoolBlock> blocks_;
+  std::vector<PoolPlace> result_places_;
   std::uint64_t next_id_ = 1;
 };
 

@@ -19,11 +19,17 @@ enum class ClientStep : std::uint8_t {
   // Connected to the data socket without having shown the token.
   kKnocked,
   kTokenSent,
+  // With what it leases of the pool, mapped and touched.
   kAttached,
+  // Of a request in the pool: its places are chosen; then they are written.
+  kAllocated,
+  kFilled,
   kPublished,
   kBulkHalf,
   // The reply was received, its places are not given back.
   kReplyHeld,
+  // The places were given back.
+  kFreed,
   kGoodbye,
 };
 constexpr std::string_view name_of(ClientStep step) {
@@ -42,12 +48,18 @@ constexpr std::string_view name_of(ClientStep step) {
       return "token-sent";
     case ClientStep::kAttached:
       return "attached";
+    case ClientStep::kAllocated:
+      return "allocated";
+    case ClientStep::kFilled:
+      return "filled";
     case ClientStep::kPublished:
       return "published";
     case ClientStep::kBulkHalf:
       return "bulk-half";
     case ClientStep::kReplyHeld:
       return "reply-held";
+    case ClientStep::kFreed:
+      return "freed";
     case ClientStep::kGoodbye:
       return "goodbye";
   }
@@ -64,6 +76,8 @@ enum class ServerStep : std::uint8_t {
   kAnnounced,
   // The token was heard, the runner was not told.
   kAdmitted,
+  // What the runner leases of the pool is taken, and the runner was not told.
+  kLeased,
   kAttached,
   kRequestTaken,
   // Of a reply the header has left and not the tensor (socket), or it is written and not
@@ -85,6 +99,8 @@ constexpr std::string_view name_of(ServerStep step) {
       return "announced";
     case ServerStep::kAdmitted:
       return "admitted";
+    case ServerStep::kLeased:
+      return "leased";
     case ServerStep::kAttached:
       return "attached";
     case ServerStep::kRequestTaken:
