@@ -4,6 +4,7 @@
 #include <set>
 #include <thread>
 
+#include "runtime/local_backend.h"
 #include "tests/cuda/fake_rig.h"
 
 namespace airlock::testing {
@@ -180,6 +181,46 @@ TEST_F(CudaComputeTest, keeps_fp64_apart_from_ops_that_are_converted) {
       const OpMemory memory = tensors[i].memory();
       expect_right(*compute_, specs[i], memory.inputs, memory.results);
     }
+  }
+}
+
+TEST_F(CudaComputeTest, names_what_multiplies_fp64) {
+  for (const ModelSource* model : {static_cast<const ModelSource*>(&model_), kNoModel}) {
+    const auto made = create(model, DType::kF32);
+    ASSERT_TRUE(made.ok());
+    EXPECT_FALSE(made.value()->device().cublas.empty());
+    EXPECT_EQ(made.value()->info().fp64_products, "cuBLAS " + made.value()->device().cublas);
+  }
+}
+
+TEST_F(CudaComputeTest, multiplies_alone_without_a_model) {
+  auto made = create(kNoModel, DType::kBF16);  // a dtype is the weights': there are none
+  ASSERT_TRUE(made.ok()) << made.status().to_string();
+  model_on_device_ = std::move(made).value();
+  const BackendInfo& info = model_on_device_->info();
+  EXPECT_TRUE(info.dims.is_none());
+  EXPECT_EQ(info.dtype, DType::kF32);
+  EXPECT_EQ(info.stored_dtype, DType::kF32);
+  EXPECT_TRUE(info.digest.empty());
+  EXPECT_TRUE(info.device.starts_with("cuda:0 "));
+  EXPECT_EQ(cuda_fake::call_count("cudaMalloc"), 1U);  // cuBLAS's workspace
+  std::vector<int> warm;
+  for (const cuda_fake::GemmCall& call : cuda_fake::gemm_calls()) warm.push_back(call.compute_type);
+  EXPECT_EQ(warm, (std::vector<int>{68, 70}));  // CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F
+  open();
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kF64}) {
+    const TensorDesc a{type, Shape{6, 4, 18}};
+    const TensorDesc b{type, Shape{2, 7, 18}};
+    EXPECT_TRUE(run_op(*compute_, matmul_spec(a, b, Transpose::kB, type)).ok()) << name_of(type);
+  }
+  LocalBackend backend(std::move(compute_));
+  for (const OpSpec& spec : {embedding_spec(3, DType::kF32), linear(4, {{kQ, 0}}),
+                             lm_head_spec({DType::kF32, Shape{2, dims().hidden}})}) {
+    const auto refused = backend.prepare(spec, soon());
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.status().code(), StatusCode::kInvalidInput);
+    EXPECT_NE(refused.status().message().find("no model"), std::string::npos)
+        << refused.status().message();
   }
 }
 
