@@ -222,10 +222,19 @@ Status run_once(Backend& backend, const OpSpec& spec) {
   return op->wait();
 }
 
+Status run_matmul(Backend& backend, DType dtype) {
+  const TensorDesc square{dtype, Shape{1, 8, 8}};
+  return run_once(backend, matmul_spec(square, square, Transpose::kNone, dtype));
+}
+
 // cuBLAS and CUDA load their kernels with the first call that needs them: better now than within
 // the first prompt. It also shows that the device computes at all.
 Status warm_up(Backend& backend) {
   const BackendInfo& info = backend.info();
+  if (info.dims.is_none()) {
+    RETURN_IF_ERROR(run_matmul(backend, DType::kF32));
+    return run_matmul(backend, DType::kF64);
+  }
   ModelDims one_layer = info.dims;
   one_layer.layers = 1;
   for (const std::int64_t tokens : {1, 128}) {
@@ -236,23 +245,34 @@ Status warm_up(Backend& backend) {
   return {};
 }
 
-/// Loads, then runs each kind of op once.
-Result<std::shared_ptr<CudaModel>> load(const ModelSource* source, const CudaOptions& options) {
-  if (source == nullptr) return Status(StatusCode::kInvalidInput, "TODO");
-  const ModelSource& model = *source;
-  if (!is_model_float(options.dtype)) {
-    return Status(StatusCode::kInvalidInput, "a model's dtype is fp32, fp16 or bf16");
-  }
-  RETURN_IF_ERROR(model.config().dims.check());
+Status check(const ModelSource& model, const CudaOptions& options) {
+  if (!is_model_float(options.dtype))
+    return {StatusCode::kInvalidInput, "a model's dtype is fp32, fp16 or bf16"};
+  return model.config().dims.check();
+}
+
+Status load_model(const ModelSource& model, const CudaOptions& options, Shared& shared) {
+  BackendInfo& info = shared.info;
+  info.dims = model.config().dims;
+  info.dtype = options.dtype;
+  info.stored_dtype = model.stored_dtype();
+  ASSIGN_OR_RETURN(info.digest, model.digest());
+  ASSIGN_OR_RETURN(shared.weights, load_weights(*shared.device, model, options));
+  return {};
+}
+
+/// Loads, if there is a model, then runs each kind of op once.
+Result<std::shared_ptr<CudaModel>> load(const ModelSource* model, const CudaOptions& options) {
+  if (model != nullptr) RETURN_IF_ERROR(check(*model, options));
   auto shared = std::make_shared<Shared>();
   ASSIGN_OR_RETURN(shared->device, Device::open(options.device));
   RETURN_IF_ERROR(shared->device->health());
   shared->tf32 = options.tf32;
   shared->warn = options.warn;
-  ASSIGN_OR_RETURN(std::string digest, model.digest());
-  shared->info = {model.config().dims, options.dtype,           model.stored_dtype(),
-                  options.threads,     shared->device->label(), std::move(digest)};
-  ASSIGN_OR_RETURN(shared->weights, load_weights(*shared->device, model, options));
+  shared->info.threads = options.threads;
+  shared->info.device = shared->device->label();
+  shared->info.fp64_products = "cuBLAS " + shared->device->info().cublas;
+  if (model != nullptr) RETURN_IF_ERROR(load_model(*model, options, *shared));
   auto loaded = std::make_shared<CudaModelImpl>(std::move(shared));
   ASSIGN_OR_RETURN(auto compute, loaded->make_compute({}));
   LocalBackend backend(std::move(compute));

@@ -122,7 +122,7 @@ Status OpWork::plan_results() {
 }
 
 Status OpWork::convert_operands() {
-  const DType held = weights_.dtype;
+  const DType held = operand_dtype();
   const auto converts = [&](const TensorView& input) {
     return spec_.op != Op::kEmbedding && input.desc.dtype != held;
   };
@@ -191,7 +191,7 @@ Status OpWork::linear() {
 Status OpWork::multiply() {
   RETURN_IF_ERROR(session_.products->matmul(
       operands_[0], memory_.inputs[0].desc.shape, operands_[1], memory_.inputs[1].desc.shape,
-      spec_.transpose, weights_.dtype, {lane_->out.data(), value_dtype()}));
+      spec_.transpose, operand_dtype(), {lane_->out.data(), value_dtype()}));
   if (direct()) return {};
   const TensorDesc& desc = memory_.results[0].desc;
   return convert_result(lane_->out.data(),

@@ -76,9 +76,13 @@ class OpWork {
   const DeviceWeight& weight(std::size_t index) const {
     return spec_.op == Op::kLmHead ? weights_.lm_head : weights_.weight(spec_.weights[index]);
   }
+  /// What operands are multiplied as. fp64 is so wherever the result is (op_results()).
+  DType operand_dtype() const {
+    return spec_.result_dtype == DType::kF64 ? DType::kF64 : weights_.dtype;
+  }
   /// What the op's values are computed as: fp32 where a product does not give what is asked for.
   DType value_dtype() const {
-    const bool gives = spec_.op == Op::kEmbedding || spec_.result_dtype == weights_.dtype;
+    const bool gives = spec_.op == Op::kEmbedding || spec_.result_dtype == operand_dtype();
     return gives ? spec_.result_dtype : DType::kF32;
   }
   /// The values are the results.
@@ -91,7 +95,7 @@ class OpWork {
   const OpMemory memory_;
   Lane* lane_ = nullptr;
   std::vector<std::int32_t> ids_;     // of an embedding, checked
-  std::vector<std::byte*> operands_;  // on the device, of the weights' type (ids: int32)
+  std::vector<std::byte*> operands_;  // on the device, of operand_dtype() (ids: int32)
   std::vector<DeviceResult> device_results_;
   bool copying_ = false;     // results
   std::vector<Part> parts_;  // of results that the device cannot copy by itself

@@ -10,8 +10,20 @@ namespace {
 
 constexpr float kOne = 1.0F;
 constexpr float kZero = 0.0F;
+constexpr double kOneF64 = 1.0;
+constexpr double kZeroF64 = 0.0;
+
+/// What cuBLAS adds up in; its factors are of that type too.
+struct Sums {
+  cublasComputeType_t type;
+  const void* one;
+  const void* zero;
+};
+constexpr Sums kSums{CUBLAS_COMPUTE_32F, &kOne, &kZero};
+constexpr Sums kSumsF64{CUBLAS_COMPUTE_64F, &kOneF64, &kZeroF64};
 
 cudaDataType_t data_type(DType dtype) {
+  if (dtype == DType::kF64) return CUDA_R_64F;
   if (dtype == DType::kF16) return CUDA_R_16F;
   return dtype == DType::kBF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
@@ -49,9 +61,9 @@ Status Products::linear(const std::byte* x, std::int64_t rows, const DeviceWeigh
   const int m = static_cast<int>(rows);
   const int k = static_cast<int>(w.k);
   const cublasStatus_t status =
-      cublasGemmEx(blas_.get(), CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &kOne, w.data, data_type(dtype),
-                   k, x, data_type(dtype), k, &kZero, y.data, data_type(y.dtype), n,
-                   CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+      cublasGemmEx(blas_.get(), CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, kSums.one, w.data,
+                   data_type(dtype), k, x, data_type(dtype), k, kSums.zero, y.data,
+                   data_type(y.dtype), n, kSums.type, CUBLAS_GEMM_DEFAULT);
   if (status == CUBLAS_STATUS_SUCCESS) return {};  // no text is made for what went well
   return device_->check(status, fmt::format("multiply [{}, {}] by [{}, {}]", m, k, k, n));
 }
@@ -76,6 +88,7 @@ Status Products::matmul(const std::byte* a, const Shape& a_shape, const std::byt
   if (!fits_int(m) || !fits_int(n) || !fits_int(k) || !fits_int(per_call))
     return {StatusCode::kInvalidInput, "{} x {} is too large", a_shape.to_string(),
             b_shape.to_string()};
+  const Sums& sums = dtype == DType::kF64 ? kSumsF64 : kSums;
   const auto type = data_type(dtype);
   const auto element = static_cast<std::int64_t>(dtype_bytes(dtype));
   const auto result_element = static_cast<std::int64_t>(dtype_bytes(c.dtype));
@@ -86,10 +99,10 @@ Status Products::matmul(const std::byte* a, const Shape& a_shape, const std::byt
   for (std::int64_t call = 0; call < calls; ++call) {
     const cublasStatus_t status = cublasGemmStridedBatchedEx(
         blas_.get(), op_b, op_a, static_cast<int>(n), static_cast<int>(m), static_cast<int>(k),
-        &kOne, b + call * k * n * element, type, ld_b, b_stride,
-        a + call * per_call * m * k * element, type, ld_a, m * k, &kZero,
+        sums.one, b + call * k * n * element, type, ld_b, b_stride,
+        a + call * per_call * m * k * element, type, ld_a, m * k, sums.zero,
         c.data + call * per_call * m * n * result_element, data_type(c.dtype), static_cast<int>(n),
-        m * n, static_cast<int>(per_call), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+        m * n, static_cast<int>(per_call), sums.type, CUBLAS_GEMM_DEFAULT);
     if (status == CUBLAS_STATUS_SUCCESS) continue;
     return device_->check(
         status, fmt::format("multiply {} by {}", a_shape.to_string(), b_shape.to_string()));

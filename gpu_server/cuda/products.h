@@ -9,22 +9,23 @@
 /// Internal to gpu_server/cuda.
 namespace airlock::cuda {
 
-/// Where a product's values go: row-major, of `dtype`: the operands' type or fp32.
+/// Where a product's values go: row-major, of `dtype`: the operands' type, or fp32 where that is
+/// narrower.
 struct ProductResult {
   std::byte* data = nullptr;
   DType dtype = DType::kF32;
 };
 
-/// A cuBLAS handle with a workspace of its own. Products are fp32 accumulations, never reduced in a
-/// narrower type; with `tf32` fp32 operands may be rounded to TF32. Queues and returns. One thread
-/// at a time.
+/// A cuBLAS handle with a workspace of its own. Products are accumulated in fp32, those of fp64 in
+/// fp64, and never reduced in a narrower type; with `tf32` fp32 operands may be rounded to TF32,
+/// and no others. Queues and returns. One thread at a time.
 class Products {
  public:
   static Result<Products> make(Device& device, bool tf32);
   /// From now on products are queued on `stream`; nothing may be queued on the one before.
   Status use(cudaStream_t stream);
 
-  /// y [rows, w.n] = x [rows, w.k] x W^T; `dtype` is x's and W's.
+  /// y [rows, w.n] = x [rows, w.k] x W^T; `dtype` is x's and W's, not fp64.
   Status linear(const std::byte* x, std::int64_t rows, const DeviceWeight& w, DType dtype,
                 ProductResult y);
   /// The matmul op: a [heads, m, k] and b [groups, k, n] of one `dtype`, one of them perhaps

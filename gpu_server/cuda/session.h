@@ -41,7 +41,7 @@ struct Lane {
   explicit Lane(Device& device) : in(device), converted(device), out(device) {}
 
   GrowingBuffer in;         // operands as they came; grows on the in stream
-  GrowingBuffer converted;  // operands in the weights' type; grows on the compute stream
+  GrowingBuffer converted;  // operands in the type to multiply; grows on the compute stream
   GrowingBuffer out;        // results; grows on the compute stream
   // Each pair encloses what the op has queued on one stream.
   Event in_begin, in_end, compute_begin, compute_end, out_begin, out_end;

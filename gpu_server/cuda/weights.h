@@ -23,7 +23,7 @@ struct DeviceWeight {
 
 /// Every weight of a model in one allocation: of each layer q, k and v without a gap, o, gate and
 /// up without a gap, down; the embedding table; lm_head, unless it is the table. Never changes once
-/// loaded.
+/// loaded. As it is made: none, where there is no model.
 struct DeviceWeights {
   DType dtype = DType::kF32;
   DeviceMemory memory;

@@ -41,6 +41,8 @@ inline std::string backend_case_name(const ::testing::TestParamInfo<BackendCase>
 }
 
 inline constexpr std::array kFloatTypes{DType::kF32, DType::kF16, DType::kBF16};
+/// Of what matmul takes.
+inline constexpr std::array kMatmulTypes{DType::kF32, DType::kF16, DType::kBF16, DType::kF64};
 
 class BackendConformance : public ::testing::TestWithParam<BackendCase> {
  protected:
@@ -138,6 +140,7 @@ TEST_P(BackendConformance, says_what_it_computes_with) {
   EXPECT_EQ(backend().info().digest, model_.digest().value());
   EXPECT_GE(backend().info().threads, 1U);
   EXPECT_FALSE(backend().info().device.empty());
+  EXPECT_FALSE(backend().info().fp64_products.empty());
 }
 
 TEST_P(BackendConformance, embeds_tokens_in_every_result_type) {
@@ -218,7 +221,7 @@ TEST_P(BackendConformance, multiplies_grouped_heads_in_every_transposition) {
                                    {2, 1, 65, 33, 96}}};
   for (const Size& s : sizes) {
     for (const Transpose transpose : {Transpose::kNone, Transpose::kA, Transpose::kB}) {
-      for (const DType wire : kFloatTypes) {
+      for (const DType wire : kMatmulTypes) {
         const Shape a =
             transpose == Transpose::kA ? Shape{s.heads, s.k, s.m} : Shape{s.heads, s.m, s.k};
         const Shape b =
@@ -319,6 +322,33 @@ TEST_P(BackendConformance, keeps_several_ops_apart) {
   }
 }
 
+TEST_P(BackendConformance, keeps_fp64_apart_from_what_else_is_under_way) {
+  constexpr std::array kTypes{DType::kF64, DType::kF32, DType::kF64, DType::kBF16, DType::kF64};
+  std::vector<std::vector<Tensor>> inputs;
+  std::vector<OpSpec> specs;
+  std::vector<std::unique_ptr<Pending>> pending;
+  for (std::size_t i = 0; i < kTypes.size(); ++i) {
+    const auto rows = static_cast<std::int64_t>(5 + 3 * i);
+    const TensorDesc a{kTypes[i], Shape{4, rows, 24}};
+    const TensorDesc b{kTypes[i], Shape{2, 24, 19}};
+    inputs.push_back(list(random_tensor(a, i), random_tensor(b, i + 100)));
+    specs.push_back(matmul_spec(a, b, Transpose::kNone, kTypes[i]));
+    auto prepared = backend().prepare(specs[i], soon());
+    ASSERT_TRUE(prepared.ok()) << prepared.status().to_string();
+    fill(**prepared, inputs[i]);
+    ASSERT_TRUE((*prepared)->submit().ok());  // before the next: a ring has few slots
+    pending.push_back(std::move(*prepared));
+  }
+  for (std::size_t i = 0; i < kTypes.size(); ++i) {
+    ASSERT_TRUE(pending[i]->wait().ok());
+    double worst = 0;
+    EXPECT_EQ(
+        count_outside_tolerance(pending[i]->result(0), reference(specs[i], inputs[i])[0], worst),
+        0U)
+        << i << ", worst error " << worst << " tolerances";
+  }
+}
+
 TEST_P(BackendConformance, goes_on_after_an_op_was_abandoned) {
   const TensorDesc desc{DType::kF32, Shape{4, dims().hidden}};
   const OpSpec spec = linear_spec({{WeightKind::kQ, 0}}, desc, DType::kF32);
@@ -348,6 +378,17 @@ TEST_P(BackendConformance, refuses_specs_that_do_not_fit_the_model) {
                             Transpose::kNone, DType::kF32));
   bad.push_back(matmul_spec({DType::kF32, Shape{4, 2, 3}}, {DType::kF32, Shape{4, 4, 2}},
                             Transpose::kNone, DType::kF32));
+  // fp64 is all three of a matmul, or none, and nothing of another op.
+  const auto square = [](DType a, DType b, DType result) {
+    return matmul_spec({a, Shape{1, 2, 2}}, {b, Shape{1, 2, 2}}, Transpose::kNone, result);
+  };
+  bad.push_back(square(DType::kF64, DType::kF64, DType::kF32));
+  bad.push_back(square(DType::kF32, DType::kF32, DType::kF64));
+  bad.push_back(square(DType::kF64, DType::kF32, DType::kF64));
+  bad.push_back(embedding_spec(3, DType::kF64));
+  bad.push_back(linear_spec({{WeightKind::kQ, 0}}, {DType::kF64, x.shape}, DType::kF32));
+  bad.push_back(linear_spec({{WeightKind::kQ, 0}}, x, DType::kF64));
+  bad.push_back(lm_head_spec({DType::kF64, x.shape}));
   for (const OpSpec& spec : bad) {
     SCOPED_TRACE(name_of(spec.op));
     auto pending = backend().prepare(spec, soon());

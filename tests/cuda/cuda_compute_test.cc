@@ -4,6 +4,7 @@
 #include <set>
 #include <thread>
 
+#include "runtime/local_backend.h"
 #include "tests/cuda/fake_rig.h"
 
 namespace airlock::testing {
@@ -110,6 +111,116 @@ TEST_F(CudaComputeTest, accumulates_in_fp32_and_rounds_to_tf32_only_where_asked)
       EXPECT_NE(call.math_mode & 16, 0);  // CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
     }
     EXPECT_FALSE(cuda_fake::gemm_calls().empty());
+  }
+}
+
+TEST_F(CudaComputeTest, multiplies_fp64_as_it_is_whatever_the_weights_are) {
+  for (const DType weights : {DType::kF32, DType::kBF16}) {
+    restart({});
+    load(weights);
+    Segment ring(1 << 20);
+    open({ring.bytes()});
+    for (const Transpose transpose : {Transpose::kNone, Transpose::kA, Transpose::kB}) {
+      for (const auto& [heads, groups] :
+           std::vector<std::pair<int, int>>{{1, 1}, {4, 4}, {6, 2}, {6, 1}}) {
+        const OpSpec spec = fp64_spec(heads, groups, transpose);
+        SCOPED_TRACE(spec.inputs[0].shape.to_string() + " x " + spec.inputs[1].shape.to_string());
+        const std::vector<Tensor> values = inputs_of(spec);
+        const std::vector<TensorView> in{ring.place(0, spec.inputs[0], &values[0]),
+                                         ring.place(65536, spec.inputs[1], &values[1])};
+        const TensorDesc result = op_results(spec, dims()).value()[0];
+        const auto before = cuda_fake::counters();
+        ASSERT_TRUE(run_op(*compute_, spec, in, {ring.place(131072, result)}).ok());
+        const auto after = cuda_fake::counters();
+        EXPECT_EQ(after.kernels, before.kernels);  // nothing is converted
+        EXPECT_EQ(after.bytes_in - before.bytes_in, in[0].desc.bytes() + in[1].desc.bytes());
+        EXPECT_EQ(after.bytes_out - before.bytes_out, result.bytes());
+        EXPECT_EQ(cuda_fake::gemm_calls().back().compute_type, 70);  // CUBLAS_COMPUTE_64F
+      }
+    }
+    // Results that go through more than one pinned piece.
+    const TensorDesc a{DType::kF64, Shape{2, 700, 3}};
+    const TensorDesc b{DType::kF64, Shape{2, 3, 600}};
+    EXPECT_TRUE(run_op(*compute_, matmul_spec(a, b, Transpose::kNone, DType::kF64)).ok());
+  }
+}
+
+TEST_F(CudaComputeTest, rounds_no_fp64_to_tf32) {
+  CudaOptions options;
+  options.tf32 = true;
+  auto made = airlock_cuda_module()->create(&model_, options);
+  ASSERT_TRUE(made.ok());
+  auto compute = made.value()->make_compute({});
+  ASSERT_TRUE(compute.ok());
+  EXPECT_TRUE(run_op(**compute, fp64_spec(6, 2, Transpose::kB)).ok());
+}
+
+TEST_F(CudaComputeTest, keeps_fp64_apart_from_ops_that_are_converted) {
+  for (const Mode mode : {Mode::kLazy, Mode::kEager, Mode::kThreads}) {
+    restart({.mode = mode});
+    load(DType::kBF16);
+    open();
+    // More than there are lanes: each lane's buffers serve both.
+    std::vector<OpSpec> specs;
+    for (int round = 0; round < 3; ++round) {
+      specs.push_back(fp64_spec(6, 2, Transpose::kNone));
+      specs.push_back(linear(4, {{kQ, 0}, {kUp, 1}}));
+      specs.push_back(fp64_spec(4, 1, Transpose::kA));
+    }
+    std::vector<OpTensors> tensors;
+    std::vector<std::unique_ptr<Computation>> ops;
+    for (const OpSpec& spec : specs) tensors.push_back(tensors_of(spec));
+    for (std::size_t i = 0; i < specs.size(); ++i) {
+      auto op = compute_->prepare(specs[i], tensors[i].memory(), soon());
+      ASSERT_TRUE(op.ok());
+      ops.push_back(std::move(op).value());
+      ASSERT_TRUE(ops.back()->submit().ok());
+    }
+    for (std::size_t i = 0; i < specs.size(); ++i) {
+      ASSERT_TRUE(ops[i]->wait().ok());
+      const OpMemory memory = tensors[i].memory();
+      expect_right(*compute_, specs[i], memory.inputs, memory.results);
+    }
+  }
+}
+
+TEST_F(CudaComputeTest, names_what_multiplies_fp64) {
+  for (const ModelSource* model : {static_cast<const ModelSource*>(&model_), kNoModel}) {
+    const auto made = create(model, DType::kF32);
+    ASSERT_TRUE(made.ok());
+    EXPECT_FALSE(made.value()->device().cublas.empty());
+    EXPECT_EQ(made.value()->info().fp64_products, "cuBLAS " + made.value()->device().cublas);
+  }
+}
+
+TEST_F(CudaComputeTest, multiplies_alone_without_a_model) {
+  auto made = create(kNoModel, DType::kBF16);  // a dtype is the weights': there are none
+  ASSERT_TRUE(made.ok()) << made.status().to_string();
+  model_on_device_ = std::move(made).value();
+  const BackendInfo& info = model_on_device_->info();
+  EXPECT_TRUE(info.dims.is_none());
+  EXPECT_EQ(info.dtype, DType::kF32);
+  EXPECT_EQ(info.stored_dtype, DType::kF32);
+  EXPECT_TRUE(info.digest.empty());
+  EXPECT_TRUE(info.device.starts_with("cuda:0 "));
+  EXPECT_EQ(cuda_fake::call_count("cudaMalloc"), 1U);  // cuBLAS's workspace
+  std::vector<int> warm;
+  for (const cuda_fake::GemmCall& call : cuda_fake::gemm_calls()) warm.push_back(call.compute_type);
+  EXPECT_EQ(warm, (std::vector<int>{68, 70}));  // CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F
+  open();
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kF64}) {
+    const TensorDesc a{type, Shape{6, 4, 18}};
+    const TensorDesc b{type, Shape{2, 7, 18}};
+    EXPECT_TRUE(run_op(*compute_, matmul_spec(a, b, Transpose::kB, type)).ok()) << name_of(type);
+  }
+  LocalBackend backend(std::move(compute_));
+  for (const OpSpec& spec : {embedding_spec(3, DType::kF32), linear(4, {{kQ, 0}}),
+                             lm_head_spec({DType::kF32, Shape{2, dims().hidden}})}) {
+    const auto refused = backend.prepare(spec, soon());
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.status().code(), StatusCode::kInvalidInput);
+    EXPECT_NE(refused.status().message().find("no model"), std::string::npos)
+        << refused.status().message();
   }
 }
 

@@ -45,6 +45,35 @@ INSTANTIATE_TEST_SUITE_P(Cuda, BackendConformance,
                                            BackendCase{"cuda", DType::kBF16, true, make}),
                          backend_case_name);
 
+TEST(CudaWithoutModel, multiplies_and_refuses_the_rest) {
+  const Deadline soon = Deadline::after(std::chrono::seconds(60));
+  auto made = g_module->create(nullptr, {});
+  ASSERT_TRUE(made.ok()) << made.status().to_string();
+  auto compute = made.value()->make_compute({});
+  ASSERT_TRUE(compute.ok()) << compute.status().to_string();
+  LocalBackend backend(std::move(compute).value());
+  for (const DType type : kMatmulTypes) {
+    SCOPED_TRACE(name_of(type));
+    const OpSpec spec =
+        matmul_spec({type, Shape{6, 5, 40}}, {type, Shape{2, 40, 7}}, Transpose::kNone, type);
+    auto op = backend.prepare(spec, soon);
+    ASSERT_TRUE(op.ok()) << op.status().to_string();
+    std::vector<TensorView> inputs;
+    for (std::size_t i = 0; i < 2; ++i) {
+      const Tensor values = random_tensor(spec.inputs[i], i);
+      std::memcpy((*op)->input(i).data, values.view().data, spec.inputs[i].bytes());
+      inputs.push_back((*op)->input(i));
+    }
+    ASSERT_TRUE((*op)->submit().ok());
+    ASSERT_TRUE((*op)->wait().ok());
+    double worst = 0;
+    const auto want = reference_op(MemoryModel(), DType::kF32, spec, inputs);
+    EXPECT_EQ(count_outside_tolerance((*op)->result(0), want[0], worst), 0U) << worst;
+  }
+  EXPECT_EQ(backend.prepare(embedding_spec(3, DType::kF32), soon).status().code(),
+            StatusCode::kInvalidInput);
+}
+
 }  // namespace
 }  // namespace airlock::testing
 

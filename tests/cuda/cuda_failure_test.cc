@@ -97,6 +97,27 @@ class CudaFailureTest : public FakeCudaTest {
     restart(options_);
   }
 
+  void fail_each_call_of_loading(const ModelSource* model, int error) {
+    for (std::uint64_t nth = 1;; nth += kStep) {
+      cuda_fake::reset({.mode = Mode::kEager});  // whatever the failed one before has left
+      cuda_fake::fail_call(nth, error);
+      {
+        const auto made = create(model, DType::kBF16);
+        if (!made.ok()) {
+          EXPECT_TRUE(made.status().code() == StatusCode::kResourceExhausted ||
+                      made.status().code() == StatusCode::kDevice)
+              << made.status().to_string();
+        }
+      }
+      const std::vector<std::string> calls = cuda_fake::calls();
+      const std::string name = nth <= calls.size() ? calls[nth - 1] : "none";
+      for (const std::string& misuse : cuda_fake::take_misuses())
+        ADD_FAILURE() << "call " << nth << ", " << name << ": " << misuse;
+      if (cuda_fake::counters().injected_failures == 0) break;
+      ASSERT_LT(nth, 10000U);
+    }
+  }
+
   cuda_fake::Options options_{.mode = Mode::kLazy};
 };
 
@@ -135,26 +156,13 @@ TEST_F(CudaFailureTest, every_piece_of_queued_work_loses_the_device_once) {
 }
 
 TEST_F(CudaFailureTest, every_call_of_loading_fails_once) {
-  for (const int error : {int{cudaErrorMemoryAllocation}, int{cudaErrorIllegalAddress}}) {
-    for (std::uint64_t nth = 1;; nth += kStep) {
-      cuda_fake::reset({.mode = Mode::kEager});  // whatever the failed one before has left
-      cuda_fake::fail_call(nth, error);
-      {
-        const auto made = create(DType::kBF16);
-        if (!made.ok()) {
-          EXPECT_TRUE(made.status().code() == StatusCode::kResourceExhausted ||
-                      made.status().code() == StatusCode::kDevice)
-              << made.status().to_string();
-        }
-      }
-      const std::vector<std::string> calls = cuda_fake::calls();
-      const std::string name = nth <= calls.size() ? calls[nth - 1] : "none";
-      for (const std::string& misuse : cuda_fake::take_misuses())
-        ADD_FAILURE() << "call " << nth << ", " << name << ": " << misuse;
-      if (cuda_fake::counters().injected_failures == 0) break;
-      ASSERT_LT(nth, 10000U);
-    }
-  }
+  for (const int error : {int{cudaErrorMemoryAllocation}, int{cudaErrorIllegalAddress}})
+    fail_each_call_of_loading(&model_, error);
+}
+
+TEST_F(CudaFailureTest, every_call_of_starting_without_a_model_fails_once) {
+  for (const int error : {int{cudaErrorMemoryAllocation}, int{cudaErrorIllegalAddress}})
+    fail_each_call_of_loading(kNoModel, error);
 }
 
 }  // namespace

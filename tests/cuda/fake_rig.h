@@ -37,12 +37,16 @@ class FakeCudaTest : public ::testing::Test {
       if (!lost) ADD_FAILURE() << misuse;
     }
   }
+  static constexpr const ModelSource* kNoModel = nullptr;
   static Deadline soon() { return Deadline::after(std::chrono::seconds(60)); }
   Result<std::shared_ptr<CudaModel>> create(DType dtype = DType::kF32) {
+    return create(&model_, dtype);
+  }
+  Result<std::shared_ptr<CudaModel>> create(const ModelSource* model, DType dtype) {
     CudaOptions options;
     options.dtype = dtype;
     options.warn = [this](const std::string& text) { warnings_.push_back(text); };
-    return airlock_cuda_module()->create(&model_, options);
+    return airlock_cuda_module()->create(model, options);
   }
   void load(DType dtype = DType::kF32) {
     auto made = create(dtype);
@@ -128,6 +132,13 @@ class FakeCudaTest : public ::testing::Test {
   OpSpec linear(std::int64_t rows, std::vector<WeightId> weights, DType wire = DType::kF32) const {
     return linear_spec(std::move(weights), {wire, Shape{rows, dims().hidden}}, wire);
   }
+  /// a [heads, 4, 5] times b [groups, 5, 7].
+  static OpSpec fp64_spec(std::int64_t heads, std::int64_t groups, Transpose transpose) {
+    constexpr DType kType = DType::kF64;
+    const Shape a = transpose == Transpose::kA ? Shape{heads, 5, 4} : Shape{heads, 4, 5};
+    const Shape b = transpose == Transpose::kB ? Shape{groups, 7, 5} : Shape{groups, 5, 7};
+    return matmul_spec({kType, a}, {kType, b}, transpose, kType);
+  }
   /// One op of each kind, and linears of each form.
   std::vector<OpSpec> one_of_each(DType wire) const {
     using enum WeightKind;
@@ -136,6 +147,7 @@ class FakeCudaTest : public ::testing::Test {
             linear(3, {{kUp, 1}, {kQ, 0}}, wire),
             matmul_spec({wire, Shape{6, 4, 18}}, {wire, Shape{2, 7, 18}}, Transpose::kB, wire),
             matmul_spec({wire, Shape{6, 5, 4}}, {wire, Shape{2, 5, 7}}, Transpose::kA, wire),
+            fp64_spec(6, 2, Transpose::kA),
             lm_head_spec({wire, Shape{2, dims().hidden}})};
   }
 

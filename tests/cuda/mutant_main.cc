@@ -126,7 +126,8 @@ void right_results(Mode mode) {
   for (const Transpose transpose : {Transpose::kNone, Transpose::kA, Transpose::kB}) {
     const Shape a = transpose == Transpose::kA ? Shape{6, 5, 4} : Shape{6, 4, 5};
     const Shape b = transpose == Transpose::kB ? Shape{2, 3, 5} : Shape{2, 5, 3};
-    scenario.check(matmul_spec({DType::kF32, a}, {DType::kF32, b}, transpose, DType::kF32));
+    for (const DType type : {DType::kF32, DType::kF64})
+      scenario.check(matmul_spec({type, a}, {type, b}, transpose, type));
   }
 }
 

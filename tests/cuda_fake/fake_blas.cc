@@ -61,8 +61,8 @@ struct Request {
   int m = 0;
   int n = 0;
   int k = 0;
-  const float* alpha = nullptr;
-  const float* beta = nullptr;
+  const void* alpha = nullptr;  // of the type in which sums are
+  const void* beta = nullptr;
   std::uintptr_t a = 0;
   std::uintptr_t b = 0;
   std::uintptr_t c = 0;
@@ -88,9 +88,20 @@ std::optional<DType> dtype_of(cudaDataType type) {
       return DType::kF16;
     case CUDA_R_16BF:
       return DType::kBF16;
+    case CUDA_R_64F:
+      return DType::kF64;
     default:
       return std::nullopt;
   }
+}
+
+bool sums_in_fp64(const Request& r) {
+  return r.compute == CUBLAS_COMPUTE_64F || r.compute == CUBLAS_COMPUTE_64F_PEDANTIC;
+}
+
+double factor(const Request& r, const void* value) {
+  return sums_in_fp64(r) ? *static_cast<const double*>(value)
+                         : static_cast<double>(*static_cast<const float*>(value));
 }
 
 bool is_op(cublasOperation_t op) {
@@ -104,13 +115,15 @@ cublasStatus_t check(const Request& r) {
   if (r.ldb < std::max(1, r.op_b == CUBLAS_OP_N ? r.k : r.n)) return CUBLAS_STATUS_INVALID_VALUE;
   if (r.ldc < std::max(1, r.m)) return CUBLAS_STATUS_INVALID_VALUE;
   if (r.alpha == nullptr || r.beta == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
+  const bool is_f64 = r.a_type == CUDA_R_64F;
   const bool known = dtype_of(r.a_type) && r.a_type == r.b_type && dtype_of(r.c_type) &&
-                     (r.c_type == r.a_type || r.c_type == CUDA_R_32F);
+                     (r.c_type == r.a_type || (r.c_type == CUDA_R_32F && !is_f64));
   if (!known) return CUBLAS_STATUS_NOT_SUPPORTED;
-  if (r.compute != CUBLAS_COMPUTE_32F && r.compute != CUBLAS_COMPUTE_32F_PEDANTIC &&
-      r.compute != CUBLAS_COMPUTE_32F_FAST_TF32) {
-    return CUBLAS_STATUS_NOT_SUPPORTED;
-  }
+  // fp64 is summed in fp64, and nothing else is.
+  const bool sums_in_fp32 = r.compute == CUBLAS_COMPUTE_32F ||
+                            r.compute == CUBLAS_COMPUTE_32F_PEDANTIC ||
+                            r.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
+  if (is_f64 ? !sums_in_fp64(r) : !sums_in_fp32) return CUBLAS_STATUS_NOT_SUPPORTED;
   return r.algorithm == CUBLAS_GEMM_DEFAULT ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
@@ -159,8 +172,8 @@ Product product_of(const Request& r, cublasMath_t math) {
   p.m = r.m;
   p.n = r.n;
   p.k = r.k;
-  p.alpha = *r.alpha;
-  p.beta = *r.beta;
+  p.alpha = factor(r, r.alpha);
+  p.beta = factor(r, r.beta);
   p.a = {nullptr, *dtype_of(r.a_type), r.lda, r.op_a != CUBLAS_OP_N};
   p.b = {nullptr, *dtype_of(r.b_type), r.ldb, r.op_b != CUBLAS_OP_N};
   p.c_dtype = *dtype_of(r.c_type);
@@ -360,7 +373,7 @@ cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cubla
     r.function = "cublasGemmEx";
     r.op_a = op_a, r.op_b = op_b;
     r.m = m, r.n = n, r.k = k;
-    r.alpha = static_cast<const float*>(alpha), r.beta = static_cast<const float*>(beta);
+    r.alpha = alpha, r.beta = beta;
     r.a = reinterpret_cast<std::uintptr_t>(a), r.a_type = a_type, r.lda = lda;
     r.b = reinterpret_cast<std::uintptr_t>(b), r.b_type = b_type, r.ldb = ldb;
     r.c = reinterpret_cast<std::uintptr_t>(c), r.c_type = c_type, r.ldc = ldc;
@@ -382,7 +395,7 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
     r.function = "cublasGemmStridedBatchedEx";
     r.op_a = op_a, r.op_b = op_b;
     r.m = m, r.n = n, r.k = k;
-    r.alpha = static_cast<const float*>(alpha), r.beta = static_cast<const float*>(beta);
+    r.alpha = alpha, r.beta = beta;
     r.a = reinterpret_cast<std::uintptr_t>(a), r.a_type = a_type, r.lda = lda;
     r.b = reinterpret_cast<std::uintptr_t>(b), r.b_type = b_type, r.ldb = ldb;
     r.c = reinterpret_cast<std::uintptr_t>(c), r.c_type = c_type, r.ldc = ldc;

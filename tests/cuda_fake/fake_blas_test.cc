@@ -26,7 +26,26 @@ struct Case {
 };
 
 cudaDataType type_of(DType dtype) {
+  if (dtype == DType::kF64) return CUDA_R_64F;
   return dtype == DType::kF32 ? CUDA_R_32F : dtype == DType::kF16 ? CUDA_R_16F : CUDA_R_16BF;
+}
+
+double tolerance_of(DType dtype) {
+  if (dtype == DType::kF64) return 1e-13;
+  return dtype == DType::kF32 ? 1e-5 : dtype == DType::kF16 ? 1e-3 : 8e-3;
+}
+
+double get_element(const std::byte* data, DType dtype, std::int64_t index) {
+  if (dtype == DType::kF64) return reinterpret_cast<const double*>(host_view(data))[index];
+  return cuda::load_element(host_view(data), dtype, index);
+}
+
+void put_element(std::byte* data, DType dtype, std::int64_t index, double value) {
+  if (dtype == DType::kF64) {
+    reinterpret_cast<double*>(host_view(data))[index] = value;
+  } else {
+    cuda::store_element(host_view(data), dtype, index, static_cast<float>(value));
+  }
 }
 
 class FakeBlasTest : public FakeDevice {
@@ -47,6 +66,14 @@ class FakeBlasTest : public FakeDevice {
     for (void* each : memory_) release(each);
     FakeDevice::TearDown();
   }
+  /// What a product's factors are: of the type in which it sums up.
+  struct Factors {
+    float f32;
+    double f64;
+    const void* of(DType dtype) const {
+      return dtype == DType::kF64 ? static_cast<const void*>(&f64) : &f32;
+    }
+  };
   float* floats(std::size_t count) {
     memory_.push_back(device<float>(count));
     return static_cast<float*>(memory_.back());
@@ -85,44 +112,41 @@ void FakeBlasTest::check(const Case& t) {
   auto* b = device(b_count * dtype_bytes(t.ab));
   auto* c = device(c_count * dtype_bytes(t.c));
   std::mt19937 random(42);
-  std::uniform_real_distribution<float> number(-1, 1);
+  std::uniform_real_distribution<double> number(-1, 1);
   const auto at = [](std::size_t index) { return static_cast<std::int64_t>(index); };
-  for (std::size_t i = 0; i < a_count; ++i) {
-    cuda::store_element(host_view(a), t.ab, at(i), number(random));
-  }
-  for (std::size_t i = 0; i < b_count; ++i) {
-    cuda::store_element(host_view(b), t.ab, at(i), number(random));
-  }
-  std::vector<float> before(c_count);
+  for (std::size_t i = 0; i < a_count; ++i) put_element(a, t.ab, at(i), number(random));
+  for (std::size_t i = 0; i < b_count; ++i) put_element(b, t.ab, at(i), number(random));
+  std::vector<double> before(c_count);
   for (std::size_t i = 0; i < c_count; ++i) {
-    cuda::store_element(host_view(c), t.c, at(i), number(random));
-    before[i] = cuda::load_element(host_view(c), t.c, at(i));
+    put_element(c, t.c, at(i), number(random));
+    before[i] = get_element(c, t.c, at(i));
   }
-  ASSERT_EQ(cublasGemmStridedBatchedEx(blas_, t.op_a, t.op_b, t.m, t.n, t.k, &t.alpha, a,
-                                       type_of(t.ab), lda, t.a_step, b, type_of(t.ab), ldb,
-                                       t.b_step, &t.beta, c, type_of(t.c), ldc, c_step,
-                                       t.batch_count, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
-            CUBLAS_STATUS_SUCCESS);
+  const Factors alpha{t.alpha, t.alpha};
+  const Factors beta{t.beta, t.beta};
+  ASSERT_EQ(
+      cublasGemmStridedBatchedEx(
+          blas_, t.op_a, t.op_b, t.m, t.n, t.k, alpha.of(t.c), a, type_of(t.ab), lda, t.a_step, b,
+          type_of(t.ab), ldb, t.b_step, beta.of(t.c), c, type_of(t.c), ldc, c_step, t.batch_count,
+          t.c == DType::kF64 ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+      CUBLAS_STATUS_SUCCESS);
   finish(stream_);
-  const double tolerance = t.c == DType::kF32 ? 1e-5 : t.c == DType::kF16 ? 1e-3 : 8e-3;
+  const double tolerance = tolerance_of(t.c);
   for (int batch = 0; batch < t.batch_count; ++batch) {
     for (int j = 0; j < t.n; ++j) {
       for (int i = 0; i < t.m; ++i) {
         double sum = 0;
         for (int l = 0; l < t.k; ++l) {
-          sum += static_cast<double>(cuda::load_element(
-                     host_view(a), t.ab, batch * t.a_step + (ta ? l + i * lda : i + l * lda))) *
-                 cuda::load_element(host_view(b), t.ab,
-                                    batch * t.b_step + (tb ? j + l * ldb : l + j * ldb));
+          sum += get_element(a, t.ab, batch * t.a_step + (ta ? l + i * lda : i + l * lda)) *
+                 get_element(b, t.ab, batch * t.b_step + (tb ? j + l * ldb : l + j * ldb));
         }
         const auto index = static_cast<std::size_t>(batch * c_step + i + j * ldc);
         const double want = t.alpha * sum + (t.beta == 0 ? 0 : t.beta * before[index]);
-        const double got = cuda::load_element(host_view(c), t.c, at(index));
+        const double got = get_element(c, t.c, at(index));
         ASSERT_NEAR(got, want, tolerance * (std::abs(want) + 1)) << batch << ' ' << i << ' ' << j;
       }
       for (int i = t.m; i < ldc; ++i) {
         const auto index = static_cast<std::size_t>(batch * c_step + i + j * ldc);
-        ASSERT_EQ(cuda::load_element(host_view(c), t.c, at(index)), before[index])
+        ASSERT_EQ(get_element(c, t.c, at(index)), before[index])
             << "between the columns nothing is touched";
       }
     }
@@ -152,6 +176,36 @@ TEST_F(FakeBlasTest, takes_every_type) {
     check({.op_a = CUBLAS_OP_T, .m = 40, .n = 9, .k = 20, .ab = ab, .c = ab});
     check({.op_a = CUBLAS_OP_T, .m = 40, .n = 9, .k = 20, .ab = ab, .c = DType::kF32});
   }
+}
+
+TEST_F(FakeBlasTest, sums_fp64_in_fp64) {
+  constexpr DType kType = DType::kF64;
+  ASSERT_EQ(cublasSetMathMode(blas_, CUBLAS_TF32_TENSOR_OP_MATH), CUBLAS_STATUS_SUCCESS);
+  for (const auto op_a : {CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_OP_C}) {
+    for (const auto op_b : {CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_OP_C}) {
+      check({.op_a = op_a, .op_b = op_b, .m = 19, .n = 7, .k = 33, .ab = kType, .c = kType});
+      check({.op_a = op_a,
+             .op_b = op_b,
+             .m = 6,
+             .n = 5,
+             .k = 9,
+             .lda_more = 3,
+             .ldb_more = 2,
+             .ldc_more = 4,
+             .alpha = 0.5F,
+             .beta = -2,
+             .ab = kType,
+             .c = kType});
+    }
+  }
+  check({.m = 5,
+         .n = 6,
+         .k = 7,
+         .ab = kType,
+         .c = kType,
+         .a_step = 35,
+         .b_step = 0,
+         .batch_count = 4});
 }
 
 TEST_F(FakeBlasTest, multiplies_batches_with_steps_of_nothing) {
@@ -189,17 +243,25 @@ TEST_F(FakeBlasTest, rounds_to_tf32_only_where_asked) {
 TEST_F(FakeBlasTest, refuses_what_its_documentation_refuses) {
   const float one = 1;
   const auto run = [&](int m, int n, int k, int lda, int ldb, int ldc, cudaDataType ab,
-                       cudaDataType c) {
+                       cudaDataType c, cublasComputeType_t compute = CUBLAS_COMPUTE_32F) {
     auto* memory = memory_.empty() ? floats(64) : static_cast<float*>(memory_[0]);
     return cublasGemmEx(blas_, CUBLAS_OP_T, CUBLAS_OP_N, m, n, k, &one, memory, ab, lda, memory, ab,
-                        ldb, &one, memory, c, ldc, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+                        ldb, &one, memory, c, ldc, compute, CUBLAS_GEMM_DEFAULT);
   };
   EXPECT_EQ(run(4, 2, 3, 2, 3, 4, CUDA_R_32F, CUDA_R_32F), CUBLAS_STATUS_INVALID_VALUE) << "lda";
   EXPECT_EQ(run(4, 2, 3, 3, 2, 4, CUDA_R_32F, CUDA_R_32F), CUBLAS_STATUS_INVALID_VALUE) << "ldb";
   EXPECT_EQ(run(4, 2, 3, 3, 3, 3, CUDA_R_32F, CUDA_R_32F), CUBLAS_STATUS_INVALID_VALUE) << "ldc";
   EXPECT_EQ(run(-1, 2, 3, 3, 3, 4, CUDA_R_32F, CUDA_R_32F), CUBLAS_STATUS_INVALID_VALUE) << "m";
   EXPECT_EQ(run(4, 2, 3, 3, 3, 4, CUDA_R_32F, CUDA_R_16F), CUBLAS_STATUS_NOT_SUPPORTED);
-  EXPECT_EQ(run(4, 2, 3, 3, 3, 4, CUDA_R_64F, CUDA_R_64F), CUBLAS_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(run(4, 2, 3, 3, 3, 4, CUDA_R_64F, CUDA_R_64F), CUBLAS_STATUS_NOT_SUPPORTED)
+      << "fp64 summed in fp32";
+  EXPECT_EQ(run(4, 2, 3, 3, 3, 4, CUDA_R_64F, CUDA_R_32F), CUBLAS_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(run(4, 2, 3, 3, 3, 4, CUDA_R_64F, CUDA_R_32F, CUBLAS_COMPUTE_64F),
+            CUBLAS_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(run(4, 2, 3, 3, 3, 4, CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_64F),
+            CUBLAS_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(run(4, 2, 3, 3, 3, 4, CUDA_R_32F, CUDA_R_64F, CUBLAS_COMPUTE_64F),
+            CUBLAS_STATUS_NOT_SUPPORTED);
   EXPECT_THAT(take_misuses(), IsEmpty());
   EXPECT_EQ(run(0, 2, 3, 3, 3, 4, CUDA_R_32F, CUDA_R_32F), CUBLAS_STATUS_SUCCESS);
   expect_misuse("of nothing: 0 x 2 x 3");

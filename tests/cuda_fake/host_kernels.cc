@@ -67,6 +67,11 @@ std::string gather(Gather job, std::span<const Resolved> at) {
 
 cudaError_t launch_convert(const Conversion& job, cudaStream_t stream) {
   return cuda_fake::call("launch_convert", [&](State& s, Lock& lock) {
+    // It would be read as fp16.
+    if (!is_model_float(job.from) || !is_model_float(job.to)) {
+      s.misuse(fmt::format("launch_convert from {} to {}", name_of(job.from), name_of(job.to)));
+      return cudaErrorInvalidValue;
+    }
     Work work;
     work.function = "launch_convert";
     const std::int64_t read = job.count() == 0 ? 0 : (job.rows - 1) * job.in_pitch + job.columns;

@@ -11,24 +11,30 @@ namespace airlock::testing {
 
 namespace {
 
-std::vector<float> to_floats(TensorView view) {
+std::vector<double> to_doubles(TensorView view) {
+  if (view.desc.dtype == DType::kF64) {
+    const auto values = view.as<double>();
+    return {values.begin(), values.end()};
+  }
   std::vector<float> values(view.desc.elements());
   load_f32(view.desc.dtype, view.data, values.data(), values.size());
-  return values;
+  return {values.begin(), values.end()};
 }
 
-std::vector<float> rounded(TensorView view, DType dtype) {
+/// fp64 stays what it is.
+std::vector<double> rounded(TensorView view, DType dtype) {
+  if (view.desc.dtype == DType::kF64) return to_doubles(view);
   Tensor tensor(TensorDesc{dtype, view.desc.shape});
   convert(view, tensor.mutable_view());
-  return to_floats(tensor.view());
+  return to_doubles(tensor.view());
 }
 
 /// A matrix among others, element (i, j) at data[i * row_stride + j * column_stride].
 struct Matrix {
-  const float* data;
+  const double* data;
   std::size_t row_stride;
   std::size_t column_stride;
-  float at(std::size_t i, std::size_t j) const { return data[i * row_stride + j * column_stride]; }
+  double at(std::size_t i, std::size_t j) const { return data[i * row_stride + j * column_stride]; }
 };
 
 struct ProductSize {
@@ -43,7 +49,7 @@ void append_product(const Matrix& a, const Matrix& b, const ProductSize& size,
       double sum = 0;
       double magnitude = 0;
       for (std::size_t p = 0; p < size.k; ++p) {
-        const double term = static_cast<double>(a.at(i, p)) * static_cast<double>(b.at(p, j));
+        const double term = a.at(i, p) * b.at(p, j);
         sum += term;
         magnitude += std::abs(term);
       }
@@ -55,8 +61,9 @@ void append_product(const Matrix& a, const Matrix& b, const ProductSize& size,
 
 ReferenceResult times_weight(const MemoryModel& model, DType dtype, const std::string& name,
                              TensorView x) {
-  const std::vector<float> values = rounded(x, dtype);
-  const std::vector<float> weight = model.values(name, dtype);
+  const std::vector<double> values = rounded(x, dtype);
+  const std::vector<float> stored = model.values(name, dtype);
+  const std::vector<double> weight(stored.begin(), stored.end());
   const Shape shape = model.shape(name);
   const auto k = static_cast<std::size_t>(shape[1]);
   ReferenceResult result;
@@ -81,8 +88,8 @@ ReferenceResult embedding(const MemoryModel& model, DType dtype, TensorView ids)
 }
 
 ReferenceResult matmul(DType dtype, Transpose transpose, TensorView a_view, TensorView b_view) {
-  const std::vector<float> a = rounded(a_view, dtype);
-  const std::vector<float> b = rounded(b_view, dtype);
+  const std::vector<double> a = rounded(a_view, dtype);
+  const std::vector<double> b = rounded(b_view, dtype);
   const auto extent = [](TensorView view, std::size_t axis) {
     return static_cast<std::size_t>(view.desc.shape[axis]);
   };
@@ -94,12 +101,25 @@ ReferenceResult matmul(DType dtype, Transpose transpose, TensorView a_view, Tens
                          extent(b_view, bt ? 1 : 2)};
   ReferenceResult result;
   for (std::size_t head = 0; head < heads; ++head) {
-    const float* a_data = a.data() + head * size.m * size.k;
-    const float* b_data = b.data() + head / heads_per_group * size.k * size.n;
+    const double* a_data = a.data() + head * size.m * size.k;
+    const double* b_data = b.data() + head / heads_per_group * size.k * size.n;
     append_product(at ? Matrix{a_data, 1, size.m} : Matrix{a_data, size.k, 1},
                    bt ? Matrix{b_data, 1, size.k} : Matrix{b_data, size.n, 1}, size, result);
   }
   return result;
+}
+
+double roundoff_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF64:
+      return 0x1p-53;
+    case DType::kF32:
+      return 0x1p-24;
+    case DType::kF16:
+      return 0x1p-11;
+    default:
+      return 0x1p-8;
+  }
 }
 
 }  // namespace
@@ -128,18 +148,20 @@ std::vector<ReferenceResult> reference_op(const MemoryModel& model, DType dtype,
 
 std::size_t count_outside_tolerance(TensorView result, const ReferenceResult& reference,
                                     double& worst) {
-  const std::vector<float> got = to_floats(result);
+  const std::vector<double> got = to_doubles(result);
   CHECK(got.size() == reference.values.size());
-  const double roundoff = result.desc.dtype == DType::kF32
-                              ? 0x1p-24
-                              : (result.desc.dtype == DType::kF16 ? 0x1p-11 : 0x1p-8);
-  const double accumulation = static_cast<double>(reference.terms) * 0x1p-24;
+  const bool is_f64 = result.desc.dtype == DType::kF64;
+  const double roundoff = roundoff_of(result.desc.dtype);
+  // The reference is summed in fp64 itself, and may be wrong by as much as an fp64 result.
+  const double accumulation =
+      static_cast<double>(reference.terms) * (is_f64 ? 2 * 0x1p-53 : 0x1p-24);
+  const double subnormal = is_f64 ? 0 : 0x1p-25;  // fp16's
   std::size_t outside = 0;
   worst = 0;
   for (std::size_t i = 0; i < got.size(); ++i) {
     const double tolerance = 1.01 * roundoff * std::abs(reference.values[i]) +
-                             accumulation * reference.magnitudes[i] + 0x1p-25;  // fp16's subnormals
-    const double error = std::abs(static_cast<double>(got[i]) - reference.values[i]);
+                             accumulation * reference.magnitudes[i] + subnormal;
+    const double error = std::abs(got[i] - reference.values[i]);
     worst = std::isnan(error) ? error : std::max(worst, error / tolerance);
     if (!(error <= tolerance)) ++outside;
   }
@@ -148,6 +170,12 @@ std::size_t count_outside_tolerance(TensorView result, const ReferenceResult& re
 
 Tensor random_tensor(const TensorDesc& desc, std::uint64_t seed) {
   std::mt19937_64 random(seed);
+  if (desc.dtype == DType::kF64) {
+    std::uniform_real_distribution<double> uniform(-1.0, 1.0);
+    Tensor tensor(desc);
+    for (double& value : tensor.as<double>()) value = uniform(random);
+    return tensor;
+  }
   std::uniform_real_distribution<float> uniform(-1.0F, 1.0F);
   std::vector<float> values(desc.elements());
   for (float& value : values) value = uniform(random);

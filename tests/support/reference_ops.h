@@ -17,15 +17,15 @@ struct ReferenceResult {
   std::int64_t terms = 1;  // products summed per element
 };
 
-/// What the op must give for these inputs: weights and operands rounded to `dtype` first, then
-/// naive sums in fp64.
+/// What the op must give for these inputs: weights and operands rounded to `dtype` first
+/// (operands of fp64 are not), then naive sums in fp64.
 std::vector<ReferenceResult> reference_op(const MemoryModel& model, DType dtype, const OpSpec& spec,
                                           std::span<const TensorView> inputs);
 
 /// The tolerance that a Backend must keep: half a unit in the last place of the result's type (unit
-/// roundoff 2^-24, 2^-11, 2^-8) times the value, plus what fp32 accumulation of `terms` products in
-/// any order may lose. Returns how many elements break it; `worst` is the largest error in units of
-/// the tolerance.
+/// roundoff 2^-53, 2^-24, 2^-11, 2^-8) times the value, plus what fp32 accumulation (fp64 where the
+/// result is fp64) of `terms` products in any order may lose. Returns how many elements break it;
+/// `worst` is the largest error in units of the tolerance.
 std::size_t count_outside_tolerance(TensorView result, const ReferenceResult& reference,
                                     double& worst);
 
