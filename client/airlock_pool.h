@@ -5,8 +5,7 @@
  *
  * Any thread may call anything; calls on one session take turns, and airlock_job_wait() keeps its
  * turn until the product is there. A session does not outlive a fork() into the child. */
-#ifndef AIRLOCK_POOL_H
-#define AIRLOCK_POOL_H
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
@@ -162,5 +161,3 @@ AIRLOCK_API airlock_status airlock_pool_matmul(airlock_array* a, airlock_array* 
 #ifdef __cplusplus
 }
 #endif
-
-#endif /* AIRLOCK_POOL_H */

@@ -1,7 +1,6 @@
 // The arrays and products of airlock_pool.h for C++17: owners that free, errors that are thrown.
 // Everything that is said there holds here.
-#ifndef AIRLOCK_POOL_HPP
-#define AIRLOCK_POOL_HPP
+#pragma once
 
 #include <airlock_pool.h>
 
