@@ -158,5 +158,3 @@ class Pool {
 };
 
 }  // namespace airlock::pool
-
-#endif  // AIRLOCK_POOL_HPP

@@ -127,7 +127,8 @@ def clients_stopped(peers):
 
 def stop_clients(peers):
     """The longest time to the end of one of the sessions."""
-    server = peers.server("--max-clients", 2 * len(CLIENT_STEPS), *SMALL_RINGS)
+    # A lease for each, too.
+    server = peers.server("--max-clients", 2 * len(CLIENT_STEPS), *SMALL_RINGS, "--pool-slots", "40,40,40", "--pool-slot-bytes", "1M")
     peers.expect_serves()
     time.sleep(0.5)
     before = holdings(server)

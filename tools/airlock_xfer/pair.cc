@@ -48,6 +48,7 @@ Result<Welcome> make_welcome(Path session, const Options& options) {
   welcome.geometry = options.geometry;
   // Where the pool is measured no tensor that it carries takes the ring.
   if (session == Path::kPool) welcome.geometry.slot_bytes = limits::kMinPoolTensorBytes;
+  welcome.path_limit = welcome.geometry.slot_bytes;
   const bool has_auto =
       std::ranges::any_of(options.paths, [](const auto& path) { return !path.has_value(); });
   welcome.has_pool = session == Path::kPool || (session == Path::kRing && has_auto);
