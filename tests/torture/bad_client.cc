@@ -7,6 +7,10 @@
 //     One session (with rings, without, or with rings and its tensors in the pool) up to that step of the protocol; there it kills or stops
 //     itself, and says so before: "at STEP EPOCH".
 
+//   bad_client ENDPOINT sessions COUNT
+//     So many sessions, one after the other, each with a lease that it fills and one product in it;
+//     every third ends without a word. Prints how many there were, and how many had no lease.
+
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -323,15 +327,52 @@ Status come_to(ClientStep last, int signal, const std::string& endpoint, RingCho
   return client.say_goodbye();
 }
 
+int come_and_go(const std::string& endpoint, int count) {
+  int without_lease = 0;
+  int refused = 0;
+  for (int i = 0; i < count; ++i) {
+    RawClient client;
+    const auto session = [&]() -> Status {
+      RETURN_IF_ERROR(client.greet(endpoint, RingChoice::kOn, 4096));
+      RETURN_IF_ERROR(client.attach());
+      const Deadline deadline = Deadline::after(kPatience);
+      const Status published = client.publish_in_pool(product(64, 64, 64), deadline);
+      if (published.code() == StatusCode::kInternal) {
+        ++without_lease;
+        return {};
+      }
+      RETURN_IF_ERROR(published);
+      RETURN_IF_ERROR(client.receive().status());
+      return i % 3 == 0 ? Status() : client.say_goodbye();
+    };
+    // Those before it may be ending.
+    Status status = session();
+    if (status.code() == StatusCode::kUnavailable) {
+      sleep_for(std::chrono::milliseconds(50));
+      --i;
+      if (++refused > count + 100) return 1;
+      continue;
+    }
+    if (!status.ok()) {
+      std::fprintf(stderr, "session %d: %s\n", i, status.to_string().c_str());
+      return 1;
+    }
+  }
+  std::printf("{\"sessions\": %d, \"without_lease\": %d}\n", count, without_lease);
+  return 0;
+}
+
 int usage() {
-  std::fprintf(stderr, "bad_client ENDPOINT noise KIND SECONDS | end STEP kill|stop on|off|pool\n");
+  std::fprintf(stderr, "bad_client ENDPOINT noise KIND SECONDS | sessions COUNT | end STEP kill|stop on|off|pool\n");
   return 2;
 }
 
 int run(int argc, char** argv) {
-  if (argc < 5) return usage();
+  if (argc < 4) return usage();
   const std::string endpoint = argv[1];
   const std::string_view what = argv[2];
+  if (what == "sessions") return come_and_go(endpoint, std::max(std::atoi(argv[3]), 1));
+  if (argc < 5) return usage();
   if (what == "noise") {
     const auto kind =
         std::ranges::find_if(kKinds, [&](const Kind& each) { return each.name == argv[3]; });

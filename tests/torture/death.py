@@ -4,6 +4,7 @@ killed or stopped. The one that is left says what happened, ends or goes on in i
 left. Prints a line for each case, with the time from the death to the answer.
 
 death.py --bin-dir DIR [--long] SCENARIO; exit codes as of the other scenarios."""
+import json
 import os
 import re
 import signal
@@ -118,21 +119,23 @@ def kill_clients(peers, steps):
 
 
 def clients_stopped(peers):
-    """All at once: each has its time."""
-    slowest = max(stop_clients(peers) for _ in range(rounds(peers)))
+    """As many at once as a server says the ends of: each has its time."""
+    in_pool = [step for step in CLIENT_STEPS if step[1] == "pool"]
+    others = [step for step in CLIENT_STEPS if step[1] != "pool"]
+    slowest = max(stop_clients(peers, steps) for _ in range(rounds(peers)) for steps in (others, in_pool))
     row(f"a client stopped at each of {len(CLIENT_STEPS)} steps", len(CLIENT_STEPS) * rounds(peers),
         f"its session ends, after {SILENCE_S} s of silence, one that is not attached after {ATTACH_S} s; all is given back "
         "while it is still stopped", slowest)
 
 
-def stop_clients(peers):
+def stop_clients(peers, steps):
     """The longest time to the end of one of the sessions."""
     # A lease for each, too.
-    server = peers.server("--max-clients", 2 * len(CLIENT_STEPS), *SMALL_RINGS, "--pool-slots", "40,40,40", "--pool-slot-bytes", "1M")
+    server = peers.server("--max-clients", 2 * len(steps), *SMALL_RINGS, "--pool-slots", "20,20,20", "--pool-slot-bytes", "1M")
     peers.expect_serves()
     time.sleep(0.5)
     before = holdings(server)
-    endings = [client_to(peers, server, step, "stop", ring) for step, ring in CLIENT_STEPS]
+    endings = [client_to(peers, server, step, "stop", ring) for step, ring in steps]
     took = {}
 
     def all_said():
@@ -145,7 +148,7 @@ def stop_clients(peers):
     # One that goes on finds its session over; until then it holds what it had, and the server nothing.
     expect_settled(server, before)
     said = answers(server)
-    for number, (ending, (step, ring)) in enumerate(zip(endings, CLIENT_STEPS)):
+    for number, (ending, (step, ring)) in enumerate(zip(endings, steps)):
         if number not in took:
             continue
         client_says(step, ring, "stopped", said[ending.epoch], took[number])
@@ -203,8 +206,32 @@ def servers_stopped(peers):
     servers_end(peers, "stop")
 
 
+def sessions_come_and_go(peers):
+    """Each with a lease that it fills; some end without a word."""
+    count = 10000 if peers.long else 150
+    server = peers.server(*SMALL_RINGS, "--pool", "256M")
+    peers.expect_serves()
+    first = peers.start("bad_client", server.endpoint, "sessions", 20)
+    assert first.exit_code(120) == 0, first.report()
+    time.sleep(0.5)
+    before = holdings(server)
+    client = peers.start("bad_client", server.endpoint, "sessions", count)
+    assert client.exit_code(60 + count) == 0, client.report()
+    said = json.loads(client.stdout())
+    assert said["sessions"] == count and said["without_lease"] <= count // 10, said
+    expect_settled(server, before)
+    grown_kib = holdings(server)[2] - before[2]
+    assert grown_kib < 8192, f"after {count} sessions the server has {grown_kib} KiB more"
+    print(f"{count} sessions, {said['without_lease']} came before a lease was free; the server has {grown_kib} KiB more", flush=True)
+    row("sessions with a lease that they fill, a third of them ends without a word", count,
+        f"nothing is kept: descriptors, threads, {max(grown_kib, 0)} KiB more")
+    peers.expect_serves()
+    peers.stop(server)
+    peers.expect_nothing_left()
+
+
 SMALL_RINGS = ("--ring-slot-bytes", 1 << 16)
-SCENARIOS = (clients_killed, clients_stopped, servers_killed, servers_stopped)
+SCENARIOS = (clients_killed, clients_stopped, servers_killed, servers_stopped, sessions_come_and_go)
 
 if __name__ == "__main__":
     scenarios.main(__doc__, SCENARIOS, lambda args, work: Peers(args.bin_dir, work, args.long),
