@@ -33,8 +33,8 @@ class Memory(Handle):
 
 
 class Array:
-    """A dense row-major array, made by Pool.alloc(). Its memory goes back with free(), or with the last reference to it,
-    and in either case not before its last view is gone."""
+    """A dense row-major array, made by Pool.alloc(). Its memory goes back with free() or with the last reference to it, and
+    in either case not before its last view is gone."""
 
     def __init__(self, memory: Memory, use: str) -> None:
         self._memory: Optional[Memory] = memory
@@ -62,8 +62,8 @@ class Array:
         return self._memory is None
 
     def numpy(self) -> np.ndarray:
-        """A view, nothing is copied; bfloat16 as the uint16 of its bits. It keeps the memory, also after free(). The server can
-        write there at any time: check what matters in a copy."""
+        """A view, nothing is copied; bfloat16 as the uint16 of its bits. It keeps the memory, also after free(). The
+        server can write there at any time: check what matters in a copy."""
         return _types.numpy().asarray(self._live())
 
     def torch(self) -> Any:
@@ -79,8 +79,8 @@ class Array:
         return self.torch().to(device)
 
     def copy_(self, source: Any) -> Array:
-        """Fills it from numpy, torch, or anything with __array__ or DLPack, broadcast to its shape and rounded to its type
-        (float64 into float32, not a float into an int32). uint16 into bfloat16 are bits."""
+        """Fills it from numpy, torch, or anything with __array__ or DLPack, broadcast to its shape and rounded to its
+        type (float64 into float32, not a float into an int32). uint16 into bfloat16 are bits."""
         np = _types.numpy()
         target = self.numpy()
         try:
@@ -104,14 +104,14 @@ class Array:
         numpy_type = np.dtype(_types.typestr(memory.dtype))
         if out is None:
             out = np.empty(memory.shape, numpy_type)
-        elif out.shape != memory.shape or out.dtype != numpy_type or not out.flags.c_contiguous or not out.flags.writeable:
+        elif (out.shape, out.dtype) != (memory.shape, numpy_type) or not (out.flags.c_contiguous and out.flags.writeable):
             raise Invalid(f"out must be writable, row-major, of shape {memory.shape} of {numpy_type}")
         check(library().airlock_array_copy_out(memory.get(), 0, out.ctypes.data, memory.nbytes))
         return out
 
     def free(self) -> bool:
-        """The array is gone at once. Its memory goes back now, or with its last view: then this is False. A job that uses it
-        keeps it too. Again: nothing."""
+        """The array is gone at once. Its memory goes back now, or with its last view: then this is False. A job that uses
+        it keeps it too. Again: nothing."""
         memory, self._memory = self._memory, None
         if memory is None:
             return True

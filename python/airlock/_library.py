@@ -23,8 +23,8 @@ class UseStats(ctypes.Structure):
 
 class Stats(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("use", UseStats * 3)] + [
-        (name, c_uint64) for name in ("arrays", "arrays_inside", "products", "pool_tensors", "pool_bytes", "ring_tensors",
-                                      "ring_bytes", "sent_tensors", "sent_bytes", "fallbacks")]
+        (name, c_uint64) for name in ("arrays", "arrays_inside", "products", "pool_tensors", "pool_bytes",
+                                      "ring_tensors", "ring_bytes", "sent_tensors", "sent_bytes", "fallbacks")]
 
 
 # name -> result, arguments
@@ -88,8 +88,9 @@ def check(status: int) -> None:
 
 
 class Handle:
-    """What the library gave, freed with the last reference to this. The place for the pointer is there before the call that
-    fills it, so that an interrupt between the two loses nothing. A child after a fork frees nothing: it is the parent's."""
+    """What the library gave, freed with the last reference to this. The place for the pointer is there before the call
+    that fills it, so that an interrupt between the two loses nothing. A child after a fork frees nothing: it is the
+    parent's."""
     __slots__ = ("pointer", "owner", "_free", "_pid", "__weakref__")
 
     def __init__(self, free: str, owner: Any = None) -> None:

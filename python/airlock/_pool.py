@@ -55,7 +55,7 @@ class Job:
         self.result = result
 
     def wait(self) -> Array:
-        """The result, once it is there; again: the same answer. An interrupt (Ctrl-C) is raised after that, not before."""
+        """The result, once it is there; again: the same answer. An interrupt (Ctrl-C) is raised after that."""
         check(library().airlock_job_wait(self._handle.get()))
         return self.result
 
@@ -97,8 +97,8 @@ class Pool:
         self._live().check_process()
 
     def alloc(self, shape: Shape, dtype: Any = "float64", use: str = "in") -> Array:
-        """A row-major array of rank 1 to 4, its contents undefined. `use`: "in" for operands, "out" for results, "scratch"
-        for results that are operands of what comes next; each has memory of its own in the server's pool."""
+        """A row-major array of rank 1 to 4, its contents undefined. `use`: "in" for operands, "out" for results,
+        "scratch" for results that are operands of what comes next; each has memory of its own in the server's pool."""
         self._check_process()
         name = _types.name_of(dtype)
         extents = tuple(operator.index(n) for n in (shape if hasattr(shape, "__iter__") else (shape,)))
@@ -119,10 +119,10 @@ class Pool:
 
     def start_matmul(self, a: Array, b: Array, transpose: Optional[str] = None, out: Optional[Array] = None,
                      use: str = "out") -> Job:
-        """out = a x b: a [m, k] or [heads, m, k], b [k, n] or [groups, k, n], `transpose`: "a" or "b" lies transposed; heads
-        is a multiple of groups. Both float64, or both one of the smaller floats, which are rounded to float32 and multiplied
-        so. Without `out` a new array of `use` and of their type. Products are computed in the order of their start, and a
-        result may be the operand of the next before it was waited for."""
+        """out = a x b: a [m, k] or [heads, m, k], b [k, n] or [groups, k, n], `transpose`: "a" or "b" lies transposed;
+        heads is a multiple of groups. Both float64, or both one of the smaller floats, which are rounded to float32 and
+        multiplied so. Without `out` a new array of `use` and of their type. Products are computed in the order of their
+        start, and a result may be the operand of the next before it was waited for."""
         self._check_process()
         number = _number("transpose", TRANSPOSES, transpose)
         if out is None:
@@ -145,8 +145,8 @@ class Pool:
             check(library().airlock_pool_check(self._live().get()))
 
     def stats(self) -> dict[str, Any]:
-        """Of each use what is leased, used, the largest array that has room, and the most ever used, in bytes; arrays and
-        products; tensors and bytes of products by path, and `fallbacks`: tensors that the pool had no room for."""
+        """Of each use what is leased, used, the largest array that has room, and the most ever used, in bytes; arrays
+        and products; tensors and bytes of products by path, and `fallbacks`: tensors that the pool had no room for."""
         self._check_process()
         got = Stats(ctypes.sizeof(Stats))
         with self._lock:
@@ -159,8 +159,8 @@ class Pool:
         return stats
 
     def close(self) -> None:
-        """Ends the session; a job under way fails with Unavailable. Arrays that are left, and their views, may be used on, but
-        may read as zeros from here on."""
+        """Ends the session; a job under way fails with Unavailable. Arrays that are left, and their views, may be used
+        on, but may read as zeros from here on."""
         if self._handle is None or os.getpid() != self._pid:
             return
         with self._lock:
