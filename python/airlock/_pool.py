@@ -108,7 +108,7 @@ class Pool:
         with self._lock:
             handle = self._live()
             memory = Memory(handle, extents, name)
-            check(library().airlock_pool_alloc(handle.get(), number, _types.NUMBERS[name][0], len(extents),
+            check(library().airlock_pool_alloc(handle.get(), number, _types.NUMBERS[name], len(extents),
                                                (c_int64 * len(extents))(*extents), memory.reference()))
         memory.look()
         return Array(memory, use)

@@ -1,14 +1,14 @@
-"""Element types: the library's number, the name, and what numpy and torch call each."""
+"""Element types: the library's number of each, and what numpy and torch call it."""
 from __future__ import annotations
 
 from typing import Any
 
 from ._errors import Invalid
 
-# name -> number, numpy's name, bytes. numpy has no bfloat16: its bits.
-NUMBERS = {"float32": (1, "float32", 4), "float16": (2, "float16", 2), "bfloat16": (3, "uint16", 2),
-           "int32": (4, "int32", 4), "uint8": (5, "uint8", 1), "float64": (6, "float64", 8)}
-_ALIASES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64", "float": "float64", "double": "float64"}
+NUMBERS = {"float32": 1, "float16": 2, "bfloat16": 3, "int32": 4, "uint8": 5, "float64": 6}
+_ALIASES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64", "float": "float64",
+            "double": "float64"}
+# numpy has no bfloat16: its bits.
 _TYPESTRS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int32": "<i4", "uint8": "|u1", "float64": "<f8"}
 
 

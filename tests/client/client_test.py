@@ -39,10 +39,9 @@ def installed_tree(rig):
 
     server = rig.server("--pool", "256M", model=("--no-model",))
     print(run(rig.path("try_pool"), server.endpoint))
-    print(run(os.path.join(build, "pca"), "--endpoint", server.endpoint, "--rows", "1500", "--columns", "600", "--check",
-              "--rounds", "3"))
-    print(run(os.path.join(build, "pca"), "--endpoint", server.endpoint, "--rows", "600", "--columns", "200", "-k", "4",
-              "--check", "--clients", "2"))
+    pca = (os.path.join(build, "pca"), "--endpoint", server.endpoint, "--check")
+    print(run(*pca, "--rows", "1500", "--columns", "600", "--rounds", "3"))
+    print(run(*pca, "--rows", "600", "--columns", "200", "-k", "4", "--clients", "2"))
     rig.stop(server)
 
 
