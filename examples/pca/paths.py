@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Which way an array takes to the server, shown and verified: 96 bytes inline, 1 MiB in the pool, more than the lease has
-room for, 20 requests whose places come round again, and the ways compared. Exit 0: all contents were right.
+"""Which way an array takes to the server, shown and verified: 96 bytes inline, 1 MiB in the pool, more than the lease
+has room for, 20 requests whose places come round again, and the ways compared. Exit 0: all contents were right.
 
 Needs a server, and for the last part another over TCP:
   gpu_server --no-model --pool 256M --endpoint ipc:///tmp/x/ctl
@@ -114,7 +114,7 @@ def in_turn(pool, moved, count=20, under_way=4):
 
 
 def seconds_a_product(pool, shape, repeats):
-    """[rows, columns] x [columns, 8]: the operand is large, the work is not. Filling it and copying the result count."""
+    """[rows, columns] x [columns, 8]: the operand is large, the work is not."""
     values = np.random.default_rng(3).standard_normal(shape)
     b = pool.alloc((shape[1], 8)).copy_(np.ones((shape[1], 8)))
     a = pool.alloc_like(values)

@@ -211,8 +211,8 @@ def main():
     try:
         if args.clients == 1:
             return run(args)
-        print(f"{args.clients} clients, each with {scratch_bytes(args) / 2**20:.0f} MiB of scratch: {profile_for(args)}",
-              flush=True)
+        scratch_mib = scratch_bytes(args) / 2**20
+        print(f"{args.clients} clients, each with {scratch_mib:.0f} MiB of scratch: {profile_for(args)}", flush=True)
         # Not by a fork: a session does not outlive it, and threads of BLAS do not either.
         context = multiprocessing.get_context("spawn")
         clients = [context.Process(target=run_client, args=(number, args)) for number in range(args.clients)]

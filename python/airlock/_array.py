@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class Memory(Handle):
     """What an array and its views hold: the memory goes back with the last of them."""
     __slots__ = ("shape", "dtype", "nbytes", "address", "is_inside")
+    nbytes: int
+    address: int
 
     def __init__(self, owner: Handle, shape: tuple[int, ...], dtype: str) -> None:
         super().__init__("airlock_array_free", owner)
@@ -33,7 +35,7 @@ class Memory(Handle):
 
 
 class Array:
-    """A dense row-major array, made by Pool.alloc(). Its memory goes back with free() or with the last reference to it, and
+    """A dense row-major array, made by Pool.alloc(). Its memory goes back with free() or with the last reference to it,
     in either case not before its last view is gone."""
 
     def __init__(self, memory: Memory, use: str) -> None:
@@ -64,7 +66,8 @@ class Array:
     def numpy(self) -> np.ndarray:
         """A view, nothing is copied; bfloat16 as the uint16 of its bits. It keeps the memory, also after free(). The
         server can write there at any time: check what matters in a copy."""
-        return _types.numpy().asarray(self._live())
+        view: np.ndarray = _types.numpy().asarray(self._live())
+        return view
 
     def torch(self) -> Any:
         """As numpy(), a tensor on the CPU."""
@@ -104,14 +107,14 @@ class Array:
         numpy_type = np.dtype(_types.typestr(memory.dtype))
         if out is None:
             out = np.empty(memory.shape, numpy_type)
-        elif (out.shape, out.dtype) != (memory.shape, numpy_type) or not (out.flags.c_contiguous and out.flags.writeable):
+        elif (out.shape, out.dtype) != (memory.shape, numpy_type) or not out.flags.c_contiguous & out.flags.writeable:
             raise Invalid(f"out must be writable, row-major, of shape {memory.shape} of {numpy_type}")
         check(library().airlock_array_copy_out(memory.get(), 0, out.ctypes.data, memory.nbytes))
         return out
 
     def free(self) -> bool:
-        """The array is gone at once. Its memory goes back now, or with its last view: then this is False. A job that uses
-        it keeps it too. Again: nothing."""
+        """The array is gone at once. Its memory goes back now, or with its last view: then this is False. A job that
+        uses it keeps it too. Again: nothing."""
         memory, self._memory = self._memory, None
         if memory is None:
             return True

@@ -18,13 +18,15 @@ class Options(ctypes.Structure):
 
 
 class UseStats(ctypes.Structure):
-    _fields_ = [(name, c_uint64) for name in ("leased_bytes", "used_bytes", "largest_free", "high_water_bytes")]
+    _fields_ = [("leased_bytes", c_uint64), ("used_bytes", c_uint64), ("largest_free", c_uint64),
+                ("high_water_bytes", c_uint64)]
 
 
 class Stats(ctypes.Structure):
-    _fields_ = [("struct_size", c_size_t), ("use", UseStats * 3)] + [
-        (name, c_uint64) for name in ("arrays", "arrays_inside", "products", "pool_tensors", "pool_bytes",
-                                      "ring_tensors", "ring_bytes", "sent_tensors", "sent_bytes", "fallbacks")]
+    _fields_ = [("struct_size", c_size_t), ("use", UseStats * 3), ("arrays", c_uint64), ("arrays_inside", c_uint64),
+                ("products", c_uint64), ("pool_tensors", c_uint64), ("pool_bytes", c_uint64),
+                ("ring_tensors", c_uint64), ("ring_bytes", c_uint64), ("sent_tensors", c_uint64),
+                ("sent_bytes", c_uint64), ("fallbacks", c_uint64)]
 
 
 # name -> result, arguments
@@ -78,7 +80,8 @@ def library() -> ctypes.CDLL:
 
 def version() -> str:
     """Of the library: "0.1.0, protocol 4.0"."""
-    return library().airlock_pool_version().decode()
+    words: bytes = library().airlock_pool_version()
+    return words.decode()
 
 
 def check(status: int) -> None:

@@ -46,8 +46,9 @@ def random(*shape, seed=1):
 
 
 def run_example(name, *args):
+    env = {**os.environ, "PYTHONPATH": os.path.join(ROOT, "python")}
     return subprocess.run([sys.executable, "-B", os.path.join(ROOT, "examples", "pca", name), *args], check=False,
-                          env={**os.environ, "PYTHONPATH": os.path.join(ROOT, "python")}, text=True, capture_output=True)
+                          env=env, text=True, capture_output=True)
 
 
 class Session(unittest.TestCase):

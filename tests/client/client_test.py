@@ -45,6 +45,16 @@ def installed_tree(rig):
     rig.stop(server)
 
 
+def the_library_alone_needs_little(rig):
+    """AIRLOCK_ONLY_CLIENT configures without what the server, the runner and the tests need."""
+    if shutil.which("cmake") is None:
+        return "cmake not found"
+    others = ("cppzmq", "CLI11", "OpenSSL", "GTest", "rapidcheck", "prometheus-cpp", "hwy", "OneDNN", "OpenBLAS",
+              "OpenMP", "CUDAToolkit")
+    run("cmake", "-S", ROOT, "-B", rig.path("only"), "-DAIRLOCK_ONLY_CLIENT=ON",
+        *(f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in others))
+
+
 def python_with_numpy():
     for name in ("python3", "/usr/bin/python3"):
         try:
@@ -76,4 +86,5 @@ def needs(args):
 
 
 if __name__ == "__main__":
-    scenarios.main(__doc__, [installed_tree, python_package], make_rig, needs, folders={"build_dir": "build/release"})
+    scenarios.main(__doc__, [installed_tree, the_library_alone_needs_little, python_package], make_rig, needs,
+                   folders={"build_dir": "build/release"})
