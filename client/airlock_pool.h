@@ -26,8 +26,8 @@ typedef enum airlock_status {
   AIRLOCK_INVALID = 1,      /* an argument that cannot be: a shape, a size, a null pointer */
   AIRLOCK_UNAVAILABLE = 2,  /* no server, or it ended, or it stalled */
   AIRLOCK_TIMEOUT = 3,      /* the product was not there in time; the session goes on */
-  AIRLOCK_NO_ROOM = 4,      /* no memory, here, in the lease or at the server */
-  AIRLOCK_REFUSED = 5,      /* the server speaks another version, or has no place for us */
+  AIRLOCK_NO_ROOM = 4,      /* no memory, here or in the lease; no place for us at the server */
+  AIRLOCK_REFUSED = 5,      /* the server speaks another version of the protocol */
   AIRLOCK_DEVICE = 6,       /* the server's device failed */
   AIRLOCK_INTERNAL = 7
 } airlock_status;
@@ -149,7 +149,8 @@ AIRLOCK_API airlock_status airlock_array_copy_out(airlock_array* array, size_t o
 AIRLOCK_API airlock_status airlock_pool_matmul_start(airlock_array* a, airlock_array* b,
                                                      airlock_transpose transpose,
                                                      airlock_array* result, airlock_job** job);
-/* Until `result` is there. Again: the same answer. */
+/* Until `result` is there. Again: the same answer. Fails too where a product failed that wrote one of
+ * its operands, also where that one was not waited for. */
 AIRLOCK_API airlock_status airlock_job_wait(airlock_job* job);
 /* Frees it. A product that was not waited for goes on at the server, which may write its result
  * until it ends. NULL is nothing. */

@@ -60,7 +60,10 @@ Result<std::shared_ptr<PoolArray::Memory>> PoolClient::take(PoolUse use, std::si
   const bool is_for_pool = lease != nullptr && lease->leased_bytes(use) > 0 &&
                            policy.carries(Path::kPool, bytes) && !policy.carries(Path::kRing, bytes);
   if (is_for_pool) {
-    if (auto block = lease->take(use, bytes)) {
+    auto block = lease->take(use, bytes);
+    // What dropped jobs held is free once their replies were looked at.
+    if (!block && session_->backend().take_replies().ok()) block = lease->take(use, bytes);
+    if (block) {
       memory->bytes = {lease->pool_map().find(block->place(), bytes), bytes};
       memory->block.emplace(std::move(*block));
       high_water_[use] =
@@ -107,29 +110,45 @@ PoolArray::~PoolArray() {
 
 Status PoolClient::finish(PoolArray::Running& running) {
   if (running.pending == nullptr) return running.outcome;
-  running.outcome = closed_ ? closed() : running.pending->wait();
-  if (running.outcome.ok() && running.result->own) {
+  Status& outcome = running.outcome;
+  outcome = closed_ ? closed() : running.pending->wait();
+  if (outcome.ok() && running.result->own) {
     const auto bytes = running.pending->result(0).bytes();
     std::memcpy(running.result->bytes.data(), bytes.data(), bytes.size());
   }
   running.pending.reset();
   running.result.reset();
+  // Their replies came before: nobody waits here.
+  for (const auto& earlier : std::exchange(running.before, {})) {
+    const Status written = finish(*earlier);
+    if (outcome.ok() && !written.ok())
+      outcome = Status(written).with_context("a product that wrote an operand failed");
+  }
   // What was read, and what lies in the lease, is the server's only as long as it is there.
-  if (running.outcome.ok()) running.outcome = session_->check();
-  return running.outcome;
+  if (outcome.ok()) outcome = session_->check();
+  return outcome;
 }
 
-/// What lies in this process is complete before it is sent, or written by another product.
-Status PoolClient::settle(PoolArray& array, bool is_written) {
+/// What lies in this process is complete before it is sent; in the lease the server keeps the order,
+/// and `next` learns what became of it.
+Status PoolClient::settle_operand(PoolArray& array, PoolArray::Running& next) {
   if (array.writer_ == nullptr) return {};
-  if (array.is_inside() && !is_written) return {};
-  if (array.is_inside()) {
-    array.writer_.reset();  // the server keeps the order
+  PoolArray::Running& writer = *array.writer_;
+  const bool is_over = writer.pending == nullptr || writer.pending->done();
+  if (array.is_inside() && !is_over) {
+    next.before.push_back(array.writer_);
     return {};
   }
-  Status status = finish(*array.writer_);
+  const Status status = finish(writer);
+  const bool is_told = std::exchange(writer.is_told, true);
   array.writer_.reset();
-  return is_written ? Status() : status;
+  return is_told ? Status() : status;
+}
+
+void PoolClient::settle_result(PoolArray& array) {
+  // Of two results in this process the later one stays.
+  if (array.writer_ != nullptr && !array.is_inside()) (void)finish(*array.writer_);
+  array.writer_.reset();
 }
 
 Result<std::unique_ptr<PoolJob>> PoolClient::start_matmul(PoolArray& a, PoolArray& b,
@@ -153,16 +172,16 @@ Result<std::unique_ptr<PoolJob>> PoolClient::start_matmul(PoolArray& a, PoolArra
 
   const std::lock_guard lock(mutex_);
   if (closed_) return closed();
-  RETURN_IF_ERROR(settle(a, false));
-  RETURN_IF_ERROR(settle(b, false));
-  RETURN_IF_ERROR(settle(result, true));
+  auto running = std::make_shared<PoolArray::Running>();
+  RETURN_IF_ERROR(settle_operand(a, *running));
+  RETURN_IF_ERROR(settle_operand(b, *running));
+  settle_result(result);
   std::vector<PoolPlace> places;
   auto keeps = std::make_shared<std::vector<std::shared_ptr<PoolArray::Memory>>>();
   for (const PoolArray* array : {&a, &b, &result}) {
     places.push_back(array->is_inside() ? array->memory_->block->place() : PoolPlace());
     if (array->is_inside()) keeps->push_back(array->memory_);
   }
-  auto running = std::make_shared<PoolArray::Running>();
   ASSIGN_OR_RETURN(running->pending,
                    session_->backend().prepare_in_place(spec, std::move(places), std::move(keeps),
                                                         Deadline::after(options_.op_timeout)));
@@ -181,6 +200,7 @@ Result<std::unique_ptr<PoolJob>> PoolClient::start_matmul(PoolArray& a, PoolArra
 
 Status PoolJob::wait() {
   const std::lock_guard lock(client_->mutex_);
+  running_->is_told = true;
   return client_->finish(*running_);
 }
 

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/page_buffer.h"
 #include "base/status.h"
@@ -79,7 +80,10 @@ class PoolArray {
   struct Running {
     std::unique_ptr<Pending> pending;  // null: it is over
     std::shared_ptr<Memory> result;
+    // Those that write its operands, until it is over itself.
+    std::vector<std::shared_ptr<Running>> before;
     Status outcome;
+    bool is_told = false;  // of its failure, if it failed
   };
   PoolArray(std::shared_ptr<PoolClient> client, const TensorDesc& desc,
             std::shared_ptr<Memory> memory)
@@ -99,7 +103,7 @@ class PoolJob {
   PoolJob& operator=(const PoolJob&) = delete;
 
   /// Until the result is there. Again: the same. kUnavailable where the server ended meanwhile: the
-  /// result may have been lost.
+  /// result may have been lost. Fails too where a product failed that wrote an operand.
   Status wait();
 
  private:
@@ -122,7 +126,8 @@ class PoolClient : public std::enable_shared_from_this<PoolClient> {
   /// kResourceExhausted: says what is needed, what is free and the longest free run.
   Result<std::unique_ptr<PoolArray>> alloc(PoolUse use, const TensorDesc& desc);
   /// result = a x b, of rank 2, or 3 with heads and groups, either of them transposed. Products are
-  /// computed in the order of their start. kInvalidInput where they do not fit together.
+  /// computed in the order of their start. kInvalidInput where they do not fit together; the failure
+  /// of a product that wrote an operand, unless it was told.
   Result<std::unique_ptr<PoolJob>> start_matmul(PoolArray& a, PoolArray& b, Transpose transpose,
                                                 PoolArray& result);
   /// Copies and then looks whether the server is there: one that ended gives the memory away.
@@ -140,7 +145,8 @@ class PoolClient : public std::enable_shared_from_this<PoolClient> {
   explicit PoolClient(const PoolClientOptions& options) : options_(options) {}
   Result<std::shared_ptr<PoolArray::Memory>> take(PoolUse use, std::size_t bytes);
   Status finish(PoolArray::Running& running);
-  Status settle(PoolArray& array, bool is_written);
+  Status settle_operand(PoolArray& array, PoolArray::Running& next);
+  void settle_result(PoolArray& array);
 
   const PoolClientOptions options_;
   std::unique_ptr<ClientSession> session_;

@@ -1,8 +1,19 @@
 # Every third-party package, each with its Debian name.
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)            # libfmt-dev
-find_package(cppzmq REQUIRED)         # cppzmq-dev, libzmq3-dev: the peer of a test
+set(AIRLOCK_FMT fmt::fmt)
+if(AIRLOCK_ONLY_CLIENT)  # a library that wants none where it runs
+  set(AIRLOCK_FMT fmt::fmt-header-only)
+endif()
 find_package(nlohmann_json REQUIRED)  # nlohmann-json3-dev
+find_path(MSGPACK_INCLUDE_DIR msgpack.hpp REQUIRED)  # libmsgpack-cxx-dev; its own config wants Boost
+add_library(msgpack_headers INTERFACE)
+target_include_directories(msgpack_headers SYSTEM INTERFACE ${MSGPACK_INCLUDE_DIR})
+target_compile_definitions(msgpack_headers INTERFACE MSGPACK_NO_BOOST)
+if(AIRLOCK_ONLY_CLIENT)
+  return()
+endif()
+find_package(cppzmq REQUIRED)         # cppzmq-dev, libzmq3-dev: the peer of a test
 find_package(CLI11 REQUIRED)          # libcli11-dev
 find_package(OpenSSL REQUIRED)        # libssl-dev
 find_package(GTest REQUIRED)          # libgtest-dev, libgmock-dev
@@ -11,7 +22,3 @@ find_package(prometheus-cpp CONFIG REQUIRED)  # prometheus-cpp-dev: --metrics
 find_package(hwy REQUIRED)            # libhwy-dev
 find_package(OneDNN REQUIRED)         # libdnnl-dev, cmake/FindOneDNN.cmake
 find_package(OpenBLAS REQUIRED)       # libopenblas-serial-dev, cmake/FindOpenBLAS.cmake: products of fp64
-find_path(MSGPACK_INCLUDE_DIR msgpack.hpp REQUIRED)  # libmsgpack-cxx-dev; its own config wants Boost
-add_library(msgpack_headers INTERFACE)
-target_include_directories(msgpack_headers SYSTEM INTERFACE ${MSGPACK_INCLUDE_DIR})
-target_compile_definitions(msgpack_headers INTERFACE MSGPACK_NO_BOOST)

@@ -164,6 +164,15 @@ class RequestQueue {
     return sent;
   }
 
+  Status take_replies() {
+    while (!under_way_.empty()) {
+      const Status status = receive_one(Deadline::now());
+      if (status.code() == StatusCode::kDeadlineExceeded) break;
+      RETURN_IF_ERROR(status);
+    }
+    return {};
+  }
+
   Status wait(Call& call) {
     while (call.state == Call::State::kSubmitted) {
       const Status status = receive_one(call.deadline);
@@ -362,6 +371,8 @@ Result<std::unique_ptr<Pending>> RemoteBackend::prepare_in_place(const OpSpec& s
                                             std::move(keeps), deadline, start_ns));
   return std::unique_ptr<Pending>(std::make_unique<RemotePending>(*queue_, std::move(call)));
 }
+
+Status RemoteBackend::take_replies() { return queue_->take_replies(); }
 
 /// An op of the session's own, to its reply.
 Result<std::unique_ptr<ReceivedMessage>> RemoteBackend::ask(Op op, std::vector<TensorDesc> results,

@@ -37,6 +37,8 @@ class RemoteBackend : public Backend {
                                                     std::vector<PoolPlace> places,
                                                     std::shared_ptr<const void> keeps,
                                                     Deadline deadline);
+  /// Takes the replies that have come, so that what their requests held is free. Does not wait.
+  Status take_replies();
   /// The server's config JSON and norms. `config_bytes` as the handshake told.
   Status init(std::size_t config_bytes, std::string& config_json, Tensor& norms, Deadline deadline);
   Status ping(Deadline deadline);
