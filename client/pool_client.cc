@@ -60,10 +60,9 @@ Result<std::shared_ptr<PoolArray::Memory>> PoolClient::take(PoolUse use, std::si
   const bool is_for_pool = lease != nullptr && lease->leased_bytes(use) > 0 &&
                            policy.carries(Path::kPool, bytes) && !policy.carries(Path::kRing, bytes);
   if (is_for_pool) {
-    auto block = lease->take(use, bytes);
     // What dropped jobs held is free once their replies were looked at.
-    if (!block && session_->backend().take_replies().ok()) block = lease->take(use, bytes);
-    if (block) {
+    if (lease->longest_run(use) < bytes) RETURN_IF_ERROR(session_->backend().take_replies());
+    if (auto block = lease->take(use, bytes)) {
       memory->bytes = {lease->pool_map().find(block->place(), bytes), bytes};
       memory->block.emplace(std::move(*block));
       high_water_[use] =
@@ -121,8 +120,9 @@ Status PoolClient::finish(PoolArray::Running& running) {
   // Their replies came before: nobody waits here.
   for (const auto& earlier : std::exchange(running.before, {})) {
     const Status written = finish(*earlier);
-    if (outcome.ok() && !written.ok())
-      outcome = Status(written).with_context("a product that wrote an operand failed");
+    if (!outcome.ok() || written.ok()) continue;
+    earlier->is_told = true;
+    outcome = written.with_context("a product that wrote an operand failed");
   }
   // What was read, and what lies in the lease, is the server's only as long as it is there.
   if (outcome.ok()) outcome = session_->check();

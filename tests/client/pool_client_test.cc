@@ -261,6 +261,48 @@ TEST_F(PoolClientTest, what_is_freed_too_early_stays_until_the_server_is_through
   EXPECT_EQ(client->figures().uses[PoolUse::kOutput].used_bytes, whole_pages(desc.bytes()));
 }
 
+TEST_F(PoolClientTest, what_dropped_jobs_held_is_found_when_it_is_needed) {
+  const auto client = connect();
+  const TensorDesc desc = square(DType::kF64, 350);  // two of them do not fit together
+  const Array a = filled(*client, PoolUse::kInput, desc, 1);
+  for (int i = 0; i < 5; ++i) {
+    const Deadline give_up = Deadline::after(std::chrono::seconds(30));
+    auto result = client->alloc(PoolUse::kOutput, desc);
+    while (!result.ok() && !give_up.expired()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      result = client->alloc(PoolUse::kOutput, desc);
+    }
+    ASSERT_TRUE(result.ok()) << result.status().to_string();
+    ASSERT_TRUE(client->start_matmul(*a, *a, Transpose::kNone, **result).ok());
+    const Array more = client->alloc(PoolUse::kOutput, desc).value();
+    ASSERT_TRUE(client->start_matmul(*a, *a, Transpose::kNone, *more).ok());
+  }
+}
+
+TEST_F(PoolClientTest, the_end_of_a_chain_tells_of_a_failure_within) {
+  for (const bool is_far : {false, true}) {
+    PoolServer far(is_far ? free_tcp_endpoint() : std::string());
+    PoolClientOptions to = options();
+    to.endpoint = far.endpoint();
+    const auto client = PoolClient::connect(to).value();
+    const TensorDesc desc = square(DType::kF32, 130);
+    const Array a = filled(*client, PoolUse::kInput, desc, 1);
+    const Array stays = alloc(*client, PoolUse::kScratch, desc);
+    const Array result = alloc(*client, PoolUse::kOutput, desc);
+    far.model().fail_next();
+    const auto first = client->start_matmul(*a, *a, Transpose::kNone, *stays);
+    ASSERT_TRUE(first.ok());
+    const auto second = client->start_matmul(*stays, *a, Transpose::kNone, *result);
+    const Status status = second.ok() ? (*second)->wait() : second.status();
+    EXPECT_FALSE(status.ok()) << is_far;
+    // Told once: whoever writes it anew goes on.
+    EXPECT_FALSE((*first)->wait().ok());
+    const auto third = client->start_matmul(*stays, *a, Transpose::kNone, *result);
+    ASSERT_TRUE(third.ok()) << third.status().to_string();
+    EXPECT_TRUE((*third)->wait().ok());
+  }
+}
+
 TEST_F(PoolClientTest, many_products_may_be_under_way) {
   const auto client = connect();
   const TensorDesc desc = square(DType::kF32, 60);
