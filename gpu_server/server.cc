@@ -145,6 +145,7 @@ Status Server::open_counters() {
   info.ring_on = ring_on_;
   if (pool_) info.pool = pool_->shape();
   info.pool_commit = options_.pool.commit;
+  static_assert(kSessionsPerPlace * limits::kMaxClients <= counters_layout::kMaxBlocks);
   const std::size_t block_count = kSessionsPerPlace * options_.max_clients;
   const auto make_file = [&]() -> Result<std::unique_ptr<CountersFile>> {
     if (endpoint_.kind == Endpoint::Kind::kTcp) {

@@ -138,6 +138,9 @@ static_assert(offsetof(Header, live) == 2048 && offsetof(Header, ended) == 30208
 static_assert(sizeof(Header) == 43264);
 static_assert(std::is_standard_layout_v<Header> && std::is_standard_layout_v<SessionBlock>);
 
+/// SessionBlocks that a file has at most.
+inline constexpr std::size_t kMaxBlocks = 3 * limits::kMaxClients;
+
 constexpr std::size_t file_bytes(std::size_t block_count) {
   return sizeof(Header) + block_count * sizeof(SessionBlock);
 }

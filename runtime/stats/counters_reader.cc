@@ -25,6 +25,7 @@ using counters_layout::BlockState;
 using counters_layout::file_bytes;
 using counters_layout::Header;
 using counters_layout::Identity;
+using counters_layout::kMaxBlocks;
 using counters_layout::SessionBlock;
 
 namespace {
@@ -34,8 +35,7 @@ constexpr std::chrono::milliseconds kSettlePause{1};
 // No server counts so far; sums of all blocks then stay below 2^64.
 constexpr std::uint64_t kMaxEvents = kMaxCountedEvents;
 constexpr std::uint64_t kMaxAmount = std::uint64_t{1} << 56;       // bytes, nanoseconds
-constexpr std::uint64_t kMaxEndedAmount = std::uint64_t{1} << 62;  // any number of sessions
-constexpr std::uint64_t kMaxBlocks = 2 * limits::kMaxClients;
+constexpr std::uint64_t kMaxEndedAmount = std::uint64_t{1} << 61;  // any number of sessions
 static_assert(kMaxBlocks * kMaxAmount <= ~std::uint64_t{0} - kMaxEndedAmount);
 
 bool is_sane(const HistogramSnapshot& histogram) {

@@ -471,6 +471,13 @@ TEST_F(CountersFileTest, refuses_other_versions_and_formats) {
   expect_spoiled(12, ~std::uint64_t{0}, "sizes");
 }
 
+TEST_F(CountersFileTest, reads_the_file_of_a_server_with_the_most_clients) {
+  auto file = CountersFile::create(path_, info_, counters_layout::kMaxBlocks);
+  ASSERT_TRUE(file.ok());
+  const auto read = read_counters_file(path_);
+  EXPECT_TRUE(read.ok()) << read.status().to_string();
+}
+
 TEST_F(CountersFileTest, refuses_sizes_that_do_not_fit) {
   EXPECT_THAT(read_spoiled(20, std::uint32_t{0}).message(), HasSubstr("names 0 sessions"));
   EXPECT_THAT(read_spoiled(20, ~std::uint32_t{0}).message(), HasSubstr("sessions"));
