@@ -57,12 +57,12 @@ TEST_F(PoolSessionTest, the_counters_file_shows_who_has_what) {
     EXPECT_TRUE(read.ok()) << read.status().to_string();
     return read.ok() ? std::move(read).value() : CountersSnapshot();
   };
-  EXPECT_EQ(look().server.pool, shape);
   auto first = connect(wishing(kSlot / 2));
   auto second = connect(wishing(2 * kSlot));
   ASSERT_NE(first, nullptr);
   ASSERT_NE(second, nullptr);
   const CountersSnapshot both = look();
+  EXPECT_EQ(both.server.pool, shape);
   ASSERT_EQ(both.holders.size(), 2U);
   const SessionLease& lease = both.holders[1].lease;
   EXPECT_EQ(lease.asked, (PoolWish{{2 * kSlot, 2 * kSlot, 0}}));
