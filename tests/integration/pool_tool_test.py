@@ -150,7 +150,7 @@ def what_stands_in_the_way_is_named(pair):
                         "--max-seconds", 600)
     wait_until(lambda: listed(pair)["pool"]["holders"], "a client with a lease")
     found = checked(pair, code=NO_ROOM)
-    assert "--max-clients" in found["problem"]["sessions"][0], found
+    assert "--max-clients" in found["problem"]["session"][0] and "sessions" in found["note"], found
     client.signal(signal.SIGKILL)
     server.signal(signal.SIGSTOP)
     try:

@@ -88,10 +88,12 @@ TEST(PoolCheck, notes_room_for_less_than_a_quota) {
   EXPECT_EQ(find(findings, "room")->level, Level::kNote);
 }
 
-TEST(PoolCheck, finds_a_server_that_is_full) {
+TEST(PoolCheck, notes_a_server_that_may_be_full) {
   CountersSnapshot snapshot = some_snapshot();
   snapshot.sessions_active = 8;
-  expect_problem(snapshot, "sessions", StatusCode::kResourceExhausted, "--max-clients");
+  const Findings findings = check_server(snapshot, {}, kPlenty);
+  EXPECT_TRUE(verdict(findings).ok());  // some of the eight may be ending
+  EXPECT_EQ(find(findings, "sessions")->level, Level::kNote);
 }
 
 TEST(PoolCheck, finds_too_little_memory_to_touch_all_of_it) {
