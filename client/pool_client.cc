@@ -228,6 +228,7 @@ PoolClientFigures PoolClient::figures() {
   figures.arrays_inside = arrays_inside_;
   figures.products = products_;
   figures.transport = snapshot_of(session_->transport_stats());
+  figures.ops = snapshot_of(session_->op_stats());
   return figures;
 }
 

@@ -50,6 +50,7 @@ struct PoolClientFigures {
   std::uint64_t arrays_inside = 0;
   std::uint64_t products = 0;
   TransportSnapshot transport;
+  OpSnapshotTable ops;
 };
 
 class PoolClient;
@@ -136,6 +137,7 @@ class PoolClient : public std::enable_shared_from_this<PoolClient> {
   PoolClientFigures figures();
   /// "cpu, OpenBLAS 0.3.21 for fp64"
   const std::string& device() const { return device_; }
+  bool multiplies_fp64() const { return !session_->backend().info().fp64_products.empty(); }
   /// Ends the session; arrays and jobs go on being valid, and their calls fail.
   void close();
 

@@ -80,6 +80,12 @@ Status Server::admit(Session& session) {
   return {};
 }
 
+void Server::show_lease(Session& session, const SessionLease& lease) {
+  const std::lock_guard lock(mutex_);
+  // Of the pool not before the lock: figures of before would follow those of now.
+  counters_->set_lease(session.block(), lease, pool_->figures());
+}
+
 void Server::close(Client& client) { client.connection.reset(); }
 
 // The answer to a hello that led to no session.
@@ -229,10 +235,17 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   if (block == nullptr) {
     return Status(StatusCode::kResourceExhausted, "server full: sessions are still ending");
   }
-  SessionGround ground{*model_,      endpoint_,
-                       wake_,        ended_log_,
-                       lacking_log_, [this](Session& session) { return admit(session); },
-                       pool_.get(),  hello.pool};
+  SessionGround ground{
+      .model = *model_,
+      .control = endpoint_,
+      .changed = wake_,
+      .ended_log = ended_log_,
+      .lacking_log = lacking_log_,
+      .admit = [this](Session& session) { return admit(session); },
+      .show_lease = [this](Session& session,
+                           const SessionLease& lease) { show_lease(session, lease); },
+      .pool = pool_.get(),
+      .pool_wish = hello.pool};
   std::unique_ptr<Session> session;
   const Status started = without_exceptions([&]() -> Status {
     ASSIGN_OR_RETURN(session, Session::start(std::move(ground), std::move(welcome), hello.client,

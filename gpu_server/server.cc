@@ -108,8 +108,9 @@ Status Server::open_pool() {
     return {};
   }
   ASSIGN_OR_RETURN(pool_, std::move(made));
-  log_info(fmt::format("a pool of {}; each client has at most {} in, {} out", shape.to_string(),
-                       shape.quota(PoolUse::kInput), shape.quota(PoolUse::kOutput)));
+  log_info(fmt::format("a pool of {}; each client has at most {} in, {} out, {} scratch",
+                       shape.to_string(), shape.quota(PoolUse::kInput),
+                       shape.quota(PoolUse::kOutput), shape.quota(PoolUse::kScratch)));
   if (shape.quota(PoolUse::kInput) * shape.slot_bytes < geometry_.slot_bytes) {
     log_warning(
         fmt::format("a tensor that is too large for a slot of the ring ({} bytes) has no room in a "
@@ -142,6 +143,9 @@ Status Server::open_counters() {
   info.slot_count = geometry_.slot_count;
   info.slot_bytes = geometry_.slot_bytes;
   info.ring_on = ring_on_;
+  if (pool_) info.pool = pool_->shape();
+  info.pool_commit = options_.pool.commit;
+  static_assert(kSessionsPerPlace * limits::kMaxClients <= counters_layout::kMaxBlocks);
   const std::size_t block_count = kSessionsPerPlace * options_.max_clients;
   const auto make_file = [&]() -> Result<std::unique_ptr<CountersFile>> {
     if (endpoint_.kind == Endpoint::Kind::kTcp) {

@@ -111,6 +111,7 @@ class Server {
   void reap();
   // A worker's.
   Status admit(Session& session);
+  void show_lease(Session& session, const SessionLease& lease);
 
   Status full(std::size_t active) const;
   std::size_t session_count() const;

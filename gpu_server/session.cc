@@ -96,9 +96,11 @@ void Session::work() {
   const bool discards = await_release();
   if (discards && channel_) channel_->discard_memory();
   life_.set_waker({});
+  if (shows_lease_) ground_.show_lease(*this, {});
   // Here and not in the destructor: to unmap the rings takes time that the control thread does not
   // have.
   channel_.reset();
+  if (shows_lease_) ground_.show_lease(*this, {});   // what is free again
   finished_.store(true, std::memory_order_release);  // pairs with the load in finished()
   ground_.changed.set();
 }
@@ -121,6 +123,8 @@ Status Session::attach(std::unique_ptr<Compute>& compute, Attached& attached,
   if (ground_.pool != nullptr && welcome_.has_pool) {
     Status lacking;
     ASSIGN_OR_RETURN(leased, channel_->lease(*ground_.pool, ground_.pool_wish, attached, lacking));
+    shows_lease_ = true;
+    ground_.show_lease(*this, {now_ns(), ground_.pool_wish, attached.pool});
     if (!lacking.ok()) {
       ground_.lacking_log.log(LogLevel::kInfo,
                               fmt::format("session {:016x}: {}; its large tensors go by ZeroMQ",

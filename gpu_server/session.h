@@ -22,7 +22,7 @@
 #include "runtime/rpc/endpoint.h"
 #include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/session_channel.h"
-#include "runtime/stats/counters_layout.h"
+#include "runtime/stats/counters_file.h"
 #include "runtime/stats/report.h"
 
 namespace airlock {
@@ -61,6 +61,9 @@ struct SessionGround {
   // Asked by the worker once the runner is attached: gives the session one of the server's places,
   // or says why there is none.
   std::function<Status(Session&)> admit;
+  // Called by the worker with each change of what the session has of the pool: before it may be
+  // used, before it is given back, and after that. Throws nothing.
+  std::function<void(Session&, const SessionLease&)> show_lease;
   // The server's pool, null where it has none; and what the client asks for of it.
   PoolRegion* pool = nullptr;
   PoolWish pool_wish;
@@ -147,6 +150,7 @@ class Session {
   bool discards_ = false;                    // guarded by mutex_
   std::condition_variable release_;          // of released_
   std::unique_ptr<SessionChannel> channel_;  // the worker's
+  bool shows_lease_ = false;                 // the worker's
   std::atomic<bool> over_{false};
   std::atomic<bool> finished_{false};
   std::thread worker_;

@@ -91,14 +91,30 @@ Result<std::unique_ptr<PoolRegion>> PoolRegion::create(const PoolShape& shape,
   return region;
 }
 
+/// No more than one session may have.
+std::uint64_t PoolRegion::wanted_slots(PoolUse use, std::uint64_t bytes) const {
+  return std::clamp<std::uint64_t>(bytes / shape_.slot_bytes + (bytes % shape_.slot_bytes != 0), 1,
+                                   shape_.quota(use));
+}
+
+PoolFigures PoolRegion::figures() const {
+  const std::lock_guard lock(mutex_);
+  PoolFigures figures = figures_;
+  const auto free = [](const FirstFit& slots) {
+    return PoolFigures::Free{slots.free_length(), slots.longest_run()};
+  };
+  for (const PoolUse use : kValuesOf<PoolUse>) figures.own[use] = free(own_[use]);
+  figures.spare = free(spare_);
+  return figures;
+}
+
 /// The first slot and how many.
 Result<std::pair<std::uint64_t, std::uint64_t>> PoolRegion::take_slots(PoolUse use,
                                                                        std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   FirstFit& own = own_[use];
   const std::uint64_t longest = std::max(own.longest_run(), spare_.longest_run());
-  const std::uint64_t wanted = std::clamp<std::uint64_t>(
-      bytes / shape_.slot_bytes + (bytes % shape_.slot_bytes != 0), 1, shape_.quota(use));
+  const std::uint64_t wanted = wanted_slots(use, bytes);
   const std::uint64_t count = std::min(wanted, longest);
   if (count == 0) {
     return Status(StatusCode::kResourceExhausted,
@@ -136,6 +152,26 @@ Result<UniqueFd> PoolRegion::make_memory(const PoolExtent& extent) const {
 }
 
 Result<GrantedExtent> PoolRegion::grant(PoolUse use, std::uint64_t bytes) {
+  auto granted = try_grant(use, bytes);
+  const std::lock_guard lock(mutex_);
+  if (!granted.ok()) {
+    figures_.refused += 1;
+    return granted;
+  }
+  const PoolExtent& extent = granted->extent();
+  figures_.granted += 1;
+  if (slots_of(extent) < wanted_slots(use, bytes)) figures_.cut_short += 1;
+  std::uint64_t& leased = figures_.leased_bytes[use];
+  leased += extent.bytes;
+  std::uint64_t& most = figures_.high_water_bytes[use];
+  most = std::max(most, leased);
+  figures_.high_water_all_bytes =
+      std::max(figures_.high_water_all_bytes, figures_.leased_all_bytes());
+  granted->counted_ = true;
+  return granted;
+}
+
+Result<GrantedExtent> PoolRegion::try_grant(PoolUse use, std::uint64_t bytes) {
   ASSIGN_OR_RETURN(const auto slots, take_slots(use, bytes));
   // No more than was asked for, whatever a slot has.
   const std::uint64_t room = slots.second * shape_.slot_bytes;
@@ -165,8 +201,11 @@ void PoolRegion::give_back(GrantedExtent& granted) {
       });
     }
   }
-  give_slots(extent.offset / shape_.slot_bytes,
-             (extent.bytes + shape_.slot_bytes - 1) / shape_.slot_bytes);
+  if (granted.counted_) {
+    const std::lock_guard lock(mutex_);
+    figures_.leased_bytes[extent.use] -= extent.bytes;
+  }
+  give_slots(extent.offset / shape_.slot_bytes, slots_of(extent));
 }
 
 }  // namespace airlock

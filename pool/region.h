@@ -9,6 +9,7 @@
 
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "pool/figures.h"
 #include "pool/first_fit.h"
 #include "pool/mapping.h"
 #include "pool/shape.h"
@@ -30,7 +31,8 @@ class GrantedExtent {
         memory_(std::move(other.memory_)),
         guard_(std::move(other.guard_)),
         handed_out_(other.handed_out_),
-        discarded_(other.discarded_) {}
+        discarded_(other.discarded_),
+        counted_(other.counted_) {}
   GrantedExtent& operator=(GrantedExtent&& other) noexcept {
     std::swap(region_, other.region_);
     std::swap(extent_, other.extent_);
@@ -38,6 +40,7 @@ class GrantedExtent {
     std::swap(guard_, other.guard_);
     std::swap(handed_out_, other.handed_out_);
     std::swap(discarded_, other.discarded_);
+    std::swap(counted_, other.counted_);
     return *this;
   }
   ~GrantedExtent();
@@ -65,6 +68,7 @@ class GrantedExtent {
   std::unique_ptr<SegmentGuard> guard_;
   bool handed_out_ = false;
   bool discarded_ = false;
+  bool counted_ = false;  // in the region's figures
 };
 
 /// The server's pool: one contiguous range of its address space, in slots. What is leased of it
@@ -83,10 +87,16 @@ class PoolRegion {
   /// memory; says what is needed, what is free, and the longest run.
   Result<GrantedExtent> grant(PoolUse use, std::uint64_t bytes);
   const PoolShape& shape() const { return shape_; }
+  PoolFigures figures() const;
 
  private:
   friend class GrantedExtent;
   PoolRegion(const PoolShape& shape, PoolCommit commit);
+  std::uint64_t wanted_slots(PoolUse use, std::uint64_t bytes) const;
+  std::uint64_t slots_of(const PoolExtent& extent) const {
+    return (extent.bytes + shape_.slot_bytes - 1) / shape_.slot_bytes;
+  }
+  Result<GrantedExtent> try_grant(PoolUse use, std::uint64_t bytes);
   Result<std::pair<std::uint64_t, std::uint64_t>> take_slots(PoolUse use, std::uint64_t bytes);
   void give_slots(std::uint64_t first, std::uint64_t count);
   Result<UniqueFd> make_memory(const PoolExtent& extent) const;
@@ -97,9 +107,10 @@ class PoolRegion {
   Mapping addresses_;
   /// PoolCommit::kAll: holds the memory of the slots that nobody has.
   UniqueFd reserve_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   PerValue<PoolUse, FirstFit> own_;  // slot numbers; guarded by mutex_
   FirstFit spare_;                   // slot numbers; guarded by mutex_
+  PoolFigures figures_;              // all but what is free; guarded by mutex_
 };
 
 }  // namespace airlock

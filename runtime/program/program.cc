@@ -5,6 +5,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/file.h"
@@ -33,6 +34,16 @@ UniqueFd take_signals(std::initializer_list<int> signals) {
   UniqueFd fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (fd.valid()) pthread_sigmask(SIG_BLOCK, &set, nullptr);
   return fd;
+}
+
+bool signalled(int signal_fd, Deadline deadline) {
+  do {
+    const auto left_ms = std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining()).count();
+    pollfd waiting{signal_fd, POLLIN, 0};
+    if (::poll(&waiting, 1, static_cast<int>(std::min<std::int64_t>(left_ms, 60'000))) > 0)
+      return true;
+  } while (!deadline.expired());
+  return false;
 }
 
 Status first_failure(Status first, const Status& later) {

@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <string_view>
 
+#include "base/deadline.h"
 #include "base/log.h"
 #include "base/sink.h"
 #include "base/status.h"
@@ -19,6 +20,9 @@ namespace airlock {
 /// nohup. Not valid, errno telling why, and nothing blocked: there is no descriptor.
 UniqueFd take_signals(std::initializer_list<int> signals);
 
+/// Whether one of them came on take_signals()'s descriptor before `deadline`.
+bool signalled(int signal_fd, Deadline deadline);
+
 /// Descriptors 0, 1 and 2 of a process that was started with one of them closed are taken by what
 /// reads and writes nothing and says so (EBADF): else the next file that is opened would get the
 /// number, and what is meant for stdout or a log would land in it. kResourceExhausted where no
@@ -28,9 +32,9 @@ Status hold_standard_descriptors();
 /// The main of a program: `parse()` gives a Result<std::optional<Options>>, in which nullopt means
 /// that --help or --version was printed; `run(options)` gives a Status. An error is logged here,
 /// and nowhere else, memory that ran out among them; the exit code is docs/INTERFACE.md's. A file
-/// that may grow no more is an error of that write and never a signal. A stdout whose reader is gone
-/// ends the program as it ends others (SIGPIPE), unless `run` ignores that signal: a program with a
-/// peer or files of its own to look after does.
+/// that may grow no more is an error of that write and never a signal. A stdout whose reader is
+/// gone ends the program as it ends others (SIGPIPE), unless `run` ignores that signal: a program
+/// with a peer or files of its own to look after does.
 template <typename Parse, typename Run>
 int run_program(const char* name, const Parse& parse, const Run& run) {
   set_log_name(name);

@@ -13,6 +13,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/check.h"
 #include "base/deadline.h"
 #include "base/file.h"
 
@@ -210,6 +211,13 @@ Result<std::unique_ptr<CountersFile>> CountersFile::map(UniqueFd fd, const std::
         }
       },
       to, info);
+  to.pool_slot_bytes = info.pool.slot_bytes;
+  for (const PoolUse use : kValuesOf<PoolUse>) to.pool_slots[index_of(use)] = info.pool.slots[use];
+  to.pool_slots[kCountOf<PoolUse>] = info.pool.spare_slots;
+  to.pool_commit = static_cast<std::uint64_t>(info.pool_commit);
+  // Nothing is leased yet.
+  std::ranges::copy(to.pool_slots, made->header_->live.pool.free_slots);
+  std::ranges::copy(to.pool_slots, made->header_->live.pool.longest_runs);
   made->header_->live.heartbeat_ns.store(now_ns(), kRelaxed);
   to.magic.store(counters_layout::kMagic, std::memory_order_release);  // the rest is complete
   return made;
@@ -270,6 +278,34 @@ void CountersFile::drop_session(SessionBlock& block) {
 void CountersFile::free_block(SessionBlock& block) {
   block.state.store(static_cast<std::uint64_t>(BlockState::kFree), kRelaxed);
   used_[static_cast<std::size_t>(&block - blocks_.data())] = false;
+}
+
+void CountersFile::set_lease(SessionBlock& block, const SessionLease& lease,
+                             const PoolFigures& figures) {
+  CHECK(lease.extents.size() <= limits::kMaxPoolExtents);
+  const Change change(header_->live);
+  counters_layout::Lease& to = block.lease;
+  to = {};
+  to.since_ns = lease.since_ns;
+  std::ranges::copy(lease.asked, to.asked_bytes);
+  to.extent_count = lease.extents.size();
+  for (std::size_t i = 0; i < lease.extents.size(); ++i) {
+    const PoolExtent& extent = lease.extents[i];
+    to.extents[i] = {static_cast<std::uint64_t>(extent.use), extent.offset, extent.bytes};
+  }
+  counters_layout::Pool& pool = header_->live.pool;
+  std::ranges::copy(figures.leased_bytes, pool.leased_bytes);
+  std::ranges::copy(figures.high_water_bytes, pool.high_water_bytes);
+  pool.high_water_all_bytes = figures.high_water_all_bytes;
+  pool.granted = figures.granted;
+  pool.cut_short = figures.cut_short;
+  pool.refused = figures.refused;
+  const auto set_free = [&pool](std::size_t at, const PoolFigures::Free& free) {
+    pool.free_slots[at] = free.slots;
+    pool.longest_runs[at] = free.longest_run;
+  };
+  for (const PoolUse use : kValuesOf<PoolUse>) set_free(index_of(use), figures.own[use]);
+  set_free(kCountOf<PoolUse>, figures.spare);
 }
 
 CounterSums CountersFile::sums() const {

@@ -11,6 +11,8 @@
 
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "pool/figures.h"
+#include "pool/shape.h"
 #include "runtime/stats/counters_layout.h"
 #include "runtime/stats/report.h"
 #include "shm/segment_guard.h"
@@ -29,11 +31,19 @@ struct ServerInfo {
   std::uint64_t slot_bytes = 0;
   std::uint64_t max_clients = 0;
   bool ring_on = false;
+  PoolShape pool;  // of no slots where there is none
+  PoolCommit pool_commit = PoolCommit::kLazy;
   std::uint64_t start_ns = 0;       // steady clock
   std::uint64_t start_unix_ns = 0;  // since 1970
 };
+/// What a session has of a server's pool.
+struct SessionLease {
+  std::uint64_t since_ns = 0;  // steady clock
+  PoolWish asked{};
+  std::vector<PoolExtent> extents;
+};
 /// each(name, identity.field, info.field) for all that a counters file says of its server, apart
-/// from its process.
+/// from its process and its pool.
 void visit_server(auto&& each, auto& identity, auto& info) {
   each("endpoint", identity.endpoint, info.endpoint);
   each("model", identity.model, info.model);
@@ -84,6 +94,10 @@ class CountersFile {
   void close_session(SessionBlock& block);
   /// There was no session after all: its block is free.
   void drop_session(SessionBlock& block);
+  /// What the session has of the pool now (none of it: a default one), and how the pool is used,
+  /// in one step. Shown before it may be used, and gone before the slots are: no two sessions are
+  /// ever seen with the same ones.
+  void set_lease(SessionBlock& block, const SessionLease& lease, const PoolFigures& figures);
   /// What all sessions counted, those that ended and those under way.
   CounterSums sums() const;
   /// The file was cut short: what was counted before may be lost, and nobody sees what is counted

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "proto/pool.h"
 #include "runtime/stats/op_stats.h"
 #include "runtime/stats/transport_stats.h"
 
@@ -44,17 +45,50 @@ struct alignas(128) Identity {
   char device[264];
   char host_name[72];
   char host_cpu[136];
+  std::uint64_t pool_slot_bytes;  // 0: there is no pool
+  // In, out, scratch, spare.
+  std::uint64_t pool_slots[kCountOf<PoolUse> + 1];
+  std::uint64_t pool_commit;  // a PoolCommit
+};
+
+/// How the pool is used, as PoolFigures has it. Written while the generation is odd: with the
+/// leases in the blocks it is one picture.
+struct Pool {
+  std::uint64_t leased_bytes[kCountOf<PoolUse>];
+  std::uint64_t high_water_bytes[kCountOf<PoolUse>];
+  std::uint64_t high_water_all_bytes;
+  std::uint64_t granted;
+  std::uint64_t cut_short;
+  std::uint64_t refused;
+  // In, out, scratch, spare.
+  std::uint64_t free_slots[kCountOf<PoolUse> + 1];
+  std::uint64_t longest_runs[kCountOf<PoolUse> + 1];
+};
+
+/// What a session has of the pool; zeros: it asked for nothing, or gave it back.
+struct Lease {
+  struct Extent {
+    std::uint64_t use;  // a PoolUse
+    std::uint64_t offset;
+    std::uint64_t bytes;
+  };
+  std::uint64_t since_ns;  // monotonic clock
+  std::uint64_t asked_bytes[kCountOf<PoolUse>];
+  std::uint64_t extent_count;
+  Extent extents[limits::kMaxPoolExtents];
 };
 
 /// What changes by itself, each word on its own.
 struct alignas(128) Live {
   std::atomic<std::uint64_t> heartbeat_ns;  // monotonic clock, by the control thread
-  /// Odd while a session is added to the blocks, or taken out of them and into `ended`: a reader
-  /// that finds the same even number before and after saw each session once.
+  /// Odd while a session is added to the blocks, or taken out of them and into `ended`, and while
+  /// leases change: a reader that finds the same even number before and after saw each session
+  /// once.
   std::atomic<std::uint64_t> generation;
   std::atomic<std::uint64_t> sessions_started;
   std::atomic<std::uint64_t> sessions_refused;
-  std::uint64_t reserved[12];
+  Pool pool;
+  std::uint64_t reserved[10];
   OpHistograms service_ns;  // all sessions: receipt of the whole request to the reply's send
 };
 
@@ -68,7 +102,8 @@ struct alignas(128) SessionBlock {
   std::uint64_t start_ns;
   std::uint64_t sessions;  // 1; in `ended` their number
   char client[72];
-  std::byte reserved[24];
+  Lease lease;  // in `ended`: zeros
+  std::byte reserved[40];
   TransportStats transport;
   OpStatsTable ops;
 };
@@ -90,13 +125,21 @@ static_assert(offsetof(AtomicOpTimes, server_ns) == 32 && offsetof(AtomicOpTimes
 static_assert(sizeof(DeviceTimesOf<Counter>) == 24);
 static_assert(offsetof(Identity, total_bytes) == 40 && offsetof(Identity, endpoint) == 128);
 static_assert(offsetof(Identity, model) == 392 && offsetof(Identity, digest) == 1416);
-static_assert(offsetof(Identity, host_cpu) == 1832 && sizeof(Identity) == 2048);
-static_assert(offsetof(Live, service_ns) == 128 && sizeof(Live) == 28032);
-static_assert(offsetof(SessionBlock, client) == 32 && offsetof(SessionBlock, transport) == 128);
-static_assert(offsetof(SessionBlock, ops) == 12320 && sizeof(SessionBlock) == 12928);
-static_assert(offsetof(Header, live) == 2048 && offsetof(Header, ended) == 30080);
-static_assert(sizeof(Header) == 43008);
+static_assert(offsetof(Identity, host_cpu) == 1832 && offsetof(Identity, pool_slot_bytes) == 1968);
+static_assert(offsetof(Identity, pool_commit) == 2008 && sizeof(Identity) == 2048);
+static_assert(kCountOf<PoolUse> == 3 && sizeof(Pool) == 144 && sizeof(Lease) == 112);
+static_assert(offsetof(Pool, free_slots) == 80 && offsetof(Lease, extents) == 40);
+static_assert(offsetof(Live, pool) == 32 && offsetof(Live, service_ns) == 256);
+static_assert(sizeof(Live) == 28160);
+static_assert(offsetof(SessionBlock, client) == 32 && offsetof(SessionBlock, lease) == 104);
+static_assert(offsetof(SessionBlock, transport) == 256);
+static_assert(offsetof(SessionBlock, ops) == 12448 && sizeof(SessionBlock) == 13056);
+static_assert(offsetof(Header, live) == 2048 && offsetof(Header, ended) == 30208);
+static_assert(sizeof(Header) == 43264);
 static_assert(std::is_standard_layout_v<Header> && std::is_standard_layout_v<SessionBlock>);
+
+/// SessionBlocks that a file has at most.
+inline constexpr std::size_t kMaxBlocks = 3 * limits::kMaxClients;
 
 constexpr std::size_t file_bytes(std::size_t block_count) {
   return sizeof(Header) + block_count * sizeof(SessionBlock);

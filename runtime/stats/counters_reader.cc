@@ -17,6 +17,7 @@
 #include "base/safe_text.h"
 #include "base/unique_fd.h"
 #include "proto/limits.h"
+#include "runtime/stats/pool_reader.h"
 
 namespace airlock {
 
@@ -24,6 +25,7 @@ using counters_layout::BlockState;
 using counters_layout::file_bytes;
 using counters_layout::Header;
 using counters_layout::Identity;
+using counters_layout::kMaxBlocks;
 using counters_layout::SessionBlock;
 
 namespace {
@@ -31,10 +33,9 @@ namespace {
 constexpr std::chrono::milliseconds kSettleTime{200};  // a change takes microseconds
 constexpr std::chrono::milliseconds kSettlePause{1};
 // No server counts so far; sums of all blocks then stay below 2^64.
-constexpr std::uint64_t kMaxEvents = std::uint64_t{1} << 46;
+constexpr std::uint64_t kMaxEvents = kMaxCountedEvents;
 constexpr std::uint64_t kMaxAmount = std::uint64_t{1} << 56;       // bytes, nanoseconds
-constexpr std::uint64_t kMaxEndedAmount = std::uint64_t{1} << 62;  // any number of sessions
-constexpr std::uint64_t kMaxBlocks = 2 * limits::kMaxClients;
+constexpr std::uint64_t kMaxEndedAmount = std::uint64_t{1} << 61;  // any number of sessions
 static_assert(kMaxBlocks * kMaxAmount <= ~std::uint64_t{0} - kMaxEndedAmount);
 
 bool is_sane(const HistogramSnapshot& histogram) {
@@ -137,8 +138,8 @@ class Reader {
     if (magic != counters_layout::kMagic) return bad("it is no counters file of Airlock");
     if (identity.version != counters_layout::kVersion) {
       return {StatusCode::kVersionMismatch,
-              "counters file {} has version {}, this program reads version {}: use the "
-              "airlock_stat that came with the server",
+              "counters file {} has version {}, this program reads version {}: use the programs "
+              "that came with the server",
               path_, identity.version, counters_layout::kVersion};
     }
     if (identity.header_bytes != sizeof(Header) || identity.block_bytes != sizeof(SessionBlock) ||
@@ -191,6 +192,11 @@ class Reader {
     return without_controls({std::begin(field), end}, "?");
   }
 
+  static bool is_used(const SessionBlock& block) {
+    return block.state.load(std::memory_order_relaxed) ==
+           static_cast<std::uint64_t>(BlockState::kActive);
+  }
+
   Result<SessionReport> session(const SessionBlock& block) const {
     SessionReport session;
     session.id = fmt::format("{:016x}", block.epoch);
@@ -206,6 +212,39 @@ class Reader {
     return session;
   }
 
+  /// What a part of the file said, with the file's name.
+  template <typename T>
+  Result<T> named(Result<T> read) const {
+    return read.ok() ? std::move(read) : bad("{}", read.status().message());
+  }
+
+  Status fill_pool(CountersSnapshot& snapshot) const {
+    const Identity& identity = header_->identity;
+    PoolShape& shape = snapshot.server.pool;
+    ASSIGN_OR_RETURN(shape, named(read_pool_shape(identity)));
+    if (identity.pool_commit >= kCountOf<PoolCommit>)
+      return bad("its pool is committed in way {}", identity.pool_commit);
+    snapshot.server.pool_commit = static_cast<PoolCommit>(identity.pool_commit);
+    ASSIGN_OR_RETURN(snapshot.pool,
+                     named(read_pool_figures(header_->live.pool, shape, snapshot.settled)));
+    const std::uint64_t now = now_ns();
+    std::vector<PoolExtent> extents;
+    for (const SessionBlock& block : blocks_) {
+      if (!is_used(block)) continue;
+      CountersSnapshot::Holder holder;
+      ASSIGN_OR_RETURN(holder.lease, named(read_lease(block.lease, shape)));
+      if (!wants_pool(holder.lease.asked)) continue;
+      holder.session = fmt::format("{:016x}", block.epoch);
+      ASSIGN_OR_RETURN(holder.client, text(block.client, "client's name"));
+      holder.age_ns = now > holder.lease.since_ns ? now - holder.lease.since_ns : 0;
+      extents.insert(extents.end(), holder.lease.extents.begin(), holder.lease.extents.end());
+      snapshot.holders.push_back(std::move(holder));
+    }
+    if (!snapshot.settled) return {};
+    const Status together = check_leases(extents, snapshot.pool);
+    return together.ok() ? Status() : bad("{}", together.message());
+  }
+
   Status fill(CountersSnapshot& snapshot) const {
     RETURN_IF_ERROR(fill_server(snapshot));
     const auto add = [&](const SessionBlock& block) -> Status {
@@ -219,11 +258,11 @@ class Reader {
       const std::uint64_t state = block.state.load(std::memory_order_relaxed);
       if (state > static_cast<std::uint64_t>(BlockState::kActive))
         return bad("a session has state {}", state);
-      if (state == static_cast<std::uint64_t>(BlockState::kFree)) continue;
+      if (!is_used(block)) continue;
       RETURN_IF_ERROR(add(block));
       snapshot.sessions_active += 1;
     }
-    return {};
+    return fill_pool(snapshot);
   }
 
   Status fill_server(CountersSnapshot& snapshot) const {

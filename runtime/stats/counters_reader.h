@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "runtime/stats/counters_file.h"
@@ -22,6 +23,17 @@ struct CountersSnapshot {
   std::uint64_t sessions_active = 0;
   std::uint64_t sessions_started = 0;
   std::uint64_t sessions_refused = 0;
+  /// Where the server has a pool (server.pool): how it is used, and the sessions under way that
+  /// asked for some of it. Checked against each other too, where `settled`: extents lie in slots of
+  /// their use or spare ones and none meets another, and figures that bound others do.
+  PoolFigures pool;
+  struct Holder {
+    std::string session;
+    std::string client;  // as it told
+    SessionLease lease;
+    std::uint64_t age_ns = 0;
+  };
+  std::vector<Holder> holders;
   /// False: the server stands still in the middle of adding or ending a session, which the sums may
   /// hold twice or not at all.
   bool settled = true;

@@ -49,6 +49,39 @@ TEST_F(PoolSessionTest, large_tensors_go_by_the_pool) {
   EXPECT_EQ(stats["sessions"][0]["paths"]["pool"]["fallbacks"], 0);
 }
 
+TEST_F(PoolSessionTest, the_counters_file_shows_who_has_what) {
+  const PoolShape shape{kSlot, {{4, 4, 0}}, 0};
+  start_with(shape);
+  const auto look = [&] {
+    auto read = read_counters_file(directory_.file("ctl.stats"));
+    EXPECT_TRUE(read.ok()) << read.status().to_string();
+    return read.ok() ? std::move(read).value() : CountersSnapshot();
+  };
+  auto first = connect(wishing(kSlot / 2));
+  auto second = connect(wishing(2 * kSlot));
+  ASSERT_NE(first, nullptr);
+  ASSERT_NE(second, nullptr);
+  const CountersSnapshot both = look();
+  EXPECT_EQ(both.server.pool, shape);
+  ASSERT_EQ(both.holders.size(), 2U);
+  const SessionLease& lease = both.holders[1].lease;
+  EXPECT_EQ(lease.asked, (PoolWish{{2 * kSlot, 2 * kSlot, 0}}));
+  EXPECT_EQ(lease.extents,
+            (std::vector<PoolExtent>{{PoolUse::kInput, kSlot, kSlot},
+                                     {PoolUse::kOutput, 5 * kSlot, kSlot}}));  // the quota
+  EXPECT_EQ(both.pool.leased_bytes,
+            (PerValue<PoolUse, std::uint64_t>{{3 * kSlot / 2, 3 * kSlot / 2, 0}}));
+  first->close();
+  second->close();
+  const Deadline give_up = soon();
+  while (look().pool.leased_all_bytes() > 0) ASSERT_FALSE(give_up.expired());
+  const CountersSnapshot none = look();
+  EXPECT_TRUE(none.holders.empty());
+  EXPECT_EQ(none.pool.own[PoolUse::kInput], (PoolFigures::Free{4, 4}));
+  EXPECT_EQ(none.pool.high_water_all_bytes, 3 * kSlot);
+  EXPECT_EQ(none.pool.granted, 4U);
+}
+
 TEST_F(PoolSessionTest, whoever_wants_none_gets_none) {
   start_with({kSlot, {{4, 4, 0}}, 0});
   for (const bool has_ring : {true, false}) {

@@ -227,6 +227,9 @@ def printing_programs(pair):
                     ("airlock_trace", "diff", trace, trace, "-o", "json"), ("airlock_trace", "export", trace, "--format", "csv"),
                     ("airlock_report", trace, "-o", "-"), ("airlock_stat", "--endpoint", server.endpoint),
                     ("airlock_stat", "--endpoint", server.endpoint, "-o", "json"), ("airlock_stat", "--help"),
+                    ("airlock_pool", "list", "--endpoint", server.endpoint),
+                    ("airlock_pool", "check", "--endpoint", server.endpoint, "-o", "json"),
+                    ("airlock_pool", "bench", "--endpoint", server.endpoint, "--end", "1K"), ("airlock_pool", "list", "--help"),
                     ("airlock_xfer", "-b", 64, "-e", 64, "-n", 3), ("airlock_xfer", "-b", 64, "-e", 64, "-n", 3, "-o", "json"),
                     ("gpu_server", "--help"),
                     ("tee_runner", "replay", trace, "--endpoint", server.endpoint)]

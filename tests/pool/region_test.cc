@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <optional>
 #include <set>
 #include <thread>
 #include <vector>
@@ -58,6 +59,47 @@ TEST(PoolRegion, says_what_is_needed_and_what_is_free_where_it_is_full) {
   EXPECT_TRUE(region->grant(PoolUse::kOutput, kSlot).ok());
   granted.erase(granted.begin());
   EXPECT_EQ(region->grant(PoolUse::kInput, kSlot)->extent().offset, 0u);
+}
+
+TEST(PoolRegion, counts_what_is_leased_and_what_is_free) {
+  const auto region = PoolRegion::create(kShape, PoolCommit::kLazy).value();
+  PoolFigures figures = region->figures();
+  EXPECT_EQ(figures.own[PoolUse::kInput], (PoolFigures::Free{8, 8}));
+  EXPECT_EQ(figures.spare, PoolFigures::Free{});
+  {
+    const auto first = region->grant(PoolUse::kInput, 4097).value();
+    auto second = std::make_optional(region->grant(PoolUse::kInput, 2 * kSlot).value());
+    const auto third = region->grant(PoolUse::kInput, kSlot).value();
+    const auto out = region->grant(PoolUse::kOutput, 1).value();
+    second.reset();
+    figures = region->figures();
+    EXPECT_EQ(figures.own[PoolUse::kInput], (PoolFigures::Free{6, 4}));
+    EXPECT_EQ(figures.leased_bytes[PoolUse::kInput], 8192 + kSlot);
+    EXPECT_EQ(figures.leased_bytes[PoolUse::kOutput], 4096U);
+    EXPECT_EQ(figures.high_water_bytes[PoolUse::kInput], 8192 + 3 * kSlot);
+  }
+  figures = region->figures();
+  EXPECT_EQ(figures.leased_all_bytes(), 0U);
+  EXPECT_EQ(figures.high_water_all_bytes, 8192 + 3 * kSlot + 4096);
+  EXPECT_EQ(figures.own[PoolUse::kInput], (PoolFigures::Free{8, 8}));
+  EXPECT_EQ(figures.granted, 4U);
+  EXPECT_EQ(figures.cut_short, 0U);
+  EXPECT_EQ(figures.refused, 0U);
+}
+
+TEST(PoolRegion, counts_leases_that_lack_room) {
+  const auto region = PoolRegion::create({kSlot, {{8, 0, 0}}, 0}, PoolCommit::kLazy).value();
+  std::vector<GrantedExtent> granted;
+  // The quota of two slots is not what is counted.
+  for (int i = 0; i < 3; ++i) granted.push_back(region->grant(PoolUse::kInput, UINT64_MAX).value());
+  granted.push_back(region->grant(PoolUse::kInput, 1).value());
+  granted.push_back(region->grant(PoolUse::kInput, UINT64_MAX).value());
+  EXPECT_EQ(granted.back().extent().bytes, kSlot);
+  EXPECT_FALSE(region->grant(PoolUse::kInput, 1).ok());
+  const PoolFigures figures = region->figures();
+  EXPECT_EQ(figures.granted, 5U);
+  EXPECT_EQ(figures.cut_short, 1U);
+  EXPECT_EQ(figures.refused, 1U);
 }
 
 TEST(PoolRegion, slots_lie_side_by_side_and_are_written_in_place) {

@@ -47,6 +47,7 @@ class Sweep(Pair):
             "prefill": (*prefill, "--endpoint", self.endpoint),
             "prefill, local": (*prefill, "--backend", "local"),
             "airlock_stat": ("airlock_stat", "--endpoint", self.endpoint),
+            "airlock_pool": ("airlock_pool", "check", "--endpoint", self.endpoint),
             "airlock_xfer": ("airlock_xfer", "-b", 64, "-e", 64, "-n", 3, "--ring-slot-bytes", "64K"),
             "airlock_trace": ("airlock_trace", "synth", "--config", TINY, "--tokens", 4, "-o", "-"),
             "airlock_report": ("airlock_report", self.path("trace"), "-o", "-"),
@@ -178,4 +179,4 @@ SCENARIOS = (descriptors, threads, address_space)
 
 if __name__ == "__main__":
     scenarios.main(__doc__, SCENARIOS, lambda args, work: Sweep(args.bin_dir, work, args.long),
-                   scenarios.programs("gpu_server", "tee_runner", "airlock_stat", "airlock_xfer"), flags=("long",))
+                   scenarios.programs("gpu_server", "tee_runner", "airlock_stat", "airlock_pool", "airlock_xfer"), flags=("long",))

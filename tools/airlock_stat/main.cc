@@ -1,9 +1,6 @@
 #include <fmt/format.h>
-#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
-
-#include <algorithm>
 
 #include "base/deadline.h"
 #include "base/log.h"
@@ -16,17 +13,6 @@ namespace airlock {
 namespace {
 
 constexpr std::string_view kClearScreen = "\x1b[H\x1b[2J\x1b[3J";
-
-/// Whether a signal came before `deadline`.
-bool signalled(int signal_fd, Deadline deadline) {
-  do {
-    const auto left_ms = std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining()).count();
-    pollfd waiting{signal_fd, POLLIN, 0};
-    if (::poll(&waiting, 1, static_cast<int>(std::min<std::int64_t>(left_ms, 60'000))) > 0)
-      return true;
-  } while (!deadline.expired());
-  return false;
-}
 
 Status killed(const CountersSnapshot& snapshot) {
   return {StatusCode::kUnavailable,

@@ -21,6 +21,7 @@ using counters_layout::Header;
 using counters_layout::SessionBlock;
 
 constexpr std::size_t kBlocks = 2;
+constexpr std::uint64_t kSlot = 1 << 20;
 constexpr std::size_t kGenerationWord =
     (offsetof(Header, live) + offsetof(counters_layout::Live, generation)) / 8;
 
@@ -43,6 +44,7 @@ const std::string& valid_file() {
     info.slot_bytes = 4096;
     info.max_clients = 2;
     info.start_ns = 5;
+    info.pool = {kSlot, {{4, 2, 0}}, 2};
     const std::string path = directory().file("made.stats");
     auto file = CountersFile::create(path, info, kBlocks).value();
     SessionBlock* const ended = file->open_session(1, "first", 6);
@@ -52,6 +54,17 @@ const std::string& valid_file() {
     block->transport[Path::kZmq].parks.fetch_add(5);
     block->transport[Path::kRing].latency_ns.record(1000);
     file->live().service_ns[Op::kMatmul].record(2000);
+    PoolFigures figures;
+    figures.own = {{PoolFigures::Free{2, 1}, PoolFigures::Free{2, 2}, PoolFigures::Free{}}};
+    figures.spare = {1, 1};
+    figures.leased_bytes = figures.high_water_bytes = {{2 * kSlot, 4096, 0}};
+    figures.high_water_all_bytes = figures.leased_all_bytes();
+    figures.granted = 2;
+    file->set_lease(*block,
+                    {8,
+                     {{2 * kSlot, 4096, 0}},
+                     {{PoolUse::kInput, kSlot, 2 * kSlot}, {PoolUse::kOutput, 6 * kSlot, 4096}}},
+                    figures);
     return read_all(path);
   }();
   return kept;
@@ -66,7 +79,30 @@ std::vector<Bytes> seeds() {
   put(changed,
       static_cast<std::uint16_t>((offsetof(Header, ended) + offsetof(SessionBlock, ops)) / 8));
   put(changed, std::uint64_t{1} << 40);
-  return {as_it_is, changed};
+  Bytes leased_elsewhere = as_it_is;
+  // The session's, in the second block.
+  constexpr std::size_t kLease = sizeof(Header) + offsetof(SessionBlock, lease);
+  put(leased_elsewhere,
+      static_cast<std::uint16_t>((kLease + offsetof(counters_layout::Lease, extents) + 8) / 8));
+  put(leased_elsewhere, std::uint64_t{0});
+  return {as_it_is, changed, leased_elsewhere};
+}
+
+/// Sums over what was believed stay small, and no slot has two holders.
+void check_pool(const CountersSnapshot& read) {
+  const PoolShape& shape = read.server.pool;
+  CHECK(shape == PoolShape{} || check_shape(shape).ok());
+  CHECK(read.holders.size() <= kBlocks);
+  CHECK(!read.settled || read.pool.leased_all_bytes() <= shape.bytes());
+  std::uint64_t held = 0;
+  for (const CountersSnapshot::Holder& holder : read.holders) {
+    CHECK(!has_controls(holder.client));
+    for (const PoolExtent& extent : holder.lease.extents) {
+      CHECK(extent.offset + extent.bytes <= shape.bytes());
+      held += extent.bytes;
+    }
+  }
+  CHECK(!read.settled || held <= read.pool.leased_all_bytes());
 }
 
 void check_text(const std::string& text) { CHECK(!has_controls(text)); }
@@ -102,6 +138,7 @@ bool run(std::span<const std::byte> input) {
     sums.merge(session);
   }
   CHECK(sums.ops == read->report.ops && sums.transport == read->report.transport);
+  check_pool(*read);
   (void)report_table(read->report);
   return true;
 }
