@@ -48,9 +48,10 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
     return {};
   }
   const std::uint64_t start_ns = now_ns();
-  if (spin(doorbell, ready, deadline)) {
+  if (const auto spun_ns = spin(doorbell, ready, deadline, start_ns)) {
     ++counters_.spins;
-    learn(now_ns() - start_ns);
+    // Its last look at the clock: one more would cost as much as a small message.
+    learn(*spun_ns);
     return {};
   }
   sleep_ns_ = kFirstSleepNs;
@@ -88,14 +89,16 @@ Status Waiter::wait(const Doorbell& doorbell, const std::function<bool()>& ready
   return {};
 }
 
-bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, Deadline deadline) {
+/// For how long, about, where it became ready.
+std::optional<std::uint64_t> Waiter::spin(const Doorbell& doorbell,
+                                          const std::function<bool()>& ready, Deadline deadline,
+                                          std::uint64_t start_ns) {
   const auto budget_ns =
       std::min(spin_ns_, static_cast<std::uint64_t>(deadline.remaining().count()));
-  if (budget_ns == 0) return false;
-  const std::uint64_t start_ns = now_ns();
+  if (budget_ns == 0) return std::nullopt;
   std::uint32_t seen = shared::load(*doorbell.bell, std::memory_order_acquire);
-  if (ready()) return true;
   std::uint64_t spent_ns = 0;
+  if (ready()) return spent_ns;
   do {
     if (spent_ns >= kYieldAfterNs) shared::yield_cpu();
     for (int i = 0; i < kPausesPerLook; ++i) {
@@ -103,7 +106,7 @@ bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, 
       const std::uint32_t now = shared::load(*doorbell.bell, std::memory_order_acquire);
       if (now != seen) {
         seen = now;
-        if (ready()) return true;
+        if (ready()) return spent_ns;
         // So that a peer who only wakes us cannot keep us from the clock.
         break;
       }
@@ -111,7 +114,7 @@ bool Waiter::spin(const Doorbell& doorbell, const std::function<bool()>& ready, 
     }
     spent_ns = now_ns() - start_ns;
   } while (spent_ns < budget_ns);
-  return false;
+  return std::nullopt;
 }
 
 void Waiter::park(const Doorbell& doorbell, std::uint32_t seen, Deadline deadline) {

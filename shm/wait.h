@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "base/deadline.h"
 #include "base/status.h"
@@ -61,7 +62,8 @@ class Waiter {
   const WaitCounters& counters() const { return counters_; }
 
  private:
-  bool spin(const Doorbell& doorbell, const std::function<bool()>& ready, Deadline deadline);
+  std::optional<std::uint64_t> spin(const Doorbell& doorbell, const std::function<bool()>& ready,
+                                    Deadline deadline, std::uint64_t start_ns);
   void park(const Doorbell& doorbell, std::uint32_t seen, Deadline deadline);
   void learn(std::uint64_t waited_ns);
 
