@@ -20,8 +20,15 @@ extern "C" {
 #define AIRLOCK_API
 #endif
 
+/* Whatever number comes is one that can be looked at. */
+#ifdef __cplusplus
+#define AIRLOCK_ENUM(name) enum name : int
+#else
+#define AIRLOCK_ENUM(name) enum name
+#endif
+
 /* What a call came to; airlock_pool_error() has the words. */
-typedef enum airlock_status {
+typedef AIRLOCK_ENUM(airlock_status) {
   AIRLOCK_OK = 0,
   AIRLOCK_INVALID = 1,      /* an argument that cannot be: a shape, a size, a null pointer */
   AIRLOCK_UNAVAILABLE = 2,  /* no server, or it ended, or it stalled */
@@ -33,7 +40,7 @@ typedef enum airlock_status {
 } airlock_status;
 
 /* The numbers never change. */
-typedef enum airlock_dtype {
+typedef AIRLOCK_ENUM(airlock_dtype) {
   AIRLOCK_FP32 = 1,
   AIRLOCK_FP16 = 2,
   AIRLOCK_BF16 = 3,
@@ -43,14 +50,14 @@ typedef enum airlock_dtype {
 } airlock_dtype;
 
 /* What an array is for: each has memory of its own in the server's pool. */
-typedef enum airlock_use {
+typedef AIRLOCK_ENUM(airlock_use) {
   AIRLOCK_IN = 0,     /* operands */
   AIRLOCK_OUT = 1,    /* results */
   AIRLOCK_SCRATCH = 2 /* results that stay and are operands of what comes next */
 } airlock_use;
 
 /* Which operand of a product lies transposed. */
-typedef enum airlock_transpose {
+typedef AIRLOCK_ENUM(airlock_transpose) {
   AIRLOCK_NO_TRANSPOSE = 0,
   AIRLOCK_TRANSPOSE_A = 1,
   AIRLOCK_TRANSPOSE_B = 2
