@@ -262,8 +262,8 @@ airlock_status airlock_array_copy_in(airlock_array* array, size_t offset, const 
   return guarded([&]() -> Status {
     if (array == nullptr || (from == nullptr && bytes > 0)) return missing("array or from");
     RETURN_IF_ERROR(check_range(array, offset, bytes));
-    if (bytes > 0) std::memcpy(array->array->bytes().data() + offset, from, bytes);
-    return {};
+    return array->array->client().copy_in(*array->array, offset,
+                                          {static_cast<const std::byte*>(from), bytes});
   });
 }
 

@@ -32,7 +32,8 @@ typedef AIRLOCK_ENUM(airlock_status) {
   AIRLOCK_OK = 0,
   AIRLOCK_INVALID = 1,      /* an argument that cannot be: a shape, a size, a null pointer */
   AIRLOCK_UNAVAILABLE = 2,  /* no server, or it ended, or it stalled */
-  AIRLOCK_TIMEOUT = 3,      /* the product was not there in time; the session goes on */
+  AIRLOCK_TIMEOUT = 3,      /* the product was not there in time; the session goes on, and the
+                               server may write the result until it is through */
   AIRLOCK_NO_ROOM = 4,      /* no memory, here or in the lease; no place for us at the server */
   AIRLOCK_REFUSED = 5,      /* the server speaks another version of the protocol */
   AIRLOCK_DEVICE = 6,       /* the server's device failed */
@@ -77,7 +78,7 @@ typedef struct airlock_pool_options {
   /* Bytes to lease for each use; default: as much as the server gives one session. UINT64_MAX:
    * none. What is leased costs addresses until it is touched. */
   uint64_t lease_bytes[3];
-  /* An array of fewer bytes lives in this program and rides along; default 10240. */
+  /* An array of fewer bytes lives in this program and rides along; default 10240, at least 4096. */
   uint32_t inline_bytes;
   uint32_t timeout_ms;    /* the longest silence of the server; default 5000 */
   uint32_t op_timeout_ms; /* from a product's start to its end; default 300000 */
@@ -116,7 +117,7 @@ AIRLOCK_API const char* airlock_pool_version(void);
 /* `options` may be NULL. Waits for a server up to timeout_ms. */
 AIRLOCK_API airlock_status airlock_pool_connect(const airlock_pool_options* options,
                                                 airlock_pool** pool);
-/* Ends the session; NULL is nothing. Arrays and jobs that are still there go on being valid, and
+/* Ends the session, and what waits in it; NULL is nothing. Arrays and jobs that are still there go on being valid, and
  * must be freed; views of the lease may read as zeros from here on. */
 AIRLOCK_API void airlock_pool_close(airlock_pool* pool);
 /* AIRLOCK_OK while the server is there. */
@@ -141,7 +142,8 @@ AIRLOCK_API void* airlock_array_view(airlock_array* array);
 AIRLOCK_API size_t airlock_array_bytes(const airlock_array* array);
 /* Whether it lies in the lease. */
 AIRLOCK_API int airlock_array_is_inside(const airlock_array* array);
-/* Copies `bytes` from `offset` of the array on; AIRLOCK_INVALID past its end. copy_out fails where
+/* Copies `bytes` from `offset` of the array on; AIRLOCK_INVALID past its end. Both wait for the last
+ * product that writes the array. copy_out fails where that failed and nobody waited for it, and where
  * the server ended before: what was copied may be zeros then. */
 AIRLOCK_API airlock_status airlock_array_copy_in(airlock_array* array, size_t offset,
                                                  const void* from, size_t bytes);
@@ -156,8 +158,9 @@ AIRLOCK_API airlock_status airlock_array_copy_out(airlock_array* array, size_t o
 AIRLOCK_API airlock_status airlock_pool_matmul_start(airlock_array* a, airlock_array* b,
                                                      airlock_transpose transpose,
                                                      airlock_array* result, airlock_job** job);
-/* Until `result` is there. Again: the same answer. Fails too where a product failed that wrote one of
- * its operands, also where that one was not waited for. */
+/* Until `result` is there. Again: the same answer. Fails too where a product failed that was to write
+ * one of its operands: so does a start, until that one was waited for, or the operand was copied into or is
+ * the result of another product. */
 AIRLOCK_API airlock_status airlock_job_wait(airlock_job* job);
 /* Frees it. A product that was not waited for goes on at the server, which may write its result
  * until it ends. NULL is nothing. */

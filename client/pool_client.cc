@@ -32,7 +32,8 @@ Result<std::shared_ptr<PoolClient>> PoolClient::connect(const PoolClientOptions&
   connect.endpoint = options.endpoint;
   // What rides along takes a slot of a small ring.
   connect.ring.choice = RingChoice::kAuto;
-  connect.path_limit = std::max(options.inline_bytes, std::uint32_t{1});
+  connect.path_limit =
+      std::max(options.inline_bytes, std::uint32_t{limits::kMinPoolTensorBytes});
   connect.pool = options.lease;
   connect.client = options.client;
   connect.timeout = options.timeout;
@@ -47,8 +48,11 @@ Result<std::shared_ptr<PoolClient>> PoolClient::connect(const PoolClientOptions&
 }
 
 void PoolClient::close() {
+  if (closed_.exchange(true)) return;
+  // Who waits has the mutex, and waits no more.
+  session_->end(closed());
   const std::lock_guard lock(mutex_);
-  if (!closed_.exchange(true)) session_->close();
+  session_->close();
 }
 
 Status PoolClient::check() const { return closed_ ? closed() : session_->check(); }
@@ -61,7 +65,7 @@ Result<std::shared_ptr<PoolArray::Memory>> PoolClient::take(PoolUse use, std::si
                            policy.carries(Path::kPool, bytes) && !policy.carries(Path::kRing, bytes);
   if (is_for_pool) {
     // What dropped jobs held is free once their replies were looked at.
-    if (lease->longest_run(use) < bytes) RETURN_IF_ERROR(session_->backend().take_replies());
+    if (lease->longest_run(use) < bytes) RETURN_IF_ERROR(conclude_answered());
     if (auto block = lease->take(use, bytes)) {
       memory->bytes = {lease->pool_map().find(block->place(), bytes), bytes};
       memory->block.emplace(std::move(*block));
@@ -107,48 +111,52 @@ PoolArray::~PoolArray() {
   memory_.reset();
 }
 
-Status PoolClient::finish(PoolArray::Running& running) {
-  if (running.pending == nullptr) return running.outcome;
-  Status& outcome = running.outcome;
-  outcome = closed_ ? closed() : running.pending->wait();
-  if (outcome.ok() && running.result->own) {
-    const auto bytes = running.pending->result(0).bytes();
-    std::memcpy(running.result->bytes.data(), bytes.data(), bytes.size());
+/// Waits for the oldest product. Its private result is copied though nobody may wait for it: a later
+/// one may need it.
+void PoolClient::conclude_first() {
+  const std::shared_ptr<PoolArray::Running> running = std::move(running_.front());
+  running_.pop_front();
+  Status& outcome = running->outcome;
+  outcome = closed_ ? closed() : running->pending->wait();
+  if (outcome.ok() && running->result->own) {
+    const auto bytes = running->pending->result(0).bytes();
+    std::memcpy(running->result->bytes.data(), bytes.data(), bytes.size());
   }
-  running.pending.reset();
-  running.result.reset();
-  // Their replies came before: nobody waits here.
-  for (const auto& earlier : std::exchange(running.before, {})) {
-    const Status written = finish(*earlier);
-    if (!outcome.ok() || written.ok()) continue;
-    earlier->is_told = true;
-    outcome = written.with_context("a product that wrote an operand failed");
+  for (const auto& earlier : running->before) {
+    if (outcome.ok() && !earlier->outcome.ok())
+      outcome = earlier->outcome.with_context("the product that was to write an operand failed");
   }
   // What was read, and what lies in the lease, is the server's only as long as it is there.
   if (outcome.ok()) outcome = session_->check();
-  return outcome;
+  running->pending.reset();
+  running->result.reset();
+  running->before.clear();
+}
+
+/// Until `running` is over.
+Status PoolClient::conclude(const PoolArray::Running& running) {
+  while (running.pending != nullptr) conclude_first();
+  return running.outcome;
+}
+
+/// Those whose replies have come. Does not wait.
+Status PoolClient::conclude_answered() {
+  RETURN_IF_ERROR(session_->backend().take_replies());
+  while (!running_.empty() && running_.front()->pending->done()) conclude_first();
+  return {};
 }
 
 /// What lies in this process is complete before it is sent; in the lease the server keeps the order,
 /// and `next` learns what became of it.
 Status PoolClient::settle_operand(PoolArray& array, PoolArray::Running& next) {
   if (array.writer_ == nullptr) return {};
-  PoolArray::Running& writer = *array.writer_;
-  const bool is_over = writer.pending == nullptr || writer.pending->done();
-  if (array.is_inside() && !is_over) {
+  if (array.is_inside() && array.writer_->pending != nullptr) {
     next.before.push_back(array.writer_);
     return {};
   }
-  const Status status = finish(writer);
-  const bool is_told = std::exchange(writer.is_told, true);
-  array.writer_.reset();
-  return is_told ? Status() : status;
-}
-
-void PoolClient::settle_result(PoolArray& array) {
-  // Of two results in this process the later one stays.
-  if (array.writer_ != nullptr && !array.is_inside()) (void)finish(*array.writer_);
-  array.writer_.reset();
+  const Status status = conclude(*array.writer_);
+  if (status.ok() || array.writer_->is_told) return {};
+  return status.with_context("the product that was to write an operand failed");
 }
 
 Result<std::unique_ptr<PoolJob>> PoolClient::start_matmul(PoolArray& a, PoolArray& b,
@@ -166,16 +174,20 @@ Result<std::unique_ptr<PoolJob>> PoolClient::start_matmul(PoolArray& a, PoolArra
   const OpSpec spec = matmul_spec(a_desc, b_desc, transpose, result_desc.dtype);
   ASSIGN_OR_RETURN(const auto results, op_results(spec, info.dims));
   if (!(results[0] == result_desc)) {
+    const Shape& expected = results[0].shape;
+    const bool is_flat = result.desc().shape.rank() == 2 && expected[0] == 1;
     return Status(StatusCode::kInvalidInput, "the result has shape {}, expected {}",
-                  result.desc().shape.to_string(), results[0].shape.to_string());
+                  result.desc().shape.to_string(),
+                  (is_flat ? Shape{expected[1], expected[2]} : expected).to_string());
   }
 
   const std::lock_guard lock(mutex_);
   if (closed_) return closed();
   auto running = std::make_shared<PoolArray::Running>();
+  // So that what is sent finds room, and few are under way.
+  RETURN_IF_ERROR(conclude_answered());
   RETURN_IF_ERROR(settle_operand(a, *running));
   RETURN_IF_ERROR(settle_operand(b, *running));
-  settle_result(result);
   std::vector<PoolPlace> places;
   auto keeps = std::make_shared<std::vector<std::shared_ptr<PoolArray::Memory>>>();
   for (const PoolArray* array : {&a, &b, &result}) {
@@ -195,13 +207,14 @@ Result<std::unique_ptr<PoolJob>> PoolClient::start_matmul(PoolArray& a, PoolArra
   ++products_;
   running->result = result.memory_;
   result.writer_ = running;
+  running_.push_back(running);
   return std::unique_ptr<PoolJob>(new PoolJob(shared_from_this(), std::move(running)));
 }
 
 Status PoolJob::wait() {
   const std::lock_guard lock(client_->mutex_);
   running_->is_told = true;
-  return client_->finish(*running_);
+  return client_->conclude(*running_);
 }
 
 PoolJob::~PoolJob() {
@@ -209,8 +222,25 @@ PoolJob::~PoolJob() {
   running_.reset();
 }
 
-Status PoolClient::copy_out(const PoolArray& array, std::size_t offset, std::span<std::byte> to) {
-  std::memcpy(to.data(), array.bytes().data() + offset, to.size());
+Status PoolClient::copy_in(PoolArray& array, std::size_t offset, std::span<const std::byte> from) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (array.writer_ != nullptr) (void)conclude(*array.writer_);
+    array.writer_.reset();
+  }
+  if (!from.empty()) std::memcpy(array.bytes().data() + offset, from.data(), from.size());
+  return {};
+}
+
+Status PoolClient::copy_out(PoolArray& array, std::size_t offset, std::span<std::byte> to) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (array.writer_ != nullptr) {
+      const Status written = conclude(*array.writer_);
+      if (!written.ok() && !array.writer_->is_told) return written;
+    }
+  }
+  if (!to.empty()) std::memcpy(to.data(), array.bytes().data() + offset, to.size());
   return array.is_inside() ? check() : Status();
 }
 

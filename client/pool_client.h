@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -29,7 +30,8 @@ struct PoolClientOptions {
   // The most that the server gives, unless less is asked for.
   PoolWish lease{
       {limits::kMaxPoolBytes, limits::kMaxPoolBytes, limits::kMaxPoolBytes}};
-  // An array of fewer bytes lives here and rides along with a product.
+  // An array of fewer bytes lives here and rides along with a product; at least
+  // limits::kMinPoolTensorBytes.
   std::uint32_t inline_bytes = 10240;
   std::chrono::milliseconds timeout{5000};
   std::chrono::milliseconds op_timeout{300000};
@@ -77,14 +79,15 @@ class PoolArray {
     std::optional<PageBuffer> own;
     std::span<std::byte> bytes;
   };
-  /// A product that was sent, until its result is there.
+  /// A product that was sent. Over once its reply was looked at: then it holds nothing but what
+  /// became of it.
   struct Running {
     std::unique_ptr<Pending> pending;  // null: it is over
     std::shared_ptr<Memory> result;
-    // Those that write its operands, until it is over itself.
+    // Those that write its operands; they are over before it is.
     std::vector<std::shared_ptr<Running>> before;
     Status outcome;
-    bool is_told = false;  // of its failure, if it failed
+    bool is_told = false;  // to who waited for it
   };
   PoolArray(std::shared_ptr<PoolClient> client, const TensorDesc& desc,
             std::shared_ptr<Memory> memory)
@@ -93,7 +96,9 @@ class PoolArray {
   const std::shared_ptr<PoolClient> client_;
   const TensorDesc desc_;
   std::shared_ptr<Memory> memory_;   // guarded by the client's mutex
-  std::shared_ptr<Running> writer_;  // the last one; guarded by the client's mutex
+  // The last product that it is the result of, unless it was written since; guarded by the client's
+  // mutex.
+  std::shared_ptr<Running> writer_;
 };
 
 /// A product that was started. Destroyed before its end it goes on at the server.
@@ -128,17 +133,21 @@ class PoolClient : public std::enable_shared_from_this<PoolClient> {
   Result<std::unique_ptr<PoolArray>> alloc(PoolUse use, const TensorDesc& desc);
   /// result = a x b, of rank 2, or 3 with heads and groups, either of them transposed. Products are
   /// computed in the order of their start. kInvalidInput where they do not fit together; the failure
-  /// of a product that wrote an operand, unless it was told.
+  /// of the product that was to write an operand, unless somebody waited for that, or copied into it
+  /// since.
   Result<std::unique_ptr<PoolJob>> start_matmul(PoolArray& a, PoolArray& b, Transpose transpose,
                                                 PoolArray& result);
-  /// Copies and then looks whether the server is there: one that ended gives the memory away.
-  Status copy_out(const PoolArray& array, std::size_t offset, std::span<std::byte> to);
+  /// Waits for the last product that writes the array, if there is one; its failure is returned, by
+  /// copy_out() alone. copy_out() then looks whether the server is there: one that ended gives the
+  /// memory away.
+  Status copy_in(PoolArray& array, std::size_t offset, std::span<const std::byte> from);
+  Status copy_out(PoolArray& array, std::size_t offset, std::span<std::byte> to);
   Status check() const;
   PoolClientFigures figures();
   /// "cpu, OpenBLAS 0.3.21 for fp64"
   const std::string& device() const { return device_; }
   bool multiplies_fp64() const { return !session_->backend().info().fp64_products.empty(); }
-  /// Ends the session; arrays and jobs go on being valid, and their calls fail.
+  /// Ends the session, and what waits in it; arrays and jobs go on being valid, and their calls fail.
   void close();
 
  private:
@@ -146,15 +155,18 @@ class PoolClient : public std::enable_shared_from_this<PoolClient> {
   friend class PoolJob;
   explicit PoolClient(const PoolClientOptions& options) : options_(options) {}
   Result<std::shared_ptr<PoolArray::Memory>> take(PoolUse use, std::size_t bytes);
-  Status finish(PoolArray::Running& running);
+  void conclude_first();
+  Status conclude(const PoolArray::Running& running);
+  Status conclude_answered();
   Status settle_operand(PoolArray& array, PoolArray::Running& next);
-  void settle_result(PoolArray& array);
 
   const PoolClientOptions options_;
   std::unique_ptr<ClientSession> session_;
   std::string device_;
   std::atomic<bool> closed_{false};
   std::mutex mutex_;  // of all that follows, and of the session's backend and lease
+  // Those that are not over, in the order of their start, which is that of their replies.
+  std::deque<std::shared_ptr<PoolArray::Running>> running_;
   PerValue<PoolUse, std::uint64_t> high_water_{};
   std::uint64_t arrays_ = 0;
   std::uint64_t arrays_inside_ = 0;

@@ -408,7 +408,11 @@ bool Server::wait_for_work(Deadline deadline) {
     const short events = client.connection->sending() ? POLLIN | POLLOUT : POLLIN;
     waiting.push_back({client.connection->fd(), events, 0});
   }
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining());
+  // What one had more than a round takes may lie in this process already.
+  const bool is_more = std::ranges::any_of(
+      clients_, [](const Client& client) { return client.connection && client.is_readable; });
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(
+      is_more ? std::chrono::nanoseconds(0) : deadline.remaining());
   const bool woken = ::poll(waiting.data(), waiting.size(), static_cast<int>(left.count())) > 0;
   auto polled = waiting.begin() + 2;
   for (Client& client : clients_) {

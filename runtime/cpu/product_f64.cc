@@ -10,10 +10,10 @@ namespace airlock {
 namespace {
 
 // Of a piece: what it reads is packed anew for each, and a turn of the compute threads is to end
-// soon. With the longest k a side of 128 takes a second.
-constexpr std::int64_t kMostFlop = std::int64_t{1} << 32;
+// soon: a piece takes some tens of milliseconds of one core, and a few times that with the longest k.
+constexpr std::int64_t kMostFlop = std::int64_t{1} << 31;
 constexpr std::int64_t kLeastSide = 128;
-constexpr std::int64_t kMostSide = 1024;
+constexpr std::int64_t kMostSide = 256;
 
 /// The side of a square piece.
 std::int64_t side_for(std::int64_t k) {

@@ -67,6 +67,8 @@ class ClientSession {
   /// the last result was read: a server that ends gives the memory of the rings back, and what was
   /// read after that is zeros.
   Status check() const;
+  /// Ends every wait, with `reason`. Thread-safe.
+  void end(Status reason) { life_.end(std::move(reason)); }
   /// Says goodbye, so that the server ends the session at once.
   void close();
 

@@ -30,7 +30,7 @@ struct Call {
   // server uses them from the request to its reply, whatever became of this op meanwhile.
   std::vector<PoolBlock> input_blocks;
   std::vector<PoolBlock> result_blocks;
-  // Of the caller's own places, instead: has them until nobody uses them.
+  // Of the caller's own places, instead: has them until the reply has come.
   std::shared_ptr<const void> keeps;
   std::unique_ptr<Message> message;
   std::unique_ptr<ReceivedMessage> reply;
@@ -272,6 +272,7 @@ class RequestQueue {
     }
     under_way_.pop_front();
     call->input_blocks.clear();
+    call->keeps.reset();
     call->times.tee_ns += check_ns;
     book(*call, response, (*received)->plan());
     if (response.code != StatusCode::kOk) {

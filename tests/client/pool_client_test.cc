@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -233,7 +234,7 @@ TEST_F(PoolClientTest, refuses_what_does_not_fit_together) {
     return std::string(job.status().message());
   };
   EXPECT_THAT(refusal(*a, *b, *result), HasSubstr("k is 10 and 11"));
-  EXPECT_THAT(refusal(*b, *a, *result), HasSubstr("expected [1, 11, 10]"));
+  EXPECT_THAT(refusal(*b, *a, *result), HasSubstr("expected [11, 10]"));
   EXPECT_THAT(refusal(*a, *a, *flat), HasSubstr("rank 2 or 3"));
   EXPECT_THAT(refusal(*a, *a, *doubles), HasSubstr("fp64, or none"));
   EXPECT_THAT(refusal(*a, *a, *a), HasSubstr("operands"));
@@ -300,6 +301,102 @@ TEST_F(PoolClientTest, the_end_of_a_chain_tells_of_a_failure_within) {
     ASSERT_TRUE(third.ok()) << third.status().to_string();
     EXPECT_TRUE((*third)->wait().ok());
   }
+}
+
+TEST_F(PoolClientTest, a_chain_without_waits_may_be_long) {
+  const auto client = connect();
+  const TensorDesc desc = square(DType::kF32, 52);
+  const Array one = alloc(*client, PoolUse::kInput, desc);
+  for (std::size_t i = 0; i < desc.elements(); ++i) put(*one, i, i % 53 == 0 ? 1 : 0);
+  const Array x = filled(*client, PoolUse::kScratch, desc, 1);
+  const Array y = alloc(*client, PoolUse::kScratch, desc);
+  const Array kept = filled(*client, PoolUse::kInput, desc, 1);
+  std::unique_ptr<PoolJob> last;
+  for (int i = 0; i < 50'000; ++i) {
+    auto job = client->start_matmul(i % 2 == 0 ? *x : *y, *one, Transpose::kNone,
+                                    i % 2 == 0 ? *y : *x);
+    ASSERT_TRUE(job.ok()) << job.status().to_string();
+    last = std::move(job).value();
+  }
+  ASSERT_TRUE(last->wait().ok());
+  expect_product(*kept, *one, *x);
+}
+
+TEST_F(PoolClientTest, a_failure_that_nobody_waited_for_is_told_in_the_end) {
+  const auto client = connect();
+  for (const std::int64_t n : {20, 60}) {  // here, and in the lease
+    const Array a = filled(*client, PoolUse::kInput, square(DType::kF64, n), 1);
+    const Array lost = alloc(*client, PoolUse::kScratch, a->desc());
+    const Array other = alloc(*client, PoolUse::kScratch, a->desc());
+    const Array result = alloc(*client, PoolUse::kOutput, a->desc());
+    server_.model().fail_next();
+    ASSERT_TRUE(client->start_matmul(*a, *a, Transpose::kNone, *lost).ok());
+    (void)client->start_matmul(*a, *lost, Transpose::kNone, *other);
+    multiply(*client, *a, *a, *other);
+    for (int again = 0; again < 3; ++again) {
+      const auto job = client->start_matmul(*a, *lost, Transpose::kNone, *result);
+      const Status status = job.ok() ? (*job)->wait() : job.status();
+      EXPECT_EQ(status.code(), StatusCode::kResourceExhausted) << status.to_string();
+      EXPECT_THAT(status.message(), HasSubstr("was to write an operand"));
+    }
+    std::vector<std::byte> copy(lost->bytes().size());
+    EXPECT_FALSE(client->copy_out(*lost, 0, copy).ok());
+    EXPECT_TRUE(client->copy_in(*lost, 0, a->bytes()).ok());
+    multiply(*client, *a, *lost, *result);
+    expect_product(*a, *a, *result);
+  }
+}
+
+TEST_F(PoolClientTest, results_of_dropped_jobs_arrive) {
+  const auto client = connect();
+  for (const std::int64_t n : {20, 60}) {
+    const Array a = filled(*client, PoolUse::kInput, square(DType::kF64, n), 1);
+    const Array dropped = filled(*client, PoolUse::kOutput, a->desc(), 3);
+    ASSERT_TRUE(client->start_matmul(*a, *a, Transpose::kNone, *dropped).ok());
+    std::vector<std::byte> copy(dropped->bytes().size());
+    ASSERT_TRUE(client->copy_out(*dropped, 0, copy).ok());
+    expect_product(*a, *a, *dropped);
+    EXPECT_EQ(std::memcmp(copy.data(), dropped->bytes().data(), copy.size()), 0);
+  }
+}
+
+TEST_F(PoolClientTest, operands_are_free_once_their_product_is_there) {
+  const auto client = connect();
+  const TensorDesc desc = square(DType::kF64, 500);  // one fills a lease
+  const Array stays = alloc(*client, PoolUse::kScratch, desc);
+  for (int i = 0; i < 5; ++i) {
+    const Deadline give_up = Deadline::after(std::chrono::seconds(30));
+    auto a = client->alloc(PoolUse::kInput, desc);
+    while (!a.ok() && !give_up.expired()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      a = client->alloc(PoolUse::kInput, desc);
+    }
+    ASSERT_TRUE(a.ok()) << a.status().to_string();
+    // Both are dropped, and the result lives.
+    ASSERT_TRUE(client->start_matmul(**a, **a, Transpose::kNone, *stays).ok());
+  }
+}
+
+TEST_F(PoolClientTest, close_ends_a_wait) {
+  const auto client = connect();
+  const TensorDesc desc = square(DType::kF64, 500);
+  const Array a = alloc(*client, PoolUse::kInput, desc);
+  const Array result = alloc(*client, PoolUse::kOutput, desc);
+  std::vector<std::unique_ptr<PoolJob>> jobs;
+  for (int i = 0; i < 60; ++i)
+    jobs.push_back(client->start_matmul(*a, *a, Transpose::kNone, *result).value());
+  std::atomic<bool> begun{false};
+  Status waited;
+  std::thread waiter([&] {
+    begun = true;
+    waited = jobs.back()->wait();
+  });
+  while (!begun) std::this_thread::yield();
+  const std::uint64_t start_ns = now_ns();
+  client->close();
+  waiter.join();
+  EXPECT_LT(now_ns() - start_ns, 20'000'000'000U);
+  EXPECT_EQ(waited.code(), StatusCode::kUnavailable) << waited.to_string();
 }
 
 TEST_F(PoolClientTest, many_products_may_be_under_way) {
