@@ -111,7 +111,8 @@ Status Server::open_pool() {
   log_info(fmt::format("a pool of {}; each client has at most {} in, {} out, {} scratch",
                        shape.to_string(), shape.quota(PoolUse::kInput),
                        shape.quota(PoolUse::kOutput), shape.quota(PoolUse::kScratch)));
-  if (shape.quota(PoolUse::kInput) * shape.slot_bytes < geometry_.slot_bytes) {
+  const bool has_room = shape.quota(PoolUse::kInput) * shape.slot_bytes >= geometry_.slot_bytes;
+  if (!options_.no_model && !has_room) {
     log_warning(
         fmt::format("a tensor that is too large for a slot of the ring ({} bytes) has no room in a "
                     "client's part of the pool: use a larger --pool or --pool-slot-bytes",
@@ -288,7 +289,9 @@ Status Server::run(ServedModel model, int signal_fd) {
   if (options_.pool.mode == PoolMode::kAuto) RETURN_IF_ERROR(open_pool());
   RETURN_IF_ERROR(open_control());
   RETURN_IF_ERROR(open_counters());
-  log_info("a host's program: it sees token ids and every activation (docs/THREAT_MODEL.md)");
+  log_info(fmt::format("a host's program: it sees {} (docs/THREAT_MODEL.md)",
+                       options_.no_model ? "all arrays of its clients"
+                                         : "token ids and every activation"));
   ASSIGN_OR_RETURN(control_thread_,
                    start_thread("the control connections", [this] { control_loop(); }));
   stdout_sink().write("ready " + endpoint_.text() + "\n");
