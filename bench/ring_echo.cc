@@ -1,7 +1,7 @@
 // Round trips over two rings to a forked peer that copies each payload into its reply, against two
 // copies of the same size within one process (which is what the two sides must do at least), and of
 // 64 B against a bare spin: two processes that hand the bytes over behind one flag each.
-//   ring_echo [ROUNDS [-o md|json]]      (1000, fewer for large payloads; md)
+//   ring_echo [ROUNDS [-o md|json]]      (3000, fewer for large payloads; md)
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -230,7 +230,7 @@ int run(std::size_t rounds, void (*print)(const std::vector<Row>&)) {
 
 int main(int argc, char** argv) {
   const std::vector<std::string_view> args(argv + 1, argv + argc);
-  const unsigned long rounds = args.empty() ? 1000 : std::strtoul(argv[1], nullptr, 10);
+  const unsigned long rounds = args.empty() ? 3000 : std::strtoul(argv[1], nullptr, 10);
   const bool json = args.size() == 3 && args[1] == "-o" && args[2] == "json";
   const bool markdown = args.size() < 2 || (args.size() == 3 && args[1] == "-o" && args[2] == "md");
   if (rounds == 0 || rounds > 1'000'000 || (!json && !markdown)) {
