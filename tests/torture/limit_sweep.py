@@ -95,8 +95,8 @@ class Sweep(Pair):
             what = "loader"
         elif limit.startswith("--as") and code == -signal.SIGSEGV and name in COMPUTING:
             what = "edge of oneDNN"  # its code generator takes what mmap() refused it for memory
-        elif limit.startswith("--as") and code == 1 and "libgomp: Out of memory" in said and name in COMPUTING:
-            what = "edge of libgomp"  # it ends the process where it finds no memory for a thread of ours
+        elif limit.startswith("--as") and "libgomp: Out of memory" in said and name in COMPUTING:
+            what = "edge of libgomp"  # it calls exit() where it finds no memory for a thread of ours, under those that run
         else:
             what = str(code) if code >= 0 else signal.Signals(-code).name
         if not what.startswith(GOOD):
