@@ -72,15 +72,14 @@ class Measured {
     };
     fmt::print("| {} | {} | {} | {} | {} | {} | {} | {:.1f} | {:.1f} | {:.1f} | {} |\n", name,
                operations(), at(ns_, 0.5), at(ns_, 0.99), at(ns_, 0.9999), at(give_ns_, 0.5),
-               at(give_ns_, 0.99), at(broken_, 0.5), at(broken_, 0.99),
-               at(broken_, 1.0), without_room_);
+               at(give_ns_, 0.99), at(broken_, 0.5), at(broken_, 0.99), at(broken_, 1.0),
+               without_room_);
   }
 
  private:
   void look() {
     const double free = static_cast<double>(room_.free_length());
-    broken_.push_back(
-        free == 0 ? 0 : 100 - 100 * static_cast<double>(room_.longest_run()) / free);
+    broken_.push_back(free == 0 ? 0 : 100 - 100 * static_cast<double>(room_.longest_run()) / free);
   }
 
   FirstFit room_{limits::kPoolPageBytes};

@@ -93,8 +93,8 @@ void await(const std::atomic<std::uint64_t>& flag, std::uint64_t value) {
 
 /// Median round trip of a bare spin.
 double measure_spin(std::size_t rounds) {
-  void* const memory = ::mmap(nullptr, sizeof(SpinLines), PROT_READ | PROT_WRITE,
-                              MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* const memory =
+      ::mmap(nullptr, sizeof(SpinLines), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) fail(os_error("map memory for a spin", errno));
   auto& lines = *new (memory) SpinLines;
   std::byte bytes[64]{};
@@ -173,9 +173,9 @@ void print_markdown(const std::vector<Row>& rows) {
     fmt::print("| {} | {} | {:.2f} | {:.2f} | {:.2f} | {} | {} | {} |\n", row.bytes, row.rounds,
                row.echo_ns / 1e3, row.copies_ns / 1e3, row.echo_ns / row.copies_ns, row.spins,
                row.parks,
-               row.spin_ns == 0 ? std::string(" |")
-                                : fmt::format("{:.2f} | {:.2f}", row.spin_ns / 1e3,
-                                              row.echo_ns / row.spin_ns));
+               row.spin_ns == 0
+                   ? std::string(" |")
+                   : fmt::format("{:.2f} | {:.2f}", row.spin_ns / 1e3, row.echo_ns / row.spin_ns));
 }
 
 void print_json(const std::vector<Row>& rows) {

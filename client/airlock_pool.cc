@@ -115,7 +115,8 @@ airlock::Result<airlock::PoolClientOptions> read_options(const airlock_pool_opti
     std::memcpy(&options, given, std::min(given->struct_size, sizeof(options)));
   }
   airlock::PoolClientOptions read;
-  read.endpoint = options.endpoint != nullptr ? options.endpoint : airlock::default_endpoint().text();
+  read.endpoint =
+      options.endpoint != nullptr ? options.endpoint : airlock::default_endpoint().text();
   if (options.client != nullptr) read.client = options.client;
   for (std::size_t i = 0; i < std::size(options.lease_bytes); ++i) {
     const std::uint64_t bytes = options.lease_bytes[i];
@@ -148,9 +149,8 @@ extern "C" {
 const char* airlock_pool_error(void) { return last_error.c_str(); }
 
 const char* airlock_pool_version(void) {
-  static const std::string version =
-      fmt::format("{}, protocol {}.{}", airlock::kVersion, airlock::kProtocolMajor,
-                  airlock::kProtocolMinor);
+  static const std::string version = fmt::format("{}, protocol {}.{}", airlock::kVersion,
+                                                 airlock::kProtocolMajor, airlock::kProtocolMinor);
   return version.c_str();
 }
 
@@ -224,11 +224,11 @@ airlock_status airlock_pool_alloc(airlock_pool* pool, airlock_use use, airlock_d
       return {StatusCode::kInvalidInput, "no use has the number {}", use_number};
     if (dtype_number < AIRLOCK_FP32 || dtype_number > AIRLOCK_FP64)
       return {StatusCode::kInvalidInput, "no type has the number {}", dtype_number};
-    const auto extents = rank <= airlock::Shape::kMaxRank
-                             ? airlock::Shape::make({shape, rank})
-                             : std::nullopt;
+    const auto extents =
+        rank <= airlock::Shape::kMaxRank ? airlock::Shape::make({shape, rank}) : std::nullopt;
     if (!extents) {
-      return {StatusCode::kInvalidInput, "a shape of rank {}, or with a negative extent; the rank is "
+      return {StatusCode::kInvalidInput,
+              "a shape of rank {}, or with a negative extent; the rank is "
               "1 to {}",
               rank, airlock::Shape::kMaxRank};
     }
@@ -288,8 +288,8 @@ airlock_status airlock_pool_matmul_start(airlock_array* a, airlock_array* b,
       return {StatusCode::kInvalidInput, "no transposition has the number {}", number};
     auto holder = std::make_unique<airlock_job>();
     ASSIGN_OR_RETURN(holder->job, a->array->client().start_matmul(
-                                      *a->array, *b->array,
-                                      static_cast<airlock::Transpose>(number), *result->array));
+                                      *a->array, *b->array, static_cast<airlock::Transpose>(number),
+                                      *result->array));
     *job = holder.release();
     return {};
   });

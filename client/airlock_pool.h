@@ -22,26 +22,26 @@ extern "C" {
 
 /* Whatever number comes is one that can be looked at. */
 #ifdef __cplusplus
-#define AIRLOCK_ENUM(name) enum name : int
+#define AIRLOCK_ENUM_BASE : int
 #else
-#define AIRLOCK_ENUM(name) enum name
+#define AIRLOCK_ENUM_BASE
 #endif
 
 /* What a call came to; airlock_pool_error() has the words. */
-typedef AIRLOCK_ENUM(airlock_status) {
+typedef enum airlock_status AIRLOCK_ENUM_BASE {
   AIRLOCK_OK = 0,
-  AIRLOCK_INVALID = 1,      /* an argument that cannot be: a shape, a size, a null pointer */
-  AIRLOCK_UNAVAILABLE = 2,  /* no server, or it ended, or it stalled */
-  AIRLOCK_TIMEOUT = 3,      /* the product was not there in time; the session goes on, and the
-                               server may write the result until it is through */
-  AIRLOCK_NO_ROOM = 4,      /* no memory, here or in the lease; no place for us at the server */
-  AIRLOCK_REFUSED = 5,      /* the server speaks another version of the protocol */
-  AIRLOCK_DEVICE = 6,       /* the server's device failed */
+  AIRLOCK_INVALID = 1,     /* an argument that cannot be: a shape, a size, a null pointer */
+  AIRLOCK_UNAVAILABLE = 2, /* no server, or it ended, or it stalled */
+  AIRLOCK_TIMEOUT = 3,     /* the product was not there in time; the session goes on, and the
+                              server may write the result until it is through */
+  AIRLOCK_NO_ROOM = 4,     /* no memory, here or in the lease; no place for us at the server */
+  AIRLOCK_REFUSED = 5,     /* the server speaks another version of the protocol */
+  AIRLOCK_DEVICE = 6,      /* the server's device failed */
   AIRLOCK_INTERNAL = 7
 } airlock_status;
 
 /* The numbers never change. */
-typedef AIRLOCK_ENUM(airlock_dtype) {
+typedef enum airlock_dtype AIRLOCK_ENUM_BASE {
   AIRLOCK_FP32 = 1,
   AIRLOCK_FP16 = 2,
   AIRLOCK_BF16 = 3,
@@ -51,14 +51,14 @@ typedef AIRLOCK_ENUM(airlock_dtype) {
 } airlock_dtype;
 
 /* What an array is for: each has memory of its own in the server's pool. */
-typedef AIRLOCK_ENUM(airlock_use) {
+typedef enum airlock_use AIRLOCK_ENUM_BASE {
   AIRLOCK_IN = 0,     /* operands */
   AIRLOCK_OUT = 1,    /* results */
   AIRLOCK_SCRATCH = 2 /* results that stay and are operands of what comes next */
 } airlock_use;
 
 /* Which operand of a product lies transposed. */
-typedef AIRLOCK_ENUM(airlock_transpose) {
+typedef enum airlock_transpose AIRLOCK_ENUM_BASE {
   AIRLOCK_NO_TRANSPOSE = 0,
   AIRLOCK_TRANSPOSE_A = 1,
   AIRLOCK_TRANSPOSE_B = 2
@@ -117,8 +117,8 @@ AIRLOCK_API const char* airlock_pool_version(void);
 /* `options` may be NULL. Waits for a server up to timeout_ms. */
 AIRLOCK_API airlock_status airlock_pool_connect(const airlock_pool_options* options,
                                                 airlock_pool** pool);
-/* Ends the session, and what waits in it; NULL is nothing. Arrays and jobs that are still there go on being valid, and
- * must be freed; views of the lease may read as zeros from here on. */
+/* Ends the session, and what waits in it; NULL is nothing. Arrays and jobs that are still there go
+ * on being valid, and must be freed; views of the lease may read as zeros from here on. */
 AIRLOCK_API void airlock_pool_close(airlock_pool* pool);
 /* AIRLOCK_OK while the server is there. */
 AIRLOCK_API airlock_status airlock_pool_check(airlock_pool* pool);
@@ -127,24 +127,25 @@ AIRLOCK_API airlock_status airlock_pool_get_stats(airlock_pool* pool, airlock_po
 /* "cpu, OpenBLAS 0.3.21 for fp64": what the server computes with. Lives as long as the session. */
 AIRLOCK_API const char* airlock_pool_device(airlock_pool* pool);
 
-/* A dense row-major array of rank 1 to AIRLOCK_MAX_RANK, its contents undefined. It lies in the lease, at
- * a multiple of 4096 bytes, if it has at least inline_bytes and the session has a lease of that use; else in this
- * program. AIRLOCK_NO_ROOM says what is needed, what is free and the largest free run. */
+/* A dense row-major array of rank 1 to AIRLOCK_MAX_RANK, its contents undefined. It lies in the
+ * lease, at a multiple of 4096 bytes, if it has at least inline_bytes and the session has a lease
+ * of that use; else in this program. AIRLOCK_NO_ROOM says what is needed, what is free and the
+ * largest free run. */
 AIRLOCK_API airlock_status airlock_pool_alloc(airlock_pool* pool, airlock_use use,
                                               airlock_dtype dtype, size_t rank,
                                               const int64_t* shape, airlock_array** array);
 /* Gives its memory back at once, or once no job uses it any more. NULL is nothing. */
 AIRLOCK_API void airlock_array_free(airlock_array* array);
 /* The array's memory, to read and to write until it is freed, except while a job that writes it is
- * under way (and to read only, while one reads it). The server can write there at any time: check what matters
- * in a copy. */
+ * under way (and to read only, while one reads it). The server can write there at any time: check
+ * what matters in a copy. */
 AIRLOCK_API void* airlock_array_view(airlock_array* array);
 AIRLOCK_API size_t airlock_array_bytes(const airlock_array* array);
 /* Whether it lies in the lease. */
 AIRLOCK_API int airlock_array_is_inside(const airlock_array* array);
-/* Copies `bytes` from `offset` of the array on; AIRLOCK_INVALID past its end. Both wait for the last
- * product that writes the array. copy_out fails where that failed and nobody waited for it, and where
- * the server ended before: what was copied may be zeros then. */
+/* Copies `bytes` from `offset` of the array on; AIRLOCK_INVALID past its end. Both wait for the
+ * last product that writes the array. copy_out fails where that failed and nobody waited for it,
+ * and where the server ended before: what was copied may be zeros then. */
 AIRLOCK_API airlock_status airlock_array_copy_in(airlock_array* array, size_t offset,
                                                  const void* from, size_t bytes);
 AIRLOCK_API airlock_status airlock_array_copy_out(airlock_array* array, size_t offset, void* to,
@@ -153,14 +154,14 @@ AIRLOCK_API airlock_status airlock_array_copy_out(airlock_array* array, size_t o
 /* Starts result = a x b: a [m, k] or [heads, m, k], b [k, n] or [groups, k, n], either of them
  * transposed; heads is a multiple of groups. fp64 with fp64 into fp64; other types are rounded to
  * fp32 and multiplied so, into any of them. `result` is neither of the operands. Products are
- * computed in the order of their start, and the result of one may be an operand of the next before it was
- * waited for. */
+ * computed in the order of their start, and the result of one may be an operand of the next before
+ * it was waited for. */
 AIRLOCK_API airlock_status airlock_pool_matmul_start(airlock_array* a, airlock_array* b,
                                                      airlock_transpose transpose,
                                                      airlock_array* result, airlock_job** job);
-/* Until `result` is there. Again: the same answer. Fails too where a product failed that was to write
- * one of its operands: so does a start, until that one was waited for, or the operand was copied into or is
- * the result of another product. */
+/* Until `result` is there. Again: the same answer. Fails too where a product failed that was to
+ * write one of its operands: so does a start, until that one was waited for, or the operand was
+ * copied into or is the result of another product. */
 AIRLOCK_API airlock_status airlock_job_wait(airlock_job* job);
 /* Frees it. A product that was not waited for goes on at the server, which may write its result
  * until it ends. NULL is nothing. */

@@ -32,8 +32,7 @@ Result<std::shared_ptr<PoolClient>> PoolClient::connect(const PoolClientOptions&
   connect.endpoint = options.endpoint;
   // What rides along takes a slot of a small ring.
   connect.ring.choice = RingChoice::kAuto;
-  connect.path_limit =
-      std::max(options.inline_bytes, std::uint32_t{limits::kMinPoolTensorBytes});
+  connect.path_limit = std::max(options.inline_bytes, std::uint32_t{limits::kMinPoolTensorBytes});
   connect.pool = options.lease;
   connect.client = options.client;
   connect.timeout = options.timeout;
@@ -62,7 +61,8 @@ Result<std::shared_ptr<PoolArray::Memory>> PoolClient::take(PoolUse use, std::si
   PoolLease* const lease = session_->pool();
   const PathPolicy& policy = session_->policy();
   const bool is_for_pool = lease != nullptr && lease->leased_bytes(use) > 0 &&
-                           policy.carries(Path::kPool, bytes) && !policy.carries(Path::kRing, bytes);
+                           policy.carries(Path::kPool, bytes) &&
+                           !policy.carries(Path::kRing, bytes);
   if (is_for_pool) {
     // What dropped jobs held is free once their replies were looked at.
     if (lease->longest_run(use) < bytes) RETURN_IF_ERROR(conclude_answered());
@@ -111,8 +111,8 @@ PoolArray::~PoolArray() {
   memory_.reset();
 }
 
-/// Waits for the oldest product. Its private result is copied though nobody may wait for it: a later
-/// one may need it.
+/// Waits for the oldest product. Its private result is copied though nobody may wait for it: a
+/// later one may need it.
 void PoolClient::conclude_first() {
   const std::shared_ptr<PoolArray::Running> running = std::move(running_.front());
   running_.pop_front();
@@ -146,8 +146,8 @@ Status PoolClient::conclude_answered() {
   return {};
 }
 
-/// What lies in this process is complete before it is sent; in the lease the server keeps the order,
-/// and `next` learns what became of it.
+/// What lies in this process is complete before it is sent; in the lease the server keeps the
+/// order, and `next` learns what became of it.
 Status PoolClient::settle_operand(PoolArray& array, PoolArray::Running& next) {
   if (array.writer_ == nullptr) return {};
   if (array.is_inside() && array.writer_->pending != nullptr) {

@@ -28,8 +28,7 @@ struct PoolClientOptions {
   // The program, for the server's log.
   std::string client = "airlock_pool";
   // The most that the server gives, unless less is asked for.
-  PoolWish lease{
-      {limits::kMaxPoolBytes, limits::kMaxPoolBytes, limits::kMaxPoolBytes}};
+  PoolWish lease{{limits::kMaxPoolBytes, limits::kMaxPoolBytes, limits::kMaxPoolBytes}};
   // An array of fewer bytes lives here and rides along with a product; at least
   // limits::kMinPoolTensorBytes.
   std::uint32_t inline_bytes = 10240;
@@ -95,7 +94,7 @@ class PoolArray {
 
   const std::shared_ptr<PoolClient> client_;
   const TensorDesc desc_;
-  std::shared_ptr<Memory> memory_;   // guarded by the client's mutex
+  std::shared_ptr<Memory> memory_;  // guarded by the client's mutex
   // The last product that it is the result of, unless it was written since; guarded by the client's
   // mutex.
   std::shared_ptr<Running> writer_;
@@ -132,9 +131,9 @@ class PoolClient : public std::enable_shared_from_this<PoolClient> {
   /// kResourceExhausted: says what is needed, what is free and the longest free run.
   Result<std::unique_ptr<PoolArray>> alloc(PoolUse use, const TensorDesc& desc);
   /// result = a x b, of rank 2, or 3 with heads and groups, either of them transposed. Products are
-  /// computed in the order of their start. kInvalidInput where they do not fit together; the failure
-  /// of the product that was to write an operand, unless somebody waited for that, or copied into it
-  /// since.
+  /// computed in the order of their start. kInvalidInput where they do not fit together; the
+  /// failure of the product that was to write an operand, unless somebody waited for that, or
+  /// copied into it since.
   Result<std::unique_ptr<PoolJob>> start_matmul(PoolArray& a, PoolArray& b, Transpose transpose,
                                                 PoolArray& result);
   /// Waits for the last product that writes the array, if there is one; its failure is returned, by
@@ -147,7 +146,8 @@ class PoolClient : public std::enable_shared_from_this<PoolClient> {
   /// "cpu, OpenBLAS 0.3.21 for fp64"
   const std::string& device() const { return device_; }
   bool multiplies_fp64() const { return !session_->backend().info().fp64_products.empty(); }
-  /// Ends the session, and what waits in it; arrays and jobs go on being valid, and their calls fail.
+  /// Ends the session, and what waits in it; arrays and jobs go on being valid, and their calls
+  /// fail.
   void close();
 
  private:

@@ -45,8 +45,9 @@ class CudaModel : public ComputeModel {
 struct CudaModule {
   std::uint32_t abi = 0;          // kCudaModuleAbi
   const char* version = nullptr;  // the release, base/version.h
-  /// Copies the weights to the device; without a model (null) matmul alone is computed. kDevice (no such device, driver too old, lost),
-  /// kResourceExhausted (device memory: need and have), or what is wrong with the model.
+  /// Copies the weights to the device; without a model (null) matmul alone is computed. kDevice (no
+  /// such device, driver too old, lost), kResourceExhausted (device memory: need and have), or what
+  /// is wrong with the model.
   Result<std::shared_ptr<CudaModel>> (*create)(const ModelSource* model,
                                                const CudaOptions& options) = nullptr;
 };

@@ -120,7 +120,8 @@ Result<std::pair<std::uint64_t, std::uint64_t>> PoolRegion::take_slots(PoolUse u
     return Status(StatusCode::kResourceExhausted,
                   "the pool is full: {} slots of {} bytes are needed for {}, {} are free, the "
                   "longest run has {}",
-                  wanted, shape_.slot_bytes, name_of(use), own.free_length() + spare_.free_length(), longest);
+                  wanted, shape_.slot_bytes, name_of(use), own.free_length() + spare_.free_length(),
+                  longest);
   }
   auto first = own.take(count);
   if (!first) first = spare_.take(count);

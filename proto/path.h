@@ -35,7 +35,8 @@ inline constexpr auto kPaths = kValuesOf<Path>;
 /// What decides a tensor's way: agreed once in the handshake, private copies from then on.
 struct PathPolicy {
   bool has_ring = false;
-  std::size_t limit_bytes = 0;  // a tensor of strictly fewer bytes may go by the ring; at most a slot's
+  std::size_t limit_bytes =
+      0;  // a tensor of strictly fewer bytes may go by the ring; at most a slot's
   std::size_t slot_count = 0;
   bool has_pool = false;  // both sides use one; where it has no room a tensor goes by ZeroMQ
 

@@ -10,7 +10,8 @@ namespace airlock {
 namespace {
 
 // Of a piece: what it reads is packed anew for each, and a turn of the compute threads is to end
-// soon: a piece takes some tens of milliseconds of one core, and a few times that with the longest k.
+// soon: a piece takes some tens of milliseconds of one core, and a few times that with the longest
+// k.
 constexpr std::int64_t kMostFlop = std::int64_t{1} << 31;
 constexpr std::int64_t kLeastSide = 128;
 constexpr std::int64_t kMostSide = 256;

@@ -37,8 +37,8 @@ Result<std::int64_t> check_rows(const std::string& name, const Shape& tensor,
   const bool vector = out.shape.rank() == 1 && tensor.rank() == 1 && out.shape[0] == columns;
   const bool matrix = out.shape.rank() == 2 && out.shape[1] == columns;
   const std::int64_t wanted = matrix ? out.shape[0] : 1;
-  if (!is_model_float(out.dtype) || !(vector || matrix) || first_row < 0 || wanted < 0 || wanted > rows ||
-      first_row > rows - wanted) {
+  if (!is_model_float(out.dtype) || !(vector || matrix) || first_row < 0 || wanted < 0 ||
+      wanted > rows || first_row > rows - wanted) {
     return Status(StatusCode::kInvalidInput, "{} has shape {}: cannot read {} {} from row {}", name,
                   tensor.to_string(), name_of(out.dtype), out.shape.to_string(), first_row);
   }

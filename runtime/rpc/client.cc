@@ -196,9 +196,8 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
   }
   RETURN_IF_ERROR(channel_->open());
   life_.set_waker([this] { channel_->wake(); });  // for the control thread, which ends before it
-  BackendInfo info{welcome.dims,    welcome.dtype,  welcome.stored_dtype,
-                   welcome.threads, welcome.device, welcome.digest,
-                   welcome.fp64_products};
+  BackendInfo info{welcome.dims,   welcome.dtype,  welcome.stored_dtype, welcome.threads,
+                   welcome.device, welcome.digest, welcome.fp64_products};
   auto last_sign = [this] {
     const std::uint64_t heard_ns = heard_ns_.load(std::memory_order_relaxed);
     return fmt::format("the server's last sign of life came {:.1f} s ago",

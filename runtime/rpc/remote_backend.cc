@@ -367,9 +367,8 @@ Result<std::unique_ptr<Pending>> RemoteBackend::prepare_in_place(const OpSpec& s
                                                                  Deadline deadline) {
   const std::uint64_t start_ns = now_ns();
   ASSIGN_OR_RETURN(std::vector<TensorDesc> results, op_results(spec, info_.dims));
-  ASSIGN_OR_RETURN(auto call,
-                   queue_->prepare_in_place(spec, std::move(results), std::move(places),
-                                            std::move(keeps), deadline, start_ns));
+  ASSIGN_OR_RETURN(auto call, queue_->prepare_in_place(spec, std::move(results), std::move(places),
+                                                       std::move(keeps), deadline, start_ns));
   return std::unique_ptr<Pending>(std::make_unique<RemotePending>(*queue_, std::move(call)));
 }
 

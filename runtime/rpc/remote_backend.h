@@ -29,9 +29,9 @@ class RemoteBackend : public Backend {
 
   const BackendInfo& info() const override { return info_; }
   Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, Deadline deadline) override;
-  /// The same for tensors that may lie in the pool already: `places` has one for each input and then
-  /// for each result, of the session's own lease, nowhere for those that are to cross. `keeps` holds
-  /// the memory there; it is let go of once the reply has come, whatever became of the op.
+  /// The same for tensors that may lie in the pool already: `places` has one for each input and
+  /// then for each result, of the session's own lease, nowhere for those that are to cross. `keeps`
+  /// holds the memory there; it is let go of once the reply has come, whatever became of the op.
   /// kInvalidInput: a place for a tensor that is too small for the pool.
   Result<std::unique_ptr<Pending>> prepare_in_place(const OpSpec& spec,
                                                     std::vector<PoolPlace> places,

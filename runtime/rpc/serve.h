@@ -36,10 +36,10 @@ struct ServeContext {
 /// that fails by itself (a bad token, no memory) is answered with its error and the loop goes on.
 ///
 /// Two requests at most are begun and not answered: while one computes, the next one's
-/// operands are on their way to the device. One that uses memory of the pool which the other writes,
-/// or writes what that reads, waits for its end. Replies leave in the order of the requests. A request's
-/// slots go home once its op is done and before its reply leaves. Where the session ends with ops
-/// under way, they are abandoned. One thread.
+/// operands are on their way to the device. One that uses memory of the pool which the other
+/// writes, or writes what that reads, waits for its end. Replies leave in the order of the
+/// requests. A request's slots go home once its op is done and before its reply leaves. Where the
+/// session ends with ops under way, they are abandoned. One thread.
 Status serve(Channel& channel, Compute& compute, const ServeContext& context,
              OpStatsTable& op_stats);
 

@@ -325,7 +325,8 @@ Result<std::unique_ptr<LlamaDriver>> LlamaDriver::create(const LlamaConfig& conf
     return Status(StatusCode::kInvalidInput, "norm weights have shape {}, expected fp32 {}",
                   norms.desc().shape.to_string(), expected.shape.to_string());
   }
-  if (!is_model_float(options.wire) || options.threads < 1 || options.threads > limits::kMaxThreads) {
+  if (!is_model_float(options.wire) || options.threads < 1 ||
+      options.threads > limits::kMaxThreads) {
     return Status(StatusCode::kInvalidInput,
                   "the wire type must be a float type and threads at least 1");
   }

@@ -1,9 +1,9 @@
 // The C names and the C++ header over them, from the shared library.
 
-#include <airlock_pool.hpp>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <airlock_pool.hpp>
 #include <cstdint>
 #include <cstring>
 #include <string>

@@ -114,8 +114,7 @@ TEST_F(PoolClientTest, transposes_and_shares_groups) {
     for (const std::size_t i : {0, 77, 6299}) {
       double sum = 0;
       for (std::size_t k = 0; k < 50; ++k) {
-        sum += at(*a, head * 4500 + i / 70 * 50 + k) *
-               at(*b, head / 2 * 3500 + i % 70 * 50 + k);
+        sum += at(*a, head * 4500 + i / 70 * 50 + k) * at(*b, head / 2 * 3500 + i % 70 * 50 + k);
       }
       EXPECT_EQ(at(*result, head * 6300 + i), sum);
     }
@@ -242,7 +241,8 @@ TEST_F(PoolClientTest, refuses_what_does_not_fit_together) {
   multiply(*client, *a, *a, *result);
   for (const TensorDesc& desc :
        {TensorDesc{DType::kF32, Shape{}}, TensorDesc{DType::kF32, Shape{0}},
-        TensorDesc{DType::kF64, Shape{1 << 30}}, TensorDesc{DType::kU8, Shape{1LL << 40, 1LL << 40}}}) {
+        TensorDesc{DType::kF64, Shape{1 << 30}},
+        TensorDesc{DType::kU8, Shape{1LL << 40, 1LL << 40}}}) {
     EXPECT_EQ(client->alloc(PoolUse::kInput, desc).status().code(), StatusCode::kInvalidInput);
   }
 }
@@ -313,8 +313,8 @@ TEST_F(PoolClientTest, a_chain_without_waits_may_be_long) {
   const Array kept = filled(*client, PoolUse::kInput, desc, 1);
   std::unique_ptr<PoolJob> last;
   for (int i = 0; i < 50'000; ++i) {
-    auto job = client->start_matmul(i % 2 == 0 ? *x : *y, *one, Transpose::kNone,
-                                    i % 2 == 0 ? *y : *x);
+    auto job =
+        client->start_matmul(i % 2 == 0 ? *x : *y, *one, Transpose::kNone, i % 2 == 0 ? *y : *x);
     ASSERT_TRUE(job.ok()) << job.status().to_string();
     last = std::move(job).value();
   }
@@ -410,10 +410,9 @@ TEST_F(PoolClientTest, many_products_may_be_under_way) {
   for (int i = 0; i < 100; ++i) {
     const bool large = i % 2 == 0;
     arrays.push_back(alloc(*client, PoolUse::kOutput, large ? desc : small));
-    jobs.push_back(client
-                       ->start_matmul(large ? *a : *b, large ? *a : *b, Transpose::kNone,
-                                      *arrays.back())
-                       .value());
+    jobs.push_back(
+        client->start_matmul(large ? *a : *b, large ? *a : *b, Transpose::kNone, *arrays.back())
+            .value());
   }
   for (std::size_t i = jobs.size(); i-- > 0;) ASSERT_TRUE(jobs[i]->wait().ok());
   for (std::size_t i = 0; i < arrays.size(); ++i) {
@@ -507,7 +506,8 @@ TEST_F(PoolClientTest, a_runner_is_told_that_there_is_no_model) {
   const auto without = ClientSession::connect(runner).value();
   std::string config;
   Tensor norms;
-  EXPECT_FALSE(without->backend().init(10, config, norms, Deadline::after(std::chrono::seconds(9))).ok());
+  EXPECT_FALSE(
+      without->backend().init(10, config, norms, Deadline::after(std::chrono::seconds(9))).ok());
 }
 
 }  // namespace

@@ -262,12 +262,10 @@ TEST(CpuComputeF64, multiplies_whatever_lies_transposed_or_shared) {
   for (const Size& s : {Size{1, 1, 1, 1, 1}, Size{6, 2, 5, 7, 3}, Size{1, 1, 1100, 30, 1030},
                         Size{2, 1, 3, 70000, 2}, Size{1, 1, 300, 40000, 150}}) {
     for (const Transpose transpose : {Transpose::kNone, Transpose::kA, Transpose::kB}) {
-      const Tensor a = random_f64(transpose == Transpose::kA ? Shape{s.heads, s.k, s.m}
-                                                             : Shape{s.heads, s.m, s.k},
-                                  1);
-      const Tensor b = random_f64(transpose == Transpose::kB ? Shape{s.groups, s.n, s.k}
-                                                             : Shape{s.groups, s.k, s.n},
-                                  2);
+      const Tensor a = random_f64(
+          transpose == Transpose::kA ? Shape{s.heads, s.k, s.m} : Shape{s.heads, s.m, s.k}, 1);
+      const Tensor b = random_f64(
+          transpose == Transpose::kB ? Shape{s.groups, s.n, s.k} : Shape{s.groups, s.k, s.n}, 2);
       SCOPED_TRACE(a.desc().shape.to_string() + " x " + b.desc().shape.to_string());
       const OpSpec spec = matmul_spec(a.desc(), b.desc(), transpose, DType::kF64);
       const auto got = run(*compute, spec, {a.view(), b.view()});

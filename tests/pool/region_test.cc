@@ -55,7 +55,8 @@ TEST(PoolRegion, says_what_is_needed_and_what_is_free_where_it_is_full) {
   EXPECT_EQ(granted.back().extent().offset, 3 * kSlot);  // the spare one
   const auto none = region->grant(PoolUse::kInput, kSlot);
   EXPECT_EQ(none.status().code(), StatusCode::kResourceExhausted);
-  EXPECT_THAT(none.status().message(), HasSubstr("1 slots of 65536 bytes are needed for in, 0 are free"));
+  EXPECT_THAT(none.status().message(),
+              HasSubstr("1 slots of 65536 bytes are needed for in, 0 are free"));
   EXPECT_TRUE(region->grant(PoolUse::kOutput, kSlot).ok());
   granted.erase(granted.begin());
   EXPECT_EQ(region->grant(PoolUse::kInput, kSlot)->extent().offset, 0u);

@@ -4,8 +4,8 @@
 //     Child processes of that kind, one after the other for so long, each with a session or
 //     connections of its own. Prints how many there were, and how many failed to be bad.
 //   bad_client ENDPOINT end STEP kill|stop on|off|pool
-//     One session (with rings, without, or with rings and its tensors in the pool) up to that step of the protocol; there it kills or stops
-//     itself, and says so before: "at STEP EPOCH".
+//     One session (with rings, without, or with rings and its tensors in the pool) up to that step
+//     of the protocol; there it kills or stops itself, and says so before: "at STEP EPOCH".
 
 //   bad_client ENDPOINT sessions COUNT
 //     So many sessions, one after the other, each with a lease that it fills and one product in it;
@@ -363,7 +363,9 @@ int come_and_go(const std::string& endpoint, int count) {
 }
 
 int usage() {
-  std::fprintf(stderr, "bad_client ENDPOINT noise KIND SECONDS | sessions COUNT | end STEP kill|stop on|off|pool\n");
+  std::fprintf(
+      stderr,
+      "bad_client ENDPOINT noise KIND SECONDS | sessions COUNT | end STEP kill|stop on|off|pool\n");
   return 2;
 }
 

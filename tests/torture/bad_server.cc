@@ -34,8 +34,7 @@ class BadServer {
  public:
   BadServer(ServerStep last, int signal) : last_(last), signal_(signal) {}
 
-  Status run(const std::string& endpoint, const std::string& config, bool has_ring,
-             bool has_pool) {
+  Status run(const std::string& endpoint, const std::string& config, bool has_ring, bool has_pool) {
     ASSIGN_OR_RETURN(const LlamaConfig model, load_config(config));
     dims_ = model.dims;
     ASSIGN_OR_RETURN(const Endpoint parsed, parse_endpoint(endpoint));

@@ -55,8 +55,8 @@ Status RawClient::greet(const std::string& endpoint, RingChoice ring, std::uint3
                    ControlConnection::connect(endpoint_, Deadline::after(kPatience)));
   control_.emplace(std::move(connection));
   reached_(ClientStep::kConnected);
-  const Hello hello{fmt::format("bad_client pid {}", ::getpid()), {ring, 0, 0}, "", 0, kWish,
-                    path_limit};
+  const Hello hello{
+      fmt::format("bad_client pid {}", ::getpid()), {ring, 0, 0}, "", 0, kWish, path_limit};
   RETURN_IF_ERROR(control_->send(hello));
   reached_(ClientStep::kGreeted);
   ASSIGN_OR_RETURN(const ControlMessage message, next_message(&descriptors_));

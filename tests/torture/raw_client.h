@@ -40,8 +40,8 @@ class RawClient {
   Status attach();
   /// Sends a request. kBusy: by the deadline it was not, or not whole.
   Status publish(const OpSpec& spec, Deadline deadline);
-  /// The same, with every tensor that is large enough in the pool, the first result too, which is of
-  /// the size of the first operand.
+  /// The same, with every tensor that is large enough in the pool, the first result too, which is
+  /// of the size of the first operand.
   Status publish_in_pool(const OpSpec& spec, Deadline deadline);
   /// The next reply; its places are held while it lives.
   Result<std::unique_ptr<ReceivedMessage>> receive();
