@@ -93,8 +93,8 @@ Result<std::unique_ptr<PoolRegion>> PoolRegion::create(const PoolShape& shape,
 
 /// No more than one session may have.
 std::uint64_t PoolRegion::wanted_slots(PoolUse use, std::uint64_t bytes) const {
-  return std::clamp<std::uint64_t>(bytes / shape_.slot_bytes + (bytes % shape_.slot_bytes != 0), 1,
-                                   shape_.quota(use));
+  const std::uint64_t needed = bytes / shape_.slot_bytes + (bytes % shape_.slot_bytes != 0);
+  return std::max<std::uint64_t>(1, std::min(needed, shape_.quota(use)));
 }
 
 PoolFigures PoolRegion::figures() const {

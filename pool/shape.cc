@@ -14,7 +14,8 @@ std::uint64_t PoolShape::slot_count() const {
 
 std::uint64_t PoolShape::quota(PoolUse use) const {
   constexpr std::uint64_t kSessions = 4;
-  return std::max<std::uint64_t>(1, slots[use] / kSessions);
+  const bool has_any = slots[use] + spare_slots > 0;
+  return std::max<std::uint64_t>(has_any ? 1 : 0, slots[use] / kSessions);
 }
 
 std::string PoolShape::to_string() const {

@@ -35,7 +35,8 @@ struct PoolShape {
 
   std::uint64_t slot_count() const;
   std::uint64_t bytes() const { return slot_count() * slot_bytes; }
-  /// What one session gets of a use at most: a quarter of its slots, one at least.
+  /// What one session gets of a use at most: a quarter of its slots, one at least where one or a
+  /// spare one may be had.
   std::uint64_t quota(PoolUse use) const;
   /// "16 slots of 256 MiB: 4 in, 4 out, 8 scratch"
   std::string to_string() const;

@@ -22,6 +22,8 @@ TEST(PoolShape, a_session_has_a_quarter_and_one_at_least) {
   EXPECT_EQ(shape_of(PoolProfile::kStandard).quota(PoolUse::kInput), 1u);
   EXPECT_EQ(shape_of(PoolProfile::kLarge).quota(PoolUse::kOutput), 2u);
   EXPECT_EQ(shape_of(PoolProfile::kLarge).quota(PoolUse::kScratch), 4u);
+  EXPECT_EQ((PoolShape{1 << 20, {{1, 0, 0}}, 1}).quota(PoolUse::kScratch), 1u);
+  EXPECT_EQ((PoolShape{1 << 20, {{1, 0, 0}}, 0}).quota(PoolUse::kScratch), 0u);
 }
 
 TEST(PoolShape, of_a_size_is_not_larger) {

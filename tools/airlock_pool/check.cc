@@ -51,14 +51,14 @@ void check_room(const CountersSnapshot& snapshot, Findings& findings) {
     const std::uint64_t longest = std::max(own.longest_run, spare.longest_run);
     // Nobody has to have scratch.
     const bool is_needed = use != PoolUse::kScratch;
-    if (longest >= quota_of(shape, use) && (longest > 0 || !is_needed)) continue;
+    if (longest >= shape.quota(use) && (longest > 0 || !is_needed)) continue;
     has_all = false;
     std::string text = fmt::format(
         "of {} slots ({}), {} of them spare, {} are free, {} of them in a row; a session may have "
         "{}: wait for one to end (airlock_pool list says who has what), or give gpu_server a "
         "larger --pool or --pool-slots",
         shape.slots[use] + shape.spare_slots, name_of(use), shape.spare_slots,
-        own.slots + spare.slots, longest, quota_of(shape, use));
+        own.slots + spare.slots, longest, shape.quota(use));
     const bool is_full = longest == 0 && is_needed;
     findings.push_back(is_full ? problem("room", StatusCode::kResourceExhausted, std::move(text))
                                : note("room", std::move(text)));
@@ -66,9 +66,9 @@ void check_room(const CountersSnapshot& snapshot, Findings& findings) {
   if (!has_all) return;
   findings.push_back(
       ok("room", fmt::format("one more session finds {} in, {} out, {} scratch",
-                             size_text(quota_of(shape, PoolUse::kInput) * shape.slot_bytes),
-                             size_text(quota_of(shape, PoolUse::kOutput) * shape.slot_bytes),
-                             size_text(quota_of(shape, PoolUse::kScratch) * shape.slot_bytes))));
+                             size_text(shape.quota(PoolUse::kInput) * shape.slot_bytes),
+                             size_text(shape.quota(PoolUse::kOutput) * shape.slot_bytes),
+                             size_text(shape.quota(PoolUse::kScratch) * shape.slot_bytes))));
 }
 
 void check_memory(const CountersSnapshot& snapshot, std::optional<std::uint64_t> available_bytes,

@@ -32,7 +32,7 @@ Table uses_table(const CountersSnapshot& snapshot) {
                free.slots == 0 ? Cell() : Cell::real(1 - joined, 2)});
   };
   for (const PoolUse use : kValuesOf<PoolUse>) {
-    add(name_of(use), shape.slots[use], quota_of(shape, use), Cell::size(figures.leased_bytes[use]),
+    add(name_of(use), shape.slots[use], shape.quota(use), Cell::size(figures.leased_bytes[use]),
         Cell::size(figures.high_water_bytes[use]), figures.own[use]);
   }
   add("spare", shape.spare_slots, Cell(), Cell(), Cell(), figures.spare);
@@ -92,10 +92,6 @@ Result<CountersSnapshot> look(const Endpoint& endpoint) {
       loads && !has_socket ? "one may still be loading its model" : snapshot.status().message(),
       is_ipc ? "Start gpu_server there, or give its --endpoint"
              : "A server on another machine has no pool for this one");
-}
-
-std::uint64_t quota_of(const PoolShape& shape, PoolUse use) {
-  return shape.slots[use] + shape.spare_slots == 0 ? 0 : shape.quota(use);
 }
 
 std::string why_no_pool(const ServerInfo& server) {

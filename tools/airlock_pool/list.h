@@ -13,9 +13,6 @@ namespace airlock::pool_tool {
 /// server, and what to do; else as check_endpoint_directory() and read_counters_file().
 Result<CountersSnapshot> look(const Endpoint& endpoint);
 
-/// Slots of a use that one session may have.
-std::uint64_t quota_of(const PoolShape& shape, PoolUse use);
-
 /// Why a server without a pool has none, as far as its file tells.
 std::string why_no_pool(const ServerInfo& server);
 
