@@ -59,15 +59,14 @@ void ProductF64::run(std::size_t index) const {
 }
 
 std::string f64_products_name() {
-  static const bool is_serial = [] {
+  static const std::string name = [] {
     openblas_set_num_threads(1);
-    return true;
+    // "OpenBLAS 0.3.21 DYNAMIC_ARCH ..."
+    const std::string_view config = openblas_get_config();
+    const std::size_t end = config.find(' ', config.find(' ') + 1);
+    return std::string(config.starts_with("OpenBLAS ") ? config.substr(0, end) : "OpenBLAS");
   }();
-  (void)is_serial;
-  // "OpenBLAS 0.3.21 DYNAMIC_ARCH ..."
-  const std::string_view config = openblas_get_config();
-  const std::size_t end = config.find(' ', config.find(' ') + 1);
-  return std::string(config.starts_with("OpenBLAS ") ? config.substr(0, end) : "OpenBLAS");
+  return name;
 }
 
 }  // namespace airlock
