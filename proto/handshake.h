@@ -17,11 +17,11 @@
 
 namespace airlock {
 
-inline constexpr std::uint16_t kProtocolMajor = 4;
+inline constexpr std::uint16_t kProtocolMajor = 5;
 inline constexpr std::uint16_t kProtocolMinor = 0;
 // All that crosses as a number, and how tensors cross, is part of the protocol: one more of them is
 // another version.
-static_assert(kProtocolMajor == 4 && kProtocolMinor == 0 && kCountOf<Path> == 3 &&
+static_assert(kProtocolMajor == 5 && kProtocolMinor == 0 && kCountOf<Path> == 3 &&
               kCountOf<Op> == 7 && kCountOf<DType> == 6 && kCountOf<WeightKind> == 7 &&
               kCountOf<Transpose> == 3 && kCountOf<StatusCode> == 14);
 

@@ -14,7 +14,7 @@
 namespace airlock::counters_layout {
 
 inline constexpr std::uint64_t kMagic = 0x544154534B4C5241;  // "ARLKSTAT"
-inline constexpr std::uint32_t kVersion = 3;
+inline constexpr std::uint32_t kVersion = 4;
 
 /// What the server is. Written once, before the magic is.
 struct alignas(128) Identity {
