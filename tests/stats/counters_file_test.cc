@@ -210,7 +210,7 @@ TEST_F(CountersFileTest, leaves_a_file_that_cannot_be_looked_at) {
 }
 
 TEST_F(CountersFileTest, sweeps_what_dead_servers_left_on_tcp_ports) {
-  const auto path = [this](std::string_view name) { return directory_ + "/" + std::string(name); };
+  const auto path = [this](std::string_view name) { return directory_.file(std::string(name)); };
   for (const char* name : {"tcp-1.stats", "tcp-1.other", "ctl.stats"})
     std::ofstream(path(name)) << "ARLKSTAT";
   std::ofstream(path("tcp-2.stats")) << "my notes";
@@ -218,7 +218,7 @@ TEST_F(CountersFileTest, sweeps_what_dead_servers_left_on_tcp_ports) {
   std::filesystem::create_symlink("ctl.stats", path("tcp-5.stats"));
   auto live = CountersFile::create(path("tcp-4.stats"), info_, kBlocks);
   ASSERT_TRUE(live.ok());
-  sweep_tcp_counters_files(directory_);
+  sweep_tcp_counters_files(directory_.path().string());
   EXPECT_FALSE(std::filesystem::exists(path("tcp-1.stats")));
   for (const char* name :
        {"tcp-1.other", "ctl.stats", "tcp-2.stats", "tcp-3.stats", "tcp-4.stats", "tcp-5.stats"})
@@ -322,8 +322,8 @@ TEST_F(CountersFileTest, refuses_what_is_no_file_of_ours) {
 }
 
 TEST_F(CountersFileTest, refuses_other_versions_and_formats) {
-  EXPECT_EQ(read_spoiled(8, std::uint32_t{1}).code(), StatusCode::kVersionMismatch);
-  EXPECT_EQ(read_spoiled(8, std::uint32_t{4}).code(), StatusCode::kVersionMismatch);
+  EXPECT_EQ(read_spoiled(8, counters_layout::kVersion - 1).code(), StatusCode::kVersionMismatch);
+  EXPECT_EQ(read_spoiled(8, counters_layout::kVersion + 1).code(), StatusCode::kVersionMismatch);
   expect_spoiled(0, 1, "no counters file");
   EXPECT_EQ(read_spoiled(0, std::uint64_t{0}).code(), StatusCode::kUnavailable);  // being made
   expect_spoiled(12, ~std::uint64_t{0}, "sizes");

@@ -6,14 +6,14 @@
 #include <unistd.h>
 
 #include <array>
-#include <cstdlib>
-#include <filesystem>
 #include <memory>
 #include <string>
 
 #include "base/deadline.h"
 #include "runtime/stats/counters_file.h"
 #include "runtime/stats/counters_reader.h"
+#include "tests/stats/sample_server_info.h"
+#include "tests/support/temp_dir.h"
 
 namespace airlock {
 
@@ -24,23 +24,10 @@ inline constexpr std::size_t kBlocks = 4;
 class CountersFileTest : public ::testing::Test {
  protected:
   CountersFileTest() {
-    std::string name = "/tmp/airlock-counters-XXXXXX";
-    directory_ = ::mkdtemp(name.data());
-    path_ = directory_ + "/ctl.stats";
-    info_.model = "tiny.json";
-    info_.endpoint = "ipc:///tmp/x/ctl";
-    info_.digest = "abc";
-    info_.dtype = "fp32";
-    info_.host = {"machine", "a CPU", 2, "cpu"};
-    info_.threads = 3;
-    info_.slot_count = 8;
-    info_.slot_bytes = 4096;
-    info_.max_clients = 2;
     info_.ring_on = true;
     info_.start_ns = now_ns();
     info_.start_unix_ns = 7;
   }
-  ~CountersFileTest() override { std::filesystem::remove_all(directory_); }
 
   std::unique_ptr<CountersFile> create() {
     auto made = CountersFile::create(path_, info_, kBlocks);
@@ -73,9 +60,9 @@ class CountersFileTest : public ::testing::Test {
     block.ops[Op::kMatmul].times.device.copy_out_ns.fetch_add(4);
   }
 
-  std::string directory_;
-  std::string path_;
-  ServerInfo info_;
+  const TempDir directory_;
+  const std::string path_ = directory_.file("ctl.stats");
+  ServerInfo info_ = sample_server_info();
 };
 
 }  // namespace airlock

@@ -12,6 +12,7 @@
 #include "runtime/stats/counters_reader.h"
 #include "tests/fuzz/take.h"
 #include "tests/fuzz/target.h"
+#include "tests/stats/sample_server_info.h"
 #include "tests/support/temp_dir.h"
 
 namespace airlock::fuzz {
@@ -33,16 +34,7 @@ const TempDir& directory() {
 /// As a server left it that was killed with one session under way.
 const std::string& valid_file() {
   static const std::string kept = [] {
-    ServerInfo info;
-    info.model = "tiny.json";
-    info.endpoint = "ipc:///tmp/x/ctl";
-    info.digest = "abc";
-    info.dtype = "fp32";
-    info.host = {"machine", "a CPU", 2, "cpu"};
-    info.threads = 3;
-    info.slot_count = 8;
-    info.slot_bytes = 4096;
-    info.max_clients = 2;
+    ServerInfo info = sample_server_info();
     info.start_ns = 5;
     info.pool = {kSlot, {{4, 2, 0}}, 2};
     const std::string path = directory().file("made.stats");
