@@ -232,7 +232,10 @@ class Reader {
     for (const SessionBlock& block : blocks_) {
       if (!is_used(block)) continue;
       CountersSnapshot::Holder holder;
-      ASSIGN_OR_RETURN(holder.lease, named(read_lease(block.lease, shape)));
+      auto lease = read_lease(block.lease, shape);
+      // Half written, where the server died or stands still over it.
+      if (!lease.ok() && !snapshot.settled) continue;
+      ASSIGN_OR_RETURN(holder.lease, named(std::move(lease)));
       if (!wants_pool(holder.lease.asked)) continue;
       holder.session = fmt::format("{:016x}", block.epoch);
       ASSIGN_OR_RETURN(holder.client, text(block.client, "client's name"));

@@ -189,5 +189,20 @@ TEST_F(CountersPoolTest, refuses_two_sessions_with_the_same_slots) {
   EXPECT_TRUE(read_counters_file(path_).ok());
 }
 
+TEST_F(CountersPoolTest, leaves_a_lease_out_that_was_half_written) {
+  have_pool();
+  auto file = create();
+  SessionBlock* const block = file->open_session(1, "", 0);
+  file->set_lease(*block, some_lease(), some_figures());
+  ASSERT_EQ(read_counters_file(path_)->holders.size(), 1U);
+  for (auto& extent : block->lease.extents) extent = {};
+  EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kInvalidInput);
+  file->live().generation.store(1);
+  const auto snapshot = read_counters_file(path_);
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status().to_string();
+  EXPECT_FALSE(snapshot->settled);
+  EXPECT_TRUE(snapshot->holders.empty());
+}
+
 }  // namespace
 }  // namespace airlock
