@@ -122,8 +122,8 @@ Status Session::attach(std::unique_ptr<Compute>& compute, Attached& attached,
   // Only now: what never attaches leases nothing.
   if (ground_.pool != nullptr && welcome_.has_pool) {
     Status lacking;
+    shows_lease_ = true;  // also where it fails half way: what is free has changed
     ASSIGN_OR_RETURN(leased, channel_->lease(*ground_.pool, ground_.pool_wish, attached, lacking));
-    shows_lease_ = true;
     ground_.show_lease(*this, {now_ns(), ground_.pool_wish, attached.pool});
     if (!lacking.ok()) {
       ground_.lacking_log.log(LogLevel::kInfo,
