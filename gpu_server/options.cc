@@ -101,15 +101,12 @@ Result<PoolOptions> pool_options(const PoolWords& words, PoolCommit commit) {
     return options;
   }
   options.mode = PoolMode::kShape;
-  const auto profile =
-      words.pool == "auto" ? PoolProfile::kStandard : from_name<PoolProfile>(words.pool);
-  if (profile) {
-    options.shape = shape_of(*profile);
-  } else if (const auto bytes = parse_size(words.pool)) {
-    ASSIGN_OR_RETURN(options.shape, shape_of_bytes(*bytes));
+  if (words.pool == "auto") {
+    options.shape = shape_of(PoolProfile::kStandard);
+  } else if (auto shape = parse_pool_shape(words.pool); shape.ok()) {
+    options.shape = *shape;
   } else {
-    return Status(StatusCode::kUsage, "--pool: '{}' is neither auto, off, a size, nor one of {}",
-                  words.pool, names_of<PoolProfile>());
+    return shape.status().with_context("--pool, unless it is auto or off");
   }
   if (words.slots) {
     options.shape.slots = *words.slots;

@@ -57,6 +57,13 @@ CommandOption declare_ring_slot_bytes(const CommandOptions& command, std::uint32
       });
 }
 
+Result<PoolShape> parse_pool_shape(const std::string& text) {
+  if (const auto profile = from_name<PoolProfile>(text)) return shape_of(*profile);
+  if (const auto bytes = parse_size(text)) return shape_of_bytes(*bytes);
+  return Status(StatusCode::kUsage, "'{}' is neither a size nor one of {}", text,
+                names_of<PoolProfile>());
+}
+
 CommandOption declare_pool(const CommandOptions& command, PoolWish& wish) {
   // Addresses; memory is taken as it is touched.
   wish[PoolUse::kInput] = wish[PoolUse::kOutput] = kMostOfPool;

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <string>
 
+#include "pool/shape.h"
 #include "proto/pool.h"
 #include "proto/ring.h"
 #include "runtime/program/command_line.h"
@@ -25,6 +26,9 @@ CommandOption declare_ring_slots(const CommandOptions& command, std::uint32_t& s
                                  const std::string& help);
 CommandOption declare_ring_slot_bytes(const CommandOptions& command, std::uint32_t& slot_bytes,
                                       const std::string& help);
+
+/// The name of a profile or a size, as gpu_server's --pool has it. kUsage, kInvalidInput.
+Result<PoolShape> parse_pool_shape(const std::string& text);
 
 /// --pool of a runner: what it asks for, or nothing.
 CommandOption declare_pool(const CommandOptions& command, PoolWish& wish);

@@ -88,7 +88,6 @@ class Table {
   /// `row` has a cell for each column (CHECKed).
   void add(Cells row);
   bool empty() const { return rows_.empty(); }
-  std::size_t columns() const { return columns_.size(); }
   const std::vector<Cells>& rows() const { return rows_; }
 
   /// Columns two spaces apart, for a terminal.

@@ -188,13 +188,11 @@ Table bench_table() {
 }
 
 Cells row_of(const Measured& measured) {
-  Cells row = {measured.bytes};
   if (!measured.skipped.empty()) {
-    row.resize(bench_table().columns() - 1);
-    row.emplace_back(measured.skipped);
-    return row;
+    return {measured.bytes, Cell(), Cell(), Cell(), Cell(),
+            Cell(),         Cell(), Cell(), Cell(), measured.skipped};
   }
-  row.emplace_back(measured.path);
+  Cells row = {measured.bytes, measured.path};
   const Round& median = measured.median;
   for (const std::uint64_t ns :
        {median.memcpy_ns, median.copy_ns, median.wait_ns, median.compute_ns, median.total_ns})

@@ -17,6 +17,7 @@
 #include "runtime/text/figures.h"
 #include "tools/airlock_pool/list.h"
 #include "tools/airlock_stat/show.h"
+#include "tools/airlock_stat/source.h"
 
 namespace airlock::pool_tool {
 namespace {
@@ -45,20 +46,27 @@ void check_room(const CountersSnapshot& snapshot, Findings& findings) {
                                      snapshot.sessions_active, snapshot.server.max_clients)));
   }
   bool has_all = true;
+  PoolFigures::Free spare = snapshot.pool.spare;
   for (const PoolUse use : kValuesOf<PoolUse>) {
     const PoolFigures::Free& own = snapshot.pool.own[use];
-    const PoolFigures::Free& spare = snapshot.pool.spare;
     const std::uint64_t longest = std::max(own.longest_run, spare.longest_run);
     // Nobody has to have scratch.
     const bool is_needed = use != PoolUse::kScratch;
+    const std::uint64_t free_slots = own.slots + spare.slots;
+    // A session takes one use after the other, and what it takes of the spare ones the next has
+    // not.
+    if (const std::uint64_t taken = std::min(longest, shape.quota(use)); taken > own.longest_run) {
+      spare.slots -= taken;
+      spare.longest_run -= taken;
+    }
     if (longest >= shape.quota(use) && (longest > 0 || !is_needed)) continue;
     has_all = false;
     std::string text = fmt::format(
         "of {} slots ({}), {} of them spare, {} are free, {} of them in a row; a session may have "
         "{}: wait for one to end (airlock_pool list says who has what), or give gpu_server a "
         "larger --pool or --pool-slots",
-        shape.slots[use] + shape.spare_slots, name_of(use), shape.spare_slots,
-        own.slots + spare.slots, longest, shape.quota(use));
+        shape.slots[use] + shape.spare_slots, name_of(use), shape.spare_slots, free_slots, longest,
+        shape.quota(use));
     const bool is_full = longest == 0 && is_needed;
     findings.push_back(is_full ? problem("room", StatusCode::kResourceExhausted, std::move(text))
                                : note("room", std::move(text)));
@@ -166,13 +174,10 @@ Findings check_endpoint(const Endpoint& endpoint) {
       findings.push_back(problem("socket", os_error("look at " + endpoint.path, errno)));
       return findings;
     }
-    const bool loads = ::access((endpoint.path + ".lock").c_str(), F_OK) == 0;
-    findings.push_back(
-        problem("server", StatusCode::kUnavailable,
-                loads ? "there is no socket yet: a server may still be loading its model, wait"
-                      : fmt::format("none at {}: start gpu_server there, or give its --endpoint",
-                                    endpoint.text())));
-    return findings;
+    if (const auto absent = no_server(endpoint)) {
+      findings.push_back(problem("server", *absent));
+      return findings;
+    }
   }
   const auto wrong = [&](const std::string& fault) {
     findings.push_back(problem("socket", StatusCode::kInvalidInput,
@@ -310,7 +315,9 @@ Status run_check(const Options& options) {
       add(check_server(*snapshot, options.expected, memory_available_bytes()));
     } else if (snapshot.status().code() == StatusCode::kUnavailable) {
       // The session tells whether there is a server.
-      findings.push_back(note("counters", snapshot.status().message()));
+      findings.push_back(options.expected
+                             ? problem("counters", snapshot.status())
+                             : note("counters", std::string(snapshot.status().message())));
     } else {
       findings.push_back(problem("counters", snapshot.status()));
     }

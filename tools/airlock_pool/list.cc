@@ -1,12 +1,12 @@
 #include "tools/airlock_pool/list.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include "runtime/json/writer.h"
 #include "runtime/text/figures.h"
 #include "runtime/text/table.h"
 #include "tools/airlock_stat/show.h"
+#include "tools/airlock_stat/source.h"
 
 namespace airlock::pool_tool {
 namespace {
@@ -79,19 +79,18 @@ JsonObject pool_json(const CountersSnapshot& snapshot) {
 }  // namespace
 
 Result<CountersSnapshot> look(const Endpoint& endpoint) {
-  const std::string path = counters_path(endpoint);
-  RETURN_IF_ERROR(check_endpoint_directory(path.substr(0, path.rfind('/')), IfMissing::kRefuse));
-  auto snapshot = read_counters_file(path);
+  auto snapshot = look_at_file(endpoint);
   if (snapshot.status().code() != StatusCode::kUnavailable) return snapshot;
-  const bool is_ipc = endpoint.kind == Endpoint::Kind::kIpc;
-  const bool has_socket = is_ipc && ::access(endpoint.path.c_str(), F_OK) == 0;
-  const bool loads = is_ipc && ::access((endpoint.path + ".lock").c_str(), F_OK) == 0;
-  return Status(
-      StatusCode::kUnavailable, "{} at {}: {}. {}",
-      has_socket ? "no server to be looked at" : "no server", endpoint.text(),
-      loads && !has_socket ? "one may still be loading its model" : snapshot.status().message(),
-      is_ipc ? "Start gpu_server there, or give its --endpoint"
-             : "A server on another machine has no pool for this one");
+  if (const auto absent = no_server(endpoint)) return *absent;
+  if (endpoint.kind == Endpoint::Kind::kIpc) {
+    return Status(StatusCode::kUnavailable,
+                  "the server at {} has no file of what it counts ({}): its log says why; start it "
+                  "again",
+                  endpoint.text(), snapshot.status().message());
+  }
+  return Status(StatusCode::kUnavailable,
+                "no server to be looked at: {}; over tcp there is no pool in any case",
+                snapshot.status().message());
 }
 
 std::string why_no_pool(const ServerInfo& server) {

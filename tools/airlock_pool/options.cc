@@ -35,31 +35,9 @@ Status set_power_of_two(const std::string& text, std::uint64_t& bytes) {
   return {};
 }
 
-/// As gpu_server --pool takes it.
-Status set_expected(const std::string& text, std::optional<PoolShape>& expected) {
-  if (const auto profile = from_name<PoolProfile>(text)) {
-    expected = shape_of(*profile);
-    return {};
-  }
-  const auto bytes = parse_size(text);
-  if (!bytes) {
-    return {StatusCode::kUsage, "'{}' is neither a size nor one of {}", text,
-            names_of<PoolProfile>()};
-  }
-  ASSIGN_OR_RETURN(expected, shape_of_bytes(*bytes));
-  return {};
-}
-
 void declare_timeout(const CommandOptions& command, std::chrono::milliseconds& timeout) {
-  command.parsed("--timeout-ms", "N", "the longest wait for the server (10000)",
-                 [&timeout](const std::string& text) -> Status {
-                   const auto number = parse_size(text);
-                   if (!number || *number < 1 || *number > 3'600'000) {
-                     return {StatusCode::kUsage, "'{}' is not a number from 1 to 3600000", text};
-                   }
-                   timeout = std::chrono::milliseconds(*number);
-                   return {};
-                 });
+  command.number("--timeout-ms", timeout, std::int64_t{1}, std::int64_t{3'600'000},
+                 "the longest wait for the server (10000)");
 }
 
 void declare_bench(const CommandOptions& command, Options& options, Seconds& seconds) {
@@ -100,7 +78,10 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   const CommandOptions check = declare(
       Command::kCheck, "what stands in the way of a client; leases a little and multiplies");
   check.parsed("--pool", "PROFILE|BYTES", "the pool that there should be, as for gpu_server",
-               [&](const std::string& text) { return set_expected(text, options.expected); });
+               [&](const std::string& text) -> Status {
+                 ASSIGN_OR_RETURN(options.expected, parse_pool_shape(text));
+                 return {};
+               });
   declare_timeout(check, options.timeout);
   declare_bench(declare(Command::kBench, "what it takes to have a product computed, by size"),
                 options, seconds);

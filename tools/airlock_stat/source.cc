@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/log.h"
@@ -41,12 +42,6 @@ bool is_same_server(const std::string& endpoint, const Endpoint& wanted) {
   return host == asked || host == "*" || host == "0.0.0.0" || host == "[::]";
 }
 
-Status no_server(const Endpoint& endpoint, std::string_view why) {
-  return {StatusCode::kUnavailable,
-          "no server at {}: {}. Start gpu_server there, or give its --endpoint", endpoint.text(),
-          why};
-}
-
 }  // namespace
 
 Result<SideReport> read_own_session(std::string_view json) {
@@ -76,34 +71,46 @@ Result<StatSource> StatSource::connect(const Endpoint& endpoint,
   return source;
 }
 
+std::optional<Status> no_server(const Endpoint& endpoint) {
+  if (endpoint.kind != Endpoint::Kind::kIpc || ::access(endpoint.path.c_str(), F_OK) == 0)
+    return std::nullopt;
+  const bool loads = ::access((endpoint.path + ".lock").c_str(), F_OK) == 0;
+  return Status(StatusCode::kUnavailable,
+                "no server at {}: {}. Start gpu_server there, or give its --endpoint",
+                endpoint.text(),
+                loads ? "one may still be loading its model" : "there is no socket");
+}
+
+Result<CountersSnapshot> look_at_file(const Endpoint& endpoint) {
+  if (endpoint.kind == Endpoint::Kind::kTcp && !is_this_machine(endpoint.host))
+    return Status(StatusCode::kUnavailable, "{} is on another machine", endpoint.text());
+  const std::string path = counters_path(endpoint);
+  RETURN_IF_ERROR(check_endpoint_directory(path.substr(0, path.rfind('/')), IfMissing::kRefuse));
+  ASSIGN_OR_RETURN(CountersSnapshot snapshot, read_counters_file(path));
+  if (is_same_server(snapshot.server.endpoint, endpoint)) return snapshot;
+  return Status(StatusCode::kUnavailable, "the server of that port is at {}",
+                snapshot.server.endpoint);
+}
+
 Result<StatSource> StatSource::open(const StatOptions& options) {
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
   const bool ipc = endpoint.kind == Endpoint::Kind::kIpc;
-  if (!ipc && !is_this_machine(endpoint.host)) return connect(endpoint, options.timeout);
-  const std::string path = counters_path(endpoint);
-  const std::string directory = path.substr(0, path.rfind('/'));
-  Status status = check_endpoint_directory(directory, IfMissing::kRefuse);
-  if (status.ok()) {
-    const auto snapshot = read_counters_file(path);
-    if (snapshot.ok() && is_same_server(snapshot->server.endpoint, endpoint)) {
-      // Where no lock keeps an endpoint to one server, another may serve there without a file.
-      if (!ipc && !snapshot->alive) {
-        auto asked = connect(endpoint, std::min(options.timeout, kLocalPatience));
-        if (asked.ok()) return asked;
-      }
-      StatSource source;
-      source.path_ = path;
-      return source;
+  const auto snapshot = look_at_file(endpoint);
+  if (snapshot.ok()) {
+    // Where no lock keeps an endpoint to one server, another may serve there without a file.
+    if (!ipc && !snapshot->alive) {
+      auto asked = connect(endpoint, std::min(options.timeout, kLocalPatience));
+      if (asked.ok()) return asked;
     }
-    status = snapshot.status();
+    StatSource source;
+    source.path_ = counters_path(endpoint);
+    return source;
   }
-  if (status.code() != StatusCode::kUnavailable && ipc) return status;
-  if (!status.ok() && status.code() != StatusCode::kUnavailable) log_warning(status.message());
-  if (ipc && ::access(endpoint.path.c_str(), F_OK) != 0) {
-    const bool loading = ::access((endpoint.path + ".lock").c_str(), F_OK) == 0;
-    return no_server(endpoint,
-                     loading ? "one may still be loading its model" : "there is no socket");
+  if (snapshot.status().code() != StatusCode::kUnavailable) {
+    if (ipc) return snapshot.status();
+    log_warning(snapshot.status().message());
   }
+  if (const auto absent = no_server(endpoint)) return *absent;
   return connect(endpoint, options.timeout);
 }
 

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -12,6 +13,13 @@
 #include "tools/airlock_stat/options.h"
 
 namespace airlock {
+
+/// Why nobody can be reached at an ipc endpoint: there is no socket, and what to do; else nullopt.
+std::optional<Status> no_server(const Endpoint& endpoint);
+
+/// What the server at `endpoint` counts, from its file on this machine. kUnavailable: there is no
+/// file, or another server's; else as check_endpoint_directory() and read_counters_file().
+Result<CountersSnapshot> look_at_file(const Endpoint& endpoint);
 
 /// Where the figures of a server come from: its counters file, or the server itself. One thread.
 class StatSource {

@@ -63,6 +63,20 @@ TEST(PoolCheck, finds_a_pool_of_another_size) {
   EXPECT_EQ(code(shape_of_bytes(8 * kSlot).value()), StatusCode::kOk);  // in whatever slots
 }
 
+TEST(PoolCheck, gives_a_spare_slot_to_one_use_alone) {
+  CountersSnapshot snapshot = some_snapshot();
+  snapshot.pool.own = {};
+  snapshot.pool.spare = {2, 2};
+  Findings findings = check_server(snapshot, {}, kPlenty);
+  EXPECT_TRUE(verdict(findings).ok());
+  EXPECT_EQ(find(findings, "room")->level, Level::kNote);  // none is left for scratch
+  EXPECT_THAT(find(findings, "room")->text, HasSubstr("(scratch)"));
+  snapshot.pool.spare = {1, 1};
+  findings = check_server(snapshot, {}, kPlenty);
+  EXPECT_EQ(verdict(findings).code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(find(findings, "room")->text, HasSubstr("(out)"));
+}
+
 TEST(PoolCheck, finds_no_room_for_one_more) {
   CountersSnapshot snapshot = some_snapshot();
   snapshot.pool.own[PoolUse::kOutput] = {0, 0};
