@@ -347,7 +347,7 @@ bool analyse(airlock::pool::Pool& pool, const Options& options, bool is_checked,
 
 int run(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
-  airlock_pool_options connect = airlock::pool::Pool::options_for(options.endpoint);
+  airlock_pool_options connect = airlock::pool::Pool::options_for(options.endpoint.c_str());
   connect.client = "pca";
   connect.op_timeout_ms = 3600000;
   airlock::pool::Pool pool(connect);
@@ -388,7 +388,10 @@ int run(const Options& options) {
       static_cast<unsigned long long>(stats.sent_bytes));
   const std::chrono::duration<double> whole = std::chrono::steady_clock::now() - start;
   say("whole: %.3f s", whole.count());
-  return is_right && stats.sent_bytes == 0 ? 0 : 1;
+  if (stats.sent_bytes == 0) return is_right ? 0 : 1;
+  say("WRONG: %llu bytes were sent: not all arrays had room in a lease",
+      static_cast<unsigned long long>(stats.sent_bytes));
+  return 1;
 }
 
 /// Each a session of its own, on a thread of its own.
