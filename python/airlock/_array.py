@@ -83,9 +83,12 @@ class Array:
 
     def copy_(self, source: Any) -> Array:
         """Fills it from numpy, torch, or anything with __array__ or DLPack, broadcast to its shape and rounded to its
-        type (float64 into float32, not a float into an int32). uint16 into bfloat16 are bits."""
+        type (float64 into float32, not a float into an int32). uint16 into bfloat16 are bits. Waits for the last product
+        that writes it, and for that of a source that is an Array."""
         np = _types.numpy()
         target = self.numpy()
+        if isinstance(source, Array):  # once it is written
+            check(library().airlock_array_copy_out(source._live().get(), 0, None, 0))
         try:
             values, name = (source.numpy(), source.dtype) if isinstance(source, Array) else _types.as_numpy(source)
             if self.dtype == "bfloat16" and name in ("float16", "float32", "float64"):
@@ -94,14 +97,20 @@ class Array:
                 raise TypeError(f"cannot cast {name} to bfloat16")
             elif self.dtype != "bfloat16" and name == "bfloat16":
                 values = _types.from_bfloat16(values)
+            if not np.can_cast(np.asarray(values).dtype, target.dtype, "same_kind"):
+                raise TypeError(f"cannot cast {name} to {self.dtype}")
+            np.broadcast_to(values, target.shape)
+            # No product writes it any more, and what became of the last one is of no interest.
+            check(library().airlock_array_copy_in(self._live().get(), 0, None, 0))
             np.copyto(target, values, casting="same_kind")
         except (TypeError, ValueError, BufferError) as error:
             raise Invalid(f"an array of shape {self.shape} of {self.dtype} cannot be filled so: {error}") from error
         return self
 
     def copy_out(self, out: Optional[np.ndarray] = None) -> np.ndarray:
-        """A copy that the server cannot change, into `out` if it is given. Unavailable where the server ended: what was
-        copied may be zeros then."""
+        """A copy that the server cannot change, into `out` if it is given. Waits for the last product that writes the
+        array, and raises its failure if nobody waited for it. Unavailable where the array lies in the lease and the
+        server ended: what was copied may be zeros then."""
         memory = self._live()
         np = _types.numpy()
         numpy_type = np.dtype(_types.typestr(memory.dtype))

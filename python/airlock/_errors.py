@@ -28,7 +28,7 @@ class NoRoom(Error, MemoryError):
 
 
 class Refused(Error):
-    """The server speaks another version, or has no place for us."""
+    """The server speaks another version of the protocol."""
     status = 5
 
 

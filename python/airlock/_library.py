@@ -34,6 +34,7 @@ _FUNCTIONS = {
     "pool_error": (c_char_p, ()),
     "pool_version": (c_char_p, ()),
     "pool_connect": (c_int, (POINTER(Options), POINTER(c_void_p))),
+    "pool_end": (None, (c_void_p,)),
     "pool_close": (None, (c_void_p,)),
     "pool_check": (c_int, (c_void_p,)),
     "pool_get_stats": (c_int, (c_void_p, POINTER(Stats))),
@@ -43,6 +44,7 @@ _FUNCTIONS = {
     "array_view": (c_void_p, (c_void_p,)),
     "array_bytes": (c_size_t, (c_void_p,)),
     "array_is_inside": (c_int, (c_void_p,)),
+    "array_copy_in": (c_int, (c_void_p, c_size_t, c_void_p, c_size_t)),
     "array_copy_out": (c_int, (c_void_p, c_size_t, c_void_p, c_size_t)),
     "pool_matmul_start": (c_int, (c_void_p, c_void_p, c_int, c_void_p, POINTER(c_void_p))),
     "job_wait": (c_int, (c_void_p,)),
@@ -109,8 +111,12 @@ class Handle:
         self.check_process()
         return self.pointer
 
+    def is_ours(self) -> bool:
+        """Not a child's after a fork."""
+        return os.getpid() == self._pid
+
     def check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if not self.is_ours():
             raise Invalid("a session does not outlive a fork: connect again in the child")
 
     def __del__(self, getpid: Any = os.getpid) -> None:

@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import ctypes
 import operator
-import os
-import threading
 from ctypes import c_int64
 from typing import Any, Mapping, Optional, Sequence, Union
 
@@ -79,37 +77,30 @@ class Pool:
                           (ctypes.c_uint64 * 3)(*_lease_bytes(lease)),
                           0 if inline_bytes is None else max(1, inline_bytes), _milliseconds("timeout", timeout),
                           _milliseconds("op_timeout", op_timeout), bool(spill))
-        self._lock = threading.Lock()  # no close() under a call that has the handle
-        self._handle: Optional[Handle] = Handle("airlock_pool_close")
+        self._closed = False
+        self._handle = Handle("airlock_pool_close")
         check(library().airlock_pool_connect(ctypes.byref(options), self._handle.reference()))
-        self._pid = os.getpid()
         #: What the server computes with.
         self.device: str = library().airlock_pool_device(self._handle.get()).decode(errors="replace")
 
     def _live(self) -> Handle:
-        handle = self._handle
-        if handle is None:
+        if self._closed:
             raise Unavailable("the session was closed")
-        return handle
-
-    def _check_process(self) -> None:
-        """Before the lock, which another thread may have held at the fork."""
-        self._live().check_process()
+        self._handle.check_process()
+        return self._handle
 
     def alloc(self, shape: Shape, dtype: Any = "float64", use: str = "in") -> Array:
         """A row-major array of rank 1 to 4, its contents undefined. `use`: "in" for operands, "out" for results,
         "scratch" for results that are operands of what comes next; each has memory of its own in the server's pool."""
-        self._check_process()
+        handle = self._live()
         name = _types.name_of(dtype)
         extents = tuple(operator.index(n) for n in (shape if hasattr(shape, "__iter__") else (shape,)))
         if any(abs(n) >= 2**63 for n in extents):
             raise Invalid(f"no array has shape {extents}")
         number = _number("use", USES, use)
-        with self._lock:
-            handle = self._live()
-            memory = Memory(handle, extents, name)
-            check(library().airlock_pool_alloc(handle.get(), number, _types.NUMBERS[name], len(extents),
-                                               (c_int64 * len(extents))(*extents), memory.reference()))
+        memory = Memory(handle, extents, name)
+        check(library().airlock_pool_alloc(handle.get(), number, _types.NUMBERS[name], len(extents),
+                                           (c_int64 * len(extents))(*extents), memory.reference()))
         memory.look()
         return Array(memory, use)
 
@@ -123,11 +114,11 @@ class Pool:
         heads is a multiple of groups. Both float64, or both one of the smaller floats, which are rounded to float32 and
         multiplied so. Without `out` a new array of `use` and of their type. Products are computed in the order of their
         start, and a result may be the operand of the next before it was waited for."""
-        self._check_process()
+        owner = self._live()
         number = _number("transpose", TRANSPOSES, transpose)
         if out is None:
             out = self.alloc(_result_shape(a, b, transpose), a.dtype, use)
-        handle = Handle("airlock_job_free", self._live())
+        handle = Handle("airlock_job_free", owner)
         memories = [array._live() for array in (a, b, out)]  # kept through the call
         check(library().airlock_pool_matmul_start(memories[0].get(), memories[1].get(), number, memories[2].get(),
                                                   handle.reference()))
@@ -140,17 +131,13 @@ class Pool:
 
     def check(self) -> None:
         """Unavailable, unless the server is there."""
-        self._check_process()
-        with self._lock:
-            check(library().airlock_pool_check(self._live().get()))
+        check(library().airlock_pool_check(self._live().get()))
 
     def stats(self) -> dict[str, Any]:
         """Of each use what is leased, used, the largest array that has room, and the most ever used, in bytes; arrays
         and products; tensors and bytes of products by path, and `fallbacks`: tensors that the pool had no room for."""
-        self._check_process()
         got = Stats(ctypes.sizeof(Stats))
-        with self._lock:
-            check(library().airlock_pool_get_stats(self._live().get(), ctypes.byref(got)))
+        check(library().airlock_pool_get_stats(self._live().get(), ctypes.byref(got)))
         stats: dict[str, Any] = {use: {name: getattr(got.use[i], name) for name, _ in type(got.use[i])._fields_}
                                  for use, i in USES.items()}
         stats.update({name: getattr(got, name) for name in ("arrays", "arrays_inside", "products", "fallbacks")})
@@ -161,14 +148,9 @@ class Pool:
     def close(self) -> None:
         """Ends the session; a job under way fails with Unavailable. Arrays that are left, and their views, may be used
         on, but may read as zeros from here on."""
-        if self._handle is None or os.getpid() != self._pid:
-            return
-        with self._lock:
-            handle, self._handle = self._handle, None
-            if handle is not None:
-                # Not by dropping it: arrays hold it too.
-                pointer, handle.pointer = handle.pointer, ctypes.c_void_p()
-                library().airlock_pool_close(pointer)
+        self._closed = True
+        if self._handle.is_ours():
+            library().airlock_pool_end(self._handle.pointer)
 
     def __enter__(self) -> Pool:
         return self
@@ -177,7 +159,7 @@ class Pool:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<airlock.Pool {'closed' if self._handle is None else self.device}>"
+        return f"<airlock.Pool {'closed' if self._closed else self.device}>"
 
 
 def _result_shape(a: Array, b: Array, transpose: Optional[str]) -> tuple[int, ...]:

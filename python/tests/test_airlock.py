@@ -110,6 +110,22 @@ class Both:
         np.testing.assert_allclose(job.wait().numpy(), a @ a, atol=1e-10)
         self.assertFalse(other.numpy().any())
 
+    def test_a_copy_comes_after_the_product_that_was_dropped(self):
+        for n in (30, 300):
+            with self.subTest(n=n):
+                ones, eye = self.put(np.ones((n, n))), self.put(np.eye(n))
+                target = self.pool.alloc((n, n), use="scratch")
+                self.pool.start_matmul(ones, ones, out=target)
+                target.copy_(np.full((n, n), 7.0))
+                self.assertTrue((self.pool.matmul(target, eye).copy_out() == 7).all())
+                self.pool.start_matmul(ones, ones, out=target)
+                other = self.pool.alloc((n, n), use="scratch").copy_(target)
+                self.assertTrue((other.copy_out() == n).all())
+                with self.assertRaises(airlock.Invalid):
+                    target.copy_(np.ones((n, n), complex))
+                with self.assertRaises(airlock.Invalid):
+                    target.copy_(np.ones(n + 1))
+
     def test_copies(self):
         a = self.pool.alloc((3, 4))
         values = np.arange(12.0).reshape(3, 4)
@@ -433,7 +449,7 @@ class OverIpc(Both, Session):
 
     def test_a_server_that_is_full_refuses(self):
         full = new_server("--max-clients", 1, endpoint=f"ipc://{rig.run_dir}/full")
-        with airlock.Pool(full.endpoint), self.assertRaises((airlock.Refused, airlock.NoRoom)):
+        with airlock.Pool(full.endpoint), self.assertRaisesRegex(airlock.NoRoom, "server full"):
             airlock.Pool(full.endpoint, timeout=1)
 
     def test_the_library_is_looked_for_and_its_absence_told(self):
