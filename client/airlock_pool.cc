@@ -172,6 +172,12 @@ void airlock_pool_close(airlock_pool* pool) {
   });
 }
 
+void airlock_pool_end(airlock_pool* pool) {
+  quietly([pool] {
+    if (pool != nullptr) pool->client->close();
+  });
+}
+
 airlock_status airlock_pool_check(airlock_pool* pool) {
   return guarded([pool] { return pool == nullptr ? missing("pool") : pool->client->check(); });
 }
@@ -232,11 +238,11 @@ airlock_status airlock_pool_alloc(airlock_pool* pool, airlock_use use, airlock_d
               "1 to {}",
               rank, airlock::Shape::kMaxRank};
     }
-    const auto holder = std::make_unique<airlock_array>();
+    auto holder = std::make_unique<airlock_array>();
     ASSIGN_OR_RETURN(holder->array,
                      pool->client->alloc(static_cast<airlock::PoolUse>(use_number),
                                          {static_cast<airlock::DType>(dtype_number), *extents}));
-    *array = new airlock_array{std::move(holder->array)};
+    *array = holder.release();
     return {};
   });
 }

@@ -117,8 +117,12 @@ AIRLOCK_API const char* airlock_pool_version(void);
 /* `options` may be NULL. Waits for a server up to timeout_ms. */
 AIRLOCK_API airlock_status airlock_pool_connect(const airlock_pool_options* options,
                                                 airlock_pool** pool);
-/* Ends the session, and what waits in it; NULL is nothing. Arrays and jobs that are still there go
- * on being valid, and must be freed; views of the lease may read as zeros from here on. */
+/* Ends the session, and what waits in it, from any thread; NULL is nothing, and so is the second
+ * time. Arrays and jobs that are still there go on being valid, and their calls fail; views of the
+ * lease may read as zeros from here on. */
+AIRLOCK_API void airlock_pool_end(airlock_pool* pool);
+/* The same, and frees `pool`: no other call may have it. Arrays and jobs that are still there must
+ * be freed too. */
 AIRLOCK_API void airlock_pool_close(airlock_pool* pool);
 /* AIRLOCK_OK while the server is there. */
 AIRLOCK_API airlock_status airlock_pool_check(airlock_pool* pool);
@@ -145,17 +149,18 @@ AIRLOCK_API size_t airlock_array_bytes(const airlock_array* array);
 AIRLOCK_API int airlock_array_is_inside(const airlock_array* array);
 /* Copies `bytes` from `offset` of the array on; AIRLOCK_INVALID past its end. Both wait for the
  * last product that writes the array. copy_out fails where that failed and nobody waited for it,
- * and where the server ended before: what was copied may be zeros then. */
+ * and, for an array in the lease, where the server ended before or the lease's memory was
+ * taken away: what was copied may be zeros then. */
 AIRLOCK_API airlock_status airlock_array_copy_in(airlock_array* array, size_t offset,
                                                  const void* from, size_t bytes);
 AIRLOCK_API airlock_status airlock_array_copy_out(airlock_array* array, size_t offset, void* to,
                                                   size_t bytes);
 
 /* Starts result = a x b: a [m, k] or [heads, m, k], b [k, n] or [groups, k, n], either of them
- * transposed; heads is a multiple of groups. fp64 with fp64 into fp64; other types are rounded to
- * fp32 and multiplied so, into any of them. `result` is neither of the operands. Products are
- * computed in the order of their start, and the result of one may be an operand of the next before
- * it was waited for. */
+ * transposed; heads is a multiple of groups. Both operands have one type: fp64 into fp64; fp32,
+ * fp16 and bf16 are rounded to fp32 and multiplied so, into any of these three. `result` is neither
+ * of the operands. Products are computed in the order of their start, and the result of one may be
+ * an operand of the next before it was waited for. */
 AIRLOCK_API airlock_status airlock_pool_matmul_start(airlock_array* a, airlock_array* b,
                                                      airlock_transpose transpose,
                                                      airlock_array* result, airlock_job** job);

@@ -108,17 +108,17 @@ class Job {
 class Pool {
  public:
   /// The defaults of airlock_pool_options but for the endpoint ("": gpu_server's default).
-  explicit Pool(const std::string& endpoint = "") : Pool(options_for(endpoint)) {}
+  explicit Pool(const std::string& endpoint = "") : Pool(options_for(endpoint.c_str())) {}
   explicit Pool(const airlock_pool_options& options) {
     airlock_pool* made = nullptr;
     check(airlock_pool_connect(&options, &made));
     handle_.reset(made);
   }
   /// To be changed and given to the constructor; `endpoint` outlives that.
-  static airlock_pool_options options_for(const std::string& endpoint) {
+  static airlock_pool_options options_for(const char* endpoint = nullptr) {
     airlock_pool_options options{};
     options.struct_size = sizeof(options);
-    options.endpoint = endpoint.empty() ? nullptr : endpoint.c_str();
+    options.endpoint = endpoint != nullptr && *endpoint != '\0' ? endpoint : nullptr;
     return options;
   }
 
@@ -148,7 +148,8 @@ class Pool {
   }
   std::string device() const { return airlock_pool_device(handle_.get()); }
   void check_server() const { check(airlock_pool_check(handle_.get())); }
-  void close() { handle_.reset(); }
+  /// Ends the session, from any thread; the object goes on being valid, and its calls fail.
+  void close() { airlock_pool_end(handle_.get()); }
 
  private:
   struct Close {

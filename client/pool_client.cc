@@ -54,7 +54,16 @@ void PoolClient::close() {
   session_->close();
 }
 
-Status PoolClient::check() const { return closed_ ? closed() : session_->check(); }
+Status PoolClient::check() const {
+  if (closed_) return closed();
+  RETURN_IF_ERROR(session_->check());
+  const PoolLease* const lease = session_->pool();
+  if (lease == nullptr || !lease->faulted()) return {};
+  return {
+      StatusCode::kUnavailable,
+      "the memory of the lease was taken away: what lay there may be lost, and arrays in it are "
+      "of no use; connect again"};
+}
 
 Result<std::shared_ptr<PoolArray::Memory>> PoolClient::take(PoolUse use, std::size_t bytes) {
   auto memory = std::make_shared<PoolArray::Memory>();
@@ -64,11 +73,17 @@ Result<std::shared_ptr<PoolArray::Memory>> PoolClient::take(PoolUse use, std::si
                            policy.carries(Path::kPool, bytes) &&
                            !policy.carries(Path::kRing, bytes);
   if (is_for_pool) {
-    // What dropped jobs held is free once their replies were looked at.
-    if (lease->longest_run(use) < bytes) RETURN_IF_ERROR(conclude_answered());
-    if (auto block = lease->take(use, bytes)) {
-      memory->bytes = {lease->pool_map().find(block->place(), bytes), bytes};
-      memory->block.emplace(std::move(*block));
+    const auto take_block = [&] {
+      if (auto block = lease->take(use, bytes)) memory->block.emplace(std::move(*block));
+      return memory->block.has_value();
+    };
+    if (!take_block()) {
+      // What dropped jobs held is free once their replies were looked at.
+      RETURN_IF_ERROR(conclude_answered());
+      (void)take_block();
+    }
+    if (memory->block) {
+      memory->bytes = {lease->pool_map().find(memory->block->place(), bytes), bytes};
       high_water_[use] =
           std::max(high_water_[use], lease->leased_bytes(use) - lease->free_bytes(use));
       return memory;
@@ -127,7 +142,7 @@ void PoolClient::conclude_first() {
       outcome = earlier->outcome.with_context("the product that was to write an operand failed");
   }
   // What was read, and what lies in the lease, is the server's only as long as it is there.
-  if (outcome.ok()) outcome = session_->check();
+  if (outcome.ok()) outcome = check();
   running->pending.reset();
   running->result.reset();
   running->before.clear();

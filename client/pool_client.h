@@ -94,7 +94,7 @@ class PoolArray {
 
   const std::shared_ptr<PoolClient> client_;
   const TensorDesc desc_;
-  std::shared_ptr<Memory> memory_;  // guarded by the client's mutex
+  std::shared_ptr<Memory> memory_;  // the same until the destructor
   // The last product that it is the result of, unless it was written since; guarded by the client's
   // mutex.
   std::shared_ptr<Running> writer_;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <airlock_pool.hpp>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -50,7 +51,7 @@ TEST(AirlockPool, multiplies_through_the_cxx_header) {
 
 TEST(AirlockPool, answers_bad_arguments) {
   const PoolServer server;
-  airlock_pool_options options = pool::Pool::options_for(server.endpoint());
+  airlock_pool_options options = pool::Pool::options_for(server.endpoint().c_str());
   airlock_pool* pool = nullptr;
   EXPECT_EQ(airlock_pool_connect(&options, nullptr), AIRLOCK_INVALID);
   options.struct_size = 3;
@@ -112,6 +113,29 @@ TEST(AirlockPool, answers_bad_arguments) {
   airlock_job_free(nullptr);
   airlock_pool_close(nullptr);
   EXPECT_EQ(airlock_pool_check(nullptr), AIRLOCK_INVALID);
+}
+
+TEST(AirlockPool, may_be_ended_while_other_threads_use_it) {
+  const PoolServer server;
+  pool::Pool session(server.endpoint());
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&session] {
+      try {
+        for (;;) {
+          auto a = session.alloc<double>(pool::Use::in, {40, 40});
+          auto b = session.alloc<double>(pool::Use::out, {40, 40});
+          session.matmul(a, a, pool::Transpose::none, b);
+        }
+      } catch (const pool::Error& error) {
+        EXPECT_EQ(error.status(), AIRLOCK_UNAVAILABLE) << error.what();
+      }
+    });
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  session.close();
+  session.close();
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST(AirlockPool, errors_are_each_threads_own) {
