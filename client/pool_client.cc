@@ -30,8 +30,10 @@ Result<TensorDesc> as_batch(const char* name, const TensorDesc& desc) {
 Result<std::shared_ptr<PoolClient>> PoolClient::connect(const PoolClientOptions& options) {
   ConnectOptions connect;
   connect.endpoint = options.endpoint;
-  // What rides along takes a slot of a small ring.
+  // What rides along does so behind its product's header; more than that has room takes a slot of
+  // a small ring.
   connect.ring.choice = RingChoice::kAuto;
+  connect.inline_bytes = std::min(options.inline_bytes, std::uint32_t{limits::kMaxInlineBytes});
   connect.path_limit = std::max(options.inline_bytes, std::uint32_t{limits::kMinPoolTensorBytes});
   connect.pool = options.lease;
   connect.client = options.client;

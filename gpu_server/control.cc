@@ -207,11 +207,15 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   welcome.has_ring = ring_on_ && hello.ring.choice == RingChoice::kOn;
   welcome.geometry = geometry_;
   welcome.path_limit = options_.path_limit.value_or(geometry_.slot_bytes);
+  welcome.calibrates = options_.finds_path_limit && welcome.has_ring && hello.path_limit == 0;
+  welcome.inline_bytes = hello.inline_bytes;
   if (hello.path_limit != 0 && hello.path_limit < welcome.path_limit) {
     welcome.path_limit = hello.path_limit;
     // Nothing larger goes there: what the slots would have more is saved, unless it is demanded.
     if (hello.ring.slot_bytes == 0) {
-      const auto needed = static_cast<std::uint32_t>(whole_pages(hello.path_limit));
+      // Both operands of a product fit behind one header.
+      const auto needed = static_cast<std::uint32_t>(
+          whole_pages(std::max(hello.path_limit, 2 * hello.inline_bytes)));
       welcome.geometry.slot_bytes =
           std::clamp(needed, std::uint32_t{limits::kMinSlotBytes}, geometry_.slot_bytes);
     }
@@ -241,6 +245,7 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
       .changed = wake_,
       .ended_log = ended_log_,
       .lacking_log = lacking_log_,
+      .limit_log = limit_log_,
       .admit = [this](Session& session) { return admit(session); },
       .show_lease = [this](Session& session,
                            const SessionLease& lease) { show_lease(session, lease); },
@@ -447,6 +452,7 @@ void Server::control_round() {
     sessions_.tell(LogLevel::kInfo, "sessions");
     ended_log_.tell(LogLevel::kInfo, "ends of sessions");
     lacking_log_.tell(LogLevel::kInfo, "sessions that lack of the pool");
+    limit_log_.tell(LogLevel::kInfo, "path limits that sessions found");
   }
   if (!told_the_end_ && !device.ok()) {
     end_all(device, device);

@@ -159,13 +159,16 @@ void declare(const CommandOptions& command, ServerOptions& options, PoolWords& p
                         kFloatTypes);
   declare_threads(command, options.threads);
   declare_ring(command, options.ring, RingSide::kServer);
-  command.parsed("--path-limit", "BYTES",
-                 "tensors of fewer bytes may go by the ring (default: what a slot has)",
+  command.parsed("--path-limit", "auto|BYTES",
+                 "tensors of fewer bytes may go by the ring: as many, or what each session finds "
+                 "by trying (default: what a slot has)",
                  [&options](const std::string& text) -> Status {
+                   options.finds_path_limit = text == "auto";
+                   if (options.finds_path_limit) return {};
                    const auto bytes = parse_size(text);
                    if (!bytes || *bytes < 1 || *bytes > limits::kMaxSlotBytes) {
-                     return {StatusCode::kUsage, "'{}' is not a size from 1 to {}", text,
-                             limits::kMaxSlotBytes};
+                     return {StatusCode::kUsage, "'{}' is neither auto nor a size from 1 to {}",
+                             text, limits::kMaxSlotBytes};
                    }
                    options.path_limit = static_cast<std::uint32_t>(*bytes);
                    return {};

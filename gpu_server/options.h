@@ -36,6 +36,7 @@ struct ServerOptions {
   RingWish ring{RingChoice::kAuto, limits::kDefaultSlotCount, limits::kDefaultSlotBytes};
   // A tensor of strictly fewer bytes may go by the ring; nullopt: what a slot has.
   std::optional<std::uint32_t> path_limit;
+  bool finds_path_limit = false;  // each session by trying, up to what a slot has
   PoolOptions pool;
   std::size_t max_clients = limits::kDefaultMaxClients;
   std::optional<std::uint64_t> max_op_flop;  // nullopt: what the model's own ops may take

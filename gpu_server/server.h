@@ -142,6 +142,7 @@ class Server {
   LogLimiter sessions_;
   LogLimiter ended_log_;
   LogLimiter lacking_log_;
+  LogLimiter limit_log_;
   // Before the sessions that use it.
   std::unique_ptr<ServedModel> model_;
   // Ends the main thread's wait.

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/thread.h"
+#include "runtime/rpc/calibration.h"
 #include "runtime/rpc/serve.h"
 #include "shm/segment.h"
 
@@ -148,6 +149,20 @@ Status Session::serve_client() {
     return status;
   }
   tell(std::move(attached), std::move(leased));
+  Channel& channel = channel_->channel();
+  if (welcome_.calibrates) {
+    auto found = follow_calibration(channel);
+    if (!found.ok()) return found.status().with_context("finding the path limit");
+    channel.agree(*found);
+    ground_.limit_log.log(LogLevel::kInfo,
+                          fmt::format("session {:016x}: path limit {} bytes, found "
+                                      "by trying",
+                                      epoch_, *found));
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    agreed_ = AgreedLimits{channel.policy().limit_bytes, channel.policy().inline_bytes};
+  }
   ServeContext context;
   context.config_json = ground_.model.config_json;
   context.norms = ground_.model.norms.view();
@@ -155,13 +170,17 @@ Status Session::serve_client() {
   context.max_op_flop = ground_.model.max_op_flop;
   context.service_ns = &counters_.service_ns;
   context.session_stats = [this] { return own_json(); };
-  return serve(channel_->channel(), *compute, context, counters_.block.ops);
+  return serve(channel, *compute, context, counters_.block.ops);
 }
 
 SessionReport Session::report() const {
   SessionReport report;
   report.id = fmt::format("{:016x}", epoch_);
   report.client = client_;
+  {
+    const std::lock_guard lock(mutex_);
+    report.agreed = agreed_;
+  }
   report.transport = snapshot_of(counters_.block.transport);
   report.ops = snapshot_of(counters_.block.ops);
   return report;

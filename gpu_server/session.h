@@ -58,6 +58,8 @@ struct SessionGround {
   LogLimiter& ended_log;
   // Where it is logged that a session got less of the pool than it asked for.
   LogLimiter& lacking_log;
+  // Where it is logged which path limit a session found.
+  LogLimiter& limit_log;
   // Asked by the worker once the runner is attached: gives the session one of the server's places,
   // or says why there is none.
   std::function<Status(Session&)> admit;
@@ -146,6 +148,7 @@ class Session {
   mutable std::mutex mutex_;
   std::deque<SessionNews> news_;             // guarded by mutex_
   Status reason_;                            // guarded by mutex_
+  std::optional<AgreedLimits> agreed_;       // guarded by mutex_
   bool released_ = false;                    // guarded by mutex_
   bool discards_ = false;                    // guarded by mutex_
   std::condition_variable release_;          // of released_

@@ -54,7 +54,7 @@ void fields(auto& wire, Is<ModelDims> auto& dims) {
 }
 
 void fields(auto& wire, Is<Hello> auto& hello) {
-  wire.body("hello", 8);
+  wire.body("hello", 9);
   wire.text("the client's name", hello.client, limits::kMaxClientNameBytes);
   wire.number("the ring mode", hello.ring.choice, 0, 1);
   wire.number("the slot count", hello.ring.slot_count);
@@ -67,10 +67,11 @@ void fields(auto& wire, Is<Hello> auto& hello) {
     wire.number("the wish for a pool", bytes, 0, limits::kMaxPoolBytes);
   }
   wire.number("the path limit", hello.path_limit, 0, limits::kMaxSlotBytes);
+  wire.number("the inline bytes", hello.inline_bytes, 0, limits::kMaxInlineBytes);
 }
 
 void fields(auto& wire, Is<Welcome> auto& welcome) {
-  wire.body("welcome", 18);
+  wire.body("welcome", 20);
   wire.number("the epoch", welcome.epoch);
   wire.text("the token", welcome.token, limits::kSessionTokenBytes);
   wire.demand(welcome.token.size() == limits::kSessionTokenBytes && is_hex(welcome.token),
@@ -82,6 +83,9 @@ void fields(auto& wire, Is<Welcome> auto& welcome) {
   wire.number("the path limit", welcome.path_limit, 1, limits::kMaxSlotBytes);
   wire.demand(welcome.path_limit <= welcome.geometry.slot_bytes,
               "the path limit is more than a slot has");
+  wire.number("whether the path limit is found by trying", welcome.calibrates);
+  wire.demand(!welcome.calibrates || welcome.has_ring, "a path limit to be tried without a ring");
+  wire.number("the inline bytes", welcome.inline_bytes, 0, limits::kMaxInlineBytes);
   segment_field(wire, "the request segment", welcome.request_segment, welcome.has_ring);
   segment_field(wire, "the reply segment", welcome.reply_segment, welcome.has_ring);
   wire.demand(welcome.request_segment != welcome.reply_segment || welcome.request_segment.empty(),

@@ -17,11 +17,11 @@
 
 namespace airlock {
 
-inline constexpr std::uint16_t kProtocolMajor = 5;
+inline constexpr std::uint16_t kProtocolMajor = 6;
 inline constexpr std::uint16_t kProtocolMinor = 0;
 // All that crosses as a number, and how tensors cross, is part of the protocol: one more of them is
 // another version.
-static_assert(kProtocolMajor == 5 && kProtocolMinor == 0 && kCountOf<Path> == 3 &&
+static_assert(kProtocolMajor == 6 && kProtocolMinor == 0 && kCountOf<Path> == 3 &&
               kCountOf<Op> == 7 && kCountOf<DType> == 6 && kCountOf<WeightKind> == 7 &&
               kCountOf<Transpose> == 3 && kCountOf<StatusCode> == 14);
 
@@ -41,6 +41,8 @@ struct Hello {
   PoolWish pool{};
   // No tensor of so many bytes or more is to go by the ring; 0: as the server likes.
   std::uint32_t path_limit = 0;
+  // A tensor of strictly fewer bytes is to ride behind its message's header; 0: none.
+  std::uint32_t inline_bytes = 0;
   bool operator==(const Hello&) const = default;
 };
 
@@ -55,6 +57,10 @@ struct Welcome {
   RingGeometry geometry;
   // A tensor of strictly fewer bytes may go by the ring; at most slot_bytes.
   std::uint32_t path_limit = 0;
+  // The two sides find a path limit, at most that, by trying (runtime/rpc/calibration.h).
+  bool calibrates = false;
+  // A tensor of strictly fewer bytes rides behind its message's header; as Hello asked, or less.
+  std::uint32_t inline_bytes = 0;
   // is_segment_name(), where the segments have names (tcp); empty without a ring, and where their
   // descriptors come beside this message (ipc): the request segment's first.
   std::string request_segment;

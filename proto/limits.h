@@ -15,6 +15,9 @@ inline constexpr std::size_t kDefaultSlotBytes = 10485760;
 /// A slot's header area, or a frame that holds a header.
 inline constexpr std::size_t kHeaderBytes = 4096;
 inline constexpr std::size_t kMaxTensorsPerMessage = 8;
+/// What rides behind a message's header, of one tensor and of all.
+inline constexpr std::size_t kMaxInlineBytes = std::size_t{64} << 10;
+inline constexpr std::size_t kInlineAlignment = 64;
 inline constexpr std::size_t kMaxWeightsPerOp = 8;
 inline constexpr std::size_t kMaxTensorBytes = std::size_t{4} << 30;
 inline constexpr std::size_t kMaxMessageBytes = std::size_t{8} << 30;

@@ -6,6 +6,17 @@ namespace airlock {
 
 namespace {
 
+void put_behind_header(MessagePlan& plan, MessagePlan::Tensor& tensor, const PathPolicy& policy) {
+  const std::size_t at =
+      (plan.inline_bytes + limits::kInlineAlignment - 1) & ~(limits::kInlineAlignment - 1);
+  if (tensor.bytes >= policy.inline_bytes || at + tensor.bytes > policy.inline_room) return;
+  tensor.is_inline = true;
+  tensor.inline_at = at;
+  tensor.path = plan.header_path;
+  plan.inline_bytes = at + tensor.bytes;
+  plan.has_inline = true;
+}
+
 Status fill(MessagePlan& plan, const PathPolicy& policy,
             std::span<const std::size_t> tensor_bytes) {
   if (tensor_bytes.size() > limits::kMaxTensorsPerMessage) {
@@ -21,14 +32,19 @@ Status fill(MessagePlan& plan, const PathPolicy& policy,
               bytes, limits::kMaxTensorBytes, limits::kMaxMessageBytes};
     }
     total_bytes += bytes;
-    const bool by_ring =
-        policy.carries(Path::kRing, bytes) && plan.ring_slots + 1 <= policy.slot_count / 2;
-    plan.ring_slots += by_ring ? 1 : 0;
-    Path path = policy.carries(Path::kPool, bytes) ? Path::kPool : Path::kZmq;
-    if (by_ring) path = Path::kRing;
     MessagePlan::Tensor& tensor = plan.planned[plan.tensor_count++];
     tensor.bytes = bytes;
-    tensor.path = path;
+    put_behind_header(plan, tensor, policy);
+  }
+  if (policy.has_ring && plan.has_inline) plan.ring_slots = 1;
+  for (std::size_t i = 0; i < plan.tensor_count; ++i) {
+    MessagePlan::Tensor& tensor = plan.planned[i];
+    if (tensor.is_inline) continue;
+    const bool by_ring =
+        policy.carries(Path::kRing, tensor.bytes) && plan.ring_slots + 1 <= policy.slot_count / 2;
+    plan.ring_slots += by_ring ? 1 : 0;
+    tensor.path = policy.carries(Path::kPool, tensor.bytes) ? Path::kPool : Path::kZmq;
+    if (by_ring) tensor.path = Path::kRing;
   }
   if (policy.has_ring) plan.ring_slots = std::max<std::size_t>(1, plan.ring_slots);
   return {};

@@ -39,6 +39,10 @@ struct PathPolicy {
       0;  // a tensor of strictly fewer bytes may go by the ring; at most a slot's
   std::size_t slot_count = 0;
   bool has_pool = false;  // both sides use one; where it has no room a tensor goes by ZeroMQ
+  // A tensor of strictly fewer bytes rides behind its message's header, 0: none does; while there
+  // is room for it, at most limits::kMaxInlineBytes.
+  std::size_t inline_bytes = 0;
+  std::size_t inline_room = 0;
 
   /// Whether a tensor of so many bytes may take `path`, as far as its message has room there.
   constexpr bool carries(Path path, std::size_t bytes) const {
@@ -63,6 +67,9 @@ struct MessagePlan {
     std::size_t bytes = 0;
     Path path{};
     PoolPlace place{};  // of kPool
+    // It rides behind the header, on the header's path; so many bytes behind where that begins.
+    bool is_inline = false;
+    std::size_t inline_at = 0;  // a multiple of limits::kInlineAlignment
     bool operator==(const Tensor&) const = default;
   };
 
@@ -81,16 +88,21 @@ struct MessagePlan {
   std::array<Tensor, limits::kMaxTensorsPerMessage> planned{};
   std::size_t tensor_count = 0;
   Path header_path{};
-  /// One for each ring tensor, or one for the header alone; 0 without a ring.
+  /// One for each ring tensor, but for those that ride behind the header: they share the first
+  /// with it. One for the header alone; 0 without a ring.
   std::size_t ring_slots = 0;
+  bool has_inline = false;
+  /// What rides behind the header, gaps between its tensors included.
+  std::size_t inline_bytes = 0;
   /// Tensors that the pool has no room for.
   std::size_t fallbacks = 0;
 };
 
-/// Pure: both sides call it with the same sizes and need not tell each other. In order, a tensor
-/// goes by the ring if it is strictly under the limit and the message then needs at most half the
-/// slots; else by the pool, where there is one and it has at least limits::kMinPoolTensorBytes;
-/// everything else goes by ZeroMQ. kInvalidInput where the sizes are over those of limits.h.
+/// Pure: both sides call it with the same sizes and need not tell each other. First, in order,
+/// those are found that ride behind the header. Of the others, in order, a tensor goes by the ring
+/// if it is strictly under the limit and the message then needs at most half the slots; else by the
+/// pool, where there is one and it has at least limits::kMinPoolTensorBytes; everything else goes
+/// by ZeroMQ. kInvalidInput where the sizes are over those of limits.h.
 Result<MessagePlan> plan_message(const PathPolicy& policy,
                                  std::span<const std::size_t> tensor_bytes);
 

@@ -33,6 +33,7 @@ void declare_shared(const CommandOptions& command, RunnerOptions& options) {
                  "longest time of one op (300000)");
   declare_ring(command, options.ring, RingSide::kRunner);
   declare_pool(command, options.pool);
+  declare_inline_bytes(command, options.inline_bytes);
   command.file("--stats-json", options.stats_json,
                "write the statistics (of all sessions) to this file, after a failure too");
   command.choice("-o,--output", options.output, "form of the result on stdout: md, json, csv");

@@ -137,7 +137,18 @@ void StatsReporter::end_process(unsigned signal) {
 
 ReportedSession::ReportedSession(StatsReporter& reporter, ClientSession& session)
     : reporter_(reporter), session_(session) {
+  const Calibration& calibration = session.calibration();
+  if (calibration.path_limit > 0) log_info(calibration.text());
   const std::lock_guard lock(reporter_.mutex_);
+  // The first speaks for all: it is one server.
+  if (!std::exchange(reporter_.has_limits_, true)) {
+    const PathPolicy& policy = session.policy();
+    auto& config = reporter_.report_.config;
+    if (policy.has_ring) config.emplace_back("path_limit", std::to_string(policy.limit_bytes));
+    if (policy.inline_bytes > 0)
+      config.emplace_back("inline_bytes", std::to_string(policy.inline_bytes));
+    if (calibration.path_limit > 0) config.emplace_back("path_limit_trials", calibration.text());
+  }
   reporter_.sessions_.push_back(this);
 }
 

@@ -63,7 +63,8 @@ class StatsReporter {
   std::mutex mutex_;
   SideReport report_;  // guarded by mutex_, as is all up to last_words_
   std::vector<ReportedSession*> sessions_;
-  SessionReport ended_;  // the counters of the sessions that are gone
+  bool has_limits_ = false;  // the report's config has those of a session
+  SessionReport ended_;      // the counters of the sessions that are gone
   std::function<void(const SideReport&)> last_words_;
   TeeStatsTable tee_;
   OpStatsTable local_ops_;

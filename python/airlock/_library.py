@@ -81,7 +81,7 @@ def library() -> ctypes.CDLL:
 
 
 def version() -> str:
-    """Of the library: "0.1.0, protocol 5.0"."""
+    """Of the library: "0.1.0, protocol 6.0"."""
     words: bytes = library().airlock_pool_version()
     return words.decode()
 

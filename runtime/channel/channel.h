@@ -77,6 +77,9 @@ class Channel {
   Result<std::unique_ptr<ReceivedMessage>> receive(const Accept& accept, Deadline deadline);
 
   virtual const PathPolicy& policy() const = 0;
+  /// Where the path limit was to be found (RoutedChannelOptions): from here on it is this one, and
+  /// messages are counted. Nothing may be under way.
+  virtual void agree(std::size_t limit_bytes) = 0;
   /// Slots of the outgoing ring that are not free: claimed, or not yet given back by the peer; 0
   /// without a ring.
   virtual std::size_t slots_in_use() const = 0;

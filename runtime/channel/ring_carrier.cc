@@ -12,18 +12,20 @@ namespace {
 /// What is kept at most of buffers for copies that nobody uses.
 constexpr std::size_t kCopyCacheBytes = std::size_t{128} << 20;
 
-/// Gives a slot to each tensor that takes the ring, in order; how many there are. That they fit is
-/// the plan's promise.
+/// Gives a slot to each tensor that takes the ring, in order; those that ride behind the header
+/// share its own, the first. How many slots have tensors. That they fit is the plan's promise.
 template <typename Byte, typename Payload>
 std::size_t place_tensors(const MessagePlan& plan, std::span<const std::uint32_t> slots,
                           const Payload& payload, Places<Byte>& into) {
-  std::size_t next = 0;
+  std::size_t next = plan.has_inline ? 1 : 0;
   for (std::size_t i = 0; i < plan.tensor_count; ++i) {
-    if (plan.planned[i].path != Path::kRing) continue;
-    CHECK(next < slots.size());
-    const std::span<Byte> area = payload(slots[next++]);
-    CHECK(plan.planned[i].bytes <= area.size());
-    into.places[i] = area.first(plan.planned[i].bytes);
+    const MessagePlan::Tensor& tensor = plan.planned[i];
+    if (tensor.path != Path::kRing) continue;
+    const std::size_t slot = tensor.is_inline ? 0 : next++;
+    CHECK(slot < slots.size());
+    const std::span<Byte> area = payload(slots[slot]);
+    CHECK(tensor.inline_at + tensor.bytes <= area.size());
+    into.places[i] = area.subspan(tensor.inline_at, tensor.bytes);
   }
   return next;
 }
@@ -106,10 +108,10 @@ class RingCarrier final : public Carrier {
       return Status(StatusCode::kProtocolError, "a message takes {} slots, expected {}", slot_count,
                     plan.ring_slots);
     }
-    const std::size_t tensor_count = place_tensors(
+    const std::size_t with_tensors = place_tensors(
         plan, arrived_->slots, [this](std::uint32_t slot) { return in_.payload(slot); }, *arrived_);
     // A slot without a tensor carried only the header, of which there is a private copy.
-    if (tensor_count == 0 || in_.held_slots() > in_.slot_count() / 2) {
+    if (with_tensors == 0 || in_.held_slots() > in_.slot_count() / 2) {
       RETURN_IF_ERROR(arrived_->copy_out(copies_));
     }
     return std::unique_ptr<Lease>(std::move(arrived_));

@@ -22,9 +22,9 @@ struct RingCarrierOptions {
 };
 
 /// Carries headers and tensors by two rings in shared memory, one a direction: one slot a tensor,
-/// or one for the header of a message without any. All of a message is there at once. Where leases
-/// hold half of the slots, tensors are copied out, so that the peer always finds room.
-/// kProtocolError where a segment is not such a ring.
+/// one for the header of a message without any, or with all that ride behind it. All of a message
+/// is there at once. Where leases hold half of the slots, tensors are copied out, so that the peer
+/// always finds room. kProtocolError where a segment is not such a ring.
 Result<std::unique_ptr<Carrier>> make_ring_carrier(RingCarrierOptions options);
 
 }  // namespace airlock

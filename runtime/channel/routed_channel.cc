@@ -55,6 +55,7 @@ class RoutedChannel final : public Channel {
 
   explicit RoutedChannel(RoutedChannelOptions options)
       : policy_(options.policy),
+        counts_(!options.awaits_limit),
         stats_(options.stats != nullptr ? *options.stats : own_stats_),
         watch_(options.watch),
         carriers_(std::move(options.carriers)) {
@@ -107,11 +108,16 @@ class RoutedChannel final : public Channel {
       RETURN_IF_ERROR(note(path, wait_on(path, deadline, take)));
     }
     ++next_receive_;
-    stats_.book_received(plan);
+    if (counts_) stats_.book_received(plan);
     return std::unique_ptr<ReceivedMessage>(std::move(arriving_));
   }
 
   const PathPolicy& policy() const override { return policy_; }
+  void agree(std::size_t limit_bytes) override {
+    CHECK(!counts_ && arriving_ == nullptr);
+    policy_.limit_bytes = limit_bytes;
+    counts_ = true;
+  }
   std::size_t slots_in_use() const override {
     std::size_t count = 0;
     for (const auto& carrier : carriers_) count += carrier ? carrier->slots_in_use() : 0;
@@ -192,7 +198,7 @@ class RoutedChannel final : public Channel {
       RETURN_IF_ERROR(note(path, carriers_[path]->publish(*message.loans[path], sequence, part)));
     }
     message.set_published();
-    stats_.book_sent(plan);
+    if (counts_) stats_.book_sent(plan);
     return {};
   }
 
@@ -214,7 +220,8 @@ class RoutedChannel final : public Channel {
     return {};
   }
 
-  const PathPolicy policy_;
+  PathPolicy policy_;
+  bool counts_;
   TransportStats own_stats_;  // counted where nobody gave a place
   TransportStats& stats_;
   const PeerWatch* const watch_;

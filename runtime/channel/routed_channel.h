@@ -9,6 +9,8 @@ namespace airlock {
 
 struct RoutedChannelOptions {
   PathPolicy policy;
+  /// The path limit is still to be found: nothing is counted before agree().
+  bool awaits_limit = false;
   /// One for each path that `policy` may give (CHECKed), null for the others.
   PerValue<Path, std::unique_ptr<Carrier>> carriers;
   /// Where to count; null: in the channel itself. Outlives it.

@@ -29,7 +29,21 @@ void for_frames(std::span<Byte> bytes, const Use& use) {
 template <typename Byte>
 struct Buffers final : Places<Byte> {
   std::array<PooledBuffer, limits::kMaxTensorsPerMessage> buffers;
+  // Room for an opening and a header, and what rides behind them. Empty where nothing does.
+  PooledBuffer opening;
+
+  void place_inline(const MessagePlan& plan, std::span<Byte> behind) {
+    for (std::size_t i = 0; i < plan.tensor_count; ++i) {
+      const MessagePlan::Tensor& tensor = plan.planned[i];
+      if (tensor.is_inline) this->places[i] = behind.subspan(tensor.inline_at, tensor.bytes);
+    }
+  }
 };
+
+/// What of this path rides behind the header.
+std::size_t inline_bytes_of(const MessagePlan& plan) {
+  return plan.header_path == Path::kZmq ? plan.inline_bytes : 0;
+}
 
 class SocketCarrier final : public Carrier {
  public:
@@ -38,15 +52,30 @@ class SocketCarrier final : public Carrier {
 
   Result<std::unique_ptr<Loan>> claim(const MessagePlan& plan, Deadline) override {
     ASSIGN_OR_RETURN(auto buffers, take_buffers<std::byte>(plan));
+    if (const std::size_t bytes = inline_bytes_of(plan); bytes > 0) {
+      ASSIGN_OR_RETURN(buffers->opening, pool_.take(limits::kHeaderBytes + bytes));
+      const auto behind = buffers->opening.bytes().subspan(limits::kHeaderBytes);
+      std::ranges::fill(behind, std::byte{0});  // the gaps leave too
+      buffers->place_inline(plan, behind);
+    }
     return std::unique_ptr<Loan>(std::move(buffers));
   }
 
   Status publish(Loan& loan, std::uint64_t sequence, std::span<const std::byte> header) override {
     CHECK(!sending());
-    auto opening = std::make_shared<const std::vector<std::byte>>(
-        encode_opening({options_.epoch, sequence}, header));
-    options_.socket.queue(*opening, opening);
-    for (const PooledBuffer& buffer : static_cast<Buffers<std::byte>&>(loan).buffers) {
+    auto& ours = static_cast<Buffers<std::byte>&>(loan);
+    if (ours.opening.size > 0) {
+      // Right in front of what rides behind the header.
+      const std::size_t front = inline_start(header.size());
+      const auto frame = ours.opening.bytes().subspan(limits::kHeaderBytes - front);
+      write_opening({options_.epoch, sequence}, header, frame.first(front));
+      options_.socket.queue(frame, ours.opening.owner);
+    } else {
+      auto opening = std::make_shared<const std::vector<std::byte>>(
+          encode_opening({options_.epoch, sequence}, header));
+      options_.socket.queue(*opening, opening);
+    }
+    for (const PooledBuffer& buffer : ours.buffers) {
       for_frames(buffer.bytes(), [&](std::span<const std::byte> bytes) {
         options_.socket.queue(bytes, buffer.owner);
       });
@@ -67,11 +96,14 @@ class SocketCarrier final : public Carrier {
 
   Result<std::vector<std::byte>> receive_header(std::uint64_t sequence,
                                                 Deadline deadline) override {
-    std::array<std::byte, limits::kHeaderBytes> frame;
-    ASSIGN_OR_RETURN(const std::size_t size, receive_frame(frame, deadline));
-    ASSIGN_OR_RETURN(const auto header,
-                     decode_opening({frame.data(), size}, {options_.epoch, sequence}));
-    return std::vector<std::byte>(header.begin(), header.end());
+    if (opening_.size == 0) {
+      ASSIGN_OR_RETURN(opening_, pool_.take(limits::kHeaderBytes + options_.inline_room));
+    }
+    ASSIGN_OR_RETURN(const std::size_t size, receive_frame(opening_.bytes(), deadline));
+    ASSIGN_OR_RETURN(const OpenedFrame opened,
+                     decode_opening(opening_.bytes().first(size), {options_.epoch, sequence}));
+    behind_header_ = opened.behind;
+    return std::vector<std::byte>(opened.header.begin(), opened.header.end());
   }
 
   Result<std::unique_ptr<Lease>> receive_tensors(const MessagePlan& plan, std::uint64_t sequence,
@@ -90,6 +122,7 @@ class SocketCarrier final : public Carrier {
       }
       opening_due_ = false;
     }
+    RETURN_IF_ERROR(take_inline(plan));
     for (; !expected_.empty(); expected_.pop_front()) {
       const std::span<std::byte> into = expected_.front();
       ASSIGN_OR_RETURN(const std::size_t size, receive_frame(into, deadline));
@@ -122,11 +155,26 @@ class SocketCarrier final : public Carrier {
  private:
   enum class For { kSend, kReceive };
 
+  /// Gives the message that comes what rode behind its header.
+  Status take_inline(const MessagePlan& plan) {
+    const auto behind = std::exchange(behind_header_, {});
+    if (incoming_->opening.size > 0) return {};
+    if (behind.size() != inline_bytes_of(plan)) {
+      return Status(StatusCode::kProtocolError,
+                    "{} bytes are behind a message's header, expected {}", behind.size(),
+                    inline_bytes_of(plan));
+    }
+    if (behind.empty()) return {};
+    incoming_->opening = std::exchange(opening_, {});
+    incoming_->place_inline(plan, behind);
+    return {};
+  }
+
   template <typename Byte>
   Result<std::unique_ptr<Buffers<Byte>>> take_buffers(const MessagePlan& plan) {
     auto taken = std::make_unique<Buffers<Byte>>();
     for (std::size_t i = 0; i < plan.tensor_count; ++i) {
-      if (plan.planned[i].path != Path::kZmq) continue;
+      if (plan.planned[i].path != Path::kZmq || plan.planned[i].is_inline) continue;
       ASSIGN_OR_RETURN(taken->buffers[i], pool_.take(plan.planned[i].bytes));
       taken->places[i] = taken->buffers[i].bytes();
     }
@@ -180,6 +228,9 @@ class SocketCarrier final : public Carrier {
   Deadline next_look_ = Deadline::after(kSlice);
   std::uint64_t parks_ = 0;
 
+  /// The opening that comes or came last, until a message takes it; what is behind its header.
+  PooledBuffer opening_;
+  std::span<const std::byte> behind_header_;
   /// Of the message that comes: its buffers, and what of them is still to be filled.
   std::unique_ptr<Buffers<const std::byte>> incoming_;
   bool opening_due_ = false;

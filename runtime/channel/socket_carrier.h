@@ -16,6 +16,8 @@ struct SocketCarrierOptions {
   ZmtpSocket socket;
   /// May be null; outlives the carrier.
   const PeerWatch* watch = nullptr;
+  /// Of the session's PathPolicy: what rides behind a header that takes the socket.
+  std::size_t inline_room = 0;
 };
 
 /// A carrier, and what it knows of its peer.
@@ -28,8 +30,8 @@ struct WatchedCarrier {
 };
 
 /// Carries tensors, and headers where there is no ring, on a session's data socket. Each message
-/// that takes it is an opening frame (frame.h), then each of its tensors in frames of
-/// limits::kFrameBytes, the last one shorter; received into place.
+/// that takes it is an opening frame (frame.h), with what rides behind the header, then each of its
+/// tensors in frames of limits::kFrameBytes, the last one shorter; received into place.
 WatchedCarrier make_socket_carrier(SocketCarrierOptions options);
 
 }  // namespace airlock

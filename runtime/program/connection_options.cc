@@ -64,6 +64,20 @@ Result<PoolShape> parse_pool_shape(const std::string& text) {
                 names_of<PoolProfile>());
 }
 
+void declare_inline_bytes(const CommandOptions& command, std::uint32_t& inline_bytes) {
+  command.parsed("--inline-bytes", "BYTES",
+                 "tensors of fewer bytes ride behind their message's header (0: none)",
+                 [&inline_bytes](const std::string& text) -> Status {
+                   const auto bytes = parse_size(text);
+                   if (!bytes || *bytes > limits::kMaxInlineBytes) {
+                     return {StatusCode::kUsage, "'{}' is not a size from 0 to {}", text,
+                             limits::kMaxInlineBytes};
+                   }
+                   inline_bytes = static_cast<std::uint32_t>(*bytes);
+                   return {};
+                 });
+}
+
 CommandOption declare_pool(const CommandOptions& command, PoolWish& wish) {
   // Addresses; memory is taken as it is touched.
   wish[PoolUse::kInput] = wish[PoolUse::kOutput] = kMostOfPool;

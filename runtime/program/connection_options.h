@@ -30,6 +30,9 @@ CommandOption declare_ring_slot_bytes(const CommandOptions& command, std::uint32
 /// The name of a profile or a size, as gpu_server's --pool has it. kUsage, kInvalidInput.
 Result<PoolShape> parse_pool_shape(const std::string& text);
 
+/// --inline-bytes of a runner.
+void declare_inline_bytes(const CommandOptions& command, std::uint32_t& inline_bytes);
+
 /// --pool of a runner: what it asks for, or nothing.
 CommandOption declare_pool(const CommandOptions& command, PoolWish& wish);
 

@@ -68,6 +68,10 @@ Status check_welcome(const Welcome& welcome, const ConnectOptions& options, bool
   }
   if (options.path_limit != 0 && welcome.path_limit > options.path_limit)
     return refuse("the path limit is more than was asked for");
+  if (welcome.calibrates && options.path_limit != 0)
+    return refuse("a path limit that was asked for is to be tried");
+  if (welcome.inline_bytes > options.inline_bytes)
+    return refuse("more rides behind headers than was asked for");
   if (!options.digest.empty() && options.digest != welcome.digest) {
     return {StatusCode::kMismatch, "the server has another model: digest {}, ours is {}",
             welcome.digest, options.digest};
@@ -122,6 +126,7 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
   const PoolWish pool = want_ring && ipc ? options.pool : PoolWish();
   hello.pool = pool;
   hello.path_limit = options.path_limit;
+  hello.inline_bytes = options.inline_bytes;
   ASSIGN_OR_RETURN(auto connection, ControlConnection::connect(endpoint, deadline));
   control_.emplace(std::move(connection));
   RETURN_IF_ERROR(control_->send(hello));
@@ -195,6 +200,10 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
     }
   }
   RETURN_IF_ERROR(channel_->open());
+  if (welcome.calibrates) {
+    ASSIGN_OR_RETURN(calibration_, lead_calibration(channel_->channel(), channel_->pool()));
+    channel_->channel().agree(calibration_.path_limit);
+  }
   life_.set_waker([this] { channel_->wake(); });  // for the control thread, which ends before it
   BackendInfo info{welcome.dims,   welcome.dtype,  welcome.stored_dtype, welcome.threads,
                    welcome.device, welcome.digest, welcome.fp64_products};

@@ -14,6 +14,7 @@
 #include "base/wake_event.h"
 #include "proto/pool.h"
 #include "proto/ring.h"
+#include "runtime/rpc/calibration.h"
 #include "runtime/rpc/control_connection.h"
 #include "runtime/rpc/endpoint.h"
 #include "runtime/rpc/peer_life.h"
@@ -41,6 +42,9 @@ struct ConnectOptions {
   bool needs_model = true;
   // No tensor of so many bytes or more goes by the ring; 0: as the server likes.
   std::uint32_t path_limit = 0;
+  // A tensor of strictly fewer bytes rides behind its message's header; at most
+  // limits::kMaxInlineBytes, 0: none.
+  std::uint32_t inline_bytes = 0;
 };
 
 /// A session with a gpu_server: handshake, signs of life (a thread of its own), channel and
@@ -61,6 +65,8 @@ class ClientSession {
   std::uint64_t epoch() const { return channel_->welcome().epoch; }
   /// What decides each tensor's path, as the handshake agreed.
   const PathPolicy& policy() const { return channel_->channel().policy(); }
+  /// How the path limit was found, where the server has it tried (--path-limit auto); else empty.
+  const Calibration& calibration() const { return calibration_; }
   TransportStats& transport_stats() { return channel_->channel().stats(); }
   OpStatsTable& op_stats() { return op_stats_; }
   /// Whether the server is there; else the reason why it is not. Thread-safe. Ask once more after
@@ -99,6 +105,7 @@ class ClientSession {
   std::optional<ControlConnection> control_;
   const ServerWatch watch_;
   std::unique_ptr<SessionChannel> channel_;
+  Calibration calibration_;
   std::unique_ptr<RemoteBackend> backend_;
   // Ends the control thread's wait.
   WakeEvent wake_;

@@ -196,11 +196,21 @@ Status SessionChannel::open() {
     return {StatusCode::kProtocolError, "the session is attached without a data connection"};
   const RingGeometry& geometry = welcome_.geometry;
   const bool has_ring = welcome_.has_ring;
-  WatchedCarrier socket = make_socket_carrier({welcome_.epoch, std::move(*socket_), &watch_});
-  socket_.reset();
   RoutedChannelOptions options;
-  options.policy = {has_ring, welcome_.path_limit, has_ring ? geometry.slot_count : 0,
-                    welcome_.has_pool};
+  options.policy = {.has_ring = has_ring,
+                    .limit_bytes = welcome_.path_limit,
+                    .slot_count = has_ring ? geometry.slot_count : 0,
+                    .has_pool = welcome_.has_pool,
+                    .inline_bytes = welcome_.inline_bytes};
+  if (welcome_.inline_bytes > 0) {
+    options.policy.inline_room =
+        has_ring ? std::min<std::size_t>(geometry.slot_bytes, limits::kMaxInlineBytes)
+                 : limits::kMaxInlineBytes;
+  }
+  options.awaits_limit = welcome_.calibrates;
+  WatchedCarrier socket = make_socket_carrier(
+      {welcome_.epoch, std::move(*socket_), &watch_, has_ring ? 0 : options.policy.inline_room});
+  socket_.reset();
   options.stats = stats_;
   options.watch = &watch_;
   if (has_ring) {

@@ -172,16 +172,29 @@ struct Rig {
   std::unique_ptr<Channel> runner;
 };
 
+/// Of a session whose rings have kGeometry.
+inline PathPolicy policy_of(bool has_ring, bool has_pool, std::size_t inline_bytes) {
+  PathPolicy policy{has_ring, kGeometry.slot_bytes, has_ring ? kGeometry.slot_count : 0, has_pool,
+                    inline_bytes};
+  if (inline_bytes > 0) {
+    policy.inline_room = has_ring
+                             ? std::min<std::size_t>(limits::kMaxInlineBytes, kGeometry.slot_bytes)
+                             : limits::kMaxInlineBytes;
+  }
+  return policy;
+}
+
 /// One end of a session's channel, with rings or without.
 inline std::unique_ptr<Channel> make_end(ZmtpSocket socket, const PeerWatch* watch = nullptr,
                                          const std::shared_ptr<Segment>& out = nullptr,
                                          const std::shared_ptr<Segment>& in = nullptr,
                                          const PoolMap* pool = nullptr,
-                                         std::function<bool()> pool_lost = {}) {
-  WatchedCarrier by_socket = make_socket_carrier({kEpoch, std::move(socket), watch});
+                                         std::function<bool()> pool_lost = {},
+                                         std::size_t inline_bytes = 0) {
   RoutedChannelOptions options;
-  options.policy = {out != nullptr, kGeometry.slot_bytes, out != nullptr ? kGeometry.slot_count : 0,
-                    pool != nullptr};
+  options.policy = policy_of(out != nullptr, pool != nullptr, inline_bytes);
+  WatchedCarrier by_socket = make_socket_carrier(
+      {kEpoch, std::move(socket), watch, out != nullptr ? 0 : options.policy.inline_room});
   if (pool != nullptr)
     options.carriers[Path::kPool] = make_pool_carrier(*pool, std::move(pool_lost));
   if (out != nullptr) {
@@ -192,11 +205,13 @@ inline std::unique_ptr<Channel> make_end(ZmtpSocket socket, const PeerWatch* wat
   return make_routed_channel(std::move(options));
 }
 
-inline Rig make_ring_rig(const PeerWatch* watch = nullptr) {
+inline Rig make_ring_rig(const PeerWatch* watch = nullptr, std::size_t inline_bytes = 0) {
   SocketPair sockets(Transport::kIpc);
   RingPair rings;
-  auto server = make_end(std::move(sockets.server), watch, rings.reply, rings.request);
-  auto runner = make_end(std::move(sockets.runner), watch, rings.request, rings.reply);
+  auto server = make_end(std::move(sockets.server), watch, rings.reply, rings.request, nullptr, {},
+                         inline_bytes);
+  auto runner = make_end(std::move(sockets.runner), watch, rings.request, rings.reply, nullptr, {},
+                         inline_bytes);
   return {nullptr, std::move(server), std::move(runner)};
 }
 
@@ -212,10 +227,11 @@ inline Rig make_pool_rig(const PeerWatch* watch = nullptr) {
   return {std::move(pool), std::move(server), std::move(runner)};
 }
 
-inline Rig make_socket_rig(Transport transport, const PeerWatch* watch = nullptr) {
+inline Rig make_socket_rig(Transport transport, const PeerWatch* watch = nullptr,
+                           std::size_t inline_bytes = 0) {
   SocketPair sockets(transport);
-  auto server = make_end(std::move(sockets.server), watch);
-  auto runner = make_end(std::move(sockets.runner), watch);
+  auto server = make_end(std::move(sockets.server), watch, {}, {}, nullptr, {}, inline_bytes);
+  auto runner = make_end(std::move(sockets.runner), watch, {}, {}, nullptr, {}, inline_bytes);
   return {nullptr, std::move(server), std::move(runner)};
 }
 

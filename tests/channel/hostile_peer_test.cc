@@ -110,6 +110,28 @@ TEST_F(HostileSocketPeer, header_over_the_limit_ends_the_session) {
   raw_send(sockets_.runner, encode_opening({kEpoch, 0}, header));
   expect_poisoned();
 }
+TEST_F(HostileSocketPeer, bytes_behind_a_header_that_has_none_end_the_session) {
+  const Bytes header = header_of(0, {});
+  Bytes frame(inline_start(header.size()) + 10);
+  write_opening({kEpoch, 0}, header, std::span(frame).first(inline_start(header.size())));
+  raw_send(sockets_.runner, frame);
+  expect_poisoned();
+}
+TEST(HostileInlinePeer, fewer_bytes_or_more_behind_the_header_end_the_session) {
+  for (const std::size_t bytes : {0UL, 99UL, 101UL, 100UL}) {
+    SocketPair sockets(Transport::kIpc);
+    const auto channel =
+        make_end(std::move(sockets.server), nullptr, {}, {}, nullptr, {}, /*inline_bytes=*/5000);
+    const Bytes header = header_of(0, {100});
+    Bytes frame(inline_start(header.size()) + bytes);
+    write_opening({kEpoch, 0}, header, std::span(frame).first(inline_start(header.size())));
+    if (bytes == 0) frame = encode_opening({kEpoch, 0}, header);
+    raw_send(sockets.runner, frame);
+    EXPECT_EQ(channel->receive(sizes_in, soon()).status().code(),
+              bytes == 100 ? StatusCode::kOk : StatusCode::kProtocolError)
+        << bytes;
+  }
+}
 TEST_F(HostileSocketPeer, next_message_instead_of_a_tensor_ends_the_session) {
   raw_send(sockets_.runner, opening(kEpoch, 0, {kBulk}));
   raw_send(sockets_.runner, opening(kEpoch, 1, {kBulk}));

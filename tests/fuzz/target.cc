@@ -12,7 +12,7 @@ std::span<const Target> targets() {
   static const std::array kAll = {
       kControl,      kRequest, kResponse,    kWire,           kOpening,   kZmtp,      kRing,
       kJson,         kConfig,  kSafetensors, kModelDirectory, kTraceLine, kTraceFile, kPrototypeLog,
-      kCountersFile, kReport,  kTokens,      kCommandLine,    kEndpoint};
+      kCountersFile, kReport,  kTokens,      kCommandLine,    kEndpoint,  kTrial};
   return kAll;
 }
 

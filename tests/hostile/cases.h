@@ -14,6 +14,9 @@ namespace airlock::hostile {
 
 using Bytes = std::vector<std::byte>;
 
+/// What rides behind headers in some sessions: of each case some tensors, and not all.
+inline constexpr std::size_t kInlineBytes = 600;
+
 /// A request and the reply that is right.
 struct Case {
   OpSpec spec;

@@ -72,12 +72,13 @@ class ClientSession {
         segments_(run.begin_session(seed)),
         has_ring_(random_() % 8 != 0),
         pool_(has_ring_ && random_() % 2 != 0 ? std::make_unique<PoolPair>() : nullptr),
+        inline_bytes_(random_() % 3 == 0 ? kInlineBytes : 0),
         sockets_(Transport::kIpc),
         server_(run, make_channel(), life_) {
-    end_.emplace(
-        RawEnd::Options{std::move(sockets_.runner), has_ring_, Segments::kRequest,
-                        [this] { return gone(); }, pool_ ? &pool_->lease->pool_map() : nullptr},
-        segments_);
+    end_.emplace(RawEnd::Options{std::move(sockets_.runner), has_ring_, Segments::kRequest,
+                                 [this] { return gone(); },
+                                 pool_ ? &pool_->lease->pool_map() : nullptr, inline_bytes_},
+                 segments_);
   }
 
   void talk() {
@@ -102,7 +103,7 @@ class ClientSession {
     return make_end(std::move(sockets_.server), &life_,
                     has_ring_ ? segments_.honest(Segments::kReply) : nullptr,
                     has_ring_ ? segments_.honest(Segments::kRequest) : nullptr,
-                    pool_ ? &leased : nullptr);
+                    pool_ ? &leased : nullptr, {}, inline_bytes_);
   }
 
   /// Of the operands and of the results: as an honest client would choose them.
@@ -127,8 +128,7 @@ class ClientSession {
     return places;
   }
   PathPolicy policy() const {
-    return {has_ring_, testing_rigs::kGeometry.slot_bytes,
-            has_ring_ ? testing_rigs::kGeometry.slot_count : 0, pool_ != nullptr};
+    return testing_rigs::policy_of(has_ring_, pool_ != nullptr, inline_bytes_);
   }
   /// Whether the server can tell that these places are none for such a request.
   bool refuses(const RequestHeader& request, const std::vector<TensorDesc>& results) const {
@@ -306,6 +306,7 @@ class ClientSession {
   Segments& segments_;
   const bool has_ring_;
   const std::unique_ptr<PoolPair> pool_;
+  const std::size_t inline_bytes_;
   PeerLife life_;
   SocketPair sockets_;
   HonestServer server_;

@@ -203,7 +203,16 @@ Draft make_draft(const PathPolicy& policy, std::uint64_t sequence, const Bytes& 
   draft.has_ring = policy.has_ring;
   draft.header = header;
   if (plan.uses(Path::kZmq)) draft.frames.push_back(encode_opening({kEpoch, sequence}, {}));
+  Bytes behind(plan.inline_bytes);
   for (std::size_t i = 0; i < plan.tensor_count; ++i) {
+    if (plan.planned[i].is_inline)
+      std::ranges::copy(tensors[i],
+                        behind.begin() + static_cast<std::ptrdiff_t>(plan.planned[i].inline_at));
+  }
+  if (plan.has_inline && policy.has_ring) draft.slots.push_back(behind);
+  if (!policy.has_ring) draft.behind = behind;
+  for (std::size_t i = 0; i < plan.tensor_count; ++i) {
+    if (plan.planned[i].is_inline) continue;
     if (plan.planned[i].path == Path::kRing) draft.slots.push_back(tensors[i]);
     if (plan.planned[i].path == Path::kPool)
       draft.pool.emplace_back(plan.planned[i].place, tensors[i]);

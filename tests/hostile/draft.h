@@ -16,6 +16,8 @@ struct Draft {
   bool has_ring = false;
   /// Behind part 0 in the ring, or in the opening.
   Bytes header;
+  /// What rides behind the header in an opening; in the ring it is the first slot's payload.
+  Bytes behind;
   /// The payload of each slot that the message takes.
   std::vector<Bytes> slots;
   /// On the socket; the first one is the opening.

@@ -1,5 +1,6 @@
 #include "tests/hostile/raw_end.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <memory>
@@ -12,10 +13,26 @@ namespace airlock::hostile {
 using testing_rigs::kEpoch;
 using testing_rigs::kGeometry;
 
+namespace {
+
+/// To an opening, as it is by now: the header, and what is behind it.
+void add_header(const Draft& draft, Bytes& opening) {
+  constexpr std::size_t kCountAt = 16;
+  const auto count = static_cast<std::uint32_t>(draft.header.size());
+  if (opening.size() >= kOpeningBytes)
+    std::memcpy(opening.data() + kCountAt, &count, sizeof(count));
+  opening.insert(opening.end(), draft.header.begin(), draft.header.end());
+  if (draft.behind.empty()) return;
+  opening.resize(std::max(opening.size(), inline_start(draft.header.size())));
+  opening.insert(opening.end(), draft.behind.begin(), draft.behind.end());
+}
+
+}  // namespace
+
 RawEnd::RawEnd(Options options, Segments& segments)
     : options_(std::move(options)),
-      policy_{options_.has_ring, kGeometry.slot_bytes, options_.has_ring ? kGeometry.slot_count : 0,
-              options_.pool != nullptr} {
+      policy_(testing_rigs::policy_of(options_.has_ring, options_.pool != nullptr,
+                                      options_.inline_bytes)) {
   if (!options_.has_ring) return;
   const auto in = options_.out == Segments::kRequest ? Segments::kReply : Segments::kRequest;
   producer_.emplace(
@@ -44,8 +61,7 @@ bool RawEnd::send(const Draft& draft, Deadline deadline) {
   }
   for (std::size_t i = 0; i < draft.frames.size(); ++i) {
     Bytes frame = draft.frames[i];
-    if (i == 0 && !draft.has_ring)
-      frame.insert(frame.end(), draft.header.begin(), draft.header.end());
+    if (i == 0 && !draft.has_ring) add_header(draft, frame);
     if (!send_frame(frame, deadline)) return false;
   }
   return true;
@@ -76,9 +92,12 @@ std::optional<Bytes> RawEnd::receive_frame(Deadline deadline) {
 
 std::optional<Bytes> RawEnd::receive_header(Deadline deadline, std::vector<Bytes>& slots) {
   if (!options_.has_ring) {
-    auto frame = receive_frame(deadline);
-    if (!frame || frame->size() < kOpeningBytes) return std::nullopt;
-    return Bytes(frame->begin() + kOpeningBytes, frame->end());
+    const auto frame = receive_frame(deadline);
+    if (!frame) return std::nullopt;
+    const auto opened = decode_opening(*frame, {kEpoch, received_++});
+    if (!opened.ok()) return std::nullopt;
+    if (!opened->behind.empty()) slots.emplace_back(opened->behind.begin(), opened->behind.end());
+    return Bytes(opened->header.begin(), opened->header.end());
   }
   auto message = consumer_->receive(deadline, WaitCheck());
   if (!message.ok()) {
@@ -110,8 +129,14 @@ std::optional<RawEnd::Received> RawEnd::receive(const SizesOf& sizes_of, Deadlin
   const Deadline rest = Deadline::after(std::chrono::seconds(20));
   if (options_.has_ring && plan->uses(Path::kZmq) && !receive_frame(rest)) return std::nullopt;
   Received received{std::move(*header), {}};
-  std::size_t slot = 0;
+  std::size_t slot = plan->has_inline && options_.has_ring ? 1 : 0;
   for (const MessagePlan::Tensor& tensor : plan->tensors()) {
+    if (tensor.is_inline) {
+      Bytes& bytes = received.tensors.emplace_back(tensor.bytes);
+      if (tensor.bytes > 0)
+        std::memcpy(bytes.data(), slots.at(0).data() + tensor.inline_at, tensor.bytes);
+      continue;
+    }
     if (tensor.path == Path::kRing) {
       received.tensors.push_back(std::move(slots[slot++]));
       received.tensors.back().resize(tensor.bytes);

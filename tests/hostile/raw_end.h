@@ -26,6 +26,8 @@ class RawEnd {
     WaitCheck gone;
     /// What the session has of a pool, as this end maps it; null: nothing. Outlives it.
     const PoolMap* pool = nullptr;
+    /// Of the session's PathPolicy.
+    std::size_t inline_bytes = 0;
   };
   RawEnd(Options options, Segments& segments);
 
@@ -63,6 +65,7 @@ class RawEnd {
   /// For what comes on the socket; a frame may come in parts.
   Bytes incoming_ = Bytes(limits::kFrameBytes);
   std::uint64_t sent_ = 0;
+  std::uint64_t received_ = 0;  // openings with a header
   bool broken_ = false;
 };
 

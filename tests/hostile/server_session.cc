@@ -222,18 +222,21 @@ class ServerSession {
         random_(seed),
         segments_(run.begin_session(seed)),
         has_ring_(random_() % 8 != 0),
+        inline_bytes_(random_() % 3 == 0 ? kInlineBytes : 0),
         hasty_(random_() % 32 == 0),
         sockets_(Transport::kIpc),
         channel_(make_end(std::move(sockets_.runner), &life_,
                           has_ring_ ? segments_.honest(Segments::kRequest) : nullptr,
-                          has_ring_ ? segments_.honest(Segments::kReply) : nullptr)),
+                          has_ring_ ? segments_.honest(Segments::kReply) : nullptr, nullptr, {},
+                          inline_bytes_)),
         server_(run, segments_,
                 {std::move(sockets_.server), has_ring_, Segments::kReply,
                  [this] {
                    return ledger_.stop.load()
                               ? Status(StatusCode::kUnavailable, "the runner has ended")
                               : Status();
-                 }},
+                 },
+                 nullptr, inline_bytes_},
                 random_(), life_, ledger_) {}
 
   void talk() {
@@ -381,6 +384,7 @@ class ServerSession {
   std::mt19937_64 random_;
   Segments& segments_;
   const bool has_ring_;
+  const std::size_t inline_bytes_;
   /// Its ops have short deadlines.
   const bool hasty_;
   PeerLife life_;

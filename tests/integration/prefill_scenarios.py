@@ -73,6 +73,35 @@ def prefill_over_all_paths_counts_what_the_pool_had_no_room_for(pair):
         assert ours["fallbacks"] == theirs["fallbacks"] > 0, (ours, theirs)
 
 
+def path_limit_found_by_trying_is_the_same_on_both_sides(pair):
+    for args, rival in (((), "pool"), (("--pool", "off"), "zmq")):
+        server = pair.server("--path-limit", "auto")
+        stats = pair.path("runner.json")
+        runner = pair.runner("--compare-local", "--stats-json", stats, *args, endpoint=server.endpoint).expect_exit(0)
+        pair.stop(server)
+        expect_reconciled(pair, server, stats)
+        config, session = json.loads(read_bytes(stats))["config"], server.stats()["sessions"][0]
+        assert config["path_limit"] == str(session["path_limit"]) and 4096 <= session["path_limit"] <= 10485760, (config, session)
+        said = f"path limit {session['path_limit']} bytes, found by trying: 4 KiB by ring "
+        assert config["path_limit_trials"].startswith(said) and f", {rival} " in config["path_limit_trials"], config
+        assert said in runner.stderr() and f"path limit {session['path_limit']} bytes, found by trying" in server.stderr()
+
+
+def path_limit_is_not_tried_without_a_ring(pair):
+    server = pair.server("--path-limit", "auto")
+    stats = pair.path("runner.json")
+    pair.runner("--ring", "off", "--stats-json", stats, endpoint=server.endpoint).expect_exit(0)
+    assert "path_limit" not in json.loads(read_bytes(stats))["config"]
+    pair.start("gpu_server", "--no-model", "--path-limit", "11M", "--endpoint", f"{pair.endpoint}2").expect_exit(2)
+
+
+def small_tensors_ride_behind_headers_on_either_path(pair):
+    for runner_args, path in ((("--ring", "off"), "zmq"), ((), "ring")):
+        stats = prefill_agrees(pair, runner_args=("--inline-bytes", "20K", *runner_args))
+        assert stats["config"]["inline_bytes"] == "20480"
+        assert stats["paths"][path]["sent"]["tensors"] > 0
+
+
 def prefill_without_ring_gives_the_bits_of_one_process(pair):
     # Either side may do without: the server offers its ring, the runner decides.
     for server_args, runner_args in ((("--ring", "off"), ("--ring", "off")), ((), ("--ring", "off")), (("--ring", "off"), ())):
@@ -199,6 +228,9 @@ SCENARIOS = (
     prefill_over_ring_and_zmq_gives_the_bits_of_one_process,
     prefill_over_ring_and_pool_leaves_nothing_for_zmq,
     prefill_over_all_paths_counts_what_the_pool_had_no_room_for,
+    path_limit_found_by_trying_is_the_same_on_both_sides,
+    path_limit_is_not_tried_without_a_ring,
+    small_tensors_ride_behind_headers_on_either_path,
     prefill_without_ring_gives_the_bits_of_one_process,
     prefill_over_tcp_gives_the_bits_of_one_process,
     prefill_over_tcp_with_ring_gives_the_bits_of_one_process,

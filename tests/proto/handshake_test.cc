@@ -14,20 +14,22 @@ using testing::HasSubstr;
 // A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in
 // the same commit.
 constexpr const char* kHelloHex =
-    "4149524c4f434b00050000000198a672756e6e6572011000a4616231320593ce0001000000cd1000cd2800";
+    "4149524c4f434b00060000000199a672756e6e6572011000a4616231320593ce0001000000cd1000cd2800cd0400";
 constexpr const char* kWelcomeHex =
-    "4149524c4f434b000500000002dc0012cf8000000000000001d9203031323334353637383961626364656630313233"
+    "4149524c4f434b000600000002dc0014cf8000000000000001d9203031323334353637383961626364656630313233"
     "3435"
     "3637383961626364656601"
-    "08ce00a00000cd2800ab6169726c6f636b2d612d71ab6169726c6f636b2d612d70"
+    "08ce00a00000cd280001cd0400ab6169726c6f636b2d612d71ab6169726c6f636b2d612d70"
     "97cd0800cd200010200840ce0001f500a26364030102a3637075cd02bc0001a162";
-constexpr const char* kRefusalHex = "4149524c4f434b0005000000039208a466756c6c";
-constexpr const char* kSignHex = "4149524c4f434b00050000000490";
-constexpr const char* kGoodbyeHex = "4149524c4f434b00050000000591a4646f6e65";
-constexpr const char* kDataSocketHex = "4149524c4f434b00050000000691ac6970633a2f2f2f746d702f61";
-constexpr const char* kAttachedHex = "4149524c4f434b00050000000791919301ce00020000ce00010000";
+constexpr const char* kRefusalHex = "4149524c4f434b0006000000039208a466756c6c";
+constexpr const char* kSignHex = "4149524c4f434b00060000000490";
+constexpr const char* kGoodbyeHex = "4149524c4f434b00060000000591a4646f6e65";
+constexpr const char* kDataSocketHex = "4149524c4f434b00060000000691ac6970633a2f2f2f746d702f61";
+constexpr const char* kAttachedHex = "4149524c4f434b00060000000791919301ce00020000ce00010000";
 
-Hello hello() { return {"runner", {RingChoice::kOn, 16, 0}, "ab12", 5, {{65536, 0, 4096}}, 10240}; }
+Hello hello() {
+  return {"runner", {RingChoice::kOn, 16, 0}, "ab12", 5, {{65536, 0, 4096}}, 10240, 1024};
+}
 
 Welcome welcome() {
   Welcome message;
@@ -36,6 +38,8 @@ Welcome welcome() {
   message.has_ring = true;
   message.geometry = {8, 10485760};
   message.path_limit = 10240;
+  message.calibrates = true;
+  message.inline_bytes = 1024;
   message.request_segment = "airlock-a-q";
   message.reply_segment = "airlock-a-p";
   message.dims = {2048, 8192, 16, 32, 8, 64, 128256};
@@ -79,6 +83,7 @@ TEST(Control, is_read_from_the_bytes_of_the_document) {
 TEST(Control, without_a_ring_names_no_segments) {
   Welcome plain = welcome();
   plain.has_ring = false;
+  plain.calibrates = false;
   plain.request_segment.clear();
   plain.reply_segment.clear();
   EXPECT_TRUE(decode_control(encode_control(plain)).value() == ControlMessage(plain));
@@ -104,7 +109,7 @@ TEST(Control, refuses_what_is_no_airlock_message) {
 TEST(ControlVersion, another_major_is_a_mismatch_that_names_both) {
   const auto decoded = decode_control(with_byte(encode_control(hello()), 8, 1));
   EXPECT_EQ(decoded.status().code(), StatusCode::kVersionMismatch);
-  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 1.0, this program 5.0"));
+  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 1.0, this program 6.0"));
 }
 
 TEST(ControlVersion, another_major_is_told_whatever_follows) {
@@ -131,7 +136,7 @@ TEST(ControlVersion, the_same_minor_may_not_add_elements) {
 }
 
 TEST(ControlVersion, a_higher_minor_may_not_leave_elements_out) {
-  expect_refused(from_hex("4149524c4f434b0005000100"
+  expect_refused(from_hex("4149524c4f434b0006000100"
                           "05"
                           "90"),
                  "0 elements");

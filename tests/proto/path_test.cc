@@ -51,6 +51,36 @@ TEST(MessagePlan, large_tensors_take_no_slot_from_small_ones) {
       ElementsAre(Path::kZmq, Path::kRing, Path::kZmq, Path::kRing, Path::kRing, Path::kRing));
 }
 
+constexpr PathPolicy kInline{true, 10485760, 8, false, 1000, 4096};
+
+TEST(MessagePlan, small_tensors_ride_behind_the_header_and_share_its_slot) {
+  const MessagePlan plan = plan_of(kInline, {999, 1000, 0, 20000000, 1});
+  const MessagePlan::Tensor first{999, Path::kRing, {}, true, 0};
+  const MessagePlan::Tensor third{0, Path::kRing, {}, true, 1024};
+  const MessagePlan::Tensor last{1, Path::kRing, {}, true, 1024};
+  EXPECT_THAT(plan.tensors(), ElementsAre(first, MessagePlan::Tensor{1000, Path::kRing}, third,
+                                          MessagePlan::Tensor{20000000, Path::kZmq}, last));
+  EXPECT_EQ(plan.ring_slots, 2u);
+  EXPECT_EQ(plan.inline_bytes, 1025u);
+}
+
+TEST(MessagePlan, what_finds_no_room_behind_the_header_takes_a_slot_of_its_own) {
+  const MessagePlan plan = plan_of(kInline, {999, 999, 999, 999, 999});
+  EXPECT_TRUE(plan.planned[3].is_inline);
+  EXPECT_EQ(plan.planned[3].inline_at, 3072u);
+  EXPECT_FALSE(plan.planned[4].is_inline);
+  EXPECT_EQ(plan.planned[4].path, Path::kRing);
+  EXPECT_EQ(plan.ring_slots, 2u);
+}
+
+TEST(MessagePlan, without_a_ring_small_tensors_ride_in_the_headers_frame) {
+  const MessagePlan plan = plan_of({false, 0, 0, false, 1000, 4096}, {10, 1000});
+  EXPECT_THAT(plan.tensors(), ElementsAre(MessagePlan::Tensor{10, Path::kZmq, {}, true, 0},
+                                          MessagePlan::Tensor{1000, Path::kZmq}));
+  EXPECT_EQ(plan.inline_bytes, 10u);
+  EXPECT_EQ(plan.ring_slots, 0u);
+}
+
 TEST(MessagePlan, without_a_ring_everything_goes_by_zmq) {
   const MessagePlan plan = plan_of(kNoRing, {0, 1, 10485760});
   EXPECT_THAT(paths_of(kNoRing, {0, 1, 10485760}), ElementsAre(Path::kZmq, Path::kZmq, Path::kZmq));

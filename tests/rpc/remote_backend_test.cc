@@ -389,6 +389,7 @@ class BusyChannel : public Channel {
     return inner_.receive(accept, deadline);
   }
   const PathPolicy& policy() const override { return inner_.policy(); }
+  void agree(std::size_t limit_bytes) override { inner_.agree(limit_bytes); }
   std::size_t slots_in_use() const override { return 3; }
   TransportStats& stats() override { return inner_.stats(); }
 

@@ -175,6 +175,7 @@ class LoggedChannel : public Channel {
         std::make_unique<Lease>(std::move(message), requests_, events_));
   }
   const PathPolicy& policy() const override { return inner_->policy(); }
+  void agree(std::size_t limit_bytes) override { inner_->agree(limit_bytes); }
   std::size_t slots_in_use() const override { return inner_->slots_in_use(); }
   TransportStats& stats() override { return inner_->stats(); }
   /// How often receive() was not to wait. After the serving thread was joined.

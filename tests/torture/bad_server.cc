@@ -168,9 +168,9 @@ class BadServer {
     reached(ServerStep::kAdmitted);
     RETURN_IF_ERROR(tell_attached());
     ASSIGN_OR_RETURN(const std::size_t size, socket.receive_into(frame, deadline));
-    ASSIGN_OR_RETURN(const auto header,
+    ASSIGN_OR_RETURN(const OpenedFrame opened,
                      decode_opening({frame.data(), size}, {welcome_.epoch, kFirst}));
-    ASSIGN_OR_RETURN(const RequestHeader request, decode_request(header));
+    ASSIGN_OR_RETURN(const RequestHeader request, decode_request(opened.header));
     for (std::size_t i = 0; i < request.spec.inputs.size(); ++i)
       RETURN_IF_ERROR(socket.receive_into(frame, deadline).status());
     reached(ServerStep::kRequestTaken);

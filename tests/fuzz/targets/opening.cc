@@ -8,7 +8,10 @@ namespace {
 constexpr Opening kExpected{0x1122334455667788, 9};
 
 std::vector<Bytes> seeds() {
-  return {encode_opening(kExpected, {}), encode_opening(kExpected, Bytes(40, std::byte{7}))};
+  Bytes with_tensor(inline_start(5) + 3);
+  write_opening(kExpected, Bytes(5, std::byte{7}), std::span(with_tensor).first(inline_start(5)));
+  return {encode_opening(kExpected, {}), encode_opening(kExpected, Bytes(40, std::byte{7})),
+          with_tensor};
 }
 
 bool run(std::span<const std::byte> input) {
@@ -18,7 +21,12 @@ bool run(std::span<const std::byte> input) {
     check_refusal(header.status());
     return false;
   }
-  CHECK(encode_opening(kExpected, *header) == Bytes(input.begin(), input.end()));
+  Bytes again = encode_opening(kExpected, header->header);
+  if (!header->behind.empty()) {
+    again.resize(inline_start(header->header.size()));
+    again.insert(again.end(), header->behind.begin(), header->behind.end());
+  }
+  CHECK(again == Bytes(input.begin(), input.end()));
   return true;
 }
 
