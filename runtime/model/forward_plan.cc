@@ -97,8 +97,10 @@ std::vector<PlannedOp> list_ops(const ModelDims& dims, const ForwardShape& shape
     }
   }
   if (shape.logits == Logits::kNone) return ops;
-  const std::int64_t first = shape.logits == Logits::kAll ? 0 : shape.tokens - 1;
-  for (const Tile& rows : parts_of(first, shape.tokens, dims.vocab * std::int64_t{sizeof(float)}))
+  const bool is_chosen = shape.logits == Logits::kChosen;
+  const std::int64_t end = is_chosen ? shape.chosen_rows : shape.tokens;
+  const std::int64_t first = shape.logits == Logits::kLast ? shape.tokens - 1 : 0;
+  for (const Tile& rows : parts_of(first, end, dims.vocab * std::int64_t{sizeof(float)}))
     ops.push_back({lm_head_spec({wire, {rows.row_count, dims.hidden}}), {}, Step::kLogits, rows});
   return ops;
 }

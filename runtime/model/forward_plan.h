@@ -24,7 +24,7 @@ constexpr std::string_view name_of(Attention attention) {
 }
 
 /// Of which tokens of a pass the logits are wanted.
-enum class Logits : std::uint8_t { kLast, kAll, kNone };
+enum class Logits : std::uint8_t { kLast, kAll, kNone, kChosen };
 
 inline constexpr std::int64_t kMaxScoreBytes = std::int64_t{256} << 20;
 
@@ -36,6 +36,7 @@ struct ForwardShape {
   Logits logits = Logits::kLast;
   std::int64_t position = 0;  // of the first token; the keys before it lie in a cache
   std::int64_t max_score_bytes = kMaxScoreBytes;  // of one offloaded QK^T, as far as one row allows
+  std::int64_t chosen_rows = 0;  // of kChosen: of so many tokens, wherever they are
 };
 
 /// The passes that feed a prompt in pieces of `chunk` tokens, the last one of what is left; 0 or at
@@ -58,6 +59,7 @@ enum class Step : std::uint8_t {
 struct Tile {
   std::int64_t first_row = 0;  // tokens, counted from the first one of the pass
   std::int64_t row_count = 0;
+  // (Of kLogits and Logits::kChosen: counted among the chosen ones.)
   // Key-value heads, of kScores and kValues alone; they see the positions up to the last row's.
   std::int64_t first_group = 0;
   std::int64_t group_count = 0;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -38,6 +39,7 @@ DType cache_dtype(const LlamaOptions& options) {
 }
 
 std::int64_t logits_rows(const ForwardShape& shape) {
+  if (shape.logits == Logits::kChosen) return shape.chosen_rows;
   return shape.logits == Logits::kAll ? shape.tokens : shape.logits == Logits::kLast ? 1 : 0;
 }
 
@@ -70,8 +72,10 @@ HeadTile query_heads(const ModelDims& dims, const Tile& tile) {
 struct LlamaDriver::Pass {
   const ForwardShape& shape;
   std::span<const std::int32_t> tokens;
-  KvCache& cache;
+  KvCache* cache;                           // of a pass over one sequence
+  std::span<const SequenceRows> sequences;  // of one over several
   std::span<float> logits;
+  std::vector<std::int64_t> chosen = {};  // the rows of Logits::kChosen
   PendingOp qkv = {};
   PendingOp scores = {};
   PendingOp attention = {};  // the finished PV of attention that is one tile
@@ -133,19 +137,59 @@ Result<Tensor> LlamaDriver::prefill(std::span<const std::int32_t> tokens) {
 Status LlamaDriver::run(const ForwardShape& shape, std::span<const std::int32_t> tokens,
                         KvCache& cache, std::span<float> logits) {
   ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, plan_forward(config_.dims, shape));
-  const std::int64_t positions = shape.position + shape.tokens;
-  if (positions > config_.max_position_embeddings && !std::exchange(warned_, true)) {
-    log_warning(fmt::format(
-        "{} tokens are more than the model's max_position_embeddings, {}: results may be poor",
-        positions, config_.max_position_embeddings));
-  }
-  extend_rope_table(config_, positions, rope_);
-  const TensorDesc hidden{DType::kF32, {shape.tokens, config_.dims.hidden}};
-  if (!(hidden_.desc() == hidden)) hidden_ = Tensor(hidden);
-  Pass pass{shape, tokens, cache, logits};
-  for (const PlannedOp& op : plan) RETURN_IF_ERROR(take_step(op, pass));
+  Pass pass{shape, tokens, &cache, {}, logits};
+  prepare_positions(shape.position + shape.tokens);
+  RETURN_IF_ERROR(walk(plan, pass));
   cache.extend(shape.tokens);
   return {};
+}
+
+void LlamaDriver::prepare_positions(std::int64_t count) {
+  if (count > config_.max_position_embeddings && !std::exchange(warned_, true)) {
+    log_warning(fmt::format(
+        "{} tokens are more than the model's max_position_embeddings, {}: results may be poor",
+        count, config_.max_position_embeddings));
+  }
+  extend_rope_table(config_, count, rope_);
+}
+
+Status LlamaDriver::walk(const std::vector<PlannedOp>& plan, Pass& pass) {
+  const TensorDesc hidden{DType::kF32, {pass.shape.tokens, config_.dims.hidden}};
+  if (!(hidden_.desc() == hidden)) hidden_ = Tensor(hidden);
+  for (const PlannedOp& op : plan) RETURN_IF_ERROR(take_step(op, pass));
+  return {};
+}
+
+Result<Tensor> LlamaDriver::forward(std::span<const SequencePass> sequences) {
+  std::vector<std::int32_t> tokens;
+  std::vector<SequenceRows> rows;
+  std::vector<std::int64_t> chosen;
+  std::int64_t positions = 0;
+  for (const SequencePass& sequence : sequences) {
+    RETURN_IF_ERROR(check_tokens(sequence.tokens, config_.dims.vocab));
+    SequenceCache& cache = *sequence.cache;
+    if (!(cache.memory().dims() == config_.dims))
+      return Status(StatusCode::kInvalidInput, "the cache was made for another model");
+    const auto count = static_cast<std::int64_t>(sequence.tokens.size());
+    RETURN_IF_ERROR(cache.grow(count));
+    rows.push_back({static_cast<std::int64_t>(tokens.size()), count, &cache});
+    tokens.insert(tokens.end(), sequence.tokens.begin(), sequence.tokens.end());
+    if (sequence.wants_logits) chosen.push_back(static_cast<std::int64_t>(tokens.size()) - 1);
+    positions = std::max(positions, cache.length() + count);
+  }
+  RETURN_IF_ERROR(check_tokens(tokens, config_.dims.vocab));
+  ForwardShape shape = shape_of(tokens.size(), Logits::kChosen, 0);
+  shape.attention = Attention::kTee;
+  shape.chosen_rows = static_cast<std::int64_t>(chosen.size());
+  RETURN_IF_ERROR(check_pass(config_.dims, shape, shape.chosen_rows));
+  ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, plan_forward(config_.dims, shape));
+  Tensor result({DType::kF32, {shape.chosen_rows, config_.dims.vocab}});
+  Pass pass{shape, tokens, nullptr, rows, result.as<float>()};
+  pass.chosen = std::move(chosen);
+  prepare_positions(positions);
+  RETURN_IF_ERROR(walk(plan, pass));
+  for (const SequenceRows& sequence : rows) sequence.cache->extend(sequence.row_count);
+  return result;
 }
 
 Status LlamaDriver::take_step(const PlannedOp& op, Pass& pass) {
@@ -186,8 +230,9 @@ Status LlamaDriver::take_step(const PlannedOp& op, Pass& pass) {
       return {};
     }
     case Step::kLogits: {
-      ASSIGN_OR_RETURN(const PendingOp head, ask_normalised(op, 2 * config_.dims.layers));
-      const std::int64_t first_row = pass.shape.tokens - logits_rows(pass.shape);
+      ASSIGN_OR_RETURN(const PendingOp head, ask_for_logits(op, pass));
+      const std::int64_t first_row =
+          pass.chosen.empty() ? pass.shape.tokens - logits_rows(pass.shape) : 0;
       const auto row = static_cast<std::size_t>(config_.dims.vocab);
       const auto logits =
           pass.logits.subspan(static_cast<std::size_t>(op.tile.first_row - first_row) * row,
@@ -206,8 +251,8 @@ Status LlamaDriver::ask_for_scores(const PlannedOp& op, Pass& pass) {
     const KernelTimer timer(stats_, TeeKernel::kRope);
     rotate_heads(pool_, rope_, pass.qkv->result(0), query_heads(config_.dims, op.tile),
                  pass.shape.position, pass.scores->input(0));
-    if (is_first(op.tile)) pass.cache.store_keys(pool_, rope_, *op.layer, pass.qkv->result(1));
-    pass.cache.copy_keys(pool_, *op.layer, op.tile.first_group, pass.scores->input(1));
+    if (is_first(op.tile)) pass.cache->store_keys(pool_, rope_, *op.layer, pass.qkv->result(1));
+    pass.cache->copy_keys(pool_, *op.layer, op.tile.first_group, pass.scores->input(1));
   }
   return pass.scores->submit();
 }
@@ -218,8 +263,8 @@ Status LlamaDriver::weigh_values(const PlannedOp& op, Pass& pass) {
   ASSIGN_OR_RETURN(PendingOp values, begin(op, 2));
   {
     const KernelTimer timer(stats_, TeeKernel::kAttention);
-    if (is_first(op.tile)) pass.cache.store_values(pool_, *op.layer, pass.qkv->result(2));
-    pass.cache.copy_values(pool_, *op.layer, op.tile.first_group, values->input(1));
+    if (is_first(op.tile)) pass.cache->store_values(pool_, *op.layer, pass.qkv->result(2));
+    pass.cache->copy_values(pool_, *op.layer, op.tile.first_group, values->input(1));
   }
   const bool is_last = op.tile.first_row + op.tile.row_count == pass.shape.tokens &&
                        op.tile.first_group + op.tile.group_count == dims.kv_heads;
@@ -250,11 +295,15 @@ Status LlamaDriver::weigh_values(const PlannedOp& op, Pass& pass) {
 /// Attention's output as o_proj takes it.
 void LlamaDriver::finish_attention(std::int64_t layer, Pass& pass, MutableTensorView out) {
   const KernelTimer timer(stats_, TeeKernel::kAttention);
-  if (options_.attention == Attention::kTee) {
-    pass.cache.store_keys(pool_, rope_, layer, pass.qkv->result(1));
-    pass.cache.store_values(pool_, layer, pass.qkv->result(2));
+  if (pass.cache == nullptr) {
+    cached_attention(pool_, rope_, layer, pass.qkv->result(0), pass.qkv->result(1),
+                     pass.qkv->result(2), pass.sequences, out);
+    pass.qkv.reset();
+  } else if (options_.attention == Attention::kTee) {
+    pass.cache->store_keys(pool_, rope_, layer, pass.qkv->result(1));
+    pass.cache->store_values(pool_, layer, pass.qkv->result(2));
     blocked_attention(pool_, rope_, pass.qkv->result(0), pass.shape.position,
-                      pass.cache.keys(layer), pass.cache.values(layer), out);
+                      pass.cache->keys(layer), pass.cache->values(layer), out);
     pass.qkv.reset();
   } else if (pass.attention) {
     merge_heads(pool_, pass.attention->result(0), {0, config_.dims.heads, 0, pass.shape.tokens},
@@ -283,6 +332,25 @@ Result<LlamaDriver::PendingOp> LlamaDriver::ask_normalised(const PlannedOp& op, 
     const KernelTimer timer(stats_, TeeKernel::kRmsNorm);
     const float* weight = norms_.as<float>().data() + norm * config_.dims.hidden;
     rms_norm(pool_, hidden_, op.tile.first_row, weight, config_.rms_norm_eps, in);
+  });
+}
+
+/// lm_head of the rows that are wanted.
+Result<LlamaDriver::PendingOp> LlamaDriver::ask_for_logits(const PlannedOp& op, const Pass& pass) {
+  const std::int64_t norm = 2 * config_.dims.layers;
+  if (pass.chosen.empty()) return ask_normalised(op, norm);
+  const auto width = static_cast<std::size_t>(config_.dims.hidden);
+  Tensor rows({DType::kF32, {op.tile.row_count, config_.dims.hidden}});
+  for (std::size_t i = 0; i < static_cast<std::size_t>(op.tile.row_count); ++i) {
+    const auto row =
+        static_cast<std::size_t>(pass.chosen[static_cast<std::size_t>(op.tile.first_row) + i]);
+    std::memcpy(rows.as<float>().data() + i * width, hidden_.as<float>().data() + row * width,
+                width * sizeof(float));
+  }
+  return ask(op, [&](MutableTensorView in) {
+    const KernelTimer timer(stats_, TeeKernel::kRmsNorm);
+    rms_norm(pool_, rows, 0, norms_.as<float>().data() + norm * config_.dims.hidden,
+             config_.rms_norm_eps, in);
   });
 }
 

@@ -12,6 +12,7 @@
 #include "runtime/model/config.h"
 #include "runtime/model/forward_plan.h"
 #include "runtime/stats/op_stats.h"
+#include "tee_runner/llama/cached_attention.h"
 #include "tee_runner/llama/kv_cache.h"
 #include "tee_runner/llama/rope.h"
 
@@ -25,6 +26,13 @@ struct LlamaOptions {
   std::size_t threads = 1;        // of the TEE kernels, the caller's included
   std::int64_t max_score_bytes = kMaxScoreBytes;
   std::chrono::nanoseconds op_timeout = std::chrono::seconds(300);
+};
+
+/// One sequence's part of a pass over several: the tokens behind what its cache holds.
+struct SequencePass {
+  std::span<const std::int32_t> tokens;  // at least one
+  SequenceCache* cache = nullptr;
+  bool wants_logits = true;  // of its last token
 };
 
 /// kInvalidInput, with value and range: no token, more than limits::kMaxTokens, or an id beyond the
@@ -57,6 +65,14 @@ class LlamaDriver {
   /// plan_forward(). More positions than max_position_embeddings: a warning, once.
   Result<Tensor> forward(std::span<const std::int32_t> tokens, KvCache& cache, Logits logits);
 
+  /// One pass over the next tokens of several sequences, which share each product of weights: its
+  /// rows are theirs, one behind the other. Each attends in this process, to its own cache, whose
+  /// memory is one for all of them and made for these dims; it has promised the room. fp32 [of
+  /// those that want any, vocab], in their order. What a sequence gets does not depend on the
+  /// others, as far as the backend's products do not (docs/adr/0012). Errors as forward(); then no
+  /// cache has changed its length.
+  Result<Tensor> forward(std::span<const SequencePass> sequences);
+
   /// The passes over a whole prompt, whose keys and values nobody asks for afterwards. Returns and
   /// refuses as forward().
   Result<Tensor> prefill(std::span<const std::int32_t> tokens);
@@ -71,12 +87,15 @@ class LlamaDriver {
   ForwardShape shape_of(std::size_t tokens, Logits logits, std::int64_t position) const;
   Status run(const ForwardShape& shape, std::span<const std::int32_t> tokens, KvCache& cache,
              std::span<float> logits);
+  void prepare_positions(std::int64_t count);
+  Status walk(const std::vector<PlannedOp>& plan, Pass& pass);
   Status take_step(const PlannedOp& op, Pass& pass);
   Status ask_for_scores(const PlannedOp& op, Pass& pass);
   Status weigh_values(const PlannedOp& op, Pass& pass);
   void finish_attention(std::int64_t layer, Pass& pass, MutableTensorView out);
   Result<PendingOp> begin(const PlannedOp& op, int timeouts = 1);
   Result<PendingOp> ask(const PlannedOp& op, auto fill);
+  Result<PendingOp> ask_for_logits(const PlannedOp& op, const Pass& pass);
   Result<PendingOp> ask_normalised(const PlannedOp& op, std::int64_t norm);
   void add(TensorView delta, const Tile& rows);
 

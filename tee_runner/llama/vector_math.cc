@@ -209,7 +209,7 @@ HWY_INLINE void multiply(const QueryBlock& block, const float* a, std::size_t pi
 HWY_INLINE void weigh_scores(QueryBlock& block, std::size_t first_key) {
   for (std::size_t row = block.first_row; row < block.end_row; ++row) {
     float* scores = block.scores + row * QueryBlock::kKeys;
-    const std::size_t end = block.first_position + row + 1;
+    const std::size_t end = block.first_position + row * block.position_step + 1;
     for (std::size_t i = end > first_key ? end - first_key : 0; i < QueryBlock::kKeys; ++i)
       scores[i] = -kInfinity;
     const float in_block = max_of(scores, QueryBlock::kKeys) * block.scale;

@@ -24,8 +24,10 @@ struct QueryBlock {
   float* output;         // [kRows, pitch], to be divided by total after the last step
   std::size_t head_dim;
   std::size_t pitch;           // head_dim rounded up to kPitchStep
-  std::size_t first_position;  // of the first query; the others follow it
-  std::size_t first_row = 0;   // queries [first_row, end_row) are wanted
+  std::size_t first_position;  // of the first query
+  // The others follow it one by one, or are all there (0): several heads' queries of one token.
+  std::size_t position_step = 1;
+  std::size_t first_row = 0;  // queries [first_row, end_row) are wanted
   std::size_t end_row = kRows;
   float scale;
   float peak[kRows];   // largest score so far, scaled

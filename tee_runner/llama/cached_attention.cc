@@ -1,0 +1,237 @@
+#include "tee_runner/llama/cached_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "base/check.h"
+#include "base/convert.h"
+#include "tee_runner/llama/kernels.h"
+#include "tee_runner/llama/vector_math.h"
+
+namespace airlock {
+
+namespace {
+
+constexpr std::size_t kQueryRows = QueryBlock::kRows;
+constexpr auto kBlock = static_cast<std::size_t>(kCacheBlockPositions);
+
+/// What is the same for all sequences of a layer.
+struct Layer {
+  const RopeTable& table;
+  std::int64_t index;
+  std::size_t head_dim;
+  std::size_t kv_heads;
+  std::size_t group;  // query heads of a key-value head
+  std::size_t pitch;  // of a row of queries, values and sums
+  DType cached;
+};
+
+/// One piece of work: queries of one head at consecutive positions, or those of one token's heads
+/// that share a key-value head.
+struct Item {
+  const SequenceRows* sequence;
+  std::size_t first_head;
+  std::size_t head_count;      // more than 1 of one token alone
+  std::size_t first_position;  // a multiple of kQueryRows where there is one head
+};
+
+void load_row(TensorView rows, std::size_t row, std::size_t first, std::size_t count, float* out) {
+  const auto width = static_cast<std::size_t>(rows.desc.shape[1]);
+  load_f32(rows.desc.dtype, rows.data + (row * width + first) * dtype_bytes(rows.desc.dtype), out,
+           count);
+}
+
+void rotate(const Layer& layer, std::size_t position, const float* in, float* out) {
+  const RopeTable& table = layer.table;
+  vector_math().rotate_head(in, &table.cos[position * table.half],
+                            &table.sin[position * table.half], table.half, out);
+}
+
+/// Of one row, in its place behind its sequence's length.
+void store_row(const Layer& layer, const SequenceRows& sequence, std::size_t row, TensorView keys,
+               TensorView values) {
+  SequenceCache& cache = *sequence.cache;
+  const std::size_t d = layer.head_dim;
+  const auto position =
+      static_cast<std::size_t>(cache.length()) + row - static_cast<std::size_t>(sequence.first_row);
+  const auto block = static_cast<std::int64_t>(position / kBlock);
+  const std::size_t column = position % kBlock;
+  const std::size_t element = dtype_bytes(layer.cached);
+  std::vector<float> line(2 * d);
+  std::vector<std::byte> rounded(d * element);
+  for (std::size_t head = 0; head < layer.kv_heads; ++head) {
+    load_row(keys, row, head * d, d, line.data());
+    rotate(layer, position, line.data(), line.data() + d);
+    store_f32(layer.cached, line.data() + d, rounded.data(), d);
+    std::byte* const transposed =
+        cache.keys(layer.index, static_cast<std::int64_t>(head), block) + column * element;
+    for (std::size_t i = 0; i < d; ++i)
+      std::memcpy(transposed + i * kBlock * element, rounded.data() + i * element, element);
+    load_row(values, row, head * d, d, line.data());
+    store_f32(layer.cached, line.data(),
+              cache.values(layer.index, static_cast<std::int64_t>(head), block) +
+                  column * layer.pitch * element,
+              d);
+  }
+}
+
+/// The scratch of one thread, and the walk of its items.
+class Walker {
+ public:
+  Walker(const Layer& layer, TensorView q, MutableTensorView out)
+      : layer_(layer),
+        q_(q),
+        out_(out),
+        queries_(kQueryRows * layer.pitch),
+        output_(kQueryRows * layer.pitch),
+        line_(layer.head_dim) {
+    if (layer.cached != DType::kF32) {
+      keys_.resize(layer.head_dim * kBlock);
+      values_.resize(kBlock * layer.pitch);
+    }
+    block_.queries = queries_.data();
+    block_.output = output_.data();
+    block_.pitch = layer.pitch;
+    block_.head_dim = layer.head_dim;
+    block_.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(layer.head_dim)));
+  }
+
+  void attend(const Item& item) {
+    const SequenceRows& sequence = *item.sequence;
+    const auto start = static_cast<std::size_t>(sequence.cache->length());
+    const std::size_t end = start + static_cast<std::size_t>(sequence.row_count);
+    const bool one_token = item.head_count > 1;
+    block_.first_position = item.first_position;
+    block_.position_step = one_token ? 0 : 1;
+    block_.first_row = one_token ? 0 : std::max(item.first_position, start) - item.first_position;
+    block_.end_row = one_token ? item.head_count : std::min(kQueryRows, end - item.first_position);
+    for (std::size_t row = block_.first_row; row < block_.end_row; ++row) {
+      load_row(q_, row_of(item, row), head_of(item, row) * layer_.head_dim, layer_.head_dim,
+               line_.data());
+      rotate(layer_, item.first_position + row * block_.position_step, line_.data(),
+             &queries_[row * layer_.pitch]);
+    }
+    std::ranges::fill(output_, 0.0F);
+    std::fill_n(block_.peak, kQueryRows, -std::numeric_limits<float>::infinity());
+    std::fill_n(block_.total, kQueryRows, 0.0F);
+    const std::size_t last = item.first_position + (block_.end_row - 1) * block_.position_step;
+    const auto head = static_cast<std::int64_t>(item.first_head / layer_.group);
+    for (std::size_t first_key = 0; first_key <= last; first_key += kBlock)
+      take_keys(*sequence.cache, head, first_key);
+    store(item);
+  }
+
+ private:
+  std::size_t row_of(const Item& item, std::size_t row) const {
+    const auto first = static_cast<std::size_t>(item.sequence->first_row);
+    if (block_.position_step == 0) return first;
+    return first + item.first_position + row -
+           static_cast<std::size_t>(item.sequence->cache->length());
+  }
+  std::size_t head_of(const Item& item, std::size_t row) const {
+    return item.first_head + (block_.position_step == 0 ? row : 0);
+  }
+
+  void take_keys(SequenceCache& cache, std::int64_t head, std::size_t first_key) {
+    const auto block = static_cast<std::int64_t>(first_key / kBlock);
+    const std::byte* const keys = cache.keys(layer_.index, head, block);
+    const std::byte* const values = cache.values(layer_.index, head, block);
+    if (layer_.cached == DType::kF32) {
+      vector_math().attend(block_, first_key, reinterpret_cast<const float*>(keys),
+                           reinterpret_cast<const float*>(values));
+      return;
+    }
+    load_f32(layer_.cached, keys, keys_.data(), keys_.size());
+    load_f32(layer_.cached, values, values_.data(), values_.size());
+    vector_math().attend(block_, first_key, keys_.data(), values_.data());
+  }
+
+  void store(const Item& item) {
+    const auto width = static_cast<std::size_t>(out_.desc.shape[1]);
+    for (std::size_t row = block_.first_row; row < block_.end_row; ++row) {
+      float* const line = &output_[row * layer_.pitch];
+      for (std::size_t i = 0; i < layer_.head_dim; ++i) line[i] /= block_.total[row];
+      const std::size_t at = row_of(item, row) * width + head_of(item, row) * layer_.head_dim;
+      store_f32(out_.desc.dtype, line, out_.data + at * dtype_bytes(out_.desc.dtype),
+                layer_.head_dim);
+    }
+  }
+
+  const Layer& layer_;
+  const TensorView q_;
+  const MutableTensorView out_;
+  std::vector<float> queries_;  // [kQueryRows, pitch], rotated
+  std::vector<float> output_;   // [kQueryRows, pitch]
+  std::vector<float> line_;     // [head_dim]
+  std::vector<float> keys_;     // of one block, where the cache is not fp32
+  std::vector<float> values_;
+  QueryBlock block_;
+};
+
+std::vector<Item> items_of(const Layer& layer, std::span<const SequenceRows> sequences) {
+  const std::size_t heads = layer.kv_heads * layer.group;
+  std::vector<Item> items;
+  for (const SequenceRows& sequence : sequences) {
+    const auto start = static_cast<std::size_t>(sequence.cache->length());
+    const std::size_t end = start + static_cast<std::size_t>(sequence.row_count);
+    if (sequence.row_count == 1 && layer.group > 1) {
+      for (std::size_t first = 0; first < heads; first += layer.group) {
+        for (std::size_t done = 0; done < layer.group; done += kQueryRows) {
+          items.push_back(
+              {&sequence, first + done, std::min(kQueryRows, layer.group - done), start});
+        }
+      }
+      continue;
+    }
+    const std::size_t first_block = start / kQueryRows * kQueryRows;
+    const std::size_t blocks = (end - first_block + kQueryRows - 1) / kQueryRows;
+    for (std::size_t head = 0; head < heads; ++head) {
+      for (std::size_t i = 0; i < blocks; ++i)
+        items.push_back({&sequence, head, 1, first_block + balanced_index(i, blocks) * kQueryRows});
+    }
+  }
+  return items;
+}
+
+}  // namespace
+
+void cached_attention(ThreadPool& pool, const RopeTable& table, std::int64_t layer, TensorView q,
+                      TensorView keys, TensorView values, std::span<const SequenceRows> sequences,
+                      MutableTensorView out) {
+  if (sequences.empty()) return;
+  const CacheMemory& memory = sequences.front().cache->memory();
+  const ModelDims& dims = memory.dims();
+  CHECK(q.desc.shape == out.desc.shape && q.desc.shape[1] == dims.heads * dims.head_dim);
+  CHECK(keys.desc.shape == values.desc.shape && keys.desc.shape[0] == q.desc.shape[0] &&
+        keys.desc.shape[1] == dims.kv_heads * dims.head_dim);
+  const Layer of{table,
+                 layer,
+                 static_cast<std::size_t>(dims.head_dim),
+                 static_cast<std::size_t>(dims.kv_heads),
+                 static_cast<std::size_t>(dims.heads / dims.kv_heads),
+                 sequences.front().cache->value_pitch(),
+                 memory.dtype()};
+  for (const SequenceRows& sequence : sequences) {
+    const std::int64_t end = sequence.cache->length() + sequence.row_count;
+    CHECK(sequence.row_count > 0 && sequence.first_row + sequence.row_count <= q.desc.shape[0]);
+    CHECK(&sequence.cache->memory() == &memory);
+    CHECK(table.half * 2 == of.head_dim &&
+          table.cos.size() >= static_cast<std::size_t>(end) * table.half);
+    pool.parallel_for(static_cast<std::size_t>(sequence.row_count),
+                      [&](std::size_t begin, std::size_t stop) {
+                        const auto first = static_cast<std::size_t>(sequence.first_row);
+                        for (std::size_t row = begin; row < stop; ++row)
+                          store_row(of, sequence, first + row, keys, values);
+                      });
+  }
+  const std::vector<Item> items = items_of(of, sequences);
+  pool.parallel_for(items.size(), [&](std::size_t begin, std::size_t end) {
+    Walker walker(of, q, out);
+    for (std::size_t i = begin; i < end; ++i) walker.attend(items[i]);
+  });
+}
+
+}  // namespace airlock
