@@ -23,7 +23,8 @@ PROGRAM = os.path.join(ROOT, "tools", "fetch_model")
 LIMIT_S = 300
 # "What is the capital of France? Answer in one short sentence." as its template has it, and the answer's first words.
 PROMPT = (1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712, 8182, 2,
-          198, 1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 19842, 281, 582, 1890, 6330, 30, 2, 198, 1, 520, 9531, 198)
+          198, 1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 19842, 281, 582, 1890, 6330, 30, 2, 198, 1, 520, 9531,
+          198)
 ANSWER = (504, 3575, 282, 4649, 314, 7042, 30, 2)  # The capital of France is Paris.<|im_end|>
 
 
