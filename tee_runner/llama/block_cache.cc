@@ -143,6 +143,17 @@ void SequenceCache::clear() {
   shrink();
 }
 
+Result<SequenceCache> SequenceCache::copy_of_first(std::int64_t length) const {
+  CHECK(length >= 0 && length <= length_);
+  SequenceCache copy(memory_);
+  RETURN_IF_ERROR(copy.promise(length));
+  RETURN_IF_ERROR(copy.grow(length));
+  for (std::size_t i = 0; i < copy.blocks_.size(); ++i)
+    std::memcpy(copy.blocks_[i].data(), blocks_[i].data(), memory_->block_bytes_);
+  copy.extend(length);
+  return copy;
+}
+
 std::byte* SequenceCache::head(std::int64_t layer, std::int64_t head, std::int64_t block) {
   const ModelDims& dims = memory_->dims_;
   CHECK(layer < dims.layers && head < dims.kv_heads &&

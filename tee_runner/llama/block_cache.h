@@ -77,6 +77,9 @@ class SequenceCache {
   /// Forgets the positions from `length` on, which is at most length() (CHECKed).
   void truncate(std::int64_t length);
   void clear();
+  /// Another sequence's, with the first `length` positions of this one's, at most length()
+  /// (CHECKed). kResourceExhausted as promise() and grow().
+  Result<SequenceCache> copy_of_first(std::int64_t length) const;
 
   /// One head of one block, of the memory's type: keys [head_dim, kCacheBlockPositions],
   /// transposed; values [kCacheBlockPositions, value_pitch()]. What was not stored is finite.

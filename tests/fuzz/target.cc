@@ -13,6 +13,10 @@ std::span<const Target> targets() {
       kControl,      kRequest, kResponse,    kWire,           kOpening,   kZmtp,      kRing,
       kJson,         kConfig,  kSafetensors, kModelDirectory, kTraceLine, kTraceFile, kPrototypeLog,
       kCountersFile, kReport,  kTokens,      kCommandLine,    kEndpoint,  kTrial};
+      kControl,   kRequest,      kResponse,     kWire,        kOpening,        kZmtp,
+      kRing,      kJson,         kConfig,       kSafetensors, kModelDirectory, kTraceLine,
+      kTraceFile, kPrototypeLog, kCountersFile, kReport,      kTokens,         kCommandLine,
+      kEndpoint,  kChatMessages, kChatTemplate};
   return kAll;
 }
 

@@ -28,6 +28,7 @@ struct Target {
 extern const Target kControl, kRequest, kResponse, kWire, kOpening, kZmtp, kRing, kJson, kConfig,
     kSafetensors, kModelDirectory, kTraceLine, kTraceFile, kPrototypeLog, kCountersFile, kReport,
     kTokens, kCommandLine, kEndpoint, kTrial;
+    kTokens, kCommandLine, kEndpoint, kChatMessages, kChatTemplate;
 
 /// All of them.
 std::span<const Target> targets();

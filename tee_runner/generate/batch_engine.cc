@@ -1,0 +1,393 @@
+#include "tee_runner/generate/batch_engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/deadline.h"
+#include "base/log.h"
+#include "base/thread.h"
+#include "proto/limits.h"
+
+namespace airlock {
+
+namespace {
+
+/// How often an engine without work looks whether its model is there.
+constexpr std::chrono::milliseconds kIdleLook{500};
+
+Status ended() { return {StatusCode::kUnavailable, "the engine has ended"}; }
+
+/// What a step's failure is of: the step alone, or the session, which is over then.
+bool is_of_the_step(StatusCode code) {
+  return code == StatusCode::kResourceExhausted || code == StatusCode::kInvalidInput;
+}
+
+}  // namespace
+
+struct BatchEngine::Sequence {
+  Sequence(GenerationId of, GenerateRequest asked, std::shared_ptr<TokenSink> teller,
+           Sampler chooser, std::shared_ptr<CacheMemory> memory)
+      : id(of),
+        request(std::move(asked)),
+        sink(std::move(teller)),
+        sampler(std::move(chooser)),
+        cache(std::move(memory)),
+        tokens(request.prompt) {}
+
+  std::size_t fed() const { return static_cast<std::size_t>(cache.length()); }
+  /// The next pass gives its logits for a token that it waits for.
+  bool answers() const { return fed() + 1 == tokens.size(); }
+  std::size_t generated() const { return tokens.size() - request.prompt.size(); }
+
+  const GenerationId id;
+  const GenerateRequest request;
+  const std::shared_ptr<TokenSink> sink;
+  Sampler sampler;
+  SequenceCache cache;
+  std::vector<std::int32_t> tokens;  // the prompt, and what was chosen
+  std::size_t cached_tokens = 0;
+  const std::uint64_t start_ns = now_ns();
+  std::uint64_t first_ns = 0;  // when the first token came, and the last
+  std::uint64_t last_ns = 0;
+  bool is_over = false;
+};
+
+BatchEngine::BatchEngine(BatchEngineOptions options, std::unique_ptr<ServedModel> model,
+                         TextStats& stats, std::shared_ptr<CacheMemory> memory)
+    : options_(std::move(options)),
+      stats_(stats),
+      memory_(std::move(memory)),
+      model_(std::move(model)) {
+  figures_.cache_limit_bytes = memory_->block_count() * memory_->block_bytes();
+}
+
+Result<std::unique_ptr<BatchEngine>> BatchEngine::create(BatchEngineOptions options,
+                                                         std::unique_ptr<ServedModel> model,
+                                                         TextStats& stats) {
+  CHECK(options.context_length > 1 && options.max_sequences > 0 && options.chunk_alone > 0 &&
+        options.chunk_beside > 0);
+  ASSIGN_OR_RETURN(std::shared_ptr<CacheMemory> memory,
+                   CacheMemory::create(options.dims, options.cache_dtype, options.cache_bytes));
+  std::unique_ptr<BatchEngine> engine(
+      new BatchEngine(std::move(options), std::move(model), stats, std::move(memory)));
+  ASSIGN_OR_RETURN(engine->thread_,
+                   start_thread("the engine", [self = engine.get()] { self->work(); }));
+  return engine;
+}
+
+BatchEngine::~BatchEngine() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+Status BatchEngine::check_request(const GenerateRequest& request) const {
+  RETURN_IF_ERROR(check_tokens(request.prompt, options_.dims.vocab));
+  if (exceeds_context(request.prompt.size())) {
+    return {StatusCode::kInvalidInput,
+            "the prompt has {} tokens: with one of an answer that is more than the context of {}",
+            request.prompt.size(), options_.context_length};
+  }
+  if (request.max_tokens < 0)
+    return {StatusCode::kInvalidInput, "max_tokens is {}, at least 0", request.max_tokens};
+  const auto positions = std::min<std::int64_t>(
+      static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens,
+      options_.context_length);
+  const auto held = static_cast<std::int64_t>(memory_->block_count()) * kCacheBlockPositions;
+  if (positions > held) {
+    return {StatusCode::kInvalidInput,
+            "a prompt of {} tokens with {} of an answer needs more keys and values than the {} "
+            "positions that there is memory for (--cache-bytes)",
+            request.prompt.size(), request.max_tokens, held};
+  }
+  return {};
+}
+
+Result<GenerationId> BatchEngine::submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) {
+  RETURN_IF_ERROR(check_request(request));
+  ASSIGN_OR_RETURN(Sampler sampler, Sampler::create(request.sampling, options_.dims.vocab));
+  RETURN_IF_ERROR(sampler.add_prompt(request.prompt));
+  const std::lock_guard lock(mutex_);
+  if (stopping_) return ended();
+  RETURN_IF_ERROR(health_);
+  if (queue_.size() >= options_.max_queue) {
+    return Status(StatusCode::kResourceExhausted, "{} prompts are waiting already: try again later",
+                  queue_.size());
+  }
+  const GenerationId id = next_id_++;
+  queue_.push_back(std::make_unique<Sequence>(id, std::move(request), std::move(sink),
+                                              std::move(sampler), memory_));
+  known_.insert(id);
+  figures_.queued = queue_.size();
+  changed_.notify_all();
+  return id;
+}
+
+void BatchEngine::cancel(GenerationId id) {
+  const std::lock_guard lock(mutex_);
+  if (!known_.contains(id)) return;
+  cancelled_.insert(id);
+  changed_.notify_all();
+}
+
+Status BatchEngine::health() const {
+  const std::lock_guard lock(mutex_);
+  return stopping_ ? ended() : health_;
+}
+
+EngineFigures BatchEngine::figures() const {
+  const std::lock_guard lock(mutex_);
+  return figures_;
+}
+
+void BatchEngine::show_figures() {
+  const std::lock_guard lock(mutex_);
+  figures_.active = active_.size();
+  figures_.queued = queue_.size();
+  figures_.kept = kept_.size();
+  figures_.cache_used_bytes = memory_->used_bytes();
+}
+
+void BatchEngine::work() {
+  const Status status = without_exceptions([this]() -> Status {
+    while (await_work()) {
+      look_at_model();
+      drop_cancelled();
+      if (model_ == nullptr) continue;
+      admit();
+      if (!active_.empty()) step();
+      show_figures();
+    }
+    return {};
+  });
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  if (!status.ok()) log_error("the engine ended: " + status.to_string());
+  const bool asked = status.ok();
+  for (const auto& sequence : active_)
+    finish(*sequence, asked ? FinishReason::kCancelled : FinishReason::kFailed, status);
+  Sequences waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    waiting = std::exchange(queue_, {});
+  }
+  for (const auto& sequence : waiting)
+    finish(*sequence, asked ? FinishReason::kCancelled : FinishReason::kFailed, status);
+  active_.clear();
+  kept_.clear();
+  model_.reset();
+}
+
+/// False: the engine ends.
+bool BatchEngine::await_work() {
+  std::unique_lock lock(mutex_);
+  if (!stopping_ && active_.empty()) {
+    const auto pause = model_ == nullptr ? options_.reconnect_pause : kIdleLook;
+    changed_.wait_for(lock, pause, [this] {
+      return stopping_ || !cancelled_.empty() || (model_ != nullptr && !queue_.empty());
+    });
+  }
+  return !stopping_;
+}
+
+/// Where it has gone everybody is told, and another one is asked for.
+void BatchEngine::look_at_model() {
+  if (model_ != nullptr) {
+    const Status there = model_->check();
+    if (!there.ok()) fail_all(there);
+    return;
+  }
+  if (!options_.reconnect) return;
+  auto again = options_.reconnect();
+  if (!again.ok()) return;
+  model_ = std::move(again).value();
+  const std::lock_guard lock(mutex_);
+  health_ = {};
+  log_info("the server is there again");
+}
+
+void BatchEngine::fail_all(const Status& why) {
+  const Status gone{StatusCode::kUnavailable, "the server went away: {}", why.message()};
+  Sequences waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    health_ = gone;
+    waiting = std::exchange(queue_, {});
+  }
+  model_.reset();
+  log_warning(gone.message());
+  for (const auto& sequence : active_) finish(*sequence, FinishReason::kFailed, gone);
+  for (const auto& sequence : waiting) finish(*sequence, FinishReason::kFailed, gone);
+  active_.clear();
+  show_figures();
+}
+
+void BatchEngine::drop_cancelled() {
+  std::unordered_set<GenerationId> cancelled;
+  Sequences dropped;
+  {
+    const std::lock_guard lock(mutex_);
+    cancelled = std::exchange(cancelled_, {});
+    if (cancelled.empty()) return;
+    for (auto& sequence : queue_) {
+      if (cancelled.contains(sequence->id)) dropped.push_back(std::move(sequence));
+    }
+    std::erase(queue_, nullptr);
+  }
+  for (const auto& sequence : dropped) finish(*sequence, FinishReason::kCancelled);
+  for (const auto& sequence : active_) {
+    if (cancelled.contains(sequence->id)) finish(*sequence, FinishReason::kCancelled);
+  }
+  std::erase_if(active_, [](const auto& sequence) { return sequence->is_over; });
+}
+
+/// Of its prefix, which may be there, and to its last token. Who used what is kept longest ago loses
+/// it first.
+bool BatchEngine::find_room(Sequence& sequence) {
+  const GenerateRequest& request = sequence.request;
+  const auto positions = std::min<std::int64_t>(
+      static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens,
+      options_.context_length);
+  if (sequence.cache.length() == 0) {
+    if (auto prefix = kept_.take(request.owner, request.prompt)) {
+      sequence.cache = std::move(*prefix);
+      sequence.cached_tokens = sequence.fed();
+    }
+  }
+  for (;;) {
+    if (sequence.cache.promise(positions).ok()) return true;
+    if (!kept_.drop_oldest()) return false;
+  }
+}
+
+void BatchEngine::admit() {
+  while (active_.size() < options_.max_sequences) {
+    std::unique_ptr<Sequence> next;
+    {
+      const std::lock_guard lock(mutex_);
+      if (queue_.empty()) return;
+      next = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    if (next->request.max_tokens == 0) {
+      finish(*next, FinishReason::kLength);
+      continue;
+    }
+    if (!find_room(*next)) {
+      const std::lock_guard lock(mutex_);
+      queue_.push_front(std::move(next));
+      return;
+    }
+    merge(stats_.begun, 1);
+    merge(stats_.prompt_tokens, next->request.prompt.size());
+    merge(stats_.cached_tokens, next->cached_tokens);
+    active_.push_back(std::move(next));
+  }
+}
+
+/// What each sequence gives to the next pass, in their order. Prompts share what a pass takes of them,
+/// the oldest first; one that gets nothing of it waits.
+std::vector<SequencePass> BatchEngine::plan_step() {
+  const bool others =
+      std::ranges::any_of(active_, [](const auto& sequence) { return sequence->answers(); });
+  auto left = static_cast<std::size_t>(others ? options_.chunk_beside : options_.chunk_alone);
+  std::vector<SequencePass> passes;
+  for (const auto& sequence : active_) {
+    const std::size_t wanted = sequence->tokens.size() - sequence->fed();
+    const bool is_answer = sequence->generated() > 0;
+    const std::size_t count = is_answer ? 1 : std::min(wanted, left);
+    if (!is_answer) left -= count;
+    passes.push_back({std::span(sequence->tokens).subspan(sequence->fed(), count), &sequence->cache,
+                      count == wanted});
+  }
+  return passes;
+}
+
+void BatchEngine::step() {
+  const std::vector<SequencePass> planned = plan_step();
+  std::vector<SequencePass> passes;
+  std::ranges::copy_if(planned, std::back_inserter(passes),
+                       [](const SequencePass& pass) { return !pass.tokens.empty(); });
+  const auto logits = model_->driver().forward(passes);
+  const Status there = model_->check();
+  if (logits.ok() && there.ok()) return take_logits(planned, *logits);
+  const Status why = there.ok() ? logits.status() : there;
+  if (!is_of_the_step(why.code())) return fail_all(why);
+  for (const auto& sequence : active_) finish(*sequence, FinishReason::kFailed, why);
+  active_.clear();
+}
+
+void BatchEngine::take_logits(const std::vector<SequencePass>& passes, const Tensor& logits) {
+  const auto row = static_cast<std::size_t>(options_.dims.vocab);
+  std::size_t next = 0;
+  for (std::size_t i = 0; i < passes.size(); ++i) {
+    if (passes[i].tokens.empty() || !passes[i].wants_logits) continue;
+    (void)take_token(*active_[i], logits.as<float>().subspan(next++ * row, row));
+  }
+  std::erase_if(active_, [](const auto& sequence) { return sequence->is_over; });
+}
+
+/// False: the sequence is over.
+bool BatchEngine::take_token(Sequence& sequence, std::span<const float> logits) {
+  const auto sampled = sequence.sampler.sample(logits);
+  if (!sampled.ok()) {
+    finish(sequence, FinishReason::kFailed, sampled.status());
+    return false;
+  }
+  const std::uint64_t now = now_ns();
+  if (sequence.first_ns == 0) {
+    sequence.first_ns = now;
+    stats_.ttft_ns.record(now - sequence.start_ns);
+  } else {
+    stats_.itl_ns.record(now - sequence.last_ns);
+  }
+  sequence.last_ns = now;
+  const GenerateRequest& request = sequence.request;
+  if (std::ranges::find(request.stop_ids, sampled->token) != request.stop_ids.end()) {
+    finish(sequence, FinishReason::kStop);
+    return false;
+  }
+  sequence.tokens.push_back(sampled->token);
+  merge(stats_.generated_tokens, 1);
+  const GeneratedToken token{
+      sampled->token, sampled->log_probability, {sampled->top.begin(), sampled->top.end()}};
+  if (!sequence.sink->on_token(token)) {
+    finish(sequence, FinishReason::kStop);
+    return false;
+  }
+  const bool is_full =
+      static_cast<std::int64_t>(sequence.generated()) >= request.max_tokens ||
+      static_cast<std::int64_t>(sequence.tokens.size()) >= options_.context_length;
+  if (is_full) finish(sequence, FinishReason::kLength);
+  return !is_full;
+}
+
+/// Tells its sink, and keeps what it has for a next turn.
+void BatchEngine::finish(Sequence& sequence, FinishReason reason, Status status) {
+  sequence.is_over = true;
+  {
+    const std::lock_guard lock(mutex_);
+    known_.erase(sequence.id);
+  }
+  Finish finish;
+  finish.reason = reason;
+  finish.status = std::move(status);
+  finish.prompt_tokens = sequence.request.prompt.size();
+  finish.cached_tokens = sequence.cached_tokens;
+  finish.generated_tokens = sequence.generated();
+  if (sequence.first_ns != 0) finish.ttft_ns = sequence.first_ns - sequence.start_ns;
+  if (reason != FinishReason::kFailed) {
+    sequence.tokens.resize(sequence.fed());
+    kept_.keep(sequence.request.owner, std::move(sequence.tokens), std::move(sequence.cache));
+  }
+  merge(stats_.finished, 1);
+  sequence.sink->on_finish(finish);
+}
+
+}  // namespace airlock

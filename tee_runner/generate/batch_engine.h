@@ -1,0 +1,118 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "base/status.h"
+#include "tee_runner/generate/engine.h"
+#include "tee_runner/generate/prefix_store.h"
+#include "tee_runner/generate/text_stats.h"
+#include "tee_runner/llama/driver.h"
+
+namespace airlock {
+
+/// A model that answers: in a session with a server, or in this process. One thread.
+class ServedModel {
+ public:
+  virtual ~ServedModel() = default;
+  virtual LlamaDriver& driver() = 0;
+  /// Whether it is there, and what it gave can be trusted to be its word; else why not.
+  virtual Status check() = 0;
+};
+
+struct BatchEngineOptions {
+  ModelDims dims;
+  std::int64_t context_length = 0;  // max_position_embeddings, or less
+  DType cache_dtype = DType::kF32;
+  // For the keys and values of all sequences, those kept for a next turn included.
+  std::uint64_t cache_bytes = std::uint64_t{1} << 30;
+  // Answers under way at once; prompts that wait beside them.
+  std::size_t max_sequences = 16;
+  std::size_t max_queue = 64;
+  // Tokens of prompts that one step takes: where no answer is under way, and beside others.
+  std::int64_t chunk_alone = 512;
+  std::int64_t chunk_beside = 32;
+  // Gives a model again after one has gone; empty: the engine ends with its first.
+  std::function<Result<std::unique_ptr<ServedModel>>()> reconnect;
+  std::chrono::milliseconds reconnect_pause{500};
+};
+
+/// What is there now.
+struct EngineFigures {
+  std::size_t active = 0;
+  std::size_t queued = 0;
+  std::size_t kept = 0;  // prefixes for a next turn
+  std::uint64_t cache_used_bytes = 0;
+  std::uint64_t cache_limit_bytes = 0;
+};
+
+/// The engine: a thread of its own makes one pass after the other over all sequences under way. Each
+/// gives one token that it chose, or the next piece of its prompt, and they join and leave between
+/// any two passes. A sequence has its memory promised before it begins, to its last token; until there is
+/// room it waits its turn. Thread-safe.
+class BatchEngine : public Engine {
+ public:
+  /// `stats` outlives it. Errors as CacheMemory::create(); kResourceExhausted without a thread.
+  static Result<std::unique_ptr<BatchEngine>> create(BatchEngineOptions options,
+                                                     std::unique_ptr<ServedModel> model,
+                                                     TextStats& stats);
+  /// Answers under way end (FinishReason::kCancelled).
+  ~BatchEngine() override;
+
+  Result<GenerationId> submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) override;
+  void cancel(GenerationId id) override;
+  std::int64_t context_length() const override { return options_.context_length; }
+  Status health() const override;
+  EngineFigures figures() const;
+
+ private:
+  struct Sequence;
+  using Sequences = std::deque<std::unique_ptr<Sequence>>;
+
+  BatchEngine(BatchEngineOptions options, std::unique_ptr<ServedModel> model, TextStats& stats,
+              std::shared_ptr<CacheMemory> memory);
+  Status check_request(const GenerateRequest& request) const;
+  void work();
+  bool await_work();
+  void look_at_model();
+  void admit();
+  bool find_room(Sequence& sequence);
+  void drop_cancelled();
+  void step();
+  std::vector<SequencePass> plan_step();
+  void take_logits(const std::vector<SequencePass>& passes, const Tensor& logits);
+  bool take_token(Sequence& sequence, std::span<const float> logits);
+  void finish(Sequence& sequence, FinishReason reason, Status status = {});
+  void fail_all(const Status& why);
+  void show_figures();
+
+  const BatchEngineOptions options_;
+  TextStats& stats_;
+  const std::shared_ptr<CacheMemory> memory_;
+  // The engine thread's.
+  std::unique_ptr<ServedModel> model_;
+  Sequences active_;
+  PrefixStore kept_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Sequences queue_;                             // guarded by mutex_, as are all below
+  std::unordered_set<GenerationId> cancelled_;  // not looked at yet
+  std::unordered_set<GenerationId> known_;      // not over
+  GenerationId next_id_ = 1;
+  Status health_;
+  EngineFigures figures_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace airlock
