@@ -111,7 +111,7 @@ typedef struct airlock_pool_stats {
 
 /* Why the last call of this thread failed; never NULL. Valid until this thread's next call. */
 AIRLOCK_API const char* airlock_pool_error(void);
-/* "0.1.0, protocol 5.0" */
+/* "0.1.0, protocol 6.0" */
 AIRLOCK_API const char* airlock_pool_version(void);
 
 /* `options` may be NULL. Waits for a server up to timeout_ms. */

@@ -33,8 +33,8 @@ Result<std::shared_ptr<PoolClient>> PoolClient::connect(const PoolClientOptions&
   // What rides along does so behind its product's header; more than that has room takes a slot of
   // a small ring.
   connect.ring.choice = RingChoice::kAuto;
-  connect.inline_bytes = std::min(options.inline_bytes, std::uint32_t{limits::kMaxInlineBytes});
   connect.path_limit = std::max(options.inline_bytes, std::uint32_t{limits::kMinPoolTensorBytes});
+  connect.inline_bytes = std::min(connect.path_limit, std::uint32_t{limits::kMaxInlineBytes});
   connect.pool = options.lease;
   connect.client = options.client;
   connect.timeout = options.timeout;

@@ -151,7 +151,7 @@ Status Session::serve_client() {
   tell(std::move(attached), std::move(leased));
   Channel& channel = channel_->channel();
   if (welcome_.calibrates) {
-    auto found = follow_calibration(channel);
+    auto found = follow_calibration(channel, life_);
     if (!found.ok()) return found.status().with_context("finding the path limit");
     channel.agree(*found);
     ground_.limit_log.log(LogLevel::kInfo,
@@ -159,10 +159,9 @@ Status Session::serve_client() {
                                       "by trying",
                                       epoch_, *found));
   }
-  {
-    const std::lock_guard lock(mutex_);
-    agreed_ = AgreedLimits{channel.policy().limit_bytes, channel.policy().inline_bytes};
-  }
+  counters_.block.inline_bytes.store(channel.policy().inline_bytes, std::memory_order_relaxed);
+  const std::size_t limit = welcome_.has_ring ? channel.policy().limit_bytes : 0;
+  counters_.block.path_limit.store(limit, std::memory_order_relaxed);
   ServeContext context;
   context.config_json = ground_.model.config_json;
   context.norms = ground_.model.norms.view();
@@ -177,10 +176,7 @@ SessionReport Session::report() const {
   SessionReport report;
   report.id = fmt::format("{:016x}", epoch_);
   report.client = client_;
-  {
-    const std::lock_guard lock(mutex_);
-    report.agreed = agreed_;
-  }
+  report.agreed = counters_layout::agreed_limits(counters_.block);
   report.transport = snapshot_of(counters_.block.transport);
   report.ops = snapshot_of(counters_.block.ops);
   return report;

@@ -148,7 +148,6 @@ class Session {
   mutable std::mutex mutex_;
   std::deque<SessionNews> news_;             // guarded by mutex_
   Status reason_;                            // guarded by mutex_
-  std::optional<AgreedLimits> agreed_;       // guarded by mutex_
   bool released_ = false;                    // guarded by mutex_
   bool discards_ = false;                    // guarded by mutex_
   std::condition_variable release_;          // of released_

@@ -28,7 +28,8 @@ struct Trial {
 };
 
 std::vector<std::byte> encode(const Trial& trial);
-/// kProtocolError for anything that is not one of `most` bytes or a limit of at most that.
+/// kProtocolError for anything that is not one of fewer than `most` bytes or a limit of at most
+/// that.
 Result<Trial> decode_trial(std::span<const std::byte> header, std::size_t most);
 
 /// Of a trial's message, or of its reply. Neither has anything behind its header.

@@ -10,6 +10,8 @@ void put_behind_header(MessagePlan& plan, MessagePlan::Tensor& tensor, const Pat
   const std::size_t at =
       (plan.inline_bytes + limits::kInlineAlignment - 1) & ~(limits::kInlineAlignment - 1);
   if (tensor.bytes >= policy.inline_bytes || at + tensor.bytes > policy.inline_room) return;
+  // What is not to take the ring does not take it in this way either.
+  if (policy.has_ring && !policy.carries(Path::kRing, tensor.bytes)) return;
   tensor.is_inline = true;
   tensor.inline_at = at;
   tensor.path = plan.header_path;

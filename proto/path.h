@@ -32,15 +32,15 @@ constexpr std::string_view name_of(Path path) {
 }
 inline constexpr auto kPaths = kValuesOf<Path>;
 
-/// What decides a tensor's way: agreed once in the handshake, private copies from then on.
+/// What decides a tensor's way: agreed before the first request, private copies from then on.
 struct PathPolicy {
   bool has_ring = false;
   std::size_t limit_bytes =
       0;  // a tensor of strictly fewer bytes may go by the ring; at most a slot's
   std::size_t slot_count = 0;
   bool has_pool = false;  // both sides use one; where it has no room a tensor goes by ZeroMQ
-  // A tensor of strictly fewer bytes rides behind its message's header, 0: none does; while there
-  // is room for it, at most limits::kMaxInlineBytes.
+  // A tensor of strictly fewer bytes, which the header's path carries, rides behind its message's
+  // header, 0: none does; while there is room for it, at most limits::kMaxInlineBytes.
   std::size_t inline_bytes = 0;
   std::size_t inline_room = 0;
 

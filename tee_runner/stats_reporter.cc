@@ -5,6 +5,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <utility>
@@ -56,6 +57,17 @@ void StatsReporter::set_device(std::string_view device) {
 void StatsReporter::add_config(std::string_view key, std::string_view value) {
   const std::lock_guard lock(mutex_);
   report_.config.emplace_back(key, value);
+}
+
+/// Of one more session: where they differ nobody's is said.
+void StatsReporter::add_limit(std::string_view key, std::string value) {
+  auto& config = report_.config;
+  const auto found = std::ranges::find(config, key, &std::pair<std::string, std::string>::first);
+  if (found == config.end()) {
+    config.emplace_back(key, std::move(value));
+  } else if (found->second != value) {
+    found->second = "of each session its own";
+  }
 }
 
 void StatsReporter::set_last_words(std::function<void(const SideReport&)> last_words) {
@@ -140,15 +152,11 @@ ReportedSession::ReportedSession(StatsReporter& reporter, ClientSession& session
   const Calibration& calibration = session.calibration();
   if (calibration.path_limit > 0) log_info(calibration.text());
   const std::lock_guard lock(reporter_.mutex_);
-  // The first speaks for all: it is one server.
-  if (!std::exchange(reporter_.has_limits_, true)) {
-    const PathPolicy& policy = session.policy();
-    auto& config = reporter_.report_.config;
-    if (policy.has_ring) config.emplace_back("path_limit", std::to_string(policy.limit_bytes));
-    if (policy.inline_bytes > 0)
-      config.emplace_back("inline_bytes", std::to_string(policy.inline_bytes));
-    if (calibration.path_limit > 0) config.emplace_back("path_limit_trials", calibration.text());
-  }
+  const PathPolicy& policy = session.policy();
+  if (policy.has_ring) reporter_.add_limit("path_limit", std::to_string(policy.limit_bytes));
+  if (policy.inline_bytes > 0)
+    reporter_.add_limit("inline_bytes", std::to_string(policy.inline_bytes));
+  if (calibration.path_limit > 0) reporter_.add_limit("path_limit_trials", calibration.text());
   reporter_.sessions_.push_back(this);
 }
 

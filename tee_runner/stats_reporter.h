@@ -51,6 +51,7 @@ class StatsReporter {
  private:
   friend class ReportedSession;
   explicit StatsReporter(std::optional<OutputFile> stats_json);
+  void add_limit(std::string_view key, std::string value);
   void await_signals();
   void read_counters();
   Status write_report(std::optional<Deadline> end);
@@ -63,8 +64,7 @@ class StatsReporter {
   std::mutex mutex_;
   SideReport report_;  // guarded by mutex_, as is all up to last_words_
   std::vector<ReportedSession*> sessions_;
-  bool has_limits_ = false;  // the report's config has those of a session
-  SessionReport ended_;      // the counters of the sessions that are gone
+  SessionReport ended_;  // the counters of the sessions that are gone
   std::function<void(const SideReport&)> last_words_;
   TeeStatsTable tee_;
   OpStatsTable local_ops_;

@@ -59,7 +59,9 @@ Result<OpenedFrame> decode_opening(std::span<const std::byte> frame, const Openi
                   opening.sequence, expected.sequence);
   }
   const auto behind_front = frame.subspan(kOpeningBytes);
-  if (front.header_bytes > behind_front.size() || front.zero != 0) {
+  if (front.zero != 0)
+    return Status(StatusCode::kProtocolError, "a message's opening has no zero behind its length");
+  if (front.header_bytes > behind_front.size()) {
     return Status(StatusCode::kProtocolError, "a message's opening says {} bytes of header, of {}",
                   front.header_bytes, behind_front.size());
   }

@@ -117,6 +117,11 @@ class RoutedChannel final : public Channel {
     CHECK(!counts_ && arriving_ == nullptr);
     policy_.limit_bytes = limit_bytes;
     counts_ = true;
+    for (const Path path : kPaths) {
+      if (carriers_[path] == nullptr) continue;
+      uncounted_[path] = carriers_[path]->counters();
+      show_waits(path);
+    }
   }
   std::size_t slots_in_use() const override {
     std::size_t count = 0;
@@ -140,13 +145,19 @@ class RoutedChannel final : public Channel {
     return fault_;
   }
 
+  void show_waits(Path path) {
+    if (!counts_) return;
+    const WaitCounters counters = carriers_[path]->counters();
+    const WaitCounters& before = uncounted_[path];
+    PathStats& stats = stats_[path];
+    stats.spins.store(counters.spins - before.spins, std::memory_order_relaxed);
+    stats.parks.store(counters.parks - before.parks, std::memory_order_relaxed);
+    stats.slot_waits.store(counters.slot_waits - before.slot_waits, std::memory_order_relaxed);
+  }
+
   /// After each step on a carrier: what is no ordinary flow ends the channel.
   Status note(Path path, Status status) {
-    const WaitCounters counters = carriers_[path]->counters();
-    PathStats& stats = stats_[path];
-    stats.spins.store(counters.spins, std::memory_order_relaxed);
-    stats.parks.store(counters.parks, std::memory_order_relaxed);
-    stats.slot_waits.store(counters.slot_waits, std::memory_order_relaxed);
+    show_waits(path);
     const StatusCode code = status.code();
     const bool ordinary = code == StatusCode::kOk || code == StatusCode::kBusy ||
                           code == StatusCode::kDeadlineExceeded;
@@ -222,7 +233,8 @@ class RoutedChannel final : public Channel {
 
   PathPolicy policy_;
   bool counts_;
-  TransportStats own_stats_;  // counted where nobody gave a place
+  PerValue<Path, WaitCounters> uncounted_;  // of the time before agree()
+  TransportStats own_stats_;                // counted where nobody gave a place
   TransportStats& stats_;
   const PeerWatch* const watch_;
   PerValue<Path, std::unique_ptr<Carrier>> carriers_;

@@ -40,6 +40,16 @@ struct Buffers final : Places<Byte> {
   }
 };
 
+/// Zeros between the tensors that ride behind a header: what lies there leaves too.
+void fill_gaps(const MessagePlan& plan, std::span<std::byte> behind) {
+  std::size_t end = 0;
+  for (const MessagePlan::Tensor& tensor : plan.tensors()) {
+    if (!tensor.is_inline) continue;
+    std::ranges::fill(behind.subspan(end, tensor.inline_at - end), std::byte{0});
+    end = tensor.inline_at + tensor.bytes;
+  }
+}
+
 /// What of this path rides behind the header.
 std::size_t inline_bytes_of(const MessagePlan& plan) {
   return plan.header_path == Path::kZmq ? plan.inline_bytes : 0;
@@ -55,7 +65,7 @@ class SocketCarrier final : public Carrier {
     if (const std::size_t bytes = inline_bytes_of(plan); bytes > 0) {
       ASSIGN_OR_RETURN(buffers->opening, pool_.take(limits::kHeaderBytes + bytes));
       const auto behind = buffers->opening.bytes().subspan(limits::kHeaderBytes);
-      std::ranges::fill(behind, std::byte{0});  // the gaps leave too
+      fill_gaps(plan, behind);
       buffers->place_inline(plan, behind);
     }
     return std::unique_ptr<Loan>(std::move(buffers));

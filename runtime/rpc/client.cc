@@ -155,6 +155,22 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
   }
 }
 
+/// What the server had to say of it comes first: nobody else reads it yet.
+Status ClientSession::why_no_limit(const Status& status, const ConnectOptions& options) {
+  const Deadline patience = Deadline::after(kReasonPatience);
+  for (auto frame = await_frame(patience); frame.ok(); frame = await_frame(patience)) {
+    const auto message = decode_control(frame->bytes);
+    if (!message.ok()) break;
+    if (const auto* goodbye = std::get_if<Goodbye>(&*message))
+      return {StatusCode::kUnavailable, "the server ended the session: {}", goodbye->reason};
+  }
+  if (status.code() != StatusCode::kDeadlineExceeded)
+    return status.with_context("finding the path limit");
+  return {StatusCode::kUnavailable,
+          "the server at {} has not helped to find the path limit within {} ms (--timeout-ms)",
+          options.endpoint, options.timeout.count()};
+}
+
 Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endpoint,
                              Welcome welcome, std::vector<UniqueFd> descriptors) {
   // A server that gives signs of life may take its time, though not for ever.
@@ -201,7 +217,10 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
   }
   RETURN_IF_ERROR(channel_->open());
   if (welcome.calibrates) {
-    ASSIGN_OR_RETURN(calibration_, lead_calibration(channel_->channel(), channel_->pool()));
+    auto found =
+        lead_calibration(channel_->channel(), channel_->pool(), Deadline::after(options.timeout));
+    if (!found.ok()) return why_no_limit(found.status(), options);
+    calibration_ = std::move(found).value();
     channel_->channel().agree(calibration_.path_limit);
   }
   life_.set_waker([this] { channel_->wake(); });  // for the control thread, which ends before it

@@ -94,6 +94,7 @@ class ClientSession {
                bool& answered);
   Status attach(const ConnectOptions& options, const Endpoint& endpoint, Welcome welcome,
                 std::vector<UniqueFd> descriptors);
+  Status why_no_limit(const Status& status, const ConnectOptions& options);
   Result<ControlFrame> await_frame(Deadline deadline);
   void watch_server(std::chrono::milliseconds timeout);
   void watch(std::chrono::milliseconds timeout);

@@ -264,6 +264,8 @@ void CountersFile::close_session(SessionBlock& block) {
   ended.start_ns = block.start_ns;
   ended.sessions += 1;
   copy_text(ended.client, block.client);
+  ended.path_limit.store(block.path_limit.load(kRelaxed), kRelaxed);
+  ended.inline_bytes.store(block.inline_bytes.load(kRelaxed), kRelaxed);
   merge(ended.transport, block.transport);
   merge(ended.ops, block.ops);
   ended.state.store(static_cast<std::uint64_t>(BlockState::kActive), kRelaxed);

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <type_traits>
 
 #include "proto/pool.h"
@@ -14,7 +15,7 @@
 namespace airlock::counters_layout {
 
 inline constexpr std::uint64_t kMagic = 0x544154534B4C5241;  // "ARLKSTAT"
-inline constexpr std::uint32_t kVersion = 4;
+inline constexpr std::uint32_t kVersion = 5;
 
 /// What the server is. Written once, before the magic is.
 struct alignas(128) Identity {
@@ -103,10 +104,21 @@ struct alignas(128) SessionBlock {
   std::uint64_t sessions;  // 1; in `ended` their number
   char client[72];
   Lease lease;  // in `ended`: zeros
-  std::byte reserved[40];
+  // As AgreedLimits has them, 0 until the session has agreed; in `ended`: of the last one.
+  std::atomic<std::uint64_t> path_limit;
+  std::atomic<std::uint64_t> inline_bytes;
+  std::byte reserved[24];
   TransportStats transport;
   OpStatsTable ops;
 };
+
+/// nullopt where both are 0.
+inline std::optional<AgreedLimits> agreed_limits(const SessionBlock& block) {
+  const AgreedLimits limits{block.path_limit.load(std::memory_order_relaxed),
+                            block.inline_bytes.load(std::memory_order_relaxed)};
+  if (limits == AgreedLimits()) return std::nullopt;
+  return limits;
+}
 
 struct Header {
   Identity identity;
@@ -132,7 +144,8 @@ static_assert(offsetof(Pool, free_slots) == 80 && offsetof(Lease, extents) == 40
 static_assert(offsetof(Live, pool) == 32 && offsetof(Live, service_ns) == 256);
 static_assert(sizeof(Live) == 28160);
 static_assert(offsetof(SessionBlock, client) == 32 && offsetof(SessionBlock, lease) == 104);
-static_assert(offsetof(SessionBlock, transport) == 256);
+static_assert(offsetof(SessionBlock, path_limit) == 216 &&
+              offsetof(SessionBlock, transport) == 256);
 static_assert(offsetof(SessionBlock, ops) == 12448 && sizeof(SessionBlock) == 13056);
 static_assert(offsetof(Header, live) == 2048 && offsetof(Header, ended) == 30208);
 static_assert(sizeof(Header) == 43264);

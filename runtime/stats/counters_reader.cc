@@ -202,6 +202,7 @@ class Reader {
     session.id = fmt::format("{:016x}", block.epoch);
     ASSIGN_OR_RETURN(session.client, text(block.client, "client's name"));
     session.sessions = block.sessions;
+    session.agreed = agreed_limits(block);
     session.transport = snapshot_of(block.transport);
     session.ops = snapshot_of(block.ops);
     const std::uint64_t max_amount = &block == &header_->ended ? kMaxEndedAmount : kMaxAmount;

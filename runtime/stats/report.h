@@ -60,24 +60,18 @@ struct CounterSums {
   }
 };
 
-/// What decides the paths of a session's tensors (PathPolicy).
-struct AgreedLimits {
-  std::uint64_t path_limit = 0;
-  std::uint64_t inline_bytes = 0;
-  bool operator==(const AgreedLimits&) const = default;
-};
-
 /// What a server keeps of a session, under way or over. A plain value.
 struct SessionReport : CounterSums {
   std::string id;
   std::string client;          // the name that the client gave itself
   std::uint64_t sessions = 1;  // more than 1: older sessions were added to this entry
-  // Files of the server's own have it, and nobody reads it back.
+  // Nobody reads it back from a report.
   std::optional<AgreedLimits> agreed = {};
   /// Adds the counters of a session that would otherwise be dropped, so that sums over all sessions
   /// stay right.
   void merge_older(const SessionReport& older) {
     sessions += older.sessions;
+    if (agreed != older.agreed) agreed.reset();
     merge(older);
   }
   static void visit(auto&& each, auto& session) {

@@ -62,6 +62,13 @@ using PathSnapshot = PathStatsOf<std::uint64_t>;
 /// What one end of one channel counted. Outlives its channel.
 using TransportSnapshot = PerValue<Path, PathSnapshot>;
 
+/// What decides the paths of a session's tensors (PathPolicy).
+struct AgreedLimits {
+  std::uint64_t path_limit = 0;  // 0: no ring
+  std::uint64_t inline_bytes = 0;
+  bool operator==(const AgreedLimits&) const = default;
+};
+
 /// One end of one channel.
 struct TransportStats : PerValue<Path, PathStats> {
   /// Books one whole message: its header and each tensor on its own path.

@@ -94,9 +94,9 @@ Status BatchEngine::check_request(const GenerateRequest& request) const {
   }
   if (request.max_tokens < 0)
     return {StatusCode::kInvalidInput, "max_tokens is {}, at least 0", request.max_tokens};
-  const auto positions = std::min<std::int64_t>(
-      static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens,
-      options_.context_length);
+  const auto positions =
+      std::min<std::int64_t>(static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens,
+                             options_.context_length);
   const auto held = static_cast<std::int64_t>(memory_->block_count()) * kCacheBlockPositions;
   if (positions > held) {
     return {StatusCode::kInvalidInput,
@@ -247,13 +247,13 @@ void BatchEngine::drop_cancelled() {
   std::erase_if(active_, [](const auto& sequence) { return sequence->is_over; });
 }
 
-/// Of its prefix, which may be there, and to its last token. Who used what is kept longest ago loses
-/// it first.
+/// Of its prefix, which may be there, and to its last token. Who used what is kept longest ago
+/// loses it first.
 bool BatchEngine::find_room(Sequence& sequence) {
   const GenerateRequest& request = sequence.request;
-  const auto positions = std::min<std::int64_t>(
-      static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens,
-      options_.context_length);
+  const auto positions =
+      std::min<std::int64_t>(static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens,
+                             options_.context_length);
   if (sequence.cache.length() == 0) {
     if (auto prefix = kept_.take(request.owner, request.prompt)) {
       sequence.cache = std::move(*prefix);
@@ -291,8 +291,8 @@ void BatchEngine::admit() {
   }
 }
 
-/// What each sequence gives to the next pass, in their order. Prompts share what a pass takes of them,
-/// the oldest first; one that gets nothing of it waits.
+/// What each sequence gives to the next pass, in their order. Prompts share what a pass takes of
+/// them, the oldest first; one that gets nothing of it waits.
 std::vector<SequencePass> BatchEngine::plan_step() {
   const bool others =
       std::ranges::any_of(active_, [](const auto& sequence) { return sequence->answers(); });
@@ -361,9 +361,8 @@ bool BatchEngine::take_token(Sequence& sequence, std::span<const float> logits) 
     finish(sequence, FinishReason::kStop);
     return false;
   }
-  const bool is_full =
-      static_cast<std::int64_t>(sequence.generated()) >= request.max_tokens ||
-      static_cast<std::int64_t>(sequence.tokens.size()) >= options_.context_length;
+  const bool is_full = static_cast<std::int64_t>(sequence.generated()) >= request.max_tokens ||
+                       static_cast<std::int64_t>(sequence.tokens.size()) >= options_.context_length;
   if (is_full) finish(sequence, FinishReason::kLength);
   return !is_full;
 }

@@ -55,10 +55,10 @@ struct EngineFigures {
   std::uint64_t cache_limit_bytes = 0;
 };
 
-/// The engine: a thread of its own makes one pass after the other over all sequences under way. Each
-/// gives one token that it chose, or the next piece of its prompt, and they join and leave between
-/// any two passes. A sequence has its memory promised before it begins, to its last token; until there is
-/// room it waits its turn. Thread-safe.
+/// The engine: a thread of its own makes one pass after the other over all sequences under way.
+/// Each gives one token that it chose, or the next piece of its prompt, and they join and leave
+/// between any two passes. A sequence has its memory promised before it begins, to its last token;
+/// until there is room it waits its turn. Thread-safe.
 class BatchEngine : public Engine {
  public:
   /// `stats` outlives it. Errors as CacheMemory::create(); kResourceExhausted without a thread.

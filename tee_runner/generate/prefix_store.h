@@ -22,8 +22,7 @@ class PrefixStore {
   /// The longest prefix of `prompt` that `owner` has, in a cache of its own: taken out where it is
   /// all of what is kept there, else copied, which promises as much memory; nullopt: none, or none
   /// that is worth a copy for which there is room.
-  std::optional<SequenceCache> take(const std::string& owner,
-                                    std::span<const std::int32_t> prompt);
+  std::optional<SequenceCache> take(const std::string& owner, std::span<const std::int32_t> prompt);
   /// Forgets the one that was used longest ago. False: there is none.
   bool drop_oldest();
   void clear() { kept_.clear(); }

@@ -39,6 +39,27 @@ TEST_F(PoolClientTest, multiplies_arrays_wherever_they_live) {
   EXPECT_EQ(figures.arrays, 0U);
 }
 
+// What is too large for the server's rings is not sent behind a header.
+TEST_F(PoolClientTest, multiplies_arrays_that_a_small_ring_does_not_take) {
+  for (const auto& [path_limit, slot] :
+       {std::pair<std::optional<std::uint32_t>, std::uint32_t>{4096, 65536},
+        {1, 65536},
+        {std::nullopt, 4096}}) {
+    const PoolServer server({}, path_limit, slot);
+    PoolClientOptions asked = options();
+    asked.endpoint = server.endpoint();
+    const auto client = PoolClient::connect(asked).value();
+    for (const std::int64_t n : {3, 31, 32, 34, 48, 51}) {
+      SCOPED_TRACE(n);
+      const Array a = filled(*client, PoolUse::kInput, square(DType::kF32, n), 1);
+      const Array b = filled(*client, PoolUse::kInput, square(DType::kF32, n), 2);
+      const Array result = alloc(*client, PoolUse::kOutput, square(DType::kF32, n));
+      multiply(*client, *a, *b, *result);
+      expect_product(*a, *b, *result);
+    }
+  }
+}
+
 TEST_F(PoolClientTest, transposes_and_shares_groups) {
   const auto client = connect();
   const Array a = filled(*client, PoolUse::kInput, {DType::kF64, Shape{4, 90, 50}}, 1);

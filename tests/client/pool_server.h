@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "tests/gpu_server/server_rig.h"
@@ -51,11 +52,13 @@ class PoolServer {
  public:
   static constexpr std::uint64_t kSlot = 1 << 20;
 
-  explicit PoolServer(const std::string& endpoint = {}) {
+  explicit PoolServer(const std::string& endpoint = {},
+                      std::optional<std::uint32_t> path_limit = {}, std::uint32_t slot = 65536) {
     options_.endpoint = endpoint.empty() ? "ipc://" + directory_.file("ctl") : endpoint;
     options_.no_model = true;
     options_.ring.slot_count = 8;
-    options_.ring.slot_bytes = 65536;
+    options_.ring.slot_bytes = slot;
+    options_.path_limit = path_limit;
     options_.pool = {PoolMode::kShape, {kSlot, {{8, 8, 8}}, 0}, PoolCommit::kLazy};
     ServedModel served;
     served.compute = model_;

@@ -73,6 +73,12 @@ TEST(MessagePlan, what_finds_no_room_behind_the_header_takes_a_slot_of_its_own) 
   EXPECT_EQ(plan.ring_slots, 2u);
 }
 
+TEST(MessagePlan, what_may_not_take_the_ring_does_not_ride_behind_its_headers_either) {
+  const MessagePlan plan = plan_of({true, 500, 8, false, 1000, 4096}, {499, 500});
+  EXPECT_TRUE(plan.planned[0].is_inline);
+  EXPECT_EQ(plan.planned[1], (MessagePlan::Tensor{500, Path::kZmq}));
+}
+
 TEST(MessagePlan, without_a_ring_small_tensors_ride_in_the_headers_frame) {
   const MessagePlan plan = plan_of({false, 0, 0, false, 1000, 4096}, {10, 1000});
   EXPECT_THAT(plan.tensors(), ElementsAre(MessagePlan::Tensor{10, Path::kZmq, {}, true, 0},

@@ -4,12 +4,14 @@
 
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <cstring>
 #include <optional>
 #include <thread>
 #include <vector>
 
 #include "proto/calibration.h"
+#include "runtime/rpc/peer_life.h"
 #include "tests/rpc/rpc_rigs.h"
 
 namespace airlock {
@@ -47,8 +49,9 @@ TEST(Calibration, says_what_each_size_took) {
 /// Both ends in two threads, and what each found.
 void calibrate(Rig rig, PoolLease* lease, Path rival) {
   Result<std::uint32_t> followed{0};
-  std::thread server([&] { followed = follow_calibration(*rig.server); });
-  const auto led = lead_calibration(*rig.runner, lease);
+  const PeerLife watch;
+  std::thread server([&] { followed = follow_calibration(*rig.server, watch); });
+  const auto led = lead_calibration(*rig.runner, lease, soon());
   server.join();
   ASSERT_TRUE(led.ok()) << led.status().to_string();
   ASSERT_TRUE(followed.ok()) << followed.status().to_string();
@@ -78,10 +81,11 @@ TEST(Calibration, both_ends_find_the_same_limit_without_one) {
 /// What a server says to a runner that sends this header first, with a tensor where `plan` has one.
 Status follow(const std::vector<std::byte>& header, const MessagePlan& plan) {
   Rig rig = make_pool_rig();
+  const PeerLife watch;
   auto message = rig.runner->claim(plan, soon());
   EXPECT_TRUE(message.ok()) << message.status().to_string();
   EXPECT_TRUE(rig.runner->send(**message, header, soon()).ok());
-  return follow_calibration(*rig.server).status();
+  return follow_calibration(*rig.server, watch).status();
 }
 
 MessagePlan no_tensors() { return plan_message({true, kMost, 8}, {}).value(); }
@@ -114,9 +118,59 @@ TEST(HostileRunner, tries_no_memory_that_it_has_not_leased) {
   EXPECT_THAT(status.message(), HasSubstr("not leased"));
 }
 
+TEST(HostileRunner, tries_with_both_places_or_none) {
+  Trial half;
+  half.bytes = 8192;
+  half.place = PoolPlace::at(0);
+  EXPECT_EQ(follow(encode(half), no_tensors()).code(), StatusCode::kProtocolError);
+}
+
+/// A runner whose trials never end, to the end of the session or of the server's patience.
+Status follow_for_ever(PeerLife& watch, int ends_after) {
+  Rig rig = make_pool_rig();
+  std::atomic<bool> over{false};
+  std::thread runner([&] {
+    Trial trial;
+    trial.bytes = 4096;
+    trial.by_ring = true;
+    const MessagePlan plan = plan_trial(rig.runner->policy(), trial).value();
+    for (int sent = 0; !over; ++sent) {
+      if (sent == ends_after) watch.end({StatusCode::kUnavailable, "it left"});
+      auto message = rig.runner->claim(plan, soon());
+      if (!message.ok() || !rig.runner->send(**message, encode(trial), soon()).ok()) return;
+      const AcceptPlan accept = [&](std::span<const std::byte>) -> Result<MessagePlan> {
+        return plan;
+      };
+      while (!over && !rig.runner->receive(accept, Deadline::now()).ok()) {
+      }
+    }
+  });
+  const Status status = follow_calibration(*rig.server, watch).status();
+  over = true;
+  runner.join();
+  return status;
+}
+
+TEST(HostileRunner, tries_no_more_often_than_an_honest_one) {
+  PeerLife watch;
+  EXPECT_EQ(follow_for_ever(watch, -1).code(), StatusCode::kProtocolError);
+}
+TEST(HostileRunner, that_never_pauses_does_not_outlive_its_session) {
+  PeerLife watch;
+  EXPECT_EQ(follow_for_ever(watch, 10).code(), StatusCode::kUnavailable);
+}
+
 TEST(HostileRunner, ends_with_what_is_no_trial) {
   EXPECT_EQ(follow(std::vector<std::byte>(20, std::byte{0xff}), no_tensors()).code(),
             StatusCode::kProtocolError);
+}
+
+TEST(HostileServer, that_does_nothing_is_given_up) {
+  Rig rig = make_ring_rig();
+  EXPECT_EQ(lead_calibration(*rig.runner, nullptr, Deadline::after(std::chrono::milliseconds(20)))
+                .status()
+                .code(),
+            StatusCode::kDeadlineExceeded);
 }
 
 TEST(HostileServer, answers_no_other_trial) {
@@ -134,7 +188,8 @@ TEST(HostileServer, answers_no_other_trial) {
     ASSERT_TRUE(reply.ok());
     EXPECT_TRUE(rig.server->send(**reply, encode(other), soon()).ok());
   });
-  EXPECT_EQ(lead_calibration(*rig.runner, nullptr).status().code(), StatusCode::kProtocolError);
+  EXPECT_EQ(lead_calibration(*rig.runner, nullptr, soon()).status().code(),
+            StatusCode::kProtocolError);
   server.join();
 }
 
