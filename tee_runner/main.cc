@@ -22,27 +22,19 @@
 #include "tee_runner/recording.h"
 #include "tee_runner/replay_command.h"
 #include "tee_runner/result.h"
+#include "tee_runner/served_llama.h"
 #include "tee_runner/stats_reporter.h"
+#include "tee_runner/text_commands.h"
 #include "tee_runner/tokenize_command.h"
 
 namespace airlock {
 namespace {
-
-using Source = std::unique_ptr<ModelSource>;
 
 /// nullopt for a file that was not asked for.
 Result<std::optional<OutputFile>> open_output(const std::string& path) {
   if (path.empty()) return std::optional<OutputFile>();
   ASSIGN_OR_RETURN(OutputFile file, OutputFile::open(path));
   return std::optional<OutputFile>(std::move(file));
-}
-
-/// Null where neither --model nor --synthetic was given.
-Result<Source> open_model(const PrefillOptions& options) {
-  if (!options.model.empty()) return open_model_directory(options.model);
-  if (!options.synthetic.empty())
-    return make_synthetic_model(options.synthetic, options.weights_seed);
-  return Source();
 }
 
 /// Everything of one prefill but the backend.
@@ -185,7 +177,7 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   Recording recording(options);
   RETURN_IF_ERROR(recording.check());
   ASSIGN_OR_RETURN(const PromptSource asked, PromptSource::read(options));
-  ASSIGN_OR_RETURN(const Source source, open_model(options));
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelSource> source, open_model(options));
   const auto result = options.backend == BackendChoice::kLocal
                           ? run_alone(options, asked, *source, reporter, recording)
                           : run_remote(options, asked, source.get(), reporter, recording);

@@ -22,9 +22,7 @@
 
 namespace airlock {
 
-namespace {
-
-void declare_shared(const CommandOptions& command, RunnerOptions& options) {
+void declare_connection(const CommandOptions& command, RunnerOptions& options) {
   constexpr std::int64_t kMostMs = 24LL * 3600 * 1000;
   declare_endpoint(command, options.endpoint);
   command.number("--timeout-ms", options.timeout, std::int64_t{1}, kMostMs,
@@ -36,10 +34,9 @@ void declare_shared(const CommandOptions& command, RunnerOptions& options) {
   declare_inline_bytes(command, options.inline_bytes);
   command.file("--stats-json", options.stats_json,
                "write the statistics (of all sessions) to this file, after a failure too");
-  command.choice("-o,--output", options.output, "form of the result on stdout: md, json, csv");
 }
 
-void declare_model(const CommandOptions& command, PrefillOptions& options) {
+void declare_weights(const CommandOptions& command, ModelOptions& options) {
   const CommandOption model = command.text(
       "--model", options.model,
       "Hugging Face LLaMA directory; without a model the server's is used, by its word");
@@ -50,6 +47,31 @@ void declare_model(const CommandOptions& command, PrefillOptions& options) {
       .number("--weights-seed", options.weights_seed, std::uint64_t{0}, UINT64_MAX,
               "seed of --synthetic weights")
       .needs(synthetic);
+}
+
+void declare_computing(const CommandOptions& command, ModelOptions& options) {
+  static constexpr std::array kTypes = {DType::kF32, DType::kF16, DType::kBF16};
+  command.choice("--backend", options.backend,
+                 "remote: a gpu_server computes; local: this process alone");
+  command.choice<DType>("--wire", options.wire,
+                        "type of the tensors that cross: auto (as stored), fp32, fp16, bf16",
+                        kTypes);
+  command.choice<DType>(
+      "--dtype", options.dtype,
+      "what weights are rounded to with --backend local: auto (as stored), fp32, fp16, bf16",
+      kTypes);
+  declare_threads(command, options.threads);
+}
+
+namespace {
+
+void declare_shared(const CommandOptions& command, RunnerOptions& options) {
+  declare_connection(command, options);
+  command.choice("-o,--output", options.output, "form of the result on stdout: md, json, csv");
+}
+
+void declare_model(const CommandOptions& command, PrefillOptions& options) {
+  declare_weights(command, options);
   const CommandOption tokens =
       command.text("--tokens", options.tokens, "the prompt's token ids: 1,2,3");
   const CommandOption file = command
@@ -68,22 +90,12 @@ void declare_model(const CommandOptions& command, PrefillOptions& options) {
 }
 
 void declare_computation(const CommandOptions& command, PrefillOptions& options) {
-  static constexpr std::array kTypes = {DType::kF32, DType::kF16, DType::kBF16};
-  command.choice("--backend", options.backend,
-                 "remote: a gpu_server computes; local: this process alone");
-  command.choice<DType>("--wire", options.wire,
-                        "type of the tensors that cross: auto (as stored), fp32, fp16, bf16",
-                        kTypes);
-  command.choice<DType>(
-      "--dtype", options.dtype,
-      "what weights are rounded to with --backend local: auto (as stored), fp32, fp16, bf16",
-      kTypes);
+  declare_computing(command, options);
   command.choice("--attention", options.attention,
                  "offload: QK^T and PV on the server; tee: all of it here");
   command.number(
       "--chunk", options.chunk, std::int64_t{1}, limits::kMaxTokens,
       "feed the prompt in pieces of so many tokens; the whole prompt at once without it");
-  declare_threads(command, options.threads);
   command.number("--repeat", options.repeat, std::size_t{1}, std::size_t{1000000},
                  "prefills; the median counts");
   command.flag("--compare-local", options.compare_local,
@@ -195,22 +207,6 @@ Result<std::optional<Command>> checked(auto& options) {
 /// Bytes of a prompt file: kMaxTokens ids of up to 15 characters each.
 constexpr std::size_t kMaxPromptBytes = static_cast<std::size_t>(limits::kMaxTokens) * 16;
 
-/// A stream, as a prompt may come from a pipe.
-Result<std::string> read_text(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file)
-    return Status(StatusCode::kInvalidInput, "cannot read {}: {}", path, os_message(errno));
-  std::string text(kMaxPromptBytes + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (file.bad()) return Status(StatusCode::kInvalidInput, "cannot read {}", path);
-  text.resize(static_cast<std::size_t>(file.gcount()));
-  if (text.size() > kMaxPromptBytes) {
-    return Status(StatusCode::kInvalidInput, "{} is longer than {} bytes: no prompt is", path,
-                  kMaxPromptBytes);
-  }
-  return text;
-}
-
 }  // namespace
 
 std::string new_payload_path(const PrefillOptions& options) {
@@ -244,10 +240,34 @@ Result<std::optional<Command>> parse_options(int argc, const char* const* argv) 
   const CommandOptions third = line.options().subcommand(
       "tokenize", "text on stdin to token ids on stdout, or back; needs no server");
   declare_tokenize(third, tokenize);
+  GenerateOptions generate;
+  const CommandOptions fourth =
+      line.options().subcommand("generate", "a prompt's answer, word by word on stdout");
+  declare(fourth, generate);
+  TalkOptions talk;
+  const CommandOptions fifth = line.options().subcommand("chat", "a conversation on the terminal");
+  declare(fifth, talk);
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<Command>();
   if (third.chosen()) return std::optional<Command>(std::move(tokenize));
+  if (fourth.chosen()) return checked(generate);
+  if (fifth.chosen()) return checked(talk);
   return command.chosen() ? checked(prefill) : checked(replay);
+}
+
+Result<std::string> read_text(const std::string& path, std::size_t most) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file)
+    return Status(StatusCode::kInvalidInput, "cannot read {}: {}", path, os_message(errno));
+  std::string text(most + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad()) return Status(StatusCode::kInvalidInput, "cannot read {}", path);
+  text.resize(static_cast<std::size_t>(file.gcount()));
+  if (text.size() > most) {
+    return Status(StatusCode::kInvalidInput, "{} is longer than {} bytes: no prompt is", path,
+                  most);
+  }
+  return text;
 }
 
 Result<std::vector<std::int32_t>> parse_tokens(std::string_view text, std::string_view source) {
@@ -293,7 +313,7 @@ Result<PromptSource> PromptSource::read(const PrefillOptions& options) {
   } else if (options.tokens) {
     ASSIGN_OR_RETURN(prompt.ids_, parse_tokens(*options.tokens, "--tokens"));
   } else {
-    ASSIGN_OR_RETURN(const std::string text, read_text(*options.tokens_file));
+    ASSIGN_OR_RETURN(const std::string text, read_text(*options.tokens_file, kMaxPromptBytes));
     auto parsed = parse_tokens(text, *options.tokens_file);
     if (!parsed.ok()) return Status(StatusCode::kInvalidInput, parsed.status().message());
     prompt.ids_ = std::move(*parsed);

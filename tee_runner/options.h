@@ -15,6 +15,8 @@
 #include "runtime/replay/settings.h"
 #include "runtime/rpc/client.h"
 #include "runtime/text/output_form.h"
+#include "tee_runner/chat/chat_template.h"
+#include "tee_runner/generate/sampling_settings.h"
 
 namespace airlock {
 
@@ -39,21 +41,25 @@ constexpr std::string_view name_of(BackendChoice backend) {
   return {};
 }
 
-/// `tee_runner prefill`.
-struct PrefillOptions : RunnerOptions {
+/// What the commands that run a model have.
+struct ModelOptions : RunnerOptions {
   std::string model;      // a directory; or empty and
   std::string synthetic;  // a config.json; both empty: the server's model by init
   std::uint64_t weights_seed = 0;
   BackendChoice backend = BackendChoice::kRemote;
+  std::optional<DType> wire;   // nullopt: the model's stored type
+  std::optional<DType> dtype;  // nullopt: auto
+  std::size_t threads = 1;
+};
+
+/// `tee_runner prefill`.
+struct PrefillOptions : ModelOptions {
   std::optional<std::string> tokens;  // as given; exactly one of the three is set
   std::optional<std::string> tokens_file;
   std::optional<std::int64_t> random_tokens;
   std::uint64_t seed = 0;
-  std::optional<DType> wire;   // nullopt: the model's stored type
-  std::optional<DType> dtype;  // nullopt: auto
   Attention attention = Attention::kOffload;
   std::int64_t chunk = 0;  // tokens of a pass; 0: the whole prompt
-  std::size_t threads = 1;
   std::size_t repeat = 1;
   std::string logits_out;
   bool all_logits = false;
@@ -79,9 +85,68 @@ struct TokenizeOptions {
   bool jsonl = false;
 };
 
-using Command = std::variant<PrefillOptions, ReplayOptions, TokenizeOptions>;
+enum class AnswerForm : std::uint8_t { kText, kJson };
+
+constexpr std::string_view name_of(AnswerForm form) {
+  switch (form) {
+    case AnswerForm::kText:
+      return "text";
+    case AnswerForm::kJson:
+      return "json";
+  }
+  return {};
+}
+
+/// What the commands that write text have.
+struct TextOptions : ModelOptions {
+  std::int64_t max_tokens = 256;
+  SamplingSettings sampling;
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+  std::optional<ChatFamily> chat_template;  // nullopt: recognised
+  Attention attention = Attention::kTee;    // nothing else
+  std::int64_t context = 0;                 // 0: the model's
+  std::uint64_t cache_bytes = std::uint64_t{1} << 30;
+  DType cache_type = DType::kF32;
+};
+
+/// `tee_runner generate`.
+struct GenerateOptions : TextOptions {
+  // Exactly one of the five is set.
+  std::optional<std::string> prompt;
+  std::optional<std::string> prompt_file;
+  std::optional<std::string> messages;
+  std::optional<std::string> tokens;
+  std::optional<std::string> tokens_file;
+  bool chat = false;  // the prompt is a user's message
+  AnswerForm form = AnswerForm::kText;
+};
+
+/// `tee_runner chat`.
+struct TalkOptions : TextOptions {
+  std::optional<std::string> system;
+};
+
+using Command =
+    std::variant<PrefillOptions, ReplayOptions, TokenizeOptions, GenerateOptions, TalkOptions>;
 /// nullopt: --help or --version was asked for and printed. kUsage says what to do.
 Result<std::optional<Command>> parse_options(int argc, const char* const* argv);
+
+class CommandOptions;
+
+/// Parts of several commands: how to reach a server; the model; how it is computed.
+void declare_connection(const CommandOptions& command, RunnerOptions& options);
+void declare_weights(const CommandOptions& command, ModelOptions& options);
+void declare_computing(const CommandOptions& command, ModelOptions& options);
+/// text_options.cc.
+void declare(const CommandOptions& command, GenerateOptions& options);
+void declare(const CommandOptions& command, TalkOptions& options);
+/// kUsage: options that do not go together.
+Status check(const GenerateOptions& options);
+Status check(const TalkOptions& options);
+
+/// The text of a file, or of a pipe, of at most `most` bytes. kInvalidInput, naming it.
+Result<std::string> read_text(const std::string& path, std::size_t most);
 
 /// Token ids, separated by commas or white space. kInvalidInput for a number that is no token id of
 /// any vocabulary; kUsage, naming `source`, for what is no number.

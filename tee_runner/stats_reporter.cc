@@ -75,6 +75,22 @@ void StatsReporter::set_last_words(std::function<void(const SideReport&)> last_w
   last_words_ = std::move(last_words);
 }
 
+TextStats& StatsReporter::text() {
+  const std::lock_guard lock(mutex_);
+  has_text_ = true;
+  return text_;
+}
+
+void StatsReporter::set_interrupt(std::function<bool()> interrupt) {
+  const std::lock_guard lock(mutex_);
+  interrupt_ = std::move(interrupt);
+}
+
+bool StatsReporter::is_taken(unsigned signal) {
+  const std::lock_guard lock(mutex_);
+  return signal == SIGINT && interrupt_ && interrupt_();
+}
+
 SideReport StatsReporter::report() {
   const std::lock_guard lock(mutex_);
   read_counters();
@@ -88,6 +104,7 @@ void StatsReporter::read_counters() {
   report_.transport = sum.transport;
   report_.ops = sum.ops;
   report_.tee = snapshot_of(tee_);
+  if (has_text_) merge(report_.text.emplace(), text_);
   report_.wall_ns = now_ns() - start_ns_;
 }
 
@@ -115,6 +132,7 @@ void StatsReporter::await_signals() {
     if ((waits[1].revents & POLLIN) != 0) return;
     signalfd_siginfo info;
     if (::read(signals_.get(), &info, sizeof(info)) != sizeof(info)) continue;
+    if (is_taken(info.ssi_signo)) continue;
     if (info.ssi_signo != SIGUSR1) end_process(info.ssi_signo);
     const Status status = without_exceptions([this] { return write_in_passing(); });
     if (!status.ok()) log_error(status.message());

@@ -36,6 +36,11 @@ class StatsReporter {
   StatsReporter& operator=(const StatsReporter&) = delete;
 
   TeeStatsTable& tee() { return tee_; }
+  /// Booked by an engine. From the first call on the report has it.
+  TextStats& text();
+  /// Asked at SIGINT, on the reporter's thread: true where it was meant for what is under way, and
+  /// the process goes on. Empty: nothing is asked.
+  void set_interrupt(std::function<bool()> interrupt);
   /// Booked by a local backend.
   OpStatsTable& local_ops() { return local_ops_; }
   void set_device(std::string_view device);
@@ -51,6 +56,7 @@ class StatsReporter {
  private:
   friend class ReportedSession;
   explicit StatsReporter(std::optional<OutputFile> stats_json);
+  bool is_taken(unsigned signal);
   void add_limit(std::string_view key, std::string value);
   void await_signals();
   void read_counters();
@@ -66,6 +72,9 @@ class StatsReporter {
   std::vector<ReportedSession*> sessions_;
   SessionReport ended_;  // the counters of the sessions that are gone
   std::function<void(const SideReport&)> last_words_;
+  std::function<bool()> interrupt_;
+  bool has_text_ = false;
+  TextStats text_;
   TeeStatsTable tee_;
   OpStatsTable local_ops_;
   UniqueFd signals_;

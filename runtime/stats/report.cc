@@ -179,6 +179,18 @@ std::string tee_text(const TeeSnapshotTable& tee) {
   return section(table);
 }
 
+std::string text_text(const TextSnapshot& text) {
+  Table table({left("text"), "tokens", "p50 ms", "p90 ms", "p99 ms", "max ms"});
+  const auto row = [&table](std::string_view name, std::uint64_t tokens,
+                            const HistogramSnapshot& times) {
+    table.add({name, tokens, ms(times.percentile(0.5)), ms(times.percentile(0.9)),
+               ms(times.percentile(0.99)), ms(times.max)});
+  };
+  row("prompt, to the first token", text.prompt_tokens, text.ttft_ns);
+  row("answer, from token to token", text.generated_tokens, text.itl_ns);
+  return section(table);
+}
+
 std::string sessions_text(const std::vector<SessionReport>& sessions) {
   Table table({left("session"), left("client"), "calls", "received MiB", "sent MiB", "errors",
                "server ms"});
@@ -236,7 +248,8 @@ std::string report_table(const SideReport& report) {
   return fmt::format("{}: {:.3f} s on {}\n", report.side, static_cast<double>(report.wall_ns) / 1e9,
                      without_controls(machine, "?")) +
          paths_text(report.transport) + ops_text(report.ops) + devices_text(report.ops) +
-         tee_text(report.tee) + sessions_text(report.sessions);
+         tee_text(report.tee) + (report.text ? text_text(*report.text) : std::string()) +
+         sessions_text(report.sessions);
 }
 
 }  // namespace airlock

@@ -10,6 +10,7 @@
 
 #include "base/status.h"
 #include "runtime/stats/op_stats.h"
+#include "runtime/stats/text_stats.h"
 #include "runtime/stats/transport_stats.h"
 
 namespace airlock {
@@ -93,6 +94,8 @@ struct SideReport : CounterSums {
   HostReport host;
   std::vector<std::pair<std::string, std::string>> config;
   TeeSnapshotTable tee;  // the runner's
+  // Of a runner that writes text. Files have it, and nobody reads it back.
+  std::optional<TextSnapshot> text = {};
   std::uint64_t wall_ns = 0;
   // The server's; merge() leaves them as they are.
   std::vector<SessionReport> sessions;
@@ -104,6 +107,7 @@ struct SideReport : CounterSums {
     each("paths", report.transport);
     each("ops", report.ops);
     if (report.side == "tee_runner") each("tee", report.tee);
+    if (report.text) each("text", *report.text);
     each("wall_ns", report.wall_ns);
     if (report.side == "gpu_server") each("sessions", report.sessions);
   }

@@ -53,7 +53,7 @@ struct BatchEngine::Sequence {
   bool is_over = false;
 };
 
-BatchEngine::BatchEngine(BatchEngineOptions options, std::unique_ptr<ServedModel> model,
+BatchEngine::BatchEngine(BatchEngineOptions options, std::unique_ptr<EngineModel> model,
                          TextStats& stats, std::shared_ptr<CacheMemory> memory)
     : options_(std::move(options)),
       stats_(stats),
@@ -63,7 +63,7 @@ BatchEngine::BatchEngine(BatchEngineOptions options, std::unique_ptr<ServedModel
 }
 
 Result<std::unique_ptr<BatchEngine>> BatchEngine::create(BatchEngineOptions options,
-                                                         std::unique_ptr<ServedModel> model,
+                                                         std::unique_ptr<EngineModel> model,
                                                          TextStats& stats) {
   CHECK(options.context_length > 1 && options.max_sequences > 0 && options.chunk_alone > 0 &&
         options.chunk_beside > 0);

@@ -13,17 +13,17 @@
 #include <vector>
 
 #include "base/status.h"
+#include "runtime/stats/text_stats.h"
 #include "tee_runner/generate/engine.h"
 #include "tee_runner/generate/prefix_store.h"
-#include "tee_runner/generate/text_stats.h"
 #include "tee_runner/llama/driver.h"
 
 namespace airlock {
 
 /// A model that answers: in a session with a server, or in this process. One thread.
-class ServedModel {
+class EngineModel {
  public:
-  virtual ~ServedModel() = default;
+  virtual ~EngineModel() = default;
   virtual LlamaDriver& driver() = 0;
   /// Whether it is there, and what it gave can be trusted to be its word; else why not.
   virtual Status check() = 0;
@@ -42,7 +42,7 @@ struct BatchEngineOptions {
   std::int64_t chunk_alone = 512;
   std::int64_t chunk_beside = 32;
   // Gives a model again after one has gone; empty: the engine ends with its first.
-  std::function<Result<std::unique_ptr<ServedModel>>()> reconnect;
+  std::function<Result<std::unique_ptr<EngineModel>>()> reconnect;
   std::chrono::milliseconds reconnect_pause{500};
 };
 
@@ -63,7 +63,7 @@ class BatchEngine : public Engine {
  public:
   /// `stats` outlives it. Errors as CacheMemory::create(); kResourceExhausted without a thread.
   static Result<std::unique_ptr<BatchEngine>> create(BatchEngineOptions options,
-                                                     std::unique_ptr<ServedModel> model,
+                                                     std::unique_ptr<EngineModel> model,
                                                      TextStats& stats);
   /// Answers under way end (FinishReason::kCancelled).
   ~BatchEngine() override;
@@ -78,7 +78,7 @@ class BatchEngine : public Engine {
   struct Sequence;
   using Sequences = std::deque<std::unique_ptr<Sequence>>;
 
-  BatchEngine(BatchEngineOptions options, std::unique_ptr<ServedModel> model, TextStats& stats,
+  BatchEngine(BatchEngineOptions options, std::unique_ptr<EngineModel> model, TextStats& stats,
               std::shared_ptr<CacheMemory> memory);
   Status check_request(const GenerateRequest& request) const;
   void work();
@@ -99,7 +99,7 @@ class BatchEngine : public Engine {
   TextStats& stats_;
   const std::shared_ptr<CacheMemory> memory_;
   // The engine thread's.
-  std::unique_ptr<ServedModel> model_;
+  std::unique_ptr<EngineModel> model_;
   Sequences active_;
   PrefixStore kept_;
 

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <memory>
+
+#include "base/status.h"
+#include "runtime/model/config.h"
+#include "runtime/model/model_source.h"
+#include "tee_runner/generate/batch_engine.h"
+#include "tee_runner/options.h"
+#include "tee_runner/stats_reporter.h"
+
+namespace airlock {
+
+/// Null where neither --model nor --synthetic was given.
+Result<std::unique_ptr<ModelSource>> open_model(const ModelOptions& options);
+
+/// Gives models that answer, as often as one is needed: in a session with the server that the
+/// options name, or computed in this process. What is counted is in the reporter. One thread at a
+/// time; the options and the reporter outlive it and what it gives.
+class LlamaSource {
+ public:
+  LlamaSource(const TextOptions& options, std::unique_ptr<ModelSource> model,
+              StatsReporter& reporter)
+      : options_(options), model_(std::move(model)), reporter_(reporter) {}
+
+  /// Errors as ClientSession::connect(), LlamaDriver::create() and CpuModel::create(). kMismatch:
+  /// the server's model is another one than that of the first time.
+  Result<std::unique_ptr<EngineModel>> make();
+  /// After the first make().
+  const LlamaConfig& config() const { return config_; }
+
+ private:
+  Result<std::unique_ptr<EngineModel>> make_local();
+  Result<std::unique_ptr<EngineModel>> make_remote();
+  void describe(DType dtype, DType wire);
+
+  const TextOptions& options_;
+  const std::unique_ptr<ModelSource> model_;
+  StatsReporter& reporter_;
+  LlamaConfig config_;
+  std::string digest_;  // of the server's model, where it is known by the server's word alone
+  bool is_described_ = false;
+};
+
+}  // namespace airlock

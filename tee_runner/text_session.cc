@@ -1,0 +1,65 @@
+#include "tee_runner/text_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "proto/limits.h"
+#include "tee_runner/chat/recognise.h"
+
+namespace airlock {
+
+Result<std::shared_ptr<const PromptMaker>> TextSession::words(const TextOptions& options) {
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, Tokenizer::open(options.model));
+  std::optional<ChatTemplate> chat;
+  auto loaded = load_chat_template(options.model, options.chat_template);
+  if (loaded.ok()) {
+    chat = *loaded;
+  } else if (options.chat_template) {
+    return loaded.status();
+  } else {
+    // A text needs none; who wants a conversation is told.
+    log_info("no conversations: " + loaded.status().message());
+  }
+  return PromptMaker::create(std::move(tokenizer), std::move(chat));
+}
+
+Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& options,
+                                                        StatsReporter& reporter,
+                                                        std::size_t max_sequences,
+                                                        bool reconnects) {
+  reporter.add_config("model", options.model.empty() ? options.synthetic : options.model);
+  reporter.add_config("backend", name_of(options.backend));
+  reporter.add_config("threads", std::to_string(options.threads));
+  std::unique_ptr<TextSession> made(new TextSession());
+  ASSIGN_OR_RETURN(auto model, open_model(options));
+  made->source_ = std::make_unique<LlamaSource>(options, std::move(model), reporter);
+  ASSIGN_OR_RETURN(auto first, made->source_->make());
+  const LlamaConfig& config = made->source_->config();
+  BatchEngineOptions engine;
+  engine.dims = config.dims;
+  const std::int64_t context =
+      options.context > 0 ? options.context : config.max_position_embeddings;
+  engine.context_length = std::clamp<std::int64_t>(context, 2, limits::kMaxTokens);
+  engine.cache_dtype = options.cache_type;
+  engine.cache_bytes = options.cache_bytes;
+  engine.max_sequences = max_sequences;
+  if (reconnects) engine.reconnect = [source = made->source_.get()] { return source->make(); };
+  reporter.add_config("context", std::to_string(engine.context_length));
+  reporter.add_config("cache_type", name_of(engine.cache_dtype));
+  reporter.add_config("cache_bytes", std::to_string(engine.cache_bytes));
+  ASSIGN_OR_RETURN(made->engine_,
+                   BatchEngine::create(std::move(engine), std::move(first), reporter.text()));
+  return made;
+}
+
+GenerateRequest request_for(const TextOptions& options, const Prompt& prompt) {
+  GenerateRequest request;
+  request.prompt = prompt.ids;
+  request.sampling = options.sampling;
+  request.max_tokens = options.max_tokens;
+  if (!options.ignore_eos) request.stop_ids = prompt.stop_ids;
+  return request;
+}
+
+}  // namespace airlock

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "tee_runner/generate/batch_engine.h"
+#include "tee_runner/generate/prompt.h"
+#include "tee_runner/options.h"
+#include "tee_runner/served_llama.h"
+#include "tee_runner/stats_reporter.h"
+
+namespace airlock {
+
+/// What a command that writes text stands on: the model's words, and an engine. One thread.
+class TextSession {
+ public:
+  /// The words alone: of --model, or null where it has no tokenizer and none is needed. Errors as
+  /// Tokenizer::open(), load_chat_template() where --chat-template names none, and
+  /// PromptMaker::create().
+  static Result<std::shared_ptr<const PromptMaker>> words(const TextOptions& options);
+
+  /// Connects, or loads, and starts the engine. Options and reporter outlive it.
+  static Result<std::unique_ptr<TextSession>> start(const TextOptions& options,
+                                                    StatsReporter& reporter,
+                                                    std::size_t max_sequences, bool reconnects);
+  BatchEngine& engine() { return *engine_; }
+  const LlamaConfig& config() const { return source_->config(); }
+
+ private:
+  std::unique_ptr<LlamaSource> source_;
+  std::unique_ptr<BatchEngine> engine_;
+};
+
+/// A request for an answer to `prompt` as the options say.
+GenerateRequest request_for(const TextOptions& options, const Prompt& prompt);
+
+}  // namespace airlock
