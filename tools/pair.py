@@ -40,8 +40,8 @@ class Process:
         self.out_path = os.path.join(work, name + ".out")
         self.err_path = os.path.join(work, name + ".err")
         with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env,
-                                            **{"stdout": out, "stderr": err, **streams})
+            self.process = subprocess.Popen(command, env=env,
+                                            **{"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, **streams})
         self.pid = self.process.pid
 
     def stdout(self):
@@ -90,7 +90,7 @@ class Pair:
         return os.path.join(self.work, name)
 
     def start(self, program, *args, name=None, within=(), **streams):
-        """`within`: a command that runs the program, as ("nohup",). `streams`: stdout or stderr, as subprocess takes them."""
+        """`within`: a command that runs the program, as ("nohup",). `streams`: stdin, stdout or stderr, as subprocess takes them."""
         name = f"{len(self.started)}-{name or program}"
         command = [*within, os.path.join(self.bin_dir, program), *map(str, args)]
         process = Process(self.work, name, command, self.env, **streams)

@@ -45,3 +45,32 @@ def write_model(folder, seed=1):
     with open(os.path.join(folder, "model.safetensors"), "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text + b"".join(parts))
     return folder
+
+
+def byte_alphabet():
+    """A printable character for each byte, as byte-level tokenizers spell it."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {**{byte: chr(byte) for byte in plain}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}
+
+
+def write_tokenizer(folder, begin=False):
+    """A tokenizer of single bytes, with the tokens of ChatML, for a model of at least 259 ids."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocab = {character: byte for byte, character in sorted(byte_alphabet().items())}
+    added = [{"id": 256 + i, "content": text, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+              "normalized": False} for i, text in enumerate(specials)]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    single = [*([{"SpecialToken": {"id": specials[0], "type_id": 0}}] if begin else []), {"Sequence": {"id": "A", "type_id": 0}}]
+    template = {"type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {specials[0]: {"id": specials[0], "ids": [256], "tokens": [specials[0]]}} if begin else {}}
+    tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+                 "pre_tokenizer": level, "post_processor": template, "decoder": level,
+                 "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                           "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                           "vocab": {**vocab, **{text: 256 + i for i, text in enumerate(specials)}}, "merges": []}}
+    for name, content in (("tokenizer.json", tokenizer),
+                          ("tokenizer_config.json", {"bos_token": specials[0], "eos_token": specials[2]})):
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            json.dump(content, file)
+    return folder
