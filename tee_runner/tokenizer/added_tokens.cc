@@ -7,6 +7,7 @@
 
 #include "proto/limits.h"
 #include "tee_runner/tokenizer/file_parts.h"
+#include "tee_runner/tokenizer/split_pattern.h"
 #include "tee_runner/tokenizer/utf8.h"
 
 namespace airlock {
@@ -72,7 +73,7 @@ void AddedTokens::read_token(const JsonReader& item, const Normalizer& normalize
   largest_id_ = std::max(largest_id_, token.id);
   if (known == kNoToken) vocabulary.add(content, token.id);
   if (token.single_word && !word_character_) {
-    auto regex = Regex::compile(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200c}\x{200d}])");
+    auto regex = Regex::compile(fmt::format(R"([{}\x{{200c}}\x{{200d}}])", word_characters()));
     if (!regex.ok()) return item.fail(regex.status().message());
     word_character_ = std::move(*regex);
   }
