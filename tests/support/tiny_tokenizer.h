@@ -30,13 +30,15 @@ inline void add_merges(TokenizerFile& file,
   }
 }
 
-/// The next free id.
+/// With the id that it has in model.vocab, or the next free one.
 inline void add_token(TokenizerFile& file, const std::string& content, bool special,
                       const TokenizerFile& flags = TokenizerFile::object()) {
-  std::size_t id = file["model"]["vocab"].size();
+  const TokenizerFile& vocab = file["model"]["vocab"];
+  std::size_t id = vocab.size();
   for (const auto& token : file["added_tokens"]) {
-    if (!file["model"]["vocab"].contains(token["content"].get<std::string>())) ++id;
+    if (!vocab.contains(token["content"].get<std::string>())) ++id;
   }
+  if (vocab.contains(content)) id = vocab[content];
   TokenizerFile token = {{"id", id},          {"content", content}, {"single_word", false},
                          {"lstrip", false},   {"rstrip", false},    {"normalized", false},
                          {"special", special}};
