@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "proto/limits.h"
@@ -97,7 +98,7 @@ std::vector<bool> AddedTokens::special(const Vocabulary& vocabulary) const {
 }
 
 bool AddedTokens::is_word_character(std::string_view character) const {
-  Regex::Search search(*word_character_);
+  Regex::Search search(*word_character_, Deadline::after(std::chrono::seconds(1)));
   search.start(character);
   const auto found = search.next();
   return found.ok() && found->has_value();

@@ -104,11 +104,11 @@ void PreTokenizer::read_metaspace(const JsonReader& part) {
   steps_.push_back(std::move(step));
 }
 
-Status PreTokenizer::apply(Words& words) const {
+Status PreTokenizer::apply(Words& words, Deadline deadline) const {
   for (const Step& step : steps_) {
     switch (step.kind) {
       case Kind::kSplit:
-        RETURN_IF_ERROR(split(step, words));
+        RETURN_IF_ERROR(split(step, deadline, words));
         break;
       case Kind::kPrefixSpace:
         prefix_space(words);
@@ -124,10 +124,10 @@ Status PreTokenizer::apply(Words& words) const {
   return {};
 }
 
-Status PreTokenizer::split(const Step& step, Words& words) {
+Status PreTokenizer::split(const Step& step, Deadline deadline, Words& words) {
   std::vector<TextRange> out;
   out.reserve(words.ranges.size());
-  Regex::Search search(*step.regex);
+  Regex::Search search(*step.regex, deadline);
   for (const TextRange& range : words.ranges) {
     std::size_t at = range.begin;
     search.start(range.of(words.text));

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/json/reader.h"
+#include "tee_runner/tokenizer/text_hash.h"
 
 namespace airlock {
 
@@ -59,7 +60,7 @@ class Vocabulary {
   // By id; nullptr where ids have a gap.
   std::vector<const std::string*> texts_;
   std::vector<bool> is_added_;
-  std::unordered_map<std::string_view, std::int32_t> ids_;
+  std::unordered_map<std::string_view, std::int32_t, TextHash> ids_;
 };
 
 }  // namespace airlock

@@ -90,7 +90,6 @@ def bad_tokenizers_tokens_and_arguments_are_refused(pair):
     model = write_tokenizer(pair)
     for args, text, code, word in ((("--decode",), b"1,999999", BAD_FILE, b"999999"),
                                    (("--decode",), b"1,x", BAD_FILE, b"x"),
-                                   (("--decode", "--no-bos"), b"", USAGE, b"--no-bos"),
                                    (("--colour",), b"", USAGE, b"--colour")):
         done = tokenize(pair, "--model", model, *args, text=text)
         assert done.returncode == code and word in done.stderr and not done.stdout, f"{args}: {said(done)}"

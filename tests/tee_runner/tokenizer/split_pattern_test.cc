@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,7 @@ std::vector<std::string> matches(std::string_view pattern, std::string_view text
   const auto regex = Regex::compile(*translated);
   if (!regex.ok()) return {"no pattern: " + regex.status().message()};
   std::vector<std::string> found;
-  Regex::Search search(*regex);
+  Regex::Search search(*regex, Deadline::after(std::chrono::minutes(5)));
   search.start(text);
   while (true) {
     const auto next = search.next();
@@ -86,10 +87,29 @@ TEST(SplitPattern, that_takes_too_many_steps_gives_up) {
   EXPECT_EQ(matches("(a|a)*[cd]", std::string(64, 'a')).at(0).substr(0, 7), "gave up");
 }
 
+TEST(SplitPattern, that_takes_too_long_gives_up) {
+  // Without a deadline: quadratic in one call of the library.
+  const std::string text(1U << 20U, ' ');
+  const auto regex = Regex::compile("\\x{20}*x");
+  ASSERT_TRUE(regex.ok());
+  Regex::Search search(*regex, Deadline::now());
+  search.start(text);
+  const auto found = search.next();
+  ASSERT_FALSE(found.ok());
+  EXPECT_EQ(found.status().code(), StatusCode::kInvalidInput);
+}
+
+TEST(SplitPattern, finds_what_is_far_away) {
+  const std::string far = std::string(10000, 'b') + "\u20ac\u20ac" + std::string(1000, 'b');
+  EXPECT_EQ(matches("\u20ac", far), (Found{"\u20ac", "\u20ac"}));
+  for (const std::size_t bytes : {254, 255, 256, 257, 258, 259})
+    EXPECT_EQ(matches("(?<=\u20ac)a|$", std::string(bytes, 'b') + "\u20aca"), (Found{"a"}));
+}
+
 TEST(SplitPattern, literal_is_taken_by_its_characters) {
   const auto regex = Regex::compile(literal_pattern("a.*é["));
   ASSERT_TRUE(regex.ok());
-  Regex::Search search(*regex);
+  Regex::Search search(*regex, Deadline::after(std::chrono::minutes(5)));
   search.start("a.*é[a");
   const auto found = search.next();
   ASSERT_TRUE(found.ok() && *found);

@@ -95,6 +95,12 @@ const std::vector<Refusal>& refusals() {
        [](F& f) {
          f["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = std::string(8193, 'a');
        }},
+      {"is one of more than 64",
+       [](F& f) {
+         F inner = {{"type", "Sequence"}, {"pretokenizers", F::array()}};
+         for (int i = 0; i < 40; ++i) inner["pretokenizers"].push_back(part("Digits"));
+         f["pre_tokenizer"]["pretokenizers"] = F::array({inner, inner});
+       }},
       {"a second ByteLevel",
        [](F& f) { f["pre_tokenizer"]["pretokenizers"].push_back(part("ByteLevel")); }},
       {"'pre_tokenizer.replacement' is \"ab\"",
