@@ -22,12 +22,16 @@ struct Free {
 };
 using MatchData = std::unique_ptr<pcre2_match_data, Free<pcre2_match_data_free>>;
 using MatchContext = std::unique_ptr<pcre2_match_context, Free<pcre2_match_context_free>>;
+using JitStack = std::unique_ptr<pcre2_jit_stack, Free<pcre2_jit_stack_free>>;
 using CompileContext = std::unique_ptr<pcre2_compile_context, Free<pcre2_compile_context_free>>;
 
 // A rule for words looks at each byte a few times.
 constexpr std::size_t kStepsPerByte = 16;
 constexpr std::size_t kMoreSteps = 100'000;
 constexpr std::uint32_t kMostHeapKib = 64 << 10;
+// Memory that a match takes only where it goes deep: a repeated group in a word of megabytes.
+constexpr std::size_t kJitStackBytes = std::size_t{64} << 10;
+constexpr std::size_t kMostJitStackBytes = std::size_t{128} << 20;
 // Where a match may begin, in one go: a rule that fails after long looks is stopped by the
 // deadline.
 constexpr std::size_t kStarts = 256;
@@ -77,6 +81,8 @@ struct Regex::Search::State {
   const Regex regex;
   const Deadline deadline;
   MatchData data{or_bad_alloc(pcre2_match_data_create(1, nullptr))};
+  // After a match that the library's own was too small for.
+  JitStack stack;
   MatchContext context{or_bad_alloc(pcre2_match_context_create(nullptr))};
 };
 
@@ -98,10 +104,10 @@ void Regex::Search::start(std::string_view text) {
                             steps, std::numeric_limits<std::uint32_t>::max())));
 }
 
-int Regex::Search::match(std::size_t last_start, std::uint32_t options) {
+int Regex::Search::match(std::size_t last_start) {
   pcre2_set_offset_limit(state_->context.get(), last_start);
   return pcre2_match(state_->regex.code_->code.get(), reinterpret_cast<PCRE2_SPTR>(text_.data()),
-                     text_.size(), at_, PCRE2_NO_UTF_CHECK | options, state_->data.get(),
+                     text_.size(), at_, PCRE2_NO_UTF_CHECK, state_->data.get(),
                      state_->context.get());
 }
 
@@ -110,8 +116,13 @@ Result<int> Regex::Search::find() {
     if (++round_ % kMatchesPerLookAtTheClock == 0 && state_->deadline.expired())
       return Status(StatusCode::kInvalidInput, "takes too long for this text");
     const std::size_t last_start = std::min(at_ + kStarts, text_.size());
-    int found = match(last_start, 0);
-    if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(last_start, PCRE2_NO_JIT);
+    int found = match(last_start);
+    if (found == PCRE2_ERROR_JIT_STACKLIMIT && state_->stack == nullptr) {
+      state_->stack.reset(
+          or_bad_alloc(pcre2_jit_stack_create(kJitStackBytes, kMostJitStackBytes, nullptr)));
+      pcre2_jit_stack_assign(state_->context.get(), nullptr, state_->stack.get());
+      found = match(last_start);
+    }
     if (found != PCRE2_ERROR_NOMATCH || last_start == text_.size()) return found;
     // Each of these may have taken its time.
     round_ += kMatchesPerLookAtTheClock - 1 - round_ % kMatchesPerLookAtTheClock;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -55,7 +54,7 @@ class Regex::Search {
 
  private:
   struct State;
-  int match(std::size_t last_start, std::uint32_t options);
+  int match(std::size_t last_start);
   /// Of the first match that begins at `at_` or later, what the library says. kInvalidInput where
   /// the deadline was reached before.
   Result<int> find();

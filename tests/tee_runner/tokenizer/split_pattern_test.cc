@@ -99,6 +99,11 @@ TEST(SplitPattern, that_takes_too_long_gives_up) {
   EXPECT_EQ(found.status().code(), StatusCode::kInvalidInput);
 }
 
+TEST(SplitPattern, group_may_repeat_as_often_as_a_text_has_letters) {
+  const std::string text(1U << 20U, 'a');
+  EXPECT_EQ(matches("(?:a|b)+c?", text), Found{text});
+}
+
 TEST(SplitPattern, finds_what_is_far_away) {
   const std::string far = std::string(10000, 'b') + "\u20ac\u20ac" + std::string(1000, 'b');
   EXPECT_EQ(matches("\u20ac", far), (Found{"\u20ac", "\u20ac"}));
