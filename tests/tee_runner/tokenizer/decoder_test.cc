@@ -191,5 +191,27 @@ RC_GTEST_PROP(Segments, are_one_text_where_all_may_hold_tokens, ()) {
     RC_ASSERT(tokenizer->encode(segments).value() == tokenizer->encode(whole).value());
 }
 
+/// A prompt as a chat has it: what a user typed spells no token here, so it makes no difference
+/// that it may not be one.
+RC_GTEST_PROP(Segments, of_users_are_split_as_the_whole_text_is, ()) {
+  static const auto kTokenizers = {make_tokenizer(byte_level_file()),
+                                   make_tokenizer(sentence_piece_file())};
+  const auto users = *rc::gen::container<std::vector<std::string>>(any_text());
+  std::vector<std::string> texts;
+  for (std::string user : users) {
+    std::erase(user, '<');
+    texts.push_back(*rc::gen::element<std::string>("<|end|>", "</s>the", "hel", "\n\n", " ", ""));
+    texts.push_back(std::move(user));
+  }
+  std::string whole;
+  std::vector<TextSegment> segments;
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    whole += texts[i];
+    segments.push_back({texts[i], i % 2 == 0 ? Specials::kParse : Specials::kPlain});
+  }
+  for (const auto& tokenizer : kTokenizers)
+    RC_ASSERT(tokenizer->encode(segments).value() == tokenizer->encode(whole).value());
+}
+
 }  // namespace
 }  // namespace airlock
