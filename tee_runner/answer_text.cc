@@ -9,6 +9,7 @@ Result<std::shared_ptr<AnswerText>> AnswerText::create(std::shared_ptr<const Tok
                                                        Show show) {
   ASSIGN_OR_RETURN(StopScanner scanner, StopScanner::create(stops));
   std::shared_ptr<AnswerText> made(new AnswerText(std::move(scanner), std::move(show)));
+  made->tokenizer_ = tokenizer;
   if (tokenizer != nullptr) made->decoder_.emplace(std::move(tokenizer), Shown::kNoSpecial);
   return made;
 }
@@ -22,16 +23,15 @@ bool AnswerText::give(std::string piece) {
 bool AnswerText::on_token(const GeneratedToken& token) {
   ids_.push_back(token.id);
   if (!decoder_) return show_({});
-  auto text = decoder_->push(token.id);
-  if (!text.ok()) {
-    fault_ = {StatusCode::kInvalidInput, "the model chose token {}, which the tokenizer has not",
-              token.id};
-    return false;
-  }
+  // A model may have more ids than its tokenizer: they have no text.
+  if (!tokenizer_->has(token.id)) return show_({});
+  const auto text = decoder_->push(token.id);
+  if (!text.ok()) return false;
   return give(scanner_.feed(*text)) && !scanner_.stopped();
 }
 
 void AnswerText::on_finish(const Finish& finish) {
+  if (finish.stop_id) ids_.push_back(*finish.stop_id);
   if (decoder_) {
     std::string last = scanner_.feed(decoder_->flush());
     last += scanner_.finish();
@@ -40,10 +40,6 @@ void AnswerText::on_finish(const Finish& finish) {
   {
     const std::lock_guard lock(mutex_);
     finish_ = finish;
-    if (!fault_.ok()) {
-      finish_->reason = FinishReason::kFailed;
-      finish_->status = fault_;
-    }
   }
   ended_.notify_all();
 }

@@ -36,6 +36,7 @@ class AnswerText : public TokenSink {
   std::optional<Finish> await_end(std::chrono::milliseconds patience);
   /// After the end.
   const std::string& text() const { return text_; }
+  /// With the stop id that ended it.
   const std::vector<std::int32_t>& ids() const { return ids_; }
 
  private:
@@ -43,12 +44,12 @@ class AnswerText : public TokenSink {
       : scanner_(std::move(scanner)), show_(std::move(show)) {}
   bool give(std::string piece);
 
+  std::shared_ptr<const Tokenizer> tokenizer_;
   std::optional<StreamDecoder> decoder_;
   StopScanner scanner_;
   const Show show_;
   std::string text_;
   std::vector<std::int32_t> ids_;
-  Status fault_;  // of the tokenizer: the engine gave what is no token
   std::mutex mutex_;
   std::condition_variable ended_;
   std::optional<Finish> finish_;  // guarded by mutex_

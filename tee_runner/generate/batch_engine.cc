@@ -50,6 +50,7 @@ struct BatchEngine::Sequence {
   const std::uint64_t start_ns = now_ns();
   std::uint64_t first_ns = 0;  // when the first token came, and the last
   std::uint64_t last_ns = 0;
+  std::optional<std::int32_t> stop_id;
   bool is_over = false;
 };
 
@@ -350,6 +351,8 @@ bool BatchEngine::take_token(Sequence& sequence, std::span<const float> logits) 
   sequence.last_ns = now;
   const GenerateRequest& request = sequence.request;
   if (std::ranges::find(request.stop_ids, sampled->token) != request.stop_ids.end()) {
+    merge(stats_.generated_tokens, 1);
+    sequence.stop_id = sampled->token;
     finish(sequence, FinishReason::kStop);
     return false;
   }
@@ -379,7 +382,8 @@ void BatchEngine::finish(Sequence& sequence, FinishReason reason, Status status)
   finish.status = std::move(status);
   finish.prompt_tokens = sequence.request.prompt.size();
   finish.cached_tokens = sequence.cached_tokens;
-  finish.generated_tokens = sequence.generated();
+  finish.generated_tokens = sequence.generated() + (sequence.stop_id ? 1 : 0);
+  finish.stop_id = sequence.stop_id;
   if (sequence.first_ns != 0) finish.ttft_ns = sequence.first_ns - sequence.start_ns;
   if (reason != FinishReason::kFailed) {
     sequence.tokens.resize(sequence.fed());

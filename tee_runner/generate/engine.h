@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -62,7 +63,9 @@ struct Finish {
   std::size_t prompt_tokens = 0;
   // Of the prompt: those whose keys and values were there already.
   std::size_t cached_tokens = 0;
+  // The stop id, where one came, included.
   std::size_t generated_tokens = 0;
+  std::optional<std::int32_t> stop_id = {};
   // From submit() to the first token; 0 without one.
   std::uint64_t ttft_ns = 0;
 };

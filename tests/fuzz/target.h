@@ -27,8 +27,8 @@ struct Target {
 // Each is defined in targets/.
 extern const Target kControl, kRequest, kResponse, kWire, kOpening, kZmtp, kRing, kJson, kConfig,
     kSafetensors, kModelDirectory, kTraceLine, kTraceFile, kPrototypeLog, kCountersFile, kReport,
-    kTokens, kCommandLine, kEndpoint, kTrial;
-    kTokens, kCommandLine, kEndpoint, kChatMessages, kChatTemplate;
+    kTokens, kCommandLine, kEndpoint, kTrial, kChatMessages, kChatTemplate, kTokenizerFile,
+    kTokenize;
 
 /// All of them.
 std::span<const Target> targets();

@@ -17,10 +17,12 @@ import replay_scenarios  # noqa: E402
 import scenarios  # noqa: E402
 import sink_scenarios  # noqa: E402
 import text_scenarios  # noqa: E402
+import tokenize_scenarios  # noqa: E402
 from pair import Pair  # noqa: E402
 
 SCENARIOS = [scenario for module in (prefill_scenarios, fault_scenarios, endpoint_scenarios, input_scenarios, output_scenarios,
-                                     record_scenarios, replay_scenarios, sink_scenarios, cuda_scenarios, text_scenarios)
+                                     record_scenarios, replay_scenarios, sink_scenarios, cuda_scenarios, text_scenarios,
+                                     tokenize_scenarios)
              for scenario in module.SCENARIOS]
 
 if __name__ == "__main__":

@@ -55,9 +55,10 @@ def byte_alphabet():
 
 
 def write_tokenizer(folder, begin=False):
-    """A tokenizer of single bytes, with the tokens of ChatML, for a model of at least 259 ids."""
+    """A tokenizer of TINY's 512 ids: single bytes, the tokens of ChatML, and pairs of letters."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     vocab = {character: byte for byte, character in sorted(byte_alphabet().items())}
+    pairs = [(first, second) for first in "abcdefghijklm" for second in "abcdefghijklmnopqrstuvwxyz"][:512 - 259]
     added = [{"id": 256 + i, "content": text, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
               "normalized": False} for i, text in enumerate(specials)]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -68,7 +69,9 @@ def write_tokenizer(folder, begin=False):
                  "pre_tokenizer": level, "post_processor": template, "decoder": level,
                  "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-                           "vocab": {**vocab, **{text: 256 + i for i, text in enumerate(specials)}}, "merges": []}}
+                           "vocab": {**vocab, **{text: 256 + i for i, text in enumerate(specials)},
+                                     **{first + second: 259 + i for i, (first, second) in enumerate(pairs)}},
+                           "merges": [list(pair) for pair in pairs]}}
     for name, content in (("tokenizer.json", tokenizer),
                           ("tokenizer_config.json", {"bos_token": specials[0], "eos_token": specials[2]})):
         with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
