@@ -160,7 +160,9 @@ void BatchEngine::work() {
       drop_cancelled();
       if (model_ == nullptr) continue;
       admit();
-      if (!active_.empty()) step();
+      show_figures();
+      if (active_.empty()) continue;
+      step();
       show_figures();
     }
     return {};

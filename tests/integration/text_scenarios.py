@@ -31,13 +31,13 @@ def answer_of_the_pair_is_that_of_one_process(pair):
     stats = pair.path("stats.json")
     for how in ((), ("--temperature", "0.9", "--top-p", "0.9", "--seed", "5"), ("--cache-type", "bf16"),
                 ("--repetition-penalty", "1.3", "--top-k", "20", "--temperature", "2")):
-        asked = ("--prompt", "Airlock hides", "--max-tokens", 24, *how)
+        asked = ("--prompt", "Airlock hides", "--max-tokens", 24, "--ignore-eos", *how)
         remote = answer(pair, *asked, "--stats-json", stats, model=model)
         local = answer(pair, *asked, "--backend", "local", model=model)
         assert remote["ids"] == local["ids"] and remote["text"] == local["text"], (how, remote, local)
-        assert len(remote["ids"]) == 24 and remote["finish_reason"] == "length" and remote["prompt_tokens"] == 13, remote
+        assert len(remote["ids"]) == 24 and remote["finish_reason"] == "length" and remote["prompt_tokens"] == 9, remote
     text = read_json(stats)["text"]
-    assert text["prompt_tokens"] == 13 and text["generated_tokens"] == 24 and text["ttft_ns"]["p50"] > 0, text
+    assert text["prompt_tokens"] == 9 and text["generated_tokens"] == 24 and text["ttft_ns"]["p50"] > 0, text
     assert sum(count for _, count in text["itl_ns"]["buckets"]) == 23, text
     pair.stop(server)
 
@@ -66,7 +66,7 @@ def conversation_is_rendered_without_a_server(pair):
     text = "<|im_start|>user\n<|im_end|>hi<|im_end|>\n<|im_start|>assistant\n"
     assert rendered["prompt_text"] == text, rendered
     # The user's end of a turn is no end: one token begins and ends it, and another begins the answer.
-    assert [i for i in rendered["prompt_ids"] if i > 255] == [257, 258, 257], rendered
+    assert [i for i in rendered["prompt_ids"] if i in (256, 257, 258)] == [257, 258, 257], rendered
     with open(messages, "w", encoding="utf-8") as file:
         json.dump([{"role": "tool", "content": "x"}], file)
     generate(pair, "--messages", messages, "--max-tokens", 0, "--chat-template", "chatml", model=model, code=1)
