@@ -21,4 +21,5 @@ find_package(rapidcheck REQUIRED)     # librapidcheck-dev: properties in tests
 find_package(prometheus-cpp CONFIG REQUIRED)  # prometheus-cpp-dev: --metrics
 find_package(hwy REQUIRED)            # libhwy-dev
 find_package(OneDNN REQUIRED)         # libdnnl-dev, cmake/FindOneDNN.cmake
+find_package(PCRE2 REQUIRED)          # libpcre2-dev, cmake/FindPCRE2.cmake: split rules of tokenizers
 find_package(OpenBLAS REQUIRED)       # libopenblas-serial-dev, cmake/FindOpenBLAS.cmake: products of fp64

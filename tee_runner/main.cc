@@ -23,6 +23,7 @@
 #include "tee_runner/replay_command.h"
 #include "tee_runner/result.h"
 #include "tee_runner/stats_reporter.h"
+#include "tee_runner/tokenize_command.h"
 
 namespace airlock {
 namespace {
@@ -221,6 +222,9 @@ Status run_and_report(const auto& options) {
   return first_failure(std::move(status), reporter->write());
 }
 
+Status run_command(const auto& options) { return run_and_report(options); }
+Status run_command(const TokenizeOptions& options) { return run(options); }
+
 }  // namespace
 }  // namespace airlock
 
@@ -228,7 +232,7 @@ int main(int argc, char** argv) {
   return airlock::run_program(
       "tee_runner", [&] { return airlock::parse_options(argc, argv); },
       [](const airlock::Command& command) {
-        return std::visit([](const auto& options) { return airlock::run_and_report(options); },
+        return std::visit([](const auto& options) { return airlock::run_command(options); },
                           command);
       });
 }

@@ -128,6 +128,22 @@ void declare_replay(const CommandOptions& command, ReplayOptions& options) {
                  "seed of the inputs, where the trace has no payload");
 }
 
+void declare_tokenize(const CommandOptions& command, TokenizeOptions& options) {
+  (void)command
+      .text("--model", options.model,
+            "directory with tokenizer.json, as Hugging Face has it; nothing else is needed there")
+      .required();
+  const CommandOption no_bos =
+      command.flag("--no-bos", options.no_bos, "no begin token, even where the tokenizer has one");
+  command.flag("--no-special", options.no_special,
+               "text that spells a special token is plain text; with --decode: special tokens are "
+               "left out");
+  (void)command.flag("--decode", options.decode, "from ids, 1,2,3, to text").excludes(no_bos);
+  command.flag("--jsonl", options.jsonl,
+               "each line of stdin is a JSON string, each of stdout its ids as an array; with "
+               "--decode the reverse");
+}
+
 /// Of what is read, and of one another: an output replaces what lies there.
 Status check_outputs(const PrefillOptions& options) {
   const std::string payload = options.record_payload ? new_payload_path(options) : "";
@@ -224,8 +240,13 @@ Result<std::optional<Command>> parse_options(int argc, const char* const* argv) 
       "replayed ones");
   declare_replay(other, replay);
   declare_shared(other, replay);
+  TokenizeOptions tokenize;
+  const CommandOptions third = line.options().subcommand(
+      "tokenize", "text on stdin to token ids on stdout, or back; needs no server");
+  declare_tokenize(third, tokenize);
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<Command>();
+  if (third.chosen()) return std::optional<Command>(std::move(tokenize));
   return command.chosen() ? checked(prefill) : checked(replay);
 }
 

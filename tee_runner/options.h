@@ -70,7 +70,16 @@ std::string new_payload_path(const PrefillOptions& options);
 /// `tee_runner replay`.
 struct ReplayOptions : RunnerOptions, ReplaySettings {};
 
-using Command = std::variant<PrefillOptions, ReplayOptions>;
+/// `tee_runner tokenize`.
+struct TokenizeOptions {
+  std::string model;  // a directory
+  bool no_bos = false;
+  bool no_special = false;
+  bool decode = false;
+  bool jsonl = false;
+};
+
+using Command = std::variant<PrefillOptions, ReplayOptions, TokenizeOptions>;
 /// nullopt: --help or --version was asked for and printed. kUsage says what to do.
 Result<std::optional<Command>> parse_options(int argc, const char* const* argv);
 

@@ -16,7 +16,8 @@ namespace {
 /// first thing that it refuses.
 class Builder : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit Builder(std::string_view text) : text_(text) {}
+  Builder(std::string_view text, std::size_t most_values)
+      : text_(text), most_values_(most_values) {}
 
   bool null() override { return add(Json::Kind::kNull); }
   bool boolean(bool value) override { return add(Json::Kind::kBool, &Json::boolean, value); }
@@ -77,8 +78,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
  private:
   bool add(Json::Kind kind) {
-    if (++value_count_ > kMaxJsonValues)
-      return refuse(fmt::format("more than {} values", kMaxJsonValues));
+    if (++value_count_ > most_values_)
+      return refuse(fmt::format("more than {} values", most_values_));
     last_ = open_.empty() ? &root_ : &open_.back()->items.emplace_back();
     last_->kind = kind;
     return true;
@@ -96,6 +97,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
 
   const std::string_view text_;
+  const std::size_t most_values_;
   Json root_;
   // A container's address is stable while it is open: its parent's items grow only after it was
   // closed.
@@ -155,8 +157,8 @@ std::string printable(std::string_view text) {
   return without_controls(text.substr(0, end), "?") + "...";
 }
 
-Result<Json> parse_json(std::string_view text, std::string_view source) {
-  Builder builder(text);
+Result<Json> parse_json(std::string_view text, std::string_view source, std::size_t most_values) {
+  Builder builder(text, most_values);
   try {
     if (nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) return builder.take();
   } catch (const std::bad_alloc&) {

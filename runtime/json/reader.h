@@ -52,7 +52,8 @@ inline constexpr std::size_t kMaxJsonValues = std::size_t{1} << 20;
 
 /// The one value in `text`. kInvalidInput, beginning with `source`, for anything else;
 /// kResourceExhausted where there is no memory for it.
-Result<Json> parse_json(std::string_view text, std::string_view source);
+Result<Json> parse_json(std::string_view text, std::string_view source,
+                        std::size_t most_values = kMaxJsonValues);
 
 /// What a number may be, or how many bytes a text may have.
 struct JsonRange {

@@ -8,6 +8,11 @@
 
 namespace airlock {
 
+std::string ascii_json_string(std::string_view text) {
+  using nlohmann::json;
+  return json(text).dump(-1, ' ', true, json::error_handler_t::replace);
+}
+
 std::string JsonObject::indented() const { return nlohmann::ordered_json::parse(text()).dump(2); }
 
 void JsonMember::append_text(std::string& to, std::string_view text) {

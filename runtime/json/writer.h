@@ -7,6 +7,9 @@
 
 namespace airlock {
 
+/// `text`, UTF-8, as a JSON string in ASCII: one line, whatever a reader takes for the end of one.
+std::string ascii_json_string(std::string_view text);
+
 /// A number with so many digits after the point; null where it is none.
 struct JsonFixed {
   double value;

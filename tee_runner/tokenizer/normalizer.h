@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "runtime/json/reader.h"
+#include "tee_runner/tokenizer/regex.h"
+
+namespace airlock {
+
+/// The longest text that is tokenized, and the longest that one may become on its way.
+inline constexpr std::size_t kMaxTextBytes = std::size_t{64} << 20;
+inline constexpr std::size_t kMaxNormalizedBytes = std::size_t{256} << 20;
+
+/// The normalizer of a tokenizer.json: what is put before a text and replaced in it. Thread-safe.
+class Normalizer {
+ public:
+  /// `root` is the whole file. What is wrong, or not supported, is told to the reader.
+  static Normalizer read(const JsonReader& root);
+
+  bool changes_nothing() const { return steps_.empty(); }
+  /// `spans`, of `text`, ascending and apart, become the same spans of what it becomes; a character
+  /// that was made from one outside of a span is in none. kInvalidInput where the text would become
+  /// longer than kMaxNormalizedBytes.
+  Status apply(std::string& text, std::vector<TextRange>& spans) const;
+
+ private:
+  struct Step {
+    // Of what is replaced; empty: `content` is put before the text.
+    std::string pattern;
+    std::string content;
+  };
+  static void prepend(std::string_view content, std::string& text, std::vector<TextRange>& spans);
+  static Status replace(const Step& step, std::string& text, std::vector<TextRange>& spans);
+
+  std::vector<Step> steps_;
+};
+
+}  // namespace airlock
