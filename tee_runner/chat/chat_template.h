@@ -101,7 +101,8 @@ struct ChatOptions {
 };
 
 /// As the family's template does, to the byte, with what it trims, puts before and leaves out
-/// (llama-2: a system message that is not the first, where an answer would stand).
+/// (llama-2: a system message that is not the first, where an answer would stand). The begin token
+/// is in it where the family has one: whoever encodes the pieces adds none.
 /// kInvalidInput for a conversation that it refuses, and for a date that is no line of text.
 Result<std::vector<ChatPiece>> render_chat(const ChatTemplate& chat,
                                            std::span<const ChatMessage> messages,
