@@ -1,0 +1,42 @@
+// `tee_runner serve` over an engine without a model: each answer repeats its prompt. For scripts.
+
+#include <signal.h>
+
+#include "runtime/program/command_line.h"
+#include "runtime/program/program.h"
+#include "tee_runner/serve/serve_command.h"
+#include "tests/tee_runner/serve/fake_engine.h"
+#include "tests/tee_runner/serve/tiny_model.h"
+
+namespace airlock {
+namespace {
+
+struct Options : ServeOptions {
+  bool endless = false;
+};
+
+Result<std::optional<Options>> parse(int argc, const char* const* argv) {
+  CommandLine line("fake_serve", "tee_runner serve over an engine that repeats prompts.");
+  Options options;
+  declare_serve(line.options(), options);
+  line.options().flag("--endless", options.endless, "answers end at max_tokens alone");
+  ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
+  if (!asked) return std::optional<Options>();
+  RETURN_IF_ERROR(check(options));
+  return std::optional(options);
+}
+
+Status run(const Options& options) {
+  const UniqueFd signals = take_signals({SIGINT, SIGTERM});
+  FakeEngine engine({.endless = options.endless});
+  return serve(options, tiny_model(), engine, signals.get());
+}
+
+}  // namespace
+}  // namespace airlock
+
+int main(int argc, char** argv) {
+  return airlock::run_program(
+      "fake_serve", [&] { return airlock::parse(argc, argv); },
+      [](const airlock::Options& options) { return airlock::run(options); });
+}
