@@ -34,7 +34,7 @@ const ServePage& serve_page() {
   static const ServePage page{
       kPageText,
       fmt::format("Content-Security-Policy: default-src 'none'; script-src {}; style-src {}; "
-                  "connect-src 'self'; base-uri 'none'; form-action 'none'; "
+                  "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
                   "frame-ancestors 'none'\r\nReferrer-Policy: no-referrer\r\n",
                   source_of(kPageText, "script"), source_of(kPageText, "style"))};
   return page;

@@ -27,7 +27,7 @@ struct Target {
 // Each is defined in targets/.
 extern const Target kControl, kRequest, kResponse, kWire, kOpening, kZmtp, kRing, kJson, kConfig,
     kSafetensors, kModelDirectory, kTraceLine, kTraceFile, kPrototypeLog, kCountersFile, kReport,
-    kTokens, kCommandLine, kEndpoint, kTrial, kChatMessages, kChatTemplate;
+    kTokens, kCommandLine, kEndpoint, kTrial, kChatMessages, kChatTemplate, kCompletionBody;
 
 /// All of them.
 std::span<const Target> targets();
