@@ -25,7 +25,8 @@ ApiError api_error(const Status& status) {
   switch (status.code()) {
     case StatusCode::kInvalidInput:
     case StatusCode::kUsage:
-      return {.status = 400, .message = status.message()};
+      // Its words may show the token or the value.
+      return {.status = 400, .message = "the engine refuses a token or a setting of this request"};
     case StatusCode::kResourceExhausted:
     case StatusCode::kBusy:
       return {.status = 429,

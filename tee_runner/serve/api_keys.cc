@@ -66,7 +66,8 @@ Result<ApiKeys> ApiKeys::parse(std::string_view text, std::string_view source) {
     const std::size_t blank = line.find_first_of(kBlanks);
     const std::string_view key =
         blank == std::string_view::npos ? line : trimmed(line.substr(blank));
-    if (!is_visible(key)) return refuse("is neither KEY nor NAME KEY, in visible ASCII characters");
+    if (!is_visible(key) || !is_visible(line.substr(0, blank)))
+      return refuse("is neither KEY nor NAME KEY, in visible ASCII characters");
     if (key.size() < kMinKeyBytes || key.size() > kMaxKeyBytes) {
       return refuse(fmt::format("has a key of {} characters, expected {} to {}", key.size(),
                                 kMinKeyBytes, kMaxKeyBytes));

@@ -267,7 +267,12 @@ class Reading {
   void temperature(const FieldReader& value) {
     set(request_.sampling.temperature, value.number(0, 2));
   }
-  void top_p(const FieldReader& value) { set(request_.sampling.top_p, value.number(0, 1)); }
+  void positive(double& to, const FieldReader& value, double most) {
+    const auto number = value.number(0, most);
+    if (number == 0) return value.refuse("has to be over 0");
+    set(to, number);
+  }
+  void top_p(const FieldReader& value) { positive(request_.sampling.top_p, value, 1); }
   void top_k(const FieldReader& value) {
     // -1 is what others call 0: all of them.
     if (const auto count = value.integer(-1, SamplingSettings::kMaxTopK))
@@ -275,7 +280,7 @@ class Reading {
   }
   void min_p(const FieldReader& value) { set(request_.sampling.min_p, value.number(0, 1)); }
   void repetition_penalty(const FieldReader& value) {
-    set(request_.sampling.repetition_penalty, value.number(0, 2));
+    positive(request_.sampling.repetition_penalty, value, 2);
   }
   void presence_penalty(const FieldReader& value) {
     set(request_.sampling.presence_penalty, value.number(-2, 2));

@@ -380,6 +380,11 @@ void Connection::drop_answer() {
   answer_.reset();
 }
 
+Connection::Worth Connection::worth() const {
+  if (stage_ == Stage::kIdle || stage_ == Stage::kFarewell) return Worth::kNone;
+  return stage_ == Stage::kHandshake || stage_ == Stage::kHead ? Worth::kLittle : Worth::kMuch;
+}
+
 void Connection::cancel_answer() {
   guard([&] {
     if (stage_ != Stage::kAnswering) return;
@@ -394,7 +399,9 @@ void Connection::cancel_answer() {
 
 void Connection::drain() {
   guard([&] {
-    if (stage_ == Stage::kIdle || stage_ == Stage::kHandshake) close(CancelCause::kShutdown);
+    if (stage_ == Stage::kIdle || stage_ == Stage::kHandshake) return close(CancelCause::kShutdown);
+    if (stage_ == Stage::kHead || stage_ == Stage::kBody)
+      refuse(api_error(Status(StatusCode::kUnavailable, "")), KeepAlive::kNo);
   });
 }
 

@@ -70,9 +70,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void start();
   /// Looks at the deadlines; called now and then.
   void check();
-  /// Between two requests: nothing is lost with it.
-  bool is_idle() const { return stage_ == Stage::kIdle; }
-  std::uint64_t idle_since_ns() const { return stage_since_ns_; }
+  /// What is lost with it: nothing, between two requests; little, where no head has come, so that
+  /// nobody knows whether it may ask.
+  enum class Worth : std::uint8_t { kNone, kLittle, kMuch };
+  Worth worth() const;
+  /// Of worth().
+  std::uint64_t since_ns() const { return stage_since_ns_; }
   bool is_answering() const { return mailbox_ != nullptr; }
   /// Ends it, or where an answer is under way says so after that.
   void drain();

@@ -4,6 +4,7 @@
 
 #include <boost/asio/buffer.hpp>
 #include <boost/beast/http/status.hpp>
+#include <boost/beast/http/verb.hpp>
 #include <utility>
 
 #include "tee_runner/serve/connection.h"
@@ -54,10 +55,10 @@ void Connection::refuse(const ApiError& error, KeepAlive keep_alive,
 
 void Connection::note_request() {
   state_.metrics.count_request(admission_.route, status_);
+  const http::verb verb = parser_ ? parser_->get().method() : http::verb::unknown;
+  const auto name = http::to_string(verb);
   const std::string_view method =
-      head_only_                                                                    ? "HEAD"
-      : admission_.route == Route::kCompletions || admission_.route == Route::kChat ? "POST"
-                                                                                    : "GET";
+      verb == http::verb::unknown ? "other" : std::string_view(name.data(), name.size());
   state_.access_log.log(LogLevel::kInfo,
                         fmt::format("serve: {} {} {} {} ms", method, name_of(admission_.route),
                                     status_, (now_ns() - request_began_ns_) / 1'000'000));
@@ -65,21 +66,21 @@ void Connection::note_request() {
 
 /// The response is whole: what is left is to send it.
 void Connection::finish_response() {
-  note_request();
   release_body();
   enter(Stage::kFlushing, std::nullopt);
   if (!writing_ && output_.empty()) on_flushed();
 }
 
 void Connection::on_flushed() {
+  note_request();
   parser_.reset();
+  enter(Stage::kFarewell, Deadline::after(kFarewellTime));
   if (input_ended_) return close(CancelCause::kClientLeft);
   if (keep_alive_ && !state_.draining) {
     enter(Stage::kIdle, Deadline::after(state_.settings.idle_timeout));
     // What came meanwhile.
     return advance();
   }
-  enter(Stage::kFarewell, Deadline::after(kFarewellTime));
   boost::system::error_code ignored;
   stream_->socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
 }

@@ -141,16 +141,18 @@ void HttpServer::Impl::accept() {
   });
 }
 
-/// Whether one more client can be held; one that is between two requests goes for it.
+/// Whether one more client can be held; for it goes one that is between two requests, else one
+/// whose request nobody knows yet, of these the oldest.
 bool HttpServer::Impl::make_room() {
   if (state.connections.size() < state.settings.max_connections) return true;
-  std::shared_ptr<Connection> oldest;
+  std::shared_ptr<Connection> least;
   for (const auto& each : state.connections) {
-    if (each->is_idle() && (!oldest || each->idle_since_ns() < oldest->idle_since_ns()))
-      oldest = each;
+    if (!least ||
+        std::pair(each->worth(), each->since_ns()) < std::pair(least->worth(), least->since_ns()))
+      least = each;
   }
-  if (!oldest) return false;
-  oldest->close(CancelCause::kClientLeft);
+  if (!least || least->worth() == Connection::Worth::kMuch) return false;
+  least->close(CancelCause::kClientLeft);
   return true;
 }
 

@@ -174,6 +174,8 @@ TEST(CompletionRequest, values_out_of_range_are_refused_by_name) {
            {"temperature", "\"1\""},
            {"temperature", "-0.1"},
            {"top_p", "1.5"},
+           {"top_p", "0"},
+           {"repetition_penalty", "0.0"},
            {"top_k", "-2"},
            {"top_k", "1.5"},
            {"min_p", "2"},

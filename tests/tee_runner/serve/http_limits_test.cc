@@ -165,6 +165,17 @@ TEST(HttpLimits, idle_connection_makes_room_for_a_new_one) {
   EXPECT_TRUE(clients.front()->is_closed());
 }
 
+TEST(HttpLimits, connection_that_says_nothing_makes_room_for_a_new_one) {
+  Rig rig([](HttpSettings& settings) { settings.max_connections = 2; }, {.gated = true});
+  HttpClient busy = rig.client();
+  busy.post(kChatPath, chat_body("a"));
+  rig.engine.wait_for_answers(1);
+  HttpClient silent = rig.client();
+  silent.send("GET / HTTP/1.1\r\n");
+  EXPECT_EQ(answer_to(rig, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 200);
+  EXPECT_TRUE(silent.is_closed());
+}
+
 TEST(HttpLimits, slow_senders_reach_a_deadline) {
   Rig rig([](HttpSettings& settings) {
     settings.head_timeout = settings.body_timeout = std::chrono::milliseconds(50);

@@ -276,6 +276,19 @@ TEST(HttpServer, drain_lets_answers_finish_and_takes_no_new_ones) {
   EXPECT_TRUE(all_ended);
 }
 
+TEST(HttpServer, drain_refuses_what_has_not_come_whole) {
+  Rig rig;
+  HttpClient client = rig.client();
+  client.send(
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+      "Expect: 100-continue\r\nContent-Length: 10\r\n\r\n");
+  client.receive_until("\r\n\r\n");
+  std::thread drain([&] { rig.server->drain(Deadline::after(std::chrono::hours(1))); });
+  EXPECT_EQ(client.receive().status, 503);
+  client.leave();
+  drain.join();
+}
+
 TEST(HttpServer, drain_cancels_what_takes_too_long_and_says_so) {
   FakeEngine::Options options;
   options.gated = true;
