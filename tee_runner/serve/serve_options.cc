@@ -54,6 +54,8 @@ void declare_serve(const CommandOptions& command, ServeOptions& options) {
                "where clients connect: HOST:PORT (127.0.0.1:8000); port 0: any");
   command.text("--model-name", options.model_name,
                "what clients call the model; the name of its folder without it");
+  command.choice<ChatFamily>("--chat-template", options.chat_template,
+                             "auto: the one that the model's files have; else a family's");
   const CommandOption cert =
       command.text("--tls-cert", options.tls_cert, "certificate and chain, PEM; with --tls-key");
   const CommandOption key =

@@ -4,6 +4,9 @@
 #include <ctime>
 #include <utility>
 
+#include "base/log.h"
+#include "tee_runner/chat/recognise.h"
+
 namespace airlock {
 namespace {
 
@@ -131,6 +134,28 @@ std::string ServedModel::token_text(std::int32_t id) const {
   if (!text.ok()) return {};
   if (text->starts_with(before_text_)) text->erase(0, before_text_.size());
   return std::move(*text);
+}
+
+Result<std::shared_ptr<const ServedModel>> open_served_model(const std::string& folder,
+                                                             std::string name,
+                                                             std::optional<ChatFamily> named) {
+  ASSIGN_OR_RETURN(auto tokenizer, Tokenizer::open(folder));
+  std::optional<ChatTemplate> chat;
+  auto found = load_chat_template(folder, named);
+  if (found.ok()) {
+    chat = std::move(*found);
+  } else if (named) {
+    return found.status();
+  } else {
+    log_warning("no conversations, texts alone: " + found.status().message());
+  }
+  if (name.empty()) {
+    const std::size_t end = folder.find_last_not_of('/') + 1;
+    const std::size_t slash = folder.substr(0, end).rfind('/');
+    const std::size_t begin = slash == std::string::npos ? 0 : slash + 1;
+    name = folder.substr(begin, end - begin);
+  }
+  return ServedModel::create(std::move(name), std::move(tokenizer), std::move(chat));
 }
 
 }  // namespace airlock

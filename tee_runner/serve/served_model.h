@@ -63,4 +63,12 @@ class ServedModel {
   std::string before_text_;
 };
 
+/// The model in `folder` (as --model names it): its tokenizer, and the chat template that was
+/// named, else the one that its files have. One whose template is none that is known is served
+/// without. `name`: empty for the folder's own. kInvalidInput as Tokenizer::open() and
+/// ServedModel::create().
+Result<std::shared_ptr<const ServedModel>> open_served_model(const std::string& folder,
+                                                             std::string name,
+                                                             std::optional<ChatFamily> named);
+
 }  // namespace airlock

@@ -3,11 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "tests/support/temp_dir.h"
 #include "tests/tee_runner/serve/tiny_model.h"
 
 namespace airlock {
@@ -225,6 +227,23 @@ TEST(ServedModel, ids_have_to_be_tokens_and_the_model_the_one_that_is_there) {
   EXPECT_FALSE(tiny_model()->prepare(request, error));
   EXPECT_EQ(error.status, 404);
   EXPECT_EQ(error.code, "model_not_found");
+}
+
+TEST(ServedModel, folder_without_a_template_is_served_for_texts) {
+  const TempDir folder;
+  std::ofstream(folder.file("tokenizer.json")) << tiny_tokenizer_json();
+  const auto model = open_served_model(folder.path().string() + "//", "", std::nullopt);
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  CompletionRequest request = chat_request();
+  request.model = folder.path().filename().string();
+  ApiError error;
+  EXPECT_FALSE((*model)->prepare(request, error));
+  EXPECT_EQ(error.status, 400);
+  request.kind = CompletionKind::kText;
+  request.prompt = "a";
+  EXPECT_TRUE((*model)->prepare(request, error));
+  // A family whose tokens the tokenizer lacks.
+  EXPECT_FALSE(open_served_model(folder.path().string(), "", ChatFamily::kLlama3).ok());
 }
 
 TEST(Mailbox, closed_one_ends_the_answer_and_tells_nothing) {

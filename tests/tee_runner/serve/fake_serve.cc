@@ -12,6 +12,7 @@ namespace airlock {
 namespace {
 
 struct Options : ServeOptions {
+  std::string model;
   bool endless = false;
 };
 
@@ -19,6 +20,7 @@ Result<std::optional<Options>> parse(int argc, const char* const* argv) {
   CommandLine line("fake_serve", "tee_runner serve over an engine that repeats prompts.");
   Options options;
   declare_serve(line.options(), options);
+  line.options().text("--model", options.model, "folder with a tokenizer and a chat template");
   line.options().flag("--endless", options.endless, "answers end at max_tokens alone");
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<Options>();
@@ -28,8 +30,13 @@ Result<std::optional<Options>> parse(int argc, const char* const* argv) {
 
 Status run(const Options& options) {
   const UniqueFd signals = take_signals({SIGINT, SIGTERM});
-  FakeEngine engine({.endless = options.endless});
-  return serve(options, tiny_model(), engine, signals.get());
+  std::shared_ptr<const ServedModel> model = tiny_model();
+  if (!options.model.empty()) {
+    ASSIGN_OR_RETURN(model,
+                     open_served_model(options.model, options.model_name, options.chat_template));
+  }
+  FakeEngine engine({.vocab = model->tokenizer()->vocab_size(), .endless = options.endless});
+  return serve(options, model, engine, signals.get());
 }
 
 }  // namespace

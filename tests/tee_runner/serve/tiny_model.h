@@ -17,7 +17,7 @@ inline constexpr std::int32_t kTinyEnd = 257;
 inline constexpr std::int32_t kTinyBos = 258;
 
 /// A tokenizer whose token N below 256 is the byte N, with ChatML's two tokens and a begin token.
-inline std::shared_ptr<const Tokenizer> tiny_tokenizer() {
+inline std::string tiny_tokenizer_json() {
   nlohmann::json vocab = nlohmann::json::object();
   for (int byte = 0; byte < 256; ++byte)
     vocab[ByteAlphabet::get().text(static_cast<std::uint8_t>(byte))] = byte;
@@ -35,7 +35,11 @@ inline std::shared_ptr<const Tokenizer> tiny_tokenizer() {
       {"post_processor", nullptr},
       {"decoder", {{"type", "ByteLevel"}}},
       {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
-  auto tokenizer = Tokenizer::parse(file.dump(), "tiny");
+  return file.dump();
+}
+
+inline std::shared_ptr<const Tokenizer> tiny_tokenizer() {
+  auto tokenizer = Tokenizer::parse(tiny_tokenizer_json(), "tiny");
   CHECK(tokenizer.ok());
   return std::move(*tokenizer);
 }
