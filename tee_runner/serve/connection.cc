@@ -214,6 +214,7 @@ struct Connection::Prepared {
 
 void Connection::on_body() {
   enter(Stage::kPreparing, Deadline::after(kMostPreparing));
+  preparing_ = true;
   const CompletionKind kind =
       admission_.route == Route::kChat ? CompletionKind::kChat : CompletionKind::kText;
   std::string body = std::move(parser_->get().body());
@@ -221,6 +222,7 @@ void Connection::on_body() {
                            body = std::move(body)]() mutable {
     Prepared prepared;
     const Status status = without_exceptions([&]() -> Status {
+      if (self->has_left_.load(std::memory_order_relaxed)) return {};
       prepared.request = read_completion_request(body, kind, prepared.error);
       if (prepared.request) prepared.prompt = model->prepare(*prepared.request, prepared.error);
       return {};
@@ -233,9 +235,19 @@ void Connection::on_body() {
     // The last hold on the connection goes with it: connections end on the network's thread.
     asio::io_context& io = self->state_.io;
     asio::post(io, [self = std::move(self), prepared = std::move(prepared)]() mutable {
+      self->end_preparing();
       self->guard([&] { self->on_prepared(std::move(prepared)); });
     });
   });
+}
+
+/// A client that left meanwhile kept its place and its share of the bodies: else those who come and
+/// go would fill the other threads' queue.
+void Connection::end_preparing() {
+  preparing_ = false;
+  if (stage_ != Stage::kClosed) return;
+  release_body();
+  state_.connections.erase(shared_from_this());
 }
 
 void Connection::release_body() { state_.bodies_bytes -= std::exchange(reserved_bytes_, 0); }
@@ -429,9 +441,11 @@ void Connection::close(CancelCause cause) {
   enter(Stage::kClosed, std::nullopt);
   if (answering) state_.metrics.count_cancelled(cause);
   drop_answer();
-  release_body();
   boost::system::error_code ignored;
   stream_->socket().close(ignored);
+  has_left_.store(true, std::memory_order_relaxed);
+  if (preparing_) return;
+  release_body();
   state_.connections.erase(shared_from_this());
 }
 

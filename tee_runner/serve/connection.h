@@ -2,6 +2,7 @@
 // Internal to tee_runner/serve.
 
 #include <array>
+#include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
@@ -130,6 +131,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void stream_events();
   void finish_answer();
   void drop_answer();
+  void end_preparing();
   void release_body();
 
   // Writing.
@@ -171,6 +173,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Admission admission_;
   std::uint64_t request_began_ns_ = 0;
   std::size_t reserved_bytes_ = 0;
+  bool preparing_ = false;
+  // Tells the thread that prepares not to begin; what it makes is dropped in any case.
+  std::atomic<bool> has_left_{false};
   bool head_only_ = false;
   bool keep_alive_ = false;
   bool head_sent_ = false;

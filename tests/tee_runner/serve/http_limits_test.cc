@@ -112,6 +112,22 @@ TEST(HttpLimits, bodies_on_their_way_have_a_limit_together) {
   }
 }
 
+TEST(HttpLimits, clients_that_come_and_go_leave_nothing_behind) {
+  Rig rig([](HttpSettings& settings) { settings.max_connections = 4; });
+  const std::string body = chat_body(std::string(200'000, 'a'));
+  for (int i = 0; i < 50; ++i) {
+    HttpClient client = rig.client();
+    client.post(kChatPath, body);
+    client.leave();
+  }
+  // All places come back.
+  for (int served = 0; served < 4;) {
+    HttpClient client = rig.client();
+    client.post(kChatPath, chat_body("a"));
+    served += client.receive().status == 200 ? 1 : 0;
+  }
+}
+
 TEST(HttpLimits, chunked_body_is_read) {
   Rig rig;
   const HttpResponse response = answer_to(
