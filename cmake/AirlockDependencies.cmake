@@ -19,6 +19,7 @@ find_package(OpenSSL REQUIRED)        # libssl-dev
 find_package(GTest REQUIRED)          # libgtest-dev, libgmock-dev
 find_package(rapidcheck REQUIRED)     # librapidcheck-dev: properties in tests
 find_package(prometheus-cpp CONFIG REQUIRED)  # prometheus-cpp-dev: --metrics
+find_package(Boost 1.74 REQUIRED)      # libboost-dev, its headers alone: tee_runner serve
 find_package(hwy REQUIRED)            # libhwy-dev
 find_package(OneDNN REQUIRED)         # libdnnl-dev, cmake/FindOneDNN.cmake
 find_package(PCRE2 REQUIRED)          # libpcre2-dev, cmake/FindPCRE2.cmake: split rules of tokenizers

@@ -57,8 +57,9 @@ struct EngineFigures {
 
 /// The engine: a thread of its own makes one pass after the other over all sequences under way.
 /// Each gives one token that it chose, or the next piece of its prompt, and they join and leave
-/// between any two passes. A sequence has its memory promised before it begins, to its last token;
-/// until there is room it waits its turn. Thread-safe.
+/// between any two passes. Memory is taken as an answer grows; where there is none left, what is
+/// kept for later goes first, then the youngest sequence gives its own back and begins again behind
+/// the others, with the same words. Thread-safe.
 class BatchEngine : public Engine {
  public:
   /// `stats` outlives it. Errors as CacheMemory::create(); kResourceExhausted without a thread.
@@ -86,6 +87,8 @@ class BatchEngine : public Engine {
   void look_at_model();
   void admit();
   bool find_room(Sequence& sequence);
+  bool promise(Sequence& sequence, std::size_t positions);
+  void give_way();
   void drop_cancelled();
   void step();
   std::vector<SequencePass> plan_step();

@@ -28,7 +28,7 @@ struct Target {
 extern const Target kControl, kRequest, kResponse, kWire, kOpening, kZmtp, kRing, kJson, kConfig,
     kSafetensors, kModelDirectory, kTraceLine, kTraceFile, kPrototypeLog, kCountersFile, kReport,
     kTokens, kCommandLine, kEndpoint, kTrial, kChatMessages, kChatTemplate, kTokenizerFile,
-    kTokenize;
+    kTokenize, kCompletionBody;
 
 /// All of them.
 std::span<const Target> targets();

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <memory>
+
+#include "base/status.h"
+#include "tee_runner/generate/engine.h"
+#include "tee_runner/serve/serve_options.h"
+#include "tee_runner/serve/served_model.h"
+
+namespace airlock {
+
+/// `tee_runner serve` once there are a model and an engine: listens, prints "ready URL" on stdout,
+/// and answers until a signal comes on `signal_fd` (take_signals());
+/// then drains. Ok after a signal, also where answers had to be cancelled.
+Status serve(const ServeOptions& options, std::shared_ptr<const ServedModel> model, Engine& engine,
+             int signal_fd);
+
+}  // namespace airlock

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/status.h"
+#include "runtime/program/command_line.h"
+#include "tee_runner/chat/chat_template.h"
+#include "tee_runner/serve/http_settings.h"
+
+namespace airlock {
+
+/// What `tee_runner serve` is told of its clients; which model answers is told elsewhere. One for
+/// each option of docs/interface/serve.md.
+struct ServeOptions {
+  std::string listen = "127.0.0.1:8000";
+  std::string model_name;                   // empty: the name of the model's folder
+  std::optional<ChatFamily> chat_template;  // nullopt: the model's own
+  std::string tls_cert;
+  std::string tls_key;
+  bool tls_self_signed = false;
+  std::string api_keys;
+  std::size_t max_connections = HttpSettings().max_connections;
+  std::int64_t drain_ms = 30'000;
+};
+
+void declare_serve(const CommandOptions& command, ServeOptions& options);
+
+/// kUsage: an address that is none, or beyond loopback without TLS. Reads no file.
+Status check(const ServeOptions& options);
+
+/// Reads and makes what the options name: keys, certificate. Errors as check(), and those of the
+/// files.
+Result<HttpSettings> http_settings(const ServeOptions& options);
+
+}  // namespace airlock
