@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <optional>
 #include <utility>
 
@@ -201,9 +202,10 @@ Status run(const TalkOptions& options, StatsReporter& reporter) {
     return {StatusCode::kInvalidInput,
             "the model has no chat template that is known here: name one with --chat-template"};
   }
-  ASSIGN_OR_RETURN(const auto session, TextSession::start(options, reporter, 1, true));
+  ASSIGN_OR_RETURN(const auto session, TextSession::start(options, reporter, {.reconnects = true}));
   Conversation conversation(options, *words, session->engine());
-  reporter.set_interrupt([&conversation] { return conversation.interrupt(); });
+  reporter.set_interrupt(
+      [&conversation](int signal) { return signal == SIGINT && conversation.interrupt(); });
   const Status status = talk(conversation);
   reporter.set_interrupt({});
   return status;

@@ -79,7 +79,7 @@ std::string json_of(const Prompt& prompt, const Answer& answer) {
 
 Result<Answer> ask(const GenerateOptions& options, const Prompt& prompt, const PromptMaker* words,
                    StatsReporter& reporter) {
-  ASSIGN_OR_RETURN(const auto session, TextSession::start(options, reporter, 1, false));
+  ASSIGN_OR_RETURN(const auto session, TextSession::start(options, reporter, {}));
   const bool streams = options.form == AnswerForm::kText && words != nullptr;
   Status printed;
   const auto show = [&](const std::string& piece) {

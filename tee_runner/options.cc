@@ -246,11 +246,16 @@ Result<std::optional<Command>> parse_options(int argc, const char* const* argv) 
   TalkOptions talk;
   const CommandOptions fifth = line.options().subcommand("chat", "a conversation on the terminal");
   declare(fifth, talk);
+  EndpointOptions endpoint;
+  const CommandOptions sixth = line.options().subcommand(
+      "serve", "an endpoint for OpenAI's clients: conversations and texts over HTTP");
+  declare(sixth, endpoint);
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<Command>();
   if (third.chosen()) return std::optional<Command>(std::move(tokenize));
   if (fourth.chosen()) return checked(generate);
   if (fifth.chosen()) return checked(talk);
+  if (sixth.chosen()) return checked(endpoint);
   return command.chosen() ? checked(prefill) : checked(replay);
 }
 

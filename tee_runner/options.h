@@ -17,6 +17,7 @@
 #include "runtime/text/output_form.h"
 #include "tee_runner/chat/chat_template.h"
 #include "tee_runner/generate/sampling_settings.h"
+#include "tee_runner/serve/serve_options.h"
 
 namespace airlock {
 
@@ -127,8 +128,15 @@ struct TalkOptions : TextOptions {
   std::optional<std::string> system;
 };
 
-using Command =
-    std::variant<PrefillOptions, ReplayOptions, TokenizeOptions, GenerateOptions, TalkOptions>;
+/// `tee_runner serve`.
+struct EndpointOptions : TextOptions {
+  ServeOptions serve;
+  std::size_t max_sequences = 16;
+  std::size_t max_queue = 64;
+};
+
+using Command = std::variant<PrefillOptions, ReplayOptions, TokenizeOptions, GenerateOptions,
+                             TalkOptions, EndpointOptions>;
 /// nullopt: --help or --version was asked for and printed. kUsage says what to do.
 Result<std::optional<Command>> parse_options(int argc, const char* const* argv);
 
@@ -141,9 +149,11 @@ void declare_computing(const CommandOptions& command, ModelOptions& options);
 /// text_options.cc.
 void declare(const CommandOptions& command, GenerateOptions& options);
 void declare(const CommandOptions& command, TalkOptions& options);
+void declare(const CommandOptions& command, EndpointOptions& options);
 /// kUsage: options that do not go together.
 Status check(const GenerateOptions& options);
 Status check(const TalkOptions& options);
+Status check(const EndpointOptions& options);
 
 /// The text of a file, or of a pipe, of at most `most` bytes. kInvalidInput, naming it.
 Result<std::string> read_text(const std::string& path, std::size_t most);

@@ -81,14 +81,14 @@ TextStats& StatsReporter::text() {
   return text_;
 }
 
-void StatsReporter::set_interrupt(std::function<bool()> interrupt) {
+void StatsReporter::set_interrupt(std::function<bool(int signal)> interrupt) {
   const std::lock_guard lock(mutex_);
   interrupt_ = std::move(interrupt);
 }
 
 bool StatsReporter::is_taken(unsigned signal) {
   const std::lock_guard lock(mutex_);
-  return signal == SIGINT && interrupt_ && interrupt_();
+  return signal != SIGUSR1 && interrupt_ && interrupt_(static_cast<int>(signal));
 }
 
 SideReport StatsReporter::report() {

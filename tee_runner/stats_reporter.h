@@ -38,9 +38,9 @@ class StatsReporter {
   TeeStatsTable& tee() { return tee_; }
   /// Booked by an engine. From the first call on the report has it.
   TextStats& text();
-  /// Asked at SIGINT, on the reporter's thread: true where it was meant for what is under way, and
-  /// the process goes on. Empty: nothing is asked.
-  void set_interrupt(std::function<bool()> interrupt);
+  /// Asked at a signal that would end the process, on the reporter's thread: true where it was
+  /// meant for what is under way, and the process goes on. Empty: nothing is asked.
+  void set_interrupt(std::function<bool(int signal)> interrupt);
   /// Booked by a local backend.
   OpStatsTable& local_ops() { return local_ops_; }
   void set_device(std::string_view device);
@@ -72,7 +72,7 @@ class StatsReporter {
   std::vector<ReportedSession*> sessions_;
   SessionReport ended_;  // the counters of the sessions that are gone
   std::function<void(const SideReport&)> last_words_;
-  std::function<bool()> interrupt_;
+  std::function<bool(int signal)> interrupt_;
   bool has_text_ = false;
   TextStats text_;
   TeeStatsTable tee_;

@@ -11,4 +11,7 @@ Status run(const GenerateOptions& options, StatsReporter& reporter);
 /// `tee_runner chat`: a conversation on the terminal, until stdin ends.
 Status run(const TalkOptions& options, StatsReporter& reporter);
 
+/// `tee_runner serve`: an endpoint, until a signal ends it.
+Status run(const EndpointOptions& options, StatsReporter& reporter);
+
 }  // namespace airlock

@@ -53,7 +53,6 @@ void declare_text(const CommandOptions& command, TextOptions& options) {
   declare_computing(command, options);
   declare_connection(command, options);
   command.choice("--attention", options.attention, "tee: it is computed here, nowhere else");
-  declare_sampling(command, options);
   command.choice("--chat-template", options.chat_template,
                  "how a conversation is written for the model (auto: its own template is "
                  "recognised)");
@@ -86,6 +85,7 @@ Status check_text(const TextOptions& options) {
 
 void declare(const CommandOptions& command, GenerateOptions& options) {
   declare_text(command, options);
+  declare_sampling(command, options);
   const CommandOption prompt = command.text("--prompt", options.prompt, "the prompt");
   const CommandOption file =
       command.text("--prompt-file", options.prompt_file, "a file whose text is the prompt")
@@ -115,7 +115,17 @@ void declare(const CommandOptions& command, GenerateOptions& options) {
 
 void declare(const CommandOptions& command, TalkOptions& options) {
   declare_text(command, options);
+  declare_sampling(command, options);
   command.text("--system", options.system, "the conversation's system message");
+}
+
+void declare(const CommandOptions& command, EndpointOptions& options) {
+  declare_text(command, options);
+  declare_serve(command, options.serve);
+  command.number("--max-sequences", options.max_sequences, std::size_t{1}, std::size_t{256},
+                 "answers under way at once (16)");
+  command.number("--max-queue", options.max_queue, std::size_t{1}, std::size_t{4096},
+                 "prompts that wait beside them; one more is answered 429 (64)");
 }
 
 Status check(const GenerateOptions& options) {
@@ -142,6 +152,13 @@ Status check(const GenerateOptions& options) {
 Status check(const TalkOptions& options) {
   if (options.model.empty())
     return {StatusCode::kUsage, "a conversation needs --model DIR, for its tokenizer"};
+  return check_text(options);
+}
+
+Status check(const EndpointOptions& options) {
+  if (options.model.empty())
+    return {StatusCode::kUsage, "an endpoint needs --model DIR, for its tokenizer"};
+  RETURN_IF_ERROR(check(options.serve));
   return check_text(options);
 }
 

@@ -26,8 +26,7 @@ Result<std::shared_ptr<const PromptMaker>> TextSession::words(const TextOptions&
 
 Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& options,
                                                         StatsReporter& reporter,
-                                                        std::size_t max_sequences,
-                                                        bool reconnects) {
+                                                        const EngineLimits& limits) {
   reporter.add_config("model", options.model.empty() ? options.synthetic : options.model);
   reporter.add_config("backend", name_of(options.backend));
   reporter.add_config("threads", std::to_string(options.threads));
@@ -40,11 +39,13 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
   engine.dims = config.dims;
   const std::int64_t context =
       options.context > 0 ? options.context : config.max_position_embeddings;
-  engine.context_length = std::clamp<std::int64_t>(context, 2, limits::kMaxTokens);
+  engine.context_length = std::clamp<std::int64_t>(context, 2, airlock::limits::kMaxTokens);
   engine.cache_dtype = options.cache_type;
   engine.cache_bytes = options.cache_bytes;
-  engine.max_sequences = max_sequences;
-  if (reconnects) engine.reconnect = [source = made->source_.get()] { return source->make(); };
+  engine.max_sequences = limits.max_sequences;
+  engine.max_queue = limits.max_queue;
+  if (limits.reconnects)
+    engine.reconnect = [source = made->source_.get()] { return source->make(); };
   reporter.add_config("context", std::to_string(engine.context_length));
   reporter.add_config("cache_type", name_of(engine.cache_dtype));
   reporter.add_config("cache_bytes", std::to_string(engine.cache_bytes));

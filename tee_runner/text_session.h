@@ -13,6 +13,13 @@
 
 namespace airlock {
 
+/// What an engine may have under way.
+struct EngineLimits {
+  std::size_t max_sequences = 1;
+  std::size_t max_queue = 64;
+  bool reconnects = false;  // a server that went away is asked for again
+};
+
 /// What a command that writes text stands on: the model's words, and an engine. One thread.
 class TextSession {
  public:
@@ -24,7 +31,7 @@ class TextSession {
   /// Connects, or loads, and starts the engine. Options and reporter outlive it.
   static Result<std::unique_ptr<TextSession>> start(const TextOptions& options,
                                                     StatsReporter& reporter,
-                                                    std::size_t max_sequences, bool reconnects);
+                                                    const EngineLimits& limits);
   BatchEngine& engine() { return *engine_; }
   const LlamaConfig& config() const { return source_->config(); }
 

@@ -1,5 +1,7 @@
 #include "tee_runner/generate/batch_engine.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -51,6 +53,7 @@ struct BatchEngine::Sequence {
   std::uint64_t first_ns = 0;  // when the first token came, and the last
   std::uint64_t last_ns = 0;
   std::optional<std::int32_t> stop_id;
+  bool is_begun = false;
   bool is_over = false;
 };
 
@@ -70,6 +73,15 @@ Result<std::unique_ptr<BatchEngine>> BatchEngine::create(BatchEngineOptions opti
         options.chunk_beside > 0);
   ASSIGN_OR_RETURN(std::shared_ptr<CacheMemory> memory,
                    CacheMemory::create(options.dims, options.cache_dtype, options.cache_bytes));
+  // One that has all of the memory can be answered.
+  const auto held = static_cast<std::int64_t>(memory->block_count()) * kCacheBlockPositions;
+  if (held < options.context_length) {
+    log_info(
+        fmt::format("the context is {} positions, not {}: that is what there is memory for "
+                    "(--cache-bytes)",
+                    held, options.context_length));
+    options.context_length = held;
+  }
   std::unique_ptr<BatchEngine> engine(
       new BatchEngine(std::move(options), std::move(model), stats, std::move(memory)));
   ASSIGN_OR_RETURN(engine->thread_,
@@ -95,16 +107,6 @@ Status BatchEngine::check_request(const GenerateRequest& request) const {
   }
   if (request.max_tokens < 0)
     return {StatusCode::kInvalidInput, "max_tokens is {}, at least 0", request.max_tokens};
-  const auto positions =
-      std::min<std::int64_t>(static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens,
-                             options_.context_length);
-  const auto held = static_cast<std::int64_t>(memory_->block_count()) * kCacheBlockPositions;
-  if (positions > held) {
-    return {StatusCode::kInvalidInput,
-            "a prompt of {} tokens with {} of an answer needs more keys and values than the {} "
-            "positions that there is memory for (--cache-bytes)",
-            request.prompt.size(), request.max_tokens, held};
-  }
   return {};
 }
 
@@ -250,23 +252,36 @@ void BatchEngine::drop_cancelled() {
   std::erase_if(active_, [](const auto& sequence) { return sequence->is_over; });
 }
 
-/// Of its prefix, which may be there, and to its last token. Who used what is kept longest ago
-/// loses it first.
-bool BatchEngine::find_room(Sequence& sequence) {
-  const GenerateRequest& request = sequence.request;
-  const auto positions =
-      std::min<std::int64_t>(static_cast<std::int64_t>(request.prompt.size()) + request.max_tokens,
-                             options_.context_length);
-  if (sequence.cache.length() == 0) {
-    if (auto prefix = kept_.take(request.owner, request.prompt)) {
-      sequence.cache = std::move(*prefix);
-      sequence.cached_tokens = sequence.fed();
-    }
-  }
-  for (;;) {
-    if (sequence.cache.promise(positions).ok()) return true;
+/// Who used what is kept longest ago loses it first.
+bool BatchEngine::promise(Sequence& sequence, std::size_t positions) {
+  while (!sequence.cache.promise(static_cast<std::int64_t>(positions)).ok()) {
     if (!kept_.drop_oldest()) return false;
   }
+  return true;
+}
+
+/// For its tokens and the beginning of an answer, behind what of them is there already.
+bool BatchEngine::find_room(Sequence& sequence) {
+  const GenerateRequest& request = sequence.request;
+  if (sequence.cache.length() == 0) {
+    if (auto prefix = kept_.take(request.owner, sequence.tokens))
+      sequence.cache = std::move(*prefix);
+    if (!sequence.is_begun) sequence.cached_tokens = sequence.fed();
+  }
+  const auto left = static_cast<std::size_t>(request.max_tokens) - sequence.generated();
+  const std::size_t positions =
+      std::min({sequence.tokens.size() + std::min<std::size_t>(left, kCacheBlockPositions),
+                static_cast<std::size_t>(options_.context_length)});
+  return promise(sequence, positions);
+}
+
+/// The youngest begins again, behind those that wait.
+void BatchEngine::give_way() {
+  std::unique_ptr<Sequence> youngest = std::move(active_.back());
+  active_.pop_back();
+  youngest->cache.clear();
+  const std::lock_guard lock(mutex_);
+  queue_.push_front(std::move(youngest));
 }
 
 void BatchEngine::admit() {
@@ -283,19 +298,26 @@ void BatchEngine::admit() {
       continue;
     }
     if (!find_room(*next)) {
+      // Who waits holds no memory: what of it was kept goes back to where others can have it.
+      const std::vector<std::int32_t> fed(next->tokens.begin(),
+                                          next->tokens.begin() + next->cache.length());
+      kept_.keep(next->request.owner, fed, std::move(next->cache));
       const std::lock_guard lock(mutex_);
       queue_.push_front(std::move(next));
       return;
     }
-    merge(stats_.begun, 1);
-    merge(stats_.prompt_tokens, next->request.prompt.size());
-    merge(stats_.cached_tokens, next->cached_tokens);
+    if (!std::exchange(next->is_begun, true)) {
+      merge(stats_.begun, 1);
+      merge(stats_.prompt_tokens, next->request.prompt.size());
+      merge(stats_.cached_tokens, next->cached_tokens);
+    }
     active_.push_back(std::move(next));
   }
 }
 
 /// What each sequence gives to the next pass, in their order. Prompts share what a pass takes of
-/// them, the oldest first; one that gets nothing of it waits.
+/// them, the oldest first; one that gets nothing of it, or for whose next token there is no room,
+/// waits.
 std::vector<SequencePass> BatchEngine::plan_step() {
   const bool others =
       std::ranges::any_of(active_, [](const auto& sequence) { return sequence->answers(); });
@@ -303,9 +325,9 @@ std::vector<SequencePass> BatchEngine::plan_step() {
   std::vector<SequencePass> passes;
   for (const auto& sequence : active_) {
     const std::size_t wanted = sequence->tokens.size() - sequence->fed();
-    const bool is_answer = sequence->generated() > 0;
-    const std::size_t count = is_answer ? 1 : std::min(wanted, left);
-    if (!is_answer) left -= count;
+    std::size_t count = wanted == 1 ? 1 : std::min(wanted, left);
+    if (!promise(*sequence, sequence->fed() + count)) count = 0;
+    if (wanted > 1) left -= count;
     passes.push_back({std::span(sequence->tokens).subspan(sequence->fed(), count), &sequence->cache,
                       count == wanted});
   }
@@ -317,6 +339,8 @@ void BatchEngine::step() {
   std::vector<SequencePass> passes;
   std::ranges::copy_if(planned, std::back_inserter(passes),
                        [](const SequencePass& pass) { return !pass.tokens.empty(); });
+  // All wait for memory that the others have.
+  if (passes.empty()) return give_way();
   const auto logits = model_->driver().forward(passes);
   const Status there = model_->check();
   if (logits.ok() && there.ok()) return take_logits(planned, *logits);

@@ -29,7 +29,7 @@ void say_who_may_ask(const HttpSettings& settings) {
 }  // namespace
 
 Status serve(const ServeOptions& options, std::shared_ptr<const ServedModel> model, Engine& engine,
-             int signal_fd) {
+             const std::function<void()>& await_end) {
   ASSIGN_OR_RETURN(const HttpSettings settings, http_settings(options));
   RETURN_IF_ERROR(ensure_descriptors(settings.max_connections + kOwnDescriptors));
   ASSIGN_OR_RETURN(const auto server, HttpServer::start(settings, std::move(model), engine));
@@ -37,8 +37,7 @@ Status serve(const ServeOptions& options, std::shared_ptr<const ServedModel> mod
   // A reader that is gone is no reason to end: clients know the address.
   ::signal(SIGPIPE, SIG_IGN);
   RETURN_IF_ERROR(print("ready " + server->url() + "\n"));
-  while (!signalled(signal_fd, Deadline::after(std::chrono::hours(1)))) {
-  }
+  await_end();
   log_info("a signal: no new requests");
   if (!server->drain(Deadline::after(std::chrono::milliseconds(options.drain_ms))))
     log_warning("answers under way took longer than --drain-ms and were cancelled");

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "base/status.h"
@@ -10,9 +11,9 @@
 namespace airlock {
 
 /// `tee_runner serve` once there are a model and an engine: listens, prints "ready URL" on stdout,
-/// and answers until a signal comes on `signal_fd` (take_signals());
-/// then drains. Ok after a signal, also where answers had to be cancelled.
+/// and answers until `await_end` returns; then drains. Ok then, also where answers had to be
+/// cancelled.
 Status serve(const ServeOptions& options, std::shared_ptr<const ServedModel> model, Engine& engine,
-             int signal_fd);
+             const std::function<void()>& await_end);
 
 }  // namespace airlock

@@ -254,7 +254,9 @@ TEST_F(BatchEngineTest, refuses_what_it_cannot_answer) {
   EXPECT_EQ(code(request_of({}, 5)), StatusCode::kInvalidInput);
   EXPECT_EQ(code(request_of({kVocab}, 5)), StatusCode::kInvalidInput);
   EXPECT_EQ(code(request_of({1}, -1)), StatusCode::kInvalidInput);
-  EXPECT_EQ(code(request_of(prompt_of(100, 1), 100)), StatusCode::kInvalidInput);
+  // Two blocks are a context of 128.
+  EXPECT_EQ(engine->context_length(), 128);
+  EXPECT_EQ(code(request_of(prompt_of(128, 1), 1)), StatusCode::kInvalidInput);
   GenerateRequest hot = request_of({1}, 1);
   hot.sampling.temperature = -1;
   EXPECT_EQ(code(hot), StatusCode::kInvalidInput);
@@ -273,6 +275,30 @@ TEST_F(BatchEngineTest, who_finds_no_memory_waits_its_turn) {
     EXPECT_EQ(answers[i]->end().reason, FinishReason::kLength);
     EXPECT_EQ(answers[i]->ids(), greedy(prompt_of(60, i), 30));
   }
+}
+
+TEST_F(BatchEngineTest, answers_that_outgrow_the_memory_give_way_and_say_the_same) {
+  auto small = options();
+  small.cache_bytes = 5 * std::uint64_t{43008};
+  const auto engine = start(small);
+  std::vector<std::shared_ptr<Answer>> answers;
+  for (unsigned i = 0; i < 4; ++i) {
+    GenerateRequest request = request_of(prompt_of(30 + i, i), 200);
+    request.sampling.temperature = i == 2 ? 1 : 0;
+    request.sampling.seed = i;
+    answers.push_back(std::make_shared<Answer>());
+    ASSERT_TRUE(engine->submit(request, answers.back()).ok());
+  }
+  for (unsigned i = 0; i < 4; ++i) {
+    const Finish end = answers[i]->end();
+    EXPECT_EQ(end.reason, FinishReason::kLength);
+    EXPECT_EQ(end.generated_tokens, 200u);
+    if (i != 2) {
+      EXPECT_EQ(answers[i]->ids(), greedy(prompt_of(30 + i, i), 200)) << i;
+    }
+  }
+  EXPECT_EQ(stats_.begun.load(), 4u);
+  EXPECT_EQ(stats_.generated_tokens.load(), 800u);
 }
 
 TEST_F(BatchEngineTest, a_full_queue_refuses) {

@@ -36,7 +36,10 @@ Status run(const Options& options) {
                      open_served_model(options.model, options.model_name, options.chat_template));
   }
   FakeEngine engine({.vocab = model->tokenizer()->vocab_size(), .endless = options.endless});
-  return serve(options, model, engine, signals.get());
+  return serve(options, model, engine, [&signals] {
+    while (!signalled(signals.get(), Deadline::after(std::chrono::hours(1)))) {
+    }
+  });
 }
 
 }  // namespace
