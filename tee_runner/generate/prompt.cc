@@ -28,6 +28,11 @@ Result<std::shared_ptr<const PromptMaker>> PromptMaker::create(
 }
 
 Result<std::vector<ChatPiece>> PromptMaker::render(std::span<const ChatMessage> messages) const {
+  if (!chat_) {
+    return Status(StatusCode::kInvalidInput,
+                  "the model has no chat template that is known here: name one (--chat-template), "
+                  "or give a text");
+  }
   ChatOptions options;
   // This one asks for the real date; the others bring one of their own.
   if (chat_->family == ChatFamily::kLlama32) options.date = chat_date(std::time(nullptr));
@@ -39,14 +44,7 @@ Result<Prompt> PromptMaker::of_text(std::string_view text) const {
   return Prompt{std::string(text), std::move(ids), text_stops_};
 }
 
-Result<Prompt> PromptMaker::of_messages(std::span<const ChatMessage> messages) const {
-  if (!chat_) {
-    return Status(
-        StatusCode::kInvalidInput,
-        "the model has no chat template that is known here: name one (--chat-template), or "
-        "give a text");
-  }
-  ASSIGN_OR_RETURN(const auto pieces, render(messages));
+Result<Prompt> PromptMaker::of_pieces(std::span<const ChatPiece> pieces) const {
   Prompt prompt;
   std::vector<TextSegment> segments;
   for (const ChatPiece& piece : pieces) {
@@ -56,6 +54,11 @@ Result<Prompt> PromptMaker::of_messages(std::span<const ChatMessage> messages) c
   ASSIGN_OR_RETURN(prompt.ids, tokenizer_->encode(segments, Around::kNothing));
   prompt.stop_ids = chat_stops_;
   return prompt;
+}
+
+Result<Prompt> PromptMaker::of_messages(std::span<const ChatMessage> messages) const {
+  ASSIGN_OR_RETURN(const auto pieces, render(messages));
+  return of_pieces(pieces);
 }
 
 }  // namespace airlock

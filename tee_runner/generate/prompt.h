@@ -36,13 +36,15 @@ class PromptMaker {
   Result<Prompt> of_text(std::string_view text) const;
   /// kInvalidInput: what the template refuses, or that there is none.
   Result<Prompt> of_messages(std::span<const ChatMessage> messages) const;
+  /// Its two halves. kInvalidInput: what the template refuses; what the tokenizer does.
+  Result<std::vector<ChatPiece>> render(std::span<const ChatMessage> messages) const;
+  Result<Prompt> of_pieces(std::span<const ChatPiece> pieces) const;
   /// What ends an answer to a text.
   const std::vector<std::int32_t>& text_stops() const { return text_stops_; }
 
  private:
   PromptMaker(std::shared_ptr<const Tokenizer> tokenizer, std::optional<ChatTemplate> chat)
       : tokenizer_(std::move(tokenizer)), chat_(std::move(chat)) {}
-  Result<std::vector<ChatPiece>> render(std::span<const ChatMessage> messages) const;
 
   const std::shared_ptr<const Tokenizer> tokenizer_;
   const std::optional<ChatTemplate> chat_;

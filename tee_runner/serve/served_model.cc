@@ -10,14 +10,6 @@
 namespace airlock {
 namespace {
 
-std::int64_t unix_s() { return static_cast<std::int64_t>(std::time(nullptr)); }
-
-ChatOptions options_of(const ChatTemplate& chat) {
-  ChatOptions options;
-  // This one asks for the real date; the others bring one of their own.
-  if (chat.family == ChatFamily::kLlama32) options.date = chat_date(unix_s());
-  return options;
-}
 
 ApiError failure(const Status& status) {
   ApiError error = api_error(status);
@@ -28,45 +20,18 @@ ApiError failure(const Status& status) {
 
 }  // namespace
 
-ServedModel::ServedModel(std::string name, std::shared_ptr<const Tokenizer> tokenizer,
-                         std::optional<ChatTemplate> chat)
-    : name_(std::move(name)),
-      created_s_(unix_s()),
-      tokenizer_(std::move(tokenizer)),
-      chat_(std::move(chat)),
-      text_stops_(tokenizer_->eos_ids()),
-      chat_stops_(text_stops_) {}
+ServedModel::ServedModel(std::string name, std::shared_ptr<const PromptMaker> prompts)
+    : name_(std::move(name)), created_s_(std::time(nullptr)), prompts_(std::move(prompts)) {}
 
 Result<std::shared_ptr<const ServedModel>> ServedModel::create(
     std::string name, std::shared_ptr<const Tokenizer> tokenizer,
     std::optional<ChatTemplate> chat) {
-  std::shared_ptr<ServedModel> model(
-      new ServedModel(std::move(name), std::move(tokenizer), std::move(chat)));
-  RETURN_IF_ERROR(model->check_template());
-  if (model->chat_) {
-    for (const std::string& token : stop_tokens(*model->chat_)) {
-      const auto id = model->tokenizer_->find(token);
-      if (id && std::ranges::find(model->chat_stops_, *id) == model->chat_stops_.end())
-        model->chat_stops_.push_back(*id);
-    }
-  }
+  ASSIGN_OR_RETURN(auto prompts, PromptMaker::create(std::move(tokenizer), std::move(chat)));
+  std::shared_ptr<ServedModel> model(new ServedModel(std::move(name), std::move(prompts)));
   ASSIGN_OR_RETURN(model->before_,
-                   model->tokenizer_->encode("a", Specials::kPlain, Around::kNothing));
-  ASSIGN_OR_RETURN(model->before_text_, model->tokenizer_->decode(model->before_));
+                   model->tokenizer()->encode("a", Specials::kPlain, Around::kNothing));
+  ASSIGN_OR_RETURN(model->before_text_, model->tokenizer()->decode(model->before_));
   return std::shared_ptr<const ServedModel>(std::move(model));
-}
-
-Status ServedModel::check_template() const {
-  if (!chat_) return {};
-  const ChatMessage hello{ChatRole::kUser, "a"};
-  ASSIGN_OR_RETURN(const auto pieces, render_chat(*chat_, {&hello, 1}, options_of(*chat_)));
-  for (const ChatPiece& piece : pieces) {
-    if (!piece.is_control || tokenizer_->find(piece.text)) continue;
-    return {StatusCode::kInvalidInput,
-            "the tokenizer has no token '{}', which the chat template {} needs", piece.text,
-            name_of(chat_->family)};
-  }
-  return {};
 }
 
 std::optional<PreparedPrompt> ServedModel::prepare(const CompletionRequest& request,
@@ -89,48 +54,46 @@ std::optional<PreparedPrompt> ServedModel::prepare(const CompletionRequest& requ
 
 std::optional<PreparedPrompt> ServedModel::prepare_chat(const CompletionRequest& request,
                                                         ApiError& error) const {
-  if (!chat_) {
+  if (!prompts_->knows_conversations()) {
     error = {.message = "this model has no chat template that is known here; use /v1/completions",
              .param = "messages"};
     return std::nullopt;
   }
-  const auto pieces = render_chat(*chat_, request.messages, options_of(*chat_));
+  const auto pieces = prompts_->render(request.messages);
   if (!pieces.ok()) {
     error = {.message = pieces.status().message(), .param = "messages"};
     return std::nullopt;
   }
-  std::vector<TextSegment> segments;
-  for (const ChatPiece& piece : *pieces)
-    segments.push_back({piece.text, piece.is_control ? Specials::kParse : Specials::kPlain});
-  auto ids = tokenizer_->encode(segments, Around::kNothing);
-  if (!ids.ok()) {
-    error = failure(ids.status());
+  auto prompt = prompts_->of_pieces(*pieces);
+  if (!prompt.ok()) {
+    error = failure(prompt.status());
     return std::nullopt;
   }
-  return PreparedPrompt{std::move(*ids), chat_stops_};
+  return PreparedPrompt{std::move(prompt->ids), std::move(prompt->stop_ids)};
 }
 
 std::optional<PreparedPrompt> ServedModel::prepare_text(const CompletionRequest& request,
                                                         ApiError& error) const {
   for (std::size_t i = 0; i < request.prompt_ids.size(); ++i) {
-    if (tokenizer_->has(request.prompt_ids[i])) continue;
+    if (tokenizer()->has(request.prompt_ids[i])) continue;
     error = {.message = "'prompt[" + std::to_string(i) + "]' is no token of this model",
              .param = "prompt"};
     return std::nullopt;
   }
-  if (!request.prompt_ids.empty()) return PreparedPrompt{request.prompt_ids, text_stops_};
-  auto ids = tokenizer_->encode(request.prompt, Specials::kPlain, Around::kTemplate);
-  if (!ids.ok()) {
-    error = failure(ids.status());
+  if (!request.prompt_ids.empty())
+    return PreparedPrompt{request.prompt_ids, prompts_->text_stops()};
+  auto prompt = prompts_->of_text(request.prompt);
+  if (!prompt.ok()) {
+    error = failure(prompt.status());
     return std::nullopt;
   }
-  return PreparedPrompt{std::move(*ids), text_stops_};
+  return PreparedPrompt{std::move(prompt->ids), std::move(prompt->stop_ids)};
 }
 
 std::string ServedModel::token_text(std::int32_t id) const {
   std::vector<std::int32_t> ids = before_;
   ids.push_back(id);
-  auto text = tokenizer_->decode(ids);
+  auto text = tokenizer()->decode(ids);
   if (!text.ok()) return {};
   if (text->starts_with(before_text_)) text->erase(0, before_text_.size());
   return std::move(*text);

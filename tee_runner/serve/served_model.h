@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 #include "tee_runner/chat/chat_template.h"
+#include "tee_runner/generate/prompt.h"
 #include "tee_runner/serve/api_error.h"
 #include "tee_runner/serve/completion_request.h"
 #include "tee_runner/tokenizer/tokenizer.h"
@@ -33,7 +34,7 @@ class ServedModel {
   const std::string& name() const { return name_; }
   /// Seconds since 1970: when this was made, for the API's "created".
   std::int64_t created_s() const { return created_s_; }
-  const std::shared_ptr<const Tokenizer>& tokenizer() const { return tokenizer_; }
+  const std::shared_ptr<const Tokenizer>& tokenizer() const { return prompts_->tokenizer(); }
 
   /// The prompt of a request. What a client wrote is text, whatever it spells: control tokens come
   /// of the template alone. nullopt: `error` says why.
@@ -43,9 +44,7 @@ class ServedModel {
   std::string token_text(std::int32_t id) const;
 
  private:
-  ServedModel(std::string name, std::shared_ptr<const Tokenizer> tokenizer,
-              std::optional<ChatTemplate> chat);
-  Status check_template() const;
+  ServedModel(std::string name, std::shared_ptr<const PromptMaker> prompts);
   std::optional<PreparedPrompt> prepare_chat(const CompletionRequest& request,
                                              ApiError& error) const;
   std::optional<PreparedPrompt> prepare_text(const CompletionRequest& request,
@@ -53,11 +52,7 @@ class ServedModel {
 
   std::string name_;
   std::int64_t created_s_;
-  std::shared_ptr<const Tokenizer> tokenizer_;
-  std::optional<ChatTemplate> chat_;
-  // What ends an answer of each endpoint.
-  std::vector<std::int32_t> text_stops_;
-  std::vector<std::int32_t> chat_stops_;
+  std::shared_ptr<const PromptMaker> prompts_;
   // A token, and its text, behind which others are looked at.
   std::vector<std::int32_t> before_;
   std::string before_text_;
