@@ -133,12 +133,11 @@ void declare_tokenize(const CommandOptions& command, TokenizeOptions& options) {
       .text("--model", options.model,
             "directory with tokenizer.json, as Hugging Face has it; nothing else is needed there")
       .required();
-  const CommandOption no_bos =
-      command.flag("--no-bos", options.no_bos, "no begin token, even where the tokenizer has one");
+  command.flag("--no-bos", options.no_bos, "no begin token, even where the tokenizer has one");
   command.flag("--no-special", options.no_special,
                "text that spells a special token is plain text; with --decode: special tokens are "
                "left out");
-  (void)command.flag("--decode", options.decode, "from ids, 1,2,3, to text").excludes(no_bos);
+  command.flag("--decode", options.decode, "from ids, 1,2,3, to text");
   command.flag("--jsonl", options.jsonl,
                "each line of stdin is a JSON string, each of stdout its ids as an array; with "
                "--decode the reverse");

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "proto/limits.h"
 #include "tee_runner/tokenizer/file_parts.h"
+#include "tee_runner/tokenizer/split_pattern.h"
 #include "tee_runner/tokenizer/utf8.h"
 
 namespace airlock {
@@ -72,7 +74,7 @@ void AddedTokens::read_token(const JsonReader& item, const Normalizer& normalize
   largest_id_ = std::max(largest_id_, token.id);
   if (known == kNoToken) vocabulary.add(content, token.id);
   if (token.single_word && !word_character_) {
-    auto regex = Regex::compile(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200c}\x{200d}])");
+    auto regex = Regex::compile(fmt::format(R"([{}\x{{200c}}\x{{200d}}])", word_characters()));
     if (!regex.ok()) return item.fail(regex.status().message());
     word_character_ = std::move(*regex);
   }
@@ -96,7 +98,7 @@ std::vector<bool> AddedTokens::special(const Vocabulary& vocabulary) const {
 }
 
 bool AddedTokens::is_word_character(std::string_view character) const {
-  Regex::Search search(*word_character_);
+  Regex::Search search(*word_character_, Deadline::after(std::chrono::seconds(1)));
   search.start(character);
   const auto found = search.next();
   return found.ok() && found->has_value();

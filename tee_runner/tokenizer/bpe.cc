@@ -112,7 +112,7 @@ void Bpe::read_merges(const JsonReader& merges) {
 void Bpe::encode(std::string_view word, Specials specials, BpeScratch& scratch,
                  std::vector<std::int32_t>& ids) const {
   if (ignore_merges_) {
-    const std::int32_t id = vocabulary_->find(word);
+    const std::int32_t id = vocabulary_->find_in_model(word);
     if (id != kNoToken && !(specials == Specials::kPlain && is_special(id))) {
       ids.push_back(id);
       return;

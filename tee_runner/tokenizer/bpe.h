@@ -9,6 +9,7 @@
 #include "runtime/json/reader.h"
 #include "tee_runner/tokenizer/flat_map.h"
 #include "tee_runner/tokenizer/specials.h"
+#include "tee_runner/tokenizer/text_hash.h"
 #include "tee_runner/tokenizer/vocabulary.h"
 
 namespace airlock {
@@ -23,9 +24,6 @@ class BpeScratch {
     // kNoSymbol at the ends.
     std::uint32_t before;
     std::uint32_t after;
-  };
-  struct TextHash : std::hash<std::string_view> {
-    using is_transparent = void;
   };
 
   std::vector<Symbol> symbols_;

@@ -31,20 +31,26 @@ std::string read_one_character(const JsonReader& part, std::string_view key);
 
 inline constexpr std::size_t kMaxSteps = 64;
 
-/// Calls `read` with each part that `member` is made of, in order: itself, or where it is a
-/// Sequence, those under `key`, or none where it is null or missing. Sequences may hold others.
+/// Calls `read` with each part that `part` is made of, in order: itself, or where it is a Sequence,
+/// those under `key`, which may be Sequences, too. `left` of them are taken.
 template <typename Read>
-void for_each_part(const JsonReader& part, std::string_view key, const Read& read) {
+void for_each_part(const JsonReader& part, std::string_view key, std::size_t& left,
+                   const Read& read) {
   if (!part.ok()) return;
+  if (left == 0) return part.fail("is one of more than 64");
+  --left;
   const Json* const type = part.json().is_object() ? part.json().find("type") : nullptr;
   if (type == nullptr || !type->is_string() || type->text != "Sequence") return read(part);
   demand_keys(part, {"type", key});
-  for (const JsonReader& inner : part.at(key).items(kMaxSteps)) for_each_part(inner, key, read);
+  for (const JsonReader& inner : part.at(key).items(kMaxSteps))
+    for_each_part(inner, key, left, read);
 }
+/// The same of a member of the file; nothing where it is null or missing.
 template <typename Read>
 void for_each_part_of(const JsonReader& root, std::string_view member, std::string_view key,
                       const Read& read) {
-  if (root.has(member)) for_each_part(root.at(member), key, read);
+  std::size_t left = kMaxSteps;
+  if (root.has(member)) for_each_part(root.at(member), key, left, read);
 }
 
 }  // namespace airlock

@@ -6,12 +6,12 @@
 #include <vector>
 
 #include "base/mix.h"
+#include "tee_runner/tokenizer/text_hash.h"
 
 namespace airlock {
 
 /// A hash table from 64-bit keys that only grows, in one block of memory: lookups are what a
-/// tokenizer spends its time on. Keys are hashed with a fixed function: a file that makes them
-/// collide makes lookups slow, no more. Thread-safe while nobody inserts.
+/// tokenizer spends its time on. Thread-safe while nobody inserts.
 template <typename Value>
 class FlatMap {
  public:
@@ -41,7 +41,7 @@ class FlatMap {
   };
 
   std::size_t place_of(std::uint64_t key) const {
-    std::size_t place = mix(key) & (slots_.size() - 1);
+    std::size_t place = mix(key ^ seed_) & (slots_.size() - 1);
     while (slots_[place].used && slots_[place].key != key)
       place = (place + 1) & (slots_.size() - 1);
     return place;
@@ -54,6 +54,7 @@ class FlatMap {
     }
   }
 
+  std::uint64_t seed_ = hash_seed();
   std::vector<Slot> slots_;
   std::size_t size_ = 0;
 };

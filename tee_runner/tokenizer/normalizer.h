@@ -11,9 +11,8 @@
 
 namespace airlock {
 
-/// The longest text that is tokenized, and the longest that one may become on its way.
+/// The longest text that is tokenized.
 inline constexpr std::size_t kMaxTextBytes = std::size_t{64} << 20;
-inline constexpr std::size_t kMaxNormalizedBytes = std::size_t{256} << 20;
 
 /// The normalizer of a tokenizer.json: what is put before a text and replaced in it. Thread-safe.
 class Normalizer {
@@ -24,7 +23,7 @@ class Normalizer {
   bool changes_nothing() const { return steps_.empty(); }
   /// `spans`, of `text`, ascending and apart, become the same spans of what it becomes; a character
   /// that was made from one outside of a span is in none. kInvalidInput where the text would become
-  /// longer than kMaxNormalizedBytes.
+  /// several times as long.
   Status apply(std::string& text, std::vector<TextRange>& spans) const;
 
  private:
@@ -34,7 +33,9 @@ class Normalizer {
     std::string content;
   };
   static void prepend(std::string_view content, std::string& text, std::vector<TextRange>& spans);
-  static Status replace(const Step& step, std::string& text, std::vector<TextRange>& spans);
+  /// May leave the text half done once it is over `most_bytes`.
+  static void replace(const Step& step, std::size_t most_bytes, std::string& text,
+                      std::vector<TextRange>& spans);
 
   std::vector<Step> steps_;
 };

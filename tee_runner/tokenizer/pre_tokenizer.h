@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/deadline.h"
 #include "base/status.h"
 #include "runtime/json/reader.h"
 #include "tee_runner/tokenizer/regex.h"
@@ -27,8 +28,9 @@ class PreTokenizer {
   /// `root` is the whole file. What is wrong, or not supported, is told to the reader.
   static PreTokenizer read(const JsonReader& root);
 
-  /// Words that are empty go. kInvalidInput where a pattern gives up on the text.
-  Status apply(Words& words) const;
+  /// Words that are empty go. kInvalidInput where a pattern gives up on the text, or does not
+  /// end before the deadline.
+  Status apply(Words& words, Deadline deadline) const;
 
  private:
   enum class Kind : std::uint8_t { kSplit, kPrefixSpace, kBytes, kMetaspace };
@@ -51,7 +53,7 @@ class PreTokenizer {
   void read_metaspace(const JsonReader& part);
   /// `pattern` is PCRE2's.
   void add_split(const JsonReader& place, std::string_view pattern, Keep keep = Keep::kAll);
-  static Status split(const Step& step, Words& words);
+  static Status split(const Step& step, Deadline deadline, Words& words);
   static void prefix_space(Words& words);
   static void write_bytes(Words& words);
   static void write_metaspace(const Step& step, Words& words);

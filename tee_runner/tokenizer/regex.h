@@ -1,12 +1,12 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string_view>
 #include <utility>
 
+#include "base/deadline.h"
 #include "base/status.h"
 
 namespace airlock {
@@ -40,7 +40,8 @@ class Regex {
 /// Finds a Regex in texts, one after the other, from left to right. One thread.
 class Regex::Search {
  public:
-  explicit Search(const Regex& regex);
+  /// After `deadline` no match is looked for.
+  Search(const Regex& regex, Deadline deadline);
   ~Search();
   Search(const Search&) = delete;
   Search& operator=(const Search&) = delete;
@@ -48,12 +49,15 @@ class Regex::Search {
   /// A text, UTF-8, which outlives the search in it.
   void start(std::string_view text);
   /// The next match; nullopt: no more. An empty one at the end of the one before it is none.
-  /// kInvalidInput where it takes more steps, or all of them more time, than any use of it needs.
+  /// kInvalidInput where it takes more steps than any use of it needs, or the deadline was reached.
   Result<std::optional<TextRange>> next();
 
  private:
   struct State;
-  int match(std::uint32_t options);
+  int match(std::size_t last_start);
+  /// Of the first match that begins at `at_` or later, what the library says. kInvalidInput where
+  /// the deadline was reached before.
+  Result<int> find();
 
   const std::unique_ptr<State> state_;
   std::string_view text_;

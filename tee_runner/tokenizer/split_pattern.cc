@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "runtime/json/reader.h"
+#include "tee_runner/tokenizer/newer_characters.h"
 #include "tee_runner/tokenizer/utf8.h"
 
 namespace airlock {
@@ -21,8 +22,6 @@ constexpr std::string_view kSpaces =
 constexpr std::string_view kNotSpaces =
     R"(\x{0}-\x{8}\x{e}-\x{1f}\x{21}-\x{84}\x{86}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff})"
     R"(\x{200b}-\x{2027}\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff})";
-constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
-
 constexpr std::array<std::string_view, 42> kProperties = {
     "L",  "Lu", "Ll", "Lt", "Lm",  "Lo",       "M",        "Mn",     "Mc",   "Me", "N",
     "Nd", "Nl", "No", "P",  "Pc",  "Pd",       "Ps",       "Pe",     "Pi",   "Pf", "Po",
@@ -42,6 +41,11 @@ std::string hex(char32_t code) {
   return fmt::format("\\x{{{:x}}}", static_cast<std::uint32_t>(code));
 }
 Item sign(char32_t code) { return {.text = hex(code), .code = code}; }
+
+/// Outside of a class Oniguruma takes the digits and fractions of Latin-1 for word characters, too.
+std::string word(bool in_class) {
+  return word_characters() + (in_class ? "" : R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})");
+}
 
 class Translator {
  public:
@@ -121,13 +125,13 @@ class Translator {
       case 'S':
         return Item{.text = std::string(kNotSpaces), .code = {}};
       case 'd':
-        return Item{.text = "\\p{Nd}", .code = {}};
+        return category("Nd", false);
       case 'D':
-        return Item{.text = "\\P{Nd}", .code = {}};
+        return category("Nd", true);
       case 'w':
-        return Item{.text = std::string(kWord), .code = {}};
+        return Item{.text = word(in_class_), .code = {}};
       case 'W':
-        return Item{.text = std::string(kWord), .code = {}, .negated = true};
+        return Item{.text = word(in_class_), .code = {}, .negated = true};
       case 'p':
       case 'P':
         return property(from, what == 'P');
@@ -152,6 +156,16 @@ class Translator {
     return sign(what);
   }
 
+  /// Of what a category is not, PCRE2's own word stands within a class. Of a script, it alone:
+  /// PCRE2's plain word for one means its extensions, too.
+  Item category(std::string_view name, bool negated) const {
+    const std::string_view script = name.size() > 2 ? "sc:" : "";
+    if (negated && in_class_) return {.text = fmt::format("\\P{{{}{}}}", script, name), .code = {}};
+    return {.text = fmt::format("\\p{{{}{}}}", script, name) + newer_characters(name),
+            .code = {},
+            .negated = negated};
+  }
+
   Result<Item> property(std::size_t from, bool negated) {
     if (!take("{")) return refuse(from);
     if (take("^")) negated = !negated;
@@ -160,10 +174,7 @@ class Translator {
         pattern_.substr(at_, end == std::string_view::npos ? 0 : end - at_);
     if (std::ranges::find(kProperties, name) == kProperties.end()) return refuse(from);
     at_ = end + 1;
-    // A script alone: PCRE2's own word for one means its extensions, too.
-    return Item{.text = fmt::format("\\{}{{{}{}}}", negated ? 'P' : 'p',
-                                    name.size() > 2 ? "sc:" : "", name),
-                .code = {}};
+    return category(name, negated);
   }
 
   /// \x{H...}, \xHH of ASCII, \uHHHH.
@@ -185,7 +196,10 @@ class Translator {
     const std::size_t from = at_;
     if (see("[") || see("&&")) return refuse(from);  // a class within a class; an intersection
     if (!see("\\")) return sign(take_character());
-    ASSIGN_OR_RETURN(Item item, escape());
+    in_class_ = true;
+    auto escaped = escape();
+    in_class_ = false;
+    ASSIGN_OR_RETURN(Item item, std::move(escaped));
     if (item.negated) return refuse(from);
     return item;
   }
@@ -244,10 +258,17 @@ class Translator {
 
   const std::string_view pattern_;
   std::size_t at_ = 0;
+  // Between [ and ].
+  bool in_class_ = false;
   std::string out_;
 };
 
 }  // namespace
+
+std::string word_characters() {
+  return R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})" + newer_characters("L") + newer_characters("M") +
+         newer_characters("Nd");
+}
 
 Result<std::string> translate_split_pattern(std::string_view pattern) {
   return Translator(pattern).translate();

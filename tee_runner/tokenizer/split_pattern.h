@@ -16,5 +16,7 @@ inline constexpr std::size_t kMaxPatternBytes = 8192;
 Result<std::string> translate_split_pattern(std::string_view pattern);
 /// The pattern that matches `text` and nothing else.
 std::string literal_pattern(std::string_view text);
+/// What words consist of, as ranges within [].
+std::string word_characters();
 
 }  // namespace airlock

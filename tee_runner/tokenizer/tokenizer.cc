@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <new>
 #include <utility>
 
+#include "base/deadline.h"
 #include "base/readable_file.h"
 #include "runtime/model/model_files.h"
 #include "tee_runner/tokenizer/added_tokens.h"
@@ -25,6 +27,8 @@ namespace {
 
 constexpr std::uint64_t kMaxFileBytes = std::uint64_t{64} << 20;
 constexpr std::size_t kMaxFileValues = std::size_t{4} << 20;
+// Of the file's patterns with one text: far more than rules for words take.
+constexpr std::chrono::seconds kMostTime{30};
 
 Status check_size(std::size_t bytes) {
   if (bytes <= kMaxTextBytes) return {};
@@ -37,6 +41,12 @@ struct JoinedText {
   std::string text;
   std::vector<TextRange> spans;
   Specials specials = Specials::kParse;
+};
+
+/// What goes from part to part of one text.
+struct EncodeState {
+  BpeScratch scratch;
+  Deadline deadline = Deadline::after(kMostTime);
 };
 
 Result<JoinedText> join(std::span<const TextSegment> segments) {
@@ -92,7 +102,7 @@ struct Tokenizer::Parts {
   bool is_special(std::int32_t id) const {
     return vocabulary.has(id) && special[static_cast<std::size_t>(id)];
   }
-  Status encode_text(JoinedText& text, bool at_start, BpeScratch& scratch,
+  Status encode_text(JoinedText& text, bool at_start, EncodeState& state,
                      std::vector<std::int32_t>& ids) const;
   Status encode_joined(const JoinedText& joined, std::vector<std::int32_t>& ids) const;
   /// nullptr: it is not shown.
@@ -150,7 +160,7 @@ Status Tokenizer::Parts::apply(const TokenizerConfig& config) {
 }
 
 /// Text between added tokens that were found as it was given.
-Status Tokenizer::Parts::encode_text(JoinedText& given, bool at_start, BpeScratch& scratch,
+Status Tokenizer::Parts::encode_text(JoinedText& given, bool at_start, EncodeState& state,
                                      std::vector<std::int32_t>& ids) const {
   if (Status status = normalizer.apply(given.text, given.spans); !status.ok())
     return status.with_context(source + ": 'normalizer'");
@@ -165,17 +175,17 @@ Status Tokenizer::Parts::encode_text(JoinedText& given, bool at_start, BpeScratc
     words.at_start = at_start && part.range.begin == 0;
     if (words.text.empty()) continue;
     words.ranges.push_back({0, words.text.size()});
-    if (Status status = pre_tokenizer.apply(words); !status.ok())
+    if (Status status = pre_tokenizer.apply(words, state.deadline); !status.ok())
       return status.with_context(source + ": 'pre_tokenizer'");
     for (const TextRange& word : words.ranges)
-      model.encode(word.of(words.text), given.specials, scratch, ids);
+      model.encode(word.of(words.text), given.specials, state.scratch, ids);
   }
   return {};
 }
 
 Status Tokenizer::Parts::encode_joined(const JoinedText& joined,
                                        std::vector<std::int32_t>& ids) const {
-  BpeScratch scratch;
+  EncodeState state;
   for (const TextPart& part : added.split(joined.text, joined.spans, AddedTokens::Stage::kGiven)) {
     if (part.id != kNoToken) {
       ids.push_back(part.id);
@@ -183,7 +193,7 @@ Status Tokenizer::Parts::encode_joined(const JoinedText& joined,
     }
     JoinedText inner{std::string(part.range.of(joined.text)), clipped(joined.spans, part.range),
                      joined.specials};
-    RETURN_IF_ERROR(encode_text(inner, part.range.begin == 0, scratch, ids));
+    RETURN_IF_ERROR(encode_text(inner, part.range.begin == 0, state, ids));
   }
   return {};
 }

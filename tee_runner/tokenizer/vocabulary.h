@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/json/reader.h"
+#include "tee_runner/tokenizer/text_hash.h"
 
 namespace airlock {
 
@@ -28,13 +29,18 @@ class Vocabulary {
 
   /// The object from texts to ids that is model.vocab. What is wrong with it is told to the reader.
   void read(const JsonReader& vocab);
-  /// A token that is not there yet.
+  /// An added token that is not there yet.
   void add(std::string_view text, std::int32_t id);
 
   /// kNoToken where there is none.
   std::int32_t find(std::string_view text) const {
     const auto found = ids_.find(text);
     return found == ids_.end() ? kNoToken : found->second;
+  }
+  /// The same among those of model.vocab.
+  std::int32_t find_in_model(std::string_view text) const {
+    const std::int32_t id = find(text);
+    return id == kNoToken || is_added_[static_cast<std::size_t>(id)] ? kNoToken : id;
   }
   bool has(std::int64_t id) const {
     return id >= 0 && id < static_cast<std::int64_t>(texts_.size()) &&
@@ -47,11 +53,14 @@ class Vocabulary {
   std::int32_t end() const { return static_cast<std::int32_t>(texts_.size()); }
 
  private:
+  void insert(std::string_view text, std::int32_t id, bool is_added);
+
   // Stable addresses.
   std::deque<std::string> storage_;
   // By id; nullptr where ids have a gap.
   std::vector<const std::string*> texts_;
-  std::unordered_map<std::string_view, std::int32_t> ids_;
+  std::vector<bool> is_added_;
+  std::unordered_map<std::string_view, std::int32_t, TextHash> ids_;
 };
 
 }  // namespace airlock

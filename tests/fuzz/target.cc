@@ -10,10 +10,11 @@ namespace airlock::fuzz {
 
 std::span<const Target> targets() {
   static const std::array kAll = {
-      kControl,   kRequest,      kResponse,     kWire,         kOpening,        kZmtp,
-      kRing,      kJson,         kConfig,       kSafetensors,  kModelDirectory, kTraceLine,
-      kTraceFile, kPrototypeLog, kCountersFile, kReport,       kTokens,         kCommandLine,
-      kEndpoint,  kTrial,        kChatMessages, kChatTemplate, kCompletionBody};
+      kControl,        kRequest,   kResponse,     kWire,         kOpening,
+      kZmtp,           kRing,      kJson,         kConfig,       kSafetensors,
+      kModelDirectory, kTraceLine, kTraceFile,    kPrototypeLog, kCountersFile,
+      kReport,         kTokens,    kCommandLine,  kEndpoint,     kTrial,
+      kTokenizerFile,  kTokenize,  kChatMessages, kChatTemplate, kCompletionBody};
   return kAll;
 }
 

@@ -27,7 +27,8 @@ struct Target {
 // Each is defined in targets/.
 extern const Target kControl, kRequest, kResponse, kWire, kOpening, kZmtp, kRing, kJson, kConfig,
     kSafetensors, kModelDirectory, kTraceLine, kTraceFile, kPrototypeLog, kCountersFile, kReport,
-    kTokens, kCommandLine, kEndpoint, kTrial, kChatMessages, kChatTemplate, kCompletionBody;
+    kTokens, kCommandLine, kEndpoint, kTrial, kTokenizerFile, kTokenize, kChatMessages,
+    kChatTemplate, kCompletionBody;
 
 /// All of them.
 std::span<const Target> targets();

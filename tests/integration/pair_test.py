@@ -16,10 +16,11 @@ import record_scenarios  # noqa: E402
 import replay_scenarios  # noqa: E402
 import scenarios  # noqa: E402
 import sink_scenarios  # noqa: E402
+import tokenize_scenarios  # noqa: E402
 from pair import Pair  # noqa: E402
 
 SCENARIOS = [scenario for module in (prefill_scenarios, fault_scenarios, endpoint_scenarios, input_scenarios, output_scenarios,
-                                     record_scenarios, replay_scenarios, sink_scenarios, cuda_scenarios)
+                                     record_scenarios, replay_scenarios, sink_scenarios, cuda_scenarios, tokenize_scenarios)
              for scenario in module.SCENARIOS]
 
 if __name__ == "__main__":

@@ -98,5 +98,12 @@ TEST(JsonDescribe, is_short) {
   EXPECT_EQ(parsed("null").describe(), "null");
 }
 
+TEST(JsonParse, number_of_values_is_the_callers) {
+  EXPECT_TRUE(parse_json("[1,2]", "FILE", 3).ok());
+  const auto json = parse_json("[1,2,3]", "FILE", 3);
+  ASSERT_FALSE(json.ok());
+  EXPECT_EQ(json.status().message(), "FILE: more than 3 values");
+}
+
 }  // namespace
 }  // namespace airlock

@@ -59,6 +59,12 @@ TEST(JsonWriter, is_well_formed_whatever_a_text_holds) {
   EXPECT_EQ(parsed.at("q\"\\\n"), "\x01 \"quoted\" back\\slash \xef\xbf\xbd \xc3\xa9 \x7f");
 }
 
+TEST(JsonWriter, string_in_ascii_is_one_line) {
+  EXPECT_EQ(ascii_json_string("a\"\n\xe2\x80\xa8\xf0\x9f\x98\x80\x7f"),
+            "\"a\\\"\\n\\u2028\\ud83d\\ude00\\u007f\"");
+  EXPECT_EQ(ascii_json_string(""), "\"\"");
+}
+
 TEST(JsonWriter, indents_for_people) {
   const JsonObject json = {{"b", std::vector{1}}, {"a", JsonObject{{"x", 0.5}}}};
   EXPECT_EQ(json.indented(), "{\n  \"b\": [\n    1\n  ],\n  \"a\": {\n    \"x\": 0.5\n  }\n}");

@@ -244,5 +244,23 @@ TEST(Options, a_trace_over_another_of_the_runs_files_is_refused) {
   EXPECT_TRUE(parse({"--tokens", "1", "--record", "/dev/null", "--stats-json", "/dev/null"}).ok());
 }
 
+TEST(Options, of_tokenize_need_a_model_alone) {
+  const auto parse_tokenize = [](std::vector<const char*> argv) -> Result<TokenizeOptions> {
+    argv.insert(argv.begin(), {"tee_runner", "tokenize"});
+    ASSIGN_OR_RETURN(const auto command, parse_options(static_cast<int>(argv.size()), argv.data()));
+    return std::get<TokenizeOptions>(command.value());
+  };
+  const auto few = parse_tokenize({"--model", "m"});
+  ASSERT_TRUE(few.ok());
+  EXPECT_EQ(few->model, "m");
+  EXPECT_FALSE(few->no_bos || few->no_special || few->decode || few->jsonl);
+  const auto all =
+      parse_tokenize({"--model", "m", "--no-bos", "--no-special", "--decode", "--jsonl"});
+  ASSERT_TRUE(all.ok());
+  EXPECT_TRUE(all->no_bos && all->no_special && all->decode && all->jsonl);
+  EXPECT_EQ(parse_tokenize({}).status().code(), StatusCode::kUsage);
+  EXPECT_EQ(parse_tokenize({"--model", "m", "text"}).status().code(), StatusCode::kUsage);
+}
+
 }  // namespace
 }  // namespace airlock
