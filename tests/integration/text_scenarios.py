@@ -3,6 +3,10 @@ import json
 import os
 import re
 import signal
+import threading
+import time
+import urllib.error
+import urllib.request
 
 from pair import ROOT, read_json, wait_until
 from tiny_model import write_model, write_tokenizer
@@ -161,6 +165,83 @@ def small_chat_model_answers_as_transformers_does(pair):
     return None
 
 
+def endpoint(pair, model, *args):
+    """`tee_runner serve` that answers; its .url."""
+    serve = pair.start("tee_runner", "serve", "--endpoint", pair.endpoint, "--model", model, "--chat-template", "chatml",
+                       "--listen", "127.0.0.1:0", *args)
+    wait_until(lambda: "ready " in serve.stdout() or not serve.running(), "ready")
+    assert serve.stdout().startswith("ready http://"), serve.report()
+    serve.url = serve.stdout().split()[1]
+    return serve
+
+
+def ask(serve, prompt, count=20, **more):
+    """Status and what was said."""
+    body = json.dumps({"model": "model", "prompt": prompt, "max_tokens": count, "temperature": 0, **more}).encode()
+    request = urllib.request.Request(serve.url + "/v1/completions", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as reply:
+            return reply.status, json.load(reply)["choices"][0]["text"]
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)["error"]["message"]
+
+
+def status_of(serve, path):
+    try:
+        with urllib.request.urlopen(serve.url + path, timeout=60) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def endpoint_answers_and_is_back_when_its_server_is(pair):
+    model = text_model(pair)
+    server = pair.server(model=("--model", model))
+    serve = endpoint(pair, model)
+    said = ask(serve, "Airlock hides")
+    assert said == (200, answer(pair, "--prompt", "Airlock hides", "--max-tokens", 20, model=model)["text"]), said
+    server.signal(signal.SIGKILL)
+    wait_until(lambda: status_of(serve, "/readyz") == 503, "that the server is missed")
+    assert ask(serve, "Airlock hides")[0] == 503 and status_of(serve, "/healthz") == 200
+    pair.server(model=("--model", model))
+    wait_until(lambda: status_of(serve, "/readyz") == 200, "that the server is there again")
+    assert ask(serve, "Airlock hides") == said
+    serve.signal(signal.SIGTERM)
+    serve.expect_exit(0)
+    assert "Airlock hides" not in serve.stderr() and said[1] not in serve.stderr(), serve.stderr()
+
+
+def two_hundred_clients_get_their_own_answers(pair):
+    """Over 5 s; AIRLOCK_CLIENTS_S: so many seconds instead."""
+    model = text_model(pair)
+    pair.server(model=("--model", model))
+    serve = endpoint(pair, model, "--max-queue", 400, "--cache-bytes", "3M")
+    prompts = [f"{chr(97 + i) * (1 + i * 5 % 40)} asks {i}" for i in range(24)]
+    alone = {prompt: ask(serve, prompt) for prompt in prompts}
+    assert all(status == 200 and text for status, text in alone.values()), alone
+    assert len(set(alone.values())) > 20, "the answers tell the questions apart"
+    end = time.monotonic() + float(os.environ.get("AIRLOCK_CLIENTS_S", "5"))
+    wrong, count = [], [0] * 200
+
+    def talk(client):
+        while time.monotonic() < end and not wrong:
+            prompt = prompts[(client + count[client]) % len(prompts)]
+            got = ask(serve, prompt)
+            if got != alone[prompt]:
+                wrong.append((prompt, got, alone[prompt]))
+            count[client] += 1
+
+    clients = [threading.Thread(target=talk, args=(client,)) for client in range(200)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert not wrong and min(count) >= 1, (wrong[:3], min(count))
+    print(f"{sum(count)} answers to 200 clients")
+    serve.signal(signal.SIGTERM)
+    serve.expect_exit(0)
+
+
 def model_in_cache():
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = os.path.join(cache, "airlock", "models", "smollm2")
@@ -174,6 +255,8 @@ SCENARIOS = (
     what_cannot_be_answered_is_refused,
     server_killed_under_an_answer_is_told,
     chat_goes_on_after_an_answer_was_stopped,
+    endpoint_answers_and_is_back_when_its_server_is,
+    two_hundred_clients_get_their_own_answers,
     greedy_answers_are_those_of_transformers,
     small_chat_model_answers_as_transformers_does,
 )
