@@ -77,9 +77,20 @@ std::string json_of(const Prompt& prompt, const Answer& answer) {
   return json.text() + "\n";
 }
 
+/// As a recording takes them.
+PrefillOptions recording_options(const GenerateOptions& options) {
+  PrefillOptions recorded;
+  static_cast<ModelOptions&>(recorded) = options;
+  recorded.attention = options.attention;
+  recorded.record = options.record;
+  recorded.record_digest = options.record_digest;
+  return recorded;
+}
+
 Result<Answer> ask(const GenerateOptions& options, const Prompt& prompt, const PromptMaker* words,
-                   StatsReporter& reporter) {
-  ASSIGN_OR_RETURN(const auto session, TextSession::start(options, reporter, {}));
+                   StatsReporter& reporter, Recording& recording) {
+  ASSIGN_OR_RETURN(const auto session,
+                   TextSession::start(options, reporter, {}, &recording, prompt.ids.size()));
   const bool streams = options.form == AnswerForm::kText && words != nullptr;
   Status printed;
   const auto show = [&](const std::string& piece) {
@@ -94,6 +105,11 @@ Result<Answer> ask(const GenerateOptions& options, const Prompt& prompt, const P
   std::optional<Finish> finish;
   while (!finish) finish = text->await_end(kLook);
   Answer answer{text->text(), text->ids(), *finish, now_ns() - start_ns, {}};
+  // No op is asked for any more.
+  PrefillResult run;
+  run.runs_ns = {answer.wall_ns};
+  recording.finish(finish->reason == FinishReason::kFailed ? Result<PrefillResult>(finish->status)
+                                                           : Result<PrefillResult>(std::move(run)));
   RETURN_IF_ERROR(printed);
   if (finish->reason == FinishReason::kFailed) return finish->status;
   answer.itl_ns = reporter.text().itl_ns.snapshot();
@@ -112,13 +128,20 @@ Status run(const GenerateOptions& options, StatsReporter& reporter) {
     if (made.ok()) words = std::move(made).value();
   }
   ASSIGN_OR_RETURN(const Prompt prompt, make_prompt(options, words.get()));
+  Recording recording(recording_options(options));
+  RETURN_IF_ERROR(recording.check());
   Answer answer;
   answer.finish.reason = FinishReason::kLength;
   if (options.max_tokens > 0) {
-    ASSIGN_OR_RETURN(answer, ask(options, prompt, words.get(), reporter));
+    ASSIGN_OR_RETURN(answer, ask(options, prompt, words.get(), reporter, recording));
   }
-  if (options.form == AnswerForm::kJson) return print(json_of(prompt, answer));
-  return words != nullptr ? Status() : print(fmt::format("{}\n", fmt::join(answer.ids, ",")));
+  Status status;
+  if (options.form == AnswerForm::kJson) {
+    status = print(json_of(prompt, answer));
+  } else if (words == nullptr) {
+    status = print(fmt::format("{}\n", fmt::join(answer.ids, ",")));
+  }
+  return first_failure(std::move(status), recording.status());
 }
 
 }  // namespace airlock

@@ -119,7 +119,9 @@ struct GenerateOptions : TextOptions {
   std::optional<std::string> messages;
   std::optional<std::string> tokens;
   std::optional<std::string> tokens_file;
-  bool chat = false;  // the prompt is a user's message
+  bool chat = false;           // the prompt is a user's message
+  std::string record;          // a trace file; empty: nothing is recorded
+  bool record_digest = false;  // needs `record`
   AnswerForm form = AnswerForm::kText;
 };
 

@@ -26,9 +26,10 @@ class LocalLlama final : public EngineModel {
   LocalLlama(std::unique_ptr<Compute> compute, OpStatsTable& ops)
       : backend_(std::move(compute)), measured_(backend_, ops) {}
 
-  Status begin(const LlamaConfig& config, Tensor norms, const LlamaOptions& options,
+  Backend& backend() { return measured_; }
+  Status begin(const LlamaConfig& config, Tensor norms, const LlamaOptions& options, Backend& asked,
                TeeStatsTable& tee, std::shared_ptr<ThreadPool> pool) {
-    ASSIGN_OR_RETURN(driver_, LlamaDriver::create(config, std::move(norms), options, measured_, tee,
+    ASSIGN_OR_RETURN(driver_, LlamaDriver::create(config, std::move(norms), options, asked, tee,
                                                   std::move(pool)));
     return {};
   }
@@ -48,10 +49,9 @@ class RemoteLlama final : public EngineModel {
   ~RemoteLlama() override { reported_.say_goodbye(); }
 
   ClientSession& session() { return *session_; }
-  Status begin(const LlamaConfig& config, Tensor norms, const LlamaOptions& options,
+  Status begin(const LlamaConfig& config, Tensor norms, const LlamaOptions& options, Backend& asked,
                TeeStatsTable& tee) {
-    ASSIGN_OR_RETURN(
-        driver_, LlamaDriver::create(config, std::move(norms), options, session_->backend(), tee));
+    ASSIGN_OR_RETURN(driver_, LlamaDriver::create(config, std::move(norms), options, asked, tee));
     return {};
   }
   LlamaDriver& driver() override { return *driver_; }
@@ -82,6 +82,15 @@ void LlamaSource::describe(DType dtype, DType wire) {
   reporter_.add_config("wire", name_of(wire));
 }
 
+Result<Backend*> LlamaSource::recorded(Backend& backend, const std::optional<PathPolicy>& policy,
+                                       DType wire) {
+  if (recording_ == nullptr) return &backend;
+  ASSIGN_OR_RETURN(Backend* const asked,
+                   recording_->start(backend, {policy, wire, prompt_tokens_}));
+  recording_->begin_run();
+  return asked;
+}
+
 Result<std::unique_ptr<EngineModel>> LlamaSource::make_local() {
   const DType stored = model_->stored_dtype();
   const LoadOptions cpu{options_.dtype.value_or(stored), options_.threads, {}};
@@ -95,7 +104,8 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_local() {
   ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> computes, CpuModel::create(*model_, cpu, pool));
   ASSIGN_OR_RETURN(Tensor norms, read_norms(*model_));
   auto made = std::make_unique<LocalLlama>(computes->make_compute(), reporter_.local_ops());
-  RETURN_IF_ERROR(made->begin(config_, std::move(norms), driver_options(options_, wire),
+  ASSIGN_OR_RETURN(Backend* const asked, recorded(made->backend(), std::nullopt, wire));
+  RETURN_IF_ERROR(made->begin(config_, std::move(norms), driver_options(options_, wire), *asked,
                               reporter_.tee(), std::move(pool)));
   return std::unique_ptr<EngineModel>(std::move(made));
 }
@@ -136,8 +146,9 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_remote() {
       options_.wire.value_or(model_ != nullptr ? model_->stored_dtype() : info.stored_dtype);
   reporter_.set_device(info.device);
   describe(info.dtype, wire);
-  RETURN_IF_ERROR(
-      made->begin(config, std::move(norms), driver_options(options_, wire), reporter_.tee()));
+  ASSIGN_OR_RETURN(Backend* const asked, recorded(backend, made->session().policy(), wire));
+  RETURN_IF_ERROR(made->begin(config, std::move(norms), driver_options(options_, wire), *asked,
+                              reporter_.tee()));
   config_ = config;
   return std::unique_ptr<EngineModel>(std::move(made));
 }

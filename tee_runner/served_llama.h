@@ -7,6 +7,7 @@
 #include "runtime/model/model_source.h"
 #include "tee_runner/generate/batch_engine.h"
 #include "tee_runner/options.h"
+#include "tee_runner/recording.h"
 #include "tee_runner/stats_reporter.h"
 
 namespace airlock {
@@ -19,9 +20,16 @@ Result<std::unique_ptr<ModelSource>> open_model(const ModelOptions& options);
 /// time; the options and the reporter outlive it and what it gives.
 class LlamaSource {
  public:
+  /// `recording` of `prompt_tokens`: null, or what the first model's ops are written to; outlives
+  /// it.
   LlamaSource(const TextOptions& options, std::unique_ptr<ModelSource> model,
-              StatsReporter& reporter)
-      : options_(options), model_(std::move(model)), reporter_(reporter) {}
+              StatsReporter& reporter, Recording* recording = nullptr,
+              std::size_t prompt_tokens = 0)
+      : options_(options),
+        model_(std::move(model)),
+        reporter_(reporter),
+        recording_(recording),
+        prompt_tokens_(prompt_tokens) {}
 
   /// Errors as ClientSession::connect(), LlamaDriver::create() and CpuModel::create(). kMismatch:
   /// the server's model is another one than that of the first time.
@@ -33,10 +41,13 @@ class LlamaSource {
   Result<std::unique_ptr<EngineModel>> make_local();
   Result<std::unique_ptr<EngineModel>> make_remote();
   void describe(DType dtype, DType wire);
+  Result<Backend*> recorded(Backend& backend, const std::optional<PathPolicy>& policy, DType wire);
 
   const TextOptions& options_;
   const std::unique_ptr<ModelSource> model_;
   StatsReporter& reporter_;
+  Recording* const recording_;
+  const std::size_t prompt_tokens_;
   LlamaConfig config_;
   std::string digest_;  // of the server's model, where it is known by the server's word alone
   bool is_described_ = false;

@@ -109,6 +109,14 @@ void declare(const CommandOptions& command, GenerateOptions& options) {
       .excludes(messages)
       .excludes(tokens);
   command.flag("--chat", options.chat, "the prompt is a user's message of a conversation");
+  const CommandOption record = command.file(
+      "--record", options.record,
+      "write a trace of every op to this file: shapes, paths, bytes, times, no contents (mode "
+      "0600, docs/TRACE_FORMAT.md)");
+  (void)command
+      .flag("--record-digest", options.record_digest,
+            "also the SHA-256 of every tensor; slows the run, and reveals what a TEE hides")
+      .needs(record);
   command.choice("-o,--output", options.form,
                  "text: the answer alone, as it comes; json: one object at its end");
 }
@@ -143,7 +151,8 @@ Status check(const GenerateOptions& options) {
     return refuse("--stop needs --model DIR, for its tokenizer");
   if (options.tokens) RETURN_IF_ERROR(parse_tokens(*options.tokens, "--tokens").status());
   RETURN_IF_ERROR(check_text(options));
-  return check_apart(std::array{NamedFile{"--stats-json", options.stats_json}},
+  return check_apart(std::array{NamedFile{"--stats-json", options.stats_json},
+                                NamedFile{"--record", options.record}},
                      std::vector<NamedFile>{{"--prompt-file", options.prompt_file.value_or("")},
                                             {"--messages", options.messages.value_or("")},
                                             {"--tokens-file", options.tokens_file.value_or("")}});

@@ -26,13 +26,16 @@ Result<std::shared_ptr<const PromptMaker>> TextSession::words(const TextOptions&
 
 Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& options,
                                                         StatsReporter& reporter,
-                                                        const EngineLimits& limits) {
+                                                        const EngineLimits& limits,
+                                                        Recording* recording,
+                                                        std::size_t prompt_tokens) {
   reporter.add_config("model", options.model.empty() ? options.synthetic : options.model);
   reporter.add_config("backend", name_of(options.backend));
   reporter.add_config("threads", std::to_string(options.threads));
   std::unique_ptr<TextSession> made(new TextSession());
   ASSIGN_OR_RETURN(auto model, open_model(options));
-  made->source_ = std::make_unique<LlamaSource>(options, std::move(model), reporter);
+  made->source_ =
+      std::make_unique<LlamaSource>(options, std::move(model), reporter, recording, prompt_tokens);
   ASSIGN_OR_RETURN(auto first, made->source_->make());
   const LlamaConfig& config = made->source_->config();
   BatchEngineOptions engine;

@@ -28,10 +28,13 @@ class TextSession {
   /// PromptMaker::create().
   static Result<std::shared_ptr<const PromptMaker>> words(const TextOptions& options);
 
-  /// Connects, or loads, and starts the engine. Options and reporter outlive it.
+  /// Connects, or loads, and starts the engine. Options, reporter and recording (of so many tokens)
+  /// outlive it.
   static Result<std::unique_ptr<TextSession>> start(const TextOptions& options,
                                                     StatsReporter& reporter,
-                                                    const EngineLimits& limits);
+                                                    const EngineLimits& limits,
+                                                    Recording* recording = nullptr,
+                                                    std::size_t prompt_tokens = 0);
   BatchEngine& engine() { return *engine_; }
   const LlamaConfig& config() const { return source_->config(); }
 

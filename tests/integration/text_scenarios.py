@@ -61,6 +61,20 @@ def answer_streams_as_text_and_ends_at_a_stop_string(pair):
     assert generate(pair, "--prompt-file", pair.path("prompt.txt"), *asked[2:], model=model).stdout() == whole
 
 
+def recorded_answer_is_shown_and_replayed(pair):
+    model, trace = text_model(pair), pair.path("answer.jsonl")
+    server = pair.server(model=("--model", model))
+    asked = answer(pair, "--prompt", "Airlock hides", "--max-tokens", 9, "--ignore-eos", "--record", trace, model=model)
+    shown = pair.start("airlock_trace", "show", trace).expect_exit(0).stdout()
+    assert "lm_head" in shown, shown
+    with open(trace, encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    rows = [record["inputs"][0]["shape"][0] for record in lines[1:] if record["op"] == "embedding"]
+    assert rows == [asked["prompt_tokens"]] + [1] * 8, rows
+    pair.start("tee_runner", "replay", trace, "--endpoint", pair.endpoint).expect_exit(0)
+    pair.stop(server)
+
+
 def conversation_is_rendered_without_a_server(pair):
     model = text_model(pair)
     messages = pair.path("messages.json")
@@ -251,6 +265,7 @@ def model_in_cache():
 SCENARIOS = (
     answer_of_the_pair_is_that_of_one_process,
     answer_streams_as_text_and_ends_at_a_stop_string,
+    recorded_answer_is_shown_and_replayed,
     conversation_is_rendered_without_a_server,
     what_cannot_be_answered_is_refused,
     server_killed_under_an_answer_is_told,
