@@ -1,6 +1,11 @@
 #include "tee_runner/answer_text.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <utility>
+
+#include "base/safe_text.h"
 
 namespace airlock {
 
@@ -26,7 +31,10 @@ bool AnswerText::on_token(const GeneratedToken& token) {
   // A model may have more ids than its tokenizer: they have no text.
   if (!tokenizer_->has(token.id)) return show_({});
   const auto text = decoder_->push(token.id);
-  if (!text.ok()) return false;
+  if (!text.ok()) {
+    fault_ = text.status();
+    return false;
+  }
   return give(scanner_.feed(*text)) && !scanner_.stopped();
 }
 
@@ -40,6 +48,10 @@ void AnswerText::on_finish(const Finish& finish) {
   {
     const std::lock_guard lock(mutex_);
     finish_ = finish;
+    if (!fault_.ok()) {
+      finish_->reason = FinishReason::kFailed;
+      finish_->status = fault_;
+    }
   }
   ended_.notify_all();
 }
@@ -48,6 +60,19 @@ std::optional<Finish> AnswerText::await_end(std::chrono::milliseconds patience) 
   std::unique_lock lock(mutex_);
   ended_.wait_for(lock, patience, [this] { return finish_.has_value(); });
   return finish_;
+}
+
+std::string shown_text(const std::string& text) {
+  static const bool is_terminal = ::isatty(STDOUT_FILENO) == 1;
+  if (!is_terminal) return text;
+  std::string shown;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find_first_of("\n\t", at), text.size());
+    shown += without_controls(std::string_view(text).substr(at, end - at), "?");
+    if (end < text.size()) shown += text[end];
+    at = end + 1;
+  }
+  return shown;
 }
 
 }  // namespace airlock

@@ -50,9 +50,13 @@ class AnswerText : public TokenSink {
   const Show show_;
   std::string text_;
   std::vector<std::int32_t> ids_;
+  Status fault_;  // of the tokenizer
   std::mutex mutex_;
   std::condition_variable ended_;
   std::optional<Finish> finish_;  // guarded by mutex_
 };
+
+/// What a model wrote, for stdout: where that is a terminal, '?' for what would drive it.
+std::string shown_text(const std::string& text);
 
 }  // namespace airlock

@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <poll.h>
 #include <unistd.h>
 
 #include <array>
@@ -11,7 +10,6 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "base/safe_text.h"
 #include "runtime/program/program.h"
 #include "tee_runner/answer_text.h"
 #include "tee_runner/chat/messages.h"
@@ -87,7 +85,7 @@ class Conversation {
       messages_.resize(messages_.size() - 2);
       return shown("(forgotten)\n");
     }
-    if (line == "/history") return shown(history());
+    if (line == "/history") return shown(shown_text(history()));
     if (line.starts_with("/")) return shown("(no such command: /help lists them)\n");
     if (line.empty()) return true;
     return answer(line);
@@ -96,8 +94,9 @@ class Conversation {
   /// On the reporter's thread: whether there is an answer that this stops.
   bool interrupt() {
     const GenerationId id = under_way_.load();
-    if (id == 0) return false;
-    engine_.cancel(id);
+    if (id == kNone) return false;
+    is_stopped_ = true;
+    if (id != kBeginning) engine_.cancel(id);
     return true;
   }
 
@@ -126,16 +125,19 @@ class Conversation {
     Status printed;
     const auto show = [&](const std::string& piece) {
       // What a model writes is foreign text: it drives no terminal.
-      if (printed.ok()) printed = print(is_terminal_ ? without_escapes(piece) : piece);
+      if (printed.ok()) printed = print(shown_text(piece));
       return printed.ok();
     };
     ASSIGN_OR_RETURN(const auto text, AnswerText::create(words_.tokenizer(), options_.stop, show));
+    is_stopped_ = false;
+    under_way_ = kBeginning;
     const auto id = engine_.submit(request_for(options_, *prompt), text);
+    under_way_ = id.ok() ? *id : kNone;
     if (!id.ok()) return refused(id.status());
-    under_way_ = *id;
+    if (is_stopped_) engine_.cancel(*id);
     std::optional<Finish> finish;
     while (!finish) finish = text->await_end(kLook);
-    under_way_ = 0;
+    under_way_ = kNone;
     RETURN_IF_ERROR(printed);
     RETURN_IF_ERROR(print("\n"));
     if (finish->reason == FinishReason::kFailed) {
@@ -158,21 +160,14 @@ class Conversation {
     return true;
   }
 
-  static std::string without_escapes(const std::string& text) {
-    std::string safe;
-    for (const char c : text) {
-      const auto byte = static_cast<unsigned char>(c);
-      safe += (byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f ? '?' : c;
-    }
-    return safe;
-  }
-
   const TalkOptions& options_;
   const PromptMaker& words_;
   BatchEngine& engine_;
-  const bool is_terminal_ = ::isatty(STDOUT_FILENO) == 1;
   std::vector<ChatMessage> messages_;
-  std::atomic<GenerationId> under_way_{0};  // 0: none
+  static constexpr GenerationId kNone = 0;
+  static constexpr GenerationId kBeginning = ~GenerationId{0};
+  std::atomic<GenerationId> under_way_{kNone};
+  std::atomic<bool> is_stopped_{false};
 };
 
 Status talk(Conversation& conversation) {
@@ -182,9 +177,12 @@ Status talk(Conversation& conversation) {
   for (;;) {
     if (is_terminal) RETURN_IF_ERROR(print(said.empty() ? "> " : ". "));
     ASSIGN_OR_RETURN(const auto line, lines.next());
-    if (!line) break;
-    said += *line;
-    if (said.ends_with('\\')) {
+    if (!line && said.empty()) break;
+    said += line.value_or("");
+    if (said.size() > kMaxChatBytes) {
+      return {StatusCode::kInvalidInput, "a question is longer than {} bytes", kMaxChatBytes};
+    }
+    if (line && said.ends_with('\\')) {
       said.back() = '\n';
       continue;
     }
@@ -204,11 +202,10 @@ Status run(const TalkOptions& options, StatsReporter& reporter) {
   }
   ASSIGN_OR_RETURN(const auto session, TextSession::start(options, reporter, {.reconnects = true}));
   Conversation conversation(options, *words, session->engine());
-  reporter.set_interrupt(
-      [&conversation](int signal) { return signal == SIGINT && conversation.interrupt(); });
-  const Status status = talk(conversation);
-  reporter.set_interrupt({});
-  return status;
+  const InterruptGuard guard(reporter, [&conversation](int signal) {
+    return signal == SIGINT && conversation.interrupt();
+  });
+  return talk(conversation);
 }
 
 }  // namespace airlock

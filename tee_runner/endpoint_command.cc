@@ -19,18 +19,16 @@ Status run(const EndpointOptions& options, StatsReporter& reporter) {
   ASSIGN_OR_RETURN(const auto session, TextSession::start(options, reporter, limits));
   // The first signal drains; a second one ends the program at once.
   std::atomic<bool> is_draining{false};
-  reporter.set_interrupt([&end, &is_draining](int) {
+  const InterruptGuard guard(reporter, [&end, &is_draining](int) {
     if (is_draining.exchange(true)) return false;
     end.set();
     return true;
   });
-  const Status status = serve(options.serve, std::move(model), session->engine(), [&end] {
+  return serve(options.serve, std::move(model), session->engine(), [&end] {
     pollfd waiting{end.fd(), POLLIN, 0};
     while (::poll(&waiting, 1, -1) <= 0) {
     }
   });
-  reporter.set_interrupt({});
-  return status;
 }
 
 }  // namespace airlock

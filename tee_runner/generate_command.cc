@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/log.h"
 #include "proto/limits.h"
 #include "runtime/json/writer.h"
 #include "runtime/program/program.h"
@@ -94,7 +95,7 @@ Result<Answer> ask(const GenerateOptions& options, const Prompt& prompt, const P
   const bool streams = options.form == AnswerForm::kText && words != nullptr;
   Status printed;
   const auto show = [&](const std::string& piece) {
-    if (streams && printed.ok() && !piece.empty()) printed = print(piece);
+    if (streams && printed.ok() && !piece.empty()) printed = print(shown_text(piece));
     return printed.ok();
   };
   ASSIGN_OR_RETURN(
@@ -125,6 +126,7 @@ Status run(const GenerateOptions& options, StatsReporter& reporter) {
     auto made = TextSession::words(options);
     // Token ids do without, and their answer is ids then.
     if (!made.ok() && (!is_ids || !options.stop.empty())) return made.status();
+    if (!made.ok()) log_info("ids alone, without words: " + made.status().message());
     if (made.ok()) words = std::move(made).value();
   }
   ASSIGN_OR_RETURN(const Prompt prompt, make_prompt(options, words.get()));

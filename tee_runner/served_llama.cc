@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/log.h"
@@ -13,6 +14,8 @@
 namespace airlock {
 
 namespace {
+
+constexpr std::chrono::milliseconds kReconnectPatience{300};
 
 LlamaOptions driver_options(const TextOptions& options, DType wire) {
   return {.wire = wire,
@@ -113,6 +116,8 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_local() {
 Result<std::unique_ptr<EngineModel>> LlamaSource::make_remote() {
   ConnectOptions connect = options_;
   connect.digest = digest_;
+  // Who asks again, asks again soon: nothing that ends meanwhile waits for it.
+  if (is_described_) connect.patience = std::min(options_.timeout, kReconnectPatience);
   if (model_ != nullptr) {
     ASSIGN_OR_RETURN(connect.digest, model_->digest());
     connect.dims = model_->config().dims;

@@ -82,6 +82,21 @@ class StatsReporter {
   std::thread thread_;
 };
 
+/// Has the reporter ask at signals while it lives; set_interrupt().
+class InterruptGuard {
+ public:
+  InterruptGuard(StatsReporter& reporter, std::function<bool(int signal)> interrupt)
+      : reporter_(reporter) {
+    reporter_.set_interrupt(std::move(interrupt));
+  }
+  ~InterruptGuard() { reporter_.set_interrupt({}); }
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+
+ private:
+  StatsReporter& reporter_;
+};
+
 /// A session whose counters are in the report, with their last state once this is gone. What
 /// several sessions counted is added up. Session and reporter outlive it.
 class ReportedSession {

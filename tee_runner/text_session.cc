@@ -49,11 +49,11 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
   engine.max_queue = limits.max_queue;
   if (limits.reconnects)
     engine.reconnect = [source = made->source_.get()] { return source->make(); };
-  reporter.add_config("context", std::to_string(engine.context_length));
   reporter.add_config("cache_type", name_of(engine.cache_dtype));
   reporter.add_config("cache_bytes", std::to_string(engine.cache_bytes));
   ASSIGN_OR_RETURN(made->engine_,
                    BatchEngine::create(std::move(engine), std::move(first), reporter.text()));
+  reporter.add_config("context", std::to_string(made->engine_->context_length()));
   return made;
 }
 

@@ -36,7 +36,6 @@ class TextSession {
                                                     Recording* recording = nullptr,
                                                     std::size_t prompt_tokens = 0);
   BatchEngine& engine() { return *engine_; }
-  const LlamaConfig& config() const { return source_->config(); }
 
  private:
   std::unique_ptr<LlamaSource> source_;

@@ -299,7 +299,7 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
   std::unique_ptr<ClientSession> session(new ClientSession());
   RETURN_IF_ERROR(session->wake_.check());
-  const Deadline deadline = Deadline::after(options.timeout);
+  const Deadline deadline = Deadline::after(options.patience.value_or(options.timeout));
   for (;;) {
     bool answered = false;
     const Status status = session->greet(options, endpoint, deadline, answered);

@@ -34,6 +34,8 @@ struct ConnectOptions {
   std::string client = "tee_runner";
   // The longest time without a connection or a sign of life.
   std::chrono::milliseconds timeout{5000};
+  // How long one is asked for, where that is to be less.
+  std::optional<std::chrono::milliseconds> patience;
   // Of the runner's own model; empty: it has none and calls init().
   std::string digest;
   // Of the runner's own model; must equal the server's.

@@ -37,6 +37,18 @@ struct BatchEngine::Sequence {
         cache(std::move(memory)),
         tokens(request.prompt) {}
 
+  /// Whatever ended the engine: who waits is told.
+  ~Sequence() {
+    if (is_over) return;
+    Finish lost;
+    lost.reason = FinishReason::kFailed;
+    lost.status = {StatusCode::kInternal, "the engine lost this answer"};
+    lost.prompt_tokens = request.prompt.size();
+    sink->on_finish(lost);
+  }
+  Sequence(const Sequence&) = delete;
+  Sequence& operator=(const Sequence&) = delete;
+
   std::size_t fed() const { return static_cast<std::size_t>(cache.length()); }
   /// The next pass gives its logits for a token that it waits for.
   bool answers() const { return fed() + 1 == tokens.size(); }
@@ -164,27 +176,31 @@ void BatchEngine::work() {
       admit();
       show_figures();
       if (active_.empty()) continue;
-      step();
+      // What a pass throws, for want of memory, ends its answers and not the engine.
+      const Status stepped = without_exceptions([this] {
+        step();
+        return Status();
+      });
+      if (!stepped.ok()) fail_step(stepped);
       show_figures();
     }
     return {};
   });
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
   if (!status.ok()) log_error("the engine ended: " + status.to_string());
-  const bool asked = status.ok();
-  for (const auto& sequence : active_)
-    finish(*sequence, asked ? FinishReason::kCancelled : FinishReason::kFailed, status);
   Sequences waiting;
   {
     const std::lock_guard lock(mutex_);
+    stopping_ = true;
     waiting = std::exchange(queue_, {});
   }
-  for (const auto& sequence : waiting)
-    finish(*sequence, asked ? FinishReason::kCancelled : FinishReason::kFailed, status);
+  (void)without_exceptions([&]() -> Status {
+    const FinishReason reason = status.ok() ? FinishReason::kCancelled : FinishReason::kFailed;
+    for (const auto& sequence : active_) finish(*sequence, reason, status);
+    for (const auto& sequence : waiting) finish(*sequence, reason, status);
+    return {};
+  });
   active_.clear();
+  waiting.clear();
   kept_.clear();
   model_.reset();
 }
@@ -210,7 +226,14 @@ void BatchEngine::look_at_model() {
   }
   if (!options_.reconnect) return;
   auto again = options_.reconnect();
-  if (!again.ok()) return;
+  if (!again.ok()) {
+    const std::lock_guard lock(mutex_);
+    if (health_.message().ends_with(again.status().message())) return;
+    health_ =
+        Status(StatusCode::kUnavailable, "the server is not back: {}", again.status().message());
+    log_warning(health_.message());
+    return;
+  }
   model_ = std::move(again).value();
   const std::lock_guard lock(mutex_);
   health_ = {};
@@ -218,7 +241,11 @@ void BatchEngine::look_at_model() {
 }
 
 void BatchEngine::fail_all(const Status& why) {
-  const Status gone{StatusCode::kUnavailable, "the server went away: {}", why.message()};
+  // In this process there is no server that could go.
+  const Status gone =
+      options_.reconnect || why.code() == StatusCode::kUnavailable
+          ? Status(StatusCode::kUnavailable, "the server went away: {}", why.message())
+          : why;
   Sequences waiting;
   {
     const std::lock_guard lock(mutex_);
@@ -254,6 +281,8 @@ void BatchEngine::drop_cancelled() {
 
 /// Who used what is kept longest ago loses it first.
 bool BatchEngine::promise(Sequence& sequence, std::size_t positions) {
+  const std::size_t lacking = sequence.cache.lacking_blocks(static_cast<std::int64_t>(positions));
+  if (lacking > memory_->free_blocks() + kept_.blocks()) return false;
   while (!sequence.cache.promise(static_cast<std::int64_t>(positions)).ok()) {
     if (!kept_.drop_oldest()) return false;
   }
@@ -345,7 +374,11 @@ void BatchEngine::step() {
   const Status there = model_->check();
   if (logits.ok() && there.ok()) return take_logits(planned, *logits);
   const Status why = there.ok() ? logits.status() : there;
-  if (!is_of_the_step(why.code())) return fail_all(why);
+  return is_of_the_step(why.code()) ? fail_step(why) : fail_all(why);
+}
+
+void BatchEngine::fail_step(const Status& why) {
+  failures_.log(LogLevel::kWarning, "answers failed: " + why.to_string());
   for (const auto& sequence : active_) finish(*sequence, FinishReason::kFailed, why);
   active_.clear();
 }
@@ -364,6 +397,7 @@ void BatchEngine::take_logits(const std::vector<SequencePass>& passes, const Ten
 bool BatchEngine::take_token(Sequence& sequence, std::span<const float> logits) {
   const auto sampled = sequence.sampler.sample(logits);
   if (!sampled.ok()) {
+    failures_.log(LogLevel::kWarning, "an answer failed: " + sampled.status().to_string());
     finish(sequence, FinishReason::kFailed, sampled.status());
     return false;
   }
@@ -398,7 +432,7 @@ bool BatchEngine::take_token(Sequence& sequence, std::span<const float> logits) 
 
 /// Tells its sink, and keeps what it has for a next turn.
 void BatchEngine::finish(Sequence& sequence, FinishReason reason, Status status) {
-  sequence.is_over = true;
+  if (std::exchange(sequence.is_over, true)) return;
   {
     const std::lock_guard lock(mutex_);
     known_.erase(sequence.id);
@@ -415,7 +449,7 @@ void BatchEngine::finish(Sequence& sequence, FinishReason reason, Status status)
     sequence.tokens.resize(sequence.fed());
     kept_.keep(sequence.request.owner, std::move(sequence.tokens), std::move(sequence.cache));
   }
-  merge(stats_.finished, 1);
+  if (sequence.is_begun) merge(stats_.finished, 1);
   sequence.sink->on_finish(finish);
 }
 

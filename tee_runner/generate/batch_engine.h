@@ -12,6 +12,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "base/log_limiter.h"
 #include "base/status.h"
 #include "runtime/stats/text_stats.h"
 #include "tee_runner/generate/engine.h"
@@ -95,6 +96,7 @@ class BatchEngine : public Engine {
   void take_logits(const std::vector<SequencePass>& passes, const Tensor& logits);
   bool take_token(Sequence& sequence, std::span<const float> logits);
   void finish(Sequence& sequence, FinishReason reason, Status status = {});
+  void fail_step(const Status& why);
   void fail_all(const Status& why);
   void show_figures();
 
@@ -105,6 +107,7 @@ class BatchEngine : public Engine {
   std::unique_ptr<EngineModel> model_;
   Sequences active_;
   PrefixStore kept_;
+  LogLimiter failures_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

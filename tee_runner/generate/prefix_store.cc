@@ -55,6 +55,12 @@ std::optional<SequenceCache> PrefixStore::take(const std::string& owner,
   return std::move(copy).value();
 }
 
+std::size_t PrefixStore::blocks() const {
+  std::size_t count = 0;
+  for (const Kept& kept : kept_) count += kept.cache.promised_blocks();
+  return count;
+}
+
 bool PrefixStore::drop_oldest() {
   if (kept_.empty()) return false;
   kept_.pop_back();

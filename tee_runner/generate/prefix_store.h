@@ -27,6 +27,8 @@ class PrefixStore {
   bool drop_oldest();
   void clear() { kept_.clear(); }
   std::size_t size() const { return kept_.size(); }
+  /// Of memory, that all of them have.
+  std::size_t blocks() const;
 
  private:
   struct Kept {

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -59,6 +60,9 @@ Result<PageBuffer> CacheMemory::take() {
   // Where a limit forbids it, pages may be swapped: docs/THREAT_MODEL.md.
   (void)::mlock2(block.data(), block.bytes(), MLOCK_ONFAULT);
   ++taken_;
+  ++made_;
+  // Giving one back must not need memory.
+  if (free_.capacity() < made_) free_.reserve(2 * made_);
   return block;
 }
 
@@ -84,11 +88,13 @@ SequenceCache& SequenceCache::operator=(SequenceCache&& other) noexcept {
   return *this;
 }
 
-Status SequenceCache::promise(std::int64_t positions) {
+std::size_t SequenceCache::lacking_blocks(std::int64_t positions) const {
   CHECK(positions >= 0);
-  const std::size_t wanted = blocks_of(positions);
-  if (wanted <= promised_) return {};
-  const std::size_t more = wanted - promised_;
+  return std::max(blocks_of(positions), promised_) - promised_;
+}
+
+Status SequenceCache::promise(std::int64_t positions) {
+  const std::size_t more = lacking_blocks(positions);
   if (more > memory_->free_blocks()) {
     return {
         StatusCode::kResourceExhausted,
@@ -99,7 +105,7 @@ Status SequenceCache::promise(std::int64_t positions) {
         memory_->free_blocks()};
   }
   memory_->promised_ += more;
-  promised_ = wanted;
+  promised_ += more;
   return {};
 }
 
@@ -135,6 +141,29 @@ void SequenceCache::extend(std::int64_t count) {
 void SequenceCache::truncate(std::int64_t length) {
   CHECK(length >= 0 && length <= length_);
   length_ = length;
+  zero_behind(length);
+}
+
+/// What attention meets there counts nothing, unless it is no number.
+void SequenceCache::zero_behind(std::int64_t length) {
+  const auto element = dtype_bytes(memory_->dtype_);
+  const auto head_dim = static_cast<std::size_t>(memory_->dims_.head_dim);
+  const auto first = static_cast<std::size_t>(length % kCacheBlockPositions);
+  const auto filled = static_cast<std::size_t>(length / kCacheBlockPositions);
+  constexpr auto kPositions = static_cast<std::size_t>(kCacheBlockPositions);
+  for (std::size_t i = filled + (first > 0 ? 1 : 0); i < blocks_.size(); ++i)
+    std::memset(blocks_[i].data(), 0, memory_->block_bytes_);
+  if (first == 0 || filled >= blocks_.size()) return;
+  for (std::int64_t layer = 0; layer < memory_->dims_.layers; ++layer) {
+    for (std::int64_t head = 0; head < memory_->dims_.kv_heads; ++head) {
+      std::byte* const keys = this->keys(layer, head, static_cast<std::int64_t>(filled));
+      for (std::size_t row = 0; row < head_dim; ++row)
+        std::memset(keys + (row * kPositions + first) * element, 0, (kPositions - first) * element);
+      const std::size_t row_bytes = memory_->pitch_ * element;
+      std::memset(keys + memory_->keys_bytes_ + first * row_bytes, 0,
+                  (kPositions - first) * row_bytes);
+    }
+  }
 }
 
 void SequenceCache::clear() {
@@ -151,6 +180,7 @@ Result<SequenceCache> SequenceCache::copy_of_first(std::int64_t length) const {
   for (std::size_t i = 0; i < copy.blocks_.size(); ++i)
     std::memcpy(copy.blocks_[i].data(), blocks_[i].data(), memory_->block_bytes_);
   copy.extend(length);
+  copy.zero_behind(length);
   return copy;
 }
 

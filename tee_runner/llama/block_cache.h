@@ -49,6 +49,7 @@ class CacheMemory {
   std::size_t block_count_ = 0;
   std::size_t promised_ = 0;
   std::size_t taken_ = 0;
+  std::size_t made_ = 0;          // all that there are
   std::vector<PageBuffer> free_;  // zeroed
 };
 
@@ -64,6 +65,9 @@ class SequenceCache {
 
   std::int64_t length() const { return length_; }
   const CacheMemory& memory() const { return *memory_; }
+  std::size_t promised_blocks() const { return promised_; }
+  /// Blocks that promise() would take more than it has.
+  std::size_t lacking_blocks(std::int64_t positions) const;
   /// Has room for `positions` in all promised. kResourceExhausted, with the figures, and nothing
   /// changed.
   Status promise(std::int64_t positions);
@@ -89,6 +93,7 @@ class SequenceCache {
 
  private:
   std::byte* head(std::int64_t layer, std::int64_t head, std::int64_t block);
+  void zero_behind(std::int64_t length);
 
   std::shared_ptr<CacheMemory> memory_;
   std::vector<PageBuffer> blocks_;

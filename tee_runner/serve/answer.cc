@@ -52,7 +52,11 @@ void Answer::take_finish(std::size_t index, const Finish& finish) {
   if (finish.ttft_ns > 0 && (ttft_ns_ == 0 || finish.ttft_ns < ttft_ns_)) ttft_ns_ = finish.ttft_ns;
   Choice& choice = choices_[index];
   if (choice.ended || failure_) return;
-  if (finish.reason == FinishReason::kFailed) return fail(api_error(finish.status));
+  if (finish.reason == FinishReason::kFailed) {
+    // Of an answer that was taken: there is no queue to wait in.
+    const bool lacks = finish.status.code() == StatusCode::kResourceExhausted;
+    return fail(api_error(lacks ? Status(StatusCode::kUnavailable, "") : finish.status));
+  }
   if (finish.reason == FinishReason::kCancelled)
     return fail(api_error(Status(StatusCode::kCancelled, "")));
   give(index, choice.text.finish());

@@ -28,7 +28,8 @@ Result<ChoiceText> ChoiceText::create(std::shared_ptr<const ServedModel> model,
 }
 
 Result<TextPiece> ChoiceText::push(const GeneratedToken& token) {
-  auto text = decoder_.push(token.id);
+  // A model may have more ids than its tokenizer: they have no text.
+  auto text = model_->tokenizer()->has(token.id) ? decoder_.push(token.id) : std::string();
   if (!text.ok()) return Status(StatusCode::kInternal, "the engine gave what is no token");
   ++token_count_;
   const std::size_t begin = decoded_bytes_;

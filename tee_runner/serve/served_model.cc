@@ -10,7 +10,6 @@
 namespace airlock {
 namespace {
 
-
 ApiError failure(const Status& status) {
   ApiError error = api_error(status);
   // A tokenizer's words may show the text that it gives up on.

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <new>
 #include <random>
 #include <thread>
 #include <vector>
@@ -44,6 +45,7 @@ struct World {
   std::atomic<bool> is_there{true};
   std::atomic<bool> fails{false};  // each product, of itself
   std::atomic<bool> gives_nan{false};
+  std::atomic<bool> throws{false};
   std::atomic<int> passes{0};
   std::atomic<int> made{0};
 };
@@ -53,6 +55,7 @@ class TinyModel final : public EngineModel {
   explicit TinyModel(World& world) : world_(world), backend_(world.model) {
     backend_.tamper = [&world](Op op, std::vector<double>& values) {
       if (op == Op::kEmbedding) ++world.passes;
+      if (op == Op::kLmHead && world.throws) throw std::bad_alloc();
       if (op == Op::kLmHead && world.gives_nan)
         values[3] = std::numeric_limits<double>::quiet_NaN();
     };
@@ -400,6 +403,63 @@ TEST_F(BatchEngineTest, logits_that_are_no_numbers_fail_their_answer) {
   const auto next = std::make_shared<Answer>();
   ASSERT_TRUE(engine->submit(request_of({1}, 4), next).ok());
   EXPECT_EQ(next->end().reason, FinishReason::kLength);
+}
+
+TEST_F(BatchEngineTest, a_pass_that_throws_ends_its_answers_and_not_the_engine) {
+  const auto engine = start(options());
+  world_.throws = true;
+  const auto one = std::make_shared<Answer>();
+  const auto other = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request_of({1}, 4), one).ok());
+  ASSERT_TRUE(engine->submit(request_of({2}, 4), other).ok());
+  for (const auto& answer : {one, other}) {
+    const Finish end = answer->end();
+    EXPECT_EQ(end.reason, FinishReason::kFailed);
+    EXPECT_EQ(end.status.code(), StatusCode::kResourceExhausted);
+  }
+  world_.throws = false;
+  const auto next = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request_of({1}, 4), next).ok());
+  EXPECT_EQ(next->end().reason, FinishReason::kLength);
+  EXPECT_EQ(next->ids(), greedy({1}, 4));
+}
+
+TEST_F(BatchEngineTest, why_a_server_is_not_back_is_said) {
+  auto lasting = options();
+  lasting.reconnect = []() -> Result<std::unique_ptr<EngineModel>> {
+    return Status(StatusCode::kMismatch, "it has another model");
+  };
+  const auto engine = start(lasting);
+  world_.is_there = false;
+  const Deadline give_up = Deadline::after(kPatience);
+  while (engine->health().message().find("another model") == std::string::npos &&
+         !give_up.expired())
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_THAT(engine->health().message(), HasSubstr("it has another model"));
+  EXPECT_EQ(engine->health().code(), StatusCode::kUnavailable);
+}
+
+TEST_F(BatchEngineTest, a_prompt_that_waits_leaves_others_what_they_kept) {
+  auto small = options();
+  small.cache_bytes = 6 * std::uint64_t{43008};
+  const auto engine = start(small);
+  GenerateRequest request = request_of(prompt_of(60, 5), 3);
+  request.owner = "alice";
+  const auto first = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request, first).ok());
+  (void)first->end();
+  // One that has four blocks, and one that wants as many: what alice has would not be enough.
+  const auto runs = std::make_shared<Answer>();
+  const auto waits = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request_of(prompt_of(190, 6), 60), runs).ok());
+  runs->await_tokens(1);
+  ASSERT_TRUE(engine->submit(request_of(prompt_of(190, 7), 60), waits).ok());
+  (void)runs->end();
+  EXPECT_EQ(waits->end().reason, FinishReason::kLength);
+  const auto next = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request, next).ok());
+  EXPECT_EQ(next->end().reason, FinishReason::kLength);
+  EXPECT_EQ(next->ids(), first->ids());
 }
 
 TEST_F(BatchEngineTest, a_server_that_goes_is_told_and_comes_back_by_itself) {

@@ -224,6 +224,31 @@ TEST(CacheMemory, is_bounded_and_given_back) {
   EXPECT_EQ(memory->used_bytes(), 0u);
 }
 
+TEST(CacheMemory, what_a_prefix_left_behind_it_is_gone) {
+  const auto memory =
+      CacheMemory::create(config_of(4, 2, 10).dims, DType::kF32, std::uint64_t{1} << 20).value();
+  SequenceCache one(memory);
+  ASSERT_TRUE(one.promise(128).ok() && one.grow(128).ok());
+  one.extend(128);
+  for (const std::int64_t block : {0, 1}) {
+    std::memset(one.keys(1, 1, block), 0x7f, 10 * 64 * 4);
+    std::memset(one.values(1, 1, block), 0x7f, 64 * 32 * 4);
+  }
+  const auto expect_cut = [](SequenceCache& cache) {
+    const auto* const keys = reinterpret_cast<const float*>(cache.keys(1, 1, 0));
+    const auto* const values = reinterpret_cast<const float*>(cache.values(1, 1, 0));
+    for (std::size_t position = 0; position < 64; ++position) {
+      EXPECT_EQ(keys[3 * 64 + position] == 0, position >= 5) << position;
+      EXPECT_EQ(values[position * 32 + 31] == 0, position >= 5) << position;
+    }
+  };
+  SequenceCache copy = one.copy_of_first(5).value();
+  expect_cut(copy);
+  one.truncate(5);
+  expect_cut(one);
+  EXPECT_EQ(reinterpret_cast<const float*>(one.values(1, 1, 1))[0], 0.0F);
+}
+
 TEST(CacheMemory, gives_no_sequence_what_another_one_left) {
   const auto memory =
       CacheMemory::create(config_of(4, 2, 10).dims, DType::kF32, std::uint64_t{1} << 20).value();
