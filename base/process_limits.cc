@@ -1,6 +1,7 @@
 #include "base/process_limits.h"
 
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 
 #include <cstdlib>
@@ -56,6 +57,13 @@ Status ensure_threads(std::size_t count, const std::string& what, ThreadMemory m
   all_run.count_down();
   for (std::thread& thread : threads) thread.join();
   return status;
+}
+
+void forbid_core_dumps() {
+  const rlimit none{0, 0};
+  (void)::setrlimit(RLIMIT_CORE, &none);
+  // A core_pattern that is a pipe asks for no limit.
+  (void)::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
 }  // namespace airlock

@@ -23,4 +23,8 @@ enum class ThreadMemory { kNone, kArena };
 Status ensure_threads(std::size_t count, const std::string& what,
                       ThreadMemory memory = ThreadMemory::kNone);
 
+/// From here on a crash of this process leaves no memory behind, and no other process of the same
+/// user reads it.
+void forbid_core_dumps();
+
 }  // namespace airlock

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/process_limits.h"
 #include "runtime/program/program.h"
 #include "tee_runner/answer_text.h"
 #include "tee_runner/chat/messages.h"
@@ -195,6 +196,7 @@ Status talk(Conversation& conversation) {
 }  // namespace
 
 Status run(const TalkOptions& options, StatsReporter& reporter) {
+  forbid_core_dumps();
   ASSIGN_OR_RETURN(const auto words, TextSession::words(options));
   if (!words->knows_conversations()) {
     return {StatusCode::kInvalidInput,

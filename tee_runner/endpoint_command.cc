@@ -3,6 +3,7 @@
 #include <atomic>
 #include <utility>
 
+#include "base/process_limits.h"
 #include "base/wake_event.h"
 #include "tee_runner/serve/serve_command.h"
 #include "tee_runner/text_commands.h"
@@ -11,6 +12,7 @@
 namespace airlock {
 
 Status run(const EndpointOptions& options, StatsReporter& reporter) {
+  forbid_core_dumps();
   ASSIGN_OR_RETURN(auto model, open_served_model(options.model, options.serve.model_name,
                                                  options.chat_template));
   WakeEvent end;

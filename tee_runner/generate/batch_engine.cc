@@ -155,8 +155,13 @@ Status BatchEngine::health() const {
 }
 
 EngineFigures BatchEngine::figures() const {
-  const std::lock_guard lock(mutex_);
-  return figures_;
+  EngineFigures figures;
+  {
+    const std::lock_guard lock(mutex_);
+    figures = figures_;
+  }
+  merge(figures.text, stats_);
+  return figures;
 }
 
 void BatchEngine::show_figures() {

@@ -14,7 +14,6 @@
 
 #include "base/log_limiter.h"
 #include "base/status.h"
-#include "runtime/stats/text_stats.h"
 #include "tee_runner/generate/engine.h"
 #include "tee_runner/generate/prefix_store.h"
 #include "tee_runner/llama/driver.h"
@@ -47,15 +46,6 @@ struct BatchEngineOptions {
   std::chrono::milliseconds reconnect_pause{500};
 };
 
-/// What is there now.
-struct EngineFigures {
-  std::size_t active = 0;
-  std::size_t queued = 0;
-  std::size_t kept = 0;  // prefixes for a next turn
-  std::uint64_t cache_used_bytes = 0;
-  std::uint64_t cache_limit_bytes = 0;
-};
-
 /// The engine: a thread of its own makes one pass after the other over all sequences under way.
 /// Each gives one token that it chose, or the next piece of its prompt, and they join and leave
 /// between any two passes. Memory is taken as an answer grows; where there is none left, what is
@@ -74,7 +64,7 @@ class BatchEngine : public Engine {
   void cancel(GenerationId id) override;
   std::int64_t context_length() const override { return options_.context_length; }
   Status health() const override;
-  EngineFigures figures() const;
+  EngineFigures figures() const override;
 
  private:
   struct Sequence;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "runtime/stats/text_stats.h"
 #include "tee_runner/generate/sampler.h"
 
 namespace airlock {
@@ -83,6 +84,16 @@ class TokenSink {
 
 using GenerationId = std::uint64_t;
 
+/// What an engine has now, and what it counted.
+struct EngineFigures {
+  std::size_t active = 0;
+  std::size_t queued = 0;
+  std::size_t kept = 0;  // prefixes for a next turn
+  std::uint64_t cache_used_bytes = 0;
+  std::uint64_t cache_limit_bytes = 0;
+  TextSnapshot text = {};
+};
+
 /// Answers many prompts at once: the sequences under way share each step's products. Thread-safe.
 class Engine {
  public:
@@ -99,6 +110,7 @@ class Engine {
   virtual std::int64_t context_length() const = 0;
   /// Ok where prompts would be answered now; else why not: the server is away.
   virtual Status health() const = 0;
+  virtual EngineFigures figures() const = 0;
 
   bool exceeds_context(std::size_t prompt_tokens) const {
     return prompt_tokens >= static_cast<std::size_t>(context_length());

@@ -267,7 +267,8 @@ void Connection::serve_get(Route route) {
       return respond(
           200, "text/plain; version=0.0.4; charset=utf-8",
           state_.metrics.text({state_.connections.size(), static_cast<std::size_t>(answers),
-                               !state_.draining && state_.engine.health().ok()}));
+                               !state_.draining && state_.engine.health().ok(),
+                               state_.engine.figures()}));
     }
     case Route::kModels:
       return respond(200, "application/json", models_json(*state_.model));

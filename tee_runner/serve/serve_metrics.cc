@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <limits>
+
 namespace airlock {
 namespace {
 
@@ -14,6 +17,47 @@ void append_one(std::string& text, std::string_view name, std::string_view type,
                 std::string_view help, std::uint64_t value) {
   append_head(text, name, type, help);
   text += fmt::format("{} {}\n", name, value);
+}
+
+/// Upper edges in seconds, as Prometheus has them; the sum is of edges, at most 12.5 % too much.
+void append_itl(std::string& text, const HistogramSnapshot& times) {
+  constexpr std::array kBounds_s = {0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 1.0, 3.0};
+  constexpr std::string_view kName = "airlock_serve_itl_seconds";
+  append_head(text, kName, "histogram", "From token to token of an answer, in the engine.");
+  const auto buckets = times.buckets();
+  std::uint64_t count = 0;
+  double sum_s = 0;
+  std::size_t next = 0;
+  const auto take_up_to = [&](double bound_s) {
+    for (; next < buckets.size(); ++next) {
+      const auto& [edge_ns, in_bucket] = buckets[next];
+      const double edge_s = static_cast<double>(edge_ns) / 1e9;
+      if (edge_s > bound_s) return;
+      count += in_bucket;
+      sum_s += edge_s * static_cast<double>(in_bucket);
+    }
+  };
+  for (const double bound_s : kBounds_s) {
+    take_up_to(bound_s);
+    text += fmt::format("{}_bucket{{le=\"{}\"}} {}\n", kName, bound_s, count);
+  }
+  take_up_to(std::numeric_limits<double>::infinity());
+  text += fmt::format("{}_bucket{{le=\"+Inf\"}} {}\n{}_sum {}\n{}_count {}\n", kName, count, kName,
+                      sum_s, kName, count);
+}
+
+void append_engine(std::string& text, const EngineFigures& engine) {
+  append_one(text, "airlock_serve_sequences", "gauge", "Answers under way in the engine.",
+             engine.active);
+  append_one(text, "airlock_serve_queued", "gauge", "Prompts that wait for their turn.",
+             engine.queued);
+  append_one(text, "airlock_serve_kept_prefixes", "gauge",
+             "Answers whose keys and values are kept for a next turn.", engine.kept);
+  append_one(text, "airlock_serve_cache_bytes", "gauge", "Keys and values, those kept included.",
+             engine.cache_used_bytes);
+  append_one(text, "airlock_serve_cache_limit_bytes", "gauge", "What they may take.",
+             engine.cache_limit_bytes);
+  append_itl(text, engine.text.itl_ns);
 }
 
 }  // namespace
@@ -73,6 +117,7 @@ std::string ServeMetrics::text(const Now& now) const {
              tokens_.completion_tokens);
   ttft_.append(text, "airlock_serve_ttft_seconds",
                "From a request's place in the engine to its first token.");
+  append_engine(text, now.engine);
   duration_.append(text, "airlock_serve_answer_seconds", "From a request's head to its end.");
   return text;
 }

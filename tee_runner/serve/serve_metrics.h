@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "tee_runner/generate/engine.h"
 #include "tee_runner/serve/answer_json.h"
 #include "tee_runner/serve/routes.h"
 
@@ -55,6 +56,7 @@ class ServeMetrics {
     std::size_t connections = 0;
     std::size_t answers = 0;
     bool ready = false;
+    EngineFigures engine = {};
   };
   /// In Prometheus' text format.
   std::string text(const Now& now) const;

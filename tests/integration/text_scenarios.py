@@ -214,6 +214,11 @@ def endpoint_answers_and_is_back_when_its_server_is(pair):
     serve = endpoint(pair, model)
     said = ask(serve, "Airlock hides")
     assert said == (200, answer(pair, "--prompt", "Airlock hides", "--max-tokens", 20, model=model)["text"]), said
+    with open(f"/proc/{serve.pid}/limits", encoding="utf-8") as file:
+        assert re.search(r"Max core file size +0 +0 ", file.read())
+    with urllib.request.urlopen(serve.url + "/metrics", timeout=60) as reply:
+        metrics = reply.read().decode()
+    assert "airlock_serve_itl_seconds_count 19\n" in metrics and "airlock_serve_kept_prefixes 1\n" in metrics, metrics
     server.signal(signal.SIGKILL)
     wait_until(lambda: status_of(serve, "/readyz") == 503, "that the server is missed")
     assert ask(serve, "Airlock hides")[0] == 503 and status_of(serve, "/healthz") == 200

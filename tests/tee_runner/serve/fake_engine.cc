@@ -146,4 +146,11 @@ void FakeEngine::run() {
   running_.clear();
 }
 
+EngineFigures FakeEngine::figures() const {
+  EngineFigures figures{3, 2, 1, 4096, 8192};
+  figures.text.itl_ns.record(20'000'000);
+  figures.text.itl_ns.record(20'000'000);
+  return figures;
+}
+
 }  // namespace airlock

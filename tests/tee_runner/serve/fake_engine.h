@@ -34,6 +34,7 @@ class FakeEngine : public Engine {
   void cancel(GenerationId id) override;
   std::int64_t context_length() const override { return options_.context; }
   Status health() const override;
+  EngineFigures figures() const override;
 
   /// So many more steps, of each of which every answer gets a token.
   void let(std::size_t steps);
