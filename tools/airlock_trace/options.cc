@@ -59,6 +59,9 @@ CommandOptions declare_synth(const CommandOptions& line, Options& options, Raw& 
   command.flag("--all-logits", raw.all_logits, "logits of every token, not the last alone");
   command.number("--runs", options.runs, std::uint64_t{1}, kMaxRuns,
                  "prefills, one after the other (1)");
+  command.number("--decode", options.decode, std::int64_t{0}, kMaxDecode,
+                 "tokens of an answer behind each, one pass a token but for the first (0); "
+                 "attention is tee's then");
   const CommandOption slots =
       declare_ring_slots(command, raw.ring.slot_count, "slots of each ring (8)");
   const CommandOption bytes = declare_ring_slot_bytes(
@@ -130,6 +133,8 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
     if (declared.chosen()) options.command = command;
   }
   if (raw.all_logits) options.logits = Logits::kAll;
+  if (options.decode > 0 && options.attention == Attention::kOffload)
+    return line.refuse("--decode: the attention of an answer is tee's, not --attention offload");
   options.policy =
       raw.no_ring ? PathPolicy{} : PathPolicy{true, raw.ring.slot_bytes, raw.ring.slot_count};
   if (options.command == Command::kExport && options.output.empty())

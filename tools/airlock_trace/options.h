@@ -30,6 +30,7 @@ constexpr std::string_view name_of(ExportFormat format) {
 }
 
 inline constexpr std::uint64_t kMaxRuns = 1'000'000;
+inline constexpr std::int64_t kMaxDecode = 8192;
 inline constexpr std::uint64_t kLastRun = 0;  // runs of a log are counted from 1
 
 /// The command line of airlock_trace, checked. docs/INTERFACE.md says what each option means.
@@ -43,6 +44,7 @@ struct Options {
   std::optional<DType> wire;
   Logits logits = Logits::kLast;
   std::uint64_t runs = 1;            // synth: how many
+  std::int64_t decode = 0;           // synth: tokens of an answer behind each
   std::optional<std::uint64_t> run;  // import: which one, or kLastRun; nullopt: all
   PathPolicy policy{true, limits::kDefaultSlotBytes, limits::kDefaultSlotCount};
   OutputForm form = OutputForm::kMarkdown;  // of show and diff

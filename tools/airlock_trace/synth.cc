@@ -22,12 +22,22 @@ Status write_trace(const OutputFile& file, const TraceHeader& header,
 
 Status synthesise(const Options& options, const OutputFile& file) {
   ASSIGN_OR_RETURN(const LlamaConfig config, load_config(options.config));
-  const ForwardShape shape{*options.tokens, options.wire.value_or(config.dtype),
-                           options.attention.value_or(Attention::kOffload), options.logits};
-  ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, plan_forward(config.dims, shape));
-  if (shape.tokens > config.max_position_embeddings) {
+  const ForwardShape shape{
+      *options.tokens, options.wire.value_or(config.dtype),
+      options.attention.value_or(options.decode > 0 ? Attention::kTee : Attention::kOffload),
+      options.logits};
+  ASSIGN_OR_RETURN(std::vector<PlannedOp> plan, plan_forward(config.dims, shape));
+  // The prompt gives the first token of an answer, and each of the others has a pass of one row.
+  for (std::int64_t token = 1; token < options.decode; ++token) {
+    ForwardShape step = shape;
+    step.tokens = 1;
+    step.position = shape.tokens + token - 1;
+    ASSIGN_OR_RETURN(const std::vector<PlannedOp> next, plan_forward(config.dims, step));
+    plan.insert(plan.end(), next.begin(), next.end());
+  }
+  if (shape.tokens + options.decode > config.max_position_embeddings) {
     log_warning(fmt::format("{} tokens are more than the model's max_position_embeddings, {}",
-                            shape.tokens, config.max_position_embeddings));
+                            shape.tokens + options.decode, config.max_position_embeddings));
   }
   TraceHeader header;
   header.source = TraceSource::kSynthesised;

@@ -102,6 +102,22 @@ TEST(Synth, leaves_attention_to_the_tee_and_repeats_runs) {
   }
 }
 
+TEST(Synth, decodes_one_row_a_token_behind_the_prompt) {
+  const TempFolder folder;
+  Options options = synth_options("llama-3.2-1b.json", 128, folder.path("t.jsonl"));
+  options.decode = 4;
+  options.runs = 2;
+  const Trace trace = synthesised(options);
+  ASSERT_EQ(trace.records.size(), 2U * 4 * (16 * 4 + 2));
+  EXPECT_EQ(trace.header.attention, "tee");
+  EXPECT_EQ(trace.header.tokens, 128);
+  for (std::size_t i = 0; i < trace.records.size(); ++i) {
+    EXPECT_EQ(trace.records[i].run, i / (4 * 66));
+    if (trace.records[i].op != Op::kEmbedding) continue;
+    EXPECT_EQ(trace.records[i].inputs[0].desc.shape[0], i % (4 * 66) == 0 ? 128 : 1);
+  }
+}
+
 TEST(Synth, gives_everything_to_zmq_without_a_ring) {
   const TempFolder folder;
   Options options = synth_options("tiny.json", 16, folder.path("t.jsonl"));
