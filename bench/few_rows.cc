@@ -20,6 +20,7 @@
 #include "base/page_buffer.h"
 #include "base/thread_pool.h"
 #include "base/vectorize.h"
+#include "bench/llama_1b.h"
 #include "bench/record.h"
 #include "proto/op.h"
 #include "runtime/cpu/cpu_model.h"
@@ -28,41 +29,8 @@
 namespace airlock {
 namespace {
 
-constexpr ModelDims kLlama1B{.hidden = 2048,
-                             .intermediate = 8192,
-                             .layers = 16,
-                             .heads = 32,
-                             .kv_heads = 8,
-                             .head_dim = 64,
-                             .vocab = 128256};
 constexpr std::int64_t kPanel = 256;  // columns that oneDNN multiplies in one call
 constexpr std::size_t kReadBytes = std::size_t{256} << 10;
-
-/// Every weight is a cheap function of its index.
-class BenchModel : public ModelSource {
- public:
-  BenchModel() {
-    config_.dims = kLlama1B;
-    config_.tie_word_embeddings = true;
-    config_.dtype = DType::kBF16;
-  }
-  const LlamaConfig& config() const override { return config_; }
-  DType stored_dtype() const override { return DType::kBF16; }
-  Status read_rows(const std::string&, std::int64_t, MutableTensorView out) const override {
-    const std::span<std::uint16_t> values = out.as<std::uint16_t>();
-    for (std::size_t i = 0; i < values.size(); ++i)
-      values[i] = static_cast<std::uint16_t>(0x3c00U + i % 251);
-    return {};
-  }
-  std::optional<TensorView> mapped(const std::string&, DType) const override {
-    return std::nullopt;
-  }
-  void release(const std::string&) const override {}
-  Result<std::string> digest() const override { return std::string(64, '0'); }
-
- private:
-  LlamaConfig config_;
-};
 
 struct Linear {
   const char* name;
@@ -72,7 +40,7 @@ struct Linear {
 
   bool is_lm_head() const { return kinds.empty(); }
   std::size_t bytes() const { return static_cast<std::size_t>(k * n) * 2; }
-  std::int64_t count() const { return is_lm_head() ? 1 : kLlama1B.layers; }
+  std::int64_t count() const { return is_lm_head() ? 1 : bench::kLlama1B.layers; }
 };
 
 std::vector<Linear> all_linears() {
@@ -82,12 +50,12 @@ std::vector<Linear> all_linears() {
                              {"down", {WeightKind::kDown}}};
   for (Linear& linear : all) {
     for (const WeightKind kind : linear.kinds) {
-      const Shape shape = weight_shape(kLlama1B, kind);
+      const Shape shape = weight_shape(bench::kLlama1B, kind);
       linear.n += shape[0];
       linear.k = shape[1];
     }
   }
-  all.push_back({"lm_head", {}, kLlama1B.hidden, kLlama1B.vocab});
+  all.push_back({"lm_head", {}, bench::kLlama1B.hidden, bench::kLlama1B.vocab});
   return all;
 }
 
@@ -254,7 +222,7 @@ Times measure(Backend& backend, ThreadPool& pool, Memory& memory, const Linear& 
 }
 
 void run(std::size_t threads, int rounds, const std::vector<std::int64_t>& all_rows) {
-  const BenchModel source;
+  const bench::Llama1B source;
   std::shared_ptr<ThreadPool> pool = ThreadPool::create(threads).value();
   const auto model =
       CpuModel::create(source, {.dtype = DType::kBF16, .threads = threads, .progress = {}}, pool)
