@@ -95,9 +95,9 @@ class CpuCompute : public Compute {
     return threads.run(static_cast<std::size_t>(cut.parts()), [&](std::size_t, std::size_t piece) {
       const auto part = static_cast<std::int64_t>(piece);
       const auto first = static_cast<std::size_t>(cut.begin(part));
-      gather_rows(shared_->weights.table,
-                  std::span(ids).subspan(first, static_cast<std::size_t>(cut.size(part))),
-                  {all.data + first * row_bytes, {all.desc.dtype, Shape{cut.size(part), hidden}}});
+      shared_->weights.gather(
+          std::span(ids).subspan(first, static_cast<std::size_t>(cut.size(part))),
+          {all.data + first * row_bytes, {all.desc.dtype, Shape{cut.size(part), hidden}}});
     });
   }
 

@@ -3,10 +3,11 @@
 #include <mutex>
 #include <string>
 #include <thread>
-#include <tuple>
 #include <utility>
 
+#include "base/convert.h"
 #include "proto/op.h"
+#include "runtime/cpu/few_rows_order.h"
 #include "runtime/cpu/weights.h"
 
 namespace airlock {
@@ -40,10 +41,16 @@ std::int64_t rows_per_block(std::int64_t columns) {
   return std::max(kPanelColumns, rows / kPanelColumns * kPanelColumns);
 }
 
-/// The layout in which oneDNN wants a panel k x n, if one serves every number of rows; else W's own
-/// rows as they are.
-std::pair<dnnl::memory::desc, bool> choose_layout(const dnnl::engine& engine, DType held,
-                                                  std::int64_t k, std::int64_t n) {
+/// How a panel is held.
+struct PanelLayout {
+  dnnl::memory::desc desc;
+  bool packed = false;
+  few_rows::Order order;
+};
+
+/// As oneDNN wants a panel k x n, if one layout serves every number of rows; else W's own rows as
+/// they are.
+PanelLayout choose_layout(const dnnl::engine& engine, DType held, std::int64_t k, std::int64_t n) {
   const auto type = onednn::data_type(held);
   const dnnl::memory::desc plain({k, n}, type, Tag::ba);
   try {
@@ -54,9 +61,10 @@ std::pair<dnnl::memory::desc, bool> choose_layout(const dnnl::engine& engine, DT
             onednn::pick_layout(engine, {{m, k}, type, Tag::ab}, layout, {{m, n}, result, Tag::ab});
       }
     }
-    return {layout, !(layout == plain)};
+    if (layout == plain) return {plain, false, {}};
+    return {layout, true, few_rows::find_order(engine, held, k, n, layout)};
   } catch (const dnnl::error&) {
-    return {plain, false};
+    return {plain, false, {}};
   }
 }
 
@@ -92,14 +100,19 @@ class Loader {
     const LlamaConfig& config = model_.config();
     const ModelDims& dims = config.dims;
     weights.layers.resize(static_cast<std::size_t>(dims.layers));
-    RETURN_IF_ERROR(plan_table(weights, config.tie_word_embeddings));
+    const bool tied = config.tie_word_embeddings;
+    if (tied && order_of(dims.hidden, dims.vocab).known()) {
+      RETURN_IF_ERROR(plan_weight(kEmbedName, Shape{dims.vocab, dims.hidden}, weights.lm_head));
+    } else {
+      RETURN_IF_ERROR(plan_table(weights, tied));
+    }
     for (std::size_t layer = 0; layer < weights.layers.size(); ++layer) {
       for (const WeightKind kind : kValuesOf<WeightKind>) {
         RETURN_IF_ERROR(plan_weight(weight_name({kind, static_cast<std::uint16_t>(layer)}),
                                     weight_shape(dims, kind), weights.layers[layer][kind]));
       }
     }
-    if (config.tie_word_embeddings) return {};
+    if (tied) return {};
     return plan_weight(kLmHeadName, Shape{dims.vocab, dims.hidden}, weights.lm_head);
   }
 
@@ -127,14 +140,19 @@ class Loader {
     const std::int64_t rest = weight.n % kPanelColumns;
     std::size_t bytes = 0;
     if (full > 0) {
-      std::tie(weight.layout, weight.packed) = layout_of(weight.k, kPanelColumns);
+      const PanelLayout& chosen = layout_of(weight.k, kPanelColumns);
+      weight.layout = chosen.desc;
+      weight.packed = chosen.packed;
       weight.panel_bytes = aligned(weight.layout.get_size());
       bytes += static_cast<std::size_t>(full) * weight.panel_bytes;
     }
     if (rest > 0) {
-      std::tie(weight.last_layout, weight.last_packed) = layout_of(weight.k, rest);
+      const PanelLayout& chosen = layout_of(weight.k, rest);
+      weight.last_layout = chosen.desc;
+      weight.last_packed = chosen.packed;
       bytes += weight.last_layout.get_size();
     }
+    weight.order = order_of(weight.k, weight.n);
     ASSIGN_OR_RETURN(weight.pages, PageBuffer::allocate(bytes));
     weight.data = weight.pages.data();
     plan_blocks({name, weight.k, &weight, nullptr, numerics_.held}, weight.n);
@@ -143,10 +161,18 @@ class Loader {
 
   static std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-  const std::pair<dnnl::memory::desc, bool>& layout_of(std::int64_t k, std::int64_t n) {
+  const PanelLayout& layout_of(std::int64_t k, std::int64_t n) {
     auto [entry, is_new] = layouts_.try_emplace({k, n});
     if (is_new) entry->second = choose_layout(engine_, numerics_.held, k, n);
     return entry->second;
+  }
+
+  /// Known where it is known, and the same, for all panels.
+  few_rows::Order order_of(std::int64_t k, std::int64_t n) {
+    const std::int64_t rest = n % kPanelColumns;
+    const few_rows::Order order = layout_of(k, n < kPanelColumns ? rest : kPanelColumns).order;
+    const bool agree = rest == 0 || layout_of(k, rest).order == order;
+    return agree ? order : few_rows::Order{};
   }
 
   void plan_blocks(Target target, std::int64_t rows) {
@@ -239,7 +265,7 @@ class Loader {
   const dnnl::engine& engine_;
   const LoadOptions& options_;
   const std::thread::id caller_ = std::this_thread::get_id();
-  std::map<std::pair<std::int64_t, std::int64_t>, std::pair<dnnl::memory::desc, bool>> layouts_;
+  std::map<std::pair<std::int64_t, std::int64_t>, PanelLayout> layouts_;
   std::vector<Target> targets_;  // blocks_left of each is guarded by mutex_
   std::vector<Block> blocks_;
   std::size_t total_bytes_ = 0;
@@ -250,6 +276,19 @@ class Loader {
 };
 
 }  // namespace
+
+void Weights::gather(std::span<const std::int32_t> ids, MutableTensorView out) const {
+  if (table.data != nullptr) return gather_rows(table, ids, out);
+  const auto layout = few_rows::Layout::of(numerics.held, lm_head.k);
+  const Shape row_shape{lm_head.k};
+  std::vector<std::byte> row(TensorDesc{numerics.held, row_shape}.bytes());
+  const std::size_t out_bytes = TensorDesc{out.desc.dtype, row_shape}.bytes();
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    few_rows::copy_column(layout, lm_head.data, ids[i], row.data());
+    convert({row.data(), {numerics.held, row_shape}},
+            {out.data + i * out_bytes, {out.desc.dtype, row_shape}});
+  }
+}
 
 Result<Weights> load_weights(const ModelSource& model, const Numerics& numerics,
                              const dnnl::engine& engine, const LoadOptions& options,

@@ -33,21 +33,28 @@ void transpose_block(const T* from, std::int64_t stride, T* to, std::int64_t row
 
 Product::Product(onednn::ProductCache& cache, const Numerics& numerics, const std::byte* x,
                  const HeldWeight& weight, MutableTensorView result)
-    : element_bytes_(dtype_bytes(numerics.held)),
+    : held_(numerics.held),
+      element_bytes_(dtype_bytes(numerics.held)),
       m_(result.desc.shape[0]),
       k_(weight.k),
       n_(weight.n),
-      pieces_(weight_pieces(m_, k_, n_)),
       a_(x),
       weight_(&weight),
+      few_rows_(weight.order.known() && m_ <= few_rows::kMostRows),
       result_(result),
       block_dtype_(numerics.writes(result.desc.dtype) ? result.desc.dtype : DType::kF32) {
-  make_calls(cache);
+  if (few_rows_) {
+    pieces_ = {{1, 1}, {m_, m_}, {n_, few_rows::kBlockColumns}};
+  } else {
+    pieces_ = weight_pieces(m_, k_, n_);
+    make_calls(cache);
+  }
 }
 
 Product::Product(onednn::ProductCache& cache, const Numerics& numerics, const OpSpec& spec,
                  const std::byte* a, const std::byte* b, MutableTensorView result)
-    : element_bytes_(dtype_bytes(numerics.held)),
+    : held_(numerics.held),
+      element_bytes_(dtype_bytes(numerics.held)),
       m_(result.desc.shape[1]),
       k_(spec.inputs[0].shape[spec.transpose == Transpose::kA ? 1 : 2]),
       n_(result.desc.shape[2]),
@@ -162,9 +169,30 @@ void Product::put(const Piece& piece, const std::byte* block) const {
   }
 }
 
+void Product::run_few_rows(const Piece& piece) const {
+  alignas(kLine) float sums[few_rows::kMostRows * few_rows::kBlockColumns];
+  const auto layout = few_rows::Layout::of(held_, k_);
+  const auto block = static_cast<std::size_t>(piece.column / few_rows::kBlockColumns);
+  few_rows::multiply(held_, layout, weight_->order, m_, a_,
+                     static_cast<std::size_t>(k_) * element_bytes_,
+                     weight_->data + block * layout.block_bytes, sums);
+  const auto columns = static_cast<std::size_t>(piece.columns);
+  const std::size_t result_bytes = dtype_bytes(result_.desc.dtype);
+  for (std::int64_t row = 0; row < m_; ++row) {
+    const float* from = sums + row * few_rows::kBlockColumns;
+    std::byte* to = result_.data + static_cast<std::size_t>(row * n_ + piece.column) * result_bytes;
+    if (block_dtype_ == DType::kBF16) {
+      few_rows::round_to_bf16(from, to, columns);
+    } else {
+      store_f32(result_.desc.dtype, from, to, columns);
+    }
+  }
+}
+
 void Product::run(std::size_t index, std::size_t worker, PieceMemory& memory,
                   dnnl::stream& stream) const {
   const Piece piece = pieces_.at(index);
+  if (few_rows_) return run_few_rows(piece);
   if (memory.product != this) memory = PieceMemory{memory.data, this};
   const std::byte* a = left(piece, memory);
   const std::byte* b = right(piece, memory);

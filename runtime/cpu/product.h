@@ -31,7 +31,8 @@ struct PieceMemory {
 /// A product of an op over its caller's memory, in pieces. Each piece is multiplied by one call of
 /// oneDNN on one thread, from dense blocks to a dense block, so that its bits depend on the piece
 /// alone; what is no dense block of the result is copied there row by row, and rounded on the way.
-/// Whoever ran every piece has written every element of the result.
+/// A weight times few rows goes block by block through few_rows::multiply() where that gives
+/// oneDNN's bits. Whoever ran every piece has written every element of the result.
 class Product {
  public:
   /// x [m, k], held, times `weight`. Throws dnnl::error, here and below.
@@ -54,12 +55,14 @@ class Product {
 
  private:
   void make_calls(onednn::ProductCache& cache);
+  void run_few_rows(const Piece& piece) const;
   std::size_t call_index(const Piece& piece) const;
   const std::byte* left(const Piece& piece, PieceMemory& memory) const;
   const std::byte* right(const Piece& piece, PieceMemory& memory) const;
   void put(const Piece& piece, const std::byte* block) const;
   bool is_written_in_place(const Piece& piece) const;
 
+  DType held_;
   std::size_t element_bytes_;
   std::int64_t m_ = 0;
   std::int64_t k_ = 0;
@@ -72,6 +75,7 @@ class Product {
   // Null where a weight is the right side.
   const std::byte* b_ = nullptr;
   const HeldWeight* weight_ = nullptr;
+  bool few_rows_ = false;
   MutableTensorView result_;
   // Of the blocks, as oneDNN writes them: result_'s, or kF32 where it cannot write that.
   DType block_dtype_;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/page_buffer.h"
@@ -9,6 +10,7 @@
 #include "base/thread_pool.h"
 #include "proto/op.h"
 #include "runtime/cpu/cpu_model.h"
+#include "runtime/cpu/few_rows.h"
 #include "runtime/cpu/numerics.h"
 #include "runtime/cpu/onednn.h"
 #include "runtime/cpu/pieces.h"
@@ -35,7 +37,9 @@ struct HeldWeight {
   bool last_packed = false;
   // From one panel to the next.
   std::size_t panel_bytes = 0;
-  // In `pages`, or the embedding table where the model is tied.
+  // Known: all panels together are blocks as few_rows::Layout says.
+  few_rows::Order order;
+  // In `pages`, or the embedding table where that lies row by row and the model is tied.
   std::byte* data = nullptr;
   PageBuffer pages;
 
@@ -52,10 +56,14 @@ struct Weights {
   Numerics numerics;
   std::vector<PerValue<WeightKind, HeldWeight>> layers;
   PageBuffer table_pages;
-  TensorView table;  // [vocab, hidden]; tied: of numerics.held, else of numerics.dtype
+  // [vocab, hidden]; tied: of numerics.held, else of numerics.dtype. Without data where the model
+  // is tied and lm_head is packed: its columns are the rows.
+  TensorView table;
   HeldWeight lm_head;
 
   const HeldWeight& weight(const WeightId& id) const { return layers[id.layer][id.kind]; }
+  /// Rows of the embedding table, converted to out's type [ids, hidden]; every id lies in it.
+  void gather(std::span<const std::int32_t> ids, MutableTensorView out) const;
 };
 
 /// Reads `model` in blocks of rows, so that it is never in memory twice. Errors are the model's, or

@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::size_t kQueryRows = QueryBlock::kRows;
 constexpr auto kBlock = static_cast<std::size_t>(kCacheBlockPositions);
+// With less work than this another thread is awake too late.
+constexpr std::size_t kProductsAlone = std::size_t{1} << 18;
 
 /// What is the same for all sequences of a layer.
 struct Layer {
@@ -196,6 +198,17 @@ std::vector<Item> items_of(const Layer& layer, std::span<const SequenceRows> seq
   return items;
 }
 
+/// Multiplications of queries with keys, about; there are as many of scores with values.
+std::size_t products_of(const Layer& layer, std::span<const SequenceRows> sequences) {
+  std::size_t products = 0;
+  for (const SequenceRows& sequence : sequences) {
+    const std::int64_t end = sequence.cache->length() + sequence.row_count;
+    products += static_cast<std::size_t>(sequence.row_count * end) * layer.kv_heads * layer.group *
+                layer.head_dim;
+  }
+  return products;
+}
+
 }  // namespace
 
 void cached_attention(ThreadPool& pool, const RopeTable& table, std::int64_t layer, TensorView q,
@@ -228,10 +241,12 @@ void cached_attention(ThreadPool& pool, const RopeTable& table, std::int64_t lay
                       });
   }
   const std::vector<Item> items = items_of(of, sequences);
-  pool.parallel_for(items.size(), [&](std::size_t begin, std::size_t end) {
+  const auto attend = [&](std::size_t begin, std::size_t end) {
     Walker walker(of, q, out);
     for (std::size_t i = begin; i < end; ++i) walker.attend(items[i]);
-  });
+  };
+  if (products_of(of, sequences) <= kProductsAlone) return attend(0, items.size());
+  pool.parallel_for(items.size(), attend);
 }
 
 }  // namespace airlock

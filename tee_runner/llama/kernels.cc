@@ -15,6 +15,15 @@ namespace {
 // Floats of one block of scratch on the stack.
 constexpr std::size_t kBlock = 1024;
 constexpr std::size_t kSoftmaxRows = 16;
+// Up to so many elements one thread is through before another one is awake: a few rows, as decoding
+// has them.
+constexpr std::size_t kElementsAlone = std::size_t{1} << 16;
+
+/// pool.parallel_for() over items that are `elements` together.
+void for_items(ThreadPool& pool, std::size_t count, std::size_t elements, const auto& body) {
+  if (elements <= kElementsAlone && count > 0) return body(std::size_t{0}, count);
+  pool.parallel_for(count, body);
+}
 
 std::size_t to_size(std::int64_t value) { return static_cast<std::size_t>(value); }
 
@@ -45,12 +54,13 @@ struct Layout {
   }
   /// move(place in `rows`, place in `heads`) for each head of each row.
   void for_each_piece(ThreadPool& pool, auto move) const {
-    pool.parallel_for(row_count, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t row = begin; row < end; ++row) {
-        for (std::size_t head = 0; head < head_count; ++head)
-          move(in_rows(head, row), in_heads(head, row));
-      }
-    });
+    for_items(pool, row_count, row_count * head_count * head_dim,
+              [&](std::size_t begin, std::size_t end) {
+                for (std::size_t row = begin; row < end; ++row) {
+                  for (std::size_t head = 0; head < head_count; ++head)
+                    move(in_rows(head, row), in_heads(head, row));
+                }
+              });
   }
 };
 
@@ -76,7 +86,7 @@ void rms_norm(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row, co
   const float* source = hidden.as<float>().data() + first * width;
   const std::size_t row_bytes = width * dtype_bytes(out.desc.dtype);
   const VectorMath& math = vector_math();
-  pool.parallel_for(rows, [&](std::size_t begin, std::size_t end) {
+  for_items(pool, rows, rows * width, [&](std::size_t begin, std::size_t end) {
     // A tensor because its start is aligned for vectors.
     Tensor line({DType::kF32, {hidden.desc().shape[1]}});
     float* values = line.as<float>().data();
@@ -121,7 +131,7 @@ void silu_multiply(ThreadPool& pool, TensorView gate, TensorView up, MutableTens
   const std::size_t total = out.desc.elements();
   CHECK(gate.desc.elements() == total && up.desc.elements() == total);
   const VectorMath& math = vector_math();
-  pool.parallel_for((total + kBlock - 1) / kBlock, [&](std::size_t begin, std::size_t end) {
+  for_items(pool, (total + kBlock - 1) / kBlock, total, [&](std::size_t begin, std::size_t end) {
     alignas(64) float left[kBlock];
     alignas(64) float right[kBlock];
     for (std::size_t i = begin * kBlock; i < std::min(total, end * kBlock); i += kBlock) {
@@ -140,7 +150,7 @@ void add_residual(ThreadPool& pool, TensorView delta, std::int64_t first_row, Te
   CHECK(to_size(first_row) * width + total <= hidden.desc().elements());
   float* target = hidden.as<float>().data() + to_size(first_row) * width;
   const VectorMath& math = vector_math();
-  pool.parallel_for((total + kBlock - 1) / kBlock, [&](std::size_t begin, std::size_t end) {
+  for_items(pool, (total + kBlock - 1) / kBlock, total, [&](std::size_t begin, std::size_t end) {
     alignas(64) float block[kBlock];
     for (std::size_t i = begin * kBlock; i < std::min(total, end * kBlock); i += kBlock) {
       const std::size_t count = std::min(kBlock, total - i);
@@ -157,18 +167,20 @@ void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, con
   CHECK(table.half * 2 == at.head_dim);
   CHECK((first + at.row_count) * table.half <= table.cos.size());
   const VectorMath& math = vector_math();
-  pool.parallel_for(at.row_count, [&](std::size_t begin, std::size_t end) {
-    std::vector<float> line(at.head_count * at.head_dim);
-    for (std::size_t row = begin; row < end; ++row) {
-      load_f32(rows.desc.dtype, rows.data + at.in_rows(0, row), line.data(), line.size());
-      const std::size_t angles = (first + row) * table.half;
-      for (std::size_t head = 0; head < at.head_count; ++head) {
-        float* values = line.data() + head * at.head_dim;
-        math.rotate_head(values, &table.cos[angles], &table.sin[angles], table.half, values);
-        store_f32(heads.desc.dtype, values, heads.data + at.in_heads(head, row), at.head_dim);
-      }
-    }
-  });
+  for_items(
+      pool, at.row_count, at.row_count * at.head_count * at.head_dim,
+      [&](std::size_t begin, std::size_t end) {
+        std::vector<float> line(at.head_count * at.head_dim);
+        for (std::size_t row = begin; row < end; ++row) {
+          load_f32(rows.desc.dtype, rows.data + at.in_rows(0, row), line.data(), line.size());
+          const std::size_t angles = (first + row) * table.half;
+          for (std::size_t head = 0; head < at.head_count; ++head) {
+            float* values = line.data() + head * at.head_dim;
+            math.rotate_head(values, &table.cos[angles], &table.sin[angles], table.half, values);
+            store_f32(heads.desc.dtype, values, heads.data + at.in_heads(head, row), at.head_dim);
+          }
+        }
+      });
 }
 
 void split_heads(ThreadPool& pool, TensorView rows, const HeadTile& tile, MutableTensorView heads) {

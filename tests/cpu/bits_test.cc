@@ -148,20 +148,26 @@ TEST_P(Bits, are_the_same_for_every_count_of_threads_and_nothing_is_left_unwritt
   }
 }
 
-/// How many of the elements of the first rows differ where `rows` of them are computed instead of
-/// all.
-std::size_t rows_that_differ(Compute& compute, DType wire, std::int64_t rows) {
+struct Linear {
+  WeightKind kind;
+  std::int64_t k;
+  std::int64_t n;
+};
+
+/// How many of the first rows differ where `rows` of them are computed instead of all.
+std::size_t rows_that_differ(Compute& compute, const Linear& linear, DType wire, DType result,
+                             std::int64_t rows) {
   constexpr std::int64_t kAll = 300;
-  const Tensor x = random_tensor({wire, Shape{kAll, 300}}, 8);
+  const Tensor x = random_tensor({wire, Shape{kAll, linear.k}}, 8);
   const auto of = [&](std::int64_t count) {
-    const TensorDesc desc{wire, Shape{count, 300}};
-    return run(compute, linear_spec({{WeightKind::kGate, 0}}, desc, DType::kF32),
-               {{x.view().data, desc}}, std::byte{0});
+    const TensorDesc desc{wire, Shape{count, linear.k}};
+    return run(compute, linear_spec({{linear.kind, 0}}, desc, result), {{x.view().data, desc}},
+               std::byte{0});
   };
   const auto few = of(rows);
   const auto all = of(kAll);
   std::size_t differ = 0;
-  const std::size_t row_bytes = 700 * sizeof(float);
+  const std::size_t row_bytes = static_cast<std::size_t>(linear.n) * dtype_bytes(result);
   for (std::size_t row = 0; row < static_cast<std::size_t>(rows); ++row) {
     differ += std::memcmp(&few[row * row_bytes], &all[row * row_bytes], row_bytes) != 0 ? 1 : 0;
   }
@@ -178,7 +184,34 @@ TEST_P(Bits, of_a_row_are_the_same_whatever_rows_are_beside_it) {
   for (const std::int64_t rows : {1, 2, 3, 4, 5, 7, 8, 16, 33, 100, 128, 129, 255, 256, 257}) {
     if (!any_number && rows % 128 != 0) continue;
     for (const DType wire : {DType::kF32, GetParam()}) {
-      EXPECT_EQ(rows_that_differ(*compute, wire, rows), 0U) << rows << " rows";
+      EXPECT_EQ(rows_that_differ(*compute, {WeightKind::kGate, 300, 700}, wire, DType::kF32, rows),
+                0U)
+          << rows << " rows";
+    }
+  }
+}
+
+// With so many columns oneDNN sums in chunks, of 512 values or of 1024. Up to 32 rows are
+// multiplied by a kernel of our own (adr 23).
+TEST_P(Bits, of_a_row_of_a_wide_product_are_the_same_whatever_rows_are_beside_it) {
+  if (dnnl::get_effective_cpu_isa() < dnnl::cpu_isa::avx512_core) GTEST_SKIP();
+  MemoryModel::Options options;
+  options.dims = {.hidden = 1000,
+                  .intermediate = 2100,
+                  .layers = 1,
+                  .heads = 4,
+                  .kv_heads = 2,
+                  .head_dim = 250,
+                  .vocab = 300};
+  const MemoryModel source(options);
+  const auto compute = make_compute(source, GetParam(), 2);
+  for (const std::int64_t rows : {1, 2, 5, 6, 7, 8, 12, 13, 16, 18, 19, 31, 32, 33, 128}) {
+    for (const Linear& linear :
+         {Linear{WeightKind::kK, 1000, 500}, Linear{WeightKind::kDown, 2100, 1000}}) {
+      for (const DType result : {DType::kF32, GetParam()}) {
+        EXPECT_EQ(rows_that_differ(*compute, linear, GetParam(), result, rows), 0U)
+            << rows << " rows of " << linear.k;
+      }
     }
   }
 }
