@@ -49,23 +49,23 @@ struct PanelLayout {
 };
 
 /// As oneDNN wants a panel k x n, if one layout serves every number of rows; else W's own rows as
-/// they are.
+/// they are. Throws dnnl::error where it cannot try that one.
 PanelLayout choose_layout(const dnnl::engine& engine, DType held, std::int64_t k, std::int64_t n) {
   const auto type = onednn::data_type(held);
   const dnnl::memory::desc plain({k, n}, type, Tag::ba);
+  dnnl::memory::desc layout({k, n}, type, Tag::any);
   try {
-    dnnl::memory::desc layout({k, n}, type, Tag::any);
     for (const std::int64_t m : {128, 1, 4, 16, 64, 1024, 4096}) {
       for (const auto result : {type, dnnl::memory::data_type::f32}) {
         layout =
             onednn::pick_layout(engine, {{m, k}, type, Tag::ab}, layout, {{m, n}, result, Tag::ab});
       }
     }
-    if (layout == plain) return {plain, false, {}};
-    return {layout, true, few_rows::find_order(engine, held, k, n, layout)};
   } catch (const dnnl::error&) {
     return {plain, false, {}};
   }
+  if (layout == plain) return {plain, false, {}};
+  return {layout, true, few_rows::find_order(engine, held, k, n, layout)};
 }
 
 std::byte* with_room(std::vector<std::byte>& buffer, std::size_t bytes) {
