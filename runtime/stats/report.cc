@@ -179,6 +179,14 @@ std::string tee_text(const TeeSnapshotTable& tee) {
   return section(table);
 }
 
+/// About: of buckets' upper edges.
+double sum_s(const HistogramSnapshot& times) {
+  double sum = 0;
+  for (const auto& [upper_ns, count] : times.buckets())
+    sum += static_cast<double>(upper_ns) / 1e9 * static_cast<double>(count);
+  return sum;
+}
+
 std::string text_text(const TextSnapshot& text) {
   Table table({left("text"), "tokens", "p50 ms", "p90 ms", "p99 ms", "max ms"});
   const auto row = [&table](std::string_view name, std::uint64_t tokens,
@@ -188,7 +196,14 @@ std::string text_text(const TextSnapshot& text) {
   };
   row("prompt, to the first token", text.prompt_tokens, text.ttft_ns);
   row("answer, from token to token", text.generated_tokens, text.itl_ns);
-  return section(table);
+  const double answering_s = sum_s(text.itl_ns);
+  std::string rest = fmt::format("keys and values: {:.2f} MiB at most",
+                                 static_cast<double>(text.cache_peak_bytes) / (1 << 20));
+  if (answering_s > 0) {
+    rest += fmt::format("; each answer at {:.1f} tokens/s",
+                        static_cast<double>(text.itl_ns.count()) / answering_s);
+  }
+  return section(table) + rest + "\n";
 }
 
 std::string sessions_text(const std::vector<SessionReport>& sessions) {

@@ -17,6 +17,8 @@ struct TextStatsOf {
   // Answers that began, and that ended.
   Cell begun{};
   Cell finished{};
+  // The most that keys and values took at one time, those kept for a next turn included.
+  Cell cache_peak_bytes{};
   // From a prompt's arrival to its first token, and from token to token.
   HistogramOf<Cell> ttft_ns{};
   HistogramOf<Cell> itl_ns{};
@@ -27,6 +29,7 @@ struct TextStatsOf {
     each("generated_tokens", stats.generated_tokens...);
     each("begun", stats.begun...);
     each("finished", stats.finished...);
+    each("cache_peak_bytes", stats.cache_peak_bytes...);
     each("ttft_ns", stats.ttft_ns...);
     each("itl_ns", stats.itl_ns...);
   }

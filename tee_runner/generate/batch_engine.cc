@@ -170,6 +170,9 @@ void BatchEngine::show_figures() {
   figures_.queued = queue_.size();
   figures_.kept = kept_.size();
   figures_.cache_used_bytes = memory_->used_bytes();
+  const std::uint64_t peak = stats_.cache_peak_bytes.load(std::memory_order_relaxed);
+  if (figures_.cache_used_bytes > peak)
+    merge(stats_.cache_peak_bytes, figures_.cache_used_bytes - peak);
 }
 
 void BatchEngine::work() {

@@ -42,7 +42,7 @@ def answer_of_the_pair_is_that_of_one_process(pair):
         assert len(remote["ids"]) == 24 and remote["finish_reason"] == "length" and remote["prompt_tokens"] == 9, remote
     text = read_json(stats)["text"]
     assert text["prompt_tokens"] == 9 and text["generated_tokens"] == 24 and text["ttft_ns"]["p50"] > 0, text
-    assert sum(count for _, count in text["itl_ns"]["buckets"]) == 23, text
+    assert sum(count for _, count in text["itl_ns"]["buckets"]) == 23 and text["cache_peak_bytes"] > 0, text
     pair.stop(server)
 
 

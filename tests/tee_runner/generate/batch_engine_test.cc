@@ -361,6 +361,7 @@ TEST_F(BatchEngineTest, a_conversations_next_turn_uses_what_is_there) {
   EXPECT_EQ(branch->end().cached_tokens, 90u);
   EXPECT_EQ(branch->ids(), greedy(other, 10));
   EXPECT_EQ(stats_.cached_tokens.load(), 199u);
+  EXPECT_GE(stats_.cache_peak_bytes.load(), 4 * std::uint64_t{43008});
 }
 
 TEST_F(BatchEngineTest, nobody_uses_what_another_owner_said) {
