@@ -124,8 +124,9 @@ Order find_order(const dnnl::engine& engine, DType held, std::int64_t k, std::in
   const std::int64_t values_per_word = is_bf16 ? 2 : 1;
   if (!can_multiply(held) || k % values_per_word != 0) return {};
   const Desc expected({k, n}, onednn::data_type(held), is_bf16 ? Tag::BA16a64b2a : Tag::BA16a64b);
+  if (!(layout == expected)) return {};
   Trial trial = make_trial(held, k, n);
-  if (!(layout == expected) || layout.get_size() != trial.right.size()) return {};
+  if (layout.get_size() != trial.right.size()) return {};
   std::vector<Order> orders = {{trial.layout.words}};
   for (const std::int64_t chunk : kTriedChunks) {
     if (chunk < k) orders.push_back({chunk / values_per_word});

@@ -127,6 +127,12 @@ std::string text_of(const OpSpec& spec) {
 
 class Bits : public ::testing::TestWithParam<DType> {};
 
+/// Where oneDNN emulates bf16, a single row that is left has bits of its own (adr 23).
+bool is_left_alone(DType held, std::int64_t rows) {
+  return held == DType::kBF16 && rows % 128 == 1 &&
+         dnnl::get_effective_cpu_isa() < dnnl::cpu_isa::avx512_core_bf16;
+}
+
 TEST_P(Bits, are_the_same_for_every_count_of_threads_and_nothing_is_left_unwritten) {
   for (const bool tied : {false, true}) {
     const MemoryModel source = wide_model(tied);
@@ -183,6 +189,7 @@ TEST_P(Bits, of_a_row_are_the_same_whatever_rows_are_beside_it) {
   const bool any_number = dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core;
   for (const std::int64_t rows : {1, 2, 3, 4, 5, 7, 8, 16, 33, 100, 128, 129, 255, 256, 257}) {
     if (!any_number && rows % 128 != 0) continue;
+    if (is_left_alone(GetParam(), rows)) continue;
     for (const DType wire : {DType::kF32, GetParam()}) {
       EXPECT_EQ(rows_that_differ(*compute, {WeightKind::kGate, 300, 700}, wire, DType::kF32, rows),
                 0U)
@@ -206,6 +213,7 @@ TEST_P(Bits, of_a_row_of_a_wide_product_are_the_same_whatever_rows_are_beside_it
   const MemoryModel source(options);
   const auto compute = make_compute(source, GetParam(), 2);
   for (const std::int64_t rows : {1, 2, 5, 6, 7, 8, 12, 13, 16, 18, 19, 31, 32, 33, 128}) {
+    if (is_left_alone(GetParam(), rows)) continue;
     for (const Linear& linear :
          {Linear{WeightKind::kK, 1000, 500}, Linear{WeightKind::kDown, 2100, 1000}}) {
       for (const DType result : {DType::kF32, GetParam()}) {

@@ -139,6 +139,8 @@ class EachHeld : public ::testing::TestWithParam<DType> {
 TEST_P(EachHeld, order_of_onednn_is_found_where_it_has_kernels_of_avx512) {
   const auto isa = is_bf16() ? dnnl::cpu_isa::avx512_core_bf16 : dnnl::cpu_isa::avx512_core;
   if (!can_multiply(GetParam()) || dnnl::get_effective_cpu_isa() < isa) GTEST_SKIP();
+  // AMX sums bf16 in another way: there the order is to be unknown.
+  if (is_bf16() && dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_amx) GTEST_SKIP();
   if (dnnl_version()->major != 2 || dnnl_version()->minor != 6) GTEST_SKIP();
   using Tag = dnnl::memory::format_tag;
   for (const std::int64_t k : {64, 300, 514, 1000, 1024, 2048, 3000}) {
