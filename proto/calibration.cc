@@ -40,6 +40,8 @@ Result<Trial> decode_trial(std::span<const std::byte> header, std::size_t most) 
   reader.demand(trial.bytes < most, "a trial of {} bytes, expected less than {}", trial.bytes,
                 most);
   reader.demand(!has_places || !(is_end || trial.by_ring), "a trial of the ring has a place");
+  reader.demand(!has_places || trial.bytes >= limits::kMinPoolTensorBytes,
+                "a trial of {} bytes has a place in the pool", trial.bytes);
   reader.demand(trial.place.is_nowhere() == trial.reply_place.is_nowhere(),
                 "a trial has one place of two");
   reader.demand(is_end == (trial.path_limit != 0) && trial.path_limit <= most,
