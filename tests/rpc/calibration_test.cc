@@ -56,7 +56,13 @@ void calibrate(Rig rig, PoolLease* lease, Path rival) {
   ASSERT_TRUE(led.ok()) << led.status().to_string();
   ASSERT_TRUE(followed.ok()) << followed.status().to_string();
   EXPECT_EQ(led->path_limit, *followed);
-  ASSERT_EQ(led->tried.size(), 2u);  // 4 and 16 KiB are less than a slot
+  // 4 and 16 KiB are less than a slot. On a busy machine there may be no time for the second, and
+  // then nothing is chosen.
+  ASSERT_GE(led->tried.size(), 1u);
+  ASSERT_LE(led->tried.size(), 2u);
+  if (led->tried.size() < 2) {
+    EXPECT_EQ(led->path_limit, kMost);
+  }
   for (const TriedSize& tried : led->tried) {
     EXPECT_EQ(tried.rival, rival);
     EXPECT_GT(tried.ring_ns, 0u);
