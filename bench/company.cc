@@ -171,7 +171,7 @@ void run(std::size_t threads, std::size_t rounds, std::size_t prompt) {
       "| what | alone ms | in company ms | ratio |\n| --- | ---: | ---: | ---: |\n"
       "| first token of the prompt | {:.0f} | {:.0f} | {:.2f} |\n"
       "| a step of the others | {:.1f} | {:.1f} | {:.2f} |\n",
-      threads, prompt, kOthers, rounds, options.chunk_alone, options.chunk_beside, first, beside,
+      threads, prompt, kOthers, rounds, options.chunk_alone, options.rows_beside, first, beside,
       beside / first, step, longer, longer / step);
 }
 

@@ -82,7 +82,7 @@ Result<std::unique_ptr<BatchEngine>> BatchEngine::create(BatchEngineOptions opti
                                                          std::unique_ptr<EngineModel> model,
                                                          TextStats& stats) {
   CHECK(options.context_length > 1 && options.max_sequences > 0 && options.chunk_alone > 0 &&
-        options.chunk_beside > 0);
+        options.rows_beside > 0);
   ASSIGN_OR_RETURN(std::shared_ptr<CacheMemory> memory,
                    CacheMemory::create(options.dims, options.cache_dtype, options.cache_bytes));
   // One that has all of the memory can be answered.
@@ -356,9 +356,11 @@ void BatchEngine::admit() {
 /// them, the oldest first; one that gets nothing of it, or for whose next token there is no room,
 /// waits.
 std::vector<SequencePass> BatchEngine::plan_step() {
-  const bool others =
-      std::ranges::any_of(active_, [](const auto& sequence) { return sequence->answers(); });
-  auto left = static_cast<std::size_t>(others ? options_.chunk_beside : options_.chunk_alone);
+  const auto others =
+      std::ranges::count_if(active_, [](const auto& sequence) { return sequence->answers(); });
+  const std::int64_t beside =
+      std::max({options_.rows_beside - others, options_.rows_beside / 4, std::int64_t{1}});
+  auto left = static_cast<std::size_t>(others > 0 ? beside : options_.chunk_alone);
   std::vector<SequencePass> passes;
   for (const auto& sequence : active_) {
     const std::size_t wanted = sequence->tokens.size() - sequence->fed();

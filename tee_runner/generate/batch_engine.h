@@ -38,9 +38,11 @@ struct BatchEngineOptions {
   // Answers under way at once; prompts that wait beside them.
   std::size_t max_sequences = 16;
   std::size_t max_queue = 64;
-  // Tokens of prompts that one step takes: where no answer is under way, and beside others.
+  // Tokens of prompts that one pass takes where no answer is under way.
   std::int64_t chunk_alone = 512;
-  std::int64_t chunk_beside = 32;
+  // Rows of a pass where some are, theirs included; a quarter of them is for prompts in any case.
+  // So many rows cost hardly more than one (docs/adr/0023).
+  std::int64_t rows_beside = 24;
   // Gives a model again after one has gone; empty: the engine ends with its first.
   std::function<Result<std::unique_ptr<EngineModel>>()> reconnect;
   std::chrono::milliseconds reconnect_pause{500};

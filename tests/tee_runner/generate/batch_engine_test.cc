@@ -134,7 +134,7 @@ class BatchEngineTest : public ::testing::Test {
     options.dims = world_.model.config.dims;
     options.context_length = 400;
     options.cache_bytes = std::uint64_t{64} << 20;
-    options.chunk_beside = 5;
+    options.rows_beside = 5;
     options.reconnect_pause = std::chrono::milliseconds(1);
     return options;
   }
