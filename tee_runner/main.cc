@@ -90,20 +90,11 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const PromptSourc
 
 Result<Prompt> servers_prompt(const PrefillOptions& options, const PromptSource& asked,
                               ClientSession& session) {
-  log_info("no --model and no --synthetic: config and norm weights are the server's word");
+  ASSIGN_OR_RETURN(ModelFacts facts, ask_for_facts(session, options.op_timeout));
   Prompt prompt;
-  std::string config_json;
-  RETURN_IF_ERROR(session.backend().init(session.config_bytes(), config_json, prompt.norms,
-                                         Deadline::after(options.op_timeout)));
-  auto config = parse_config(config_json, "the server's config");
-  if (!config.ok()) return Status(StatusCode::kProtocolError, config.status().message());
-  const BackendInfo& info = session.backend().info();
-  if (!(config->dims == info.dims)) {
-    return Status(StatusCode::kProtocolError,
-                  "the server's config has other dimensions than its handshake told");
-  }
-  prompt.config = *config;
-  prompt.wire = options.wire.value_or(info.stored_dtype);
+  prompt.config = facts.config;
+  prompt.norms = std::move(facts.norms);
+  prompt.wire = options.wire.value_or(session.backend().info().stored_dtype);
   ASSIGN_OR_RETURN(prompt.tokens, asked.tokens(prompt.config.dims.vocab));
   return prompt;
 }

@@ -8,7 +8,6 @@
 #include "base/log.h"
 #include "runtime/cpu/cpu_model.h"
 #include "runtime/local_backend.h"
-#include "runtime/rpc/client.h"
 #include "tee_runner/measured_backend.h"
 
 namespace airlock {
@@ -75,6 +74,22 @@ Result<std::unique_ptr<ModelSource>> open_model(const ModelOptions& options) {
   return std::unique_ptr<ModelSource>();
 }
 
+Result<ModelFacts> ask_for_facts(ClientSession& session, std::chrono::nanoseconds timeout) {
+  log_info("no --model and no --synthetic: config and norm weights are the server's word");
+  ModelFacts facts;
+  std::string config_json;
+  RETURN_IF_ERROR(session.backend().init(session.config_bytes(), config_json, facts.norms,
+                                         Deadline::after(timeout)));
+  auto config = parse_config(config_json, "the server's config");
+  if (!config.ok()) return Status(StatusCode::kProtocolError, config.status().message());
+  if (!(config->dims == session.backend().info().dims)) {
+    return Status(StatusCode::kProtocolError,
+                  "the server's config has other dimensions than its handshake told");
+  }
+  facts.config = *config;
+  return facts;
+}
+
 Result<std::unique_ptr<EngineModel>> LlamaSource::make() {
   return options_.backend == BackendChoice::kLocal ? make_local() : make_remote();
 }
@@ -115,7 +130,6 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_local() {
 
 Result<std::unique_ptr<EngineModel>> LlamaSource::make_remote() {
   ConnectOptions connect = options_;
-  connect.digest = digest_;
   // Who asks again, asks again soon: nothing that ends meanwhile waits for it.
   if (is_described_) connect.patience = std::min(options_.timeout, kReconnectPatience);
   if (model_ != nullptr) {
@@ -128,33 +142,21 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_remote() {
   auto made = std::make_unique<RemoteLlama>(std::move(session), reporter_);
   RemoteBackend& backend = made->session().backend();
   const BackendInfo& info = backend.info();
-  Tensor norms;
-  LlamaConfig config;
+  ModelFacts facts;
   if (model_ != nullptr) {
-    config = model_->config();
-    ASSIGN_OR_RETURN(norms, read_norms(*model_));
+    facts.config = model_->config();
+    ASSIGN_OR_RETURN(facts.norms, read_norms(*model_));
   } else {
-    log_info("no --model and no --synthetic: config and norm weights are the server's word");
-    std::string config_json;
-    RETURN_IF_ERROR(backend.init(made->session().config_bytes(), config_json, norms,
-                                 Deadline::after(options_.op_timeout)));
-    auto parsed = parse_config(config_json, "the server's config");
-    if (!parsed.ok()) return Status(StatusCode::kProtocolError, parsed.status().message());
-    if (!(parsed->dims == info.dims)) {
-      return Status(StatusCode::kProtocolError,
-                    "the server's config has other dimensions than its handshake told");
-    }
-    config = *parsed;
-    digest_ = info.digest;
+    ASSIGN_OR_RETURN(facts, ask_for_facts(made->session(), options_.op_timeout));
   }
   const DType wire =
       options_.wire.value_or(model_ != nullptr ? model_->stored_dtype() : info.stored_dtype);
   reporter_.set_device(info.device);
   describe(info.dtype, wire);
   ASSIGN_OR_RETURN(Backend* const asked, recorded(backend, made->session().policy(), wire));
-  RETURN_IF_ERROR(made->begin(config, std::move(norms), driver_options(options_, wire), *asked,
-                              reporter_.tee()));
-  config_ = config;
+  RETURN_IF_ERROR(made->begin(facts.config, std::move(facts.norms), driver_options(options_, wire),
+                              *asked, reporter_.tee()));
+  config_ = facts.config;
   return std::unique_ptr<EngineModel>(std::move(made));
 }
 

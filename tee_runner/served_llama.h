@@ -1,10 +1,12 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 
 #include "base/status.h"
 #include "runtime/model/config.h"
 #include "runtime/model/model_source.h"
+#include "runtime/rpc/client.h"
 #include "tee_runner/generate/batch_engine.h"
 #include "tee_runner/options.h"
 #include "tee_runner/recording.h"
@@ -14,6 +16,15 @@ namespace airlock {
 
 /// Null where neither --model nor --synthetic was given.
 Result<std::unique_ptr<ModelSource>> open_model(const ModelOptions& options);
+
+/// What the driver needs of a model beside its weights.
+struct ModelFacts {
+  LlamaConfig config;
+  Tensor norms;  // fp32 [2 * layers + 1, hidden]
+};
+/// By the server's word, of a session without a model of its own. kProtocolError where it
+/// contradicts the handshake; errors as RemoteBackend::init().
+Result<ModelFacts> ask_for_facts(ClientSession& session, std::chrono::nanoseconds timeout);
 
 /// Gives models that answer, as often as one is needed: in a session with the server that the
 /// options name, or computed in this process. What is counted is in the reporter. One thread at a
@@ -31,8 +42,8 @@ class LlamaSource {
         recording_(recording),
         prompt_tokens_(prompt_tokens) {}
 
-  /// Errors as ClientSession::connect(), LlamaDriver::create() and CpuModel::create(). kMismatch:
-  /// the server's model is another one than that of the first time.
+  /// Errors as ClientSession::connect(), LlamaDriver::create() and CpuModel::create(). Without a
+  /// model of one's own it may be another one each time.
   Result<std::unique_ptr<EngineModel>> make();
   /// After the first make().
   const LlamaConfig& config() const { return config_; }
@@ -49,7 +60,6 @@ class LlamaSource {
   Recording* const recording_;
   const std::size_t prompt_tokens_;
   LlamaConfig config_;
-  std::string digest_;  // of the server's model, where it is known by the server's word alone
   bool is_described_ = false;
 };
 
