@@ -63,6 +63,19 @@ void declare_computing(const CommandOptions& command, ModelOptions& options) {
   declare_threads(command, options.threads);
 }
 
+CommandOption declare_record(const CommandOptions& command, std::string& path, bool& digest) {
+  const CommandOption record = command.file(
+      "--record", path,
+      "write a trace of every op to this file: shapes, paths, bytes, times, no contents (mode "
+      "0600, docs/TRACE_FORMAT.md)");
+  (void)command
+      .flag("--record-digest", digest,
+            "also the SHA-256 of every tensor; slows the run, and reveals what a TEE hides: a "
+            "digest of token ids can be searched for")
+      .needs(record);
+  return record;
+}
+
 namespace {
 
 void declare_shared(const CommandOptions& command, RunnerOptions& options) {
@@ -106,15 +119,7 @@ void declare_output(const CommandOptions& command, PrefillOptions& options) {
   command.file("--logits-out", options.logits_out,
                "write the logits to this .npy file (float32, mode 0600)");
   command.flag("--all-logits", options.all_logits, "logits of every token, not of the last alone");
-  const CommandOption record = command.file(
-      "--record", options.record,
-      "write a trace of every op to this file: shapes, paths, bytes, times, no contents (mode "
-      "0600, docs/TRACE_FORMAT.md)");
-  (void)command
-      .flag("--record-digest", options.record_digest,
-            "also the SHA-256 of every tensor; slows the run, and reveals what a TEE hides: a "
-            "digest of token ids can be searched for")
-      .needs(record);
+  const CommandOption record = declare_record(command, options.record, options.record_digest);
   (void)command
       .flag("--record-payload", options.record_payload,
             "also every tensor, in FILE.safetensors, with digests; slows the run, and reveals what "

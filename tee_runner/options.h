@@ -142,12 +142,14 @@ using Command = std::variant<PrefillOptions, ReplayOptions, TokenizeOptions, Gen
 /// nullopt: --help or --version was asked for and printed. kUsage says what to do.
 Result<std::optional<Command>> parse_options(int argc, const char* const* argv);
 
+class CommandOption;
 class CommandOptions;
 
-/// Parts of several commands: how to reach a server; the model; how it is computed.
+/// Parts of several commands: how to reach a server; the model; how it is computed; a trace of it.
 void declare_connection(const CommandOptions& command, RunnerOptions& options);
 void declare_weights(const CommandOptions& command, ModelOptions& options);
 void declare_computing(const CommandOptions& command, ModelOptions& options);
+CommandOption declare_record(const CommandOptions& command, std::string& path, bool& digest);
 /// text_options.cc.
 void declare(const CommandOptions& command, GenerateOptions& options);
 void declare(const CommandOptions& command, TalkOptions& options);

@@ -109,14 +109,7 @@ void declare(const CommandOptions& command, GenerateOptions& options) {
       .excludes(messages)
       .excludes(tokens);
   command.flag("--chat", options.chat, "the prompt is a user's message of a conversation");
-  const CommandOption record = command.file(
-      "--record", options.record,
-      "write a trace of every op to this file: shapes, paths, bytes, times, no contents (mode "
-      "0600, docs/TRACE_FORMAT.md)");
-  (void)command
-      .flag("--record-digest", options.record_digest,
-            "also the SHA-256 of every tensor; slows the run, and reveals what a TEE hides")
-      .needs(record);
+  (void)declare_record(command, options.record, options.record_digest);
   command.choice("-o,--output", options.form,
                  "text: the answer alone, as it comes; json: one object at its end");
 }
