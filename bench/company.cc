@@ -6,17 +6,14 @@
 
 #include <condition_variable>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "base/deadline.h"
-#include "base/thread_pool.h"
-#include "bench/llama_1b.h"
+#include "bench/local_llama.h"
+#include "bench/numbers.h"
 #include "bench/record.h"
-#include "runtime/cpu/cpu_model.h"
-#include "runtime/local_backend.h"
 #include "tee_runner/generate/batch_engine.h"
 
 namespace airlock {
@@ -28,28 +25,12 @@ constexpr std::size_t kSettled = 10;  // steps of the others that are looked at 
 
 class LocalModel final : public EngineModel {
  public:
-  LocalModel(const bench::Llama1B& source, std::size_t threads) {
-    std::shared_ptr<ThreadPool> pool = ThreadPool::create(threads).value();
-    model_ =
-        CpuModel::create(source, {.dtype = DType::kBF16, .threads = threads, .progress = {}}, pool)
-            .value();
-    backend_ = std::make_unique<LocalBackend>(model_->make_compute());
-    LlamaOptions options;
-    options.wire = DType::kBF16;
-    options.attention = Attention::kTee;
-    options.threads = threads;
-    driver_ = LlamaDriver::create(source.config(), read_norms(source).value(), options, *backend_,
-                                  stats_, pool)
-                  .value();
-  }
-  LlamaDriver& driver() override { return *driver_; }
+  explicit LocalModel(std::size_t threads) : llama_(threads) {}
+  LlamaDriver& driver() override { return llama_.driver(); }
   Status check() override { return {}; }
 
  private:
-  std::shared_ptr<CpuModel> model_;
-  std::unique_ptr<LocalBackend> backend_;
-  TeeStatsTable stats_;
-  std::unique_ptr<LlamaDriver> driver_;
+  bench::LocalLlama llama_;
 };
 
 /// When each token came.
@@ -150,14 +131,13 @@ class Company {
 };
 
 void run(std::size_t threads, std::size_t rounds, std::size_t prompt) {
-  const bench::Llama1B source;
   BatchEngineOptions options;
-  options.dims = source.config().dims;
+  options.dims = bench::kLlama1B;
   options.context_length = 8192;
   options.cache_bytes = std::uint64_t{3} << 30;
   TextStats stats;
   const auto engine =
-      BatchEngine::create(options, std::make_unique<LocalModel>(source, threads), stats).value();
+      BatchEngine::create(options, std::make_unique<LocalModel>(threads), stats).value();
   Figures figures;
   Company company(*engine, prompt);
   for (std::size_t i = 0; i < rounds; ++i) company.round(figures);
@@ -179,17 +159,11 @@ void run(std::size_t threads, std::size_t rounds, std::size_t prompt) {
 }  // namespace airlock
 
 int main(int argc, char** argv) {
-  const auto number = [&](int index, long otherwise) {
-    return argc > index ? std::strtol(argv[index], nullptr, 10) : otherwise;
-  };
-  const long threads = number(1, 2);
-  const long rounds = number(2, 3);
-  const long prompt = number(3, 1000);
-  if (argc > 4 || threads < 1 || threads > 64 || rounds < 1 || rounds > 100 || prompt < 1 ||
-      prompt > 8000) {
-    std::fprintf(stderr, "usage: company [THREADS [ROUNDS [PROMPT, to 8000]]]\n");
-    return 2;
-  }
+  const auto numbers =
+      airlock::bench::numbers_of(argc, argv, "company [THREADS [ROUNDS [PROMPT, to 8000]]]",
+                                 {{2, 64}, {3, 100}, {1000, 8000}});
+  if (!numbers) return 2;
+  const auto [threads, rounds, prompt] = *numbers;
   airlock::run(static_cast<std::size_t>(threads), static_cast<std::size_t>(rounds),
                static_cast<std::size_t>(prompt));
   return 0;

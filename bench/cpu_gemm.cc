@@ -8,50 +8,13 @@
 
 #include "base/deadline.h"
 #include "base/thread_pool.h"
+#include "bench/llama_1b.h"
 #include "proto/op.h"
 #include "runtime/cpu/cpu_model.h"
 #include "runtime/local_backend.h"
 
 namespace airlock {
 namespace {
-
-/// LLaMA-3.2-1B with one layer; every weight is a cheap function of its index.
-class BenchModel : public ModelSource {
- public:
-  BenchModel() {
-    config_.dims = {.hidden = 2048,
-                    .intermediate = 8192,
-                    .layers = 1,
-                    .heads = 32,
-                    .kv_heads = 8,
-                    .head_dim = 64,
-                    .vocab = 128256};
-    config_.tie_word_embeddings = true;
-    config_.dtype = DType::kBF16;
-  }
-  const LlamaConfig& config() const override { return config_; }
-  DType stored_dtype() const override { return DType::kBF16; }
-  Status read_rows(const std::string&, std::int64_t, MutableTensorView out) const override {
-    if (out.desc.dtype == DType::kF32) {
-      const std::span<float> values = out.as<float>();
-      for (std::size_t i = 0; i < values.size(); ++i)
-        values[i] = static_cast<float>(i % 251) / 8192.0F;
-    } else {  // small numbers in fp16 and bf16 alike
-      const std::span<std::uint16_t> values = out.as<std::uint16_t>();
-      for (std::size_t i = 0; i < values.size(); ++i)
-        values[i] = static_cast<std::uint16_t>(0x2000U + i % 251);
-    }
-    return {};
-  }
-  std::optional<TensorView> mapped(const std::string&, DType) const override {
-    return std::nullopt;
-  }
-  void release(const std::string&) const override {}
-  Result<std::string> digest() const override { return std::string(64, '0'); }
-
- private:
-  LlamaConfig config_;
-};
 
 /// Median and best of several runs, after one that makes the product and touches the memory.
 void measure(Backend& backend, const std::string& name, const OpSpec& spec, double flops) {
@@ -123,7 +86,7 @@ int main(int argc, char** argv) {
   for (const char* name : {"ONEDNN_MAX_CPU_ISA", "ONEDNN_VERBOSE"}) {
     if (const char* value = std::getenv(name)) fmt::print("{}={}\n", name, value);
   }
-  const airlock::BenchModel source;
+  const airlock::bench::Llama1B source(1);
   for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF16}) {
     const std::uint64_t start = airlock::now_ns();
     auto model =

@@ -5,17 +5,13 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <vector>
 
 #include "base/deadline.h"
-#include "base/thread_pool.h"
-#include "bench/llama_1b.h"
+#include "bench/local_llama.h"
+#include "bench/numbers.h"
 #include "bench/record.h"
-#include "runtime/cpu/cpu_model.h"
-#include "runtime/local_backend.h"
-#include "tee_runner/llama/driver.h"
 
 namespace airlock {
 namespace {
@@ -24,29 +20,17 @@ constexpr std::size_t kSequences[] = {1, 2, 4, 8, 16};
 constexpr std::size_t kMostSequences = 16;
 
 void run(std::size_t threads, std::size_t rounds, std::int64_t positions) {
-  const bench::Llama1B source;
-  std::shared_ptr<ThreadPool> pool = ThreadPool::create(threads).value();
-  const auto model =
-      CpuModel::create(source, {.dtype = DType::kBF16, .threads = threads, .progress = {}}, pool)
-          .value();
-  LocalBackend backend(model->make_compute());
-  TeeStatsTable stats;
-  LlamaOptions options;
-  options.wire = DType::kBF16;
-  options.attention = Attention::kTee;
-  options.threads = threads;
-  const auto driver = LlamaDriver::create(source.config(), read_norms(source).value(), options,
-                                          backend, stats, pool)
-                          .value();
+  bench::LocalLlama llama(threads);
+  LlamaDriver& driver = llama.driver();
   const auto memory =
-      CacheMemory::create(source.config().dims, DType::kF32, std::uint64_t{4} << 30).value();
+      CacheMemory::create(bench::kLlama1B, DType::kF32, std::uint64_t{4} << 30).value();
   std::vector<SequenceCache> caches;
   const std::vector<std::int32_t> prompt(static_cast<std::size_t>(positions), 7);
   const std::int32_t token = 11;
   for (std::size_t i = 0; i < kMostSequences; ++i) {
     CHECK(caches.emplace_back(memory).promise(positions + 1).ok());
     const std::vector<SequencePass> passes = {{prompt, &caches.back(), false}};
-    CHECK(driver->forward(passes).ok());
+    CHECK(driver.forward(passes).ok());
   }
   std::vector<double> ms[std::size(kSequences)];
   for (std::size_t round = 0; round <= rounds; ++round) {
@@ -55,7 +39,7 @@ void run(std::size_t threads, std::size_t rounds, std::int64_t positions) {
       for (std::size_t i = 0; i < kSequences[which]; ++i)
         passes.push_back({{&token, 1}, &caches[i], true});
       const std::uint64_t start = now_ns();
-      CHECK(driver->forward(passes).ok());
+      CHECK(driver.forward(passes).ok());
       if (round > 0) ms[which].push_back(static_cast<double>(now_ns() - start) * 1e-6);
       for (std::size_t i = 0; i < kSequences[which]; ++i) caches[i].truncate(positions);
     }
@@ -77,17 +61,11 @@ void run(std::size_t threads, std::size_t rounds, std::int64_t positions) {
 }  // namespace airlock
 
 int main(int argc, char** argv) {
-  const auto number = [&](int index, long otherwise) {
-    return argc > index ? std::strtol(argv[index], nullptr, 10) : otherwise;
-  };
-  const long threads = number(1, 2);
-  const long rounds = number(2, 20);
-  const long positions = number(3, 64);
-  if (argc > 4 || threads < 1 || threads > 64 || rounds < 1 || rounds > 10000 || positions < 1 ||
-      positions > 1024) {
-    std::fprintf(stderr, "usage: decode [THREADS [ROUNDS [POSITIONS, to 1024]]]\n");
-    return 2;
-  }
+  const auto numbers =
+      airlock::bench::numbers_of(argc, argv, "decode [THREADS [ROUNDS [POSITIONS, to 1024]]]",
+                                 {{2, 64}, {20, 10000}, {64, 1024}});
+  if (!numbers) return 2;
+  const auto [threads, rounds, positions] = *numbers;
   airlock::run(static_cast<std::size_t>(threads), static_cast<std::size_t>(rounds), positions);
   return 0;
 }

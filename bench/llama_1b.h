@@ -21,8 +21,9 @@ inline constexpr ModelDims kLlama1B{.hidden = 2048,
 /// LLaMA-3.2-1B in bf16; every weight is a cheap function of its index.
 class Llama1B : public ModelSource {
  public:
-  Llama1B() {
+  explicit Llama1B(std::int64_t layers = kLlama1B.layers) {
     config_.dims = kLlama1B;
+    config_.dims.layers = layers;
     config_.tie_word_embeddings = true;
     config_.dtype = DType::kBF16;
   }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/deadline.h"
+#include "bench/llama_1b.h"
 #include "pool/first_fit.h"
 #include "pool/lease.h"
 #include "proto/path.h"
@@ -23,13 +24,6 @@
 namespace airlock {
 namespace {
 
-constexpr ModelDims kLlama1B{.hidden = 2048,
-                             .intermediate = 8192,
-                             .layers = 16,
-                             .heads = 32,
-                             .kv_heads = 8,
-                             .head_dim = 64,
-                             .vocab = 128256};
 constexpr std::uint64_t kLeaseBytes = std::uint64_t{1} << 30;
 constexpr std::size_t kUnderWay = 2;
 constexpr std::size_t kRead = 2;  // results that are still read, of so many ops
@@ -113,14 +107,15 @@ void run(std::size_t operations) {
     ++prefills;
     const std::int64_t tokens = std::int64_t{1} << std::uniform_int_distribution(4, 11)(random);
     const std::int64_t odd = std::uniform_int_distribution<std::int64_t>(0, tokens / 3)(random);
-    const auto plan = plan_forward(kLlama1B, {.tokens = tokens - odd, .wire = DType::kF32}).value();
+    const auto plan =
+        plan_forward(bench::kLlama1B, {.tokens = tokens - odd, .wire = DType::kF32}).value();
     for (const PlannedOp& planned : plan) {
       Op op;
       for (const TensorDesc& input : planned.spec.inputs) {
         if (input.bytes() < kFromBytes) continue;
         if (const auto block = in.take(input.bytes())) op.inputs.push_back(*block);
       }
-      const auto results = op_results(planned.spec, kLlama1B).value();
+      const auto results = op_results(planned.spec, bench::kLlama1B).value();
       for (const TensorDesc& result : results) {
         if (result.bytes() < kFromBytes) continue;
         if (const auto block = out.take(result.bytes())) op.results.push_back(*block);
