@@ -65,7 +65,9 @@ void declare_text(const CommandOptions& command, TextOptions& options) {
                         kCacheTypes);
 }
 
-Status check_text(const TextOptions& options) {
+/// `inputs`: of the command itself; the model's are known here.
+Status check_text(const TextOptions& options, const std::string& record = "",
+                  std::vector<NamedFile> inputs = {}) {
   const auto refuse = [](const char* text) { return Status(StatusCode::kUsage, text); };
   if (options.attention != Attention::kTee) {
     return refuse(
@@ -75,10 +77,12 @@ Status check_text(const TextOptions& options) {
       options.synthetic.empty()) {
     return refuse("--backend local needs --model DIR or --synthetic CONFIG.json");
   }
-  std::vector<NamedFile> inputs = {{"--synthetic", options.synthetic}};
+  inputs.push_back({"--synthetic", options.synthetic});
   for (std::string& path : model_files(options.model))
     inputs.push_back({"--model", std::move(path)});
-  return check_apart(std::array{NamedFile{"--stats-json", options.stats_json}}, inputs);
+  return check_apart(
+      std::array{NamedFile{"--stats-json", options.stats_json}, NamedFile{"--record", record}},
+      inputs);
 }
 
 }  // namespace
@@ -143,12 +147,10 @@ Status check(const GenerateOptions& options) {
   if (options.model.empty() && !options.stop.empty())
     return refuse("--stop needs --model DIR, for its tokenizer");
   if (options.tokens) RETURN_IF_ERROR(parse_tokens(*options.tokens, "--tokens").status());
-  RETURN_IF_ERROR(check_text(options));
-  return check_apart(std::array{NamedFile{"--stats-json", options.stats_json},
-                                NamedFile{"--record", options.record}},
-                     std::vector<NamedFile>{{"--prompt-file", options.prompt_file.value_or("")},
-                                            {"--messages", options.messages.value_or("")},
-                                            {"--tokens-file", options.tokens_file.value_or("")}});
+  return check_text(options, options.record,
+                    {{"--prompt-file", options.prompt_file.value_or("")},
+                     {"--messages", options.messages.value_or("")},
+                     {"--tokens-file", options.tokens_file.value_or("")}});
 }
 
 Status check(const TalkOptions& options) {
@@ -161,7 +163,10 @@ Status check(const EndpointOptions& options) {
   if (options.model.empty())
     return {StatusCode::kUsage, "an endpoint needs --model DIR, for its tokenizer"};
   RETURN_IF_ERROR(check(options.serve));
-  return check_text(options);
+  return check_text(options, "",
+                    {{"--tls-cert", options.serve.tls_cert},
+                     {"--tls-key", options.serve.tls_key},
+                     {"--api-keys", options.serve.api_keys}});
 }
 
 }  // namespace airlock

@@ -195,7 +195,9 @@ std::vector<std::string> model_files(const std::string& given) {
   std::vector<std::string> files;
   for (const std::string& place : folders) {
     // By these names a new file would be taken for the model's, too.
-    for (const char* name : {kConfigName, kWeightsName, kIndexName})
+    for (const char* name :
+         {kConfigName, kWeightsName, kIndexName, "tokenizer.json", "tokenizer_config.json",
+          "chat_template.jinja", "generation_config.json"})
       files.push_back(place + "/" + name);
     for (const std::string& name : names_in(place)) {
       if (name.ends_with(".safetensors")) files.push_back(place + "/" + name);

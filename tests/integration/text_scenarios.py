@@ -96,6 +96,8 @@ def what_cannot_be_answered_is_refused(pair):
                              ((), 2, "give a prompt"),
                              (("--prompt", "x", "--tokens", "1"), 2, "--tokens"),
                              (("--prompt", "x", "--temperature", "-1"), 2, "temperature"),
+                             (("--prompt", "x", "--record", os.path.join(model, "config.json")), 2, "--record would"),
+                             (("--prompt", "x", "--stats-json", os.path.join(model, "tokenizer.json")), 2, "would write"),
                              (("--prompt", "", "--backend", "local"), 1, "empty"),
                              (("--prompt", "x" * 2100, "--backend", "local"), 1, "context of 2048"),
                              (("--prompt", "x", "--chat", "--backend", "local"), 1, "chat template"),
