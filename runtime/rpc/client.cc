@@ -136,7 +136,7 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
       return {StatusCode::kUnavailable,
               "the server at {} took the connection and has not answered within {} ms "
               "(--timeout-ms)",
-              endpoint.text(), options.timeout.count()};
+              endpoint.text(), options.longest_wait().count()};
     }
     RETURN_IF_ERROR(frame.status());
     answered = true;
@@ -299,7 +299,7 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
   std::unique_ptr<ClientSession> session(new ClientSession());
   RETURN_IF_ERROR(session->wake_.check());
-  const Deadline deadline = Deadline::after(options.patience.value_or(options.timeout));
+  const Deadline deadline = Deadline::after(options.longest_wait());
   for (;;) {
     bool answered = false;
     const Status status = session->greet(options, endpoint, deadline, answered);
@@ -317,7 +317,7 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
       return Status(StatusCode::kUnavailable,
                     "no server at {} within {} ms: {}; start gpu_server, or give its --endpoint "
                     "(it prints 'ready ENDPOINT')",
-                    options.endpoint, options.timeout.count(), status.message());
+                    options.endpoint, options.longest_wait().count(), status.message());
     }
     std::this_thread::sleep_for(kRetryPause);
   }

@@ -36,6 +36,7 @@ struct ConnectOptions {
   std::chrono::milliseconds timeout{5000};
   // How long one is asked for, where that is to be less.
   std::optional<std::chrono::milliseconds> patience;
+  std::chrono::milliseconds longest_wait() const { return patience.value_or(timeout); }
   // Of the runner's own model; empty: it has none and calls init().
   std::string digest;
   // Of the runner's own model; must equal the server's.
