@@ -312,7 +312,7 @@ bool BatchEngine::find_room(Sequence& sequence) {
   return promise(sequence, positions);
 }
 
-/// The youngest begins again, behind those that wait.
+/// The youngest begins again, as the first of those that wait.
 void BatchEngine::give_way() {
   std::unique_ptr<Sequence> youngest = std::move(active_.back());
   active_.pop_back();
@@ -398,18 +398,16 @@ void BatchEngine::take_logits(const std::vector<SequencePass>& passes, const Ten
   std::size_t next = 0;
   for (std::size_t i = 0; i < passes.size(); ++i) {
     if (passes[i].tokens.empty() || !passes[i].wants_logits) continue;
-    (void)take_token(*active_[i], logits.as<float>().subspan(next++ * row, row));
+    take_token(*active_[i], logits.as<float>().subspan(next++ * row, row));
   }
   std::erase_if(active_, [](const auto& sequence) { return sequence->is_over; });
 }
 
-/// False: the sequence is over.
-bool BatchEngine::take_token(Sequence& sequence, std::span<const float> logits) {
+void BatchEngine::take_token(Sequence& sequence, std::span<const float> logits) {
   const auto sampled = sequence.sampler.sample(logits);
   if (!sampled.ok()) {
     failures_.log(LogLevel::kWarning, "an answer failed: " + sampled.status().to_string());
-    finish(sequence, FinishReason::kFailed, sampled.status());
-    return false;
+    return finish(sequence, FinishReason::kFailed, sampled.status());
   }
   const std::uint64_t now = now_ns();
   if (sequence.first_ns == 0) {
@@ -423,21 +421,16 @@ bool BatchEngine::take_token(Sequence& sequence, std::span<const float> logits) 
   if (std::ranges::find(request.stop_ids, sampled->token) != request.stop_ids.end()) {
     merge(stats_.generated_tokens, 1);
     sequence.stop_id = sampled->token;
-    finish(sequence, FinishReason::kStop);
-    return false;
+    return finish(sequence, FinishReason::kStop);
   }
   sequence.tokens.push_back(sampled->token);
   merge(stats_.generated_tokens, 1);
   const GeneratedToken token{
       sampled->token, sampled->log_probability, {sampled->top.begin(), sampled->top.end()}};
-  if (!sequence.sink->on_token(token)) {
-    finish(sequence, FinishReason::kStop);
-    return false;
-  }
+  if (!sequence.sink->on_token(token)) return finish(sequence, FinishReason::kStop);
   const bool is_full = static_cast<std::int64_t>(sequence.generated()) >= request.max_tokens ||
                        static_cast<std::int64_t>(sequence.tokens.size()) >= options_.context_length;
   if (is_full) finish(sequence, FinishReason::kLength);
-  return !is_full;
 }
 
 /// Tells its sink, and keeps what it has for a next turn.

@@ -51,8 +51,8 @@ struct BatchEngineOptions {
 /// The engine: a thread of its own makes one pass after the other over all sequences under way.
 /// Each gives one token that it chose, or the next piece of its prompt, and they join and leave
 /// between any two passes. Memory is taken as an answer grows; where there is none left, what is
-/// kept for later goes first, then the youngest sequence gives its own back and begins again behind
-/// the others, with the same words. Thread-safe.
+/// kept for later goes first, then the youngest sequence gives its own back and begins again as
+/// the first of those that wait, with the same words. Thread-safe.
 class BatchEngine : public Engine {
  public:
   /// `stats` outlives it. Errors as CacheMemory::create(); kResourceExhausted without a thread.
@@ -86,7 +86,7 @@ class BatchEngine : public Engine {
   void step();
   std::vector<SequencePass> plan_step();
   void take_logits(const std::vector<SequencePass>& passes, const Tensor& logits);
-  bool take_token(Sequence& sequence, std::span<const float> logits);
+  void take_token(Sequence& sequence, std::span<const float> logits);
   void finish(Sequence& sequence, FinishReason reason, Status status = {});
   void fail_step(const Status& why);
   void fail_all(const Status& why);
