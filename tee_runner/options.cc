@@ -227,41 +227,43 @@ Result<std::optional<Command>> parse_options(int argc, const char* const* argv) 
       protocol_suffix());
   line.require_subcommand();
   PrefillOptions prefill;
-  const CommandOptions command = line.options().subcommand("prefill", "compute a prompt's logits");
-  declare_model(command, prefill);
-  declare_computation(command, prefill);
-  declare_shared(command, prefill);
-  declare_output(command, prefill);
+  const CommandOptions prefill_command =
+      line.options().subcommand("prefill", "compute a prompt's logits");
+  declare_model(prefill_command, prefill);
+  declare_computation(prefill_command, prefill);
+  declare_shared(prefill_command, prefill);
+  declare_output(prefill_command, prefill);
   ReplayOptions replay;
-  const CommandOptions other = line.options().subcommand(
+  const CommandOptions replay_command = line.options().subcommand(
       "replay",
       "play a trace against a gpu_server, which may run with --synthetic: the same ops, shapes and "
       "types, the inputs from the trace's payload or by a seed; prints recorded times beside "
       "replayed ones");
-  declare_replay(other, replay);
-  declare_shared(other, replay);
+  declare_replay(replay_command, replay);
+  declare_shared(replay_command, replay);
   TokenizeOptions tokenize;
-  const CommandOptions third = line.options().subcommand(
+  const CommandOptions tokenize_command = line.options().subcommand(
       "tokenize", "text on stdin to token ids on stdout, or back; needs no server");
-  declare_tokenize(third, tokenize);
+  declare_tokenize(tokenize_command, tokenize);
   GenerateOptions generate;
-  const CommandOptions fourth =
+  const CommandOptions generate_command =
       line.options().subcommand("generate", "a prompt's answer, word by word on stdout");
-  declare(fourth, generate);
+  declare(generate_command, generate);
   TalkOptions talk;
-  const CommandOptions fifth = line.options().subcommand("chat", "a conversation on the terminal");
-  declare(fifth, talk);
+  const CommandOptions chat_command =
+      line.options().subcommand("chat", "a conversation on the terminal");
+  declare(chat_command, talk);
   EndpointOptions endpoint;
-  const CommandOptions sixth = line.options().subcommand(
+  const CommandOptions serve_command = line.options().subcommand(
       "serve", "an endpoint for OpenAI's clients: conversations and texts over HTTP");
-  declare(sixth, endpoint);
+  declare(serve_command, endpoint);
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<Command>();
-  if (third.chosen()) return std::optional<Command>(std::move(tokenize));
-  if (fourth.chosen()) return checked(generate);
-  if (fifth.chosen()) return checked(talk);
-  if (sixth.chosen()) return checked(endpoint);
-  return command.chosen() ? checked(prefill) : checked(replay);
+  if (tokenize_command.chosen()) return std::optional<Command>(std::move(tokenize));
+  if (generate_command.chosen()) return checked(generate);
+  if (chat_command.chosen()) return checked(talk);
+  if (serve_command.chosen()) return checked(endpoint);
+  return prefill_command.chosen() ? checked(prefill) : checked(replay);
 }
 
 Result<std::string> read_text(const std::string& path, std::size_t most) {
