@@ -38,8 +38,15 @@ struct Rig {
 FakeEngine::Options endless() {
   FakeEngine::Options options;
   options.endless = true;
+  options.gated = true;
   options.context = 1 << 24;
   return options;
+}
+
+/// Over 1 MB of events, and fewer tokens than a mailbox takes: then a cancel alone ends it.
+void let_a_long_answer(FakeEngine& engine) {
+  engine.wait_for_answers(1);
+  engine.let(8000);
 }
 
 HttpResponse answer_to(const Rig& rig, const std::string& bytes) {
@@ -218,7 +225,9 @@ TEST(HttpLimits, slow_reader_is_cancelled_when_its_buffer_is_full) {
   Rig rig({}, endless());
   HttpClient client(rig.server->url(), 4096);
   client.post(kChatPath, chat_body("abc", R"(,"stream":true)"));
+  let_a_long_answer(rig.engine);
   rig.engine.wait_for_ended(1);
+  EXPECT_EQ(rig.engine.cancelled_count(), 1U);
 }
 
 TEST(HttpLimits, slow_reader_is_cancelled_when_it_takes_nothing_for_long) {
@@ -230,7 +239,9 @@ TEST(HttpLimits, slow_reader_is_cancelled_when_it_takes_nothing_for_long) {
       endless());
   HttpClient client(rig.server->url(), 4096);
   client.post(kChatPath, chat_body("abc", R"(,"stream":true)"));
+  let_a_long_answer(rig.engine);
   rig.engine.wait_for_ended(1);
+  EXPECT_EQ(rig.engine.cancelled_count(), 1U);
 }
 
 TEST(HttpLimits, client_that_sends_on_and_on_is_dropped) {

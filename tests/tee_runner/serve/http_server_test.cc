@@ -100,15 +100,17 @@ TEST(HttpServer, stream_ends_with_reason_usage_and_done) {
 
 TEST(HttpServer, stop_string_ends_the_answer_in_the_engine_too) {
   FakeEngine::Options options;
-  options.endless = true;
+  options.gated = true;
   Rig rig(options);
   HttpClient client = rig.client();
-  client.post("/v1/completions",
-              R"({"model":"tiny","prompt":"abcd","stop":"cd","max_tokens":100000})");
+  client.post("/v1/completions", R"({"model":"tiny","prompt":"abcd","stop":"cd"})");
+  rig.engine.wait_for_answers(1);
+  rig.engine.let(4);  // then a cancel alone ends it
   const json answer = client.receive().json();
   EXPECT_EQ(answer["choices"][0]["text"], "ab");
   EXPECT_EQ(answer["choices"][0]["finish_reason"], "stop");
   rig.engine.wait_for_ended(1);
+  EXPECT_EQ(rig.engine.cancelled_count(), 1U);
 }
 
 TEST(HttpServer, several_choices_have_seeds_of_their_own) {
@@ -140,13 +142,17 @@ TEST(HttpServer, client_that_leaves_has_its_answer_cancelled_while_nothing_is_wr
 
 TEST(HttpServer, client_that_leaves_in_a_stream_has_all_its_choices_cancelled) {
   FakeEngine::Options options;
-  options.endless = true;
+  options.gated = true;
   Rig rig(options);
   HttpClient client = rig.client();
   client.post(kChatPath, chat_body("hello", R"(,"stream":true,"n":4)"));
+  rig.engine.wait_for_answers(4);
+  rig.engine.let(1);
   client.receive_until("data:");
+  rig.engine.wait_for_answers(4);  // all have their token: a cancel alone ends them
   client.leave();
   rig.engine.wait_for_answers(0);
+  EXPECT_EQ(rig.engine.cancelled_count(), 4U);
 }
 
 TEST(HttpServer, prompt_beyond_the_context_is_refused) {
@@ -303,16 +309,20 @@ TEST(HttpServer, drain_cancels_what_takes_too_long_and_says_so) {
 
 TEST(HttpServer, end_of_the_server_cancels_what_is_under_way) {
   FakeEngine::Options options;
-  options.endless = true;
+  options.gated = true;
   Rig rig(options);
   std::vector<std::unique_ptr<HttpClient>> clients;
   for (int i = 0; i < 20; ++i) {
     clients.push_back(std::make_unique<HttpClient>(rig.server->url()));
     clients.back()->post(kChatPath, chat_body("abc", R"(,"stream":true)"));
   }
+  rig.engine.wait_for_answers(20);
+  rig.engine.let(1);
   clients.back()->receive_until("data:");
+  rig.engine.wait_for_answers(20);  // all have their token: a cancel alone ends them
   rig.server.reset();
   rig.engine.wait_for_answers(0);
+  EXPECT_EQ(rig.engine.cancelled_count(), 20U);
 }
 
 TEST(HttpServer, models_page_and_metrics_are_there) {
