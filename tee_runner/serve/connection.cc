@@ -98,7 +98,9 @@ void Connection::on_end_of_input() {
 void Connection::advance() {
   if (stage_ == Stage::kIdle) {
     // A client may send an empty line after a body.
-    while (input_.starts_with("\r\n")) input_.erase(0, 2);
+    std::size_t blank_bytes = 0;
+    while (input_.compare(blank_bytes, 2, "\r\n") == 0) blank_bytes += 2;
+    input_.erase(0, blank_bytes);
     if (!input_.empty()) begin_request();
   }
   if (stage_ == Stage::kHead) read_head();
