@@ -29,7 +29,7 @@ struct KnownTemplate {
 };
 
 /// SHA-256 of canonical_template() of published templates. Each was compared with what its family
-/// renders here, on conversations of every kind (adr 19).
+/// renders here, on conversations of every kind (adr 20).
 constexpr KnownTemplate kKnown[] = {
     {"d77ca6a4450b678265d7500842a56efd21c5a77272f72aa1253e7d9f8f430702", ChatFamily::kLlama2},
     {"3a10b8d2bc965d4180f0474cb74621a07af4d6eeade40241fdbbc51afffcb5a5", ChatFamily::kLlama3},

@@ -29,7 +29,6 @@ class ApiKeys {
   /// Whose key it is: a name, or "line-N". nullopt: nobody's. Takes as long for each key that is
   /// wrong.
   std::optional<std::string> owner_of(std::string_view key) const;
-  std::size_t count() const { return keys_.size(); }
 
  private:
   using Digest = std::array<std::uint8_t, 32>;

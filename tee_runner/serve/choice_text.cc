@@ -31,7 +31,6 @@ Result<TextPiece> ChoiceText::push(const GeneratedToken& token) {
   // A model may have more ids than its tokenizer: they have no text.
   auto text = model_->tokenizer()->has(token.id) ? decoder_.push(token.id) : std::string();
   if (!text.ok()) return Status(StatusCode::kInternal, "the engine gave what is no token");
-  ++token_count_;
   const std::size_t begin = decoded_bytes_;
   decoded_bytes_ += text->size();
   if (shows_tokens_) held_.push_back({show(token), begin, decoded_bytes_});

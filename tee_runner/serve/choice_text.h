@@ -52,7 +52,6 @@ class ChoiceText {
   TextPiece finish();
   /// A stop string came: the answer is over, whatever the engine still gives.
   bool stopped() const { return scanner_.stopped(); }
-  std::size_t token_count() const { return token_count_; }
 
  private:
   ChoiceText(std::shared_ptr<const ServedModel> model, StopScanner scanner, bool shows_tokens);
@@ -63,7 +62,6 @@ class ChoiceText {
   StreamDecoder decoder_;
   StopScanner scanner_;
   bool shows_tokens_;
-  std::size_t token_count_ = 0;
   // Of the text before stop strings are looked for, and of what went out.
   std::size_t decoded_bytes_ = 0;
   std::size_t released_bytes_ = 0;

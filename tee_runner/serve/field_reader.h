@@ -20,7 +20,6 @@ class FieldReader {
       : json_(json), name_(std::move(name)), error_(error) {}
 
   const Json& json() const { return json_; }
-  const std::string& name() const { return name_; }
   bool ok() const { return error_.message.empty(); }
   bool is_null() const { return json_.kind == Json::Kind::kNull; }
   FieldReader member(const Json& json, std::string_view key) const {

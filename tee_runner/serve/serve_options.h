@@ -2,22 +2,18 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string>
 
 #include "base/status.h"
 #include "runtime/program/command_line.h"
-#include "tee_runner/chat/chat_template.h"
 #include "tee_runner/serve/http_settings.h"
 
 namespace airlock {
 
-/// What `tee_runner serve` is told of its clients; which model answers is told elsewhere. One for
-/// each option of docs/interface/serve.md.
+/// What `tee_runner serve` is told of its clients; which model answers is told elsewhere.
 struct ServeOptions {
   std::string listen = "127.0.0.1:8000";
-  std::string model_name;                   // empty: the name of the model's folder
-  std::optional<ChatFamily> chat_template;  // nullopt: the model's own
+  std::string model_name;  // empty: the name of the model's folder
   std::string tls_cert;
   std::string tls_key;
   bool tls_self_signed = false;

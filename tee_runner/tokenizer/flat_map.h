@@ -17,7 +17,6 @@ class FlatMap {
  public:
   explicit FlatMap(std::size_t expected = 0) { rehash(std::bit_ceil(expected * 2 + 8)); }
 
-  std::size_t size() const { return size_; }
   const Value* find(std::uint64_t key) const {
     const Slot& slot = slots_[place_of(key)];
     return slot.used ? &slot.value : nullptr;

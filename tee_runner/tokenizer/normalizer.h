@@ -20,7 +20,6 @@ class Normalizer {
   /// `root` is the whole file. What is wrong, or not supported, is told to the reader.
   static Normalizer read(const JsonReader& root);
 
-  bool changes_nothing() const { return steps_.empty(); }
   /// `spans`, of `text`, ascending and apart, become the same spans of what it becomes; a character
   /// that was made from one outside of a span is in none. kInvalidInput where the text would become
   /// several times as long.

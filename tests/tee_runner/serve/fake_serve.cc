@@ -32,8 +32,7 @@ Status run(const Options& options) {
   const UniqueFd signals = take_signals({SIGINT, SIGTERM});
   std::shared_ptr<const ServedModel> model = tiny_model();
   if (!options.model.empty()) {
-    ASSIGN_OR_RETURN(model,
-                     open_served_model(options.model, options.model_name, options.chat_template));
+    ASSIGN_OR_RETURN(model, open_served_model(options.model, options.model_name, std::nullopt));
   }
   FakeEngine engine({.vocab = model->tokenizer()->vocab_size(), .endless = options.endless});
   return serve(options, model, engine, [&signals] {
