@@ -210,7 +210,7 @@ void Connection::read_body() {
 /// What was read of a request by another thread.
 struct Connection::Prepared {
   std::optional<CompletionRequest> request;
-  std::optional<PreparedPrompt> prompt;
+  std::optional<Prompt> prompt;
   ApiError error{};
 };
 
@@ -326,7 +326,7 @@ void Connection::on_prepared(Prepared prepared) {
   refuse(*refusal);
 }
 
-std::optional<ApiError> Connection::submit(const PreparedPrompt& prompt) {
+std::optional<ApiError> Connection::submit(const Prompt& prompt) {
   const CompletionRequest& asked = answer_->request();
   const std::int64_t room =
       state_.engine.context_length() - static_cast<std::int64_t>(prompt.ids.size());

@@ -126,7 +126,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void serve_get(Route route);
   void serve_ready();
   void on_prepared(Prepared prepared);
-  std::optional<ApiError> submit(const PreparedPrompt& prompt);
+  std::optional<ApiError> submit(const Prompt& prompt);
   void on_mail();
   void stream_events();
   void finish_answer();

@@ -33,8 +33,8 @@ Result<std::shared_ptr<const ServedModel>> ServedModel::create(
   return std::shared_ptr<const ServedModel>(std::move(model));
 }
 
-std::optional<PreparedPrompt> ServedModel::prepare(const CompletionRequest& request,
-                                                   ApiError& error) const {
+std::optional<Prompt> ServedModel::prepare(const CompletionRequest& request,
+                                           ApiError& error) const {
   if (request.model != name_) {
     error = {.status = 404,
              .message = "there is no such model here; GET /v1/models says which there is",
@@ -51,8 +51,8 @@ std::optional<PreparedPrompt> ServedModel::prepare(const CompletionRequest& requ
   return prompt;
 }
 
-std::optional<PreparedPrompt> ServedModel::prepare_chat(const CompletionRequest& request,
-                                                        ApiError& error) const {
+std::optional<Prompt> ServedModel::prepare_chat(const CompletionRequest& request,
+                                                ApiError& error) const {
   if (!prompts_->knows_conversations()) {
     error = {.message = "this model has no chat template that is known here; use /v1/completions",
              .param = "messages"};
@@ -68,25 +68,24 @@ std::optional<PreparedPrompt> ServedModel::prepare_chat(const CompletionRequest&
     error = failure(prompt.status());
     return std::nullopt;
   }
-  return PreparedPrompt{std::move(prompt->ids), std::move(prompt->stop_ids)};
+  return std::move(*prompt);
 }
 
-std::optional<PreparedPrompt> ServedModel::prepare_text(const CompletionRequest& request,
-                                                        ApiError& error) const {
+std::optional<Prompt> ServedModel::prepare_text(const CompletionRequest& request,
+                                                ApiError& error) const {
   for (std::size_t i = 0; i < request.prompt_ids.size(); ++i) {
     if (tokenizer()->has(request.prompt_ids[i])) continue;
     error = {.message = "'prompt[" + std::to_string(i) + "]' is no token of this model",
              .param = "prompt"};
     return std::nullopt;
   }
-  if (!request.prompt_ids.empty())
-    return PreparedPrompt{request.prompt_ids, prompts_->text_stops()};
+  if (!request.prompt_ids.empty()) return Prompt{{}, request.prompt_ids, prompts_->text_stops()};
   auto prompt = prompts_->of_text(request.prompt);
   if (!prompt.ok()) {
     error = failure(prompt.status());
     return std::nullopt;
   }
-  return PreparedPrompt{std::move(prompt->ids), std::move(prompt->stop_ids)};
+  return std::move(*prompt);
 }
 
 std::string ServedModel::token_text(std::int32_t id) const {

@@ -15,12 +15,6 @@
 
 namespace airlock {
 
-/// What an engine needs of a request.
-struct PreparedPrompt {
-  std::vector<std::int32_t> ids;
-  std::vector<std::int32_t> stop_ids;
-};
-
 /// The model that is served, as its clients see it: a name, texts to ids and back, conversations to
 /// prompts. Thread-safe: it does not change.
 class ServedModel {
@@ -38,17 +32,15 @@ class ServedModel {
 
   /// The prompt of a request. What a client wrote is text, whatever it spells: control tokens come
   /// of the template alone. nullopt: `error` says why.
-  std::optional<PreparedPrompt> prepare(const CompletionRequest& request, ApiError& error) const;
+  std::optional<Prompt> prepare(const CompletionRequest& request, ApiError& error) const;
 
   /// One token as it reads behind another one; U+FFFD for a part of a character.
   std::string token_text(std::int32_t id) const;
 
  private:
   ServedModel(std::string name, std::shared_ptr<const PromptMaker> prompts);
-  std::optional<PreparedPrompt> prepare_chat(const CompletionRequest& request,
-                                             ApiError& error) const;
-  std::optional<PreparedPrompt> prepare_text(const CompletionRequest& request,
-                                             ApiError& error) const;
+  std::optional<Prompt> prepare_chat(const CompletionRequest& request, ApiError& error) const;
+  std::optional<Prompt> prepare_text(const CompletionRequest& request, ApiError& error) const;
 
   std::string name_;
   std::int64_t created_s_;
