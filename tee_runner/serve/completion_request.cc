@@ -352,6 +352,10 @@ class Reading {
 std::optional<CompletionRequest> read_completion_request(std::string_view body, CompletionKind kind,
                                                          ApiError& error) {
   const auto json = parse_json(body, "body");
+  if (json.status().code() == StatusCode::kResourceExhausted) {
+    error = api_error(json.status());
+    return std::nullopt;
+  }
   if (!json.ok()) {
     // The reader's own words show what lies around the fault.
     error = {
