@@ -3,7 +3,6 @@
 --bin-dir DIR SCENARIO; --list names them.
 
 Exit 0: it holds; 1: it does not; 77: skipped, with the reason."""
-import argparse
 import importlib.machinery
 import importlib.util
 import json
@@ -11,13 +10,14 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import zipfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
-from pair import open_pair, read_text, wait_until  # noqa: E402 (found by the line above)
+sys.path.insert(0, os.path.join(ROOT, "tests", "tools"))
+from one_scenario import Skip, main  # noqa: E402 (found by the lines above)
+from pair import open_pair, read_text, wait_until  # noqa: E402
 
 PROGRAM = os.path.join(ROOT, "tools", "fetch_model")
 LIMIT_S = 300
@@ -26,10 +26,6 @@ PROMPT = (1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 3451
           198, 1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 19842, 281, 582, 1890, 6330, 30, 2, 198, 1, 520, 9531,
           198)
 ANSWER = (504, 3575, 282, 4649, 314, 7042, 30, 2)  # The capital of France is Paris.<|im_end|>
-
-
-class Skip(Exception):
-    pass
 
 
 def module():
@@ -196,24 +192,5 @@ SCENARIOS = (without_a_registry_it_exits_with_77_and_leaves_nothing, what_is_the
              the_model_gives_the_answer_that_it_is_known_for)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bin-dir", default=os.path.join(ROOT, "build", "release", "bin"))
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("scenario", nargs="?")
-    args = parser.parse_args()
-    names = {scenario.__name__: scenario for scenario in SCENARIOS}
-    if args.list:
-        print("\n".join(names))
-        return 0
-    with tempfile.TemporaryDirectory(prefix="airlock-fetch-model.") as work:
-        try:
-            names[args.scenario](work, os.path.abspath(args.bin_dir))
-        except Skip as reason:
-            print(f"SKIPPED: {reason}")
-            return 77
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main(__doc__, SCENARIOS, lambda scenario, folder, bin_dir: scenario(folder, bin_dir))

@@ -3,7 +3,6 @@
 --list names them.
 
 Exit 0: it holds; 1: it does not; 77: skipped, with the reason."""
-import argparse
 import contextlib
 import importlib.machinery
 import importlib.util
@@ -15,11 +14,12 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
+sys.path.insert(0, os.path.join(ROOT, "tests", "tools"))
 from gpu import golden, machine, measure, report, steps  # noqa: E402 (found by the line above)
+from one_scenario import Skip, main  # noqa: E402
 from pair import TINY  # noqa: E402
 
 DEVICE_STEPS = "conformance,golden,pair,prefill,ops,copies,sanitizer"
@@ -33,10 +33,6 @@ def suite(passed, skipped):
 
 PASSING_SUITE = suite(12, 1)
 LIMIT_S = 500
-
-
-class Skip(Exception):
-    pass
 
 
 class Machine:
@@ -434,26 +430,5 @@ SCENARIOS = (without_a_gpu_it_exits_with_77_and_one_sentence, dry_run_says_what_
              the_fake_device_passes_what_a_gpu_has_to, the_bundle_carries_what_install_deps_names_and_no_compiler)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bin-dir", default=os.path.join(ROOT, "build", "release", "bin"))
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("scenario", nargs="?")
-    args = parser.parse_args()
-    names = {scenario.__name__: scenario for scenario in SCENARIOS}
-    if args.list:
-        print("\n".join(names))
-        return 0
-    folder = tempfile.mkdtemp(prefix="airlock-gpu-check.")
-    try:
-        names[args.scenario](Machine(folder, os.path.abspath(args.bin_dir)))
-    except Skip as reason:
-        print(f"SKIPPED: {reason}")
-        return 77
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main(__doc__, SCENARIOS, lambda scenario, folder, bin_dir: scenario(Machine(folder, bin_dir)))
