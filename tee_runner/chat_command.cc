@@ -197,7 +197,7 @@ Status talk(Conversation& conversation) {
 
 Status run(const TalkOptions& options, StatsReporter& reporter) {
   forbid_core_dumps();
-  ASSIGN_OR_RETURN(const auto words, TextSession::words(options));
+  ASSIGN_OR_RETURN(const auto words, PromptMaker::open(options.model, options.chat_template));
   if (!words->knows_conversations()) {
     return {StatusCode::kInvalidInput,
             "the model has no chat template that is known here: name one with --chat-template"};

@@ -125,7 +125,7 @@ Status run(const GenerateOptions& options, StatsReporter& reporter) {
   std::shared_ptr<const PromptMaker> words;
   const bool is_ids = options.tokens || options.tokens_file;
   if (!options.model.empty()) {
-    auto made = TextSession::words(options);
+    auto made = PromptMaker::open(options.model, options.chat_template);
     // Token ids do without, and their answer is ids then.
     if (!made.ok() && (!is_ids || !options.stop.empty())) return made.status();
     if (!made.ok()) log_info("ids alone, without words: " + made.status().message());

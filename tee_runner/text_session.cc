@@ -3,26 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/log.h"
 #include "proto/limits.h"
-#include "tee_runner/chat/recognise.h"
 
 namespace airlock {
-
-Result<std::shared_ptr<const PromptMaker>> TextSession::words(const TextOptions& options) {
-  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, Tokenizer::open(options.model));
-  std::optional<ChatTemplate> chat;
-  auto loaded = load_chat_template(options.model, options.chat_template);
-  if (loaded.ok()) {
-    chat = *loaded;
-  } else if (options.chat_template) {
-    return loaded.status();
-  } else {
-    // A text needs none; who wants a conversation is told.
-    log_info("no conversations: " + loaded.status().message());
-  }
-  return PromptMaker::create(std::move(tokenizer), std::move(chat));
-}
 
 Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& options,
                                                         StatsReporter& reporter,

@@ -20,14 +20,9 @@ struct EngineLimits {
   bool reconnects = false;  // a server that went away is asked for again
 };
 
-/// What a command that writes text stands on: the model's words, and an engine. One thread.
+/// What a command that writes text stands on: an engine, and what it asks. One thread.
 class TextSession {
  public:
-  /// The words alone: of --model, or null where it has no tokenizer and none is needed. Errors as
-  /// Tokenizer::open(), load_chat_template() where --chat-template names none, and
-  /// PromptMaker::create().
-  static Result<std::shared_ptr<const PromptMaker>> words(const TextOptions& options);
-
   /// Connects, or loads, and starts the engine. Options, reporter and recording (of so many tokens)
   /// outlive it.
   static Result<std::unique_ptr<TextSession>> start(const TextOptions& options,

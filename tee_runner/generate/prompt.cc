@@ -4,6 +4,9 @@
 #include <ctime>
 #include <utility>
 
+#include "base/log.h"
+#include "tee_runner/chat/recognise.h"
+
 namespace airlock {
 
 Result<std::shared_ptr<const PromptMaker>> PromptMaker::create(
@@ -25,6 +28,22 @@ Result<std::shared_ptr<const PromptMaker>> PromptMaker::create(
       made->chat_stops_.push_back(*id);
   }
   return std::shared_ptr<const PromptMaker>(std::move(made));
+}
+
+Result<std::shared_ptr<const PromptMaker>> PromptMaker::open(const std::string& folder,
+                                                             std::optional<ChatFamily> named) {
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, Tokenizer::open(folder));
+  std::optional<ChatTemplate> chat;
+  auto loaded = load_chat_template(folder, named);
+  if (loaded.ok()) {
+    chat = std::move(*loaded);
+  } else if (named) {
+    return loaded.status();
+  } else {
+    // A text needs none; who wants a conversation is told.
+    log_info("no conversations, texts alone: " + loaded.status().message());
+  }
+  return create(std::move(tokenizer), std::move(chat));
 }
 
 Result<std::vector<ChatPiece>> PromptMaker::render(std::span<const ChatMessage> messages) const {

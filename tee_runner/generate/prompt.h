@@ -29,6 +29,12 @@ class PromptMaker {
   /// tokenizer lacks a token of the template.
   static Result<std::shared_ptr<const PromptMaker>> create(
       std::shared_ptr<const Tokenizer> tokenizer, std::optional<ChatTemplate> chat);
+  /// Of the model in `folder` (as --model names it): its tokenizer, and the chat template that was
+  /// named, else the one that its files have. One whose template is none that is known is without,
+  /// and the log says so. kInvalidInput as Tokenizer::open() and create(), and where the template
+  /// that was named cannot be had.
+  static Result<std::shared_ptr<const PromptMaker>> open(const std::string& folder,
+                                                         std::optional<ChatFamily> named);
 
   const std::shared_ptr<const Tokenizer>& tokenizer() const { return tokenizer_; }
   bool knows_conversations() const { return chat_.has_value(); }

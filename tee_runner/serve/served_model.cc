@@ -4,9 +4,6 @@
 #include <ctime>
 #include <utility>
 
-#include "base/log.h"
-#include "tee_runner/chat/recognise.h"
-
 namespace airlock {
 namespace {
 
@@ -23,9 +20,7 @@ ServedModel::ServedModel(std::string name, std::shared_ptr<const PromptMaker> pr
     : name_(std::move(name)), created_s_(std::time(nullptr)), prompts_(std::move(prompts)) {}
 
 Result<std::shared_ptr<const ServedModel>> ServedModel::create(
-    std::string name, std::shared_ptr<const Tokenizer> tokenizer,
-    std::optional<ChatTemplate> chat) {
-  ASSIGN_OR_RETURN(auto prompts, PromptMaker::create(std::move(tokenizer), std::move(chat)));
+    std::string name, std::shared_ptr<const PromptMaker> prompts) {
   std::shared_ptr<ServedModel> model(new ServedModel(std::move(name), std::move(prompts)));
   ASSIGN_OR_RETURN(model->before_,
                    model->tokenizer()->encode("a", Specials::kPlain, Around::kNothing));
@@ -100,23 +95,14 @@ std::string ServedModel::token_text(std::int32_t id) const {
 Result<std::shared_ptr<const ServedModel>> open_served_model(const std::string& folder,
                                                              std::string name,
                                                              std::optional<ChatFamily> named) {
-  ASSIGN_OR_RETURN(auto tokenizer, Tokenizer::open(folder));
-  std::optional<ChatTemplate> chat;
-  auto found = load_chat_template(folder, named);
-  if (found.ok()) {
-    chat = std::move(*found);
-  } else if (named) {
-    return found.status();
-  } else {
-    log_warning("no conversations, texts alone: " + found.status().message());
-  }
+  ASSIGN_OR_RETURN(auto prompts, PromptMaker::open(folder, named));
   if (name.empty()) {
     const std::size_t end = folder.find_last_not_of('/') + 1;
     const std::size_t slash = folder.substr(0, end).rfind('/');
     const std::size_t begin = slash == std::string::npos ? 0 : slash + 1;
     name = folder.substr(begin, end - begin);
   }
-  return ServedModel::create(std::move(name), std::move(tokenizer), std::move(chat));
+  return ServedModel::create(std::move(name), std::move(prompts));
 }
 
 }  // namespace airlock

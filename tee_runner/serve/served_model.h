@@ -19,11 +19,10 @@ namespace airlock {
 /// prompts. Thread-safe: it does not change.
 class ServedModel {
  public:
-  /// `chat`: nullopt where the model has no template that is known; /v1/chat/completions is refused
-  /// then. kInvalidInput where the tokenizer lacks a token of the template.
+  /// Where `prompts` knows no conversations, /v1/chat/completions is refused. kInvalidInput where
+  /// the tokenizer cannot take one letter.
   static Result<std::shared_ptr<const ServedModel>> create(
-      std::string name, std::shared_ptr<const Tokenizer> tokenizer,
-      std::optional<ChatTemplate> chat);
+      std::string name, std::shared_ptr<const PromptMaker> prompts);
 
   const std::string& name() const { return name_; }
   /// Seconds since 1970: when this was made, for the API's "created".
@@ -50,10 +49,7 @@ class ServedModel {
   std::string before_text_;
 };
 
-/// The model in `folder` (as --model names it): its tokenizer, and the chat template that was
-/// named, else the one that its files have. One whose template is none that is known is served
-/// without. `name`: empty for the folder's own. kInvalidInput as Tokenizer::open() and
-/// ServedModel::create().
+/// Of PromptMaker::open(); `name`: empty for the folder's own. Errors as there, and create()'s.
 Result<std::shared_ptr<const ServedModel>> open_served_model(const std::string& folder,
                                                              std::string name,
                                                              std::optional<ChatFamily> named);

@@ -47,7 +47,7 @@ inline std::shared_ptr<const Tokenizer> tiny_tokenizer() {
 inline std::shared_ptr<const ServedModel> tiny_model() {
   ChatTemplate chat(ChatFamily::kChatMl);
   chat.eos = "<|im_end|>";
-  auto model = ServedModel::create("tiny", tiny_tokenizer(), chat);
+  auto model = ServedModel::create("tiny", PromptMaker::create(tiny_tokenizer(), chat).value());
   CHECK(model.ok());
   return std::move(*model);
 }
