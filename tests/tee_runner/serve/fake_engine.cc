@@ -140,6 +140,7 @@ void FakeEngine::run() {
     // Those who submit and cancel get their turn.
     lock.unlock();
     std::this_thread::yield();
+    if (options_.pause.count() > 0) std::this_thread::sleep_for(options_.pause);
     lock.lock();
   }
   for (Running& each : running_) each.sink->on_finish(finish_of(each, FinishReason::kCancelled));

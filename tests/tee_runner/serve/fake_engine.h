@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -25,6 +26,8 @@ class FakeEngine : public Engine {
     bool endless = false;
     // No token before let().
     bool gated = false;
+    // Between two steps.
+    std::chrono::milliseconds pause{0};
   };
   explicit FakeEngine(Options options) : options_(options), thread_([this] { run(); }) {}
   FakeEngine() : FakeEngine(Options()) {}

@@ -34,7 +34,11 @@ Status run(const Options& options) {
   if (!options.model.empty()) {
     ASSIGN_OR_RETURN(model, open_served_model(options.model, options.model_name, std::nullopt));
   }
-  FakeEngine engine({.vocab = model->tokenizer()->vocab_size(), .endless = options.endless});
+  FakeEngine::Options engine_options{.vocab = model->tokenizer()->vocab_size(),
+                                     .endless = options.endless};
+  // No faster than a browser reads: one that lags is given up.
+  if (options.endless) engine_options.pause = std::chrono::milliseconds(2);
+  FakeEngine engine(engine_options);
   return serve(options, model, engine, [&signals] {
     while (!signalled(signals.get(), Deadline::after(std::chrono::hours(1)))) {
     }
