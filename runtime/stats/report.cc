@@ -249,6 +249,8 @@ Result<SideReport> read_report(std::string_view text, std::string_view source) {
   if (version != kSchemaVersion) root.at("schema_version").refuse(std::to_string(kSchemaVersion));
   SideReport report;
   read_into(root, report);
+  if (report.side == "tee_runner" && root.has("text"))
+    read_into(root.at("text"), report.text.emplace());
   if (report.side != "tee_runner" && report.side != "gpu_server")
     root.at("side").refuse("tee_runner or gpu_server");
   RETURN_IF_ERROR(status);

@@ -94,7 +94,7 @@ struct SideReport : CounterSums {
   HostReport host;
   std::vector<std::pair<std::string, std::string>> config;
   TeeSnapshotTable tee;  // the runner's
-  // Of a runner that writes text. Files have it, and nobody reads it back.
+  // Of a runner that writes text.
   std::optional<TextSnapshot> text = {};
   std::uint64_t wall_ns = 0;
   // The server's; merge() leaves them as they are.

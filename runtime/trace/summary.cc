@@ -30,28 +30,6 @@ void keep_greatest(std::vector<TraceRecord>& kept, const TraceRecord& record, Be
 
 }  // namespace
 
-void BusyTime::begin(std::uint64_t at_ns) {
-  begun_ = true;
-  first_ns_ = last_ns_ = start_ns_ = at_ns;
-}
-
-void BusyTime::add(std::uint64_t start_ns, std::uint64_t end_ns) {
-  if (!begun_) begin(start_ns);
-  in_order_ = in_order_ && start_ns >= start_ns_;
-  start_ns_ = start_ns;
-  const std::uint64_t from = std::max(start_ns, last_ns_);
-  if (end_ns > from) busy_ns_ += end_ns - from;
-  last_ns_ = std::max(last_ns_, end_ns);
-}
-
-std::optional<std::uint64_t> between_ops_ns(TraceSource source, const BusyTime& ops,
-                                            std::optional<std::uint64_t> wall_ns) {
-  if (source == TraceSource::kSynthesised || !ops.in_order()) return std::nullopt;
-  if (!wall_ns && source == TraceSource::kRecorded) wall_ns = ops.wall_ns();
-  if (!wall_ns || *wall_ns < ops.busy_ns()) return std::nullopt;
-  return *wall_ns - ops.busy_ns();
-}
-
 void TraceSummary::add(const TraceRecord& record, std::uint64_t start_ns, const OpTimes& times) {
   for (OpSums* sums : {&ops[record.op], &all}) {
     merge<OpSnapshot>(*sums, OpSnapshot{1, times});
@@ -73,22 +51,35 @@ void TraceSummary::add(const TraceRecord& record, std::uint64_t start_ns, const 
   busy.add(start_ns, start_ns + times.total_ns);
 }
 
-void TraceFileSummary::add(const TraceRecord& record) {
+std::optional<TracePass> TraceFileSummary::add(const TraceRecord& record) {
   TraceSummary::add(record);
   keep_greatest(by_time, record, took_longer);
   keep_greatest(by_bytes, record, moved_more);
+  return take(walker_.add(record));
+}
+
+std::optional<TracePass> TraceFileSummary::end() { return take(walker_.end()); }
+
+std::optional<TracePass> TraceFileSummary::take(std::optional<TracePass> over) {
+  if (over) passes[over->kind].add(*over);
+  return over;
 }
 
 Result<TraceFileSummary> summarise_trace(const std::string& path,
-                                         const std::function<void(const TraceRecord&)>& each) {
+                                         const std::function<void(const TraceRecord&)>& each,
+                                         const std::function<void(const TracePass&)>& each_pass) {
   ASSIGN_OR_RETURN(TraceReader reader, TraceReader::open(path));
   TraceFileSummary summary(path, reader.header());
+  const auto show = [&](const std::optional<TracePass>& pass) {
+    if (pass && each_pass) each_pass(*pass);
+  };
   for (;;) {
     ASSIGN_OR_RETURN(const std::optional<TraceRecord> record, reader.next());
     if (!record) break;
-    summary.add(*record);
+    show(summary.add(*record));
     if (each) each(*record);
   }
+  show(summary.end());
   summary.cut = reader.cut();
   return summary;
 }

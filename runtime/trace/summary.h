@@ -14,39 +14,11 @@
 #include "runtime/op_times.h"
 #include "runtime/stats/op_stats.h"
 #include "runtime/stats/transport_stats.h"
+#include "runtime/trace/busy_time.h"
+#include "runtime/trace/passes.h"
 #include "runtime/trace/trace.h"
 
 namespace airlock {
-
-/// The union of spans of time that come in order of their starts. Of others it is at least never
-/// more than what they cover from the first to the last.
-class BusyTime {
- public:
-  void begin(std::uint64_t at_ns);  // once, before the first add()
-  void add(std::uint64_t start_ns, std::uint64_t end_ns);
-  bool begun() const { return begun_; }
-  bool in_order() const { return in_order_; }
-  std::uint64_t wall_ns() const { return last_ns_ - first_ns_; }
-  /// Of the span that ended last.
-  std::uint64_t end_ns() const { return last_ns_; }
-  std::uint64_t busy_ns() const { return busy_ns_; }
-
- private:
-  bool begun_ = false;
-  bool in_order_ = true;
-  std::uint64_t first_ns_ = 0;
-  std::uint64_t last_ns_ = 0;
-  std::uint64_t start_ns_ = 0;  // of the last span
-  std::uint64_t busy_ns_ = 0;
-};
-
-/// Time of the TEE between a trace's ops, in which none of those in `ops` was under way. `wall_ns`
-/// is the header's, where `ops` are all of the trace; nullopt: only what lies between the first
-/// and the last of them is asked for, which a recording alone tells (an import lays its ops out
-/// itself). nullopt where it is not known: a synthesised trace has no times, and of ops that are
-/// out of order, or longer than the wall, nothing can be said.
-std::optional<std::uint64_t> between_ops_ns(TraceSource source, const BusyTime& ops,
-                                            std::optional<std::uint64_t> wall_ns);
 
 /// Calls of one op, or of several, added up.
 struct OpSums : OpSnapshot {
@@ -96,7 +68,7 @@ inline constexpr std::size_t kBigOps = 15;
 /// The summary of a trace file.
 struct TraceFileSummary : TraceSummary {
   TraceFileSummary(std::string path, TraceHeader trace_header)
-      : file(std::move(path)), header(std::move(trace_header)) {}
+      : file(std::move(path)), header(std::move(trace_header)), walker_(header) {}
 
   std::string file;
   TraceHeader header;
@@ -105,19 +77,29 @@ struct TraceFileSummary : TraceSummary {
   // The greatest first; among equals the one that took longer or moved more, then the earlier.
   std::vector<TraceRecord> by_time;
   std::vector<TraceRecord> by_bytes;
+  // Those that are over.
+  PassTable passes;
 
-  void add(const TraceRecord& record);
+  /// The pass that is over because the record begins another.
+  std::optional<TracePass> add(const TraceRecord& record);
+  /// The trace is over: its last pass, once.
+  std::optional<TracePass> end();
   /// Whether anything was timed.
   bool has_times() const { return busy.end_ns() != 0; }
   /// The TEE's time between ops; nullopt where it is not known.
   std::optional<std::uint64_t> between_ns() const {
     return between_ops_ns(header.source, busy, header.wall_ns);
   }
+
+ private:
+  std::optional<TracePass> take(std::optional<TracePass> over);
+  PassWalker walker_;
 };
 
-/// Reads the trace at `path` to its end, and shows each record to `each`, where that is given.
-/// kInvalidInput as TraceReader gives it.
-Result<TraceFileSummary> summarise_trace(const std::string& path,
-                                         const std::function<void(const TraceRecord&)>& each = {});
+/// Reads the trace at `path` to its end, and shows each record to `each` and each pass, once it is
+/// over, to `each_pass`, where they are given. kInvalidInput as TraceReader gives it.
+Result<TraceFileSummary> summarise_trace(
+    const std::string& path, const std::function<void(const TraceRecord&)>& each = {},
+    const std::function<void(const TracePass&)>& each_pass = {});
 
 }  // namespace airlock

@@ -206,6 +206,27 @@ std::string area_plot(ChartIds& ids, const Plot& plot) {
                      fmt::format("<path class=\"s-{0} o-{0}\" d=\"{1}\"/>", plot.series.id, path));
 }
 
+std::string layered_plot(ChartIds& ids, const Plot& plot, const std::vector<Layer>& layers) {
+  const Axis y = y_axis(plot);
+  std::vector<std::uint64_t> below(plot.columns.size());
+  std::string marks;
+  for (const Layer& layer : layers) {
+    std::string path;
+    for (std::size_t i = 0; i < plot.columns.size(); ++i) {
+      if (layer.values[i] == 0) continue;
+      const double bottom = kPlotUnits * (1 - y.place(below[i]));
+      below[i] = add_saturating(below[i], layer.values[i]);
+      path += fmt::format("M{0:.5g} {1:.4g}V{2:.4g}H{3:.5g}V{1:.4g}Z",
+                          kPlotUnits * plot.x.place(plot.columns[i].low), bottom,
+                          kPlotUnits * (1 - y.place(below[i])),
+                          kPlotUnits * plot.x.place(plot.columns[i].high));
+    }
+    if (!path.empty())
+      marks += fmt::format("<path class=\"s-{}\" d=\"{}\"/>", layer.series.id, path);
+  }
+  return plot_figure(ids, plot, y, marks);
+}
+
 std::string legend(const std::vector<Segment>& segments) {
   std::string items;
   for (const Segment& one : segments) {

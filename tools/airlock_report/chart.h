@@ -113,6 +113,15 @@ std::string column_plot(ChartIds& ids, const Plot& plot);
 /// The same as one filled outline: for many columns.
 std::string area_plot(ChartIds& ids, const Plot& plot);
 
+/// What one series has in each of a plot's columns.
+struct Layer {
+  Series series;
+  std::vector<std::uint64_t> values;  // one a column
+};
+/// Upright columns in layers that stand on each other, the first one lowest. A column's value is
+/// what its layers add up to.
+std::string layered_plot(ChartIds& ids, const Plot& plot, const std::vector<Layer>& layers);
+
 /// The names of the segments' series, with their patterns.
 std::string legend(const std::vector<Segment>& segments);
 /// The patterns that every chart refers to; once on a page.

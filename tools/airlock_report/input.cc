@@ -49,13 +49,21 @@ Result<ReportedTrace> read_trace(const std::string& path, std::size_t most_bins)
   Bins by_time(most_bins);
   Bins by_number(most_bins);
   std::uint64_t number = 0;
-  ASSIGN_OR_RETURN(TraceFileSummary summary, summarise_trace(path, [&](const TraceRecord& record) {
-                     by_time.add(record.start_ns, record.end_ns(), record);
-                     by_number.add(number, number, record);
-                     ++number;
-                   }));
+  // Of both kinds together as many as there are intervals of time.
+  const PassBins few(most_bins / 2);
+  PerValue<PassKind, PassBins> passes{{few, few}};
+  ASSIGN_OR_RETURN(TraceFileSummary summary,
+                   summarise_trace(
+                       path,
+                       [&](const TraceRecord& record) {
+                         by_time.add(record.start_ns, record.end_ns(), record);
+                         by_number.add(number, number, record);
+                         ++number;
+                       },
+                       [&](const TracePass& pass) { passes[pass.kind].add(pass.sums); }));
   const bool timed = summary.has_times();
-  return ReportedTrace{std::move(summary), std::move(timed ? by_time : by_number)};
+  return ReportedTrace{std::move(summary), std::move(timed ? by_time : by_number),
+                       std::move(passes)};
 }
 
 Result<std::vector<Input>> read_inputs(const std::vector<std::string>& paths) {

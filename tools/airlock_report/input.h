@@ -18,6 +18,8 @@ namespace airlock::report {
 struct ReportedTrace : TraceFileSummary {
   // Over time, or over ops by their number where nothing was timed.
   Bins bins;
+  // In order.
+  PerValue<PassKind, PassBins> pass_bins;
   /// Of all runs: the header's, else up to the last op's end.
   std::uint64_t wall_ns() const { return header.wall_ns.value_or(busy.end_ns()); }
 };

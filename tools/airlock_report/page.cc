@@ -160,6 +160,8 @@ std::string render_page(const std::vector<Input>& inputs, const PageOrigin& orig
       {"inputs", "Inputs", "Inputs", inputs_section(inputs)},
       {"time", "Time", "Time", time_section(inputs, ids)},
       {"latency", "Latency", "Latency", latency_section(inputs, ids)},
+      {"text", "Answers", "Answers", text_section(inputs, ids)},
+      {"passes", "Passes", "Passes and steps", passes_section(inputs, ids)},
       {"paths", "Paths", "Paths", paths_section(inputs, ids)},
       {"timeline", "Over time", "Over time", timeline_section(inputs, ids)},
       {"biggest", "Biggest ops", "Biggest ops", biggest_section(inputs)},

@@ -5,6 +5,7 @@
 
 #include "runtime/text/figures.h"
 #include "tools/airlock_report/format.h"
+#include "tools/airlock_report/histogram_chart.h"
 #include "tools/airlock_report/sections.h"
 #include "tools/airlock_report/table.h"
 
@@ -152,73 +153,30 @@ void add_rows(Table& table, const std::string& key, const std::string& name,
   for (const Path path : kPaths) {
     const HistogramSnapshot& histogram = histograms[path];
     if (histogram.count() == 0) continue;
-    const std::string prefix = fmt::format("{}paths.{}.latency_ns.", key, name_of(path));
     table.row(name);
     table.text(name_of(path));
-    table.number(prefix + "count", histogram.count());
-    for (const auto& [name_of_share, share] : kPercentiles)
-      table.number(fmt::format("{}{}", prefix, name_of_share), histogram.percentile(share));
-    table.number(prefix + "max", histogram.max);
+    add_percentiles(table, fmt::format("{}paths.{}.latency_ns.", key, name_of(path)), histogram);
   }
-}
-
-std::vector<Column> columns_of(const HistogramSnapshot& histogram) {
-  HistogramSnapshot all;
-  all.counts.fill(1);
-  const auto edges = all.buckets();
-  std::vector<Column> columns;
-  for (std::size_t i = 0; i < edges.size(); ++i) {
-    if (histogram.counts[i] == 0) continue;
-    const std::uint64_t upper = edges[i].first;
-    columns.push_back({i == 0 ? 1 : edges[i - 1].first + 1, upper == UINT64_MAX ? upper : upper + 1,
-                       histogram.counts[i]});
-  }
-  return columns;
 }
 
 std::string bucket_table(const std::string& key, const Group& group) {
   Table table("Ops in each bucket", {"path", "up to, ns", "up to", "ops"});
   for (const Path path : kPaths) {
-    for (const auto& [upper, count] : group.merged[path].buckets()) {
-      table.row(name_of(path));
-      table.derived(grouped(upper));
-      table.derived(human_time(upper));
-      table.number(fmt::format("{}paths.{}.latency_ns.buckets.{}", key, name_of(path), upper),
-                   count);
-    }
+    add_buckets(table, name_of(path), fmt::format("{}paths.{}.latency_ns.", key, name_of(path)),
+                group.merged[path]);
   }
   return table.folded(fmt::format("The {} buckets of the charts", table.rows()));
 }
 
 std::string group_part(const Group& group, const std::vector<Input>& inputs, ChartIds& ids) {
-  PerValue<Path, std::vector<Column>> columns;
-  std::uint64_t low = UINT64_MAX;
-  std::uint64_t high = 1;
-  for (const Path path : kPaths) {
-    columns[path] = columns_of(group.merged[path]);
-    if (columns[path].empty()) continue;
-    low = std::min(low, columns[path].front().low);
-    high = std::max(high, columns[path].back().high);
-  }
+  TimeRange range;
+  for (const HistogramSnapshot& histogram : group.merged) range.take(histogram);
   std::string body = fmt::format("<h3>{}</h3>\n", escape_html(group.title));
   for (const Path path : kPaths) {
-    if (columns[path].empty()) continue;
-    const HistogramSnapshot& histogram = group.merged[path];
-    Plot plot;
-    plot.text.title = fmt::format("Latency of ops on the {} path", name_of(path));
-    plot.series = series_of(path);
-    plot.x = log_time_axis(low, high, "latency of an op, logarithmic");
-    plot.y_label = "ops";
-    plot.columns = columns[path];
-    for (const auto& [name, share] : kPercentiles) {
-      const std::uint64_t value = histogram.percentile(share);
-      plot.x_marks.push_back({value, fmt::format("{} {}", name, human_time(value))});
-    }
-    plot.text.description = fmt::format(
-        "Histogram of {} ops: median {}, 90 % within {}, 99 % within {}, the longest {}.",
-        histogram.count(), plot.x_marks[0].label.substr(4), plot.x_marks[1].label.substr(4),
-        plot.x_marks[2].label.substr(4), human_time(histogram.max));
-    body += column_plot(ids, plot);
+    body += histogram_plot(ids,
+                           {fmt::format("Latency of ops on the {} path", name_of(path)),
+                            "latency of an op, logarithmic", "ops", series_of(path)},
+                           group.merged[path], range);
   }
   Table table("Latency per path, ns", {"file", "path", "ops", "p50", "p90", "p99", "max"});
   for (const std::size_t i : group.members)

@@ -21,6 +21,10 @@ std::string latency_section(const std::vector<Input>& inputs, ChartIds& ids);
 std::string paths_section(const std::vector<Input>& inputs, ChartIds& ids);
 /// Bytes per path and the ring's fill over time, of each trace.
 std::string timeline_section(const std::vector<Input>& inputs, ChartIds& ids);
+/// Passes over prompts and steps of answers, of each trace: rows, and where the time of each went.
+std::string passes_section(const std::vector<Input>& inputs, ChartIds& ids);
+/// What runners counted that write text: tokens, time to the first one and between them.
+std::string text_section(const std::vector<Input>& inputs, ChartIds& ids);
 /// Of each trace, by bytes and by time.
 std::string biggest_section(const std::vector<Input>& inputs);
 /// What a runner sent against what its server received, session by session.
