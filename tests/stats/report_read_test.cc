@@ -38,6 +38,19 @@ TEST(ReadReport, reads_back_what_a_runner_writes) {
   EXPECT_EQ(report->wall_ns, written.wall_ns);
 }
 
+TEST(ReadReport, reads_back_what_a_runner_of_words_writes) {
+  SideReport written = sample_runner();
+  written.text = sample_text();
+  const auto report = read(report_json(written));
+  ASSERT_TRUE(report.ok()) << report.status().message();
+  EXPECT_EQ(report->text, written.text);
+  EXPECT_EQ(read(report_json(sample_runner()))->text, std::nullopt);
+  expect_refused(changed("\"begun\":3", "\"begun\":-3", written),
+                 "FILE: 'text.begun' is -3, expected an integer from 0 to 72057594037927936");
+  expect_refused(changed("\"ttft_ns\":{\"p50\":212991", "\"ttft_ns\":{\"p50\":1", written),
+                 "FILE: 'text.ttft_ns.p50' is 1, expected 212991, as its buckets say");
+}
+
 TEST(ReadReport, reads_back_what_a_server_writes) {
   const SideReport written = sample_server();
   const auto report = read(report_json(written));

@@ -30,6 +30,14 @@ inline SideReport sample_runner() {
   return report;
 }
 
+/// What a runner counted that wrote text.
+inline TextSnapshot sample_text() {
+  TextSnapshot text{30, 10, 25, 3, 2, 65'536, {}, {}};
+  text.ttft_ns = histogram_of({200'000, 210'000, 900'000});
+  text.itl_ns = histogram_of({40'000, 41'000});
+  return text;
+}
+
 /// What its server says of the same session.
 inline SideReport sample_server() {
   SideReport report;

@@ -139,6 +139,32 @@ Table ops_table(const std::vector<TraceFileSummary>& summaries) {
   return table;
 }
 
+/// A row for each kind of pass that there was.
+Table passes_table(const TraceFileSummary& summary) {
+  Table table({left("pass"),
+               "passes",
+               "rows",
+               "ops",
+               {"total ms", "wall_ns"},
+               {"TEE between ms", "between_ns"},
+               {"tee ms", "tee_ns"},
+               {"wire ms", "wire_ns"},
+               {"queue ms", "queue_ns"},
+               {"server ms", "server_ns"},
+               {"p50 ms", "p50_ns"},
+               {"p90 ms", "p90_ns"}});
+  for (const PassKind kind : kValuesOf<PassKind>) {
+    const PassTotals& sums = summary.passes[kind];
+    if (sums.count == 0) continue;
+    const bool is_known = sums.between_known == sums.count;
+    table.add({name_of(kind), sums.count, sums.rows, sums.ops, Cell::ms(sums.wall_ns),
+               is_known ? Cell::ms(sums.between_ns) : Cell(), Cell::ms(sums.tee_ns),
+               Cell::ms(sums.wire_ns), Cell::ms(sums.queue_ns), Cell::ms(sums.server_ns),
+               Cell::ms(sums.each_ns.percentile(0.5)), Cell::ms(sums.each_ns.percentile(0.9))});
+  }
+  return table;
+}
+
 Table biggest_table(const TraceFileSummary& summary) {
   Table table({left("seq"),
                {"", "run"},
@@ -181,6 +207,10 @@ std::string show_markdown(const TraceFileSummary& summary) {
       },
       summary);
   text += '\n' + paths.markdown() + '\n';
+  if (summary.passes[PassKind::kStep].count != 0) {
+    text +=
+        "Passes over prompts, and steps of answers:\n\n" + passes_table(summary).markdown() + '\n';
+  }
   text += summary.header.source == TraceSource::kSynthesised
               ? "A synthesised trace has no times.\n\n"
               : shares_markdown(summary);
@@ -279,6 +309,7 @@ JsonObject summary_json(const TraceFileSummary& summary) {
           {"ops", ops},
           {"all", sums_json(summary.all)},
           {"paths", paths},
+          {"passes", passes_table(summary).json()},
           {"biggest", biggest_table(summary).json()},
           {"cut", summary.cut.empty() ? std::nullopt : std::optional(summary.cut)}};
 }

@@ -104,6 +104,15 @@ TEST(ReportChart, an_area_has_a_step_for_each_column_and_a_gap_between) {
               HasSubstr("d=\"M0 1000V500H250V0H500V1000ZM750 1000V750H1000V1000Z\""));
 }
 
+TEST(ReportChart, layers_stand_on_each_other) {
+  ChartIds ids;
+  const std::string html =
+      layered_plot(ids, sample_plot(), {{kTee, {1, 0, 1}}, {kWire, {1, 4, 0}}});
+  EXPECT_THAT(html,
+              HasSubstr("class=\"s-tee\" d=\"M0 1000V750H250V1000ZM750 1000V750H1000V1000Z\""));
+  EXPECT_THAT(html, HasSubstr("class=\"s-wire\" d=\"M0 750V500H250V750ZM250 1000V0H500V1000Z\""));
+}
+
 TEST(ReportChart, columns_stand_on_the_axis_and_are_never_invisible) {
   ChartIds ids;
   Plot plot = sample_plot();

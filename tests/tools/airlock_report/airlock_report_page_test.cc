@@ -18,11 +18,15 @@ constexpr std::string_view kScript = "<script>alert(1)</script>";
 
 ReportedTrace trace_of(const std::vector<TraceRecord>& records,
                        const TraceHeader& header = sample_header()) {
-  ReportedTrace trace{TraceFileSummary("t", header), Bins(64)};
+  ReportedTrace trace{TraceFileSummary("t", header), Bins(64), {{PassBins(2), PassBins(2)}}};
+  const auto take = [&trace](const std::optional<TracePass>& pass) {
+    if (pass) trace.pass_bins[pass->kind].add(pass->sums);
+  };
   for (const TraceRecord& record : records) {
-    trace.add(record);
+    take(trace.add(record));
     trace.bins.add(record.start_ns, record.end_ns(), record);
   }
+  take(trace.end());
   return trace;
 }
 
@@ -31,6 +35,20 @@ ReportedTrace sample_trace(const TraceHeader& header = sample_header(), std::str
       trace_of({sample_record(0, 0, 1000), sample_record(1, 5000, 2000, Path::kZmq)}, header);
   trace.cut = std::move(cut);
   return trace;
+}
+
+/// Passes of `rows` tokens each: an embedding of `ns`, and lm_head of as long 1000 ns behind it.
+std::vector<TraceRecord> answer_records(const std::vector<std::int64_t>& rows, std::uint64_t ns) {
+  std::vector<TraceRecord> records;
+  for (const std::int64_t count : rows) {
+    for (const Op op : {Op::kEmbedding, Op::kLmHead}) {
+      const std::uint64_t seq = records.size();
+      TraceRecord& record = records.emplace_back(sample_record(seq, seq * (ns + 1000), ns));
+      record.op = op;
+      record.inputs = {{{DType::kI32, {count}}, Path::kRing, {}}};
+    }
+  }
+  return records;
 }
 
 std::string page_of(const std::vector<Input>& inputs) {
@@ -62,6 +80,65 @@ TEST(ReportPage, shows_time_on_a_device_only_where_there_is_some) {
   EXPECT_THAT(page, HasSubstr(cell("inputs.0.ops.matmul.device.copy_out_ns", 2'033)));
   EXPECT_THAT(page_of({{"r.json", sample_runner()}, {"t", sample_trace()}}),
               Not(HasSubstr("Time on the device")));
+}
+
+TEST(ReportPage, has_the_passes_of_an_answer_and_their_time) {
+  const std::string page = page_of({{"t", trace_of(answer_records({8, 1, 1, 1}, 2000))}});
+  const std::string steps = "inputs.0.passes.step.";
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.passes.prefill.count", 1)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.passes.prefill.rows", 8)));
+  EXPECT_THAT(page, HasSubstr(cell(steps + "count", 3)));
+  EXPECT_THAT(page, HasSubstr(cell(steps + "rows", 3)));
+  EXPECT_THAT(page, HasSubstr(cell(steps + "ops", 6)));
+  EXPECT_THAT(page, HasSubstr(cell(steps + "wall_ns", 3 * 5000)));
+  EXPECT_THAT(page, HasSubstr(cell(steps + "between_ns", 3 * 1000)));
+  EXPECT_THAT(page, HasSubstr(cell(steps + "wire_ns", 3 * 4000)));
+  EXPECT_THAT(page, HasSubstr(cell(steps + "p50_ns", 5000)));
+  EXPECT_THAT(page, HasSubstr(cell(steps + "p90_ns", 5000)));
+  // Two intervals at most: the first two steps share one.
+  EXPECT_THAT(page, HasSubstr(cell(steps + "bins.0.rows", 2)));
+  EXPECT_THAT(page, HasSubstr(cell(steps + "bins.2.wire_ns", 4000)));
+  EXPECT_THAT(page, HasSubstr("Time of steps of an answer"));
+  EXPECT_THAT(page, HasSubstr("the mean of 2 in a row"));
+}
+
+TEST(ReportPage, has_the_passes_of_a_trace_without_times_and_no_time_of_them) {
+  const std::string page = page_of({{"t", trace_of([] {
+                                       auto records = answer_records({8, 1}, 0);
+                                       for (TraceRecord& record : records) record.start_ns = 0;
+                                       return records;
+                                     }())}});
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.passes.step.rows", 1)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.passes.step.bins.0.ops", 2)));
+  EXPECT_THAT(page, Not(HasSubstr("passes.step.wall_ns")));
+  EXPECT_THAT(page, Not(HasSubstr("Time of steps")));
+}
+
+TEST(ReportPage, has_no_passes_where_no_embedding_was_seen) {
+  EXPECT_THAT(page_of({{"t", sample_trace()}}), Not(HasSubstr("Passes and steps")));
+}
+
+TEST(ReportPage, shows_what_a_runner_of_words_counted) {
+  SideReport runner = sample_runner();
+  EXPECT_THAT(page_of({{"r", runner}}), Not(HasSubstr("id=\"text\"")));
+  runner.text = sample_text();
+  const std::string page = page_of({{"r", runner}});
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.text.generated_tokens", 25)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.text.cache_peak_bytes", 65'536)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.text.ttft_ns.count", 3)));
+  EXPECT_THAT(page, HasSubstr(cell("inputs.0.text.ttft_ns.max", 900'000)));
+  EXPECT_THAT(page,
+              HasSubstr(cell("inputs.0.text.itl_ns.p50", runner.text->itl_ns.percentile(0.5))));
+  EXPECT_THAT(page, HasSubstr("Histogram of 3 prompts"));
+}
+
+TEST(ReportPage, merges_the_words_of_several_runners) {
+  SideReport runner = sample_runner();
+  runner.text = sample_text();
+  const std::string page = page_of({{"a", runner}, {"b", runner}, {"c", sample_runner()}});
+  EXPECT_THAT(page, HasSubstr(cell("inputs.1.text.ttft_ns.count", 3)));
+  EXPECT_THAT(page, HasSubstr(cell("merged.tee_runner.text.ttft_ns.count", 6)));
+  EXPECT_THAT(page, Not(HasSubstr("inputs.2.text")));
 }
 
 TEST(ReportPage, escapes_every_text_of_its_inputs) {

@@ -76,6 +76,21 @@ TEST(ReportBins, count_inputs_at_submit_and_outputs_at_reply) {
   EXPECT_EQ(bins.bins()[3], (Bin{{{0, 0, 1024}}, 0, 0}));
 }
 
+TEST(ReportBins, of_passes_hold_one_each_while_they_are_few) {
+  PassBins bins(2);
+  PassSums pass;
+  pass.count = 1;
+  for (std::uint64_t i = 1; i <= 3; ++i) {
+    pass.rows = i;
+    bins.add(pass);
+  }
+  EXPECT_EQ(bins.width(), 2U);
+  ASSERT_EQ(bins.bins().size(), 2U);
+  EXPECT_EQ(bins.bins()[0].rows, 3U);
+  EXPECT_EQ(bins.bins()[0].count, 2U);
+  EXPECT_EQ(bins.bins()[1].rows, 3U);
+}
+
 class ReportTrace : public testing::Test {
  protected:
   ReportedTrace read(const std::vector<TraceRecord>& records) {

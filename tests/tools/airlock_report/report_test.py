@@ -177,6 +177,63 @@ def command(work):
     assert report(work, "--help").returncode == 0
 
 
+def passes_of(path):
+    """Of a recorded answer: rows, ops, time and the ops' parts of each pass, as its lines have them."""
+    with open(path, encoding="utf-8") as file:
+        records = [json.loads(line) for line in file][1:]
+    passes = []
+    for record in records:
+        if record["op"] == "embedding":
+            passes.append([])
+        passes[-1].append(record)
+    return [{"rows": one[0]["inputs"][0]["shape"][0], "ops": len(one),
+             "wall_ns": max(r["start_ns"] + r["total_ns"] for r in one) - one[0]["start_ns"],
+             **{key: sum(r[key] for r in one) for key in ("tee_ns", "wire_ns", "queue_ns", "server_ns")}} for one in passes]
+
+
+def answer(work):
+    """A real answer, recorded: its passes and steps, and what its statistics have of words; one that was made up."""
+    server = work.server()
+    trace, stats, page = work.path("answer.jsonl"), work.path("answer.json"), work.path("answer.html")
+    model = os.path.join(synthetic_trace.CONFIGS, "tiny.json")
+    work.start("tee_runner", "generate", "--synthetic", model, "--endpoint", work.endpoint, "--tokens", "5,6,7,8,9",
+               "--max-tokens", 12, "--ignore-eos", "--record", trace, "--stats-json", stats).expect_exit(0)
+    work.stop(server)
+    made = work.path("made.jsonl")
+    work.start("airlock_trace", "synth", "--config", model, "--tokens", 5, "--decode", 12, "-o", made).expect_exit(0)
+    done = report(work, stats, trace, made, "-o", page)
+    assert done.returncode == 0, done.stderr
+    with open(page, encoding="utf-8") as file:
+        values = Numbers(file.read()).values
+    passes = passes_of(trace)
+    assert [one["rows"] for one in passes] == [5] + [1] * 11, passes
+    expected = {}
+    for kind, some in (("prefill", passes[:1]), ("step", passes[1:])):
+        prefix = f"inputs.1.passes.{kind}."
+        expected[prefix + "count"] = expected[f"inputs.2.passes.{kind}.count"] = len(some)
+        for key in some[0]:
+            expected[prefix + key] = sum(one[key] for one in some)
+        for number, one in enumerate(some):
+            expected.update({f"{prefix}bins.{number}.{key}": value for key, value in one.items()})
+    expected["inputs.2.passes.prefill.rows"], expected["inputs.2.passes.step.rows"] = 5, 11
+    text = read_json(stats)["text"]
+    assert text["generated_tokens"] == 12, text
+    for key, value in text.items():
+        if isinstance(value, int):
+            expected["inputs.0.text." + key] = value
+            continue
+        expected.update({f"inputs.0.text.{key}.{name}": value[name] for name in ("p50", "p90", "p99", "max")})
+        expected.update({f"inputs.0.text.{key}.buckets.{upper}": count for upper, count in value["buckets"]})
+    for key, value in expected.items():
+        assert values.get(key) == value, f"{key}: the page says {values.get(key)}, the file {value}"
+    walls = sorted(one["wall_ns"] for one in passes[1:])
+    for share, key in ((0.5, "p50_ns"), (0.9, "p90_ns")):
+        exact, shown = walls[int(share * len(walls))], values["inputs.1.passes.step." + key]
+        assert exact <= shown <= exact * 1.13, (key, walls, shown)
+    assert "inputs.2.passes.step.wall_ns" not in values
+    print(f"{len(expected)} numbers of an answer")
+
+
 FITS = """(() => {
   const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, svg') &&
     e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.className || e.tagName);
@@ -274,7 +331,7 @@ def big_trace(work):
     assert sum(v for k, v in values.items() if k.startswith("inputs.0.bins.") and k.endswith(".ops")) == count
 
 
-SCENARIOS = {"command": command, "browser": in_browser, "big_trace": big_trace}
+SCENARIOS = {"command": command, "answer": answer, "browser": in_browser, "big_trace": big_trace}
 
 
 def main():
@@ -283,7 +340,7 @@ def main():
     parser.add_argument("scenario", choices=SCENARIOS)
     args = parser.parse_args()
     bin_dir = os.path.abspath(args.bin_dir)
-    for program in ("airlock_report", "gpu_server", "tee_runner"):
+    for program in ("airlock_report", "airlock_trace", "gpu_server", "tee_runner"):
         if not os.path.exists(os.path.join(bin_dir, program)):
             print(f"SKIPPED: {args.scenario}: {program} is not built in {bin_dir}")
             return SKIPPED

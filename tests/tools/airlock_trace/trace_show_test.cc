@@ -118,6 +118,28 @@ TEST(Show, says_the_same_in_each_form) {
   EXPECT_NEAR(shares, 1, 1e-9);
 }
 
+TEST(Show, has_the_steps_of_an_answer) {
+  const TempFolder folder;
+  Trace trace = timed_trace(8, 3);
+  test::write(trace, folder.path("prefills"));
+  for (TraceRecord& record : trace.records) record.run = 0;
+  test::write(trace, folder.path("answer"));
+  const auto md = show({folder.path("answer")}, OutputForm::kMarkdown);
+  const auto prefills = show({folder.path("prefills")}, OutputForm::kMarkdown);
+  const auto text = show({folder.path("answer")}, OutputForm::kJson);
+  ASSERT_TRUE(md.ok() && prefills.ok() && text.ok());
+  EXPECT_THAT(*md, HasSubstr("| step "));
+  EXPECT_THAT(*prefills, Not(HasSubstr("| step ")));
+  const auto json = nlohmann::json::parse(*text)["traces"][0]["passes"];
+  ASSERT_EQ(json.size(), 2U);
+  EXPECT_EQ(json[0]["pass"], "prefill");
+  EXPECT_EQ(json[0]["passes"], 1);
+  EXPECT_EQ(json[1]["passes"], 2);
+  EXPECT_EQ(json[1]["rows"], 16);
+  EXPECT_EQ(json[1]["ops"], trace.records.size() / 3 * 2);
+  EXPECT_EQ(json[1]["between_ns"], (trace.records.size() / 3 - 1) * 2 * 1000);
+}
+
 TEST(Show, tells_the_time_between_ops_only_where_it_is_known) {
   const TempFolder folder;
   Trace trace = timed_trace(64);
