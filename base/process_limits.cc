@@ -1,6 +1,7 @@
 #include "base/process_limits.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
@@ -12,6 +13,27 @@
 #include "base/thread.h"
 
 namespace airlock {
+
+namespace {
+
+constexpr std::size_t kPageBytes = 4096;
+
+/// Whether more than RLIMIT_MEMLOCK can be locked: tried with memory that is never there, as a
+/// capability counts in the first user namespace alone and its bit does not tell.
+bool may_lock_everything() {
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return false;
+  if (limit.rlim_cur == RLIM_INFINITY) return true;
+  const std::size_t beyond = limit.rlim_cur / kPageBytes * kPageBytes + kPageBytes;
+  void* const place =
+      ::mmap(nullptr, beyond, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (place == MAP_FAILED) return false;
+  const bool may = ::mlock2(place, beyond, MLOCK_ONFAULT) == 0;
+  ::munmap(place, beyond);
+  return may;
+}
+
+}  // namespace
 
 Status ensure_descriptors(std::size_t count) {
   struct rlimit limit {};
@@ -64,6 +86,10 @@ void forbid_core_dumps() {
   (void)::setrlimit(RLIMIT_CORE, &none);
   // A core_pattern that is a pipe asks for no limit.
   (void)::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
+bool keep_out_of_swap() {
+  return may_lock_everything() && ::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
 }
 
 }  // namespace airlock

@@ -27,4 +27,14 @@ Status ensure_threads(std::size_t count, const std::string& what,
 /// user reads it.
 void forbid_core_dumps();
 
+/// Keeps what this process has touched, and will touch, out of swap, its shared and mapped memory
+/// included; a page that nobody touches is not taken. True where RLIMIT_MEMLOCK is unlimited or the
+/// process may pass it (CAP_IPC_LOCK). Elsewhere it does nothing and is false: under a finite limit
+/// later mappings would fail.
+///
+/// What is locked cannot be reclaimed either: the process keeps all that it ever touched, up to its
+/// memory limit, and MADV_DONTNEED fails on it (EINVAL). Who maps a large file to read it once
+/// munlock()s the mapping.
+[[nodiscard]] bool keep_out_of_swap();
+
 }  // namespace airlock

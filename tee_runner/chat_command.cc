@@ -10,7 +10,6 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "base/process_limits.h"
 #include "runtime/program/program.h"
 #include "tee_runner/answer_text.h"
 #include "tee_runner/chat/messages.h"
@@ -196,7 +195,7 @@ Status talk(Conversation& conversation) {
 }  // namespace
 
 Status run(const TalkOptions& options, StatsReporter& reporter) {
-  forbid_core_dumps();
+  keep_words_private();
   ASSIGN_OR_RETURN(const auto words, PromptMaker::open(options.model, options.chat_template));
   if (!words->knows_conversations()) {
     return {StatusCode::kInvalidInput,

@@ -3,7 +3,6 @@
 #include <atomic>
 #include <utility>
 
-#include "base/process_limits.h"
 #include "base/wake_event.h"
 #include "tee_runner/serve/serve_command.h"
 #include "tee_runner/text_commands.h"
@@ -12,7 +11,7 @@
 namespace airlock {
 
 Status run(const EndpointOptions& options, StatsReporter& reporter) {
-  forbid_core_dumps();
+  keep_words_private();
   ASSIGN_OR_RETURN(auto model, open_served_model(options.model, options.serve.model_name,
                                                  options.chat_template));
   WakeEvent end;

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "base/log.h"
-#include "base/process_limits.h"
 #include "proto/limits.h"
 #include "runtime/json/writer.h"
 #include "runtime/program/program.h"
@@ -121,7 +120,7 @@ Result<Answer> ask(const GenerateOptions& options, const Prompt& prompt, const P
 }  // namespace
 
 Status run(const GenerateOptions& options, StatsReporter& reporter) {
-  forbid_core_dumps();
+  keep_words_private();
   std::shared_ptr<const PromptMaker> words;
   const bool is_ids = options.tokens || options.tokens_file;
   if (!options.model.empty()) {

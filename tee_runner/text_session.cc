@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/log.h"
+#include "base/process_limits.h"
 #include "proto/limits.h"
 
 namespace airlock {
@@ -38,6 +40,14 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
                    BatchEngine::create(std::move(engine), std::move(first), reporter.text()));
   reporter.add_config("context", std::to_string(made->engine_->context_length()));
   return made;
+}
+
+void keep_words_private() {
+  forbid_core_dumps();
+  if (keep_out_of_swap()) return;
+  log_info(
+      "prompts and answers may come into swap, as locked memory is limited here: ulimit -l "
+      "unlimited, or CAP_IPC_LOCK, keeps them out");
 }
 
 GenerateRequest request_for(const TextOptions& options, const Prompt& prompt) {

@@ -37,6 +37,10 @@ class TextSession {
   std::unique_ptr<BatchEngine> engine_;
 };
 
+/// For the start of such a command: what it holds from here on comes into no core dump and, where
+/// the system allows it, into no swap; where it does not, the log says so and what to do.
+void keep_words_private();
+
 /// A request for an answer to `prompt` as the options say.
 GenerateRequest request_for(const TextOptions& options, const Prompt& prompt);
 

@@ -174,6 +174,9 @@ Result<std::unique_ptr<SafetensorsFile>> SafetensorsFile::open(const std::string
     return Status(StatusCode::kResourceExhausted, "{}: cannot map {} bytes: {}", path, file_bytes,
                   os_message(errno));
   }
+  // A process that locks its memory (keep_out_of_swap()) would keep the file there, and release()
+  // would do nothing.
+  (void)::munlock(base, file_bytes);
   return std::unique_ptr<SafetensorsFile>(new SafetensorsFile(std::move(file), std::move(entries),
                                                               static_cast<const std::byte*>(base)));
 }

@@ -4,9 +4,13 @@
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 
+#include <fstream>
 #include <random>
+#include <string>
 
+#include "base/process_limits.h"
 #include "tests/model/temp_model.h"
+#include "tests/support/in_child.h"
 
 namespace airlock {
 namespace {
@@ -41,6 +45,15 @@ class Safetensors : public testing::Test {
   std::string path_ = folder_.path("x.safetensors");
 };
 
+/// Of /proc/self/status, in KiB.
+std::size_t status_kib(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(key + ":")) return std::stoul(line.substr(key.size() + 1));
+  }
+  return 0;
+}
+
 TEST_F(Safetensors, reads_a_header_and_its_data) {
   std::string bytes = safetensors(kGood, 20);
   bytes[bytes.size() - 1] = 'z';
@@ -59,6 +72,30 @@ TEST_F(Safetensors, reads_a_header_and_its_data) {
   EXPECT_EQ((*file)->mapped(*b).back(), std::byte{'z'});
   (*file)->release(*b);
   EXPECT_EQ((*file)->mapped(*b).back(), std::byte{'z'});
+}
+
+// Also of a process that keeps its memory out of swap: a model's file is not pinned.
+TEST_F(Safetensors, lets_go_of_what_is_released) {
+  constexpr std::size_t kBytes = std::size_t{8} << 20;
+  test::write_file(
+      path_,
+      safetensors(R"({"a":{"dtype":"F32","shape":[2097152],"data_offsets":[0,8388608]}})", kBytes));
+  EXPECT_TRUE(holds_in_a_child([this] {
+    (void)keep_out_of_swap();
+    const std::size_t locked_kib = status_kib("VmLck");
+    const auto file = SafetensorsFile::open(path_);
+    if (!file.ok() || status_kib("VmLck") >= locked_kib + kBytes / 1024) return false;
+    const SafetensorsEntry& entry = *(*file)->find("a");
+    const std::size_t before_kib = status_kib("RssFile");
+    volatile unsigned sum = 0;
+    for (std::size_t i = 0; i < kBytes; i += 512)
+      sum = sum + std::to_integer<unsigned>((*file)->mapped(entry)[i]);
+    const std::size_t read_kib = status_kib("RssFile");
+    (*file)->release(entry);
+    const std::size_t after_kib = status_kib("RssFile");
+    constexpr std::size_t kHalf = kBytes / 2048;
+    return read_kib > before_kib + kHalf && after_kib < read_kib - kHalf;
+  }));
 }
 
 TEST_F(Safetensors, takes_unknown_dtypes_and_empty_tensors) {
