@@ -17,10 +17,9 @@
 #include <vector>
 
 #include "base/deadline.h"
-#include "base/page_buffer.h"
 #include "base/thread_pool.h"
-#include "base/vectorize.h"
 #include "bench/llama_1b.h"
+#include "bench/read_memory.h"
 #include "bench/record.h"
 #include "proto/op.h"
 #include "runtime/cpu/cpu_model.h"
@@ -30,7 +29,6 @@ namespace airlock {
 namespace {
 
 constexpr std::int64_t kPanel = 256;  // columns that oneDNN multiplies in one call
-constexpr std::size_t kReadBytes = std::size_t{256} << 10;
 
 struct Linear {
   const char* name;
@@ -57,64 +55,6 @@ std::vector<Linear> all_linears() {
   }
   all.push_back({"lm_head", {}, bench::kLlama1B.hidden, bench::kLlama1B.vocab});
   return all;
-}
-
-/// Pieces that the pool's threads take as they come.
-template <typename Body>
-void for_pieces(ThreadPool& pool, std::size_t count, const Body& body) {
-  std::atomic<std::size_t> next{0};
-  pool.parallel_for(pool.thread_count(), [&](std::size_t thread, std::size_t) {
-    for (std::size_t piece; (piece = next.fetch_add(1)) < count;) body(thread, piece);
-  });
-}
-
-/// Memory that is read, and stands for packed weights: as much as all layers' of the largest op.
-class Memory {
- public:
-  explicit Memory(std::size_t bytes) : pages_(PageBuffer::allocate(bytes).value()), bytes_(bytes) {
-    auto* values = reinterpret_cast<std::uint16_t*>(pages_.data());
-    for (std::size_t i = 0; i < bytes / 2; ++i)
-      values[i] = static_cast<std::uint16_t>(0x3c00U + i % 251);
-  }
-  /// The next so many bytes: what was there longest ago.
-  std::byte* next(std::size_t bytes) {
-    if (at_ + bytes > bytes_) at_ = 0;
-    std::byte* data = pages_.data() + at_;
-    at_ += bytes;
-    return data;
-  }
-
- private:
-  PageBuffer pages_;
-  std::size_t bytes_;
-  std::size_t at_ = 0;
-};
-
-std::atomic<std::uint64_t> sink{0};
-
-using Line __attribute__((vector_size(64), aligned(8), may_alias)) = std::uint64_t;
-
-/// Four sums, so that none is waited for.
-AIRLOCK_VECTORIZE std::uint64_t read_all(const std::byte* data, std::size_t bytes) {
-  const auto* lines = reinterpret_cast<const Line*>(data);
-  Line a{};
-  Line b{};
-  Line c{};
-  Line d{};
-  for (std::size_t i = 0; i < bytes / sizeof(Line); i += 4) {
-    a ^= lines[i];
-    b ^= lines[i + 1];
-    c ^= lines[i + 2];
-    d ^= lines[i + 3];
-  }
-  const Line all = a ^ b ^ c ^ d;
-  return all[0] ^ all[1] ^ all[2] ^ all[3] ^ all[4] ^ all[5] ^ all[6] ^ all[7];
-}
-
-void read(ThreadPool& pool, const std::byte* data, std::size_t bytes) {
-  for_pieces(pool, bytes / kReadBytes, [&](std::size_t, std::size_t piece) {
-    sink.fetch_xor(read_all(data + piece * kReadBytes, kReadBytes), std::memory_order_relaxed);
-  });
 }
 
 /// oneDNN alone: its packed panels, one call a panel, handles made before.
@@ -150,7 +90,7 @@ class BareOneDnn {
     }
   }
   void run(ThreadPool& pool, std::byte* data, std::size_t bytes) {
-    for_pieces(pool, bytes / panel_bytes_, [&](std::size_t thread, std::size_t piece) {
+    bench::for_pieces(pool, bytes / panel_bytes_, [&](std::size_t thread, std::size_t piece) {
       omp_set_num_threads(1);
       right_[thread].set_data_handle(data + piece * panel_bytes_);
       primitive_.execute(streams_[thread], arguments_[thread]);
@@ -201,14 +141,14 @@ struct Times {
 };
 
 /// Of each op, after one that makes what is kept.
-Times measure(Backend& backend, ThreadPool& pool, Memory& memory, const Linear& linear,
+Times measure(Backend& backend, ThreadPool& pool, bench::Memory& memory, const Linear& linear,
               std::int64_t rows, int rounds) {
   BareOneDnn bare(pool.thread_count(), rows, linear.k);
   const std::size_t bytes = linear.bytes();
   Times times;
   for (int round = 0; round < rounds; ++round) {
     for (std::int64_t layer = 0; layer < linear.count(); ++layer) {
-      const double read_ms = ms_of([&] { read(pool, memory.next(bytes), bytes); });
+      const double read_ms = ms_of([&] { bench::read_memory(pool, memory.next(bytes), bytes); });
       const double bare_ms = ms_of([&] { bare.run(pool, memory.next(bytes), bytes); });
       const double ours_ms =
           ms_of([&] { run_op(backend, linear, static_cast<std::uint16_t>(layer), rows); });
@@ -232,7 +172,8 @@ void run(std::size_t threads, int rounds, const std::vector<std::int64_t>& all_r
   std::size_t most = 0;
   for (const Linear& linear : linears)
     most = std::max(most, linear.bytes() * static_cast<std::size_t>(linear.count()));
-  Memory memory(most);
+  // Stands for packed weights: as much as all layers' of the largest op.
+  bench::Memory memory(most);
   fmt::print(
       "bf16, {} threads, {} rounds. Medians; in brackets the ratio of the tenth percentiles.\n\n"
       "| rows | op | MB | read ms | GB/s | oneDNN / read | ours / read |\n"

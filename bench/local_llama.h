@@ -16,9 +16,9 @@ class LocalLlama {
  public:
   explicit LocalLlama(std::size_t threads) {
     const Llama1B source;
-    std::shared_ptr<ThreadPool> pool = ThreadPool::create(threads).value();
+    pool_ = ThreadPool::create(threads).value();
     model_ =
-        CpuModel::create(source, {.dtype = DType::kBF16, .threads = threads, .progress = {}}, pool)
+        CpuModel::create(source, {.dtype = DType::kBF16, .threads = threads, .progress = {}}, pool_)
             .value();
     backend_ = std::make_unique<LocalBackend>(model_->make_compute());
     LlamaOptions options;
@@ -26,12 +26,17 @@ class LocalLlama {
     options.attention = Attention::kTee;
     options.threads = threads;
     driver_ = LlamaDriver::create(source.config(), read_norms(source).value(), options, *backend_,
-                                  stats_, pool)
+                                  stats_, pool_)
                   .value();
   }
   LlamaDriver& driver() { return *driver_; }
+  /// As the driver books its kernels.
+  const TeeStatsTable& stats() const { return stats_; }
+  /// The threads of both.
+  ThreadPool& pool() { return *pool_; }
 
  private:
+  std::shared_ptr<ThreadPool> pool_;
   std::shared_ptr<CpuModel> model_;
   std::unique_ptr<LocalBackend> backend_;
   TeeStatsTable stats_;
