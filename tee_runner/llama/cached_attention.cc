@@ -116,13 +116,14 @@ class Walker {
       rotate(layer_, item.first_position + row * block_.position_step, line_.data(),
              &queries_[row * layer_.pitch]);
     }
-    std::ranges::fill(output_, 0.0F);
+    const std::size_t rows = round_up(block_.end_row, QueryBlock::kFewRows);
+    std::fill_n(output_.data(), rows * layer_.pitch, 0.0F);
     std::fill_n(block_.peak, kQueryRows, -std::numeric_limits<float>::infinity());
     std::fill_n(block_.total, kQueryRows, 0.0F);
     const std::size_t last = item.first_position + (block_.end_row - 1) * block_.position_step;
     const auto head = static_cast<std::int64_t>(item.first_head / layer_.group);
     for (std::size_t first_key = 0; first_key <= last; first_key += kBlock)
-      take_keys(*sequence.cache, head, first_key);
+      take_keys(*sequence.cache, head, first_key, first_key + kBlock <= last);
     store(item);
   }
 
@@ -137,13 +138,23 @@ class Walker {
     return item.first_head + (block_.position_step == 0 ? row : 0);
   }
 
-  void take_keys(SequenceCache& cache, std::int64_t head, std::size_t first_key) {
+  /// Of few rows the block behind is fetched meanwhile, where there is one.
+  void take_keys(SequenceCache& cache, std::int64_t head, std::size_t first_key, bool is_followed) {
     const auto block = static_cast<std::int64_t>(first_key / kBlock);
     const std::byte* const keys = cache.keys(layer_.index, head, block);
     const std::byte* const values = cache.values(layer_.index, head, block);
+    const bool is_few = block_.end_row - block_.first_row <= QueryBlock::kFewRows;
+    const bool fetches = is_few && is_followed;
+    block_.next_keys = fetches ? cache.keys(layer_.index, head, block + 1) : nullptr;
+    block_.next_values = fetches ? cache.values(layer_.index, head, block + 1) : nullptr;
     if (layer_.cached == DType::kF32) {
       vector_math().attend(block_, first_key, reinterpret_cast<const float*>(keys),
                            reinterpret_cast<const float*>(values));
+      return;
+    }
+    if (is_few) {
+      vector_math().attend_bf16(block_, first_key, reinterpret_cast<const std::uint16_t*>(keys),
+                                reinterpret_cast<const std::uint16_t*>(values));
       return;
     }
     load_f32(layer_.cached, keys, keys_.data(), keys_.size());

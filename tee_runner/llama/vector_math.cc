@@ -9,6 +9,7 @@
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 // This file includes itself once for each target.
 #define HWY_TARGET_INCLUDE "tee_runner/llama/vector_math.cc"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -166,43 +167,105 @@ void rotate_head(const float* in, const float* cos, const float* sin, std::size_
 
 // A tile of sums fills half of the registers: 32 with AVX-512 and on AArch64, else 16. Each element
 // of a product sums in the same order whatever the tile.
-constexpr std::size_t kTileRows = HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64 ? 8 : 4;
-constexpr std::size_t kTileColumns = 2 * kWidth;
-static_assert(QueryBlock::kRows % kTileRows == 0 && QueryBlock::kPitchStep % kTileColumns == 0);
+constexpr std::size_t kTileVectors = HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64 ? 16 : 8;
+constexpr std::size_t kTileRows = kTileVectors / 2;
+// For as many rows, one key-value head's of a token, a tile is wider: no row is computed in vain,
+// and a line of b is read from end to end.
+constexpr std::size_t kNarrowRows = 4;
+static_assert(QueryBlock::kRows % kTileRows == 0 && QueryBlock::kPitchStep % (2 * kWidth) == 0);
+static_assert(kTileRows <= QueryBlock::kFewRows && kTileRows % kNarrowRows == 0);
 
-/// As multiply(), for the kTileRows rows of a and the kTileColumns columns of b that start there.
-HWY_INLINE void multiply_tile(const float* a, std::size_t pitch, const float* b, std::size_t depth,
-                              float* c, std::size_t columns) {
-  Vector sums[kTileRows][2];
-  for (std::size_t row = 0; row < kTileRows; ++row) {
-    sums[row][0] = hn::LoadU(kTag, c + row * columns);
-    sums[row][1] = hn::LoadU(kTag, c + row * columns + kWidth);
+HWY_INLINE Vector load(const float* from) { return hn::LoadU(kTag, from); }
+/// bf16, widened.
+HWY_INLINE Vector load(const std::uint16_t* from) {
+  const hn::RebindToUnsigned<Tag> bits;
+  const auto halves = hn::LoadU(hn::Rebind<std::uint16_t, Tag>(), from);
+  return hn::BitCast(kTag, hn::ShiftLeft<16>(hn::PromoteTo(bits, halves)));
+}
+
+/// What a product has beside its tiles: b [depth, columns], and what is fetched meanwhile, of b's
+/// shape, or null.
+template <typename T>
+struct Right {
+  const T* b;
+  const T* next;
+  std::size_t depth;
+  std::size_t columns;
+};
+
+/// As multiply(), for the `rows` rows of a and the vectors * kWidth columns of b that start there.
+template <std::size_t rows, std::size_t vectors, bool fetches, typename T>
+HWY_INLINE void multiply_tile(const float* a, std::size_t pitch, const Right<T>& right,
+                              std::size_t column, float* c) {
+  constexpr std::size_t kLine = 64 / sizeof(T);
+  Vector sums[rows][vectors];
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t v = 0; v < vectors; ++v)
+      sums[row][v] = hn::LoadU(kTag, c + row * right.columns + v * kWidth);
   }
-  for (std::size_t i = 0; i < depth; ++i) {
-    const Vector left = hn::LoadU(kTag, b + i * columns);
-    const Vector right = hn::LoadU(kTag, b + i * columns + kWidth);
-    for (std::size_t row = 0; row < kTileRows; ++row) {
+  for (std::size_t i = 0; i < right.depth; ++i) {
+    const std::size_t at = i * right.columns + column;
+    if constexpr (fetches) {
+      for (std::size_t line = 0; line < vectors * kWidth; line += kLine)
+        hwy::Prefetch(right.next + at + line);
+    }
+    Vector line[vectors];
+    for (std::size_t v = 0; v < vectors; ++v) line[v] = load(right.b + at + v * kWidth);
+    for (std::size_t row = 0; row < rows; ++row) {
       const Vector factor = hn::Set(kTag, a[row * pitch + i]);
-      sums[row][0] = hn::MulAdd(left, factor, sums[row][0]);
-      sums[row][1] = hn::MulAdd(right, factor, sums[row][1]);
+      for (std::size_t v = 0; v < vectors; ++v)
+        sums[row][v] = hn::MulAdd(line[v], factor, sums[row][v]);
     }
   }
-  for (std::size_t row = 0; row < kTileRows; ++row) {
-    hn::StoreU(sums[row][0], kTag, c + row * columns);
-    hn::StoreU(sums[row][1], kTag, c + row * columns + kWidth);
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t v = 0; v < vectors; ++v)
+      hn::StoreU(sums[row][v], kTag, c + row * right.columns + v * kWidth);
   }
 }
 
-/// c [QueryBlock::kRows, columns] += a [QueryBlock::kRows, depth] * b [depth, columns], in the rows
-/// that are wanted and some beside them. The rows of a lie `pitch` floats apart, columns is a
-/// multiple of QueryBlock::kPitchStep.
-HWY_INLINE void multiply(const QueryBlock& block, const float* a, std::size_t pitch, const float* b,
-                         std::size_t depth, float* c, std::size_t columns) {
-  const std::size_t first = block.first_row / kTileRows * kTileRows;
-  for (std::size_t row = first; row < block.end_row; row += kTileRows) {
-    for (std::size_t column = 0; column < columns; column += kTileColumns)
-      multiply_tile(a + row * pitch, pitch, b + column, depth, c + row * columns + column, columns);
+/// The tiles of `rows` rows, the widest first.
+template <std::size_t rows, bool fetches, typename T>
+HWY_INLINE void multiply_rows(const float* a, std::size_t pitch, const Right<T>& right, float* c) {
+  constexpr std::size_t kVectors = kTileVectors / rows;
+  std::size_t column = 0;
+  for (; column + kVectors * kWidth <= right.columns; column += kVectors * kWidth)
+    multiply_tile<rows, kVectors, fetches>(a, pitch, right, column, c + column);
+  if constexpr (kVectors > 2) {
+    for (; column < right.columns; column += 2 * kWidth)
+      multiply_tile<rows, 2, fetches>(a, pitch, right, column, c + column);
   }
+}
+
+/// Rows [first, end) of a block that its products take: those that are wanted and some beside them.
+struct TiledRows {
+  std::size_t first;
+  std::size_t end;
+  bool narrow;  // all in one tile of kNarrowRows
+};
+HWY_INLINE TiledRows tiled_rows(const QueryBlock& block) {
+  const std::size_t narrow = block.first_row / kNarrowRows * kNarrowRows;
+  if (block.end_row <= narrow + kNarrowRows) return {narrow, narrow + kNarrowRows, true};
+  return {block.first_row / kTileRows * kTileRows, round_up(block.end_row, kTileRows), false};
+}
+
+/// c [QueryBlock::kRows, columns] += a [QueryBlock::kRows, depth] * b [depth, columns], in the rows
+/// of the tiles. The rows of a lie `pitch` floats apart, columns is a multiple of
+/// QueryBlock::kPitchStep. What comes next is fetched by the first tiles alone.
+template <typename T>
+HWY_INLINE void multiply(const TiledRows& rows, const float* a, std::size_t pitch,
+                         const Right<T>& right, float* c) {
+  const float* const first_a = a + rows.first * pitch;
+  float* const first_c = c + rows.first * right.columns;
+  if (rows.narrow && right.next != nullptr)
+    return multiply_rows<kNarrowRows, true>(first_a, pitch, right, first_c);
+  if (rows.narrow) return multiply_rows<kNarrowRows, false>(first_a, pitch, right, first_c);
+  std::size_t row = rows.first;
+  if (right.next != nullptr) {
+    multiply_rows<kTileRows, true>(first_a, pitch, right, first_c);
+    row += kTileRows;
+  }
+  for (; row < rows.end; row += kTileRows)
+    multiply_rows<kTileRows, false>(a + row * pitch, pitch, right, c + row * right.columns);
 }
 
 /// Makes weights of the scores; rescales the output and the total to the new peak.
@@ -225,18 +288,35 @@ HWY_INLINE void weigh_scores(QueryBlock& block, std::size_t first_key) {
   }
 }
 
-void attend(QueryBlock& block, std::size_t first_key, const float* keys, const float* values) {
-  std::memset(block.scores, 0, sizeof(block.scores));
-  multiply(block, block.queries, block.pitch, keys, block.head_dim, block.scores,
-           QueryBlock::kKeys);
+template <typename T>
+HWY_INLINE void attend_to(QueryBlock& block, std::size_t first_key, const T* keys,
+                          const T* values) {
+  const TiledRows rows = tiled_rows(block);
+  std::fill(block.scores + rows.first * QueryBlock::kKeys,
+            block.scores + rows.end * QueryBlock::kKeys, 0.0F);
+  multiply(
+      rows, block.queries, block.pitch,
+      Right<T>{keys, static_cast<const T*>(block.next_keys), block.head_dim, QueryBlock::kKeys},
+      block.scores);
   weigh_scores(block, first_key);
-  multiply(block, block.scores, QueryBlock::kKeys, values, QueryBlock::kKeys, block.output,
-           block.pitch);
+  multiply(
+      rows, block.scores, QueryBlock::kKeys,
+      Right<T>{values, static_cast<const T*>(block.next_values), QueryBlock::kKeys, block.pitch},
+      block.output);
+}
+
+void attend(QueryBlock& block, std::size_t first_key, const float* keys, const float* values) {
+  attend_to(block, first_key, keys, values);
+}
+
+void attend_bf16(QueryBlock& block, std::size_t first_key, const std::uint16_t* keys,
+                 const std::uint16_t* values) {
+  attend_to(block, first_key, keys, values);
 }
 
 const VectorMath& table() {
   static constexpr VectorMath kTable{exp, rms_norm,    softmax, silu_multiply,
-                                     add, rotate_head, attend};
+                                     add, rotate_head, attend,  attend_bf16};
   return kTable;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace airlock {
 
@@ -19,6 +20,7 @@ struct QueryBlock {
   static constexpr std::size_t kRows = 32;       // queries
   static constexpr std::size_t kKeys = 64;       // keys of one step
   static constexpr std::size_t kPitchStep = 32;  // floats
+  static constexpr std::size_t kFewRows = 8;     // of which one walk over the keys is enough
 
   const float* queries;  // [kRows, pitch], rotated
   float* output;         // [kRows, pitch], to be divided by total after the last step
@@ -29,6 +31,9 @@ struct QueryBlock {
   std::size_t position_step = 1;
   std::size_t first_row = 0;  // queries [first_row, end_row) are wanted
   std::size_t end_row = kRows;
+  // Of few rows: what the next step takes, of the same type, which is fetched meanwhile; or null.
+  const void* next_keys = nullptr;
+  const void* next_values = nullptr;
   float scale;
   float peak[kRows];   // largest score so far, scaled
   float total[kRows];  // sum of the weights so far
@@ -64,6 +69,9 @@ struct VectorMath {
   /// One step of a block: takes kKeys keys, the first of them at position `first_key`, into each
   /// query that is not before them. keys [head_dim, kKeys], transposed; values [kKeys, pitch].
   void (*attend)(QueryBlock& block, std::size_t first_key, const float* keys, const float* values);
+  /// The same of keys and values in bf16, which are widened as they are read: for few rows.
+  void (*attend_bf16)(QueryBlock& block, std::size_t first_key, const std::uint16_t* keys,
+                      const std::uint16_t* values);
 };
 
 /// For the best instruction set that this CPU has.

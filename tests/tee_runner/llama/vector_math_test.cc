@@ -9,7 +9,11 @@
 #include <limits>
 #include <map>
 #include <random>
+#include <span>
+#include <utility>
 #include <vector>
+
+#include "base/convert.h"
 
 namespace airlock {
 namespace {
@@ -65,6 +69,85 @@ TEST_P(EachTarget, exp_keeps_the_ends_of_the_range) {
   EXPECT_TRUE(std::isnan(y[7]));
 }
 
+/// Three steps of a block of queries over the same keys and values.
+class Attention {
+ public:
+  static constexpr std::size_t kDim = 68, kPitch = 96, kSteps = 3;
+  struct Asked {
+    std::size_t first_row = 0;
+    std::size_t end_row = QueryBlock::kRows;
+    DType cached = DType::kF32;  // keys and values are rounded to bf16 in either
+    bool fetches = false;
+    std::size_t position_step = 1;
+  };
+  struct Rows {
+    std::vector<float> output;  // [end_row - first_row, kPitch]
+    std::vector<float> total;
+    bool operator==(const Rows&) const = default;
+  };
+
+  Attention() {
+    for (std::vector<float>* values : {&keys_, &values_}) {
+      std::vector<std::uint16_t>& rounded = values == &keys_ ? rounded_keys_ : rounded_values_;
+      rounded.resize(values->size());
+      store_f32(DType::kBF16, values->data(), reinterpret_cast<std::byte*>(rounded.data()),
+                values->size());
+      load_f32(DType::kBF16, reinterpret_cast<const std::byte*>(rounded.data()), values->data(),
+               values->size());
+    }
+  }
+
+  Rows attend(const Asked& asked) const {
+    std::vector<float> output(QueryBlock::kRows * kPitch);
+    QueryBlock block;
+    block.queries = queries_.data();
+    block.output = output.data();
+    block.head_dim = kDim;
+    block.pitch = kPitch;
+    // The third block of keys is before some of the queries only.
+    block.first_position = 2 * QueryBlock::kKeys - 10;
+    block.position_step = asked.position_step;
+    block.first_row = asked.first_row;
+    block.end_row = asked.end_row;
+    block.scale = 0.2F;
+    std::fill_n(block.peak, QueryBlock::kRows, -kInfinity);
+    std::fill_n(block.total, QueryBlock::kRows, 0.0F);
+    for (std::size_t step = 0; step < kSteps; ++step) {
+      if (asked.cached == DType::kBF16)
+        take(block, step, asked.fetches, rounded_keys_, rounded_values_, vector_math().attend_bf16);
+      else
+        take(block, step, asked.fetches, keys_, values_, vector_math().attend);
+    }
+    const auto rows_of = [&](const float* values, std::size_t pitch) {
+      return std::vector<float>(values + asked.first_row * pitch, values + asked.end_row * pitch);
+    };
+    return {rows_of(output.data(), kPitch), rows_of(block.total, 1)};
+  }
+
+ private:
+  template <typename T, typename Step>
+  static void take(QueryBlock& block, std::size_t step, bool fetches, const std::vector<T>& keys,
+                   const std::vector<T>& values, const Step& attend) {
+    constexpr std::size_t kKeysEach = kDim * QueryBlock::kKeys;
+    constexpr std::size_t kValuesEach = QueryBlock::kKeys * kPitch;
+    const bool is_followed = fetches && step + 1 < kSteps;
+    block.next_keys = is_followed ? &keys[(step + 1) * kKeysEach] : nullptr;
+    block.next_values = is_followed ? &values[(step + 1) * kValuesEach] : nullptr;
+    attend(block, step * QueryBlock::kKeys, &keys[step * kKeysEach], &values[step * kValuesEach]);
+  }
+
+  std::vector<float> queries_ = random_floats(QueryBlock::kRows * kPitch, 3);
+  std::vector<float> keys_ = random_floats(kSteps * kDim * QueryBlock::kKeys, 4);
+  std::vector<float> values_ = random_floats(kSteps * QueryBlock::kKeys * kPitch, 5);
+  std::vector<std::uint16_t> rounded_keys_;
+  std::vector<std::uint16_t> rounded_values_;
+};
+
+void keep_rows(const Attention::Rows& rows, std::vector<float>& all) {
+  all.insert(all.end(), rows.output.begin(), rows.output.end());
+  all.insert(all.end(), rows.total.begin(), rows.total.end());
+}
+
 /// What each function makes of the same numbers; no count is a multiple of any vector's width.
 std::vector<float> results() {
   const VectorMath& math = vector_math();
@@ -93,27 +176,11 @@ std::vector<float> results() {
   math.rotate_head(x.data(), y.data(), y.data() + half, half, out.data());
   keep(out.data(), 2 * half);
 
-  constexpr std::size_t kDim = 36, kPitch = 64;
-  const std::vector<float> queries = random_floats(QueryBlock::kRows * kPitch, 3);
-  const std::vector<float> keys = random_floats(3 * kDim * QueryBlock::kKeys, 4);
-  const std::vector<float> values = random_floats(3 * QueryBlock::kKeys * kPitch, 5);
-  std::vector<float> output(QueryBlock::kRows * kPitch);
-  QueryBlock block;
-  block.queries = queries.data();
-  block.output = output.data();
-  block.head_dim = kDim;
-  block.pitch = kPitch;
-  // The third block of keys is before some of the queries only.
-  block.first_position = 2 * QueryBlock::kKeys - 10;
-  block.scale = 0.2F;
-  std::fill_n(block.peak, QueryBlock::kRows, -kInfinity);
-  std::fill_n(block.total, QueryBlock::kRows, 0.0F);
-  for (std::size_t step = 0; step < 3; ++step) {
-    math.attend(block, step * QueryBlock::kKeys, &keys[step * kDim * QueryBlock::kKeys],
-                &values[step * QueryBlock::kKeys * kPitch]);
-  }
-  keep(output.data(), output.size());
-  keep(block.total, QueryBlock::kRows);
+  const Attention attention;
+  for (const auto& [first, end] :
+       {std::pair<std::size_t, std::size_t>{0, 32}, {0, 4}, {5, 8}, {2, 9}})
+    keep_rows(attention.attend({.first_row = first, .end_row = end}), all);
+  keep_rows(attention.attend({.end_row = 3, .cached = DType::kBF16, .fetches = true}), all);
   return all;
 }
 
@@ -134,6 +201,38 @@ TEST(VectorMath, targets_agree_and_in_every_bit_where_both_have_fma_or_both_have
     }
   }
   hwy::SetSupportedTargetsForTest(0);
+}
+
+// An answer's token alone, in company and as part of its prompt: the tile must not show.
+TEST_P(EachTarget, gives_a_row_its_bits_among_few_and_among_many) {
+  const Attention attention;
+  for (const std::size_t position_step : {0, 1}) {
+    const Attention::Rows all = attention.attend({.position_step = position_step});
+    for (std::size_t first = 0; first < 12; ++first) {
+      for (std::size_t end = first + 1; end <= 12; ++end) {
+        const Attention::Rows few =
+            attention.attend({.first_row = first, .end_row = end, .position_step = position_step});
+        const auto of_all =
+            std::span(all.output).subspan(first * Attention::kPitch, few.output.size());
+        ASSERT_TRUE(std::ranges::equal(few.output, of_all)) << "rows " << first << " to " << end;
+        ASSERT_TRUE(
+            std::ranges::equal(few.total, std::span(all.total).subspan(first, end - first)));
+      }
+    }
+  }
+}
+
+TEST_P(EachTarget, widens_keys_of_bf16_exactly_and_fetches_without_an_effect) {
+  const Attention attention;
+  for (const std::size_t end : {1, 4, 8, 32}) {
+    const Attention::Rows plain = attention.attend({.end_row = end});
+    for (const DType cached : {DType::kF32, DType::kBF16}) {
+      for (const bool fetches : {false, true}) {
+        EXPECT_EQ(attention.attend({.end_row = end, .cached = cached, .fetches = fetches}), plain)
+            << end << " rows of " << name_of(cached);
+      }
+    }
+  }
 }
 
 }  // namespace
