@@ -8,7 +8,10 @@ namespace airlock::fuzz {
 namespace {
 
 std::vector<Bytes> seeds() {
-  return bytes_of({report_json(sample_runner()), report_json(sample_server())});
+  SideReport writer = sample_runner();
+  writer.text = sample_text();
+  return bytes_of(
+      {report_json(sample_runner()), report_json(writer), report_json(sample_server())});
 }
 
 bool run(std::span<const std::byte> input) {
