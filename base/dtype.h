@@ -9,7 +9,7 @@
 namespace airlock {
 
 /// Element types that cross the airlock. The numbers travel on the wire and never change.
-enum class DType : std::uint8_t { kF32 = 1, kF16 = 2, kBF16 = 3, kI32 = 4, kU8 = 5, kF64 = 6 };
+enum class DType : std::uint8_t { kF32 = 1, kF16 = 2, kBF16 = 3, kI32 = 4, kU8 = 5, kF64 = 6, kU32 = 7 };
 
 struct DTypeTraits {
   std::string_view name;
@@ -32,6 +32,8 @@ constexpr DTypeTraits traits_of(DType dtype) {
       return {"uint8", 1};
     case DType::kF64:
       return {"fp64", 8};
+    case DType::kU32:
+      return {"uint32", 4};
   }
   return {};
 }

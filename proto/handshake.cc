@@ -54,7 +54,7 @@ void fields(auto& wire, Is<ModelDims> auto& dims) {
 }
 
 void fields(auto& wire, Is<Hello> auto& hello) {
-  wire.body("hello", 9);
+  wire.body("hello", 11);
   wire.text("the client's name", hello.client, limits::kMaxClientNameBytes);
   wire.number("the ring mode", hello.ring.choice, 0, 1);
   wire.number("the slot count", hello.ring.slot_count);
@@ -68,6 +68,10 @@ void fields(auto& wire, Is<Hello> auto& hello) {
   }
   wire.number("the path limit", hello.path_limit, 0, limits::kMaxSlotBytes);
   wire.number("the inline bytes", hello.inline_bytes, 0, limits::kMaxInlineBytes);
+  wire.enumerator("the privacy mode", hello.privacy);
+  wire.enumerator("the int8 weights", hello.int8_weights);
+  wire.demand((hello.privacy == Privacy::kPlain) == (hello.int8_weights == Int8Weights::kNone),
+              "a privacy mode without int8 weights, or they without it");
 }
 
 void fields(auto& wire, Is<Welcome> auto& welcome) {
@@ -126,7 +130,7 @@ void fields(auto& wire, Is<DataSocket> auto& socket) {
 }
 
 void fields(auto& wire, Is<Attached> auto& attached) {
-  wire.body("attached", 1);
+  wire.body("attached", 2);
   wire.list("the lease", attached.pool, limits::kMaxPoolExtents, [&wire](auto& extent) {
     wire.array("an extent", 3);
     wire.enumerator("an extent's use", extent.use);
@@ -134,6 +138,7 @@ void fields(auto& wire, Is<Attached> auto& attached) {
     wire.number("an extent's bytes", extent.bytes);
   });
   wire.demand(check_extents(attached.pool));
+  digest_field(wire, attached.int8_digest);
 }
 
 unsigned u16_at(std::span<const std::byte> bytes, std::size_t at) {

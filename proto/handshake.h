@@ -17,13 +17,42 @@
 
 namespace airlock {
 
-inline constexpr std::uint16_t kProtocolMajor = 6;
+inline constexpr std::uint16_t kProtocolMajor = 7;
 inline constexpr std::uint16_t kProtocolMinor = 0;
 // All that crosses as a number, and how tensors cross, is part of the protocol: one more of them is
 // another version.
-static_assert(kProtocolMajor == 6 && kProtocolMinor == 0 && kCountOf<Path> == 3 &&
-              kCountOf<Op> == 7 && kCountOf<DType> == 6 && kCountOf<WeightKind> == 7 &&
+static_assert(kProtocolMajor == 7 && kProtocolMinor == 0 && kCountOf<Path> == 3 &&
+              kCountOf<Op> == 9 && kCountOf<DType> == 7 && kCountOf<WeightKind> == 7 &&
               kCountOf<Transpose> == 3 && kCountOf<StatusCode> == 14);
+
+/// What a session is for, by the runner's word, for the server's log and statistics: what it hides
+/// and checks it does by itself. The numbers travel on the wire and never change.
+enum class Privacy : std::uint8_t {
+  kPlain = 0,      // all ops in the clear
+  kVerify = 1,     // linears on plain integers, checked by the runner
+  kOtp = 2,        // linears on masked integers
+  kOtpVerify = 3,  // both
+  kOtpDealer = 4,  // both; the pads' products come from another server
+  kDealer = 5,     // this is that other server: pad_linear alone
+};
+
+constexpr std::string_view name_of(Privacy privacy) {
+  switch (privacy) {
+    case Privacy::kPlain:
+      return "plain";
+    case Privacy::kVerify:
+      return "verify";
+    case Privacy::kOtp:
+      return "otp";
+    case Privacy::kOtpVerify:
+      return "otp-verify";
+    case Privacy::kOtpDealer:
+      return "otp-dealer";
+    case Privacy::kDealer:
+      return "dealer";
+  }
+  return {};
+}
 
 /// Messages on the control connection. Each starts with 8 bytes "AIRLOCK\0", major u16 LE, minor
 /// u16 LE (so that any version can read any other's version), then kind u8 and a msgpack array.
@@ -43,6 +72,9 @@ struct Hello {
   std::uint32_t path_limit = 0;
   // A tensor of strictly fewer bytes is to ride behind its message's header; 0: none.
   std::uint32_t inline_bytes = 0;
+  Privacy privacy = Privacy::kPlain;
+  // kNone exactly where privacy is kPlain.
+  Int8Weights int8_weights = Int8Weights::kNone;
   bool operator==(const Hello&) const = default;
 };
 
@@ -105,6 +137,8 @@ struct Attached {
   // The session's lease; the memory of each comes beside this message. None without a pool, and
   // where it has no room.
   std::vector<PoolExtent> pool{};
+  // Hex, of the int8 weights that Hello asked for (runtime/exact/int8_weights.h); else empty.
+  std::string int8_digest{};
   bool operator==(const Attached&) const = default;
 };
 

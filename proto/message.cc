@@ -22,7 +22,7 @@ void tensor_list(auto& wire, std::string_view what, auto& tensors) {
 
 void request_fields(auto& wire, auto& header) {
   auto& spec = header.spec;
-  wire.body("the header", 7);
+  wire.body("the header", 8);
   wire.number("the request id", header.request_id);
   wire.enumerator("the op", spec.op);
   wire.enumerator("the result dtype", spec.result_dtype);
@@ -32,6 +32,7 @@ void request_fields(auto& wire, auto& header) {
     wire.enumerator("a weight's kind", weight.kind);
     wire.number("a weight's layer", weight.layer);
   });
+  wire.number("the planes", spec.planes, 0, kMaxInt8Planes);
   tensor_list(wire, "the inputs", spec.inputs);
   wire.list("the places", header.places, 2 * limits::kMaxTensorsPerMessage,
             [&wire](auto& place) { wire.number("a place", place.number); });

@@ -135,17 +135,87 @@ Result<std::vector<TensorDesc>> lm_head_results(const OpSpec& spec, const ModelD
   return checked({{DType::kF32, Shape{spec.inputs[0].shape[0], dims.vocab}}});
 }
 
+Status check_planes(const OpSpec& spec, std::size_t weight_count) {
+  RETURN_IF_ERROR(check_range("planes", spec.planes, kMaxInt8Planes));
+  if (weight_count * spec.planes <= limits::kMaxTensorsPerMessage) return {};
+  return invalid("{} has {} weights of {} planes, over {} results", name_of(spec.op), weight_count,
+                 spec.planes, limits::kMaxTensorsPerMessage);
+}
+
+/// The results of rows that meet the weights of an integer op, all of which take as many columns.
+Result<std::vector<TensorDesc>> integer_results(const OpSpec& spec, const ModelDims& dims,
+                                                std::int64_t rows) {
+  const std::string_view op = name_of(spec.op);
+  if (spec.result_dtype != DType::kU32)
+    return invalid("{}'s result dtype is {}, expected uint32", op, name_of(spec.result_dtype));
+  if (spec.weights.size() > limits::kMaxWeightsPerOp) {
+    return invalid("{} names {} weights, expected at most {}", op, spec.weights.size(),
+                   limits::kMaxWeightsPerOp);
+  }
+  RETURN_IF_ERROR(check_range("rows", rows, limits::kMaxTokens));
+  const WeightId first = spec.weights.empty() ? WeightId{} : spec.weights[0];
+  for (const WeightId& weight : spec.weights) {
+    if (weight.layer >= dims.layers) {
+      return invalid("{} names layer {}, the model has {}", name_of(weight.kind), weight.layer,
+                     dims.layers);
+    }
+    if (linear_of(weight.kind) != linear_of(first.kind) || weight.layer != first.layer) {
+      return invalid("{} names {} of layer {} and {} of layer {}: they are not of one linear", op,
+                     name_of(first.kind), first.layer, name_of(weight.kind), weight.layer);
+    }
+  }
+  const std::vector<Shape> shapes = weight_shapes(spec, dims);
+  RETURN_IF_ERROR(check_planes(spec, shapes.size()));
+  std::vector<TensorDesc> results;
+  for (const Shape& shape : shapes) {
+    for (int plane = 0; plane < spec.planes; ++plane)
+      results.push_back({DType::kU32, Shape{rows, shape[0]}});
+  }
+  return checked(std::move(results));
+}
+
+Result<std::vector<TensorDesc>> int_linear_results(const OpSpec& spec, const ModelDims& dims) {
+  const TensorDesc& x = spec.inputs[0];
+  if (x.dtype != DType::kU32) return invalid("x is {}, expected uint32", name_of(x.dtype));
+  RETURN_IF_ERROR(check_tensor("x", x, 2));
+  ASSIGN_OR_RETURN(std::vector<TensorDesc> results, integer_results(spec, dims, x.shape[0]));
+  const std::int64_t columns = weight_shapes(spec, dims)[0][1];
+  if (x.shape[1] == columns) return results;
+  return invalid("x has shape {}, expected {} columns ({})", x.shape.to_string(), columns,
+                 name_of(linear_of(spec)));
+}
+
+Result<std::vector<TensorDesc>> pad_linear_results(const OpSpec& spec, const ModelDims& dims) {
+  const TensorDesc& key = spec.inputs[0];
+  const TensorDesc& places = spec.inputs[1];
+  if (!(key == TensorDesc{DType::kU8, Shape{kPadKeyBytes}})) {
+    return invalid("the key is {} {}, expected uint8 [{}]", name_of(key.dtype),
+                   key.shape.to_string(), kPadKeyBytes);
+  }
+  if (places.dtype != DType::kU32)
+    return invalid("the places are {}, expected uint32", name_of(places.dtype));
+  RETURN_IF_ERROR(check_tensor("places", places, 2));
+  if (places.shape[1] != 2)
+    return invalid("places have shape {}, expected 2 columns", places.shape.to_string());
+  // They are made of the key, where the op is computed: bounded as what crosses is.
+  const std::vector<Shape> shapes = weight_shapes(spec, dims);
+  RETURN_IF_ERROR(check_tensor("the pads", {DType::kU32, Shape{places.shape[0], shapes[0][1]}}, 2));
+  return integer_results(spec, dims, places.shape[0]);
+}
+
 /// What holds for every op: the fields that belong to one op only, and the input count.
 Status check_common(const OpSpec& spec, std::size_t input_count) {
   const std::string_view op = name_of(spec.op);
   if (spec.inputs.size() != input_count)
     return invalid("{} has {} inputs, expected {}", op, spec.inputs.size(), input_count);
   const bool may_be_fp64 = spec.op == Op::kMatmul && spec.result_dtype == DType::kF64;
-  if (!may_be_fp64 && !is_model_float(spec.result_dtype)) {
+  const bool is_integer = spec.op == Op::kIntLinear || spec.op == Op::kPadLinear;
+  if (!is_integer && spec.planes != 0) return invalid("{} with {} planes", op, spec.planes);
+  if (!is_integer && !may_be_fp64 && !is_model_float(spec.result_dtype)) {
     return invalid("{}'s result dtype is {}, expected a float type", op,
                    name_of(spec.result_dtype));
   }
-  if (spec.op != Op::kBatchLinear && !spec.weights.empty())
+  if (!is_integer && spec.op != Op::kBatchLinear && !spec.weights.empty())
     return invalid("{} names {} weights, expected none", op, spec.weights.size());
   if (spec.op != Op::kMatmul && spec.transpose != Transpose::kNone)
     return invalid("{} with a transposition", op);
@@ -204,6 +274,12 @@ Result<std::vector<TensorDesc>> op_results(const OpSpec& spec, const ModelDims& 
     case Op::kPing:
       RETURN_IF_ERROR(check_common(spec, 0));
       return std::vector<TensorDesc>{};
+    case Op::kIntLinear:
+      RETURN_IF_ERROR(check_common(spec, 1));
+      return int_linear_results(spec, dims);
+    case Op::kPadLinear:
+      RETURN_IF_ERROR(check_common(spec, 2));
+      return pad_linear_results(spec, dims);
     case Op::kInit:
     case Op::kStats:
       break;
@@ -230,6 +306,14 @@ std::uint64_t op_flop(const OpSpec& spec, const ModelDims& dims) {
     case Op::kLmHead:
       flop = 2 * spec.inputs[0].shape[0] * dims.hidden * dims.vocab;
       break;
+    case Op::kIntLinear:
+    case Op::kPadLinear: {
+      // A row of 32-bit words is four rows of 8-bit digits.
+      const std::int64_t rows = spec.inputs.back().shape[0];
+      for (const Shape& shape : weight_shapes(spec, dims))
+        flop += 4 * spec.planes * 2 * rows * shape[0] * shape[1];
+      break;
+    }
     case Op::kInit:
     case Op::kEmbedding:
     case Op::kStats:
@@ -258,5 +342,39 @@ OpSpec matmul_spec(const TensorDesc& a, const TensorDesc& b, Transpose transpose
 }
 
 OpSpec lm_head_spec(const TensorDesc& input) { return {.op = Op::kLmHead, .inputs = {input}}; }
+
+OpSpec int_linear_spec(std::vector<WeightId> weights, std::uint8_t planes, std::int64_t rows,
+                       const ModelDims& dims) {
+  OpSpec spec{.op = Op::kIntLinear,
+              .weights = std::move(weights),
+              .result_dtype = DType::kU32,
+              .planes = planes};
+  spec.inputs = {{DType::kU32, Shape{rows, weight_shapes(spec, dims)[0][1]}}};
+  return spec;
+}
+
+OpSpec pad_linear_spec(std::vector<WeightId> weights, std::uint8_t planes, std::int64_t rows) {
+  return {.op = Op::kPadLinear,
+          .weights = std::move(weights),
+          .result_dtype = DType::kU32,
+          .planes = planes,
+          .inputs = {{DType::kU8, Shape{kPadKeyBytes}}, {DType::kU32, Shape{rows, 2}}}};
+}
+
+Linear linear_of(const OpSpec& spec) {
+  return spec.weights.empty() ? Linear::kLmHead : linear_of(spec.weights[0].kind);
+}
+
+std::uint16_t layer_of(const OpSpec& spec) {
+  return spec.weights.empty() ? std::uint16_t{0} : spec.weights[0].layer;
+}
+
+std::vector<Shape> weight_shapes(const OpSpec& spec, const ModelDims& dims) {
+  if (spec.weights.empty()) return {Shape{dims.vocab, dims.hidden}};
+  std::vector<Shape> shapes;
+  shapes.reserve(spec.weights.size());
+  for (const WeightId& weight : spec.weights) shapes.push_back(weight_shape(dims, weight.kind));
+  return shapes;
+}
 
 }  // namespace airlock

@@ -30,6 +30,13 @@ enum class Op : std::uint8_t {
   kStats = 6,
   // () -> ()
   kPing = 7,
+  // x uint32 [rows, in], n weights int8 [out_i, in], or none: lm_head's -> uint32 [rows, out_i]:
+  // x W_i^T mod 2^32, of each plane of W_i one result
+  kIntLinear = 8,
+  // key uint8 [16], places uint32 [rows, 2]: epoch and row; weights of one linear as kIntLinear's
+  // -> uint32 [rows, out_i]: R W_i^T mod 2^32 of the pads R that key and places give
+  // (runtime/exact/pad.h)
+  kPadLinear = 9,
 };
 
 struct OpTraits {
@@ -53,6 +60,10 @@ constexpr OpTraits traits_of(Op op) {
       return {"stats", false};
     case Op::kPing:
       return {"ping", false};
+    case Op::kIntLinear:
+      return {"int_linear", true};
+    case Op::kPadLinear:
+      return {"pad_linear", true};
   }
   return {};
 }
@@ -95,11 +106,73 @@ constexpr std::string_view name_of(WeightKind kind) {
   return {};
 }
 
+/// What meets one input: the weights of a linear lie one behind the other in a check and share their
+/// pads. The numbers stand in the counters of pads and never change.
+enum class Linear : std::uint8_t { kQkv = 0, kO = 1, kGateUp = 2, kDown = 3, kLmHead = 4 };
+
+constexpr std::string_view name_of(Linear linear) {
+  switch (linear) {
+    case Linear::kQkv:
+      return "qkv";
+    case Linear::kO:
+      return "o";
+    case Linear::kGateUp:
+      return "gate_up";
+    case Linear::kDown:
+      return "down";
+    case Linear::kLmHead:
+      return "lm_head";
+  }
+  return {};
+}
+
+constexpr Linear linear_of(WeightKind kind) {
+  switch (kind) {
+    case WeightKind::kQ:
+    case WeightKind::kK:
+    case WeightKind::kV:
+      return Linear::kQkv;
+    case WeightKind::kO:
+      return Linear::kO;
+    case WeightKind::kGate:
+    case WeightKind::kUp:
+      return Linear::kGateUp;
+    case WeightKind::kDown:
+      return Linear::kDown;
+  }
+  return Linear::kLmHead;
+}
+
 struct WeightId {
   WeightKind kind = WeightKind::kQ;
   std::uint16_t layer = 0;
   bool operator==(const WeightId&) const = default;
 };
+
+/// Which int8 weights a session works with. One plane is a weight rounded to int8 an output's scale;
+/// the second is what that left, rounded likewise (runtime/exact/int8_weights.h).
+enum class Int8Weights : std::uint8_t {
+  kNone = 0,
+  kW8 = 1,    // one plane
+  kW16 = 2,   // two
+  kAuto = 3,  // two where one is too coarse
+};
+
+constexpr std::string_view name_of(Int8Weights weights) {
+  switch (weights) {
+    case Int8Weights::kNone:
+      return "none";
+    case Int8Weights::kW8:
+      return "w8";
+    case Int8Weights::kW16:
+      return "w16";
+    case Int8Weights::kAuto:
+      return "auto";
+  }
+  return {};
+}
+inline constexpr std::int64_t kMaxInt8Planes = 2;
+inline constexpr std::int64_t kPadKeyBytes = 16;
 
 /// Which operand of matmul lies transposed.
 enum class Transpose : std::uint8_t { kNone = 0, kA = 1, kB = 2 };
@@ -138,18 +211,21 @@ Shape weight_shape(const ModelDims& dims, WeightKind kind);
 /// One op, fully described: everything that sizes it, nothing of its data.
 struct OpSpec {
   Op op = Op::kPing;
-  // batch_linear only
+  // batch_linear, int_linear and pad_linear only
   std::vector<WeightId> weights = {};
-  // A float type; lm_head: kF32.
+  // A float type; lm_head: kF32; int_linear and pad_linear: kU32.
   DType result_dtype = DType::kF32;
   // matmul only
   Transpose transpose = Transpose::kNone;
+  // int_linear and pad_linear only: 1 or 2; of each weight so many results, one behind the other
+  std::uint8_t planes = 0;
   std::vector<TensorDesc> inputs = {};
   bool operator==(const OpSpec&) const = default;
 };
 
 /// Checks every field of `spec` (which may come from a peer) against `dims` and proto/limits.h and
-/// gives the results' types and shapes. For embedding, batch_linear, matmul, lm_head and ping;
+/// gives the results' types and shapes. For embedding, batch_linear, matmul, lm_head, int_linear,
+/// pad_linear and ping;
 /// kInvalidInput says what does not fit. (init and stats have results that only the server can
 /// size: kInvalidInput here.)
 Result<std::vector<TensorDesc>> op_results(const OpSpec& spec, const ModelDims& dims);
@@ -163,5 +239,15 @@ OpSpec linear_spec(std::vector<WeightId> weights, const TensorDesc& input, DType
 OpSpec matmul_spec(const TensorDesc& a, const TensorDesc& b, Transpose transpose,
                    DType result_dtype);
 OpSpec lm_head_spec(const TensorDesc& input);
+/// Of these weights, or of lm_head where there are none; x uint32 [rows, in].
+OpSpec int_linear_spec(std::vector<WeightId> weights, std::uint8_t planes, std::int64_t rows,
+                       const ModelDims& dims);
+OpSpec pad_linear_spec(std::vector<WeightId> weights, std::uint8_t planes, std::int64_t rows);
+/// The linear that an int_linear or a pad_linear is of, and its layer (0 of lm_head).
+Linear linear_of(const OpSpec& spec);
+std::uint16_t layer_of(const OpSpec& spec);
+/// [out, in] of the weights that an int_linear or pad_linear names, in order; of lm_head where it
+/// names none.
+std::vector<Shape> weight_shapes(const OpSpec& spec, const ModelDims& dims);
 
 }  // namespace airlock

@@ -15,7 +15,7 @@
 namespace airlock::counters_layout {
 
 inline constexpr std::uint64_t kMagic = 0x544154534B4C5241;  // "ARLKSTAT"
-inline constexpr std::uint32_t kVersion = 5;
+inline constexpr std::uint32_t kVersion = 6;
 
 /// What the server is. Written once, before the magic is.
 struct alignas(128) Identity {
@@ -128,7 +128,7 @@ struct Header {
 
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(sizeof(std::atomic<std::uint64_t>) == 8);
-static_assert(kCountOf<Op> == 7 && kCountOf<Path> == 3 && kHistogramBucketCount == 496);
+static_assert(kCountOf<Op> == 9 && kCountOf<Path> == 3 && kHistogramBucketCount == 496);
 static_assert(sizeof(Histogram) == 3976 && sizeof(PathStats) == 4064 && sizeof(OpStats) == 72);
 static_assert(offsetof(PathStats, received) == 24 && offsetof(PathStats, errors) == 48);
 static_assert(offsetof(PathStats, parks) == 80 && offsetof(PathStats, latency_ns) == 88);
@@ -142,13 +142,13 @@ static_assert(offsetof(Identity, pool_commit) == 2008 && sizeof(Identity) == 204
 static_assert(kCountOf<PoolUse> == 3 && sizeof(Pool) == 144 && sizeof(Lease) == 112);
 static_assert(offsetof(Pool, free_slots) == 80 && offsetof(Lease, extents) == 40);
 static_assert(offsetof(Live, pool) == 32 && offsetof(Live, service_ns) == 256);
-static_assert(sizeof(Live) == 28160);
+static_assert(sizeof(Live) == 36096);
 static_assert(offsetof(SessionBlock, client) == 32 && offsetof(SessionBlock, lease) == 104);
 static_assert(offsetof(SessionBlock, path_limit) == 216 &&
               offsetof(SessionBlock, transport) == 256);
-static_assert(offsetof(SessionBlock, ops) == 12448 && sizeof(SessionBlock) == 13056);
-static_assert(offsetof(Header, live) == 2048 && offsetof(Header, ended) == 30208);
-static_assert(sizeof(Header) == 43264);
+static_assert(offsetof(SessionBlock, ops) == 12448 && sizeof(SessionBlock) == 13184);
+static_assert(offsetof(Header, live) == 2048 && offsetof(Header, ended) == 38144);
+static_assert(sizeof(Header) == 51328);
 static_assert(std::is_standard_layout_v<Header> && std::is_standard_layout_v<SessionBlock>);
 
 /// SessionBlocks that a file has at most.

@@ -14,18 +14,19 @@ using testing::HasSubstr;
 // A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in
 // the same commit.
 constexpr const char* kHelloHex =
-    "4149524c4f434b00060000000199a672756e6e6572011000a4616231320593ce0001000000cd1000cd2800cd0400";
+    "4149524c4f434b0007000000019ba672756e6e6572011000a4616231320593ce0001000000cd1000cd2800cd0400"
+    "0000";
 constexpr const char* kWelcomeHex =
-    "4149524c4f434b000600000002dc0014cf8000000000000001d9203031323334353637383961626364656630313233"
+    "4149524c4f434b000700000002dc0014cf8000000000000001d9203031323334353637383961626364656630313233"
     "3435"
     "3637383961626364656601"
     "08ce00a00000cd280001cd0400ab6169726c6f636b2d612d71ab6169726c6f636b2d612d70"
     "97cd0800cd200010200840ce0001f500a26364030102a3637075cd02bc0001a162";
-constexpr const char* kRefusalHex = "4149524c4f434b0006000000039208a466756c6c";
-constexpr const char* kSignHex = "4149524c4f434b00060000000490";
-constexpr const char* kGoodbyeHex = "4149524c4f434b00060000000591a4646f6e65";
-constexpr const char* kDataSocketHex = "4149524c4f434b00060000000691ac6970633a2f2f2f746d702f61";
-constexpr const char* kAttachedHex = "4149524c4f434b00060000000791919301ce00020000ce00010000";
+constexpr const char* kRefusalHex = "4149524c4f434b0007000000039208a466756c6c";
+constexpr const char* kSignHex = "4149524c4f434b00070000000490";
+constexpr const char* kGoodbyeHex = "4149524c4f434b00070000000591a4646f6e65";
+constexpr const char* kDataSocketHex = "4149524c4f434b00070000000691ac6970633a2f2f2f746d702f61";
+constexpr const char* kAttachedHex = "4149524c4f434b00070000000792919301ce00020000ce00010000a0";
 
 Hello hello() {
   return {"runner", {RingChoice::kOn, 16, 0}, "ab12", 5, {{65536, 0, 4096}}, 10240, 1024};
@@ -109,7 +110,7 @@ TEST(Control, refuses_what_is_no_airlock_message) {
 TEST(ControlVersion, another_major_is_a_mismatch_that_names_both) {
   const auto decoded = decode_control(with_byte(encode_control(hello()), 8, 1));
   EXPECT_EQ(decoded.status().code(), StatusCode::kVersionMismatch);
-  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 1.0, this program 6.0"));
+  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 1.0, this program 7.0"));
 }
 
 TEST(ControlVersion, another_major_is_told_whatever_follows) {
@@ -136,7 +137,7 @@ TEST(ControlVersion, the_same_minor_may_not_add_elements) {
 }
 
 TEST(ControlVersion, a_higher_minor_may_not_leave_elements_out) {
-  expect_refused(from_hex("4149524c4f434b0006000100"
+  expect_refused(from_hex("4149524c4f434b0007000100"
                           "05"
                           "90"),
                  "0 elements");
@@ -160,6 +161,34 @@ TEST(HelloMessage, cuts_a_long_client_name) {
   long_name.client.assign(1000, 'n');
   const auto decoded = decode_control(encode_control(long_name)).value();
   EXPECT_EQ(std::get<Hello>(decoded).client, std::string(limits::kMaxClientNameBytes, 'n'));
+}
+
+TEST(HelloMessage, asks_for_int8_weights_exactly_where_it_is_private) {
+  for (const Privacy privacy : kValuesOf<Privacy>) {
+    for (const Int8Weights weights : kValuesOf<Int8Weights>) {
+      Hello asking = hello();
+      asking.privacy = privacy;
+      asking.int8_weights = weights;
+      const bool agree = (privacy == Privacy::kPlain) == (weights == Int8Weights::kNone);
+      if (agree) {
+        EXPECT_TRUE(decode_control(encode_control(asking)).value() == ControlMessage(asking));
+      } else {
+        expect_refused(encode_control(asking), "privacy");
+      }
+    }
+  }
+}
+
+TEST(HelloMessage, refuses_modes_and_weights_that_are_none) {
+  const auto plain = encode_control(hello());
+  expect_refused(with_byte(plain, plain.size() - 2, 6), "privacy mode");
+  expect_refused(with_byte(plain, plain.size() - 1, 4), "int8 weights");
+}
+
+TEST(AttachedMessage, tells_the_digest_of_the_int8_weights) {
+  const Attached attached{{}, "00ff"};
+  EXPECT_TRUE(decode_control(encode_control(attached)).value() == ControlMessage(attached));
+  expect_refused(encode_control(Attached{{}, "no hex"}), "hex");
 }
 
 TEST(HelloMessage, refuses_a_digest_that_is_not_hex) {

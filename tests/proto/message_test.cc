@@ -14,9 +14,17 @@ using testing::HasSubstr;
 
 // A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in
 // the same commit.
-constexpr const char* kRequestHex = "97070303009292010592020591920392cc80cd080093000200";
+constexpr const char* kRequestHex = "9807030300929201059202050091920392cc80cd080093000200";
 constexpr const char* kResponseHex = "97cd012c0300a091920392cc80cd0800cd03e8ce00011170";
 constexpr const char* kErrorHex = "97010702a26e6f900000";
+
+constexpr ModelDims kDims{.hidden = 64,
+                          .intermediate = 128,
+                          .layers = 10,
+                          .heads = 4,
+                          .kv_heads = 2,
+                          .head_dim = 16,
+                          .vocab = 256};
 
 RequestHeader request() {
   return {7,
@@ -74,7 +82,9 @@ TEST(Header, of_every_op_comes_back_as_it_was) {
   init.op = Op::kInit;
   for (const OpSpec& spec :
        {OpSpec{}, init, embedding_spec(3, DType::kF16), lm_head_spec({DType::kF32, {1, 64}}),
-        matmul_spec(a, b, Transpose::kB, DType::kF32)}) {
+        matmul_spec(a, b, Transpose::kB, DType::kF32),
+        int_linear_spec({{WeightKind::kGate, 3}, {WeightKind::kUp, 3}}, 2, 5, kDims),
+        int_linear_spec({}, 1, 1, kDims), pad_linear_spec({{WeightKind::kDown, 9}}, 2, 70)}) {
     const RequestHeader header{UINT64_MAX, spec};
     EXPECT_EQ(decode_request(encode(header)).value(), header) << name_of(spec.op);
   }
@@ -102,6 +112,13 @@ TEST(Header, error_texts_are_cut_and_cleaned_when_they_are_sent) {
   EXPECT_EQ(decoded->message, "line?" + std::string(limits::kMaxErrorTextBytes - 5, 'x'));
 }
 
+TEST(DecodeRequest, refuses_more_planes_than_weights_can_have) {
+  RequestHeader header{1, int_linear_spec({{WeightKind::kQ, 0}}, 2, 3, kDims)};
+  EXPECT_TRUE(decode_request(encode(header)).ok());
+  header.spec.planes = 3;
+  expect_request_refused(encode(header));
+}
+
 TEST(DecodeRequest, refuses_every_cut) {
   const auto whole = encode(request());
   for (std::size_t count = 0; count < whole.size(); ++count) {
@@ -114,14 +131,14 @@ TEST(DecodeRequest, refuses_anything_behind_the_header) {
 }
 
 TEST(DecodeRequest, refuses_unknown_values) {
-  const auto whole = encode(request());  // 97 id op dtype transpose 92 92 kind layer ...
-  expect_request_refused(with_byte(whole, 0, 0x96));
-  for (unsigned op : {0U, 8U, 100U}) expect_request_refused(with_byte(whole, 2, op));
-  for (unsigned dtype : {0U, 7U}) expect_request_refused(with_byte(whole, 3, dtype));
+  const auto whole = encode(request());  // 98 id op dtype transpose 92 92 kind layer ...
+  expect_request_refused(with_byte(whole, 0, 0x97));
+  for (unsigned op : {0U, 10U, 100U}) expect_request_refused(with_byte(whole, 2, op));
+  for (unsigned dtype : {0U, 8U}) expect_request_refused(with_byte(whole, 3, dtype));
   expect_request_refused(with_byte(whole, 4, 3));
   for (unsigned kind : {0U, 8U}) expect_request_refused(with_byte(whole, 7, kind));
   // 257 in the place of the op, of the dtype: 1 in eight bits.
-  for (const char* hex : {"9707cd01010100909090", "970703cd010100909090"})
+  for (const char* hex : {"9807cd0101010090009090", "980703cd01010090009090"})
     expect_request_refused(from_hex(hex));
 }
 
@@ -132,18 +149,20 @@ TEST(DecodeRequest, refuses_more_than_a_header_can_hold) {
 
 TEST(DecodeRequest, refuses_a_layer_over_16_bits) {
   expect_request_refused(
-      from_hex("970703010091"
+      from_hex("980703010091"
                "9201ce00010000"
+               "00"
                "9090"));
 }
 
 TEST(DecodeRequest, refuses_nine_weights_and_nine_inputs) {
   expect_request_refused(
-      from_hex("970703010099"
+      from_hex("980703010099"
                "920100920100920100920100920100920100920100920100920100"
+               "00"
                "9090"));
   expect_request_refused(
-      from_hex("970702010090"
+      from_hex("98070201009000"
                "99"
                "9201910192019101920191019201910192019101"
                "92019101920191019201910192019101"
@@ -152,7 +171,7 @@ TEST(DecodeRequest, refuses_nine_weights_and_nine_inputs) {
 
 TEST(DecodeRequest, refuses_tensors_that_are_too_large_together) {
   expect_request_refused(
-      from_hex("970702010090"
+      from_hex("98070201009000"
                "93"
                "920191ce40000000"
                "920191ce40000000"
@@ -161,11 +180,11 @@ TEST(DecodeRequest, refuses_tensors_that_are_too_large_together) {
 }
 
 TEST(DecodeRequest, says_what_was_wrong) {
-  EXPECT_THAT(decode_request(from_hex("970708010090"
+  EXPECT_THAT(decode_request(from_hex("98070a01009000"
                                       "9090"))
                   .status()
                   .message(),
-              HasSubstr("the op is 8"));
+              HasSubstr("the op is 10"));
 }
 
 TEST(DecodeResponse, refuses_every_cut) {

@@ -40,10 +40,12 @@ std::vector<TensorDesc> accepted(const OpSpec& spec) {
 TEST(OpNames, are_those_of_the_interface) {
   EXPECT_EQ(name_of(Op::kBatchLinear), "batch_linear");
   EXPECT_EQ(name_of(Op::kLmHead), "lm_head");
+  EXPECT_EQ(name_of(Op::kIntLinear), "int_linear");
+  EXPECT_EQ(name_of(Op::kPadLinear), "pad_linear");
   EXPECT_EQ(name_of(WeightKind::kDown), "down_proj");
-  EXPECT_EQ(kOps.size(), 7U);
+  EXPECT_EQ(kOps.size(), 9U);
   EXPECT_EQ(static_cast<int>(kOps.front()), 1);
-  EXPECT_EQ(static_cast<int>(kOps.back()), 7);
+  EXPECT_EQ(static_cast<int>(kOps.back()), 9);
 }
 
 TEST(ModelDims, of_a_real_model_are_accepted) { EXPECT_TRUE(kDims.check().ok()); }
@@ -134,6 +136,54 @@ TEST(OpResults, without_a_model_there_is_matmul_alone) {
 
 TEST(OpResults, lm_head_gives_fp32_logits) {
   EXPECT_THAT(accepted(lm_head_spec(bf16({2, 2048}))), ElementsAre(f32({2, 128256})));
+}
+
+TEST(OpResults, integer_ops_give_one_result_a_weight_and_plane) {
+  const std::vector<WeightId> qkv = {{WeightKind::kQ, 3}, {WeightKind::kK, 3}, {WeightKind::kV, 3}};
+  const TensorDesc q{DType::kU32, {7, 2048}};
+  const TensorDesc kv{DType::kU32, {7, 512}};
+  EXPECT_THAT(accepted(int_linear_spec(qkv, 1, 7, kDims)), ElementsAre(q, kv, kv));
+  EXPECT_THAT(accepted(int_linear_spec(qkv, 2, 7, kDims)), ElementsAre(q, q, kv, kv, kv, kv));
+  EXPECT_THAT(accepted(pad_linear_spec(qkv, 2, 7)), ElementsAre(q, q, kv, kv, kv, kv));
+  const TensorDesc logits{DType::kU32, {7, 128256}};
+  EXPECT_THAT(accepted(int_linear_spec({}, 1, 7, kDims)), ElementsAre(logits));
+  EXPECT_THAT(accepted(pad_linear_spec({}, 1, 7)), ElementsAre(logits));
+}
+
+TEST(OpResultsRefuses, integer_ops_that_make_no_sense) {
+  const OpSpec good = int_linear_spec({{WeightKind::kQ, 3}}, 1, 7, kDims);
+  const OpSpec pads = pad_linear_spec({{WeightKind::kQ, 3}}, 1, 7);
+  const auto refused = [](OpSpec spec, const char* text, void (*spoil)(OpSpec&)) {
+    spoil(spec);
+    expect_refused(spec, text);
+  };
+  for (const OpSpec& spec : {good, pads}) {
+    refused(spec, "planes", [](OpSpec& s) { s.planes = 0; });
+    refused(spec, "planes", [](OpSpec& s) { s.planes = 3; });
+    refused(spec, "result dtype", [](OpSpec& s) { s.result_dtype = DType::kF32; });
+    refused(spec, "layer 16", [](OpSpec& s) { s.weights[0].layer = 16; });
+    refused(spec, "one linear", [](OpSpec& s) { s.weights.push_back({WeightKind::kO, 3}); });
+    refused(spec, "one linear", [](OpSpec& s) { s.weights.push_back({WeightKind::kK, 4}); });
+    refused(spec, "weights", [](OpSpec& s) { s.weights.assign(9, {WeightKind::kQ, 3}); });
+    refused(spec, "over 8 results", [](OpSpec& s) {
+      s.weights.assign(5, {WeightKind::kQ, 3});
+      s.planes = 2;
+    });
+    refused(spec, "transposition", [](OpSpec& s) { s.transpose = Transpose::kB; });
+    refused(spec, "inputs", [](OpSpec& s) { s.inputs.push_back({DType::kU32, {1, 1}}); });
+  }
+  refused(good, "expected uint32", [](OpSpec& s) { s.inputs[0].dtype = DType::kI32; });
+  refused(good, "2048 columns", [](OpSpec& s) { s.inputs[0].shape = {7, 2047}; });
+  refused(good, "rank 2", [](OpSpec& s) { s.inputs[0].shape = {7}; });
+  refused(good, "rows", [](OpSpec& s) { s.inputs[0].shape = {131073, 2048}; });
+  refused(pads, "key", [](OpSpec& s) { s.inputs[0].shape = {15}; });
+  refused(pads, "key", [](OpSpec& s) { s.inputs[0].dtype = DType::kI32; });
+  refused(pads, "2 columns", [](OpSpec& s) { s.inputs[1].shape = {7, 3}; });
+  refused(pads, "expected uint32", [](OpSpec& s) { s.inputs[1].dtype = DType::kF32; });
+  refused(pads, "rows", [](OpSpec& s) { s.inputs[1].shape = {131073, 2}; });
+  OpSpec floats = linear_spec({{WeightKind::kQ, 0}}, bf16({3, 2048}), DType::kBF16);
+  floats.planes = 1;
+  expect_refused(floats, "planes");
 }
 
 TEST(OpResults, ping_gives_nothing) { EXPECT_TRUE(accepted(OpSpec{}).empty()); }
@@ -272,6 +322,9 @@ TEST(OpFlop, counts_each_multiplication_and_addition) {
   EXPECT_EQ(op_flop(matmul_spec(a, b, Transpose::kNone, DType::kF32), dims), flop);
   EXPECT_EQ(op_flop(matmul_spec(a_transposed, b, Transpose::kA, DType::kF32), dims), flop);
   EXPECT_EQ(op_flop(matmul_spec(a, b_transposed, Transpose::kB, DType::kF32), dims), flop);
+  EXPECT_EQ(op_flop(int_linear_spec({{WeightKind::kQ, 0}, {WeightKind::kK, 0}}, 2, 3, dims), dims),
+            4U * 2 * 2 * 3 * 4 * (4 + 2));
+  EXPECT_EQ(op_flop(pad_linear_spec({}, 1, 3), dims), 4U * 2 * 3 * 4 * 10);
   EXPECT_EQ(op_flop(embedding_spec(5, DType::kF32), dims), 0U);
   EXPECT_EQ(op_flop(OpSpec{}, dims), 0U);
 }

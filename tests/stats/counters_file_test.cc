@@ -344,7 +344,7 @@ TEST_F(CountersFileTest, refuses_sizes_that_do_not_fit) {
   auto file = create();
   ASSERT_EQ(::truncate(path_.c_str(), off_t{1} << 40), 0);
   EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kInvalidInput);
-  ASSERT_EQ(::truncate(path_.c_str(), 44000), 0);
+  ASSERT_EQ(::truncate(path_.c_str(), 52000), 0);
   EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kInvalidInput);
   ASSERT_EQ(::truncate(path_.c_str(), 100), 0);
   EXPECT_EQ(read_counters_file(path_).status().code(), StatusCode::kUnavailable);
@@ -423,7 +423,7 @@ TEST_F(CountersFileTest, shows_no_control_characters_of_a_client) {
 TEST_F(CountersFileTest, a_server_reads_no_text_past_its_field) {
   // So many blocks fill whole pages; behind them stands a page that cannot be read.
   constexpr std::size_t kPageBytes = 4096;
-  constexpr std::size_t kPageful = 13;
+  constexpr std::size_t kPageful = 25;
   constexpr std::size_t kFileBytes = counters_layout::file_bytes(kPageful);
   static_assert(kFileBytes % kPageBytes == 0);
   void* const room = ::mmap(nullptr, kFileBytes + kPageBytes, PROT_NONE,
