@@ -75,8 +75,8 @@ Status Server::admit(Session& session) {
   if (active >= options_.max_clients) return full(active);
   session.set_attached();
   counters_->live().sessions_started.fetch_add(1, std::memory_order_relaxed);
-  sessions_.log(LogLevel::kInfo,
-                fmt::format("session {:016x}: {}", session.epoch(), session.client()));
+  sessions_.log(LogLevel::kInfo, fmt::format("session {:016x}: {}, privacy {}", session.epoch(),
+                                             session.client(), name_of(session.privacy())));
   return {};
 }
 
@@ -250,7 +250,9 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
       .show_lease = [this](Session& session,
                            const SessionLease& lease) { show_lease(session, lease); },
       .pool = pool_.get(),
-      .pool_wish = hello.pool};
+      .pool_wish = hello.pool,
+      .privacy = hello.privacy,
+      .int8_weights = hello.int8_weights};
   std::unique_ptr<Session> session;
   const Status started = without_exceptions([&]() -> Status {
     ASSIGN_OR_RETURN(session, Session::start(std::move(ground), std::move(welcome), hello.client,

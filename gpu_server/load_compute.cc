@@ -150,4 +150,16 @@ Result<LoadedCompute> load_compute(const ServerOptions& options, const DeviceCho
   return load_onto_cpu(options, source);
 }
 
+Status preload_int8(const ModelSource& source, ComputeModel& model) {
+  ProgressBar bar("making int8 weights");
+  RETURN_IF_ERROR(model
+                      .prepare_int8(source, Int8Weights::kW8,
+                                    [&bar](std::size_t done_bytes, std::size_t total_bytes) {
+                                      bar.update(done_bytes, total_bytes);
+                                    })
+                      .status());
+  bar.finish();
+  return {};
+}
+
 }  // namespace airlock

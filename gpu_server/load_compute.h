@@ -35,4 +35,8 @@ struct LoadedCompute {
 Result<LoadedCompute> load_compute(const ServerOptions& options, const DeviceChoice& choice,
                                    const ModelSource* source);
 
+/// Makes the int8 weights of one plane before a session asks for them, with a progress bar.
+/// `source` is what `model` was loaded from.
+Status preload_int8(const ModelSource& source, ComputeModel& model);
+
 }  // namespace airlock

@@ -96,17 +96,19 @@ std::size_t needed_descriptors(const ServerOptions& options) {
 }
 
 Result<ServedModel> load_model(const ServerOptions& options, const DeviceChoice& choice) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<ModelSource> source,
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source,
                    options.model.empty()
                        ? make_synthetic_model(options.synthetic, options.weights_seed)
                        : open_model_directory(options.model));
   ASSIGN_OR_RETURN(LoadedCompute compute, load_compute(options, choice, source.get()));
+  if (options.int8 == Int8Making::kPreload) RETURN_IF_ERROR(preload_int8(*source, *compute.model));
   ASSIGN_OR_RETURN(Tensor norms, read_norms(*source));
   ASSIGN_OR_RETURN(std::string digest, source->digest());
   ServedModel served{
       config_to_json(source->config()), std::move(norms),         std::move(digest),
       source->stored_dtype(),           std::move(compute.model), std::move(compute.device)};
   served.max_op_flop = options.max_op_flop.value_or(default_max_op_flop(source->config()));
+  served.source = std::move(source);
   return served;
 }
 

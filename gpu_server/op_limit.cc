@@ -31,6 +31,13 @@ std::uint64_t default_max_op_flop(const LlamaConfig& config) {
        op_flop(linear_spec({{WeightKind::kGate, 0}, {WeightKind::kUp, 0}}, hidden, DType::kF32),
                dims),
        op_flop(linear_spec({{WeightKind::kDown, 0}}, inner, DType::kF32), dims),
+       // Of private sessions; logits of as many words are fewer rows, an eighth or a quarter.
+       op_flop(int_linear_spec({{WeightKind::kGate, 0}, {WeightKind::kUp, 0}}, kMaxInt8Planes,
+                               tokens, dims),
+               dims),
+       op_flop(int_linear_spec({{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}},
+                               kMaxInt8Planes, tokens, dims),
+               dims),
        op_flop(matmul_spec(heads, groups, Transpose::kB, DType::kF32), dims),
        op_flop(lm_head_spec(hidden), dims)});
 }

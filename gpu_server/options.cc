@@ -158,6 +158,8 @@ void declare(const CommandOptions& command, ServerOptions& options, PoolWords& p
                         "what weights are rounded to: auto (as stored), fp32, fp16, bf16",
                         kFloatTypes);
   declare_threads(command, options.threads);
+  command.choice("--int8", options.int8,
+                 "make the int8 weights of private sessions when one asks, or (w8) at start");
   declare_ring(command, options.ring, RingSide::kServer);
   command.parsed("--path-limit", "auto|BYTES",
                  "tensors of fewer bytes may go by the ring: as many, or what each session finds "
@@ -199,7 +201,8 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
       "gpu_server",
       "The untrusted side of Airlock: computes embedding, linear, matmul and lm_head for "
       "tee_runner.\n"
-      "In this mode it sees token ids and every activation (docs/THREAT_MODEL.md).",
+      "Of plain sessions it sees token ids and every activation (docs/THREAT_MODEL.md), of private "
+      "ones what docs/PRIVACY.md says.",
       protocol_suffix());
   PoolWords pool;
   declare(line.options(), options, pool);
@@ -209,6 +212,8 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
     return line.refuse(
         "give --model DIR or --synthetic CONFIG.json, or --no-model for the pool alone");
   }
+  if (options.no_model && options.int8 == Int8Making::kPreload)
+    return line.refuse("--int8 preload is of a model's weights");
   if (options.no_model && options.dtype) return line.refuse("--dtype is of a model's weights");
   if (options.path_limit.value_or(0) > options.ring.slot_bytes) {
     return line.refuse(

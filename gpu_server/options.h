@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/dtype.h"
 #include "base/status.h"
@@ -14,6 +15,21 @@
 namespace airlock {
 
 enum class PoolMode { kOff, kAuto, kShape };
+
+/// When the int8 weights of private sessions are made.
+enum class Int8Making {
+  kAuto,     // when the first session asks
+  kPreload,  // those of one plane at start
+};
+constexpr std::string_view name_of(Int8Making making) {
+  switch (making) {
+    case Int8Making::kAuto:
+      return "auto";
+    case Int8Making::kPreload:
+      return "preload";
+  }
+  return {};
+}
 
 struct PoolOptions {
   PoolMode mode = PoolMode::kAuto;  // kAuto: the largest profile that memory allows, or none
@@ -33,6 +49,7 @@ struct ServerOptions {
   bool tf32 = false;            // a GPU may round fp32 operands of products
   std::optional<DType> dtype;   // nullopt: auto
   std::size_t threads = 1;
+  Int8Making int8 = Int8Making::kAuto;
   RingWish ring{RingChoice::kAuto, limits::kDefaultSlotCount, limits::kDefaultSlotBytes};
   // A tensor of strictly fewer bytes may go by the ring; nullopt: what a slot has.
   std::optional<std::uint32_t> path_limit;

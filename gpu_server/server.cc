@@ -289,9 +289,9 @@ Status Server::run(ServedModel model, int signal_fd) {
   if (options_.pool.mode == PoolMode::kAuto) RETURN_IF_ERROR(open_pool());
   RETURN_IF_ERROR(open_control());
   RETURN_IF_ERROR(open_counters());
-  log_info(fmt::format(
-      "a host's program: it sees {} (docs/THREAT_MODEL.md)",
-      options_.no_model ? "all arrays of its clients" : "token ids and every activation"));
+  log_info(fmt::format("a host's program: it sees {} (docs/THREAT_MODEL.md)",
+                       options_.no_model ? "all arrays of its clients"
+                                         : "token ids and every activation of plain sessions"));
   ASSIGN_OR_RETURN(control_thread_,
                    start_thread("the control connections", [this] { control_loop(); }));
   stdout_sink().write("ready " + endpoint_.text() + "\n");

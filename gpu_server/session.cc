@@ -106,6 +106,25 @@ void Session::work() {
   ground_.changed.set();
 }
 
+// Of a session that has a place: a stranger costs no such work. The runner waits, and hears signs
+// of life meanwhile.
+Result<std::string> Session::prepare_int8() {
+  if (ground_.int8_weights == Int8Weights::kNone) return std::string();
+  if (ground_.model.source == nullptr) {
+    return Status(StatusCode::kMismatch,
+                  "this server has no model (--no-model), and so no int8 weights for a session "
+                  "whose privacy mode is {}",
+                  name_of(ground_.privacy));
+  }
+  auto digest =
+      ground_.model.compute->prepare_int8(*ground_.model.source, ground_.int8_weights, {});
+  if (!digest.ok()) {
+    return digest.status().with_context(
+        fmt::format("making int8 weights ({})", name_of(ground_.int8_weights)));
+  }
+  return digest;
+}
+
 // To the moment from which the session is served; on failure the runner is to be refused.
 Status Session::attach(std::unique_ptr<Compute>& compute, Attached& attached,
                        std::vector<UniqueFd>& leased) {
@@ -120,6 +139,9 @@ Status Session::attach(std::unique_ptr<Compute>& compute, Attached& attached,
       ground_.control, [this](const std::string& endpoint) { tell(DataSocket{endpoint}); },
       Deadline::after(kAttachTimeout)));
   RETURN_IF_ERROR(ground_.admit(*this));
+  ASSIGN_OR_RETURN(attached.int8_digest, prepare_int8());
+  // Making them takes a while: who has gone meanwhile leases nothing.
+  RETURN_IF_ERROR(life_.check());
   // Only now: what never attaches leases nothing.
   if (ground_.pool != nullptr && welcome_.has_pool) {
     Status lacking;
@@ -167,6 +189,7 @@ Status Session::serve_client() {
   context.norms = ground_.model.norms.view();
   context.watch = &life_;
   context.max_op_flop = ground_.model.max_op_flop;
+  context.privacy = ground_.privacy;
   context.service_ns = &counters_.service_ns;
   context.session_stats = [this] { return own_json(); };
   return serve(channel, *compute, context, counters_.block.ops);

@@ -19,6 +19,7 @@
 #include "pool/region.h"
 #include "proto/handshake.h"
 #include "runtime/compute.h"
+#include "runtime/model/model_source.h"
 #include "runtime/rpc/endpoint.h"
 #include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/session_channel.h"
@@ -37,6 +38,9 @@ struct ServedModel {
   std::shared_ptr<ComputeModel> compute;
   std::optional<DeviceReport> device;  // of a GPU
   std::uint64_t max_op_flop = 0;       // as ServeContext has it
+  // What int8 weights are made from, when a session asks for them; null without a model. Shared: a
+  // test's server has no model of its own.
+  std::shared_ptr<const ModelSource> source{};
 };
 
 /// Where a session counts.
@@ -69,6 +73,9 @@ struct SessionGround {
   // The server's pool, null where it has none; and what the client asks for of it.
   PoolRegion* pool = nullptr;
   PoolWish pool_wish;
+  // As its hello has them.
+  Privacy privacy = Privacy::kPlain;
+  Int8Weights int8_weights = Int8Weights::kNone;
 };
 
 /// A message for the runner, and what goes beside it.
@@ -100,6 +107,7 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   const std::string& client() const { return client_; }
+  Privacy privacy() const { return ground_.privacy; }
   std::uint64_t epoch() const { return epoch_; }
   std::chrono::nanoseconds age() const { return std::chrono::nanoseconds(now_ns() - start_ns_); }
   /// The next message for the runner, in order.
@@ -134,6 +142,7 @@ class Session {
   Status serve_client();
   Status attach(std::unique_ptr<Compute>& compute, Attached& attached,
                 std::vector<UniqueFd>& leased);
+  Result<std::string> prepare_int8();
   bool await_release();
 
   const SessionGround ground_;

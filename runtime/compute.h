@@ -17,6 +17,8 @@
 
 namespace airlock {
 
+class ModelSource;
+
 /// What ops are computed with.
 struct BackendInfo {
   // ModelDims::is_none(): matmul alone.
@@ -81,7 +83,7 @@ class Computation {
   virtual OpTimes times() const = 0;
 };
 
-/// Computes the offloaded ops (embedding, batch_linear, matmul, lm_head) over memory that it is
+/// Computes the offloaded ops (those that is_computed() names) over memory that it is
 /// given. Results are rounded once, to nearest even, to spec.result_dtype. One thread a Compute
 /// object; several ops may be under way.
 class Compute {
@@ -105,6 +107,9 @@ struct LoadOptions {
   std::function<void(std::size_t done_bytes, std::size_t total_bytes)> progress;
 };
 
+/// Bytes of int8 weights made and in all, on the thread that asked for them.
+using Int8Progress = std::function<void(std::size_t done_bytes, std::size_t total_bytes)>;
+
 /// A model's weights, held by whatever computes with them: this machine's CPU (runtime/cpu) or a
 /// GPU (gpu_server/cuda). Thread-safe once made; shared by the Computes of all sessions, which keep
 /// it alive (shared_ptr: sessions end in any order).
@@ -117,6 +122,13 @@ class ComputeModel {
   /// kResourceExhausted, kDevice.
   virtual Result<std::unique_ptr<Compute>> make_compute(
       std::span<const std::span<std::byte>> segments) = 0;
+  /// Makes the int8 weights that int_linear and pad_linear need, where they are not there yet, and
+  /// gives their digest (runtime/exact/int8_weights.h). Takes seconds the first time, and a byte a
+  /// weight and plane from then on; a second asker waits for the first. `model` is the one that
+  /// this was made from. kInvalidInput: there is none, or a weight is not finite. Any thread.
+  /// `progress` as LoadOptions::progress, of this making; may be empty.
+  virtual Result<std::string> prepare_int8(const ModelSource& model, Int8Weights weights,
+                                           const Int8Progress& progress) = 0;
   /// Ok until the device fails for good; then kDevice with what happened, and no op will ever work
   /// again. Any thread.
   virtual Status health() const = 0;

@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "proto/limits.h"
 #include "runtime/cpu/fair_gate.h"
+#include "runtime/cpu/int8_weights_held.h"
+#include "runtime/cpu/int_linear.h"
 #include "runtime/cpu/product.h"
 #include "runtime/cpu/product_f64.h"
 #include "runtime/cpu/sliced_run.h"
@@ -20,11 +22,12 @@
 namespace airlock {
 
 /// What all Computes of one CpuModel share. `pool` and `streams` belong to whoever has the gate's
-/// turn; the rest never changes.
+/// turn; the rest but for `int8`, which guards itself, never changes.
 struct CpuShared {
   BackendInfo info;
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
-  Weights weights;
+  Weights weights;  // none of create_without_weights() and create_for_int8()
+  Int8Keeper int8{engine};
   FairGate gate;
   std::shared_ptr<ThreadPool> pool;   // perhaps the caller's too
   std::vector<dnnl::stream> streams;  // of each thread of the pool
@@ -37,12 +40,19 @@ constexpr std::int64_t kPieceElements = std::int64_t{1} << 17;
 // With less work than this for each thread, to wake one takes longer than what it saves.
 constexpr std::int64_t kFlopAThread = std::int64_t{1} << 22;
 
+bool needs_float_weights(Op op) {
+  return op == Op::kEmbedding || op == Op::kBatchLinear || op == Op::kLmHead;
+}
+
 /// One session's view of the model: its products and its scratch memory. One thread.
 class CpuCompute : public Compute {
  public:
   explicit CpuCompute(std::shared_ptr<CpuShared> shared)
       : shared_(std::move(shared)),
-        products_(shared_->engine, numerics().held, shared_->pool->thread_count()) {}
+        products_(shared_->engine, onednn::data_type(numerics().held),
+                  shared_->pool->thread_count()),
+        int_products_(shared_->engine, dnnl::memory::data_type::s8, shared_->pool->thread_count()) {
+  }
 
   const BackendInfo& info() const override { return shared_->info; }
   Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
@@ -67,6 +77,9 @@ class CpuCompute : public Compute {
   const Numerics& numerics() const { return shared_->weights.numerics; }
 
   Status compute(const OpSpec& spec, const OpMemory& memory, SlicedRun& threads) {
+    if (needs_float_weights(spec.op) && shared_->weights.layers.empty()) {
+      return {StatusCode::kInvalidInput, "{}: there are int8 weights alone", name_of(spec.op)};
+    }
     switch (spec.op) {
       case Op::kEmbedding:
         return embed(memory, threads);
@@ -75,6 +88,9 @@ class CpuCompute : public Compute {
         return linear(spec, memory, threads);
       case Op::kMatmul:
         return matmul(spec, memory, threads);
+      case Op::kIntLinear:
+      case Op::kPadLinear:
+        return integer(spec, memory, threads);
       case Op::kInit:
       case Op::kStats:
       case Op::kPing:
@@ -113,6 +129,14 @@ class CpuCompute : public Compute {
       products.emplace_back(products_, numerics(), x, weight, memory.results[i]);
     }
     return multiply(products, threads);
+  }
+
+  Status integer(const OpSpec& spec, const OpMemory& memory, SlicedRun& threads) {
+    const std::shared_ptr<const HeldInt8> held = shared_->int8.held();
+    if (held == nullptr)
+      return {StatusCode::kInvalidInput, "{}: there are no int8 weights", name_of(spec.op)};
+    return multiply_integers({int_products_, scratch_, threads, shared_->streams, *held}, spec,
+                             memory);
   }
 
   Status matmul_f64(const OpSpec& spec, const OpMemory& memory, SlicedRun& threads) {
@@ -186,6 +210,7 @@ class CpuCompute : public Compute {
   FairGate::Share share_;
   ScratchPool scratch_;
   onednn::ProductCache products_;
+  onednn::ProductCache int_products_;
 };
 
 /// Computes in submit().
@@ -281,7 +306,34 @@ Result<std::shared_ptr<CpuModel>> CpuModel::create_without_weights(std::size_t t
   return std::shared_ptr<CpuModel>(new CpuModel(std::move(shared)));
 }
 
+Result<std::shared_ptr<CpuModel>> CpuModel::create_for_int8(const ModelSource& model,
+                                                            Int8Weights weights,
+                                                            std::size_t threads,
+                                                            std::shared_ptr<ThreadPool> pool,
+                                                            const Int8Sink& also) {
+  RETURN_IF_ERROR(check_threads(threads));
+  RETURN_IF_ERROR(model.config().dims.check());
+  if (pool == nullptr) {
+    ASSIGN_OR_RETURN(pool, ThreadPool::create(threads));
+  }
+  CHECK(pool->thread_count() == threads);
+  ASSIGN_OR_RETURN(std::shared_ptr<CpuShared> shared, share(std::move(pool)));
+  ASSIGN_OR_RETURN(std::string digest, model.digest());
+  RETURN_IF_ERROR(
+      shared->int8.prepare(model, weights, threads, shared->pool.get(), also, {}).status());
+  shared->info = {model.config().dims, DType::kF32,        model.stored_dtype(), threads, "cpu",
+                  std::move(digest),   f64_products_name()};
+  return std::shared_ptr<CpuModel>(new CpuModel(std::move(shared)));
+}
+
 const BackendInfo& CpuModel::info() const { return shared_->info; }
+
+Result<std::string> CpuModel::prepare_int8(const ModelSource& model, Int8Weights weights,
+                                           const Int8Progress& progress) {
+  return shared_->int8.prepare(model, weights, shared_->info.threads, nullptr, {}, progress);
+}
+
+const Int8Model* CpuModel::int8() const { return shared_->int8.facts(); }
 
 std::unique_ptr<Compute> CpuModel::make_compute() { return std::make_unique<CpuCompute>(shared_); }
 

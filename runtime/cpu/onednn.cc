@@ -77,7 +77,7 @@ Call& ProductCache::get(const CallKey& key, const Desc& packed) {
 }
 
 Call ProductCache::make(const CallKey& key, const Desc& packed) const {
-  const auto type = data_type(held_);
+  const auto type = held_;
   const auto result = data_type(key.result);
   if (key.batches == 1) {
     const Desc plain({key.k, key.n}, type, key.b == Right::kRows ? Tag::ab : Tag::ba);
@@ -99,6 +99,7 @@ Desc pick_layout(const dnnl::engine& engine, const Desc& a, const Desc& b, const
 }
 
 dnnl::memory::data_type data_type(DType dtype) {
+  if (dtype == DType::kI32) return dnnl::memory::data_type::s32;
   CHECK(dtype == DType::kF32 || dtype == DType::kBF16);
   return dtype == DType::kF32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
 }

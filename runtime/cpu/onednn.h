@@ -76,7 +76,8 @@ class Call {
 /// The calls of one Compute, made when first needed; the least recently used go first. One thread.
 class ProductCache {
  public:
-  ProductCache(const dnnl::engine& engine, DType held, std::size_t workers)
+  /// `held` is the type of both sides.
+  ProductCache(const dnnl::engine& engine, dnnl::memory::data_type held, std::size_t workers)
       : engine_(engine), held_(held), workers_(workers) {}
   /// `packed` is the layout of b where key.b says so. Stays for kCachedCalls calls more. Throws
   /// dnnl::error.
@@ -89,7 +90,7 @@ class ProductCache {
   Call make(const CallKey& key, const dnnl::memory::desc& packed) const;
 
   dnnl::engine engine_;
-  DType held_;
+  dnnl::memory::data_type held_;
   std::size_t workers_;
   std::list<Entry> entries_;  // most recently used first
   std::map<CallKey, std::list<Entry>::iterator> index_;

@@ -25,10 +25,12 @@ class SeededInputs {
     std::mt19937_64 random(seed);
     std::vector<float> floats(kCycleLength);
     std::vector<std::int32_t> ids(kCycleLength);
+    std::vector<std::uint32_t> words(kCycleLength);
     for (std::size_t i = 0; i < kCycleLength; ++i) {
       const std::uint64_t bits = random();
       floats[i] = static_cast<float>(static_cast<std::int64_t>(bits >> 40) - (1 << 23)) /
                   static_cast<float>(1 << 23);
+      words[i] = static_cast<std::uint32_t>(bits);
       ids[i] = static_cast<std::int32_t>((bits & 0xffffffffU) % static_cast<std::uint64_t>(vocab));
     }
     for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
@@ -38,6 +40,8 @@ class SeededInputs {
     }
     const std::span<const std::byte> id_bytes = std::as_bytes(std::span(ids));
     cycle_of(DType::kI32).assign(id_bytes.begin(), id_bytes.end());
+    const std::span<const std::byte> word_bytes = std::as_bytes(std::span(words));
+    cycle_of(DType::kU32).assign(word_bytes.begin(), word_bytes.end());
   }
 
   Status operator()(const TraceRecord& record, std::size_t index, MutableTensorView place) const {
@@ -59,7 +63,7 @@ class SeededInputs {
   std::vector<std::byte>& cycle_of(DType dtype) { return cycles_[static_cast<std::size_t>(dtype)]; }
 
   std::uint64_t seed_;
-  std::array<std::vector<std::byte>, static_cast<std::size_t>(DType::kU8) + 1> cycles_;
+  std::array<std::vector<std::byte>, kCountOf<DType> + 1> cycles_;
 };
 
 }  // namespace
@@ -81,17 +85,21 @@ Result<std::unique_ptr<ReplayTrace>> ReplayTrace::open(const std::string& path,
   auto trace = std::make_unique<ReplayTrace>();
   trace->path_ = path;
   trace->header_ = reader.header();
-  while (!trace->kept_) {
+  for (;;) {
     ASSIGN_OR_RETURN(std::optional<TraceRecord> record, reader.next());
     if (!record) {
       trace->kept_ = true;
       trace->cut_ = reader.cut();
-    } else if (trace->records_.size() == most_kept) {
+      break;
+    }
+    if (trace->records_.size() == most_kept) {
       trace->records_ = {};
       break;
-    } else {
-      trace->records_.push_back(std::move(*record));
     }
+    constexpr std::array kByPlanes = {Int8Weights::kNone, Int8Weights::kW8, Int8Weights::kW16};
+    static_assert(kByPlanes.size() == kMaxInt8Planes + 1);
+    trace->int8_weights_ = std::max(trace->int8_weights_, kByPlanes[record->planes]);
+    trace->records_.push_back(std::move(*record));
   }
   return trace;
 }

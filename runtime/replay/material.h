@@ -53,12 +53,16 @@ class ReplayTrace {
                                                    std::size_t most_kept = kReplayRecordsKept);
 
   const TraceHeader& header() const { return header_; }
+  /// What a session needs that replays its integer ops, judged by the first `most_kept`; kNone
+  /// where there are none.
+  Int8Weights int8_weights() const { return int8_weights_; }
   /// The trace outlives it. kInvalidInput where the file is another than it was.
   Result<std::unique_ptr<RecordSource>> make_source() const;
 
  private:
   std::string path_;
   TraceHeader header_;
+  Int8Weights int8_weights_ = Int8Weights::kNone;
   bool kept_ = false;
   // Both where kept_.
   std::vector<TraceRecord> records_;
@@ -81,9 +85,9 @@ std::string payload_path(const std::string& trace_path, const TraceHeader& heade
 using ReplayInputs =
     std::function<Status(const TraceRecord& record, std::size_t index, MutableTensorView place)>;
 
-/// Floats from -1 to 1 and token ids below `vocab`: a function of the seed, the op's seq, the
-/// input's index and the position only. At the cost of a copy: each tensor begins somewhere in a
-/// private cycle of 65521 values of its type.
+/// Floats from -1 to 1, token ids below `vocab` and words mod 2^32: a function of the seed, the
+/// op's seq, the input's index and the position only. At the cost of a copy: each tensor begins
+/// somewhere in a private cycle of 65521 values of its type.
 ReplayInputs seeded_inputs(std::uint64_t seed, std::int64_t vocab);
 /// The recorded ones. The payload outlives it.
 ReplayInputs recorded_inputs(const SafetensorsFile& payload);

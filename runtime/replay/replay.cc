@@ -68,6 +68,9 @@ Status Replay::submit(const TraceRecord& record) {
 }
 
 Status Replay::start(const TraceRecord& record) {
+  if (!is_kept(record.op)) {
+    return {StatusCode::kInvalidInput, "a trace has no key of it: it cannot be replayed"};
+  }
   const std::uint64_t asked_ns = parts_.clock.now_ns();
   ASSIGN_OR_RETURN(auto pending,
                    parts_.backend.prepare(record.spec(), Deadline::after(parts_.op_timeout)));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "base/convert.h"
@@ -21,6 +22,14 @@ std::string dims_text(const ModelDims& dims) {
   return fmt::format("hidden {}, intermediate {}, layers {}, heads {}/{} of {}, vocab {}",
                      dims.hidden, dims.intermediate, dims.layers, dims.heads, dims.kv_heads,
                      dims.head_dim, dims.vocab);
+}
+
+/// Elements of two tensors of words that differ.
+std::size_t count_unlike(const std::byte* got, const std::byte* expected, std::size_t bytes) {
+  std::size_t unlike = 0;
+  for (std::size_t at = 0; at < bytes; at += sizeof(std::uint32_t))
+    unlike += std::memcmp(got + at, expected + at, sizeof(std::uint32_t)) == 0 ? 0 : 1;
+  return unlike;
 }
 
 double error_of(float got, float expected) {
@@ -54,11 +63,13 @@ Result<std::string> ReplayVerifier::check(const TraceRecord& record, std::size_t
 
 Result<std::string> ReplayVerifier::check_values(const TraceRecord& record, std::size_t index,
                                                  TensorView got) const {
-  const DType dtype = got.desc.dtype;  // of a result: always a float type
+  const DType dtype = got.desc.dtype;  // of a result: a float type, or words
   const std::size_t element_bytes = dtype_bytes(dtype);
   std::array<std::byte, kChunkCount * sizeof(float)> raw;
   std::array<float, kChunkCount> expected;
   std::array<float, kChunkCount> values;
+  const bool is_words = dtype == DType::kU32;
+  std::size_t unlike = 0;
   double worst = 0;
   double largest = 0;
   const std::size_t count = got.desc.elements();
@@ -67,6 +78,10 @@ Result<std::string> ReplayVerifier::check_values(const TraceRecord& record, std:
     RETURN_IF_ERROR(read_recorded(*payload_, record, TraceSide::kOutput, index,
                                   first * element_bytes,
                                   std::span(raw).first(chunk * element_bytes)));
+    if (is_words) {
+      unlike += count_unlike(got.data + first * element_bytes, raw.data(), chunk * element_bytes);
+      continue;
+    }
     load_f32(dtype, raw.data(), expected.data(), chunk);
     load_f32(dtype, got.data + first * element_bytes, values.data(), chunk);
     for (std::size_t i = 0; i < chunk; ++i) {
@@ -76,6 +91,7 @@ Result<std::string> ReplayVerifier::check_values(const TraceRecord& record, std:
       }
     }
   }
+  if (unlike > 0) return fmt::format("{} of {} words are others", unlike, count);
   if (worst <= tolerance_ * largest) return std::string();
   return fmt::format("an error of {:.3g} of the largest recorded, the tolerance is {:g}",
                      worst / std::max(largest, 1e-300), tolerance_);

@@ -16,7 +16,7 @@ namespace airlock {
 class ReplayVerifier {
  public:
   /// Under kNone nothing is wrong. `payload` outlives it; kDigest does not read it. `tolerance` is
-  /// relative to the largest of the recorded tensor.
+  /// relative to the largest of the recorded tensor; of words there is none.
   ReplayVerifier(ReplayVerify mode, const SafetensorsFile* payload, double tolerance)
       : mode_(mode), payload_(payload), tolerance_(tolerance) {}
 

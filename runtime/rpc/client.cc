@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/thread.h"
@@ -18,6 +19,9 @@ namespace {
 constexpr std::chrono::milliseconds kRetryPause{50};
 /// From Welcome to Attached, however often the server gives a sign.
 constexpr int kMostTimeouts = 10;
+/// The same where the server may first have to make int8 weights: of the largest models on the
+/// slowest cores.
+constexpr std::chrono::minutes kInt8Patience{15};
 /// So that no flood keeps the control thread from its signs of life and from its end.
 constexpr int kMessagesARound = 16;
 /// From the end of the connection to the control thread's word on it.
@@ -34,6 +38,14 @@ Status refused(const Endpoint& endpoint, const Refusal& refusal) {
   const StatusCode code =
       refusal.code == StatusCode::kOk ? StatusCode::kProtocolError : refusal.code;
   return {code, "the server at {} refused: {}", endpoint.text(), refusal.message};
+}
+
+/// Int8 weights are there exactly where they were asked for.
+Status check_int8(const Attached& attached, Int8Weights asked) {
+  const bool there = !attached.int8_digest.empty();
+  if (there == (asked != Int8Weights::kNone)) return {};
+  return {StatusCode::kProtocolError, there ? "the session has int8 weights that were not asked for"
+                                            : "the session lacks the int8 weights asked for"};
 }
 
 /// What `welcome` has to be beyond what decode_control() checks of any.
@@ -102,6 +114,8 @@ Result<ControlFrame> ClientSession::await_frame(Deadline deadline) {
     if (frame.status().code() == StatusCode::kUnavailable) return server_gone();
     RETURN_IF_ERROR(frame.status());
     if (*frame) return std::move(**frame);
+    if (cancelled_ != nullptr && cancelled_->load(std::memory_order_relaxed))
+      return Status(StatusCode::kCancelled, "nobody waits for the session any more");
     if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "no answer came");
     pollfd waiting{control_->fd(), POLLIN, 0};
     const auto left =
@@ -127,6 +141,8 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
   hello.pool = pool;
   hello.path_limit = options.path_limit;
   hello.inline_bytes = options.inline_bytes;
+  hello.privacy = options.privacy;
+  hello.int8_weights = options.int8_weights;
   ASSIGN_OR_RETURN(auto connection, ControlConnection::connect(endpoint, deadline));
   control_.emplace(std::move(connection));
   RETURN_IF_ERROR(control_->send(hello));
@@ -175,7 +191,10 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
                              Welcome welcome, std::vector<UniqueFd> descriptors) {
   // A server that gives signs of life may take its time, though not for ever.
   Deadline deadline = Deadline::after(options.timeout);
-  const Deadline last = Deadline::after(kMostTimeouts * options.timeout);
+  const std::chrono::milliseconds longest = kMostTimeouts * options.timeout;
+  const bool waits_for_int8 = options.int8_weights != Int8Weights::kNone;
+  const Deadline last = Deadline::after(
+      waits_for_int8 ? std::max<std::chrono::milliseconds>(longest, kInt8Patience) : longest);
   // The address that the control connection has, whatever a name may mean the next time.
   Endpoint control = endpoint;
   if (control.kind == Endpoint::Kind::kTcp) {
@@ -205,6 +224,8 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
       RETURN_IF_ERROR(channel_->connect(data));
     } else if (const auto* attached = std::get_if<Attached>(&message);
                attached != nullptr && !data.empty()) {
+      RETURN_IF_ERROR(check_int8(*attached, options.int8_weights));
+      int8_digest_ = attached->int8_digest;
       RETURN_IF_ERROR(channel_->take_lease(*attached, frame->descriptors, options.pool));
       break;
     } else if (const auto* refusal = std::get_if<Refusal>(&message)) {
@@ -298,6 +319,7 @@ void ClientSession::watch(std::chrono::milliseconds timeout) {
 Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptions& options) {
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
   std::unique_ptr<ClientSession> session(new ClientSession());
+  session->cancelled_ = options.cancelled;
   RETURN_IF_ERROR(session->wake_.check());
   const Deadline deadline = Deadline::after(options.longest_wait());
   for (;;) {
@@ -312,7 +334,9 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
     session->control_.reset();
     const bool not_yet =
         status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kDeadlineExceeded;
-    if (answered || !not_yet || (connected && deadline.expired())) return status;
+    if (status.code() == StatusCode::kCancelled || answered || !not_yet ||
+        (connected && deadline.expired()))
+      return status;
     if (deadline.expired()) {
       return Status(StatusCode::kUnavailable,
                     "no server at {} within {} ms: {}; start gpu_server, or give its --endpoint "

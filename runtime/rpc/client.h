@@ -12,6 +12,7 @@
 #include "base/deadline.h"
 #include "base/status.h"
 #include "base/wake_event.h"
+#include "proto/handshake.h"
 #include "proto/pool.h"
 #include "proto/ring.h"
 #include "runtime/rpc/calibration.h"
@@ -30,6 +31,8 @@ struct ConnectOptions {
   RingWish ring;
   // What is asked for of the server's pool; none over tcp, and without a ring.
   PoolWish pool;
+  // Set from anywhere to end connect() (kCancelled); null: nobody does. Outlives it.
+  const std::atomic<bool>* cancelled = nullptr;
   // The program, for the server's log and statistics.
   std::string client = "tee_runner";
   // The longest time without a connection or a sign of life.
@@ -48,6 +51,10 @@ struct ConnectOptions {
   // A tensor of strictly fewer bytes rides behind its message's header; at most
   // limits::kMaxInlineBytes, 0: none.
   std::uint32_t inline_bytes = 0;
+  // What the session is for, and which int8 weights it needs: none exactly where it is plain
+  // (CHECKed).
+  Privacy privacy = Privacy::kPlain;
+  Int8Weights int8_weights = Int8Weights::kNone;
 };
 
 /// A session with a gpu_server: handshake, signs of life (a thread of its own), channel and
@@ -66,6 +73,9 @@ class ClientSession {
   /// For RemoteBackend::init().
   std::size_t config_bytes() const { return channel_->welcome().config_bytes; }
   std::uint64_t epoch() const { return channel_->welcome().epoch; }
+  /// Of the int8 weights that were asked for, hex; else empty. Whoever relies on it compares it
+  /// with its own.
+  const std::string& int8_digest() const { return int8_digest_; }
   /// What decides each tensor's path, as the handshake agreed.
   const PathPolicy& policy() const { return channel_->channel().policy(); }
   /// How the path limit was found, where the server has it tried (--path-limit auto); else empty.
@@ -102,6 +112,7 @@ class ClientSession {
   void watch_server(std::chrono::milliseconds timeout);
   void watch(std::chrono::milliseconds timeout);
 
+  const std::atomic<bool>* cancelled_ = nullptr;  // ConnectOptions'; of connect() alone
   // First: sockets close before it.
   PeerLife life_;
   OpStatsTable op_stats_;
@@ -110,6 +121,7 @@ class ClientSession {
   const ServerWatch watch_;
   std::unique_ptr<SessionChannel> channel_;
   Calibration calibration_;
+  std::string int8_digest_;
   std::unique_ptr<RemoteBackend> backend_;
   // Ends the control thread's wait.
   WakeEvent wake_;

@@ -276,7 +276,10 @@ class RequestQueue {
     call->times.tee_ns += check_ns;
     book(*call, response, (*received)->plan());
     if (response.code != StatusCode::kOk) {
-      fail({response.code, "the server refused {}: {}", name_of(response.op), response.message});
+      // That something differs from what it should be is ours to say.
+      const bool claims = response.code == StatusCode::kMismatch && is_computed(response.op);
+      fail({claims ? StatusCode::kProtocolError : response.code, "the server refused {}: {}",
+            name_of(response.op), response.message});
       return {};
     }
     call->state = Call::State::kReplied;

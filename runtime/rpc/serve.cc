@@ -121,7 +121,8 @@ class ServeLoop {
         // ends.
         if (!results.ok()) return Status(StatusCode::kProtocolError, results.status().message());
         next_.results = std::move(results).value();
-        next_.status = check_work(spec);
+        next_.status = op_fits(spec.op, context_.privacy);
+        if (next_.status.ok()) next_.status = check_work(spec);
       }
     }
     return plan();
@@ -295,6 +296,17 @@ class ServeLoop {
 };
 
 }  // namespace
+
+Status op_fits(Op op, Privacy privacy) {
+  const auto fits = [&] {
+    if (!is_computed(op)) return true;
+    if (privacy == Privacy::kPlain) return op != Op::kIntLinear && op != Op::kPadLinear;
+    return op == (privacy == Privacy::kDealer ? Op::kPadLinear : Op::kIntLinear);
+  };
+  if (fits()) return {};
+  return {StatusCode::kInvalidInput, "{} does not belong to a session whose privacy mode is {}",
+          name_of(op), name_of(privacy)};
+}
 
 Status serve(Channel& channel, Compute& compute, const ServeContext& context,
              OpStatsTable& op_stats) {

@@ -206,6 +206,19 @@ std::string text_text(const TextSnapshot& text) {
   return section(table) + rest + "\n";
 }
 
+std::string privacy_text(const PrivacyReport& report) {
+  const PrivacySnapshot& privacy = report.counted;
+  Table work({left("privacy: " + report.mode), "rows", "ms"});
+  work.add({"pads' products", privacy.pads_made, ms(privacy.pad_ns)});
+  work.add({"rounding and hiding", privacy.pads_used, ms(privacy.mask_ns)});
+  work.add({"taking in", "", ms(privacy.unmask_ns)});
+  work.add({"checking", privacy.checks, ms(privacy.verify_ns)});
+  return section(work) +
+         fmt::format("pads: {} late, {} wiped unused, {:.2f} MiB ahead at most; {} checks failed\n",
+                     privacy.pads_late, privacy.pads_dropped,
+                     static_cast<double>(privacy.reserve_peak_bytes) / (1 << 20), privacy.failures);
+}
+
 std::string sessions_text(const std::vector<SessionReport>& sessions) {
   Table table({left("session"), left("client"), "calls", "received MiB", "sent MiB", "errors",
                "server ms"});
@@ -266,6 +279,7 @@ std::string report_table(const SideReport& report) {
                      without_controls(machine, "?")) +
          paths_text(report.transport) + ops_text(report.ops) + devices_text(report.ops) +
          tee_text(report.tee) + (report.text ? text_text(*report.text) : std::string()) +
+         (report.privacy ? privacy_text(*report.privacy) : std::string()) +
          sessions_text(report.sessions);
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/status.h"
 #include "runtime/stats/op_stats.h"
+#include "runtime/stats/privacy_stats.h"
 #include "runtime/stats/text_stats.h"
 #include "runtime/stats/transport_stats.h"
 
@@ -88,6 +89,19 @@ struct SessionReport : CounterSums {
   }
 };
 
+/// What a runner's private mode did.
+struct PrivacyReport {
+  std::string mode;
+  PrivacySnapshot counted;
+  std::uint64_t pads_left = 0;  // made, and neither used nor wiped
+  bool operator==(const PrivacyReport&) const = default;
+  static void visit(auto&& each, auto& report) {
+    each("mode", report.mode);
+    PrivacySnapshot::visit(each, report.counted);
+    each("pads_left", report.pads_left);
+  }
+};
+
 /// All that one side says in its statistics. A plain value: counters are read before, once.
 struct SideReport : CounterSums {
   std::string side;  // "tee_runner" or "gpu_server"
@@ -96,6 +110,8 @@ struct SideReport : CounterSums {
   TeeSnapshotTable tee;  // the runner's
   // Of a runner that writes text.
   std::optional<TextSnapshot> text = {};
+  // Of a runner in a private mode. Files have it, and nobody reads it back.
+  std::optional<PrivacyReport> privacy = {};
   std::uint64_t wall_ns = 0;
   // The server's; merge() leaves them as they are.
   std::vector<SessionReport> sessions;
@@ -108,6 +124,7 @@ struct SideReport : CounterSums {
     each("ops", report.ops);
     if (report.side == "tee_runner") each("tee", report.tee);
     if (report.text) each("text", *report.text);
+    if (report.privacy) each("privacy", *report.privacy);
     each("wall_ns", report.wall_ns);
     if (report.side == "gpu_server") each("sessions", report.sessions);
   }

@@ -6,15 +6,20 @@ namespace airlock {
 
 std::optional<TracePass> PassWalker::add(const TraceRecord& record) {
   std::optional<TracePass> over;
-  if (record.op == Op::kEmbedding) {
+  // In a private mode no embedding crosses: a pass begins with the first layer's q, k and v.
+  const bool is_first_linear = record.op == Op::kIntLinear && !record.weights.empty() &&
+                               record.weights[0] == WeightId{WeightKind::kQ, 0};
+  has_embeddings_ = has_embeddings_ || record.op == Op::kEmbedding;
+  if (record.op == Op::kEmbedding || (is_first_linear && !has_embeddings_)) {
     over = end();
     if (record.run != run_) rows_of_run_ = 0;
     run_ = record.run;
     TracePass& begun = pass_.emplace();
     begun.kind = rows_of_run_ < prompt_ ? PassKind::kPrefill : PassKind::kStep;
     begun.sums.count = 1;
-    // Token ids, one a row.
-    for (const TraceTensor& ids : record.inputs) merge(begun.sums.rows, ids.desc.elements());
+    // Token ids or activations, one or as many a row.
+    if (!record.inputs.empty())
+      merge(begun.sums.rows, static_cast<std::uint64_t>(record.inputs[0].desc.shape[0]));
     merge(rows_of_run_, begun.sums.rows);
     busy_ = BusyTime();
   }
@@ -28,7 +33,8 @@ std::optional<TracePass> PassWalker::add(const TraceRecord& record) {
   merge(sums.queue_ns, record.times.queue_ns);
   merge(sums.server_ns, record.times.server_ns);
   busy_.add(record.start_ns, record.end_ns());
-  last_op_ = record.op;
+  const bool is_int_head = record.op == Op::kIntLinear && record.weights.empty();
+  last_op_ = is_int_head ? Op::kLmHead : record.op;
   return over;
 }
 

@@ -69,8 +69,9 @@ struct TracePass {
   PassSums sums;  // of this pass alone
 };
 
-/// Tells the passes of a trace apart, record by record: each begins with an embedding. What comes
-/// before the first one belongs to none. A trace that lacks ops, which its header or its gaps say,
+/// Tells the passes of a trace apart, record by record: each begins with an embedding, or, where a
+/// private mode lets none cross, with the first layer's q, k and v. What comes before the first one
+/// belongs to none. A trace that lacks ops, which its header or its gaps say,
 /// may lack passes. One thread.
 class PassWalker {
  public:
@@ -87,6 +88,7 @@ class PassWalker {
   std::uint64_t prompt_;
   std::uint64_t run_ = 0;
   std::uint64_t rows_of_run_ = 0;  // of its passes that began
+  bool has_embeddings_ = false;
   std::optional<TracePass> pass_;
   Op last_op_ = Op::kEmbedding;
   BusyTime busy_;

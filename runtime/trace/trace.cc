@@ -38,6 +38,7 @@ OpSpec TraceRecord::spec() const {
   spec.op = op;
   spec.weights = weights;
   spec.transpose = transpose;
+  spec.planes = planes;
   spec.result_dtype = outputs.empty() ? DType::kF32 : outputs[0].desc.dtype;
   for (const TraceTensor& input : inputs) spec.inputs.push_back(input.desc);
   return spec;
@@ -69,6 +70,7 @@ TraceRecord make_record(const OpSpec& spec, std::span<const TensorDesc> results,
   record.op = spec.op;
   record.weights = spec.weights;
   record.transpose = spec.transpose;
+  record.planes = spec.planes;
   record.inputs = traced(spec.inputs, policy);
   record.outputs = traced(results, policy);
   return record;

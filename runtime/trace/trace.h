@@ -46,7 +46,8 @@ constexpr std::string_view name_of(TraceSource source) {
 struct TraceTensor {
   TensorDesc desc;
   std::optional<Path> path;  // nullopt: it crossed nothing (--backend local)
-  std::string sha256;        // 64 hex digits of the bytes; empty unless digests were asked for
+  // 64 hex digits of the bytes; empty unless digests were asked for, and of a pad_linear.
+  std::string sha256;
   bool operator==(const TraceTensor&) const = default;
 };
 
@@ -56,7 +57,8 @@ struct TraceRecord {
   std::uint64_t run = 0;                   // which prefill of --repeat
   Op op = Op::kEmbedding;                  // one that a backend computes
   std::optional<std::uint16_t> layer;      // the weights', else that of the last op that had some
-  std::vector<WeightId> weights;           // batch_linear
+  std::vector<WeightId> weights;           // batch_linear, int_linear, pad_linear
+  std::uint8_t planes = 0;                 // int_linear, pad_linear
   Transpose transpose = Transpose::kNone;  // matmul
   std::vector<TraceTensor> inputs;
   std::vector<TraceTensor> outputs;
@@ -107,6 +109,12 @@ struct TraceHeader {
 /// Names of an op's tensors in the payload file: "000012.in.0", "000012.out.1".
 enum class TraceSide : std::uint8_t { kInput, kOutput };
 std::string payload_tensor_name(std::uint64_t seq, TraceSide side, std::size_t index);
+
+/// Whether a recording may hold the bytes of an op's tensors, or their digests. Not of a
+/// pad_linear: its key gives the pads of a whole session, and so does what it makes of them.
+constexpr bool is_kept(Op op) { return op != Op::kPadLinear; }
+/// Whether an op of no weights stands outside of the layers.
+constexpr bool is_outside_layers(Op op) { return op != Op::kBatchLinear && op != Op::kMatmul; }
 
 /// The record of one op with these results, its layer and times unknown; `policy` is nullopt where
 /// nothing is crossed.

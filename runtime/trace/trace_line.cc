@@ -77,10 +77,13 @@ void visit_record(Visitor&& visit, Record& record) {
   visit("run", record.run, kMaxCount);
   visit("op", record.op);
   visit("layer", record.layer, limits::kMaxLayers - 1);
-  if (record.op == Op::kBatchLinear) visit("weights", record.weights, limits::kMaxWeightsPerOp);
+  const bool is_integer = record.op == Op::kIntLinear || record.op == Op::kPadLinear;
+  if (is_integer || record.op == Op::kBatchLinear)
+    visit("weights", record.weights, limits::kMaxWeightsPerOp);
+  if (is_integer) visit("planes", record.planes, JsonRange{1, kMaxInt8Planes});
   if (record.op == Op::kMatmul) visit("transpose", record.transpose);
-  visit("inputs", record.inputs, limits::kMaxTensorsPerMessage);
-  visit("outputs", record.outputs, limits::kMaxTensorsPerMessage);
+  visit.tensors("inputs", record.inputs, is_kept(record.op));
+  visit.tensors("outputs", record.outputs, is_kept(record.op));
   visit("slots", record.slots_in_use, limits::kMaxSlotCount);
   visit("start_ns", record.start_ns, kMaxTraceTimeNs);
   visit_times([&](std::string_view key, auto& ns) { visit(key, ns, kMaxTraceTimeNs); },
@@ -106,8 +109,7 @@ class Writer {
     for (const WeightId& weight : weights) pairs.emplace_back(weight.layer, weight.kind);
     object_.add(key, pairs);
   }
-  void operator()(std::string_view key, const std::vector<TraceTensor>& tensors,
-                  JsonRange /*most*/) {
+  void tensors(std::string_view key, const std::vector<TraceTensor>& tensors, bool /*kept*/) {
     std::vector<JsonObject> objects;
     objects.reserve(tensors.size());
     for (const TraceTensor& tensor : tensors) {
@@ -140,6 +142,11 @@ struct Reader {
   void operator()(std::string_view key, std::vector<T>& list, JsonRange most) const {
     for (const JsonReader& item : place.at(key).items(static_cast<std::size_t>(most.most)))
       read_item(item, list.emplace_back());
+  }
+  /// `kept`: with digests, where the trace has them.
+  void tensors(std::string_view key, std::vector<TraceTensor>& tensors, bool kept) const {
+    for (const JsonReader& item : place.at(key).items(limits::kMaxTensorsPerMessage))
+      Reader{item, digests && kept}.read_item(item, tensors.emplace_back());
   }
   template <typename Members>
   void object(std::string_view key, const Members& members) const {

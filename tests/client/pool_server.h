@@ -22,6 +22,10 @@ class FlakyModel : public ComputeModel {
     ASSIGN_OR_RETURN(auto compute, inner_->make_compute(segments));
     return std::unique_ptr<Compute>(std::make_unique<FlakyCompute>(*this, std::move(compute)));
   }
+  Result<std::string> prepare_int8(const ModelSource& model, Int8Weights weights,
+                                   const Int8Progress& progress) override {
+    return inner_->prepare_int8(model, weights, progress);
+  }
   Status health() const override { return inner_->health(); }
 
  private:

@@ -9,10 +9,17 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <random>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "base/thread_pool.h"
+#include "proto/handshake.h"
 #include "runtime/backend.h"
+#include "runtime/exact/int8_weights.h"
+#include "runtime/exact/pad.h"
+#include "tests/support/int8_copy.h"
 #include "tests/support/memory_model.h"
 #include "tests/support/reference_ops.h"
 
@@ -26,6 +33,9 @@ class BackendUnderTest {
  public:
   virtual ~BackendUnderTest() = default;
   virtual Backend& backend() = 0;
+  /// One that takes the integer op of a session in this mode, kVerify or kDealer, with two planes
+  /// of int8 weights; lives as long as this.
+  virtual Backend* integers(Privacy mode) = 0;
 };
 
 struct BackendCase {
@@ -84,7 +94,10 @@ class BackendConformance : public ::testing::TestWithParam<BackendCase> {
     }
   }
   Outcome run(const OpSpec& spec, const std::vector<Tensor>& inputs) {
-    auto pending = backend().prepare(spec, soon());
+    return run(backend(), spec, inputs);
+  }
+  static Outcome run(Backend& asked, const OpSpec& spec, const std::vector<Tensor>& inputs) {
+    auto pending = asked.prepare(spec, soon());
     if (!pending.ok()) return {pending.status(), {}, {}};
     fill(**pending, inputs);
     return finish(**pending);
@@ -111,6 +124,19 @@ class BackendConformance : public ::testing::TestWithParam<BackendCase> {
     for (const Tensor& result : outcome.results) EXPECT_EQ(result.desc().dtype, spec.result_dtype);
     expect_close(outcome.results, reference(spec, inputs));
   }
+  /// The int8 weights as the rule makes them.
+  void make_int8(Int8Copy& copy) const {
+    const auto pool = ThreadPool::create(1).value();
+    ASSERT_TRUE(make_int8_weights(model_, Int8Weights::kW16, *pool, copy.sink()).ok());
+  }
+  /// Results of words, which have no tolerance.
+  static void expect_words(const Outcome& outcome,
+                           const std::vector<std::vector<std::uint32_t>>& want) {
+    ASSERT_TRUE(outcome.status.ok()) << outcome.status.to_string();
+    ASSERT_EQ(outcome.results.size(), want.size());
+    for (std::size_t i = 0; i < want.size(); ++i)
+      EXPECT_TRUE(std::ranges::equal(outcome.results[i].as<std::uint32_t>(), want[i])) << i;
+  }
   Tensor activations(std::int64_t rows, std::int64_t columns, DType dtype,
                      std::uint64_t seed = 7) const {
     return random_tensor({dtype, Shape{rows, columns}}, seed);
@@ -124,6 +150,19 @@ class BackendConformance : public ::testing::TestWithParam<BackendCase> {
     std::vector<Tensor> tensors = list(std::move(a));
     tensors.push_back(std::move(b));
     return tensors;
+  }
+  /// Rows that need one, two and four digits, one after the other, and rows of any words.
+  static std::vector<std::uint32_t> random_words(std::size_t count, std::int64_t rows) {
+    std::mt19937_64 random(count);
+    std::vector<std::uint32_t> words(count);
+    const std::size_t k = count / static_cast<std::size_t>(rows);
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto any = static_cast<std::uint32_t>(random());
+      const std::array<std::uint32_t, 4> choices = {any % 65536 - 32896, any % 256 - 128, any,
+                                                    0x80000000U - any % 2};
+      words[i] = choices[i / k % 4];
+    }
+    return words;
   }
   static bool same_bits(const Tensor& a, const Tensor& b) {
     return a.desc() == b.desc() && std::memcmp(a.view().data, b.view().data, a.desc().bytes()) == 0;
@@ -235,6 +274,64 @@ TEST_P(BackendConformance, multiplies_grouped_heads_in_every_transposition) {
               list(random_tensor(a_desc, 3), random_tensor(b_desc, 4)));
       }
     }
+  }
+}
+
+TEST_P(BackendConformance, multiplies_words_by_int8_weights_exactly) {
+  Backend* const asked = subject_->integers(Privacy::kVerify);
+  Int8Copy weights;
+  make_int8(weights);
+  const std::vector<std::vector<WeightId>> linears = {
+      {{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}},
+      {{WeightKind::kO, 1}},
+      {{WeightKind::kUp, 1}, {WeightKind::kGate, 1}},
+      {{WeightKind::kDown, 0}},
+      {}};
+  for (const std::vector<WeightId>& linear : linears) {
+    for (const std::uint8_t planes : {std::uint8_t{1}, std::uint8_t{2}}) {
+      for (const std::int64_t rows : {1, 2, 5, 17, 64, 130}) {
+        const OpSpec spec = int_linear_spec(linear, planes, rows, dims());
+        SCOPED_TRACE(std::string(name_of(linear_of(spec))) + " " + std::to_string(rows));
+        const auto words = random_words(spec.inputs[0].elements(), rows);
+        Tensor x(spec.inputs[0]);
+        std::ranges::copy(words, x.as<std::uint32_t>().begin());
+        expect_words(run(*asked, spec, list(std::move(x))),
+                     int_linear_results_of(weights, spec, words,
+                                           static_cast<std::size_t>(spec.inputs[0].shape[1])));
+      }
+    }
+  }
+}
+
+TEST_P(BackendConformance, multiplies_pads_that_it_makes_of_a_key) {
+  Backend* const asked = subject_->integers(Privacy::kDealer);
+  Int8Copy weights;
+  make_int8(weights);
+  PadKey key{};
+  for (std::size_t i = 0; i < key.size(); ++i) key[i] = static_cast<std::byte>(i * 7 + 1);
+  WordStream stream = WordStream::create(key).value();
+  for (const OpSpec& spec :
+       {pad_linear_spec({{WeightKind::kQ, 1}, {WeightKind::kV, 1}}, 2, 1),
+        pad_linear_spec({{WeightKind::kDown, 0}}, 1, 33), pad_linear_spec({}, 2, 5)}) {
+    SCOPED_TRACE(name_of(linear_of(spec)));
+    const auto rows = static_cast<std::size_t>(spec.inputs[1].shape[0]);
+    const auto k = static_cast<std::size_t>(weight_shapes(spec, dims())[0][1]);
+    Tensor key_tensor(spec.inputs[0]);
+    std::memcpy(key_tensor.mutable_view().data, key.data(), key.size());
+    Tensor places(spec.inputs[1]);
+    std::vector<std::uint32_t> pads(rows * k);
+    for (std::size_t row = 0; row < rows; ++row) {
+      const auto epoch = static_cast<std::uint32_t>(900 - 3 * row);
+      const auto number = static_cast<std::uint32_t>(row * row + 4);
+      places.as<std::uint32_t>()[2 * row] = epoch;
+      places.as<std::uint32_t>()[2 * row + 1] = number;
+      ASSERT_TRUE(stream
+                      .words({epoch, layer_of(spec), linear_of(spec), number},
+                             std::span(pads).subspan(row * k, k))
+                      .ok());
+    }
+    expect_words(run(*asked, spec, list(std::move(key_tensor), std::move(places))),
+                 int_linear_results_of(weights, spec, pads, k));
   }
 }
 

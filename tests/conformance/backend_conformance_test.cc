@@ -9,13 +9,18 @@ namespace {
 class CpuUnderTest : public BackendUnderTest {
  public:
   CpuUnderTest(const MemoryModel& model, DType dtype)
-      : backend_(CpuModel::create(model, {.dtype = dtype, .threads = 1, .progress = {}})
-                     .value()
-                     ->make_compute()) {}
+      : source_(model),
+        model_(CpuModel::create(model, {.dtype = dtype, .threads = 1, .progress = {}}).value()),
+        backend_(model_->make_compute()) {}
   Backend& backend() override { return backend_; }
+  Backend* integers(Privacy) override {
+    EXPECT_TRUE(model_->prepare_int8(source_, Int8Weights::kW16, {}).ok());
+    return &backend_;
+  }
 
  private:
-  // Keeps the model alive.
+  const MemoryModel& source_;
+  const std::shared_ptr<CpuModel> model_;
   LocalBackend backend_;
 };
 

@@ -72,6 +72,8 @@ inline std::vector<RequestHeader> valid_requests() {
           {3, matmul_spec(heads, heads, Transpose::kB, DType::kF32)},
           {4, lm_head_spec(x)},
           {5, OpSpec{}},
+          {7, int_linear_spec({{WeightKind::kGate, 1}, {WeightKind::kUp, 1}}, 2, 3, kFuzzDims)},
+          {8, pad_linear_spec({}, 1, 3)},
           {6, lm_head_spec(x), {PoolPlace::at(8192), PoolPlace()}}};
 }
 
@@ -98,15 +100,18 @@ inline std::vector<ControlMessage> valid_controls() {
   Welcome products = welcome;
   products.dims = {};
   products.fp64_products = "OpenBLAS 0.3.21";
-  return {Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0, {{1 << 20, 1 << 20, 0}}, 10240},
-          welcome,
-          products,
-          Refusal{StatusCode::kInUse, "busy"},
-          Sign{},
-          Goodbye{"done"},
-          DataSocket{"ipc:///tmp/airlock/data"},
-          Attached{},
-          Attached{{{PoolUse::kInput, 0, 8192}, {PoolUse::kOutput, 65536, 4096}}}};
+  return {
+      Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0, {{1 << 20, 1 << 20, 0}}, 10240},
+      Hello{"fuzz", {RingChoice::kOff}, "", 0, {}, 0, 0, Privacy::kOtpVerify, Int8Weights::kAuto},
+      welcome,
+      products,
+      Refusal{StatusCode::kInUse, "busy"},
+      Sign{},
+      Goodbye{"done"},
+      DataSocket{"ipc:///tmp/airlock/data"},
+      Attached{},
+      Attached{{}, "00ff"},
+      Attached{{{PoolUse::kInput, 0, 8192}, {PoolUse::kOutput, 65536, 4096}}}};
 }
 
 }  // namespace airlock

@@ -107,6 +107,10 @@ class FailingModel : public ComputeModel {
     return std::unique_ptr<Compute>(
         std::make_unique<FailingCompute>(failures_, cpu_->make_compute()));
   }
+  Result<std::string> prepare_int8(const ModelSource& model, Int8Weights weights,
+                                   const Int8Progress& progress) override {
+    return cpu_->prepare_int8(model, weights, progress);
+  }
   Status health() const override { return failures_.health(); }
 
  private:

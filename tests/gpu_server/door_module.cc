@@ -72,6 +72,10 @@ class DoorModel : public CudaModel {
   Result<std::unique_ptr<Compute>> make_compute(std::span<const std::span<std::byte>>) override {
     return std::unique_ptr<Compute>(std::make_unique<DoorCompute>(life_, cpu_->make_compute()));
   }
+  Result<std::string> prepare_int8(const ModelSource& model, Int8Weights weights,
+                                   const Int8Progress& progress) override {
+    return cpu_->prepare_int8(model, weights, progress);
+  }
   Status health() const override { return life_->lost.load() ? kLost : Status(); }
 
  private:

@@ -291,6 +291,29 @@ TEST_F(HostileServer, attaches_only_as_the_protocol_goes) {
   EXPECT_NE(unattached.message().find(nowhere), std::string::npos) << unattached.message();
 }
 
+TEST_F(HostileServer, gives_int8_weights_exactly_where_they_were_asked_for) {
+  Welcome welcome = good_welcome();
+  welcome.has_ring = false;
+  const auto door = DataDoor::open(parse_endpoint(client_options().endpoint).value());
+  ASSERT_TRUE(door.ok());
+  const auto attached_with = [&](const std::string& digest, ConnectOptions options) {
+    const Status status = connect_to(
+        [&](ControlConnection& client) {
+          EXPECT_TRUE(client.send(welcome).ok());
+          EXPECT_TRUE(client.send(DataSocket{door->endpoint()}).ok());
+          EXPECT_TRUE(client.send(Attached{{}, digest}).ok());
+        },
+        options);
+    EXPECT_EQ(status.code(), StatusCode::kProtocolError) << status.to_string();
+    EXPECT_NE(status.message().find("int8 weights"), std::string::npos) << status.to_string();
+  };
+  attached_with("ab12", client_options());
+  ConnectOptions asking = client_options();
+  asking.privacy = Privacy::kOtp;
+  asking.int8_weights = Int8Weights::kW8;
+  attached_with("", asking);
+}
+
 TEST_F(HostileServer, refuses_an_epoch_of_zero) {
   expect_refused([](Welcome& welcome) { welcome.epoch = 0; }, StatusCode::kProtocolError, "epoch");
 }

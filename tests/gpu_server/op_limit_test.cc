@@ -39,6 +39,22 @@ TEST(OpLimit, takes_each_op_of_a_pass_over_the_whole_context) {
       most);
 }
 
+TEST(OpLimit, takes_each_integer_op_of_a_pass_over_the_whole_context) {
+  for (const std::int64_t positions : {2048, 131072}) {
+    LlamaConfig config = llama_1b();
+    config.max_position_embeddings = positions;
+    const std::uint64_t most = default_max_op_flop(config);
+    const auto flop = [&](std::vector<WeightId> weights, std::uint8_t planes, std::int64_t rows) {
+      return op_flop(int_linear_spec(std::move(weights), planes, rows, config.dims), config.dims);
+    };
+    EXPECT_LE(flop({{WeightKind::kGate, 0}, {WeightKind::kUp, 0}}, 2, positions), most);
+    EXPECT_LE(flop({{WeightKind::kDown, 0}}, 2, positions), most);
+    EXPECT_LE(flop({{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}}, 2, positions),
+              most);
+    EXPECT_LE(flop({}, 2, positions / 8), most);
+  }
+}
+
 TEST(OpLimit, refuses_a_product_that_no_pass_asks_for) {
   const TensorDesc square{DType::kBF16, {1, 46340, 46340}};
   const OpSpec hog = matmul_spec(square, square, Transpose::kNone, DType::kBF16);

@@ -50,7 +50,7 @@ class RunningServer {
                 std::shared_ptr<ComputeModel> compute)
       : RunningServer(options, ServedModel{R"({"model_type":"llama"})", read_norms(model).value(),
                                            model.digest().value(), model.stored_dtype(),
-                                           std::move(compute), std::nullopt}) {}
+                                           std::move(compute), std::nullopt, 0, outlives(model)}) {}
   RunningServer(const ServerOptions& options, ServedModel served) {
     int fds[2];
     CHECK(::pipe2(fds, O_CLOEXEC | O_NONBLOCK) == 0);
@@ -62,6 +62,10 @@ class RunningServer {
     });
   }
   ~RunningServer() { (void)stop(); }
+  /// Not owned: the test's model outlives its server.
+  static std::shared_ptr<const ModelSource> outlives(const MemoryModel& model) {
+    return {std::shared_ptr<const ModelSource>(), &model};
+  }
   void signal(int number) {
     signalfd_siginfo info{};
     info.ssi_signo = static_cast<std::uint32_t>(number);

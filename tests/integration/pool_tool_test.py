@@ -184,7 +184,7 @@ def garbage_in_the_counters_file_is_refused(pair):
     spoil(1968, whole[1968:1976])
     chance = random.Random(7)
     for _ in range(20):  # the pool, and the first of the sessions
-        begin, end = chance.choice(((2048 + 32, 2048 + 176), (43264, 43264 + 256), (1968, 2016), (0, len(whole))))
+        begin, end = chance.choice(((2048 + 32, 2048 + 176), (51328, 51328 + 256), (1968, 2016), (0, len(whole))))
         offset = chance.randrange(begin, end) // 8 * 8
         spoil(offset, chance.randbytes(8))
         process = pair.start("airlock_pool", "list", "--endpoint", pair.endpoint)

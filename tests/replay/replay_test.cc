@@ -72,6 +72,32 @@ TEST(Replay, asks_for_every_op_in_order) {
   EXPECT_EQ(rig.counts().ops(), records.size());
 }
 
+TraceRecord record_of(const OpSpec& spec, std::uint64_t seq) {
+  TraceRecord record = make_record(spec, std::nullopt, kReplayDims, testing::kReplayPolicy);
+  record.seq = seq;
+  return record;
+}
+
+TEST(Replay, asks_for_integer_ops_with_words_and_their_planes) {
+  const OpSpec one = int_linear_spec({{WeightKind::kDown, 1}}, 1, 3, kReplayDims);
+  const OpSpec two = int_linear_spec({}, 2, 1, kReplayDims);
+  Rig rig({record_of(one, 0), record_of(two, 1)});
+  EXPECT_EQ(rig.trace->int8_weights(), Int8Weights::kW16);
+  ASSERT_TRUE(rig.run().ok());
+  EXPECT_THAT(rig.backend.submitted, ElementsAre(one, two));
+  EXPECT_NE(rig.backend.inputs0[0], std::vector<std::byte>(rig.backend.inputs0[0].size()));
+  EXPECT_EQ(Rig({record_of(one, 0)}).trace->int8_weights(), Int8Weights::kW8);
+  EXPECT_EQ(Rig(replay_records()).trace->int8_weights(), Int8Weights::kNone);
+}
+
+TEST(Replay, has_no_key_for_a_pad_linear) {
+  Rig rig({record_of(pad_linear_spec({{WeightKind::kO, 0}}, 1, 2), 7)});
+  const Status status = rig.run();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
+  EXPECT_THAT(status.message(), HasSubstr("op 7 (pad_linear)"));
+  EXPECT_TRUE(rig.backend.submitted.empty());
+}
+
 TEST(Replay, streams_a_trace_that_is_too_long_to_keep) {
   const auto records = replay_records();
   Rig rig(records);
@@ -388,6 +414,23 @@ TEST(ReplayVerify, tolerance_takes_a_flipped_bit_and_refuses_a_large_error) {
   const ReplayCounts counts = rig.rig->counts();
   EXPECT_EQ(counts.tensors_differing, 1U);
   EXPECT_THAT(counts.first_difference, HasSubstr("op 3 ("));
+}
+
+TEST(ReplayVerify, tolerance_takes_no_other_word) {
+  const TempDir dir;
+  const TraceRecord record = record_of(int_linear_spec({}, 1, 200, kReplayDims), 0);
+  Tensor recorded(record.outputs[0].desc);
+  for (std::size_t i = 0; i < recorded.as<std::uint32_t>().size(); ++i)
+    recorded.as<std::uint32_t>()[i] = static_cast<std::uint32_t>(i * 2654435761U);
+  auto writer = PayloadWriter::create(dir.file("p"), {4096, 1 << 20, 100}).value();
+  ASSERT_TRUE(writer->add(payload_tensor_name(0, TraceSide::kOutput, 0), recorded.view()).ok());
+  writer.reset();
+  const auto payload = SafetensorsFile::open(dir.file("p")).value();
+  const ReplayVerifier verifier(ReplayVerify::kTolerance, payload.get(), 1e6);
+  EXPECT_EQ(verifier.check(record, 0, recorded.view()).value(), "");
+  recorded.as<std::uint32_t>()[9999] ^= 1U;
+  recorded.as<std::uint32_t>()[3] ^= 1U << 31;
+  EXPECT_EQ(verifier.check(record, 0, recorded.view()).value(), "2 of 10000 words are others");
 }
 
 TEST(ReplayVerify, tolerance_refuses_what_is_not_finite) {

@@ -18,11 +18,24 @@ using testing_rigs::Route;
 class RemoteUnderTest : public BackendUnderTest {
  public:
   RemoteUnderTest(Route route, const MemoryModel& model, DType dtype)
-      : rig_(route, model, testing_rigs::make_cpu_model(model, dtype)) {}
+      : route_(route),
+        model_(model),
+        compute_(testing_rigs::make_cpu_model(model, dtype)),
+        rig_(route, model, compute_) {}
   Backend& backend() override { return rig_.backend(); }
+  /// Another session: one is in one mode.
+  Backend* integers(Privacy mode) override {
+    EXPECT_TRUE(compute_->prepare_int8(model_, Int8Weights::kW16, {}).ok());
+    private_.push_back(std::make_unique<RemoteRig>(route_, model_, compute_, mode));
+    return &private_.back()->backend();
+  }
 
  private:
+  const Route route_;
+  const MemoryModel& model_;
+  const std::shared_ptr<CpuModel> compute_;
   RemoteRig rig_;
+  std::vector<std::unique_ptr<RemoteRig>> private_;
 };
 
 BackendCase remote_case(Route route, DType dtype, bool tied) {

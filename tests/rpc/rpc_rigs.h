@@ -96,12 +96,15 @@ inline ServeContext serve_context(const Tensor& norms, std::string stats_json = 
 /// A RemoteBackend whose server computes on the CPU, in a thread.
 class RemoteRig {
  public:
-  RemoteRig(Route route, const ModelSource& model, const std::shared_ptr<CpuModel>& compute)
+  RemoteRig(Route route, const ModelSource& model, const std::shared_ptr<CpuModel>& compute,
+            Privacy privacy = Privacy::kPlain)
       : rig_(make_rig(route, life_)), norms_(read_norms(model).value()) {
     remote_ = std::make_unique<RemoteBackend>(compute->info(), *rig_.runner, op_stats_, nullptr,
                                               rig_.pool ? rig_.pool->lease.get() : nullptr);
-    server_ = std::make_unique<ServingThread>(*rig_.server, compute->make_compute(),
-                                              serve_context(norms_));
+    ServeContext context = serve_context(norms_);
+    context.privacy = privacy;
+    server_ =
+        std::make_unique<ServingThread>(*rig_.server, compute->make_compute(), std::move(context));
   }
   ~RemoteRig() { (void)stop(); }
   /// Ends the session and gives serve()'s reason.

@@ -54,6 +54,31 @@ std::vector<TraceRecord> joined(std::initializer_list<std::vector<TraceRecord>> 
   return all;
 }
 
+TEST(Passes, of_a_private_mode_begin_with_the_first_layers_integers) {
+  const auto integers = [](std::vector<WeightId> weights, std::int64_t rows,
+                           std::uint64_t start_ns) {
+    TraceRecord record = record_of(Op::kIntLinear, rows, start_ns);
+    record.inputs = {{{DType::kU32, {rows, 64}}, Path::kRing, {}}};
+    record.weights = std::move(weights);
+    return record;
+  };
+  const std::vector<WeightId> first = {
+      {WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}};
+  const std::vector<WeightId> second = {
+      {WeightKind::kQ, 1}, {WeightKind::kK, 1}, {WeightKind::kV, 1}};
+  const auto passes =
+      passes_of({integers(first, 8, 100), integers(second, 8, 120), integers({}, 1, 140),
+                 integers(first, 1, 200), integers(second, 1, 220), integers({}, 1, 240)},
+                header_of(8));
+  ASSERT_EQ(passes.size(), 2U);
+  EXPECT_EQ(passes[0].kind, PassKind::kPrefill);
+  EXPECT_EQ(passes[0].sums.rows, 8U);
+  EXPECT_EQ(passes[0].sums.ops, 3U);
+  EXPECT_EQ(passes[1].kind, PassKind::kStep);
+  EXPECT_EQ(passes[1].sums.rows, 1U);
+  EXPECT_EQ(passes[1].sums.without_logits, 0U);
+}
+
 TEST(Passes, begin_with_an_embedding_each) {
   const auto passes = passes_of(joined({pass_of(8, 100), pass_of(1, 200)}), header_of(8));
   ASSERT_EQ(passes.size(), 2U);

@@ -209,6 +209,39 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{R"("inputs":[{)", R"("inputs":null,"old":[{)", "'inputs' is null"},
         Damage{R"({"seq")", R"("seq")", "not JSON"}));
 
+TEST(TraceLine, integer_ops_come_back_and_have_planes) {
+  for (const OpSpec& spec :
+       {int_linear_spec({{WeightKind::kGate, 1}, {WeightKind::kUp, 1}}, 2, 5, kGoldenDims),
+        int_linear_spec({}, 1, 2, kGoldenDims), pad_linear_spec({{WeightKind::kO, 0}}, 1, 3)}) {
+    const TraceRecord record = make_record(spec, std::nullopt, kGoldenDims, std::nullopt);
+    EXPECT_EQ(record.spec(), spec);
+    const std::string line = encode_trace_line(record);
+    const auto read = decode_trace_record(line, golden_cut_header(), "x");
+    ASSERT_TRUE(read.ok()) << read.status().to_string();
+    EXPECT_TRUE(*read == record);
+    const std::string planes = "\"planes\":" + std::to_string(spec.planes);
+    const auto refused =
+        decode_trace_record(with(line, planes, "\"planes\":3"), golden_cut_header(), "x");
+    ASSERT_FALSE(refused.ok());
+    EXPECT_THAT(refused.status().message(), HasSubstr("'planes' is 3"));
+  }
+  EXPECT_EQ(encode_trace_line(golden_records()[1]).find("planes"), std::string::npos);
+}
+
+TEST(TraceLine, a_pad_linear_has_no_digests_where_the_trace_has) {
+  ASSERT_TRUE(golden_header().digests);
+  const TraceRecord pads = make_record(pad_linear_spec({{WeightKind::kO, 0}}, 1, 3), std::nullopt,
+                                       kGoldenDims, std::nullopt);
+  const auto read = decode_trace_record(encode_trace_line(pads), golden_header(), "x");
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  EXPECT_TRUE(*read == pads);
+  const TraceRecord words =
+      make_record(int_linear_spec({}, 1, 2, kGoldenDims), std::nullopt, kGoldenDims, std::nullopt);
+  const auto without = decode_trace_record(encode_trace_line(words), golden_header(), "x");
+  ASSERT_FALSE(without.ok());
+  EXPECT_THAT(without.status().message(), HasSubstr("sha256"));
+}
+
 TEST(TraceLine, outputs_that_the_op_does_not_give_are_refused) {
   TraceRecord record = golden_records()[5];
   record.outputs[0].desc.shape = Shape{1, 99};

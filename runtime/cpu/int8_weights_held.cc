@@ -1,0 +1,230 @@
+#include "runtime/cpu/int8_weights_held.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "base/available_memory.h"
+#include "base/deadline.h"
+#include "base/log.h"
+#include "runtime/cpu/pieces.h"
+
+namespace airlock {
+
+namespace {
+
+using Tag = dnnl::memory::format_tag;
+
+// What each linear's weights are, in order.
+constexpr std::array<WeightKind, 3> kQkvKinds = {WeightKind::kQ, WeightKind::kK, WeightKind::kV};
+constexpr std::array<WeightKind, 1> kOKinds = {WeightKind::kO};
+constexpr std::array<WeightKind, 2> kGateUpKinds = {WeightKind::kGate, WeightKind::kUp};
+constexpr std::array<WeightKind, 1> kDownKinds = {WeightKind::kDown};
+
+std::span<const WeightKind> kinds_of(Linear linear) {
+  switch (linear) {
+    case Linear::kQkv:
+      return kQkvKinds;
+    case Linear::kO:
+      return kOKinds;
+    case Linear::kGateUp:
+      return kGateUpKinds;
+    case Linear::kDown:
+      return kDownKinds;
+    case Linear::kLmHead:
+      break;
+  }
+  return {};
+}
+
+Shape shape_of(const ModelDims& dims, Linear linear, std::size_t weight) {
+  if (linear == Linear::kLmHead) return {dims.vocab, dims.hidden};
+  return weight_shape(dims, kinds_of(linear)[weight]);
+}
+
+Int8Layouts::Shapes panel_shapes(const ModelDims& dims) {
+  Int8Layouts::Shapes shapes;
+  const auto add = [&shapes](const Shape& shape) {
+    if (shape[0] >= kPanelColumns) shapes.push_back({shape[1], kPanelColumns});
+    if (shape[0] % kPanelColumns != 0) shapes.push_back({shape[1], shape[0] % kPanelColumns});
+  };
+  for (const WeightKind kind : kValuesOf<WeightKind>) add(weight_shape(dims, kind));
+  add(shape_of(dims, Linear::kLmHead, 0));
+  return shapes;
+}
+
+/// The sink of one making: packs what is not held yet into planes that are.
+class Packer {
+ public:
+  Packer(const dnnl::engine& engine, const Int8Layouts& layouts, const ModelDims& dims,
+         const HeldInt8* before)
+      : engine_(engine), layouts_(layouts), dims_(dims) {
+    if (before != nullptr) before_ = *before;
+    before_.way = layouts.way();
+    before_.least_digit_rows = layouts.least_digit_rows();
+    before_.layers.resize(static_cast<std::size_t>(dims.layers));
+    after_ = before_;
+  }
+
+  /// Any thread.
+  Status take(const Int8Rows& rows) {
+    if (places(before_, rows)[rows.plane] != nullptr) return {};
+    ASSIGN_OR_RETURN(HeldWeight* const weight, target(rows));
+    return onednn::guarded([&]() -> Status {
+      const onednn::OneThread alone;
+      pack_int8(engine_, *weight, rows.first_row, rows.row_count, rows.values);
+      return {};
+    });
+  }
+
+  std::shared_ptr<const HeldInt8> finished() const { return std::make_shared<HeldInt8>(after_); }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  static HeldInt8::Planes& places(HeldInt8& held, const Int8Rows& rows) {
+    if (rows.linear == Linear::kLmHead) return held.lm_head;
+    return held.layers[rows.layer][kinds_of(rows.linear)[rows.weight]];
+  }
+
+  /// Where the rows go; made by the first that come.
+  Result<HeldWeight*> target(const Int8Rows& rows) {
+    const std::lock_guard lock(mutex_);
+    auto& place = places(after_, rows)[rows.plane];
+    auto& target = targets_[&place];
+    if (target == nullptr) {
+      ASSIGN_OR_RETURN(target, make_int8_room(layouts_, shape_of(dims_, rows.linear, rows.weight)));
+      bytes_ += target->pages.bytes();
+      place = target;
+    }
+    return target.get();
+  }
+
+  const dnnl::engine& engine_;
+  const Int8Layouts& layouts_;
+  const ModelDims dims_;
+  HeldInt8 before_;  // read by all threads
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  HeldInt8 after_;
+  std::map<const void*, std::shared_ptr<HeldWeight>> targets_;
+  std::size_t bytes_ = 0;
+};
+
+std::string_view name_of(Int8Way way) {
+  return way == Int8Way::kOneDnn ? "int8 products"
+                                 : "fp64 products, as this CPU's of int8 are wrong";
+}
+
+}  // namespace
+
+Result<std::shared_ptr<HeldWeight>> make_int8_room(const Int8Layouts& layouts, const Shape& shape) {
+  auto weight = std::make_shared<HeldWeight>();
+  weight->n = shape[0];
+  weight->k = shape[1];
+  const std::int64_t full = weight->n / kPanelColumns;
+  const std::int64_t rest = weight->n % kPanelColumns;
+  weight->packed = weight->last_packed = layouts.way() == Int8Way::kOneDnn;
+  std::size_t bytes = 0;
+  if (full > 0) {
+    weight->layout = layouts.of(weight->k, kPanelColumns);
+    weight->panel_bytes = (weight->layout.get_size() + 63) / 64 * 64;
+    bytes += static_cast<std::size_t>(full) * weight->panel_bytes;
+  }
+  if (rest > 0) {
+    weight->last_layout = layouts.of(weight->k, rest);
+    bytes += weight->last_layout.get_size();
+  }
+  ASSIGN_OR_RETURN(weight->pages, PageBuffer::allocate(bytes));
+  weight->data = weight->pages.data();
+  return weight;
+}
+
+void pack_int8(const dnnl::engine& engine, const HeldWeight& weight, std::int64_t first_row,
+               std::int64_t row_count, std::span<const std::int8_t> rows) {
+  dnnl::stream stream(engine);
+  const Cut panels{row_count, kPanelColumns};
+  for (std::int64_t i = 0; i < panels.parts(); ++i) {
+    const HeldWeight::Panel panel = weight.panel(first_row + panels.begin(i));
+    const std::int8_t* from = rows.data() + panels.begin(i) * weight.k;
+    std::int64_t columns = panels.size(i);
+    std::vector<std::int8_t> padded;
+    if (panel.packed && columns != padded_columns(columns)) {
+      padded.assign(from, from + columns * weight.k);
+      columns = padded_columns(columns);
+      padded.resize(static_cast<std::size_t>(columns * weight.k));
+      from = padded.data();
+    }
+    // oneDNN's handles are not const: it reads the first, and the second's pages are the caller's
+    // to fill.
+    dnnl::memory plain({{weight.k, columns}, dnnl::memory::data_type::s8, Tag::ba}, engine,
+                       const_cast<std::int8_t*>(from));
+    dnnl::memory packed(*panel.layout, engine, const_cast<std::byte*>(panel.data));
+    dnnl::reorder(plain, packed).execute(stream, plain, packed);
+    stream.wait();
+  }
+}
+
+Status Int8Keeper::lay_out(const ModelDims& dims) {
+  if (layouts_) return {};
+  return onednn::guarded([&]() -> Status {
+    const onednn::OneThread alone;
+    layouts_ = std::make_unique<Int8Layouts>(engine_, panel_shapes(dims));
+    return {};
+  });
+}
+
+/// Before anything is taken: a process that takes too much is killed, and others with it.
+Status check_int8_memory(const ModelDims& dims, Int8Weights choice, bool has_first_plane) {
+  std::size_t bytes = most_int8_bytes(dims, choice);
+  if (has_first_plane) bytes -= most_int8_bytes(dims, Int8Weights::kW8);
+  const auto available = memory_available_bytes();
+  if (!available || bytes <= *available) return {};
+  return {StatusCode::kResourceExhausted,
+          "int8 weights ({}) may take {} bytes, and {} are available", name_of(choice), bytes,
+          *available};
+}
+
+Result<std::string> Int8Keeper::prepare(const ModelSource& model, Int8Weights choice,
+                                        std::size_t threads, ThreadPool* pool, const Int8Sink& also,
+                                        const Progress& progress) {
+  if (choice == Int8Weights::kNone)
+    return Status(StatusCode::kInvalidInput, "no int8 weights were asked for");
+  const std::lock_guard making(making_);
+  if (const auto made = made_.find(choice); made != made_.end() && !also)
+    return made->second.digest;
+  const std::uint64_t start_ns = now_ns();
+  const ModelDims& dims = model.config().dims;
+  RETURN_IF_ERROR(check_int8_memory(dims, choice, held() != nullptr));
+  std::unique_ptr<ThreadPool> own;
+  if (pool == nullptr) {
+    ASSIGN_OR_RETURN(own, ThreadPool::create(threads));
+    pool = own.get();
+  }
+  RETURN_IF_ERROR(lay_out(dims));
+  Packer packer(engine_, *layouts_, dims, held().get());
+  const auto sink = [&](const Int8Rows& rows) -> Status {
+    RETURN_IF_ERROR(packer.take(rows));
+    return also ? also(rows) : Status();
+  };
+  ASSIGN_OR_RETURN(Int8Model facts, make_int8_weights(model, choice, *pool, sink, progress));
+  const Int8Model& kept = made_.insert_or_assign(choice, std::move(facts)).first->second;
+  log_info(fmt::format("int8 weights ({}): {:.0f} MB in {:.1f} s, for {}", name_of(choice),
+                       static_cast<double>(packer.bytes()) / 1e6,
+                       static_cast<double>(now_ns() - start_ns) / 1e9, name_of(layouts_->way())));
+  const std::lock_guard lock(mutex_);
+  held_ = packer.finished();
+  facts_ = &kept;
+  return kept.digest;
+}
+
+std::shared_ptr<const HeldInt8> Int8Keeper::held() const {
+  const std::lock_guard lock(mutex_);
+  return held_;
+}
+
+const Int8Model* Int8Keeper::facts() const {
+  const std::lock_guard lock(mutex_);
+  return facts_;
+}
+
+}  // namespace airlock
