@@ -19,6 +19,10 @@ cudaDataType_t cuda_type(DType dtype) {
       return CUDA_R_16BF;
     case DType::kF16:
       return CUDA_R_16F;
+    case DType::kU8:
+      return CUDA_R_8I;
+    case DType::kI32:
+      return CUDA_R_32I;
     default:
       return CUDA_R_32F;
   }
@@ -89,8 +93,14 @@ class Gemm {
   }
 
   void queue(cublasHandle_t handle) const {
-    const float one = 1;
-    const float zero = 0;
+    const bool is_int8 = p_.operands == DType::kU8;
+    const float one_f32 = 1;
+    const float zero_f32 = 0;
+    const std::int32_t one_i32 = 1;
+    const std::int32_t zero_i32 = 0;
+    const void* one = is_int8 ? static_cast<const void*>(&one_i32) : &one_f32;
+    const void* zero = is_int8 ? static_cast<const void*>(&zero_i32) : &zero_f32;
+    const cublasComputeType_t sums = is_int8 ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F;
     const auto m = static_cast<int>(p_.m);
     const auto n = static_cast<int>(p_.n);
     const auto k = static_cast<int>(p_.k);
@@ -99,14 +109,14 @@ class Gemm {
     const cudaDataType_t in = cuda_type(p_.operands);
     const cudaDataType_t out = cuda_type(p_.result);
     if (p_.batch == 1) {
-      must(cublasGemmEx(handle, b_op, CUBLAS_OP_N, n, m, k, &one, b_.data(), in, b_step, a_.data(),
-                        in, k, &zero, c_.data(), out, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+      must(cublasGemmEx(handle, b_op, CUBLAS_OP_N, n, m, k, one, b_.data(), in, b_step, a_.data(),
+                        in, k, zero, c_.data(), out, n, sums, CUBLAS_GEMM_DEFAULT),
            "cublasGemmEx");
     } else {
-      must(cublasGemmStridedBatchedEx(handle, b_op, CUBLAS_OP_N, n, m, k, &one, b_.data(), in,
-                                      b_step, p_.n * p_.k, a_.data(), in, k, p_.m * p_.k, &zero,
+      must(cublasGemmStridedBatchedEx(handle, b_op, CUBLAS_OP_N, n, m, k, one, b_.data(), in,
+                                      b_step, p_.n * p_.k, a_.data(), in, k, p_.m * p_.k, zero,
                                       c_.data(), out, n, p_.m * p_.n, static_cast<int>(p_.batch),
-                                      CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                                      sums, CUBLAS_GEMM_DEFAULT),
            "cublasGemmStridedBatchedEx");
     }
   }

@@ -10,7 +10,7 @@
 namespace airlock::bench {
 
 /// A product in row-major terms: c [batch][m, n] = a [batch][m, k] times b [batch][n, k]^T, or
-/// b [batch][k, n] where b lies as it is multiplied.
+/// b [batch][k, n] where b lies as it is multiplied. Operands of kU8 are int8, the result kI32.
 struct Product {
   std::int64_t batch = 1;
   std::int64_t m = 0;

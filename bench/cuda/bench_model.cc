@@ -18,7 +18,8 @@ std::uint64_t next_random(std::uint64_t& state) {
   return z ^ (z >> 31);
 }
 
-/// Which bits are random, and the exponent of the others: magnitudes from 1/32 to 1/16.
+/// Which bits are random, and the exponent of the others: magnitudes from 1/32 to 1/16. Of integers
+/// all are.
 struct Pattern {
   std::uint64_t random_bits;
   std::uint64_t fixed_bits;
@@ -30,6 +31,9 @@ Pattern pattern_of(DType dtype) {
       return {0x807f807f807f807fU, 0x3d003d003d003d00U};
     case DType::kF16:
       return {0x83ff83ff83ff83ffU, 0x2800280028002800U};
+    case DType::kU8:
+    case DType::kU32:
+      return {~std::uint64_t{0}, 0};
     default:
       return {0x807fffff807fffffU, 0x3d0000003d000000U};
   }

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <optional>
 
@@ -101,25 +102,30 @@ class Lane {
 
 struct Case {
   std::string op;
+  std::string dtype;  // of what is multiplied
   std::int64_t tokens = 0;
   OpSpec spec;
   std::optional<Product> product;  // none: nothing that cuBLAS has
 };
 
+/// What a layer asks for.
+std::vector<std::pair<std::string, std::vector<WeightId>>> linear_groups() {
+  using enum WeightKind;
+  return {{"qkv", {{kQ, 0}, {kK, 0}, {kV, 0}}},
+          {"o", {{kO, 0}}},
+          {"gate_up", {{kGate, 0}, {kUp, 0}}},
+          {"down", {{kDown, 0}}}};
+}
+
 std::vector<Case> linear_cases(const ModelDims& dims, DType dtype, std::int64_t tokens) {
-  using Kind = WeightKind;
-  const std::array<std::pair<const char*, std::vector<WeightId>>, 4> groups{
-      {{"qkv", {{Kind::kQ, 0}, {Kind::kK, 0}, {Kind::kV, 0}}},
-       {"o", {{Kind::kO, 0}}},
-       {"gate_up", {{Kind::kGate, 0}, {Kind::kUp, 0}}},
-       {"down", {{Kind::kDown, 0}}}}};
   std::vector<Case> cases;
-  for (const auto& [name, weights] : groups) {
+  for (const auto& [name, weights] : linear_groups()) {
     Product product{.m = tokens, .operands = dtype, .result = dtype};
     for (const WeightId& id : weights) product.n += weight_shape(dims, id.kind)[0];
     product.k = weight_shape(dims, weights[0].kind)[1];
     const TensorDesc input{dtype, Shape{tokens, product.k}};
-    cases.push_back({name, tokens, linear_spec(weights, input, dtype), product});
+    cases.push_back(
+        {name, std::string(name_of(dtype)), tokens, linear_spec(weights, input, dtype), product});
   }
   return cases;
 }
@@ -141,25 +147,52 @@ std::vector<Case> attention_cases(const ModelDims& dims, DType dtype, std::int64
   pv.n = dims.head_dim;
   pv.k = tokens;
   pv.b_transposed = false;
-  return {{"qk", tokens, matmul_spec(q, kv, Transpose::kB, dtype), qk},
-          {"pv", tokens, matmul_spec(scores, kv, Transpose::kNone, dtype), pv}};
+  const std::string type(name_of(dtype));
+  return {{"qk", type, tokens, matmul_spec(q, kv, Transpose::kB, dtype), qk},
+          {"pv", type, tokens, matmul_spec(scores, kv, Transpose::kNone, dtype), pv}};
 }
 
 Case lm_head_case(const ModelDims& dims, DType dtype, std::int64_t rows) {
   const Product product{
       .m = rows, .n = dims.vocab, .k = dims.hidden, .operands = dtype, .result = DType::kF32};
-  return {"lm_head", rows, lm_head_spec({dtype, Shape{rows, dims.hidden}}), product};
+  return {"lm_head", std::string(name_of(dtype)), rows,
+          lm_head_spec({dtype, Shape{rows, dims.hidden}}), product};
 }
 
 std::vector<Case> cases_of(const ModelDims& dims, DType dtype,
                            const std::vector<std::int64_t>& tokens) {
   std::vector<Case> cases{lm_head_case(dims, dtype, 1)};
   for (const std::int64_t count : tokens) {
-    cases.push_back({"embedding", count, embedding_spec(count, dtype), std::nullopt});
+    cases.push_back({"embedding", std::string(name_of(dtype)), count, embedding_spec(count, dtype),
+                     std::nullopt});
     for (Case& c : linear_cases(dims, dtype, count)) cases.push_back(std::move(c));
     for (Case& c : attention_cases(dims, dtype, count)) cases.push_back(std::move(c));
   }
   cases.push_back(lm_head_case(dims, dtype, 128));
+  return cases;
+}
+
+/// A word's four digits are four rows to the bare call, of the sizes that the module asks for.
+Case int_case(const std::string& name, const std::vector<WeightId>& weights, const ModelDims& dims,
+              std::int64_t rows) {
+  constexpr std::int64_t kMultiple = 16;
+  const auto rounded = [](std::int64_t count) {
+    return (count + kMultiple - 1) / kMultiple * kMultiple;
+  };
+  const OpSpec spec = int_linear_spec(weights, 1, rows, dims);
+  Product product{.m = 4 * rows, .operands = DType::kU8, .result = DType::kI32};
+  for (const Shape& shape : weight_shapes(spec, dims)) product.n += shape[0];
+  product.n = rounded(product.n);
+  product.k = rounded(spec.inputs[0].shape[1]);
+  return {"int_" + name, "int8", rows, spec, product};
+}
+
+std::vector<Case> int_cases(const ModelDims& dims, const std::vector<std::int64_t>& tokens) {
+  std::vector<Case> cases{int_case("lm_head", {}, dims, 1)};
+  for (const std::int64_t count : tokens) {
+    for (const auto& [name, weights] : linear_groups())
+      cases.push_back(int_case(name, weights, dims, count));
+  }
   return cases;
 }
 
@@ -206,10 +239,10 @@ Result<OurTimes> time_ours(Compute& compute, const Case& c, const Slots& request
   return times;
 }
 
-std::string op_record(const std::string& model, DType dtype, const Case& c, const OurTimes& ours,
+std::string op_record(const std::string& model, const Case& c, const OurTimes& ours,
                       const std::optional<BareTimes>& bare) {
   Record record;
-  record.text("kind", "op").text("model", model).text("op", c.op).text("dtype", name_of(dtype));
+  record.text("kind", "op").text("model", model).text("op", c.op).text("dtype", c.dtype);
   record.count("tokens", static_cast<std::uint64_t>(c.tokens));
   record.text("tensors", ours.in_slots ? "ring slots" : "some over 10 MiB, beside the ring");
   record.spread("compute_ns", ours.compute_ns);
@@ -266,8 +299,15 @@ void run_model(const OpsOptions& options, const std::string& config, DType dtype
   const std::array<std::span<std::byte>, 2> segments{requests.all(), replies.all()};
   auto compute = (*model)->make_compute(segments);
   if (!compute.ok()) return not_run("ops", compute.status());
-  for (const Case& c : cases_of((*source)->config().dims, dtype, options.tokens)) {
-    fmt::print(stderr, "{} {} {} {}\n", name, name_of(dtype), c.op, c.tokens);
+  const ModelDims& dims = (*source)->config().dims;
+  std::vector<Case> cases = cases_of(dims, dtype, options.tokens);
+  if (dtype == options.dtypes.front()) {  // they are the same beside each of them
+    const auto digest = (*model)->prepare_int8(**source, Int8Weights::kW8, {});
+    if (!digest.ok()) not_run("int8 ops", digest.status());
+    if (digest.ok()) std::ranges::move(int_cases(dims, options.tokens), std::back_inserter(cases));
+  }
+  for (const Case& c : cases) {
+    fmt::print(stderr, "{} {} {} {}\n", name, c.dtype, c.op, c.tokens);
     const auto ours = time_ours(**compute, c, requests, replies, options.calls);
     if (ours.status().code() == StatusCode::kResourceExhausted) {
       not_run(fmt::format("{} {}", c.op, c.tokens), ours.status());
@@ -282,7 +322,7 @@ void run_model(const OpsOptions& options, const std::string& config, DType dtype
                 {StatusCode::kResourceExhausted, "no room for its operands beside the model"});
       }
     }
-    records.push_back(op_record(name, dtype, c, *ours, bare));
+    records.push_back(op_record(name, c, *ours, bare));
   }
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/thread.h"
 #include "base/version.h"
 #include "gpu_server/cuda/op.h"
 #include "runtime/local_backend.h"
@@ -143,6 +144,7 @@ class CudaOp : public Computation {
 
   void end() {
     state_ = State::kOver;
+    work_.wipe();
     if (lane_ != nullptr) lane_->taken = false;
     const DeviceTimes& device = times_.device;
     times_.total_ns = now_ns() - submit_ns_;
@@ -206,6 +208,15 @@ class CudaModelImpl : public CudaModel {
     auto compute = std::make_unique<CudaCompute>(shared_);
     RETURN_IF_ERROR(compute->session().open(segments));
     return std::unique_ptr<Compute>(std::move(compute));
+  }
+  Result<std::string> prepare_int8(const ModelSource& model, Int8Weights weights,
+                                   const Int8Progress& progress) override {
+    std::string digest;
+    RETURN_IF_ERROR(without_exceptions([&]() -> Status {
+      ASSIGN_OR_RETURN(digest, shared_->prepare_int8(model, weights, progress));
+      return {};
+    }));
+    return digest;
   }
   Status health() const override { return shared_->device->health(); }
 

@@ -69,4 +69,56 @@ constexpr void gather_element(const Gather& job, std::int64_t index) {
                 load_element(job.table, job.from, row * job.hidden + column));
 }
 
+/// Words mod 2^32 to their balanced digits: x = sum 2^(8l) d_l with d_l in [-128, 127]. The bytes
+/// of x + 0x80808080 are the digits plus 128.
+inline constexpr std::int64_t kDigits = 4;
+
+struct Split {
+  const std::uint32_t* in = nullptr;  // [rows, columns], dense
+  std::uint32_t* out = nullptr;       // int8 [kDigits * rows, pitch], four to a word: lowest digits
+                                      // of all rows first; 0 behind `columns`
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+  std::int64_t pitch = 0;  // bytes; a multiple of 4, at least `columns`
+
+  constexpr std::int64_t words() const { return pitch / 4; }  // of a row of digits
+  constexpr std::int64_t count() const { return rows * words(); }
+};
+
+/// All digits of four columns of a row.
+constexpr void split_element(const Split& job, std::int64_t index) {
+  const std::int64_t row = index / job.words();
+  const std::int64_t first = (index - row * job.words()) * 4;
+  std::uint32_t digits[kDigits] = {};
+  for (std::int64_t i = 0; i < 4 && first + i < job.columns; ++i) {
+    const std::uint32_t bytes = job.in[row * job.columns + first + i] + 0x80808080U;
+    for (std::int64_t l = 0; l < kDigits; ++l) {
+      const std::uint32_t digit = ((bytes >> (8 * l)) & 0xffU) ^ 0x80U;  // less 128, in 8 bits
+      digits[l] |= digit << (8 * i);
+    }
+  }
+  for (std::int64_t l = 0; l < kDigits; ++l) job.out[l * job.count() + index] = digits[l];
+}
+
+/// The digits' products to those of the words, mod 2^32.
+struct Combine {
+  const std::int32_t* in = nullptr;  // [kDigits * rows, pitch] in the order of Split::out
+  std::int64_t pitch = 0;            // elements
+  std::uint32_t* out = nullptr;      // [rows, columns], dense
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;  // at most `pitch`
+
+  constexpr std::int64_t count() const { return rows * columns; }
+};
+
+constexpr void combine_element(const Combine& job, std::int64_t index) {
+  const std::int64_t row = index / job.columns;
+  const std::int64_t place = row * job.pitch + (index - row * job.columns);
+  std::uint32_t sum = 0;
+  for (std::int64_t l = 0; l < kDigits; ++l) {
+    sum += static_cast<std::uint32_t>(job.in[l * job.rows * job.pitch + place]) << (8 * l);
+  }
+  job.out[index] = sum;
+}
+
 }  // namespace airlock::cuda

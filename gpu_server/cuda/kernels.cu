@@ -40,4 +40,12 @@ cudaError_t launch_gather(const Gather& job, cudaStream_t stream) {
   return launch<Gather, gather_element>(job, stream);
 }
 
+cudaError_t launch_split(const Split& job, cudaStream_t stream) {
+  return launch<Split, split_element>(job, stream);
+}
+
+cudaError_t launch_combine(const Combine& job, cudaStream_t stream) {
+  return launch<Combine, combine_element>(job, stream);
+}
+
 }  // namespace airlock::cuda

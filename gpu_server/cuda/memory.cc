@@ -1,6 +1,7 @@
 #include "gpu_server/cuda/memory.h"
 
 #include <fmt/format.h>
+#include <string.h>  // explicit_bzero
 
 #include <algorithm>
 #include <bit>
@@ -79,7 +80,27 @@ Result<Staging::Piece*> Staging::next_free() {
     RETURN_IF_ERROR(device_.wait_until_over(cudaEventQuery, next.copied.get(), "a copy",
                                             Deadline::after(kPieceTimeout)));
   }
+  wipe(next);
   return &next;
+}
+
+Result<Staging::Piece*> Staging::next_for_secret(std::size_t bytes, const void* keeper) {
+  ASSIGN_OR_RETURN(Piece * next, next_free());
+  next->secret_bytes = bytes;
+  next->keeper = keeper;
+  return next;
+}
+
+void Staging::wipe(const void* keeper) {
+  for (Piece& piece : pieces_) {
+    if (piece.keeper == keeper) wipe(piece);
+  }
+}
+
+void Staging::wipe(Piece& piece) {
+  if (piece.secret_bytes != 0) ::explicit_bzero(piece.memory.data(), piece.secret_bytes);
+  piece.secret_bytes = 0;
+  piece.keeper = nullptr;
 }
 
 Status Staging::send(Piece& piece, std::byte* to, std::size_t bytes, cudaStream_t stream,

@@ -71,7 +71,9 @@ class Staging {
     PageBuffer memory;
     Registration registration;  // goes before the memory does
     Event copied;
-    bool busy = false;  // the device still copies: until `copied` is over
+    bool busy = false;             // the device still copies: until `copied` is over
+    std::size_t secret_bytes = 0;  // from its beginning on, to be wiped
+    const void* keeper = nullptr;  // who put them there
   };
 
   explicit Staging(Device& device, std::size_t pieces = kPieces,
@@ -89,9 +91,16 @@ class Staging {
   /// Queues the copy of a piece's first `bytes` to the device; the piece is busy until it is done.
   Status send(Piece& piece, std::byte* to, std::size_t bytes, cudaStream_t stream,
               std::string_view what);
+  /// The next one's first `bytes` become a secret of `keeper` (an address that tells who): they are
+  /// wiped before another one gets the piece, or by wipe().
+  Result<Piece*> next_for_secret(std::size_t bytes, const void* keeper);
+  /// What `keeper` left. The copies of it are over, or the device is lost.
+  void wipe(const void* keeper);
   bool pinned() const { return pieces_.front().registration.pinned(); }
 
  private:
+  static void wipe(Piece& piece);
+
   Device& device_;
   const std::size_t piece_bytes_;
   std::vector<Piece> pieces_;

@@ -15,6 +15,7 @@ static_assert(static_cast<std::size_t>(limits::kMaxHeads * limits::kMaxHeadDim) 
                   Staging::kPieceBytes);
 
 Status OpWork::check() {
+  if (is_integer()) return check_int8();
   if (spec_.op != Op::kEmbedding) return {};
   ASSIGN_OR_RETURN(ids_, read_token_ids(memory_.inputs[0], session_.shared->info.dims.vocab));
   return {};
@@ -43,6 +44,7 @@ Status OpWork::join(const Stream& stream, const Event& event) {
 }
 
 Status OpWork::copy_in() {
+  if (spec_.op == Op::kPadLinear) return copy_pads();
   std::size_t bytes = 0;
   for (const TensorView& input : memory_.inputs) bytes += aligned(input.desc.bytes());
   RETURN_IF_ERROR(reserve(lane_->in, bytes, session_.in));
@@ -81,7 +83,7 @@ Status OpWork::copy_operand(const std::byte* from, std::size_t bytes, bool pinne
 
 Status OpWork::compute() {
   RETURN_IF_ERROR(plan_results());
-  RETURN_IF_ERROR(convert_operands());
+  if (!is_integer()) RETURN_IF_ERROR(convert_operands());
   switch (spec_.op) {
     case Op::kEmbedding:
       RETURN_IF_ERROR(embed());
@@ -92,6 +94,10 @@ Status OpWork::compute() {
       break;
     case Op::kMatmul:
       RETURN_IF_ERROR(multiply());
+      break;
+    case Op::kIntLinear:
+    case Op::kPadLinear:
+      RETURN_IF_ERROR(multiply_words());
       break;
     case Op::kInit:
     case Op::kStats:
@@ -111,7 +117,7 @@ Status OpWork::plan_results() {
   }
   RETURN_IF_ERROR(reserve(lane_->out, values + converted, session_.compute));
   device_results_.clear();
-  // linear() changes this where its values are the results.
+  // linear() and multiply_words() change this where their values are the results.
   std::byte* to = lane_->out.data() + (direct() ? 0 : values);
   for (const MutableTensorView& result : memory_.results) {
     const std::size_t bytes = result.desc.bytes();

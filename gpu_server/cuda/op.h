@@ -1,10 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "gpu_server/cuda/session.h"
+#include "runtime/exact/pad.h"
 
 /// Internal to gpu_server/cuda.
 namespace airlock::cuda {
@@ -30,7 +33,8 @@ class OpWork {
         memory_(std::move(memory)) {}
 
   Op op() const { return spec_.op; }
-  /// Reads and checks what must be known before anything is queued (token ids).
+  /// Reads and checks what must be known before anything is queued (token ids, a pad's key and
+  /// places; whether the int8 weights are there).
   Status check();
   /// Queues everything, or as much as it can before something fails: then what was queued is still
   /// under way, and drain is the way to its end.
@@ -38,6 +42,8 @@ class OpWork {
   /// Whether all of it is over and the results lie where they should. Moves on copies that go
   /// through pinned pieces. `times` is set where it gives true.
   Result<bool> advance(DeviceTimes& times);
+  /// Wipes pads and their key from the host's memory. Once nothing of the op is under way.
+  void wipe();
 
  private:
   /// A part of a result on its way through a pinned piece.
@@ -61,6 +67,11 @@ class OpWork {
   /// batch_linear and lm_head.
   Status linear();
   Status multiply();
+  Status check_int8();
+  /// Makes the pads in pinned pieces.
+  Status copy_pads();
+  /// int_linear and pad_linear.
+  Status multiply_words();
   Status convert_result(const std::byte* values, std::int64_t pitch, std::size_t index);
   Status copy_out();
   /// Of what lies in pinned memory; the rest is split into parts.
@@ -82,9 +93,11 @@ class OpWork {
   }
   /// What the op's values are computed as: fp32 where a product does not give what is asked for.
   DType value_dtype() const {
-    const bool gives = spec_.op == Op::kEmbedding || spec_.result_dtype == operand_dtype();
+    const bool gives =
+        spec_.op == Op::kEmbedding || is_integer() || spec_.result_dtype == operand_dtype();
     return gives ? spec_.result_dtype : DType::kF32;
   }
+  bool is_integer() const { return spec_.op == Op::kIntLinear || spec_.op == Op::kPadLinear; }
   /// The values are the results.
   bool direct() const { return value_dtype() == spec_.result_dtype; }
 
@@ -94,8 +107,11 @@ class OpWork {
   const OpSpec spec_;
   const OpMemory memory_;
   Lane* lane_ = nullptr;
-  std::vector<std::int32_t> ids_;     // of an embedding, checked
-  std::vector<std::byte*> operands_;  // on the device, of operand_dtype() (ids: int32)
+  std::vector<std::int32_t> ids_;           // of an embedding, checked
+  std::shared_ptr<const DeviceInt8> int8_;  // of an integer op; shared with the model's
+  std::optional<WordStream> pads_;          // of a pad_linear, and where they are taken from
+  std::vector<std::uint32_t> places_;       // [rows, 2], read once
+  std::vector<std::byte*> operands_;        // on the device, of operand_dtype() (ids: int32)
   std::vector<DeviceResult> device_results_;
   bool copying_ = false;     // results
   std::vector<Part> parts_;  // of results that the device cannot copy by itself

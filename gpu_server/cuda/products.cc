@@ -12,6 +12,8 @@ constexpr float kOne = 1.0F;
 constexpr float kZero = 0.0F;
 constexpr double kOneF64 = 1.0;
 constexpr double kZeroF64 = 0.0;
+constexpr std::int32_t kOneI32 = 1;
+constexpr std::int32_t kZeroI32 = 0;
 
 /// What cuBLAS adds up in; its factors are of that type too.
 struct Sums {
@@ -21,6 +23,7 @@ struct Sums {
 };
 constexpr Sums kSums{CUBLAS_COMPUTE_32F, &kOne, &kZero};
 constexpr Sums kSumsF64{CUBLAS_COMPUTE_64F, &kOneF64, &kZeroF64};
+constexpr Sums kSumsI32{CUBLAS_COMPUTE_32I, &kOneI32, &kZeroI32};
 
 cudaDataType_t data_type(DType dtype) {
   if (dtype == DType::kF64) return CUDA_R_64F;
@@ -66,6 +69,23 @@ Status Products::linear(const std::byte* x, std::int64_t rows, const DeviceWeigh
                    data_type(y.dtype), n, kSums.type, CUBLAS_GEMM_DEFAULT);
   if (status == CUBLAS_STATUS_SUCCESS) return {};  // no text is made for what went well
   return device_->check(status, fmt::format("multiply [{}, {}] by [{}, {}]", m, k, k, n));
+}
+
+// As linear(). int32 sums of many columns wrap, which mod 2^32 is right: digits of words are put
+// together mod 2^32. No documentation says that they wrap, so check_int_linear() looks.
+Status Products::int8_linear(const std::byte* x, std::int64_t rows, const DeviceInt8Rows& w,
+                             std::byte* y) {
+  const std::int64_t outputs = int8_rounded(w.n);
+  if (!fits_int(rows) || !fits_int(outputs) || !fits_int(w.pitch))
+    return {StatusCode::kInvalidInput, "{} rows are too many", rows};
+  const int n = static_cast<int>(outputs);
+  const int m = static_cast<int>(rows);
+  const int k = static_cast<int>(w.pitch);
+  const cublasStatus_t status = cublasGemmEx(
+      blas_.get(), CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, kSumsI32.one, w.data, CUDA_R_8I, k, x,
+      CUDA_R_8I, k, kSumsI32.zero, y, CUDA_R_32I, n, kSumsI32.type, CUBLAS_GEMM_DEFAULT);
+  if (status == CUBLAS_STATUS_SUCCESS) return {};
+  return device_->check(status, fmt::format("multiply int8 [{}, {}] by [{}, {}]", m, k, k, n));
 }
 
 Status Products::matmul(const std::byte* a, const Shape& a_shape, const std::byte* b,

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "gpu_server/cuda/int_linear.h"
+
 namespace airlock::cuda {
 
 namespace {
@@ -37,6 +39,35 @@ Result<Products> Shared::take_products() {
 void Shared::give_back(Products products) {
   const std::lock_guard lock(mutex);
   idle_products.push_back(std::move(products));
+}
+
+std::shared_ptr<const DeviceInt8> Shared::int8_weights() {
+  const std::lock_guard lock(mutex);
+  return int8;
+}
+
+Result<std::string> Shared::prepare_int8(const ModelSource& model, Int8Weights choice,
+                                         const Int8Progress& progress) {
+  if (info.dims.is_none() || choice == Int8Weights::kNone)
+    return Status(StatusCode::kInvalidInput, "int8 weights: there is no model to make them of");
+  const std::lock_guard making(int8_mutex);
+  RETURN_IF_ERROR(device->health());
+  std::string& digest = int8_digests[choice];
+  if (!digest.empty()) return digest;
+  RETURN_IF_ERROR(device->use());
+  const std::shared_ptr<const DeviceInt8> had = int8_weights();
+  if (had == nullptr) {
+    const std::int64_t heads = info.dims.heads * info.dims.head_dim;
+    RETURN_IF_ERROR(
+        check_int_linear(*this, std::max({info.dims.hidden, info.dims.intermediate, heads})));
+    RETURN_IF_ERROR(device->health());  // what the check gave back may have shown that it is lost
+  }
+  ASSIGN_OR_RETURN(LoadedInt8 loaded,
+                   load_int8(*device, model, choice, had.get(), {info.threads, progress, warn}));
+  digest = std::move(loaded.digest);
+  const std::lock_guard lock(mutex);
+  int8 = std::move(loaded.weights);
+  return digest;
 }
 
 Status SessionDevice::open(std::span<const std::span<std::byte>> memory) {

@@ -7,8 +7,10 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "gpu_server/cuda/int8_weights.h"
 #include "gpu_server/cuda/memory.h"
 #include "gpu_server/cuda/products.h"
 #include "gpu_server/cuda/weights.h"
@@ -17,7 +19,8 @@
 /// Internal to gpu_server/cuda.
 namespace airlock::cuda {
 
-/// What all sessions share. Never changes once made, but for `told` and the idle products.
+/// What all sessions share. Never changes once made, but for `told`, the idle products and the int8
+/// weights.
 struct Shared {
   ~Shared();
 
@@ -28,12 +31,21 @@ struct Shared {
   std::function<void(const std::string&)> warn;
   std::atomic<bool> told{false};  // that memory could not be pinned: once a server
   std::mutex mutex;
-  std::vector<Products> idle_products;  // guarded by mutex
+  std::vector<Products> idle_products;     // guarded by mutex
+  std::shared_ptr<const DeviceInt8> int8;  // guarded by mutex; shared by the ops that use it
+  std::mutex int8_mutex;                   // held while int8 weights are made
+  PerValue<Int8Weights, std::string> int8_digests;  // guarded by int8_mutex; empty: not asked for
 
   /// Of a session that has ended, or new ones. To destroy a cuBLAS handle waits for all that the
   /// device has to do, other sessions' work too: so it is kept.
   Result<Products> take_products();
   void give_back(Products products);
+
+  /// Those there are; null where nobody has asked for any.
+  std::shared_ptr<const DeviceInt8> int8_weights();
+  /// ComputeModel::prepare_int8(). Sessions compute meanwhile.
+  Result<std::string> prepare_int8(const ModelSource& model, Int8Weights choice,
+                                   const Int8Progress& progress);
 };
 
 /// Device memory and events of one op under way.

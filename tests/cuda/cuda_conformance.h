@@ -8,7 +8,7 @@
 
 namespace airlock::testing {
 
-/// A backend of a CUDA module on device 0, and its model.
+/// A backend of a CUDA module on device 0, and its model with both planes of int8 weights.
 class CudaUnderTest : public BackendUnderTest {
  public:
   CudaUnderTest(const CudaModule& module, const MemoryModel& model, DType dtype) {
@@ -17,12 +17,15 @@ class CudaUnderTest : public BackendUnderTest {
     auto made = module.create(&model, options);
     if (!made.ok()) ADD_FAILURE() << made.status().to_string();
     CHECK(made.ok());
+    const auto digest = made.value()->prepare_int8(model, Int8Weights::kW16, {});
+    if (!digest.ok()) ADD_FAILURE() << digest.status().to_string();
     auto compute = made.value()->make_compute({});
     if (!compute.ok()) ADD_FAILURE() << compute.status().to_string();
     CHECK(compute.ok());
     backend_.emplace(std::move(compute).value());
   }
   Backend& backend() override { return *backend_; }
+  Backend* integers(Privacy) override { return &*backend_; }
 
  private:
   // Keeps the model alive.

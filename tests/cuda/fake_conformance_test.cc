@@ -24,6 +24,7 @@ class FakeUnderTest : public BackendUnderTest {
     report(cuda_fake::reset());
   }
   Backend& backend() override { return inner_->backend(); }
+  Backend* integers(Privacy mode) override { return inner_->integers(mode); }
 
  private:
   static void report(const std::vector<std::string>& misuses) {

@@ -8,8 +8,11 @@
 #include <limits>
 
 #include "base/page_buffer.h"
+#include "base/thread_pool.h"
 #include "gpu_server/cuda_module_abi.h"
+#include "runtime/exact/pad.h"
 #include "tests/cuda_fake/fake_device.h"
+#include "tests/support/int8_copy.h"
 #include "tests/support/memory_model.h"
 #include "tests/support/reference_ops.h"
 
@@ -20,6 +23,7 @@ namespace {
 
 using cuda_fake::Mode;
 using enum WeightKind;
+using Words = std::vector<std::uint32_t>;
 
 int g_faults = 0;
 
@@ -166,6 +170,79 @@ void token_ids_that_change() {
   scenario.expect_right("embedding");
 }
 
+/// Ops on words by themselves: what is right is not the reference's to say, but exact.
+class WordsScenario {
+ public:
+  explicit WordsScenario(Mode mode) {
+    for (const std::string& misuse : cuda_fake::reset({.mode = mode})) caught(misuse);
+    auto model = airlock_cuda_module()->create(&source_, {});
+    if (!model.ok()) {
+      caught("create: " + model.status().to_string());
+      return;
+    }
+    const auto pool = ThreadPool::create(1).value();
+    (void)make_int8_weights(source_, Int8Weights::kW16, *pool, copy_.sink());
+    const auto digest = model.value()->prepare_int8(source_, Int8Weights::kW16, {});
+    if (!digest.ok()) {
+      caught("prepare_int8: " + digest.status().to_string());
+      return;
+    }
+    compute_ = model.value()->make_compute({}).value();
+  }
+  ~WordsScenario() {
+    compute_.reset();
+    for (const std::string& misuse : cuda_fake::reset()) caught(misuse);
+  }
+  WordsScenario(const WordsScenario&) = delete;
+  WordsScenario& operator=(const WordsScenario&) = delete;
+
+  void check(const OpSpec& spec, const std::vector<std::span<const std::byte>>& inputs,
+             const Words& x) {
+    if (!compute_) return;
+    OpMemory memory;
+    for (std::size_t i = 0; i < inputs.size(); ++i)
+      memory.inputs.push_back({inputs[i].data(), spec.inputs[i]});
+    std::vector<Words> results;
+    const auto descs = op_results(spec, dims()).value();
+    for (const TensorDesc& desc : descs) results.emplace_back(desc.elements());
+    for (std::size_t i = 0; i < descs.size(); ++i)
+      memory.results.push_back({reinterpret_cast<std::byte*>(results[i].data()), descs[i]});
+    const std::string name(name_of(spec.op));
+    auto op = compute_->prepare(spec, std::move(memory), Deadline::after(std::chrono::seconds(20)));
+    Status status = op.status();
+    if (status.ok()) status = (*op)->submit();
+    if (status.ok()) status = (*op)->wait();
+    if (!status.ok()) return caught(name + ": " + status.to_string());
+    const std::size_t columns = x.size() / static_cast<std::size_t>(descs[0].shape[0]);
+    if (results != int_linear_results_of(copy_, spec, x, columns))
+      caught(name + ": a result is wrong");
+  }
+  const ModelDims& dims() const { return source_.config().dims; }
+
+ private:
+  MemoryModel source_;
+  Int8Copy copy_;
+  std::unique_ptr<Compute> compute_;
+};
+
+void right_words(Mode mode) {
+  WordsScenario scenario(mode);
+  const OpSpec spec = int_linear_spec({{kQ, 0}, {kK, 0}, {kV, 0}}, 2, 3, scenario.dims());
+  Words x(spec.inputs[0].elements());
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<std::uint32_t>(i) * 0x9e3779b9U;
+  scenario.check(spec, {std::as_bytes(std::span(x))}, x);
+  const PadKey key{std::byte{3}};
+  const Words places{1, 2, 3, 4};
+  const auto columns = static_cast<std::size_t>(scenario.dims().hidden);
+  Words pads(2 * columns);
+  WordStream stream = WordStream::create(key).value();
+  for (std::uint32_t row = 0; row < 2; ++row) {
+    (void)stream.words({1 + 2 * row, 0, Linear::kLmHead, 2 + 2 * row},
+                       std::span(pads).subspan(row * columns, columns));
+  }
+  scenario.check(pad_linear_spec({}, 1, 2), {key, std::as_bytes(std::span(places))}, pads);
+}
+
 }  // namespace
 }  // namespace airlock::testing
 
@@ -173,6 +250,7 @@ int main() {
   using namespace airlock::testing;
   using airlock::cuda_fake::Mode;
   for (const Mode mode : {Mode::kLazy, Mode::kEager}) right_results(mode);
+  for (const Mode mode : {Mode::kLazy, Mode::kEager}) right_words(mode);
   abandoned_op();
   failed_op();
   token_ids_that_change();

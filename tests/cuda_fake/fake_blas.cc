@@ -90,6 +90,10 @@ std::optional<DType> dtype_of(cudaDataType type) {
       return DType::kBF16;
     case CUDA_R_64F:
       return DType::kF64;
+    case CUDA_R_8I:
+      return DType::kU8;  // as wide
+    case CUDA_R_32I:
+      return DType::kI32;
     default:
       return std::nullopt;
   }
@@ -99,7 +103,12 @@ bool sums_in_fp64(const Request& r) {
   return r.compute == CUBLAS_COMPUTE_64F || r.compute == CUBLAS_COMPUTE_64F_PEDANTIC;
 }
 
+bool sums_in_int32(const Request& r) {
+  return r.compute == CUBLAS_COMPUTE_32I || r.compute == CUBLAS_COMPUTE_32I_PEDANTIC;
+}
+
 double factor(const Request& r, const void* value) {
+  if (sums_in_int32(r)) return *static_cast<const std::int32_t*>(value);
   return sums_in_fp64(r) ? *static_cast<const double*>(value)
                          : static_cast<double>(*static_cast<const float*>(value));
 }
@@ -108,6 +117,21 @@ bool is_op(cublasOperation_t op) {
   return op == CUBLAS_OP_N || op == CUBLAS_OP_T || op == CUBLAS_OP_C;
 }
 
+/// https://docs.nvidia.com/cuda/cublas/, cublasGemmEx: sums in int32 are of int8 alone, with alpha
+/// and beta 0 or 1, A and B aligned to 4 bytes, lda and ldb multiples of 4. k too, or a column's
+/// last word has what is not its own.
+bool takes_int8(const Request& r) {
+  const bool types = r.a_type == CUDA_R_8I && r.b_type == CUDA_R_8I && r.c_type == CUDA_R_32I;
+  if (!types || !sums_in_int32(r)) return false;
+  const auto is_bit = [&](const void* value) {
+    return factor(r, value) == 0 || factor(r, value) == 1;
+  };
+  return is_bit(r.alpha) && is_bit(r.beta) && r.k % 4 == 0 && r.lda % 4 == 0 && r.ldb % 4 == 0 &&
+         r.a % 4 == 0 && r.b % 4 == 0;
+}
+
+bool is_integer(cudaDataType type) { return type == CUDA_R_8I || type == CUDA_R_32I; }
+
 cublasStatus_t check(const Request& r) {
   if (r.m < 0 || r.n < 0 || r.k < 0 || r.batch_count < 0) return CUBLAS_STATUS_INVALID_VALUE;
   if (!is_op(r.op_a) || !is_op(r.op_b)) return CUBLAS_STATUS_INVALID_VALUE;
@@ -115,6 +139,9 @@ cublasStatus_t check(const Request& r) {
   if (r.ldb < std::max(1, r.op_b == CUBLAS_OP_N ? r.k : r.n)) return CUBLAS_STATUS_INVALID_VALUE;
   if (r.ldc < std::max(1, r.m)) return CUBLAS_STATUS_INVALID_VALUE;
   if (r.alpha == nullptr || r.beta == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
+  if (r.algorithm != CUBLAS_GEMM_DEFAULT) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (is_integer(r.a_type) || is_integer(r.b_type) || is_integer(r.c_type) || sums_in_int32(r))
+    return takes_int8(r) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
   const bool is_f64 = r.a_type == CUDA_R_64F;
   const bool known = dtype_of(r.a_type) && r.a_type == r.b_type && dtype_of(r.c_type) &&
                      (r.c_type == r.a_type || (r.c_type == CUDA_R_32F && !is_f64));
@@ -123,8 +150,8 @@ cublasStatus_t check(const Request& r) {
   const bool sums_in_fp32 = r.compute == CUBLAS_COMPUTE_32F ||
                             r.compute == CUBLAS_COMPUTE_32F_PEDANTIC ||
                             r.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
-  if (is_f64 ? !sums_in_fp64(r) : !sums_in_fp32) return CUBLAS_STATUS_NOT_SUPPORTED;
-  return r.algorithm == CUBLAS_GEMM_DEFAULT ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+  return (is_f64 ? sums_in_fp64(r) : sums_in_fp32) ? CUBLAS_STATUS_SUCCESS
+                                                   : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 /// From the first byte of a batch of column-major matrices to the last.
@@ -165,6 +192,10 @@ void report(State& s, const Request& r, const BlasHandle& handle) {
   if (r.a % ab_bytes != 0 || r.b % ab_bytes != 0 || r.c % c_bytes != 0) {
     say("of a matrix that is not aligned to its elements");
   }
+  // Right in any other form, without tensor cores.
+  const bool fast = r.op_a == CUBLAS_OP_T && r.op_b == CUBLAS_OP_N && r.m % 4 == 0 &&
+                    r.ldc % 4 == 0 && r.a % 16 == 0 && r.b % 16 == 0 && r.c % 16 == 0;
+  if (sums_in_int32(r) && !fast) say("of int8 in a form that no tensor core takes");
 }
 
 Product product_of(const Request& r, cublasMath_t math) {
@@ -198,8 +229,9 @@ void for_each_product(const Request& r, const Each& each) {
 }
 
 /// accesses: C, then the workspace if there is one, then A and B if they are read.
-Work work_of(const Request& r, const BlasHandle& handle) {
-  const Product product = product_of(r, handle.math);
+Work work_of(const Request& r, const BlasHandle& handle, bool saturate_int8) {
+  Product product = product_of(r, handle.math);
+  product.saturate = saturate_int8;
   const bool reads = product.alpha != 0 && product.k > 0;
   Work work;
   work.function = r.function;
@@ -269,7 +301,8 @@ cublasStatus_t queue_product(State& s, Lock& lock, cublasHandle_t handle, const 
   s.gemms.push_back({r.op_a != CUBLAS_OP_N, r.op_b != CUBLAS_OP_N, r.m, r.n, r.k, r.batch_count,
                      r.compute, found->math, r.a_type == CUDA_R_32F});
   if (s.gemms.size() > kMaxGemms) s.gemms.pop_front();
-  found->last_position = s.schedule.queue(*stream, work_of(r, *found), lock);
+  found->last_position =
+      s.schedule.queue(*stream, work_of(r, *found, s.options.saturate_int8), lock);
   return CUBLAS_STATUS_SUCCESS;
 }
 

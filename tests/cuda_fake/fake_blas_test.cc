@@ -1,7 +1,9 @@
 #include <cublas_v2.h>
 
+#include <array>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <random>
 
 #include "gpu_server/cuda/elements.h"
@@ -48,6 +50,20 @@ void put_element(std::byte* data, DType dtype, std::int64_t index, double value)
   }
 }
 
+/// int8 a [m, ld] and b [n, ld] in rows, k of each counted: the form in which the module asks.
+struct Int8Case {
+  int m = 0, n = 0, k = 0, ld = 0, ldc = 0;
+  std::vector<std::int8_t> a = {}, b = {};
+  int a_at(int row, int column) const { return a[static_cast<std::size_t>(row * ld + column)]; }
+  int b_at(int row, int column) const { return b[static_cast<std::size_t>(row * ld + column)]; }
+  std::size_t c_index(int i, int j) const { return static_cast<std::size_t>(i + j * ldc); }
+};
+
+std::vector<std::int8_t> bytes_for(int rows, int ld, int value = 0) {
+  return std::vector<std::int8_t>(static_cast<std::size_t>(rows * ld),
+                                  static_cast<std::int8_t>(value));
+}
+
 class FakeBlasTest : public FakeDevice {
  protected:
   void SetUp() override {
@@ -87,12 +103,36 @@ class FakeBlasTest : public FakeDevice {
                         CUBLAS_GEMM_DEFAULT);
   }
   void check(const Case& t);
+  /// c [n columns of ldc], int32; what lies between the columns is 0.
+  std::vector<std::int32_t> multiply(const Int8Case& t);
 
   cudaStream_t stream_ = nullptr;
   cublasHandle_t blas_ = nullptr;
   std::byte* workspace_ = nullptr;
   std::vector<void*> memory_;
 };
+
+std::vector<std::int32_t> FakeBlasTest::multiply(const Int8Case& t) {
+  auto* a = device(t.a.size());
+  auto* b = device(t.b.size());
+  std::vector<std::int32_t> result(static_cast<std::size_t>(t.ldc * t.n));
+  auto* c = device<std::int32_t>(result.size());
+  std::memcpy(host_view(a), t.a.data(), t.a.size());
+  std::memcpy(host_view(b), t.b.data(), t.b.size());
+  std::memset(host_view(c), 0, result.size() * sizeof(std::int32_t));
+  const std::int32_t one = 1;
+  const std::int32_t zero = 0;
+  EXPECT_EQ(cublasGemmEx(blas_, CUBLAS_OP_T, CUBLAS_OP_N, t.m, t.n, t.k, &one, a, CUDA_R_8I, t.ld,
+                         b, CUDA_R_8I, t.ld, &zero, c, CUDA_R_32I, t.ldc, CUBLAS_COMPUTE_32I,
+                         CUBLAS_GEMM_DEFAULT),
+            CUBLAS_STATUS_SUCCESS);
+  finish(stream_);
+  std::memcpy(result.data(), host_view(c), result.size() * sizeof(std::int32_t));
+  for (void* each : {static_cast<void*>(a), static_cast<void*>(b), static_cast<void*>(c)}) {
+    release(each);
+  }
+  return result;
+}
 
 /// Random numbers through the fake and through the definition.
 void FakeBlasTest::check(const Case& t) {
@@ -206,6 +246,65 @@ TEST_F(FakeBlasTest, sums_fp64_in_fp64) {
          .a_step = 35,
          .b_step = 0,
          .batch_count = 4});
+}
+
+TEST_F(FakeBlasTest, sums_int8_mod_2_to_the_32) {
+  for (const auto& [m, n, k, more] : {std::array{20, 7, 36, 0}, std::array{8, 5, 12, 4}}) {
+    Int8Case t{.m = m, .n = n, .k = k, .ld = k + more, .ldc = m + more};
+    std::mt19937 random(7);
+    for (std::int8_t& each : t.a = bytes_for(m, t.ld)) each = static_cast<std::int8_t>(random());
+    for (std::int8_t& each : t.b = bytes_for(n, t.ld)) each = static_cast<std::int8_t>(random());
+    const std::vector<std::int32_t> got = multiply(t);
+    for (int j = 0; j < n; ++j) {
+      for (int i = 0; i < m; ++i) {
+        std::int64_t sum = 0;
+        for (int l = 0; l < k; ++l) sum += std::int64_t{t.a_at(i, l)} * t.b_at(j, l);
+        ASSERT_EQ(got[t.c_index(i, j)], sum) << i << ' ' << j;
+      }
+    }
+  }
+}
+
+TEST_F(FakeBlasTest, wraps_int32_sums_of_long_columns) {
+  Int8Case t{.m = 4, .n = 1, .k = 1 << 18, .ld = 1 << 18, .ldc = 4};
+  t.a = bytes_for(4, t.ld, -128);
+  t.b = bytes_for(1, t.ld, -128);
+  t.b.back() = 1;
+  const std::int64_t exact = std::int64_t{128 * 128} * (t.k - 1) - 128;  // over 2^31
+  ASSERT_GT(exact, std::numeric_limits<std::int32_t>::max());
+  EXPECT_EQ(multiply(t)[0], static_cast<std::int32_t>(static_cast<std::uint32_t>(exact)));
+}
+
+TEST_F(FakeBlasTest, refuses_int8_that_its_documentation_refuses) {
+  constexpr auto kNo = CUBLAS_STATUS_NOT_SUPPORTED;
+  auto* memory = device(4096);
+  memory_.push_back(memory);
+  std::int32_t one = 1;
+  const auto run = [&](int k, int lda, int ldb, int shift = 0, cudaDataType a = CUDA_R_8I,
+                       cudaDataType b = CUDA_R_8I, cudaDataType c = CUDA_R_32I,
+                       cublasComputeType_t compute = CUBLAS_COMPUTE_32I) {
+    return cublasGemmEx(blas_, CUBLAS_OP_T, CUBLAS_OP_N, 4, 4, k, &one, memory + shift, a, lda,
+                        memory + 1024, b, ldb, &one, memory + 2048, c, 4, compute,
+                        CUBLAS_GEMM_DEFAULT);
+  };
+  EXPECT_EQ(run(16, 15, 16), CUBLAS_STATUS_INVALID_VALUE) << "lda";
+  EXPECT_EQ(run(16, 18, 16), kNo) << "lda";
+  EXPECT_EQ(run(16, 16, 17), kNo) << "ldb";
+  EXPECT_EQ(run(14, 16, 16), kNo) << "k";
+  EXPECT_EQ(run(16, 16, 16, 2), kNo) << "a";
+  EXPECT_EQ(run(16, 16, 16, 0, CUDA_R_8U), kNo);
+  EXPECT_EQ(run(16, 16, 16, 0, CUDA_R_8I, CUDA_R_32F), kNo);
+  EXPECT_EQ(run(16, 16, 16, 0, CUDA_R_8I, CUDA_R_8I, CUDA_R_32F), kNo);
+  EXPECT_EQ(run(16, 16, 16, 0, CUDA_R_8I, CUDA_R_8I, CUDA_R_8I), kNo);
+  EXPECT_EQ(run(16, 16, 16, 0, CUDA_R_8I, CUDA_R_8I, CUDA_R_32I, CUBLAS_COMPUTE_32F), kNo);
+  EXPECT_EQ(run(16, 16, 16, 0, CUDA_R_32F, CUDA_R_32F, CUDA_R_32F), kNo) << "fp32 in int32";
+  one = 2;
+  EXPECT_EQ(run(16, 16, 16), kNo) << "alpha";
+  one = 1;
+  EXPECT_THAT(take_misuses(), IsEmpty());
+  EXPECT_EQ(counters().gemms, 0U);
+  EXPECT_EQ(run(16, 16, 16, 4), CUBLAS_STATUS_SUCCESS);
+  expect_misuse("of int8 in a form that no tensor core takes");
 }
 
 TEST_F(FakeBlasTest, multiplies_batches_with_steps_of_nothing) {

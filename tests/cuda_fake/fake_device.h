@@ -33,6 +33,7 @@ struct Options {
   int driver_version = 0;        // 12040 is 12.4; 0: the runtime's. Older than that: refused
   bool register_fails = false;   // cudaHostRegister: out of memory, as under a locked-memory limit
   bool hang = false;             // no queued work ever runs
+  bool saturate_int8 = false;    // int32 sums end at their type's ends: they do not wrap
   bool report_pageable = false;  // a copy of host memory that is not registered is a misuse
 };
 
@@ -74,8 +75,7 @@ std::vector<std::string> take_misuses();
 std::vector<std::string> leaks();
 
 /// Calls since reset(), of all functions or of one. cudaGetErrorName/String and
-/// cublasGetStatusName/String cannot fail and are not counted; launch_convert and launch_gather
-/// are.
+/// cublasGetStatusName/String cannot fail and are not counted; launch_convert and its like are.
 std::uint64_t call_count();
 std::uint64_t call_count(const std::string& function);
 /// The last calls' names, oldest first, ten thousand at most.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -127,10 +128,60 @@ void multiply_f64(const Product& p) {
   }
 }
 
+/// `values` bytes `step` apart as int32, dense.
+void widen(const std::byte* from, std::int64_t step, std::int64_t values, std::int32_t* out) {
+  const auto* bytes = reinterpret_cast<const std::int8_t*>(from);
+  for (std::int64_t i = 0; i < values; ++i) out[i] = bytes[i * step];
+}
+
+std::uint32_t saturating_dot(const std::int32_t* a, const std::int32_t* b, std::int64_t k) {
+  std::int64_t sum = 0;
+  for (std::int64_t l = 0; l < k; ++l) {
+    sum = std::clamp<std::int64_t>(sum + a[l] * b[l], std::numeric_limits<std::int32_t>::min(),
+                                   std::numeric_limits<std::int32_t>::max());
+  }
+  return static_cast<std::uint32_t>(sum);
+}
+
+/// Unsigned words wrap as a device's int32 sums do.
+AIRLOCK_VECTORIZE std::uint32_t dot(const std::int32_t* a, const std::int32_t* b, std::int64_t k) {
+  std::uint32_t sum = 0;
+  for (std::int64_t l = 0; l < k; ++l) sum += static_cast<std::uint32_t>(a[l] * b[l]);
+  return sum;
+}
+
+void multiply_int8(const Product& p) {
+  auto* c = reinterpret_cast<std::int32_t*>(p.c);
+  const std::int64_t k = p.alpha == 0 ? 0 : p.k;
+  const auto alpha = static_cast<std::uint32_t>(static_cast<std::int32_t>(p.alpha));
+  const auto beta = static_cast<std::uint32_t>(static_cast<std::int32_t>(p.beta));
+  const auto size = static_cast<std::size_t>(k);
+  const auto sum_of = p.saturate ? saturating_dot : dot;
+  std::vector<std::int32_t> columns(size * static_cast<std::size_t>(p.n));  // of B
+  std::vector<std::int32_t> row(size);                                      // of A
+  for (std::int64_t j = 0; j < p.n && k > 0; ++j) {
+    widen(p.b.data + (p.b.transposed ? j : j * p.b.ld), p.b.transposed ? p.b.ld : 1, k,
+          &columns[static_cast<std::size_t>(j) * size]);
+  }
+  for (std::int64_t i = 0; i < p.m; ++i) {
+    if (k > 0)
+      widen(p.a.data + (p.a.transposed ? i * p.a.ld : i), p.a.transposed ? 1 : p.a.ld, k,
+            row.data());
+    for (std::int64_t j = 0; j < p.n; ++j) {
+      std::int32_t& out = c[i + j * p.ldc];
+      std::uint32_t value =
+          alpha * sum_of(row.data(), columns.data() + static_cast<std::size_t>(j) * size, k);
+      if (beta != 0) value += beta * static_cast<std::uint32_t>(out);
+      out = static_cast<std::int32_t>(value);
+    }
+  }
+}
+
 }  // namespace
 
 void multiply(const Product& p) {
   if (p.c_dtype == DType::kF64) return multiply_f64(p);
+  if (p.c_dtype == DType::kI32) return multiply_int8(p);
   const std::int64_t k = p.alpha == 0 ? 0 : p.k;
   const std::int64_t panels = (p.n + kColumns - 1) / kColumns;
   Packed b_memory(panels * k * kColumns);

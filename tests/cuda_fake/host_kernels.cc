@@ -102,4 +102,47 @@ cudaError_t launch_gather(const Gather& job, cudaStream_t stream) {
   });
 }
 
+cudaError_t launch_split(const Split& job, cudaStream_t stream) {
+  return cuda_fake::call("launch_split", [&](State& s, Lock& lock) {
+    if (job.pitch % 4 != 0 || job.pitch < job.columns) {
+      s.misuse(
+          fmt::format("launch_split of {} columns to rows of {} bytes", job.columns, job.pitch));
+      return cudaErrorInvalidValue;
+    }
+    Work work;
+    work.function = "launch_split";
+    work.accesses = {access(job.in, job.rows * job.columns, DType::kU32, false),
+                     access(job.out, kDigits * job.count(), DType::kU32, true)};
+    work.spoil = fill_result(1, work.accesses[1].bytes);
+    work.run = [job](std::span<const Resolved> at) -> std::string {
+      Split placed = job;
+      placed.in = reinterpret_cast<const std::uint32_t*>(at[0].data);
+      placed.out = reinterpret_cast<std::uint32_t*>(at[1].data);
+      for (std::int64_t i = 0; i < placed.count(); ++i) split_element(placed, i);
+      return "";
+    };
+    return queue(s, lock, std::move(work), job.count(), stream);
+  });
+}
+
+cudaError_t launch_combine(const Combine& job, cudaStream_t stream) {
+  return cuda_fake::call("launch_combine", [&](State& s, Lock& lock) {
+    Work work;
+    work.function = "launch_combine";
+    const std::int64_t read =
+        job.count() == 0 ? 0 : (kDigits * job.rows - 1) * job.pitch + job.columns;
+    work.accesses = {access(job.in, read, DType::kI32, false),
+                     access(job.out, job.count(), DType::kU32, true)};
+    work.spoil = fill_result(1, work.accesses[1].bytes);
+    work.run = [job](std::span<const Resolved> at) -> std::string {
+      Combine placed = job;
+      placed.in = reinterpret_cast<const std::int32_t*>(at[0].data);
+      placed.out = reinterpret_cast<std::uint32_t*>(at[1].data);
+      for (std::int64_t i = 0; i < placed.count(); ++i) combine_element(placed, i);
+      return "";
+    };
+    return queue(s, lock, std::move(work), job.count(), stream);
+  });
+}
+
 }  // namespace airlock::cuda

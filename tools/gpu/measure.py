@@ -47,7 +47,7 @@ def bench_ops(context, details):
         if row["kind"] != "op" or "of_bare" not in row:
             continue
         details["below_goal"] += row["of_bare"] < GOAL
-        say(f"{row['model']:>13} {row['dtype']} {row['op']:>9} {row['tokens']:>5}  {row['tflop_per_s']:7.2f} TFLOP/s, "
+        say(f"{row['model']:>13} {row['dtype']} {row['op']:>11} {row['tokens']:>5}  {row['tflop_per_s']:7.2f} TFLOP/s, "
             f"bare {row['bare_tflop_per_s']:7.2f} ({100 * row['of_bare']:.0f} %); whole "
             f"{row['whole_ns_median'] / 1e3:.0f} us")
     say(f"{details['below_goal']} ops are below {100 * GOAL:.0f} % of a bare cuBLAS call")

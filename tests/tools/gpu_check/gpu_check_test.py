@@ -351,7 +351,9 @@ def cuda_bench_runs_each_of_its_parts_on_the_fake_device(box):
 
     ops = bench("ops", "--cuda-module", module, "--config", TINY, "--tokens", "16", "--calls", "4")
     names = ["lm_head", "embedding", "qkv", "o", "gate_up", "down", "qk", "pv", "lm_head"]
-    assert [(row["dtype"], row["op"]) for row in ops] == [(dtype, name) for dtype in ("bf16", "fp32") for name in names]
+    integers = ["int_lm_head", "int_qkv", "int_o", "int_gate_up", "int_down"]
+    listed = (("bf16", names), ("int8", integers), ("fp32", names))
+    assert [(row["dtype"], row["op"]) for row in ops] == [(dtype, name) for dtype, some in listed for name in some]
     for row in ops:
         assert row["whole_ns_count"] == 4 and row["whole_ns_median"] > 0 and row["two_under_way_ns"] > 0, row
         assert ("of_bare" in row) == (row["op"] != "embedding"), row
@@ -360,7 +362,7 @@ def cuda_bench_runs_each_of_its_parts_on_the_fake_device(box):
     tiny = ("ops", "--cuda-module", module, "--config", TINY, "--dtype", "fp32", "--tokens", "16", "--calls", "4")
     starved = bench(*tiny, FAIL="cudaMalloc:6:2")
     assert [row["what"] for row in starved if row["kind"] == "not_run"] == ["the bare qkv 16 of tiny in fp32"], starved
-    assert len(starved) == 1 + len(names) and ["of_bare" in row for row in starved].count(False) == 3
+    assert len(starved) == 1 + len(names) + len(integers) and ["of_bare" in row for row in starved].count(False) == 3
     starved = bench(*tiny, FAIL="cudaMemcpy2DAsync:1:2")
     assert [row["what"] for row in starved if row["kind"] == "not_run"] == ["qkv 16 of tiny in fp32"], starved
 
