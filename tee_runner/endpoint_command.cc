@@ -16,7 +16,8 @@ Status run(const EndpointOptions& options, StatsReporter& reporter) {
                                                  options.chat_template));
   WakeEvent end;
   RETURN_IF_ERROR(end.check());
-  const EngineLimits limits{options.max_sequences, options.max_queue, /*reconnects=*/true};
+  EngineLimits limits{options.max_sequences, options.max_queue, /*reconnects=*/true};
+  limits.gave_up = [&end](const Status&) { end.set(); };
   ASSIGN_OR_RETURN(const auto session, TextSession::start(options, reporter, limits));
   // The first signal drains; a second one ends the program at once.
   std::atomic<bool> is_draining{false};
@@ -25,11 +26,13 @@ Status run(const EndpointOptions& options, StatsReporter& reporter) {
     end.set();
     return true;
   });
-  return serve(options.serve, std::move(model), session->engine(), [&end] {
+  const Status served = serve(options.serve, std::move(model), session->engine(), [&end] {
     pollfd waiting{end.fd(), POLLIN, 0};
     while (::poll(&waiting, 1, -1) <= 0) {
     }
   });
+  const Status health = session->engine().health();
+  return health.code() == StatusCode::kMismatch ? health : served;
 }
 
 }  // namespace airlock

@@ -19,12 +19,14 @@
 #include "tee_runner/llama/driver.h"
 #include "tee_runner/measured_backend.h"
 #include "tee_runner/options.h"
+#include "tee_runner/private_session.h"
 #include "tee_runner/recording.h"
 #include "tee_runner/replay_command.h"
 #include "tee_runner/result.h"
 #include "tee_runner/served_llama.h"
 #include "tee_runner/stats_reporter.h"
 #include "tee_runner/text_commands.h"
+#include "tee_runner/text_session.h"
 #include "tee_runner/tokenize_command.h"
 
 namespace airlock {
@@ -45,12 +47,32 @@ struct Prompt {
   std::vector<std::int32_t> tokens;
 };
 
+/// `hidden`: of a private mode, what hides and checks what `backend` is asked; null: none.
+struct PrefillParts {
+  const std::optional<PathPolicy> policy;
+  const PrivateModel* hidden = nullptr;
+  PrivacyStats* privacy = nullptr;
+  OpStatsTable* pad_ops = nullptr;
+  std::shared_ptr<ThreadPool> pool;
+};
+
 Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Backend& backend,
-                              TeeStatsTable& tee, Recording& recording,
-                              const std::optional<PathPolicy>& policy = {},
-                              std::shared_ptr<ThreadPool> pool = nullptr) {
-  ASSIGN_OR_RETURN(Backend* const asked,
-                   recording.start(backend, {policy, prompt.wire, prompt.tokens.size()}));
+                              TeeStatsTable& tee, Recording& recording, PrefillParts parts = {}) {
+  // What is recorded is what crosses.
+  Recording::Session session{parts.policy, prompt.wire, prompt.tokens.size()};
+  if (parts.hidden != nullptr) {
+    session.crossing = [&](const std::vector<PlannedOp>& plan) {
+      return crossing_ops(options.private_mode, *parts.hidden, plan);
+    };
+  }
+  ASSIGN_OR_RETURN(Backend * asked, recording.start(backend, session));
+  std::unique_ptr<PrivateSession> hidden;
+  if (parts.hidden != nullptr) {
+    ASSIGN_OR_RETURN(hidden, PrivateSession::start(options, *parts.hidden, *asked, *parts.privacy,
+                                                   *parts.pad_ops));
+    asked = &hidden->backend();
+    parts.pool = hidden->pool();
+  }
   const LlamaOptions llama{.wire = prompt.wire,
                            .attention = options.attention,
                            .logits = options.all_logits ? Logits::kAll : Logits::kLast,
@@ -58,7 +80,7 @@ Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Back
                            .threads = options.threads,
                            .op_timeout = options.op_timeout};
   ASSIGN_OR_RETURN(auto driver, LlamaDriver::create(prompt.config, std::move(prompt.norms), llama,
-                                                    *asked, tee, std::move(pool)));
+                                                    *asked, tee, std::move(parts.pool)));
   auto result = run_prefill(*driver, prompt.tokens, options.repeat, [&] { recording.begin_run(); });
   recording.finish(result);
   return result;
@@ -68,7 +90,9 @@ Result<Prompt> own_prompt(const PrefillOptions& options, const PromptSource& ask
                           const ModelSource& source) {
   Prompt prompt;
   prompt.config = source.config();
-  prompt.wire = options.wire.value_or(source.stored_dtype());
+  prompt.wire = is_private(options.private_mode.mode)
+                    ? DType::kF32
+                    : options.wire.value_or(source.stored_dtype());
   ASSIGN_OR_RETURN(prompt.tokens, asked.tokens(prompt.config.dims.vocab));
   ASSIGN_OR_RETURN(prompt.norms, read_norms(source));
   return prompt;
@@ -84,8 +108,25 @@ Result<PrefillResult> run_local(const PrefillOptions& options, const PromptSourc
   ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> model, CpuModel::create(source, cpu, pool));
   LocalBackend backend(model->make_compute());
   MeasuredBackend measured(backend, ops);
-  return prefill(options, std::move(prompt), measured, tee, recording, {},
-                 cpu.threads == options.threads ? std::move(pool) : nullptr);
+  PrefillParts parts;
+  if (cpu.threads == options.threads) parts.pool = std::move(pool);
+  return prefill(options, std::move(prompt), measured, tee, recording, std::move(parts));
+}
+
+/// In this process, in the integers of the private modes.
+Result<PrefillResult> run_tee_only(PrefillOptions options, const PromptSource& asked,
+                                   const ModelSource& source, PrivacyStats& privacy,
+                                   OpStatsTable& ops, TeeStatsTable& tee, Recording& recording) {
+  options.private_mode.mode = PrivacyMode::kTeeOnly;
+  options.private_mode.pad_tokens.clear();
+  options.private_mode.decode_rows = 0;
+  ASSIGN_OR_RETURN(Prompt prompt, own_prompt(options, asked, source));
+  ASSIGN_OR_RETURN(const auto model,
+                   PrivateModel::create(source, options.private_mode, options.threads));
+  LocalBackend backend(model->make_compute());
+  MeasuredBackend measured(backend, ops);
+  return prefill(options, std::move(prompt), measured, tee, recording,
+                 {{}, model.get(), &privacy, &ops, nullptr});
 }
 
 Result<Prompt> servers_prompt(const PrefillOptions& options, const PromptSource& asked,
@@ -104,6 +145,7 @@ Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSour
                                  Recording& recording) {
   std::optional<Prompt> own;  // before connecting: a bad prompt needs no server
   ConnectOptions connect = options;
+  ask_for_privacy(options.private_mode, connect);
   if (source != nullptr) {
     ASSIGN_OR_RETURN(own, own_prompt(options, asked, *source));
     ASSIGN_OR_RETURN(connect.digest, source->digest());
@@ -111,9 +153,16 @@ Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSour
   } else if (!asked.is_random()) {
     RETURN_IF_ERROR(asked.tokens(limits::kMaxVocab).status());
   }
+  std::unique_ptr<PrivateModel> hidden;
+  PrivacyStats* privacy = nullptr;
+  if (is_private(options.private_mode.mode)) {
+    ASSIGN_OR_RETURN(hidden, PrivateModel::create(*source, options.private_mode, options.threads));
+    privacy = &reporter.privacy(name_of(options.private_mode.mode));
+  }
   if (options.dtype) log_warning("--dtype is for --backend local: the server's own type counts");
   ASSIGN_OR_RETURN(const std::unique_ptr<ClientSession> session, ClientSession::connect(connect));
   ReportedSession reported(reporter, *session);
+  if (hidden != nullptr) RETURN_IF_ERROR(check_int8_digest(*session, *hidden));
   const BackendInfo info = session->backend().info();
   reporter.set_device(info.device);
   reporter.add_config("dtype", name_of(info.dtype));
@@ -123,8 +172,10 @@ Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSour
   }
   const DType wire = own->wire;
   reporter.add_config("wire", name_of(wire));
-  ASSIGN_OR_RETURN(PrefillResult result, prefill(options, std::move(*own), session->backend(),
-                                                 reporter.tee(), recording, session->policy()));
+  ASSIGN_OR_RETURN(
+      PrefillResult result,
+      prefill(options, std::move(*own), session->backend(), reporter.tee(), recording,
+              {session->policy(), hidden.get(), privacy, &reporter.local_ops(), nullptr}));
   // The last result lay in the ring: a server that had ended by then may have taken its memory
   // away.
   RETURN_IF_ERROR(session->check());
@@ -133,6 +184,7 @@ Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSour
   if (options.compare_local) {
     OpStatsTable local_ops;
     TeeStatsTable local_tee;  // not the pair's
+    PrivacyStats local_privacy;
     const PrefillOptions unrecorded;
     Recording no_recording(unrecorded);
     // The server's own thread count where it is a CPU: the comparison is of the airlock, not of
@@ -140,7 +192,10 @@ Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSour
     const LoadOptions cpu{
         info.dtype, info.device.starts_with("cpu") ? info.threads : options.threads, {}};
     ASSIGN_OR_RETURN(const PrefillResult local,
-                     run_local(options, asked, *source, cpu, local_ops, local_tee, no_recording));
+                     hidden != nullptr ? run_tee_only(options, asked, *source, local_privacy,
+                                                      local_ops, local_tee, no_recording)
+                                       : run_local(options, asked, *source, cpu, local_ops,
+                                                   local_tee, no_recording));
     result.comparison = compare(result, ops, info, wire, local, snapshot_of(local_ops));
   }
   return result;
@@ -152,6 +207,11 @@ Result<PrefillResult> run_alone(const PrefillOptions& options, const PromptSourc
   const DType stored = source.stored_dtype();
   const LoadOptions cpu{options.dtype.value_or(stored), options.threads, {}};
   reporter.set_device("cpu");
+  if (options.private_mode.mode == PrivacyMode::kTeeOnly) {
+    return run_tee_only(options, asked, source,
+                        reporter.privacy(name_of(options.private_mode.mode)), reporter.local_ops(),
+                        reporter.tee(), recording);
+  }
   reporter.add_config("dtype", name_of(cpu.dtype));
   reporter.add_config("wire", name_of(options.wire.value_or(stored)));
   return run_local(options, asked, source, cpu, reporter.local_ops(), reporter.tee(), recording);
@@ -160,6 +220,10 @@ Result<PrefillResult> run_alone(const PrefillOptions& options, const PromptSourc
 Status run(const PrefillOptions& options, StatsReporter& reporter) {
   reporter.add_config("model", options.model.empty() ? options.synthetic : options.model);
   reporter.add_config("backend", name_of(options.backend));
+  const PrivacyMode mode = options.private_mode.mode;
+  reporter.add_config("privacy", name_of(mode));
+  log_info(fmt::format("privacy {}: {}", name_of(mode), promise_of(mode)));
+  if (is_private(mode)) keep_words_private();
   reporter.add_config("attention", name_of(options.attention));
   if (options.chunk > 0) reporter.add_config("chunk", std::to_string(options.chunk));
   reporter.add_config("threads", std::to_string(options.threads));
@@ -169,6 +233,7 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   RETURN_IF_ERROR(recording.check());
   ASSIGN_OR_RETURN(const PromptSource asked, PromptSource::read(options));
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelSource> source, open_model(options));
+  if (source != nullptr) RETURN_IF_ERROR(check_model_digest(options, *source));
   const auto result = options.backend == BackendChoice::kLocal
                           ? run_alone(options, asked, *source, reporter, recording)
                           : run_remote(options, asked, source.get(), reporter, recording);

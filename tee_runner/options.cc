@@ -3,6 +3,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <concepts>
 #include <fstream>
 #include <limits>
 #include <utility>
@@ -61,6 +62,7 @@ void declare_computing(const CommandOptions& command, ModelOptions& options) {
       "what weights are rounded to with --backend local: auto (as stored), fp32, fp16, bf16",
       kTypes);
   declare_threads(command, options.threads);
+  declare_privacy(command, options);
 }
 
 CommandOption declare_record(const CommandOptions& command, std::string& path, bool& digest) {
@@ -104,8 +106,9 @@ void declare_model(const CommandOptions& command, PrefillOptions& options) {
 
 void declare_computation(const CommandOptions& command, PrefillOptions& options) {
   declare_computing(command, options);
-  command.choice("--attention", options.attention,
-                 "offload: QK^T and PV on the server; tee: all of it here");
+  command.choice("--attention", options.attention_asked,
+                 "offload: QK^T and PV on the server; tee: all of it here; auto: offload, and tee "
+                 "in a private mode");
   command.number(
       "--chunk", options.chunk, std::int64_t{1}, limits::kMaxTokens,
       "feed the prompt in pieces of so many tokens; the whole prompt at once without it");
@@ -174,6 +177,17 @@ Status check_outputs(const PrefillOptions& options) {
   return check_apart(outputs, inputs);
 }
 
+/// Where none was asked for it goes by the mode.
+Status settle_attention(PrefillOptions& options) {
+  const bool hides = is_private(options.private_mode.mode);
+  options.attention =
+      options.attention_asked.value_or(hides ? Attention::kTee : Attention::kOffload);
+  if (!hides || options.attention == Attention::kTee) return {};
+  return {StatusCode::kUsage,
+          "--attention offload shows the server queries, keys and values: --privacy {} has it tee",
+          name_of(options.private_mode.mode)};
+}
+
 Status check(const PrefillOptions& options) {
   const auto refuse = [](const char* text) { return Status(StatusCode::kUsage, text); };
   const bool has_model = !options.model.empty() || !options.synthetic.empty();
@@ -203,6 +217,8 @@ Status check(const ReplayOptions& options) {
 }
 
 Result<std::optional<Command>> checked(auto& options) {
+  if constexpr (std::derived_from<std::remove_cvref_t<decltype(options)>, ModelOptions>)
+    RETURN_IF_ERROR(settle_privacy(options));
   if (options.endpoint.empty()) options.endpoint = default_endpoint().text();
   RETURN_IF_ERROR(check(options));
   return std::optional<Command>(std::move(options));
@@ -223,7 +239,8 @@ Result<std::optional<Command>> parse_options(int argc, const char* const* argv) 
   CommandLine line(
       "tee_runner",
       "The trusted side of Airlock: runs LLaMA and asks a gpu_server for the large products.\n"
-      "In this mode the server sees token ids and every activation (docs/THREAT_MODEL.md).",
+      "By default the server sees token ids and every activation; --privacy otp-verify hides them\n"
+      "and checks what it answers (docs/PRIVACY.md).",
       protocol_suffix());
   line.require_subcommand();
   PrefillOptions prefill;
@@ -263,7 +280,9 @@ Result<std::optional<Command>> parse_options(int argc, const char* const* argv) 
   if (generate_command.chosen()) return checked(generate);
   if (chat_command.chosen()) return checked(talk);
   if (serve_command.chosen()) return checked(endpoint);
-  return prefill_command.chosen() ? checked(prefill) : checked(replay);
+  if (replay_command.chosen()) return checked(replay);
+  RETURN_IF_ERROR(settle_attention(prefill));
+  return checked(prefill);
 }
 
 Result<std::string> read_text(const std::string& path, std::size_t most) {

@@ -17,6 +17,7 @@
 #include "runtime/text/output_form.h"
 #include "tee_runner/chat/chat_template.h"
 #include "tee_runner/generate/sampling_settings.h"
+#include "tee_runner/privacy/privacy_options.h"
 #include "tee_runner/serve/serve_options.h"
 
 namespace airlock {
@@ -51,6 +52,8 @@ struct ModelOptions : RunnerOptions {
   std::optional<DType> wire;   // nullopt: the model's stored type
   std::optional<DType> dtype;  // nullopt: auto
   std::size_t threads = 1;
+  PrivacyOptions private_mode;
+  std::string model_digest;  // that the model must have, hex; empty: any
 };
 
 /// `tee_runner prefill`.
@@ -59,8 +62,9 @@ struct PrefillOptions : ModelOptions {
   std::optional<std::string> tokens_file;
   std::optional<std::int64_t> random_tokens;
   std::uint64_t seed = 0;
-  Attention attention = Attention::kOffload;
-  std::int64_t chunk = 0;  // tokens of a pass; 0: the whole prompt
+  std::optional<Attention> attention_asked;
+  Attention attention = Attention::kOffload;  // of a private mode kTee
+  std::int64_t chunk = 0;                     // tokens of a pass; 0: the whole prompt
   std::size_t repeat = 1;
   std::string logits_out;
   bool all_logits = false;
@@ -149,6 +153,13 @@ class CommandOptions;
 void declare_connection(const CommandOptions& command, RunnerOptions& options);
 void declare_weights(const CommandOptions& command, ModelOptions& options);
 void declare_computing(const CommandOptions& command, ModelOptions& options);
+/// private_options.cc.
+void declare_privacy(const CommandOptions& command, ModelOptions& options);
+/// kUsage: options that do not go together. What the mode implies is filled in.
+Status settle_privacy(ModelOptions& options);
+/// kUsage: worker and dealer are one server: one socket by whatever name, or one port of this
+/// machine. A socket that is not there yet is not looked at.
+Status check_two_servers(const std::string& worker, const std::string& dealer);
 CommandOption declare_record(const CommandOptions& command, std::string& path, bool& digest);
 /// text_options.cc.
 void declare(const CommandOptions& command, GenerateOptions& options);

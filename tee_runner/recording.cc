@@ -108,10 +108,8 @@ class RecordingBackend::RecordingPending : public ForwardingPending {
       const CostTimer timer(owner_.cost_ns_);
       record_.seq = owner_.next_seq_++;
       record_.run = owner_.runs_ == 0 ? 0 : owner_.runs_ - 1;
-      if (record_.op != Op::kEmbedding && record_.op != Op::kLmHead) {
-        if (!record_.weights.empty()) owner_.layer_ = record_.weights[0].layer;
-        record_.layer = owner_.layer_;
-      }
+      if (!record_.weights.empty()) owner_.layer_ = record_.weights[0].layer;
+      if (!record_.weights.empty() || !is_outside_layers(record_.op)) record_.layer = owner_.layer_;
       for (std::size_t i = 0; i < record_.inputs.size(); ++i)
         owner_.keep(record_, TraceSide::kInput, i, input(i));
     }
@@ -161,7 +159,7 @@ Result<std::unique_ptr<Pending>> RecordingBackend::prepare(const OpSpec& spec, D
 
 void RecordingBackend::keep(TraceRecord& record, TraceSide side, std::size_t index,
                             TensorView tensor) {
-  if (!status_.ok()) return;
+  if (!status_.ok() || !is_kept(record.op)) return;
   auto& tensors = side == TraceSide::kInput ? record.inputs : record.outputs;
   if (options_.payload != nullptr) {
     auto digest = options_.payload->add(payload_tensor_name(record.seq, side, index), tensor);
@@ -197,8 +195,8 @@ Result<Backend*> Recording::start(Backend& inner, const Session& session) {
                               options_.attention,
                               options_.all_logits ? Logits::kAll : Logits::kLast};
     // The dims may be the server's word.
-    ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan,
-                     plan_forward(info.dims, prompt, options_.chunk));
+    ASSIGN_OR_RETURN(std::vector<PlannedOp> plan, plan_forward(info.dims, prompt, options_.chunk));
+    if (session.crossing) plan = session.crossing(plan);
     const PayloadNeed need = payload_need(info.dims, plan, options_.repeat);
     ASSIGN_OR_RETURN(payload_, PayloadWriter::prepare(payload_path_, need));
   }

@@ -76,6 +76,8 @@ class Recording {
     std::optional<PathPolicy> policy;  // nullopt: local
     DType wire = DType::kF32;
     std::size_t tokens = 0;
+    // What of a driver's plan is asked of the backend that is recorded; empty: all of it.
+    std::function<std::vector<PlannedOp>(const std::vector<PlannedOp>&)> crossing = {};
   };
   /// Makes the files and gives the backend to ask: `inner` itself, or one around it that lives
   /// until finish(). `inner` outlives that. Errors as PayloadWriter::create() and

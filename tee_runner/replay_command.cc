@@ -77,7 +77,11 @@ Result<Material> read_material(const ReplayOptions& options) {
 Status connect_client(Client& client, const ReplayOptions& options, const Material& material,
                       StatsReporter& reporter) {
   ASSIGN_OR_RETURN(client.records, material.trace->make_source());
-  ASSIGN_OR_RETURN(client.session, ClientSession::connect(options));
+  ConnectOptions connect = options;
+  connect.int8_weights = material.trace->int8_weights();
+  // Nothing is hidden by replaying: any mode of integer ops will do.
+  if (connect.int8_weights != Int8Weights::kNone) connect.privacy = Privacy::kVerify;
+  ASSIGN_OR_RETURN(client.session, ClientSession::connect(connect));
   client.reported.emplace(reporter, *client.session);
   return {};
 }

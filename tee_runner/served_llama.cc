@@ -9,8 +9,15 @@
 #include "runtime/cpu/cpu_model.h"
 #include "runtime/local_backend.h"
 #include "tee_runner/measured_backend.h"
+#include "tee_runner/private_session.h"
 
 namespace airlock {
+
+/// A driver, and what hides and checks its ops where the mode does.
+struct Driven {
+  std::unique_ptr<PrivateSession> hidden;
+  std::unique_ptr<LlamaDriver> driver;
+};
 
 namespace {
 
@@ -29,19 +36,14 @@ class LocalLlama final : public EngineModel {
       : backend_(std::move(compute)), measured_(backend_, ops) {}
 
   Backend& backend() { return measured_; }
-  Status begin(const LlamaConfig& config, Tensor norms, const LlamaOptions& options, Backend& asked,
-               TeeStatsTable& tee, std::shared_ptr<ThreadPool> pool) {
-    ASSIGN_OR_RETURN(driver_, LlamaDriver::create(config, std::move(norms), options, asked, tee,
-                                                  std::move(pool)));
-    return {};
-  }
-  LlamaDriver& driver() override { return *driver_; }
+  Driven& driven() { return driven_; }
+  LlamaDriver& driver() override { return *driven_.driver; }
   Status check() override { return {}; }
 
  private:
   LocalBackend backend_;
   MeasuredBackend measured_;
-  std::unique_ptr<LlamaDriver> driver_;
+  Driven driven_;
 };
 
 class RemoteLlama final : public EngineModel {
@@ -51,18 +53,17 @@ class RemoteLlama final : public EngineModel {
   ~RemoteLlama() override { reported_.say_goodbye(); }
 
   ClientSession& session() { return *session_; }
-  Status begin(const LlamaConfig& config, Tensor norms, const LlamaOptions& options, Backend& asked,
-               TeeStatsTable& tee) {
-    ASSIGN_OR_RETURN(driver_, LlamaDriver::create(config, std::move(norms), options, asked, tee));
-    return {};
+  Driven& driven() { return driven_; }
+  LlamaDriver& driver() override { return *driven_.driver; }
+  Status check() override {
+    RETURN_IF_ERROR(session_->check());
+    return driven_.hidden == nullptr ? Status() : driven_.hidden->check();
   }
-  LlamaDriver& driver() override { return *driver_; }
-  Status check() override { return session_->check(); }
 
  private:
   const std::unique_ptr<ClientSession> session_;
   ReportedSession reported_;
-  std::unique_ptr<LlamaDriver> driver_;
+  Driven driven_;
 };
 
 }  // namespace
@@ -91,7 +92,44 @@ Result<ModelFacts> ask_for_facts(ClientSession& session, std::chrono::nanosecond
 }
 
 Result<std::unique_ptr<EngineModel>> LlamaSource::make() {
+  if (model_ != nullptr && !is_described_) RETURN_IF_ERROR(check_model_digest(options_, *model_));
+  if (is_private(options_.private_mode.mode) && private_model_ == nullptr) {
+    ASSIGN_OR_RETURN(private_model_,
+                     PrivateModel::create(*model_, options_.private_mode, options_.threads));
+  }
+  if (options_.private_mode.mode == PrivacyMode::kTeeOnly) return make_tee_only();
   return options_.backend == BackendChoice::kLocal ? make_local() : make_remote();
+}
+
+/// `asked`: the backend that computes, or one around it, and what the driver asks: that, or what
+/// hides and checks what it is asked.
+Status LlamaSource::drive(Driven& driven, ModelFacts facts, Backend& asked, DType wire,
+                          std::shared_ptr<ThreadPool> pool) {
+  config_ = facts.config;
+  Backend* shown = &asked;
+  if (private_model_ != nullptr) {
+    ASSIGN_OR_RETURN(driven.hidden,
+                     PrivateSession::start(options_, *private_model_, asked,
+                                           reporter_.privacy(name_of(options_.private_mode.mode)),
+                                           reporter_.local_ops()));
+    shown = &driven.hidden->backend();
+    pool = driven.hidden->pool();
+  }
+  ASSIGN_OR_RETURN(driven.driver, LlamaDriver::create(facts.config, std::move(facts.norms),
+                                                      driver_options(options_, wire), *shown,
+                                                      reporter_.tee(), std::move(pool)));
+  return {};
+}
+
+Result<std::unique_ptr<EngineModel>> LlamaSource::make_tee_only() {
+  reporter_.set_device("cpu");
+  describe(DType::kF32, DType::kF32);
+  ModelFacts facts{model_->config(), {}};
+  ASSIGN_OR_RETURN(facts.norms, read_norms(*model_));
+  auto made = std::make_unique<LocalLlama>(private_model_->make_compute(), reporter_.local_ops());
+  ASSIGN_OR_RETURN(Backend* const asked, recorded(made->backend(), std::nullopt, DType::kF32));
+  RETURN_IF_ERROR(drive(made->driven(), std::move(facts), *asked, DType::kF32, nullptr));
+  return std::unique_ptr<EngineModel>(std::move(made));
 }
 
 void LlamaSource::describe(DType dtype, DType wire) {
@@ -113,18 +151,17 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_local() {
   const DType stored = model_->stored_dtype();
   const LoadOptions cpu{options_.dtype.value_or(stored), options_.threads, {}};
   const DType wire = options_.wire.value_or(stored);
-  config_ = model_->config();
   reporter_.set_device("cpu");
   describe(cpu.dtype, wire);
   log_info(fmt::format("loading weights as {}, {} threads", name_of(cpu.dtype), cpu.threads));
   // The ops and what lies between them take turns on one thread: they share the others too.
   ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ThreadPool::create(cpu.threads));
   ASSIGN_OR_RETURN(const std::shared_ptr<CpuModel> computes, CpuModel::create(*model_, cpu, pool));
-  ASSIGN_OR_RETURN(Tensor norms, read_norms(*model_));
+  ModelFacts facts{model_->config(), {}};
+  ASSIGN_OR_RETURN(facts.norms, read_norms(*model_));
   auto made = std::make_unique<LocalLlama>(computes->make_compute(), reporter_.local_ops());
   ASSIGN_OR_RETURN(Backend* const asked, recorded(made->backend(), std::nullopt, wire));
-  RETURN_IF_ERROR(made->begin(config_, std::move(norms), driver_options(options_, wire), *asked,
-                              reporter_.tee(), std::move(pool)));
+  RETURN_IF_ERROR(drive(made->driven(), std::move(facts), *asked, wire, std::move(pool)));
   return std::unique_ptr<EngineModel>(std::move(made));
 }
 
@@ -136,6 +173,8 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_remote() {
     ASSIGN_OR_RETURN(connect.digest, model_->digest());
     connect.dims = model_->config().dims;
   }
+  connect.cancelled = &cancelled_;
+  ask_for_privacy(options_.private_mode, connect);
   if (options_.dtype && !is_described_)
     log_warning("--dtype is for --backend local: the server's own type counts");
   ASSIGN_OR_RETURN(auto session, ClientSession::connect(connect));
@@ -149,14 +188,14 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_remote() {
   } else {
     ASSIGN_OR_RETURN(facts, ask_for_facts(made->session(), options_.op_timeout));
   }
-  const DType wire =
-      options_.wire.value_or(model_ != nullptr ? model_->stored_dtype() : info.stored_dtype);
+  const bool hides = is_private(options_.private_mode.mode);
+  const DType stored = model_ != nullptr ? model_->stored_dtype() : info.stored_dtype;
+  const DType wire = hides ? DType::kF32 : options_.wire.value_or(stored);
   reporter_.set_device(info.device);
   describe(info.dtype, wire);
   ASSIGN_OR_RETURN(Backend* const asked, recorded(backend, made->session().policy(), wire));
-  RETURN_IF_ERROR(made->begin(facts.config, std::move(facts.norms), driver_options(options_, wire),
-                              *asked, reporter_.tee()));
-  config_ = facts.config;
+  if (hides) RETURN_IF_ERROR(check_int8_digest(made->session(), *private_model_));
+  RETURN_IF_ERROR(drive(made->driven(), std::move(facts), *asked, wire, nullptr));
   return std::unique_ptr<EngineModel>(std::move(made));
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 
@@ -9,6 +10,7 @@
 #include "runtime/rpc/client.h"
 #include "tee_runner/generate/batch_engine.h"
 #include "tee_runner/options.h"
+#include "tee_runner/privacy/private_model.h"
 #include "tee_runner/recording.h"
 #include "tee_runner/stats_reporter.h"
 
@@ -25,6 +27,8 @@ struct ModelFacts {
 /// By the server's word, of a session without a model of its own. kProtocolError where it
 /// contradicts the handshake; errors as RemoteBackend::init().
 Result<ModelFacts> ask_for_facts(ClientSession& session, std::chrono::nanoseconds timeout);
+
+struct Driven;
 
 /// Gives models that answer, as often as one is needed: in a session with the server that the
 /// options name, or computed in this process. What is counted is in the reporter. One thread at a
@@ -45,11 +49,16 @@ class LlamaSource {
   /// Errors as ClientSession::connect(), LlamaDriver::create() and CpuModel::create(). Without a
   /// model of one's own it may be another one each time.
   Result<std::unique_ptr<EngineModel>> make();
+  /// Ends a make() that waits for a server, from any thread, and each one after it.
+  void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
   /// After the first make().
   const LlamaConfig& config() const { return config_; }
 
  private:
   Result<std::unique_ptr<EngineModel>> make_local();
+  Result<std::unique_ptr<EngineModel>> make_tee_only();
+  Status drive(Driven& driven, ModelFacts facts, Backend& asked, DType wire,
+               std::shared_ptr<ThreadPool> pool);
   Result<std::unique_ptr<EngineModel>> make_remote();
   void describe(DType dtype, DType wire);
   Result<Backend*> recorded(Backend& backend, const std::optional<PathPolicy>& policy, DType wire);
@@ -59,8 +68,10 @@ class LlamaSource {
   StatsReporter& reporter_;
   Recording* const recording_;
   const std::size_t prompt_tokens_;
+  std::unique_ptr<PrivateModel> private_model_;  // of a private mode, from the first make() on
   LlamaConfig config_;
   bool is_described_ = false;
+  std::atomic<bool> cancelled_{false};
 };
 
 }  // namespace airlock

@@ -81,6 +81,12 @@ TextStats& StatsReporter::text() {
   return text_;
 }
 
+PrivacyStats& StatsReporter::privacy(std::string_view mode) {
+  const std::lock_guard lock(mutex_);
+  privacy_mode_ = mode;
+  return privacy_;
+}
+
 void StatsReporter::set_interrupt(std::function<bool(int signal)> interrupt) {
   const std::lock_guard lock(mutex_);
   interrupt_ = std::move(interrupt);
@@ -105,6 +111,14 @@ void StatsReporter::read_counters() {
   report_.ops = sum.ops;
   report_.tee = snapshot_of(tee_);
   if (has_text_) merge(report_.text.emplace(), text_);
+  if (!privacy_mode_.empty()) {
+    report_.privacy.emplace().mode = privacy_mode_;
+    PrivacySnapshot& counted = report_.privacy->counted;
+    merge(counted, privacy_);
+    // Read one after the other, while they grow.
+    const std::uint64_t gone = counted.pads_used + counted.pads_dropped;
+    report_.privacy->pads_left = counted.pads_made - std::min(counted.pads_made, gone);
+  }
   report_.wall_ns = now_ns() - start_ns_;
 }
 

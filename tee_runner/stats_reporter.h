@@ -38,6 +38,8 @@ class StatsReporter {
   TeeStatsTable& tee() { return tee_; }
   /// Booked by an engine. From the first call on the report has it.
   TextStats& text();
+  /// Booked by what hides and checks ops. From the first call on the report has it.
+  PrivacyStats& privacy(std::string_view mode);
   /// Asked at a signal that would end the process, on the reporter's thread: true where it was
   /// meant for what is under way, and the process goes on. Empty: nothing is asked.
   void set_interrupt(std::function<bool(int signal)> interrupt);
@@ -75,6 +77,8 @@ class StatsReporter {
   std::function<bool(int signal)> interrupt_;
   bool has_text_ = false;
   TextStats text_;
+  std::string privacy_mode_;  // empty: none
+  PrivacyStats privacy_;
   TeeStatsTable tee_;
   OpStatsTable local_ops_;
   UniqueFd signals_;

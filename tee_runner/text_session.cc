@@ -1,5 +1,7 @@
 #include "tee_runner/text_session.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -18,6 +20,9 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
   reporter.add_config("backend", name_of(options.backend));
   reporter.add_config("threads", std::to_string(options.threads));
   std::unique_ptr<TextSession> made(new TextSession());
+  const PrivacyMode mode = options.private_mode.mode;
+  reporter.add_config("privacy", name_of(mode));
+  log_info(fmt::format("privacy {}: {}", name_of(mode), promise_of(mode)));
   ASSIGN_OR_RETURN(auto model, open_model(options));
   made->source_ =
       std::make_unique<LlamaSource>(options, std::move(model), reporter, recording, prompt_tokens);
@@ -32,6 +37,7 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
   engine.cache_bytes = options.cache_bytes;
   engine.max_sequences = limits.max_sequences;
   engine.max_queue = limits.max_queue;
+  engine.gave_up = limits.gave_up;
   if (limits.reconnects)
     engine.reconnect = [source = made->source_.get()] { return source->make(); };
   reporter.add_config("cache_type", name_of(engine.cache_dtype));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,7 +18,8 @@ namespace airlock {
 struct EngineLimits {
   std::size_t max_sequences = 1;
   std::size_t max_queue = 64;
-  bool reconnects = false;  // a server that went away is asked for again
+  bool reconnects = false;                          // a server that went away is asked for again
+  std::function<void(const Status&)> gave_up = {};  // as BatchEngineOptions has it
 };
 
 /// What a command that writes text stands on: an engine, and what it asks. One thread.
@@ -30,6 +32,10 @@ class TextSession {
                                                     const EngineLimits& limits,
                                                     Recording* recording = nullptr,
                                                     std::size_t prompt_tokens = 0);
+  /// An engine that waits for its server waits no longer.
+  ~TextSession() {
+    if (source_ != nullptr) source_->cancel();
+  }
   BatchEngine& engine() { return *engine_; }
 
  private:

@@ -232,7 +232,7 @@ void BatchEngine::look_at_model() {
     if (!there.ok()) fail_all(there);
     return;
   }
-  if (!options_.reconnect) return;
+  if (!options_.reconnect || health().code() == StatusCode::kMismatch) return;
   auto again = options_.reconnect();
   if (!again.ok()) {
     const std::lock_guard lock(mutex_);
@@ -250,8 +250,11 @@ void BatchEngine::look_at_model() {
 
 void BatchEngine::fail_all(const Status& why) {
   // In this process there is no server that could go.
+  // Who answered wrongly once is asked for nothing more.
+  const bool is_final = why.code() == StatusCode::kMismatch;
   const Status gone =
-      options_.reconnect || why.code() == StatusCode::kUnavailable
+      is_final ? why
+      : options_.reconnect || why.code() == StatusCode::kUnavailable
           ? Status(StatusCode::kUnavailable, "the server went away: {}", why.message())
           : why;
   Sequences waiting;
@@ -266,6 +269,7 @@ void BatchEngine::fail_all(const Status& why) {
   for (const auto& sequence : waiting) finish(*sequence, FinishReason::kFailed, gone);
   active_.clear();
   show_figures();
+  if (is_final && options_.gave_up) options_.gave_up(gone);
 }
 
 void BatchEngine::drop_cancelled() {
@@ -383,7 +387,9 @@ void BatchEngine::step() {
   const auto logits = model_->driver().forward(passes);
   const Status there = model_->check();
   if (logits.ok() && there.ok()) return take_logits(planned, *logits);
-  const Status why = there.ok() ? logits.status() : there;
+  // A failed check is what it is, also where who failed it has hung up.
+  const bool is_lie = logits.status().code() == StatusCode::kMismatch;
+  const Status why = there.ok() || is_lie ? logits.status() : there;
   return is_of_the_step(why.code()) ? fail_step(why) : fail_all(why);
 }
 

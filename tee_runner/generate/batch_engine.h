@@ -46,6 +46,9 @@ struct BatchEngineOptions {
   // Gives a model again after one has gone; empty: the engine ends with its first.
   std::function<Result<std::unique_ptr<EngineModel>>()> reconnect;
   std::chrono::milliseconds reconnect_pause{500};
+  // Called on the engine's thread when it gives up for good: an answer of the model's failed its
+  // check (kMismatch), and no other one is asked for. May be empty.
+  std::function<void(const Status&)> gave_up;
 };
 
 /// The engine: a thread of its own makes one pass after the other over all sequences under way.

@@ -38,7 +38,7 @@ Status serve(const ServeOptions& options, std::shared_ptr<const ServedModel> mod
   ::signal(SIGPIPE, SIG_IGN);
   RETURN_IF_ERROR(print("ready " + server->url() + "\n"));
   await_end();
-  log_info("a signal: no new requests");
+  log_info("no new requests from here on");
   if (!server->drain(Deadline::after(std::chrono::milliseconds(options.drain_ms))))
     log_warning("answers under way took longer than --drain-ms and were cancelled");
   return {};

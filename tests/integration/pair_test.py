@@ -12,6 +12,7 @@ import fault_scenarios  # noqa: E402
 import input_scenarios  # noqa: E402
 import output_scenarios  # noqa: E402
 import prefill_scenarios  # noqa: E402
+import privacy_scenarios  # noqa: E402
 import record_scenarios  # noqa: E402
 import replay_scenarios  # noqa: E402
 import scenarios  # noqa: E402
@@ -22,7 +23,7 @@ from pair import Pair  # noqa: E402
 
 SCENARIOS = [scenario for module in (prefill_scenarios, fault_scenarios, endpoint_scenarios, input_scenarios, output_scenarios,
                                      record_scenarios, replay_scenarios, sink_scenarios, cuda_scenarios, text_scenarios,
-                                     tokenize_scenarios)
+                                     tokenize_scenarios, privacy_scenarios)
              for scenario in module.SCENARIOS]
 
 if __name__ == "__main__":

@@ -74,12 +74,13 @@ class NaiveBackend : public Backend {
   Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, Deadline) override {
     ASSIGN_OR_RETURN(auto results, op_results(spec, info_.dims));
     ++calls[spec.op];
-    if (fail_op == spec.op) return Status(StatusCode::kUnavailable, "the server died");
+    if (fail_op == spec.op) return failure;
     return std::unique_ptr<Pending>(std::make_unique<Naive>(*this, spec, results));
   }
 
   std::map<Op, int> calls;
   Op fail_op = Op::kPing;
+  Status failure{StatusCode::kUnavailable, "the server died"};
   std::function<void(Op, std::vector<double>&)> tamper;
 
  private:

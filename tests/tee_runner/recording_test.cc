@@ -154,6 +154,60 @@ TEST(RecordingBackend, hashes_what_was_written_once_however_often_it_is_waited_f
   EXPECT_EQ(records.at(0).inputs[0].sha256, expected);
 }
 
+/// The whole op, with everything in its inputs `filled`.
+void run_filled(Backend& backend, const OpSpec& spec) {
+  const auto pending = backend.prepare(spec, Deadline::after(std::chrono::seconds(9))).value();
+  for (std::size_t i = 0; i < spec.inputs.size(); ++i) {
+    const auto place = pending->input(i).bytes();
+    std::memset(place.data(), 0x5a, place.size());
+  }
+  ASSERT_TRUE(pending->submit().ok() && pending->wait().ok());
+}
+
+TEST(RecordingBackend, integer_ops_carry_planes_and_the_layer_of_their_weights) {
+  ZeroBackend backend(kTiny);
+  std::vector<TraceRecord> records;
+  RecordingBackend recording(backend, {std::nullopt, true, nullptr},
+                             [&](TraceRecord record) { records.push_back(std::move(record)); });
+  const OpSpec linear = int_linear_spec({{WeightKind::kDown, 1}}, 2, 3, kTiny);
+  run_filled(recording, linear);
+  run_filled(recording, int_linear_spec({}, 1, 2, kTiny));
+  ASSERT_EQ(records.size(), 2U);
+  EXPECT_EQ(records[0].layer, 1);
+  EXPECT_EQ(records[0].spec(), linear);
+  EXPECT_EQ(records[0].inputs[0].sha256.size(), 64U);
+  EXPECT_EQ(records[1].layer, std::nullopt);
+}
+
+// With a digest of the key, whoever has the trace could try keys; with what it makes, solve for
+// pads.
+TEST(RecordingBackend, keeps_nothing_of_a_pad_linear_but_its_sizes) {
+  const TempDir directory;
+  ZeroBackend backend(kTiny);
+  auto payload = PayloadWriter::create(directory.file("payload"), {4096, 1 << 20, 100});
+  ASSERT_TRUE(payload.ok()) << payload.status().to_string();
+  std::vector<TraceRecord> records;
+  RecordingBackend recording(backend, {std::nullopt, true, payload->get()},
+                             [&](TraceRecord record) { records.push_back(std::move(record)); });
+  const OpSpec pads = pad_linear_spec({{WeightKind::kO, 1}}, 2, 3);
+  run_filled(recording, pads);
+  run_filled(recording, int_linear_spec({}, 1, 1, kTiny));
+  ASSERT_TRUE(recording.status().ok()) << recording.status().to_string();
+  ASSERT_EQ(records.size(), 2U);
+  EXPECT_EQ(records[0].spec(), pads);
+  for (const auto* tensors : {&records[0].inputs, &records[0].outputs}) {
+    for (const TraceTensor& tensor : *tensors) EXPECT_EQ(tensor.sha256, "");
+  }
+  payload->reset();
+  const auto file = SafetensorsFile::open(directory.file("payload"));
+  ASSERT_TRUE(file.ok()) << file.status().to_string();
+  EXPECT_EQ((*file)->find(payload_tensor_name(0, TraceSide::kInput, 0)), nullptr);
+  EXPECT_EQ((*file)->find(payload_tensor_name(0, TraceSide::kInput, 1)), nullptr);
+  EXPECT_EQ((*file)->find(payload_tensor_name(0, TraceSide::kOutput, 0)), nullptr);
+  EXPECT_NE((*file)->find(payload_tensor_name(1, TraceSide::kInput, 0)), nullptr);
+  EXPECT_EQ((*file)->find(payload_tensor_name(1, TraceSide::kInput, 0))->dtype_text, "U32");
+}
+
 TEST(RecordingBackend, an_op_that_nobody_waited_for_is_not_recorded) {
   ZeroBackend backend(kTiny);
   std::vector<TraceRecord> records;

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstring>
 #include <functional>
+#include <future>
 #include <limits>
 #include <new>
 #include <random>
@@ -45,6 +46,7 @@ struct World {
   std::atomic<bool> is_there{true};
   std::atomic<bool> fails{false};  // each product, of itself
   std::atomic<bool> gives_nan{false};
+  std::atomic<bool> lies{false};  // lm_head fails its check, and the server hangs up
   std::atomic<bool> throws{false};
   std::atomic<int> passes{0};
   std::atomic<int> made{0};
@@ -55,6 +57,7 @@ class TinyModel final : public EngineModel {
   explicit TinyModel(World& world) : world_(world), backend_(world.model) {
     backend_.tamper = [&world](Op op, std::vector<double>& values) {
       if (op == Op::kEmbedding) ++world.passes;
+      if (op == Op::kEmbedding && world.lies) world.is_there = false;
       if (op == Op::kLmHead && world.throws) throw std::bad_alloc();
       if (op == Op::kLmHead && world.gives_nan)
         values[3] = std::numeric_limits<double>::quiet_NaN();
@@ -68,7 +71,8 @@ class TinyModel final : public EngineModel {
   }
   LlamaDriver& driver() override { return *driver_; }
   Status check() override {
-    backend_.fail_op = world_.fails ? Op::kLmHead : Op::kPing;
+    backend_.fail_op = world_.fails || world_.lies ? Op::kLmHead : Op::kPing;
+    if (world_.lies) backend_.failure = {StatusCode::kMismatch, "an answer failed its check"};
     return world_.is_there ? Status() : Status(StatusCode::kUnavailable, "it was killed");
   }
 
@@ -493,6 +497,34 @@ TEST_F(BatchEngineTest, a_server_that_goes_is_told_and_comes_back_by_itself) {
   ASSERT_TRUE(engine->submit(request_of({1}, 4), again).ok());
   EXPECT_EQ(again->end().reason, FinishReason::kLength);
   EXPECT_EQ(again->ids(), greedy({1}, 4));
+}
+
+TEST_F(BatchEngineTest, who_lies_is_asked_no_more_also_where_it_hangs_up) {
+  BatchEngineOptions lasting = options();
+  lasting.reconnect = [this]() -> Result<std::unique_ptr<EngineModel>> {
+    world_.is_there = true;
+    return std::unique_ptr<EngineModel>(std::make_unique<TinyModel>(world_));
+  };
+  std::promise<Status> gave_up;
+  lasting.gave_up = [&gave_up](const Status& why) { gave_up.set_value(why); };
+  const auto engine = start(lasting);
+  const auto before = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request_of({1}, 2), before).ok());
+  EXPECT_EQ(before->end().reason, FinishReason::kLength);
+  const int made = world_.made;
+  world_.lies = true;
+  const auto answer = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request_of({1}, 4), answer).ok());
+  const Finish end = answer->end();
+  EXPECT_EQ(end.reason, FinishReason::kFailed);
+  EXPECT_EQ(end.status.code(), StatusCode::kMismatch);
+  EXPECT_TRUE(answer->ids().empty());
+  auto told = gave_up.get_future();
+  ASSERT_EQ(told.wait_for(kPatience), std::future_status::ready);
+  EXPECT_EQ(told.get().code(), StatusCode::kMismatch);
+  EXPECT_EQ(engine->health().code(), StatusCode::kMismatch);
+  EXPECT_EQ(engine->submit(request_of({1}, 4), answer).status().code(), StatusCode::kMismatch);
+  EXPECT_EQ(world_.made, made) << "it was asked for again";
 }
 
 TEST_F(BatchEngineTest, an_engine_that_ends_tells_everybody) {
