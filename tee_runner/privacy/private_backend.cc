@@ -140,6 +140,7 @@ class PrivateBackend::LinearPending : public Pending {
   MutableTensorView input(std::size_t) override { return {x_.data(), input_}; }
 
   Status submit() override {
+    if (owner_.has_failed_) return failed_check();
     RETURN_IF_ERROR(owner_.parts_.model.secret().check_process());
     // What one pad hides is one row, once: another pass has other pads.
     if (std::exchange(submitted_, true) || epoch_ != owner_.epoch_)
@@ -163,8 +164,8 @@ class PrivateBackend::LinearPending : public Pending {
     const ModelCheck* const checks = owner_.parts_.model.check();
     const LinearCheck* const check =
         checks == nullptr ? nullptr : &checks->linear(id_.linear, id_.layer);
-    // Until all has passed it has not, whatever happens on the way.
-    owner_.has_failed_ = check != nullptr;
+    // Until all has passed it has not, whatever happens on the way; and what has failed once has.
+    const bool had_failed = std::exchange(owner_.has_failed_, true);
     std::vector<char> passed(rows_, check == nullptr ? 1 : 0);
     std::vector<std::uint64_t> checking_ns(owner_.parts_.pool.thread_count());
     const std::uint64_t start_ns = now_ns();
@@ -185,12 +186,11 @@ class PrivateBackend::LinearPending : public Pending {
     PrivacyStats& stats = owner_.parts_.stats;
     merge(stats.verify_ns, verify_ns);
     merge(stats.unmask_ns, all_ns - verify_ns);
-    if (check == nullptr) return {};
-    merge(stats.checks, rows_);
-    owner_.has_failed_ = std::ranges::count(passed, 1) != static_cast<std::ptrdiff_t>(rows_);
-    if (!owner_.has_failed_) return {};
-    merge(stats.failures, 1);
-    return failed_check();
+    if (check != nullptr) merge(stats.checks, rows_);
+    const bool all_passed = std::ranges::count(passed, 1) == static_cast<std::ptrdiff_t>(rows_);
+    owner_.has_failed_ = had_failed || !all_passed;
+    if (!all_passed) merge(stats.failures, 1);
+    return owner_.has_failed_ ? failed_check() : Status();
   }
   std::span<const TensorDesc> result_descs() const override { return descs_; }
   TensorView result(std::size_t index) const override {

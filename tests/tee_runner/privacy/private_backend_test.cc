@@ -223,6 +223,29 @@ TEST(PrivateBackend, a_worker_that_lies_is_stopped_within_the_op) {
   }
 }
 
+TEST(PrivateBackend, an_op_that_passes_does_not_undo_one_that_failed) {
+  const MemoryModel source;
+  const ModelDims& dims = source.config().dims;
+  PrivateRig rig(source, mode_of(PrivacyMode::kOtpVerify));
+  rig.worker->lie = [](std::size_t op, auto& answers) { answers[0][0] += op == 0 ? 1 : 0; };
+  const Deadline soon = Deadline::after(std::chrono::seconds(60));
+  ASSERT_TRUE(rig.backend->prepare(embedding_spec(1, DType::kF32), soon).ok());
+  const auto ask = [&] {
+    auto op = rig.backend->prepare(lm_head_spec({DType::kF32, {1, dims.hidden}}), soon).value();
+    std::ranges::fill(op->input(0).as<float>(), 1.0F);
+    EXPECT_TRUE(op->submit().ok());
+    return op;
+  };
+  // Both are under way when the first one fails.
+  const auto lied = ask();
+  const auto honest = ask();
+  EXPECT_EQ(lied->wait().code(), StatusCode::kMismatch);
+  EXPECT_EQ(honest->wait().code(), StatusCode::kMismatch);
+  EXPECT_EQ(rig.backend->prepare(embedding_spec(1, DType::kF32), soon).status().code(),
+            StatusCode::kMismatch);
+  EXPECT_EQ(rig.stats.failures.load(), 1U);
+}
+
 TEST(PrivateBackend, the_right_answer_to_another_request_is_no_answer) {
   const MemoryModel source;
   PrivateRig rig(source, mode_of(PrivacyMode::kOtpVerify));
