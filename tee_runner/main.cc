@@ -48,11 +48,13 @@ struct Prompt {
 };
 
 /// `hidden`: of a private mode, what hides and checks what `backend` is asked; null: none.
+/// `connect`: how the server was asked for, and a dealer is.
 struct PrefillParts {
   const std::optional<PathPolicy> policy;
   const PrivateModel* hidden = nullptr;
   PrivacyStats* privacy = nullptr;
   OpStatsTable* pad_ops = nullptr;
+  ConnectOptions connect;
   std::shared_ptr<ThreadPool> pool;
 };
 
@@ -68,8 +70,8 @@ Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Back
   ASSIGN_OR_RETURN(Backend * asked, recording.start(backend, session));
   std::unique_ptr<PrivateSession> hidden;
   if (parts.hidden != nullptr) {
-    ASSIGN_OR_RETURN(hidden, PrivateSession::start(options, *parts.hidden, *asked, *parts.privacy,
-                                                   *parts.pad_ops));
+    ASSIGN_OR_RETURN(hidden, PrivateSession::start(options, parts.connect, *parts.hidden, *asked,
+                                                   *parts.privacy, *parts.pad_ops));
     asked = &hidden->backend();
     parts.pool = hidden->pool();
   }
@@ -126,7 +128,7 @@ Result<PrefillResult> run_tee_only(PrefillOptions options, const PromptSource& a
   LocalBackend backend(model->make_compute());
   MeasuredBackend measured(backend, ops);
   return prefill(options, std::move(prompt), measured, tee, recording,
-                 {{}, model.get(), &privacy, &ops, nullptr});
+                 {{}, model.get(), &privacy, &ops, {}, nullptr});
 }
 
 Result<Prompt> servers_prompt(const PrefillOptions& options, const PromptSource& asked,
@@ -175,7 +177,7 @@ Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSour
   ASSIGN_OR_RETURN(
       PrefillResult result,
       prefill(options, std::move(*own), session->backend(), reporter.tee(), recording,
-              {session->policy(), hidden.get(), privacy, &reporter.local_ops(), nullptr}));
+              {session->policy(), hidden.get(), privacy, &reporter.local_ops(), connect, nullptr}));
   // The last result lay in the ring: a server that had ended by then may have taken its memory
   // away.
   RETURN_IF_ERROR(session->check());

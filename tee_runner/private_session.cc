@@ -47,31 +47,31 @@ PrivateSession::~PrivateSession() {
 }
 
 Result<std::unique_ptr<PrivateSession>> PrivateSession::start(const ModelOptions& options,
+                                                              const ConnectOptions& connect,
                                                               const PrivateModel& model,
                                                               Backend& worker, PrivacyStats& stats,
                                                               OpStatsTable& ops) {
   std::unique_ptr<PrivateSession> made(new PrivateSession());
   ASSIGN_OR_RETURN(made->pool_, ThreadPool::create(options.threads));
   const PrivacyMode mode = options.private_mode.mode;
-  if (masks(mode)) RETURN_IF_ERROR(made->start_pads(options, model, stats, ops));
+  if (masks(mode)) RETURN_IF_ERROR(made->start_pads(options, connect, model, stats, ops));
   ASSIGN_OR_RETURN(made->backend_,
                    PrivateBackend::create({model, options.private_mode, worker, made->pads_.get(),
                                            &made->pad_key_, *made->pool_, stats}));
   return made;
 }
 
-Status PrivateSession::start_pads(const ModelOptions& options, const PrivateModel& model,
-                                  PrivacyStats& stats, OpStatsTable& ops) {
+Status PrivateSession::start_pads(const ModelOptions& options, const ConnectOptions& connect,
+                                  const PrivateModel& model, PrivacyStats& stats,
+                                  OpStatsTable& ops) {
   const PrivacyOptions& privacy = options.private_mode;
   ASSIGN_OR_RETURN(pad_key_, model.secret().draw_key(kPadLabel));
   Backend* products = nullptr;
   if (privacy.mode == PrivacyMode::kOtpDealer) {
-    ConnectOptions connect = options;
-    connect.endpoint = privacy.dealer_endpoint;
-    connect.dims = model.dims();
-    connect.privacy = Privacy::kDealer;
-    connect.int8_weights = privacy.int8_weights;
-    auto dealer = ClientSession::connect(connect);
+    ConnectOptions asked = connect;
+    asked.endpoint = privacy.dealer_endpoint;
+    asked.privacy = Privacy::kDealer;
+    auto dealer = ClientSession::connect(asked);
     if (!dealer.ok()) return dealer.status().with_context("the dealer");
     dealer_ = std::move(dealer).value();
     // Once more, now that both sockets are there.

@@ -32,9 +32,11 @@ std::vector<PlannedOp> crossing_ops(const PrivacyOptions& options, const Private
 /// thread.
 class PrivateSession {
  public:
-  /// `worker` takes int_linear. All that is referred to outlives it; in `ops` the pads' products
-  /// are booked. Errors as ClientSession::connect() of a dealer, and for want of threads.
+  /// `worker` takes int_linear; a dealer is asked for as `connect` asks for the worker's server.
+  /// All that is referred to outlives it; in `ops` the pads' products are booked. Errors as
+  /// ClientSession::connect() of a dealer, and for want of threads.
   static Result<std::unique_ptr<PrivateSession>> start(const ModelOptions& options,
+                                                       const ConnectOptions& connect,
                                                        const PrivateModel& model, Backend& worker,
                                                        PrivacyStats& stats, OpStatsTable& ops);
   ~PrivateSession();
@@ -49,8 +51,8 @@ class PrivateSession {
 
  private:
   PrivateSession() = default;
-  Status start_pads(const ModelOptions& options, const PrivateModel& model, PrivacyStats& stats,
-                    OpStatsTable& ops);
+  Status start_pads(const ModelOptions& options, const ConnectOptions& connect,
+                    const PrivateModel& model, PrivacyStats& stats, OpStatsTable& ops);
 
   std::shared_ptr<ThreadPool> pool_;
   std::unique_ptr<ClientSession> dealer_;

@@ -103,13 +103,13 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make() {
 
 /// `asked`: the backend that computes, or one around it, and what the driver asks: that, or what
 /// hides and checks what it is asked.
-Status LlamaSource::drive(Driven& driven, ModelFacts facts, Backend& asked, DType wire,
-                          std::shared_ptr<ThreadPool> pool) {
+Status LlamaSource::drive(Driven& driven, ModelFacts facts, const ConnectOptions& connect,
+                          Backend& asked, DType wire, std::shared_ptr<ThreadPool> pool) {
   config_ = facts.config;
   Backend* shown = &asked;
   if (private_model_ != nullptr) {
     ASSIGN_OR_RETURN(driven.hidden,
-                     PrivateSession::start(options_, *private_model_, asked,
+                     PrivateSession::start(options_, connect, *private_model_, asked,
                                            reporter_.privacy(name_of(options_.private_mode.mode)),
                                            reporter_.local_ops()));
     shown = &driven.hidden->backend();
@@ -128,7 +128,7 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_tee_only() {
   ASSIGN_OR_RETURN(facts.norms, read_norms(*model_));
   auto made = std::make_unique<LocalLlama>(private_model_->make_compute(), reporter_.local_ops());
   ASSIGN_OR_RETURN(Backend* const asked, recorded(made->backend(), std::nullopt, DType::kF32));
-  RETURN_IF_ERROR(drive(made->driven(), std::move(facts), *asked, DType::kF32, nullptr));
+  RETURN_IF_ERROR(drive(made->driven(), std::move(facts), options_, *asked, DType::kF32, nullptr));
   return std::unique_ptr<EngineModel>(std::move(made));
 }
 
@@ -161,7 +161,7 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_local() {
   ASSIGN_OR_RETURN(facts.norms, read_norms(*model_));
   auto made = std::make_unique<LocalLlama>(computes->make_compute(), reporter_.local_ops());
   ASSIGN_OR_RETURN(Backend* const asked, recorded(made->backend(), std::nullopt, wire));
-  RETURN_IF_ERROR(drive(made->driven(), std::move(facts), *asked, wire, std::move(pool)));
+  RETURN_IF_ERROR(drive(made->driven(), std::move(facts), options_, *asked, wire, std::move(pool)));
   return std::unique_ptr<EngineModel>(std::move(made));
 }
 
@@ -193,9 +193,9 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_remote() {
   const DType wire = hides ? DType::kF32 : options_.wire.value_or(stored);
   reporter_.set_device(info.device);
   describe(info.dtype, wire);
-  ASSIGN_OR_RETURN(Backend* const asked, recorded(backend, made->session().policy(), wire));
   if (hides) RETURN_IF_ERROR(check_int8_digest(made->session(), *private_model_));
-  RETURN_IF_ERROR(drive(made->driven(), std::move(facts), *asked, wire, nullptr));
+  ASSIGN_OR_RETURN(Backend* const asked, recorded(backend, made->session().policy(), wire));
+  RETURN_IF_ERROR(drive(made->driven(), std::move(facts), connect, *asked, wire, nullptr));
   return std::unique_ptr<EngineModel>(std::move(made));
 }
 

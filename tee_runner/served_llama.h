@@ -57,8 +57,8 @@ class LlamaSource {
  private:
   Result<std::unique_ptr<EngineModel>> make_local();
   Result<std::unique_ptr<EngineModel>> make_tee_only();
-  Status drive(Driven& driven, ModelFacts facts, Backend& asked, DType wire,
-               std::shared_ptr<ThreadPool> pool);
+  Status drive(Driven& driven, ModelFacts facts, const ConnectOptions& connect, Backend& asked,
+               DType wire, std::shared_ptr<ThreadPool> pool);
   Result<std::unique_ptr<EngineModel>> make_remote();
   void describe(DType dtype, DType wire);
   Result<Backend*> recorded(Backend& backend, const std::optional<PathPolicy>& policy, DType wire);
