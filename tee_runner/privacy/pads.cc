@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "base/thread.h"
@@ -39,7 +40,7 @@ SecretWords& SecretWords::operator=(SecretWords&& other) noexcept {
 }
 
 void SecretWords::wipe() {
-  if (words_ != nullptr) ::explicit_bzero(words_.get(), count_ * sizeof(std::uint32_t));
+  if (words_ != nullptr) airlock::wipe(std::as_writable_bytes(words()));
 }
 
 PadMaker::PadMaker(const PadMakerOptions& options, const Int8Model& model, Backend& products,
@@ -68,6 +69,7 @@ PadMaker::~PadMaker() {
   }
   asked_.notify_all();
   if (thread_.joinable()) thread_.join();
+  drop_before(std::numeric_limits<std::uint64_t>::max());
 }
 
 std::size_t PadMaker::row_words(const LinearId& id) const {
@@ -80,6 +82,16 @@ std::uint32_t PadMaker::likely_rows(const LinearId& id) const {
   return id.linear == Linear::kLmHead ? head_rows_ : small_rows_;
 }
 
+void PadMaker::drop_before(std::uint64_t epoch) {
+  for (auto pass = made_.begin(); pass != made_.end() && pass->first < epoch;) {
+    for (const auto& [id, reserve] : pass->second) {
+      reserve_bytes_ -= reserve.rows.size() * row_words(id) * sizeof(std::uint32_t);
+      merge(stats_.pads_dropped, reserve.rows.size());
+    }
+    pass = made_.erase(pass);
+  }
+}
+
 void PadMaker::begin_pass(std::uint32_t epoch, std::int64_t rows) {
   {
     const std::lock_guard lock(mutex_);
@@ -89,13 +101,7 @@ void PadMaker::begin_pass(std::uint32_t epoch, std::int64_t rows) {
       const std::uint32_t asked = head == last->second.end() ? 0 : head->second.next_row;
       head_rows_ = std::min(asked, kSmallPass);
     }
-    for (auto pass = made_.begin(); pass != made_.end() && pass->first < epoch;) {
-      for (const auto& [id, reserve] : pass->second) {
-        reserve_bytes_ -= reserve.rows.size() * row_words(id) * sizeof(std::uint32_t);
-        merge(stats_.pads_dropped, reserve.rows.size());
-      }
-      pass = made_.erase(pass);
-    }
+    drop_before(epoch);
     // Nobody waits for what was wanted of a pass that failed.
     wanted_.clear();
     epoch_ = epoch;
@@ -113,7 +119,10 @@ void PadMaker::want(const LinearId& id, std::uint32_t first_row, std::size_t cou
     Job job{id, {}};
     add_missing(id, epoch_, first_row, end, job);
     reserve.next_row = std::max(reserve.next_row, end);
-    merge(stats_.pads_late, job.places.size());
+    std::size_t late = 0;
+    for (std::uint32_t row = first_row; row < end; ++row)
+      late += reserve.rows.contains(row) ? 0 : 1;
+    merge(stats_.pads_late, late);
     for (std::size_t at = 0; at < job.places.size(); at += kRowsAJob) {
       const auto begin = job.places.begin() + static_cast<std::ptrdiff_t>(at);
       const std::size_t part = std::min(kRowsAJob, job.places.size() - at);
@@ -177,19 +186,11 @@ void PadMaker::work() {
 
 /// Without places: there is nothing to do.
 PadMaker::Job PadMaker::next_job() {
-  while (!wanted_.empty()) {
-    Job wanted = std::move(wanted_.front());
-    wanted_.pop_front();
-    const Pass& pass = made_[epoch_];
-    const auto reserve = pass.find(wanted.id);
-    std::erase_if(wanted.places, [&](const Place& place) {
-      return reserve != pass.end() && reserve->second.rows.contains(place.row);
-    });
-    if (wanted.places.empty()) continue;
-    if (wanted.places.size() <= kSmallPass) add_next_passes(wanted);
-    return wanted;
-  }
-  return ahead();
+  if (wanted_.empty()) return ahead();
+  Job wanted = std::move(wanted_.front());
+  wanted_.pop_front();
+  if (wanted.places.size() <= kSmallPass) add_next_passes(wanted);
+  return wanted;
 }
 
 bool PadMaker::has_room(const LinearId& id, std::size_t count) const {

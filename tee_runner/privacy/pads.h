@@ -55,7 +55,7 @@ struct PadMakerOptions {
   std::int64_t layers = 0;
   PadKey key{};
   // What products may take that are made before they are asked for.
-  std::uint64_t reserve_bytes = std::uint64_t{256} << 20;
+  std::uint64_t reserve_bytes = 0;
   std::chrono::nanoseconds op_timeout = std::chrono::seconds(300);
 };
 
@@ -80,7 +80,7 @@ class PadMaker {
 
   /// A pass over so many rows begins, whose pads have this epoch: more than the last one's.
   void begin_pass(std::uint32_t epoch, std::int64_t rows);
-  /// Rows [first_row, first_row + count) of `id` in this pass will be taken soon.
+  /// Rows [first_row, first_row + count) of `id` in this pass will be taken soon; each row once.
   void want(const LinearId& id, std::uint32_t first_row, std::size_t count);
   /// Waits for them, once for each row, in order. What the backend failed with, from then on;
   /// kDeadlineExceeded.
@@ -107,6 +107,7 @@ class PadMaker {
   PadMaker(const PadMakerOptions& options, const Int8Model& model, Backend& products,
            PrivacyStats& stats);
   void work();
+  void drop_before(std::uint64_t epoch);
   Job next_job();
   bool has_room(const LinearId& id, std::size_t count) const;
   void add_missing(const LinearId& id, std::uint32_t epoch, std::uint32_t first, std::uint32_t end,

@@ -79,7 +79,7 @@ struct PrivacyOptions {
   // A linear of fewer rows has so many, lm_head's too; 0: as many as there are.
   std::int64_t decode_rows = 0;
   bool oblivious_embedding = false;
-  // For products of pads that are made before they are asked for.
+  // For products of pads that are made before they are asked for. No option: tests take less.
   std::uint64_t pad_bytes = std::uint64_t{256} << 20;
 };
 
