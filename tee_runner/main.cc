@@ -222,10 +222,8 @@ Result<PrefillResult> run_alone(const PrefillOptions& options, const PromptSourc
 Status run(const PrefillOptions& options, StatsReporter& reporter) {
   reporter.add_config("model", options.model.empty() ? options.synthetic : options.model);
   reporter.add_config("backend", name_of(options.backend));
-  const PrivacyMode mode = options.private_mode.mode;
-  reporter.add_config("privacy", name_of(mode));
-  log_info(fmt::format("privacy {}: {}", name_of(mode), promise_of(mode)));
-  if (is_private(mode)) keep_words_private();
+  announce_privacy(options, reporter);
+  if (is_private(options.private_mode.mode)) keep_words_private();
   reporter.add_config("attention", name_of(options.attention));
   if (options.chunk > 0) reporter.add_config("chunk", std::to_string(options.chunk));
   reporter.add_config("threads", std::to_string(options.threads));

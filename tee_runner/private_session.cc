@@ -1,11 +1,20 @@
 #include "tee_runner/private_session.h"
 
+#include <fmt/format.h>
+
 #include <cstring>
 #include <utility>
 
 #include "base/log.h"
 
 namespace airlock {
+
+void announce_privacy(const ModelOptions& options, StatsReporter& reporter) {
+  const PrivacyMode mode = options.private_mode.mode;
+  reporter.add_config("privacy", name_of(mode));
+  if (is_private(mode) || options.backend == BackendChoice::kRemote)
+    log_info(fmt::format("privacy {}: {}", name_of(mode), promise_of(mode)));
+}
 
 void ask_for_privacy(const PrivacyOptions& options, ConnectOptions& connect) {
   connect.privacy = wire_privacy(options.mode);

@@ -13,9 +13,13 @@
 #include "tee_runner/options.h"
 #include "tee_runner/privacy/private_backend.h"
 #include "tee_runner/privacy/private_model.h"
+#include "tee_runner/stats_reporter.h"
 
 namespace airlock {
 
+/// Says in log and statistics which mode it is; of plain, which has no promise, where there is a
+/// server.
+void announce_privacy(const ModelOptions& options, StatsReporter& reporter);
 /// What the worker's session must be asked for in this mode.
 void ask_for_privacy(const PrivacyOptions& options, ConnectOptions& connect);
 /// kMismatch: the server made other int8 weights than we did.

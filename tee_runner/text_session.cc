@@ -1,13 +1,12 @@
 #include "tee_runner/text_session.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "base/log.h"
 #include "base/process_limits.h"
 #include "proto/limits.h"
+#include "tee_runner/private_session.h"
 
 namespace airlock {
 
@@ -20,9 +19,7 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
   reporter.add_config("backend", name_of(options.backend));
   reporter.add_config("threads", std::to_string(options.threads));
   std::unique_ptr<TextSession> made(new TextSession());
-  const PrivacyMode mode = options.private_mode.mode;
-  reporter.add_config("privacy", name_of(mode));
-  log_info(fmt::format("privacy {}: {}", name_of(mode), promise_of(mode)));
+  announce_privacy(options, reporter);
   ASSIGN_OR_RETURN(auto model, open_model(options));
   made->source_ =
       std::make_unique<LlamaSource>(options, std::move(model), reporter, recording, prompt_tokens);
