@@ -210,7 +210,7 @@ std::string privacy_text(const PrivacyReport& report) {
   const PrivacySnapshot& privacy = report.counted;
   Table work({left("privacy: " + report.mode), "rows", "ms"});
   work.add({"pads' products", privacy.pads_made, ms(privacy.pad_ns)});
-  work.add({"rounding and hiding", privacy.pads_used, ms(privacy.mask_ns)});
+  work.add({"rounding and hiding", "", ms(privacy.mask_ns)});
   work.add({"taking in", "", ms(privacy.unmask_ns)});
   work.add({"checking", privacy.checks, ms(privacy.verify_ns)});
   return section(work) +

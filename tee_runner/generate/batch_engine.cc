@@ -249,9 +249,9 @@ void BatchEngine::look_at_model() {
 }
 
 void BatchEngine::fail_all(const Status& why) {
-  // In this process there is no server that could go.
   // Who answered wrongly once is asked for nothing more.
   const bool is_final = why.code() == StatusCode::kMismatch;
+  // In this process there is no server that could go.
   const Status gone =
       is_final ? why
       : options_.reconnect || why.code() == StatusCode::kUnavailable

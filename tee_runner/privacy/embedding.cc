@@ -1,15 +1,14 @@
 #include "tee_runner/privacy/embedding.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstring>
 #include <utility>
 #include <vector>
 
 #include "base/check.h"
 #include "base/convert.h"
 #include "base/vectorize.h"
+#include "runtime/cpu/numerics.h"
+#include "runtime/exact/pad.h"
 
 namespace airlock {
 
@@ -48,16 +47,9 @@ Result<EmbeddingTable> EmbeddingTable::read(const ModelSource& model) {
 }
 
 void EmbeddingTable::gather(std::span<const std::int32_t> ids, MutableTensorView out) const {
-  const auto hidden = static_cast<std::size_t>(table_.desc.shape[1]);
-  const std::size_t row_bytes = hidden * dtype_bytes(table_.desc.dtype);
-  CHECK(out.desc == (TensorDesc{DType::kF32, Shape{static_cast<std::int64_t>(ids.size()),
-                                                   table_.desc.shape[1]}}));
-  float* to = out.as<float>().data();
-  for (const std::int32_t id : ids) {
-    CHECK(id >= 0 && id < table_.desc.shape[0]);
-    load_f32(table_.desc.dtype, table_.data + static_cast<std::size_t>(id) * row_bytes, to, hidden);
-    to += hidden;
-  }
+  const std::int64_t vocab = table_.desc.shape[0];
+  CHECK(std::ranges::all_of(ids, [vocab](std::int32_t id) { return id >= 0 && id < vocab; }));
+  gather_rows(table_, ids, out);
 }
 
 void EmbeddingTable::gather_obliviously(ThreadPool& pool, std::span<const std::int32_t> ids,
@@ -79,7 +71,7 @@ void EmbeddingTable::gather_obliviously(ThreadPool& pool, std::span<const std::i
   });
   load_f32(table_.desc.dtype, reinterpret_cast<const std::byte*>(rows.data()),
            out.as<float>().data(), ids.size() * hidden);
-  ::explicit_bzero(rows.data(), rows.size() * sizeof(std::uint16_t));
+  wipe(std::as_writable_bytes(std::span(rows)));
 }
 
 }  // namespace airlock

@@ -21,7 +21,7 @@ Status fill(std::span<std::byte> bytes) {
   std::array<std::uint64_t, kSecretBytes / sizeof(std::uint64_t)> numbers{};
   RETURN_IF_ERROR(fill_random(numbers));
   std::memcpy(bytes.data(), numbers.data(), bytes.size());
-  ::explicit_bzero(numbers.data(), sizeof(numbers));
+  wipe(std::as_writable_bytes(std::span(numbers)));
   return {};
 }
 
@@ -32,7 +32,7 @@ std::size_t page_bytes() { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZ
 BootSecret::BootSecret(std::byte* page) : page_(page), pid_(::getpid()) {}
 
 BootSecret::~BootSecret() {
-  ::explicit_bzero(page_, kSecretBytes);
+  wipe({page_, kSecretBytes});
   (void)::munmap(page_, page_bytes());
 }
 
