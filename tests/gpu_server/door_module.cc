@@ -40,6 +40,25 @@ class Stuck : public Computation {
   OpTimes times() const override { return {}; }
 };
 
+/// One bit of an op's first result is wrong.
+class Lying : public Computation {
+ public:
+  Lying(std::unique_ptr<Computation> honest, std::byte* first)
+      : honest_(std::move(honest)), first_(first) {}
+  Status submit() override { return honest_->submit(); }
+  bool done() override { return honest_->done(); }
+  Status wait() override {
+    Status status = honest_->wait();
+    *first_ ^= std::byte{1};
+    return status;
+  }
+  OpTimes times() const override { return honest_->times(); }
+
+ private:
+  std::unique_ptr<Computation> honest_;
+  std::byte* const first_;
+};
+
 class DoorCompute : public Compute {
  public:
   DoorCompute(std::shared_ptr<Life> life, std::unique_ptr<Compute> cpu)
@@ -53,7 +72,13 @@ class DoorCompute : public Compute {
       if (mode() == "stuck") return std::unique_ptr<Computation>(std::make_unique<Stuck>());
       return kLost;
     }
-    return cpu_->prepare(spec, std::move(memory), life);
+    constexpr int kHonestOps = 40;
+    const bool lies =
+        mode() == "lies" && spec.op == Op::kIntLinear && life_->ops.fetch_add(1) >= kHonestOps;
+    std::byte* const first = lies ? memory.results[0].data : nullptr;
+    ASSIGN_OR_RETURN(auto honest, cpu_->prepare(spec, std::move(memory), life));
+    if (!lies) return honest;
+    return std::unique_ptr<Computation>(std::make_unique<Lying>(std::move(honest), first));
   }
 
  private:

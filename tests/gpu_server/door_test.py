@@ -15,6 +15,7 @@ sys.path[:0] = [os.path.join(HERE, "..", "integration"), os.path.join(HERE, ".."
 import scenarios  # noqa: E402
 from pair import TINY, Pair, read_json, wait_until  # noqa: E402
 from scenarios import read_bytes  # noqa: E402
+from text_scenarios import ask, endpoint, text_model  # noqa: E402
 
 NAME = "NVIDIA Fake"  # what fake_driver.cc calls a device
 
@@ -279,7 +280,42 @@ def no_program_links_a_cuda_library(door):
     return None
 
 
+def a_server_that_lies_ends_every_command_with_4(door):
+    model = text_model(door)
+    door.env["LD_LIBRARY_PATH"] = door.driver_dir
+
+    def lying():
+        # It is honest for 40 ops: some tokens come first.
+        door.env["AIRLOCK_DOOR_MODULE"] = "lies"
+        return door.server("--cuda-module", door.module(), model=("--model", model), device="cuda")
+
+    def expect_caught(process):
+        process.expect_exit(4)
+        assert "failed its check" in process.stderr() and "lm_head" not in process.stderr().split("failed its check")[0], \
+            process.report()
+
+    server = lying()
+    expect_caught(door.start("tee_runner", "generate", "--endpoint", door.endpoint, "--model", model, "--privacy", "otp-verify",
+                             "--prompt", "Airlock hides", "--max-tokens", 100, "--ignore-eos"))
+    door.stop(server)
+    for mode in ("verify", "otp-verify"):
+        server = lying()
+        expect_caught(door.runner("--privacy", mode, "--repeat", 50, model=("--model", model)))
+        door.stop(server)
+    server = lying()
+    serve = endpoint(door, model, "--privacy", "otp-verify")
+    status, said = ask(serve, "Airlock hides", count=100)
+    assert status >= 500, (status, said)
+    expect_caught(serve)
+    door.stop(server)
+    # Not checked, it goes unseen: the lie is one.
+    server = lying()
+    door.runner("--privacy", "otp", "--repeat", 50, model=("--model", model)).expect_exit(0)
+    door.stop(server)
+
+
 SCENARIOS = (
+    a_server_that_lies_ends_every_command_with_4,
     without_a_driver_auto_is_the_cpu_and_cuda_is_refused, a_driver_without_a_device_is_told_from_none,
     a_driver_that_does_not_start_is_named_by_its_error, a_server_whose_driver_hangs_can_be_stopped,
     a_library_that_is_no_driver_is_refused,

@@ -1,4 +1,4 @@
-"""tee_runner --privacy, with a real server that may lie, stop or be another one."""
+"""tee_runner --privacy, with a real server that may stop or be another one. One that lies: tests/gpu_server/door_test.py."""
 import json
 import os
 import re
