@@ -24,14 +24,12 @@ namespace {
 
 // Enough of them that no weight stays in a cache from one round to the next.
 constexpr std::int64_t kLayers = 4;
-constexpr Linear kLinears[] = {Linear::kQkv, Linear::kO, Linear::kGateUp, Linear::kDown,
-                               Linear::kLmHead};
 
 Deadline late() { return Deadline::after(std::chrono::seconds(300)); }
 
 OpSpec float_spec(const ModelDims& dims, const LinearId& id, std::int64_t rows, DType dtype) {
   if (id.linear == Linear::kLmHead) return lm_head_spec({dtype, {rows, dims.hidden}});
-  const std::vector<WeightId> weights = weights_of(id);
+  const std::vector<WeightId> weights = weights_of(id.linear, id.layer);
   const std::int64_t columns = weight_shape(dims, weights[0].kind)[1];
   return linear_spec(weights, {dtype, {rows, columns}}, dtype);
 }
@@ -87,9 +85,9 @@ class Bench {
   }
 
   void run(std::int64_t rows, std::size_t rounds) {
-    std::vector<double> bf16_ms[std::size(kLinears)], masked_ms[std::size(kLinears)],
-        plain_ms[std::size(kLinears)];
-    Own own[std::size(kLinears)];
+    std::vector<double> bf16_ms[std::size(kValuesOf<Linear>)],
+        masked_ms[std::size(kValuesOf<Linear>)], plain_ms[std::size(kValuesOf<Linear>)];
+    Own own[std::size(kValuesOf<Linear>)];
     PrivacyStats stats;
     const auto maker =
         PadMaker::create({kLayers, key_, std::uint64_t{1} << 31}, model_->int8(), *products_, stats)
@@ -101,11 +99,11 @@ class Bench {
     for (std::size_t round = 0; round <= rounds; ++round) {
       begin_pass(*hidden, rows);
       await_quiet(stats);
-      for (std::size_t which = 0; which < std::size(kLinears); ++which) {
+      for (std::size_t which = 0; which < std::size(kValuesOf<Linear>); ++which) {
         const auto layer = static_cast<std::uint16_t>(round % kLayers);
-        const LinearId id{kLinears[which] == Linear::kLmHead ? std::uint16_t{0} : layer,
-                          kLinears[which]};
-        const OpSpec integer = int_linear_spec(weights_of(id), 1, rows, dims);
+        const LinearId id{kValuesOf<Linear>[which] == Linear::kLmHead ? std::uint16_t{0} : layer,
+                          kValuesOf<Linear>[which]};
+        const OpSpec integer = int_linear_spec(weights_of(id.linear, id.layer), 1, rows, dims);
         const double bf16 = time_op(*bf16_, float_spec(dims, id, rows, DType::kBF16), fill_halves);
         const double masked =
             time_op(*worker_, integer, [](MutableTensorView x) { fill_words(x, 0xffffffffU); });
@@ -124,14 +122,15 @@ class Bench {
       }
     }
     double total[6] = {};
-    for (std::size_t which = 0; which < std::size(kLinears); ++which) {
+    for (std::size_t which = 0; which < std::size(kValuesOf<Linear>); ++which) {
       const double row[6] = {
           bench::median_of(bf16_ms[which]),    bench::median_of(masked_ms[which]),
           bench::median_of(plain_ms[which]),   bench::median_of(own[which].mask),
           bench::median_of(own[which].unmask), bench::median_of(own[which].verify)};
-      print(rows, name_of(kLinears[which]), row);
-      const double times =
-          kLinears[which] == Linear::kLmHead ? 1.0 : static_cast<double>(bench::kLlama1B.layers);
+      print(rows, name_of(kValuesOf<Linear>[which]), row);
+      const double times = kValuesOf<Linear>[which] == Linear::kLmHead
+                               ? 1.0
+                               : static_cast<double>(bench::kLlama1B.layers);
       for (std::size_t i = 0; i < std::size(total); ++i) total[i] += times * row[i];
     }
     print(rows, "a pass", total);

@@ -1,5 +1,6 @@
 #include "proto/op.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "proto/limits.h"
@@ -209,13 +210,13 @@ Status check_common(const OpSpec& spec, std::size_t input_count) {
   if (spec.inputs.size() != input_count)
     return invalid("{} has {} inputs, expected {}", op, spec.inputs.size(), input_count);
   const bool may_be_fp64 = spec.op == Op::kMatmul && spec.result_dtype == DType::kF64;
-  const bool is_integer = spec.op == Op::kIntLinear || spec.op == Op::kPadLinear;
-  if (!is_integer && spec.planes != 0) return invalid("{} with {} planes", op, spec.planes);
-  if (!is_integer && !may_be_fp64 && !is_model_float(spec.result_dtype)) {
+  const bool integer = is_integer(spec.op);
+  if (!integer && spec.planes != 0) return invalid("{} with {} planes", op, spec.planes);
+  if (!integer && !may_be_fp64 && !is_model_float(spec.result_dtype)) {
     return invalid("{}'s result dtype is {}, expected a float type", op,
                    name_of(spec.result_dtype));
   }
-  if (!is_integer && spec.op != Op::kBatchLinear && !spec.weights.empty())
+  if (!integer && spec.op != Op::kBatchLinear && !spec.weights.empty())
     return invalid("{} names {} weights, expected none", op, spec.weights.size());
   if (spec.op != Op::kMatmul && spec.transpose != Transpose::kNone)
     return invalid("{} with a transposition", op);
@@ -234,6 +235,19 @@ Status ModelDims::check() const {
   RETURN_IF_ERROR(check_range("vocabulary size", vocab, limits::kMaxVocab));
   if (heads % kv_heads == 0) return {};
   return invalid("{} heads are no multiple of {} kv heads", heads, kv_heads);
+}
+
+std::span<const WeightKind> kinds_of(Linear linear) {
+  // A linear's kinds stand side by side.
+  const auto kinds = std::ranges::equal_range(kValuesOf<WeightKind>, linear, {},
+                                              [](WeightKind kind) { return linear_of(kind); });
+  return {kinds.begin(), kinds.end()};
+}
+
+std::vector<WeightId> weights_of(Linear linear, std::uint16_t layer) {
+  std::vector<WeightId> weights;
+  for (const WeightKind kind : kinds_of(linear)) weights.push_back({kind, layer});
+  return weights;
 }
 
 Shape weight_shape(const ModelDims& dims, WeightKind kind) {

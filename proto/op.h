@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -73,6 +74,8 @@ inline constexpr auto kOps = kValuesOf<Op>;
 
 /// Whether a backend computes it; the others are the session's own business.
 constexpr bool is_computed(Op op) { return traits_of(op).is_computed; }
+/// Whether it is a product of int8 weights, mod 2^32.
+constexpr bool is_integer(Op op) { return op == Op::kIntLinear || op == Op::kPadLinear; }
 /// The ops of a forward pass: what traces, replays and comparisons are made of.
 inline constexpr auto kComputeOps = [] {
   constexpr auto kCount =
@@ -106,8 +109,8 @@ constexpr std::string_view name_of(WeightKind kind) {
   return {};
 }
 
-/// What meets one input: the weights of a linear lie one behind the other in a check and share their
-/// pads. The numbers stand in the counters of pads and never change.
+/// What meets one input: the weights of a linear lie one behind the other in a check and share
+/// their pads. The numbers stand in the counters of pads and never change.
 enum class Linear : std::uint8_t { kQkv = 0, kO = 1, kGateUp = 2, kDown = 3, kLmHead = 4 };
 
 constexpr std::string_view name_of(Linear linear) {
@@ -143,14 +146,20 @@ constexpr Linear linear_of(WeightKind kind) {
   return Linear::kLmHead;
 }
 
+/// A linear's weights, in order; none of lm_head, whose one weight no op names.
+std::span<const WeightKind> kinds_of(Linear linear);
+
 struct WeightId {
   WeightKind kind = WeightKind::kQ;
   std::uint16_t layer = 0;
   bool operator==(const WeightId&) const = default;
 };
 
-/// Which int8 weights a session works with. One plane is a weight rounded to int8 an output's scale;
-/// the second is what that left, rounded likewise (runtime/exact/int8_weights.h).
+/// kinds_of() in a layer: what an op of the whole linear names.
+std::vector<WeightId> weights_of(Linear linear, std::uint16_t layer);
+
+/// Which int8 weights a session works with. One plane is a weight rounded to int8 an output's
+/// scale; the second is what that left, rounded likewise (runtime/exact/int8_weights.h).
 enum class Int8Weights : std::uint8_t {
   kNone = 0,
   kW8 = 1,    // one plane

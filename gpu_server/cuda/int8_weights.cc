@@ -26,30 +26,24 @@ double gib(std::size_t bytes) { return static_cast<double>(bytes) / 1073741824.0
 
 std::int64_t columns_of(const ModelDims& dims, Linear linear) {
   if (linear == Linear::kLmHead) return dims.hidden;
-  const auto kind = std::ranges::find(kValuesOf<WeightKind>, linear,
-                                      [](WeightKind each) { return linear_of(each); });
-  return weight_shape(dims, *kind)[1];
+  return weight_shape(dims, kinds_of(linear)[0])[1];
 }
 
 /// Of the linear's first `count` weights.
 std::int64_t rows_of(const ModelDims& dims, Linear linear, std::size_t count) {
   if (linear == Linear::kLmHead) return count == 0 ? 0 : dims.vocab;
   std::int64_t rows = 0;
-  for (const WeightKind kind : kValuesOf<WeightKind>) {
-    if (linear_of(kind) != linear) continue;
-    if (count-- == 0) break;
+  const auto kinds = kinds_of(linear);
+  for (const WeightKind kind : kinds.first(std::min(count, kinds.size())))
     rows += weight_shape(dims, kind)[0];
-  }
   return rows;
 }
 
 /// Of the weights of its linear that lie before it.
-std::int64_t rows_before(const ModelDims& dims, WeightKind before) {
-  std::int64_t rows = 0;
-  for (const WeightKind kind : kValuesOf<WeightKind>) {
-    if (linear_of(kind) == linear_of(before) && kind < before) rows += weight_shape(dims, kind)[0];
-  }
-  return rows;
+std::int64_t rows_before(const ModelDims& dims, WeightKind kind) {
+  const auto kinds = kinds_of(linear_of(kind));
+  const auto before = std::ranges::find(kinds, kind) - kinds.begin();
+  return rows_of(dims, linear_of(kind), static_cast<std::size_t>(before));
 }
 
 std::size_t plane_bytes(const ModelDims& dims, Linear linear) {

@@ -15,7 +15,7 @@ static_assert(static_cast<std::size_t>(limits::kMaxHeads * limits::kMaxHeadDim) 
                   Staging::kPieceBytes);
 
 Status OpWork::check() {
-  if (is_integer()) return check_int8();
+  if (is_integer(spec_.op)) return check_int8();
   if (spec_.op != Op::kEmbedding) return {};
   ASSIGN_OR_RETURN(ids_, read_token_ids(memory_.inputs[0], session_.shared->info.dims.vocab));
   return {};
@@ -83,7 +83,7 @@ Status OpWork::copy_operand(const std::byte* from, std::size_t bytes, bool pinne
 
 Status OpWork::compute() {
   RETURN_IF_ERROR(plan_results());
-  if (!is_integer()) RETURN_IF_ERROR(convert_operands());
+  if (!is_integer(spec_.op)) RETURN_IF_ERROR(convert_operands());
   switch (spec_.op) {
     case Op::kEmbedding:
       RETURN_IF_ERROR(embed());

@@ -94,10 +94,9 @@ class OpWork {
   /// What the op's values are computed as: fp32 where a product does not give what is asked for.
   DType value_dtype() const {
     const bool gives =
-        spec_.op == Op::kEmbedding || is_integer() || spec_.result_dtype == operand_dtype();
+        spec_.op == Op::kEmbedding || is_integer(spec_.op) || spec_.result_dtype == operand_dtype();
     return gives ? spec_.result_dtype : DType::kF32;
   }
-  bool is_integer() const { return spec_.op == Op::kIntLinear || spec_.op == Op::kPadLinear; }
   /// The values are the results.
   bool direct() const { return value_dtype() == spec_.result_dtype; }
 

@@ -108,8 +108,7 @@ Part make_part(Linear linear, std::uint16_t layer, std::vector<Weight> weights,
 Part layer_part(const ModelDims& dims, Linear linear, std::uint16_t layer) {
   std::vector<Weight> weights;
   std::int64_t columns = 0;
-  for (const WeightKind kind : kValuesOf<WeightKind>) {
-    if (linear_of(kind) != linear) continue;
+  for (const WeightKind kind : kinds_of(linear)) {
     const Shape shape = weight_shape(dims, kind);
     weights.push_back({weight_name({.kind = kind, .layer = layer}), shape[0]});
     columns = shape[1];

@@ -22,6 +22,17 @@ constexpr std::chrono::seconds kReceiveSlice{1};  // how often an idle loop come
 /// its way to the device.
 constexpr std::size_t kMostUnderWay = 2;
 constexpr int kSpins = 200;  // looks for an op's end or a request, before it naps between looks
+Status op_fits(Op op, Privacy privacy) {
+  const auto fits = [&] {
+    if (!is_computed(op)) return true;
+    if (privacy == Privacy::kPlain) return !is_integer(op);
+    return op == (privacy == Privacy::kDealer ? Op::kPadLinear : Op::kIntLinear);
+  };
+  if (fits()) return {};
+  return {StatusCode::kInvalidInput, "{} does not belong to a session whose privacy mode is {}",
+          name_of(op), name_of(privacy)};
+}
+
 /// How long a session whose device failed stays, so that its client can read why.
 constexpr std::chrono::seconds kLastWords{1};
 
@@ -296,17 +307,6 @@ class ServeLoop {
 };
 
 }  // namespace
-
-Status op_fits(Op op, Privacy privacy) {
-  const auto fits = [&] {
-    if (!is_computed(op)) return true;
-    if (privacy == Privacy::kPlain) return op != Op::kIntLinear && op != Op::kPadLinear;
-    return op == (privacy == Privacy::kDealer ? Op::kPadLinear : Op::kIntLinear);
-  };
-  if (fits()) return {};
-  return {StatusCode::kInvalidInput, "{} does not belong to a session whose privacy mode is {}",
-          name_of(op), name_of(privacy)};
-}
 
 Status serve(Channel& channel, Compute& compute, const ServeContext& context,
              OpStatsTable& op_stats) {

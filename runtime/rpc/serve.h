@@ -29,14 +29,11 @@ struct ServeContext {
   std::chrono::nanoseconds op_timeout{std::chrono::minutes(5)};
   // An op that takes more multiplications and additions is refused; 0: none is.
   std::uint64_t max_op_flop = 0;
-  // What the session is for: ops that its mode has no use for are refused (op_fits()).
+  // What the session is for: ops that its mode has no use for are refused, as a
+  // runner's bug would show a host what the mode hides: the integer ops to kPlain, all computed
+  // ones but pad_linear to kDealer, all but int_linear to the others.
   Privacy privacy = Privacy::kPlain;
 };
-
-/// Whether a session of this mode may ask for the op: kPlain for all but the integer ops, kDealer
-/// for pad_linear alone, the others for int_linear alone; init, stats and ping are everyone's.
-/// kInvalidInput naming the mode: the runner's bug would show a host what the mode hides.
-Status op_fits(Op op, Privacy privacy);
 
 /// Serves requests from `channel` with `compute` until the session ends, and returns why:
 /// kUnavailable or kCancelled (the peer left, or shutdown; ordinary), kProtocolError (it spoke

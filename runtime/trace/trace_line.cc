@@ -77,10 +77,9 @@ void visit_record(Visitor&& visit, Record& record) {
   visit("run", record.run, kMaxCount);
   visit("op", record.op);
   visit("layer", record.layer, limits::kMaxLayers - 1);
-  const bool is_integer = record.op == Op::kIntLinear || record.op == Op::kPadLinear;
-  if (is_integer || record.op == Op::kBatchLinear)
+  if (is_integer(record.op) || record.op == Op::kBatchLinear)
     visit("weights", record.weights, limits::kMaxWeightsPerOp);
-  if (is_integer) visit("planes", record.planes, JsonRange{1, kMaxInt8Planes});
+  if (is_integer(record.op)) visit("planes", record.planes, JsonRange{1, kMaxInt8Planes});
   if (record.op == Op::kMatmul) visit("transpose", record.transpose);
   visit.tensors("inputs", record.inputs, is_kept(record.op));
   visit.tensors("outputs", record.outputs, is_kept(record.op));

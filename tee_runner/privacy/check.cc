@@ -84,9 +84,7 @@ void wipe_vector(std::vector<T>& secret) {
 std::vector<std::int64_t> weight_rows_of(const ModelDims& dims, Linear linear) {
   if (linear == Linear::kLmHead) return {dims.vocab};
   std::vector<std::int64_t> rows;
-  for (const WeightKind kind : kValuesOf<WeightKind>) {
-    if (linear_of(kind) == linear) rows.push_back(weight_shape(dims, kind)[0]);
-  }
+  for (const WeightKind kind : kinds_of(linear)) rows.push_back(weight_shape(dims, kind)[0]);
   return rows;
 }
 

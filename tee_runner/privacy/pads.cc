@@ -23,15 +23,6 @@ constexpr std::chrono::milliseconds kLook{200};
 
 }  // namespace
 
-std::vector<WeightId> weights_of(const LinearId& id) {
-  std::vector<WeightId> weights;
-  if (id.linear == Linear::kLmHead) return weights;
-  for (const WeightKind kind : kValuesOf<WeightKind>) {
-    if (linear_of(kind) == id.linear) weights.push_back({kind, id.layer});
-  }
-  return weights;
-}
-
 SecretWords& SecretWords::operator=(SecretWords&& other) noexcept {
   wipe();
   words_ = std::move(other.words_);
@@ -256,8 +247,8 @@ PadMaker::Job PadMaker::ahead() {
 Status PadMaker::make(const Job& job, std::vector<SecretWords>& made) {
   const std::size_t count = job.places.size();
   const Int8Linear& linear = model_.linear(job.id.linear, job.id.layer);
-  const OpSpec spec =
-      pad_linear_spec(weights_of(job.id), linear.planes, static_cast<std::int64_t>(count));
+  const OpSpec spec = pad_linear_spec(weights_of(job.id.linear, job.id.layer), linear.planes,
+                                      static_cast<std::int64_t>(count));
   ASSIGN_OR_RETURN(const auto pending,
                    products_.prepare(spec, Deadline::after(options_.op_timeout)));
   std::memcpy(pending->input(0).data, options_.key.data(), options_.key.size());

@@ -28,8 +28,6 @@ struct LinearId {
   Linear linear = Linear::kQkv;
   auto operator<=>(const LinearId&) const = default;
 };
-/// Its weights as an op names them, in order: none of lm_head.
-std::vector<WeightId> weights_of(const LinearId& id);
 
 /// A row of words that hide something: wiped when it goes.
 class SecretWords {

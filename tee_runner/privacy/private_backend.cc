@@ -359,8 +359,7 @@ Result<std::unique_ptr<Pending>> PrivateBackend::prepare(const OpSpec& spec, Dea
                   name_of(spec.op));
   }
   if (!has_begun_) return Status(StatusCode::kInvalidInput, "a pass begins with its embedding");
-  const std::vector<WeightId> whole = weights_of({layer_of(spec), linear_of(spec)});
-  if (spec.weights != whole) {
+  if (spec.weights != weights_of(linear_of(spec), layer_of(spec))) {
     return Status(StatusCode::kInvalidInput, "{} asks for some of the weights of {}",
                   name_of(spec.op), name_of(linear_of(spec)));
   }

@@ -42,15 +42,8 @@ class Int8Copy {
 
 /// Which of its linear's weights this is: 0 to 2.
 inline std::size_t place_in_linear(WeightKind kind) {
-  switch (kind) {
-    case WeightKind::kK:
-    case WeightKind::kUp:
-      return 1;
-    case WeightKind::kV:
-      return 2;
-    default:
-      return 0;
-  }
+  const auto kinds = kinds_of(linear_of(kind));
+  return static_cast<std::size_t>(std::ranges::find(kinds, kind) - kinds.begin());
 }
 
 /// x [rows, k] times w [n, k], mod 2^32: naive sums.

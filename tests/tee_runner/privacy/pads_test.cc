@@ -38,7 +38,7 @@ TEST(PadMaker, a_pads_product_is_that_of_its_words) {
   rig.pads->want(id, 0, 3);
   const auto products = rig.pads->take(id, 0, 3, late()).value();
   WordStream stream = WordStream::create(rig.key).value();
-  const OpSpec spec = int_linear_spec(weights_of(id), 1, 3, rig.model->dims());
+  const OpSpec spec = int_linear_spec(weights_of(id.linear, id.layer), 1, 3, rig.model->dims());
   auto op = rig.worker->prepare(spec, late()).value();
   const auto x = op->input(0).as<std::uint32_t>();
   for (std::uint32_t row = 0; row < 3; ++row) {
