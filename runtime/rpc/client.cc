@@ -40,6 +40,12 @@ Status refused(const Endpoint& endpoint, const Refusal& refusal) {
   return {code, "the server at {} refused: {}", endpoint.text(), refusal.message};
 }
 
+Status check_wanted(const ConnectOptions& options) {
+  if (options.cancelled == nullptr || !options.cancelled->load(std::memory_order_relaxed))
+    return {};
+  return {StatusCode::kCancelled, "nobody waits for the session any more"};
+}
+
 /// Int8 weights are there exactly where they were asked for.
 Status check_int8(const Attached& attached, Int8Weights asked) {
   const bool there = !attached.int8_digest.empty();
@@ -108,14 +114,13 @@ Status ClientSession::check() const {
 }
 
 // The next control message, before the control thread runs. kDeadlineExceeded: none came.
-Result<ControlFrame> ClientSession::await_frame(Deadline deadline) {
+Result<ControlFrame> ClientSession::await_frame(Deadline deadline, const ConnectOptions& options) {
   for (;;) {
     auto frame = control_->receive();
     if (frame.status().code() == StatusCode::kUnavailable) return server_gone();
     RETURN_IF_ERROR(frame.status());
     if (*frame) return std::move(**frame);
-    if (cancelled_ != nullptr && cancelled_->load(std::memory_order_relaxed))
-      return Status(StatusCode::kCancelled, "nobody waits for the session any more");
+    RETURN_IF_ERROR(check_wanted(options));
     if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "no answer came");
     pollfd waiting{control_->fd(), POLLIN, 0};
     const auto left =
@@ -147,7 +152,7 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
   control_.emplace(std::move(connection));
   RETURN_IF_ERROR(control_->send(hello));
   for (;;) {
-    auto frame = await_frame(deadline);
+    auto frame = await_frame(deadline, options);
     if (frame.status().code() == StatusCode::kDeadlineExceeded || deadline.expired()) {
       return {StatusCode::kUnavailable,
               "the server at {} took the connection and has not answered within {} ms "
@@ -174,7 +179,8 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
 /// What the server had to say of it comes first: nobody else reads it yet.
 Status ClientSession::why_no_limit(const Status& status, const ConnectOptions& options) {
   const Deadline patience = Deadline::after(kReasonPatience);
-  for (auto frame = await_frame(patience); frame.ok(); frame = await_frame(patience)) {
+  for (auto frame = await_frame(patience, options); frame.ok();
+       frame = await_frame(patience, options)) {
     const auto message = decode_control(frame->bytes);
     if (!message.ok()) break;
     if (const auto* goodbye = std::get_if<Goodbye>(&*message))
@@ -191,10 +197,10 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
                              Welcome welcome, std::vector<UniqueFd> descriptors) {
   // A server that gives signs of life may take its time, though not for ever.
   Deadline deadline = Deadline::after(options.timeout);
-  const std::chrono::milliseconds longest = kMostTimeouts * options.timeout;
-  const bool waits_for_int8 = options.int8_weights != Int8Weights::kNone;
-  const Deadline last = Deadline::after(
-      waits_for_int8 ? std::max<std::chrono::milliseconds>(longest, kInt8Patience) : longest);
+  std::chrono::milliseconds patience = kMostTimeouts * options.timeout;
+  if (options.int8_weights != Int8Weights::kNone)
+    patience = std::max<std::chrono::milliseconds>(patience, kInt8Patience);
+  const Deadline last = Deadline::after(patience);
   // The address that the control connection has, whatever a name may mean the next time.
   Endpoint control = endpoint;
   if (control.kind == Endpoint::Kind::kTcp) {
@@ -205,13 +211,18 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
   descriptors.clear();
   std::string data;
   for (;;) {
-    auto frame = await_frame(deadline.slice(kRetryPause));
+    auto frame = await_frame(deadline.slice(kRetryPause), options);
     if (frame.status().code() == StatusCode::kDeadlineExceeded || last.expired()) {
       if (deadline.expired() || last.expired()) {
+        const auto [waited, name] = last.expired() ? std::pair(patience, "")
+                                                   : std::pair(options.timeout, " (--timeout-ms)");
         return {StatusCode::kUnavailable,
-                "the server at {} has not said within {} ms (--timeout-ms) that the session is "
-                "attached; it announced {}",
-                endpoint.text(), options.timeout.count(), data.empty() ? "no data socket" : data};
+                "the server at {} has not said within {} ms{} that the session is attached; it "
+                "announced {}",
+                endpoint.text(),
+                waited.count(),
+                name,
+                data.empty() ? "no data socket" : data};
       }
       if (!data.empty() && channel_->lost()) RETURN_IF_ERROR(channel_->connect(data));
       continue;
@@ -317,9 +328,9 @@ void ClientSession::watch(std::chrono::milliseconds timeout) {
 }
 
 Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptions& options) {
+  CHECK((options.privacy == Privacy::kPlain) == (options.int8_weights == Int8Weights::kNone));
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
   std::unique_ptr<ClientSession> session(new ClientSession());
-  session->cancelled_ = options.cancelled;
   RETURN_IF_ERROR(session->wake_.check());
   const Deadline deadline = Deadline::after(options.longest_wait());
   for (;;) {
@@ -334,15 +345,14 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
     session->control_.reset();
     const bool not_yet =
         status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kDeadlineExceeded;
-    if (status.code() == StatusCode::kCancelled || answered || !not_yet ||
-        (connected && deadline.expired()))
-      return status;
+    if (answered || !not_yet || (connected && deadline.expired())) return status;
     if (deadline.expired()) {
       return Status(StatusCode::kUnavailable,
                     "no server at {} within {} ms: {}; start gpu_server, or give its --endpoint "
                     "(it prints 'ready ENDPOINT')",
                     options.endpoint, options.longest_wait().count(), status.message());
     }
+    RETURN_IF_ERROR(check_wanted(options));
     std::this_thread::sleep_for(kRetryPause);
   }
   ASSIGN_OR_RETURN(

@@ -108,11 +108,10 @@ class ClientSession {
   Status attach(const ConnectOptions& options, const Endpoint& endpoint, Welcome welcome,
                 std::vector<UniqueFd> descriptors);
   Status why_no_limit(const Status& status, const ConnectOptions& options);
-  Result<ControlFrame> await_frame(Deadline deadline);
+  Result<ControlFrame> await_frame(Deadline deadline, const ConnectOptions& options);
   void watch_server(std::chrono::milliseconds timeout);
   void watch(std::chrono::milliseconds timeout);
 
-  const std::atomic<bool>* cancelled_ = nullptr;  // ConnectOptions'; of connect() alone
   // First: sockets close before it.
   PeerLife life_;
   OpStatsTable op_stats_;

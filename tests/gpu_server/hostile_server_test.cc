@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -141,6 +142,27 @@ TEST_F(HostileServer, gives_up_on_a_server_that_never_answers) {
   EXPECT_EQ(status.code(), StatusCode::kUnavailable);
   EXPECT_NE(status.message().find("has not answered within 300 ms"), std::string::npos)
       << status.message();
+}
+
+TEST_F(HostileServer, a_client_that_nobody_waits_for_any_more_gives_up) {
+  ConnectOptions options = client_options(std::chrono::seconds(60));
+  const std::uint64_t start_ns = now_ns();
+  const auto cancelled = [&options] {
+    std::atomic<bool> stop = false;
+    options.cancelled = &stop;
+    std::thread stopping([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      stop = true;
+    });
+    const StatusCode code = ClientSession::connect(options).status().code();
+    stopping.join();
+    return code;
+  };
+  EXPECT_EQ(cancelled(), StatusCode::kCancelled) << "without a server";
+  const ControlListener listener =
+      ControlListener::listen(parse_endpoint(options.endpoint).value()).value();
+  EXPECT_EQ(cancelled(), StatusCode::kCancelled) << "with one that never answers";
+  EXPECT_LT(now_ns() - start_ns, std::uint64_t{30'000'000'000});
 }
 
 TEST_F(HostileServer, waits_for_a_directory_and_a_server_that_come_late) {
