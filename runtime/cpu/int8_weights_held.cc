@@ -15,28 +15,6 @@ namespace {
 
 using Tag = dnnl::memory::format_tag;
 
-// What each linear's weights are, in order.
-constexpr std::array<WeightKind, 3> kQkvKinds = {WeightKind::kQ, WeightKind::kK, WeightKind::kV};
-constexpr std::array<WeightKind, 1> kOKinds = {WeightKind::kO};
-constexpr std::array<WeightKind, 2> kGateUpKinds = {WeightKind::kGate, WeightKind::kUp};
-constexpr std::array<WeightKind, 1> kDownKinds = {WeightKind::kDown};
-
-std::span<const WeightKind> kinds_of(Linear linear) {
-  switch (linear) {
-    case Linear::kQkv:
-      return kQkvKinds;
-    case Linear::kO:
-      return kOKinds;
-    case Linear::kGateUp:
-      return kGateUpKinds;
-    case Linear::kDown:
-      return kDownKinds;
-    case Linear::kLmHead:
-      break;
-  }
-  return {};
-}
-
 Shape shape_of(const ModelDims& dims, Linear linear, std::size_t weight) {
   if (linear == Linear::kLmHead) return {dims.vocab, dims.hidden};
   return weight_shape(dims, kinds_of(linear)[weight]);
@@ -53,23 +31,25 @@ Int8Layouts::Shapes panel_shapes(const ModelDims& dims) {
   return shapes;
 }
 
+// Blocks begin where panels do.
+static_assert(kInt8BlockRows % kPanelColumns == 0);
+
 /// The sink of one making: packs what is not held yet into planes that are.
 class Packer {
  public:
   Packer(const dnnl::engine& engine, const Int8Layouts& layouts, const ModelDims& dims,
          const HeldInt8* before)
       : engine_(engine), layouts_(layouts), dims_(dims) {
-    if (before != nullptr) before_ = *before;
-    before_.way = layouts.way();
-    before_.least_digit_rows = layouts.least_digit_rows();
-    before_.layers.resize(static_cast<std::size_t>(dims.layers));
-    after_ = before_;
+    if (before != nullptr) held_ = *before;
+    held_.way = layouts.way();
+    held_.least_digit_rows = layouts.least_digit_rows();
+    held_.layers.resize(static_cast<std::size_t>(dims.layers));
   }
 
   /// Any thread.
   Status take(const Int8Rows& rows) {
-    if (places(before_, rows)[rows.plane] != nullptr) return {};
     ASSIGN_OR_RETURN(HeldWeight* const weight, target(rows));
+    if (weight == nullptr) return {};
     return onednn::guarded([&]() -> Status {
       const onednn::OneThread alone;
       pack_int8(engine_, *weight, rows.first_row, rows.row_count, rows.values);
@@ -77,19 +57,20 @@ class Packer {
     });
   }
 
-  std::shared_ptr<const HeldInt8> finished() const { return std::make_shared<HeldInt8>(after_); }
+  std::shared_ptr<const HeldInt8> finished() const { return std::make_shared<HeldInt8>(held_); }
   std::size_t bytes() const { return bytes_; }
 
  private:
-  static HeldInt8::Planes& places(HeldInt8& held, const Int8Rows& rows) {
-    if (rows.linear == Linear::kLmHead) return held.lm_head;
-    return held.layers[rows.layer][kinds_of(rows.linear)[rows.weight]];
+  HeldInt8::Planes& planes(const Int8Rows& rows) {
+    if (rows.linear == Linear::kLmHead) return held_.lm_head;
+    return held_.layers[rows.layer][kinds_of(rows.linear)[rows.weight]];
   }
 
-  /// Where the rows go; made by the first that come.
+  /// Where the rows go; made by the first that come. Null: an earlier making has them.
   Result<HeldWeight*> target(const Int8Rows& rows) {
     const std::lock_guard lock(mutex_);
-    auto& place = places(after_, rows)[rows.plane];
+    auto& place = planes(rows)[rows.plane];
+    if (place != nullptr && !targets_.contains(&place)) return nullptr;
     auto& target = targets_[&place];
     if (target == nullptr) {
       ASSIGN_OR_RETURN(target, make_int8_room(layouts_, shape_of(dims_, rows.linear, rows.weight)));
@@ -102,10 +83,9 @@ class Packer {
   const dnnl::engine& engine_;
   const Int8Layouts& layouts_;
   const ModelDims dims_;
-  HeldInt8 before_;  // read by all threads
   std::mutex mutex_;
   // Guarded by mutex_.
-  HeldInt8 after_;
+  HeldInt8 held_;
   std::map<const void*, std::shared_ptr<HeldWeight>> targets_;
   std::size_t bytes_ = 0;
 };
@@ -113,6 +93,17 @@ class Packer {
 std::string_view name_of(Int8Way way) {
   return way == Int8Way::kOneDnn ? "int8 products"
                                  : "fp64 products, as this CPU's of int8 are wrong";
+}
+
+/// Before anything is taken: a process that takes too much is killed, and others with it.
+Status check_int8_memory(const ModelDims& dims, Int8Weights choice, bool has_first_plane) {
+  std::size_t bytes = most_int8_bytes(dims, choice);
+  if (has_first_plane) bytes -= most_int8_bytes(dims, Int8Weights::kW8);
+  const auto available = memory_available_bytes();
+  if (!available || bytes <= *available) return {};
+  return {StatusCode::kResourceExhausted,
+          "int8 weights ({}) may take {} bytes, and {} are available", name_of(choice), bytes,
+          *available};
 }
 
 }  // namespace
@@ -173,17 +164,6 @@ Status Int8Keeper::lay_out(const ModelDims& dims) {
   });
 }
 
-/// Before anything is taken: a process that takes too much is killed, and others with it.
-Status check_int8_memory(const ModelDims& dims, Int8Weights choice, bool has_first_plane) {
-  std::size_t bytes = most_int8_bytes(dims, choice);
-  if (has_first_plane) bytes -= most_int8_bytes(dims, Int8Weights::kW8);
-  const auto available = memory_available_bytes();
-  if (!available || bytes <= *available) return {};
-  return {StatusCode::kResourceExhausted,
-          "int8 weights ({}) may take {} bytes, and {} are available", name_of(choice), bytes,
-          *available};
-}
-
 Result<std::string> Int8Keeper::prepare(const ModelSource& model, Int8Weights choice,
                                         std::size_t threads, ThreadPool* pool, const Int8Sink& also,
                                         const Progress& progress) {
@@ -194,7 +174,9 @@ Result<std::string> Int8Keeper::prepare(const ModelSource& model, Int8Weights ch
     return made->second.digest;
   const std::uint64_t start_ns = now_ns();
   const ModelDims& dims = model.config().dims;
-  RETURN_IF_ERROR(check_int8_memory(dims, choice, held() != nullptr));
+  // Of two planes of all there is nothing more to take.
+  if (!made_.contains(Int8Weights::kW16))
+    RETURN_IF_ERROR(check_int8_memory(dims, choice, held() != nullptr));
   std::unique_ptr<ThreadPool> own;
   if (pool == nullptr) {
     ASSIGN_OR_RETURN(own, ThreadPool::create(threads));
@@ -207,7 +189,8 @@ Result<std::string> Int8Keeper::prepare(const ModelSource& model, Int8Weights ch
     return also ? also(rows) : Status();
   };
   ASSIGN_OR_RETURN(Int8Model facts, make_int8_weights(model, choice, *pool, sink, progress));
-  const Int8Model& kept = made_.insert_or_assign(choice, std::move(facts)).first->second;
+  // Those of an earlier making have the same bits, and facts() may have given them away.
+  const Int8Model& kept = made_.emplace(choice, std::move(facts)).first->second;
   log_info(fmt::format("int8 weights ({}): {:.0f} MB in {:.1f} s, for {}", name_of(choice),
                        static_cast<double>(packer.bytes()) / 1e6,
                        static_cast<double>(now_ns() - start_ns) / 1e9, name_of(layouts_->way())));

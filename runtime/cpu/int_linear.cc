@@ -1,7 +1,5 @@
 #include "runtime/cpu/int_linear.h"
 
-#include <string.h>
-
 #include <algorithm>
 #include <cstring>
 #include <optional>
@@ -24,36 +22,20 @@ constexpr std::int64_t kPieceWords = std::int64_t{1} << 16;
 // With less work than this for each thread, to wake one takes longer than what it saves.
 constexpr std::int64_t kFlopAThread = std::int64_t{1} << 24;
 
-/// Wipes memory at the end of a scope, whatever ends it.
-class Wiper {
- public:
-  Wiper() = default;
-  Wiper(void* data, std::size_t bytes) : data_(data), bytes_(bytes) {}
-  Wiper(Wiper&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  Wiper& operator=(Wiper&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-  }
-  ~Wiper() {
-    if (data_ != nullptr) ::explicit_bzero(data_, bytes_);
-  }
-
- private:
-  void* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
-
 /// Scratch memory, wiped where it holds what came of a key.
 struct Scratch {
   ScratchPool::Buffer buffer;
-  Wiper wiper;  // goes before the buffer does
+  std::span<std::byte> secret;
+
+  Scratch() = default;
+  Scratch(Scratch&& other) noexcept
+      : buffer(std::move(other.buffer)), secret(std::exchange(other.secret, {})) {}
+  ~Scratch() { wipe(secret); }
 
   static Result<Scratch> take(ScratchPool& pool, std::size_t bytes, bool is_secret) {
     Scratch scratch;
     ASSIGN_OR_RETURN(scratch.buffer, pool.take(bytes));
-    if (is_secret) scratch.wiper = Wiper(scratch.buffer.data(), bytes);
+    if (is_secret) scratch.secret = {scratch.buffer.data(), bytes};
     return scratch;
   }
 };
@@ -97,7 +79,7 @@ class GivenWords : public Words {
 class PadWords : public Words {
  public:
   PadWords(const OpSpec& spec, const OpMemory& memory)
-      : layer_(layer_of(spec)), linear_(linear_of(spec)), wiper_(key_.data(), key_.size()) {
+      : layer_(layer_of(spec)), linear_(linear_of(spec)) {
     std::memcpy(key_.data(), memory.inputs[0].data, key_.size());
     const TensorView places = memory.inputs[1];
     places_.resize(static_cast<std::size_t>(places.desc.shape[0]));
@@ -129,7 +111,6 @@ class PadWords : public Words {
   const std::uint16_t layer_;
   const Linear linear_;
   PadKey key_{};
-  const Wiper wiper_;
   std::vector<Place> places_;
   std::vector<WordStream> streams_;
 };
