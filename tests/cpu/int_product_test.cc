@@ -3,9 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <random>
 #include <string>
 #include <string_view>
@@ -13,30 +10,17 @@
 
 #include "runtime/cpu/int8_weights_held.h"
 #include "runtime/cpu/int_product_f64.h"
+#include "tests/support/golden_otp.h"
 #include "tests/support/int8_copy.h"
 
 namespace airlock {
 namespace {
 
+using testing::read_golden_npy;
 using testing::times_int8;
 
 using Words = std::vector<std::uint32_t>;
 using Bytes = std::vector<std::int8_t>;
-
-const std::filesystem::path kGolden = AIRLOCK_SHARED_DATA_DIR "/golden-otp";
-
-/// The elements of a .npy file, C order; empty where there is none.
-template <typename T>
-std::vector<T> read_npy(const std::string& name) {
-  std::ifstream file(kGolden / (name + ".npy"), std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (text.size() < 10) return {};
-  const std::size_t start =
-      10U + static_cast<unsigned char>(text[8]) + 256U * static_cast<unsigned char>(text[9]);
-  std::vector<T> values((text.size() - start) / sizeof(T));
-  std::memcpy(values.data(), text.data() + start, values.size() * sizeof(T));
-  return values;
-}
 
 std::shared_ptr<HeldWeight> hold(const dnnl::engine& engine, const Int8Layouts& layouts,
                                  const Bytes& w, std::int64_t k) {
@@ -233,8 +217,7 @@ TEST(Int8Layouts, take_fp64_where_sums_saturate) {
 }
 
 TEST(IntProduct, gives_the_golden_answers) {
-  if (!std::filesystem::exists(kGolden / "keys.json"))
-    GTEST_SKIP() << "no golden vectors in " << kGolden;
+  SKIP_WITHOUT_GOLDEN_OTP();
   struct Case {
     const char* name;
     std::int64_t k;
@@ -242,8 +225,10 @@ TEST(IntProduct, gives_the_golden_answers) {
   for (const Case& c : {Case{"a", 72}, Case{"b", 8192}}) {
     SCOPED_TRACE(c.name);
     const std::string folder = std::string(c.name) + "/";
-    const auto w = read_npy<std::int8_t>(folder + "w_i8");
-    const auto words = [&](const char* array) { return read_npy<std::uint32_t>(folder + array); };
+    const auto w = read_golden_npy<std::int8_t>(folder + "w_i8");
+    const auto words = [&](const char* array) {
+      return read_golden_npy<std::uint32_t>(folder + array);
+    };
     ASSERT_FALSE(w.empty());
     struct Pair {
       const char* x;
@@ -260,7 +245,7 @@ TEST(IntProduct, gives_the_golden_answers) {
       EXPECT_TRUE(multiply(x, w, c.k) == want);
       EXPECT_TRUE(multiply_f64(x, w, c.k) == want);
     }
-    const auto limbs = read_npy<std::int8_t>(folder + "q32_limbs_i8");
+    const auto limbs = read_golden_npy<std::int8_t>(folder + "q32_limbs_i8");
     const Words masked = words("q32_xm_u32");
     Bytes digits(limbs.size());
     split_digits(masked, 4, digits.data());

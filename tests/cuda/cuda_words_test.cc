@@ -294,12 +294,19 @@ TEST_F(CudaWordsTest, makes_weights_once_for_all_who_ask_while_sessions_compute)
     }
   });
   std::vector<std::string> digests(3);
+  std::atomic<int> makings = 0;
   std::vector<std::thread> askers;
-  for (std::string& digest : digests)
-    askers.emplace_back([&] { digest = make_int8(Int8Weights::kW8).value(); });
+  for (std::string& digest : digests) {
+    askers.emplace_back([&] {
+      bool makes = false;
+      digest = make_int8(Int8Weights::kW8, [&](std::size_t, std::size_t) { makes = true; }).value();
+      makings += makes ? 1 : 0;
+    });
+  }
   for (std::thread& asker : askers) asker.join();
   made = true;
   session.join();
+  EXPECT_EQ(makings, 1);
   EXPECT_FALSE(digests[0].empty());
   EXPECT_EQ(digests[0], digests[1]);
   EXPECT_EQ(digests[0], digests[2]);

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/proto/hex.h"
 #include "tests/support/golden_otp.h"
 
 namespace airlock {
@@ -15,7 +16,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::ElementsAreArray;
-using testing::from_hex;
 using ::testing::Ne;
 using testing::read_golden_json;
 using testing::read_golden_npy;
@@ -50,8 +50,10 @@ std::vector<std::byte> derive(std::string_view label, const std::string& secret,
 TEST(Pad, KeysAreThoseOfTheGoldenVectors) {
   SKIP_WITHOUT_GOLDEN_OTP();
   const auto keys = read_golden_json("keys.json");
-  EXPECT_EQ(derive(kPadLabel, keys["boot"], keys["session"]), from_hex(keys["pad_key"]));
-  EXPECT_EQ(derive(kCheckLabel, keys["boot"], keys["session"]), from_hex(keys["check_key"]));
+  EXPECT_EQ(derive(kPadLabel, keys["boot"], keys["session"]),
+            from_hex(keys["pad_key"].get<std::string>()));
+  EXPECT_EQ(derive(kCheckLabel, keys["boot"], keys["session"]),
+            from_hex(keys["check_key"].get<std::string>()));
 }
 
 TEST(Pad, OneLabelsKeyIsNotTheOthersNorAnotherSessions) {

@@ -286,7 +286,6 @@ def a_pad_that_was_used_twice_is_found(rig):
 # Many words for few products: of 1152 words that cross for a row and layer 1024 are the residual stream's.
 MANY_WORDS = {**(victim.CONFIG if HAS_NUMPY else {}), "hidden_size": 512, "intermediate_size": 64, "head_dim": 32,
               "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 8, "vocab_size": 512}
-MANY_TOKENS = 512
 ALL_WORDS = 10 ** 8
 
 

@@ -40,14 +40,6 @@ inline nlohmann::json read_golden_json(const std::string& name) {
   return nlohmann::json::parse(read_golden(name));
 }
 
-/// Bytes written in hex.
-inline std::vector<std::byte> from_hex(const std::string& text) {
-  std::vector<std::byte> bytes;
-  for (std::size_t i = 0; i + 2 <= text.size(); i += 2)
-    bytes.push_back(static_cast<std::byte>(std::stoi(text.substr(i, 2), nullptr, 16)));
-  return bytes;
-}
-
 }  // namespace airlock::testing
 
 /// Skips a test, with the reason, where the vectors are not.

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/proto/hex.h"
 #include "tests/support/golden_otp.h"
 #include "tests/support/memory_model.h"
 
@@ -46,7 +47,7 @@ Golden read_golden(const std::string& name) {
                 read_golden_npy<std::int32_t>(name + "/q32_x_i32"),
                 read_golden_npy<std::int32_t>(name + "/q32_y_i32"),
                 nullptr};
-  const auto bytes = testing::from_hex(read_golden_json("keys.json")["check_key"]);
+  const auto bytes = from_hex(read_golden_json("keys.json")["check_key"].get<std::string>());
   PadKey key{};
   std::copy_n(bytes.begin(), key.size(), key.begin());
   auto words = WordStream::create(key).value();
