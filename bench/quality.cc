@@ -4,33 +4,25 @@
 //   quality [THREADS [WINDOWS]]
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
-#include <memory>
 #include <string>
-#include <vector>
+#include <utility>
 
-#include "base/readable_file.h"
 #include "bench/numbers.h"
-#include "tee_runner/tokenizer/tokenizer.h"
-#include "tests/quality/closeness.h"
-#include "tests/quality/computed_llama.h"
 #include "tests/quality/naive_rounding.h"
-#include "tests/quality/outliers.h"
+#include "tests/quality/subject.h"
 
 namespace airlock {
 namespace {
 
-namespace fs = std::filesystem;
 using testing::ActivationRule;
 using testing::Closeness;
 using testing::ComputedLlama;
+using testing::Subject;
 using testing::Way;
 
-constexpr std::size_t kWindowTokens = 256;
-constexpr std::uint64_t kMostTextBytes = std::uint64_t{1} << 20;
 constexpr std::size_t kOutlierWindows = 4;
 constexpr double kOutlierMostKl = 1e-3;
 
@@ -42,10 +34,10 @@ struct Bar {
   bool clear_top = false;  // the top token stays wherever the reference leads clearly
 };
 
-struct Subject {
+struct Case {
   std::string name;
-  fs::path folder;
-  fs::path text;
+  std::filesystem::path folder;
+  std::string text;
   Bar w8;
 };
 
@@ -81,53 +73,6 @@ void print_row(const std::string& name, const Closeness::Figures& got, const Bar
   std::fflush(stdout);
 }
 
-/// A text of a model in windows, and its logits in fp32.
-class Reference {
- public:
-  Reference(const ModelSource& model, const Subject& subject, std::size_t threads,
-            std::size_t windows)
-      : model_(model), threads_(threads) {
-    const auto tokenizer = Tokenizer::open(subject.folder.string()).value();
-    const std::string text = read_text_file(subject.text.string(), kMostTextBytes).value();
-    ids_ = tokenizer->encode(text, Specials::kPlain, Around::kNothing).value();
-    windows_ = std::min(windows, ids_.size() / kWindowTokens);
-    CHECK(windows_ > 0);
-    floats_ = ComputedLlama::create(model, Way::kF32, threads).value();
-    for (std::size_t i = 0; i < windows_; ++i)
-      logits_.push_back(floats_->logits(window(i)).value());
-  }
-
-  std::size_t windows() const { return windows_; }
-  Backend& floats() { return floats_->backend(); }
-
-  /// Of another model of the same function, on as many windows as are asked for.
-  Closeness::Figures compare(const ModelSource& model, Backend& backend, DType wire,
-                             std::size_t windows) const {
-    Closeness closeness;
-    for (std::size_t i = 0; i < std::min(windows, windows_); ++i) {
-      const Tensor got = testing::all_logits(model, backend, wire, threads_, window(i)).value();
-      closeness.add(window(i), logits_[i].as<float>(), got.as<float>());
-    }
-    return closeness.figures();
-  }
-  /// Of the model itself, on all of them.
-  Closeness::Figures compare(Backend& backend, DType wire = DType::kF32) const {
-    return compare(model_, backend, wire, windows_);
-  }
-
- private:
-  std::span<const std::int32_t> window(std::size_t index) const {
-    return std::span(ids_).subspan(index * kWindowTokens, kWindowTokens);
-  }
-
-  const ModelSource& model_;
-  const std::size_t threads_;
-  std::vector<std::int32_t> ids_;
-  std::size_t windows_ = 0;
-  std::unique_ptr<ComputedLlama> floats_;
-  std::vector<Tensor> logits_;
-};
-
 std::string planes_text(const Int8Model& int8) {
   std::size_t linears = 1;
   std::size_t wide = int8.lm_head.planes > 1 ? 1 : 0;
@@ -140,32 +85,29 @@ std::string planes_text(const Int8Model& int8) {
   return fmt::format("two planes: {} of {} linears", wide, linears);
 }
 
-void compare_ways(const ModelSource& model, Reference& reference, const Subject& subject,
-                  std::size_t threads) {
-  print_head(subject.name.c_str());
+void compare_ways(const Subject& subject, const Case& about) {
+  print_head(about.name.c_str());
   for (const Way way : {Way::kBf16, Way::kW8, Way::kAuto, Way::kW16}) {
-    const auto llama = ComputedLlama::create(model, way, threads).value();
+    const auto llama = ComputedLlama::create(subject.model(), way, subject.threads()).value();
     std::string name(name_of(way));
     if (way == Way::kAuto) name += " (" + planes_text(*llama->int8()) + ")";
-    const Bar* bar = way == Way::kBf16 ? nullptr : way == Way::kW16 ? &kW16 : &subject.w8;
-    print_row(name,
-              reference.compare(llama->backend(), way == Way::kBf16 ? DType::kBF16 : DType::kF32),
-              bar);
+    const Bar* bar = way == Way::kBf16 ? nullptr : way == Way::kW16 ? &kW16 : &about.w8;
+    print_row(name, subject.compare(*llama), bar);
   }
 }
 
 /// What rounded activations cost by themselves, by how many units their mean has.
-void compare_units(const ModelSource& model, Reference& reference, std::size_t threads) {
+void compare_units(const Subject& subject) {
   print_head("weights in fp32, activations rounded to");
-  const auto llama = ComputedLlama::create(model, Way::kW8, threads).value();
+  const auto llama = ComputedLlama::create(subject.model(), Way::kW8, subject.threads()).value();
   for (const double units : {512.0, 2048.0, 8192.0, 32768.0}) {
-    testing::RoundingBackend rounding(reference.floats(), reference.floats(),
+    testing::RoundingBackend rounding(subject.floats(), subject.floats(),
                                       {ActivationRule::Scale::kMean, units, llama->int8()});
-    print_row(fmt::format("mean / {}", units), reference.compare(rounding), nullptr);
+    print_row(fmt::format("mean / {}", units), subject.compare(subject.model(), rounding), nullptr);
   }
 }
 
-void compare_outliers(const ModelSource& model, Reference& reference, std::size_t threads) {
+void compare_outliers(const Subject& subject) {
   const std::pair<const char*, testing::Outliers> suite[] = {
       {"none", {.factors = {1}}},
       {"128", {.factors = {128}}},
@@ -181,21 +123,9 @@ void compare_outliers(const ModelSource& model, Reference& reference, std::size_
       "| --- | ---: | ---: | --- | ---: | ---: |\n",
       kOutlierMostKl);
   for (const auto& [name, outliers] : suite) {
-    const testing::OutlierModel changed(model, outliers);
-    const testing::RoundedModel rounded(changed);
-    const auto kl_of = [&](Backend& backend) {
-      return reference.compare(changed, backend, DType::kF32, kOutlierWindows).mean_kl;
-    };
-    const auto exact = ComputedLlama::create(changed, Way::kF32, threads).value();
-    const auto w8 = ComputedLlama::create(changed, Way::kW8, threads).value();
-    const auto plain = ComputedLlama::create(rounded, Way::kF32, threads).value();
-    testing::RoundingBackend mean(plain->backend(), exact->backend(),
-                                  {.scale = ActivationRule::Scale::kMean, .units = 512});
-    testing::RoundingBackend absmax(plain->backend(), exact->backend(),
-                                    {.scale = ActivationRule::Scale::kAbsmax, .units = kInt8Most});
-    const double kl = kl_of(w8->backend());
-    fmt::print("| {} | {:.1e} | {:.2e} | {} | {:.2e} | {:.2e} |\n", name, kl_of(exact->backend()),
-               kl, kl <= kOutlierMostKl ? "holds" : "**FAILS**", kl_of(mean), kl_of(absmax));
+    const testing::OutlierKl kl = testing::outlier_kl(subject, outliers, kOutlierWindows);
+    fmt::print("| {} | {:.1e} | {:.2e} | {} | {:.2e} | {:.2e} |\n", name, kl.exact, kl.w8,
+               kl.w8 <= kOutlierMostKl ? "holds" : "**FAILS**", kl.mean, kl.absmax);
     std::fflush(stdout);
   }
 }
@@ -203,33 +133,17 @@ void compare_outliers(const ModelSource& model, Reference& reference, std::size_
 /// What is measured beside the ways of computing.
 enum class Beside : std::uint8_t { kNothing, kUnits, kUnitsAndOutliers };
 
-void measure(const Subject& subject, std::size_t threads, std::size_t windows, Beside beside) {
-  const auto model = open_model_directory(subject.folder.string());
-  if (!model.ok()) {
-    fmt::print("\n{}: not measured: {}\n", subject.name, model.status().message());
+void measure(const Case& about, std::size_t threads, std::size_t windows, Beside beside) {
+  const auto subject = Subject::open(about.folder, about.text, threads, windows);
+  if (!subject.ok()) {
+    fmt::print("\n{}: not measured: {}\n", about.name, subject.status().message());
     return;
   }
-  Reference reference(**model, subject, threads, windows);
-  fmt::print("\n## {}\n\n{}: {} windows of {} tokens\n", subject.name,
-             subject.text.filename().string(), reference.windows(), kWindowTokens);
-  compare_ways(**model, reference, subject, threads);
-  if (beside != Beside::kNothing) compare_units(**model, reference, threads);
-  if (beside == Beside::kUnitsAndOutliers) compare_outliers(**model, reference, threads);
-}
-
-/// Where the golden models lie: beside this tree, or where AIRLOCK_SHARED says.
-fs::path shared_folder() {
-  const char* shared = std::getenv("AIRLOCK_SHARED");
-  return shared != nullptr ? fs::path(shared)
-                           : fs::path(AIRLOCK_SOURCE_DIR) / ".." / "shared" / "data";
-}
-
-/// Where tools/fetch_model puts models.
-fs::path cache_folder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr) return fs::path(cache) / "airlock" / "models";
-  const char* home = std::getenv("HOME");
-  return fs::path(home != nullptr ? home : "/") / ".cache" / "airlock" / "models";
+  fmt::print("\n## {}\n\n{}: {} windows of {} tokens\n", about.name, about.text, subject->windows(),
+             Subject::kWindowTokens);
+  compare_ways(*subject, about);
+  if (beside != Beside::kNothing) compare_units(*subject);
+  if (beside == Beside::kUnitsAndOutliers) compare_outliers(*subject);
 }
 
 }  // namespace
@@ -241,16 +155,15 @@ int main(int argc, char** argv) {
   if (!numbers) return 2;
   const auto threads = static_cast<std::size_t>((*numbers)[0]);
   const auto windows = static_cast<std::size_t>((*numbers)[1]);
-  const auto data = std::filesystem::path(AIRLOCK_SOURCE_DIR) / "bench" / "data";
-  const auto kjv = airlock::shared_folder() / "golden" / "text-kjv";
-  const auto smol = airlock::cache_folder() / "smollm2";
+  const auto smol = airlock::testing::smollm2();
   using airlock::Beside;
   fmt::print("Against fp32; KL(fp32 || it) in nats; perplexity with its standard error\n");
-  airlock::measure({"text-kjv", kjv, data / "kjv.txt", {3e-4, 0.0015, 0.985, true}}, threads,
-                   windows, Beside::kUnitsAndOutliers);
+  airlock::measure(
+      {"text-kjv", airlock::testing::text_kjv(), "kjv.txt", {3e-4, 0.0015, 0.985, true}}, threads,
+      windows, Beside::kUnitsAndOutliers);
   constexpr airlock::Bar kSmol{7e-3, 0.004, 0.95, false};
-  airlock::measure({"SmolLM2", smol, data / "alice.txt", kSmol}, threads, windows, Beside::kUnits);
-  airlock::measure({"SmolLM2 on another text", smol, data / "kjv.txt", kSmol}, threads, windows,
+  airlock::measure({"SmolLM2", smol, "alice.txt", kSmol}, threads, windows, Beside::kUnits);
+  airlock::measure({"SmolLM2 on another text", smol, "kjv.txt", kSmol}, threads, windows,
                    Beside::kNothing);
   return 0;
 }
