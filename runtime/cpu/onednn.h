@@ -5,6 +5,7 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <future>
 #include <list>
 #include <map>
 #include <new>
@@ -135,6 +136,10 @@ Status guarded(const Body& body) {
             error.what()};
   } catch (const std::bad_alloc&) {
     return {StatusCode::kResourceExhausted, "out of memory"};
+  } catch (const std::future_error&) {
+    // oneDNN's cache has one thread make a primitive and others wait for a promise of it, which
+    // breaks where the first finds no memory.
+    return {StatusCode::kResourceExhausted, "out of memory in another thread of oneDNN"};
   }
 }
 
