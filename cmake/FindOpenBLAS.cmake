@@ -1,7 +1,8 @@
-# The serial one: threads are ours. Where another is installed too, the system's alternatives may give that at run time; it
-# is told to use one thread.
-find_path(OpenBLAS_INCLUDE_DIR cblas.h PATH_SUFFIXES openblas-serial)
-find_library(OpenBLAS_LIBRARY openblas PATH_SUFFIXES openblas-serial)
+# Threads are ours, and call it at the same time: the build with OpenMP locks its buffers, and makes no thread before it is
+# asked to use one. The serial build has no locks (runtime/cpu/blas.cc). Where several are installed the system's
+# alternatives may give another at run time.
+find_path(OpenBLAS_INCLUDE_DIR cblas.h PATH_SUFFIXES openblas-openmp openblas-pthread openblas-serial)
+find_library(OpenBLAS_LIBRARY openblas PATH_SUFFIXES openblas-openmp openblas-pthread openblas-serial)
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(OpenBLAS REQUIRED_VARS OpenBLAS_LIBRARY OpenBLAS_INCLUDE_DIR)
 if(OpenBLAS_FOUND AND NOT TARGET OpenBLAS::openblas)

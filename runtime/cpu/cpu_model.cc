@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "proto/limits.h"
+#include "runtime/cpu/blas.h"
 #include "runtime/cpu/fair_gate.h"
 #include "runtime/cpu/int8_weights_held.h"
 #include "runtime/cpu/int_linear.h"
@@ -292,9 +293,8 @@ Result<std::shared_ptr<CpuModel>> CpuModel::create(const ModelSource& model,
   ASSIGN_OR_RETURN(std::string digest, model.digest());
   ASSIGN_OR_RETURN(shared->weights,
                    load_weights(model, numerics, shared->engine, options, *shared->pool));
-  shared->info = {model.config().dims, options.dtype, model.stored_dtype(),
-                  options.threads,     "cpu",         std::move(digest),
-                  f64_products_name()};
+  shared->info = {model.config().dims, options.dtype, model.stored_dtype(), options.threads, "cpu",
+                  std::move(digest),   blas::name()};
   return std::shared_ptr<CpuModel>(new CpuModel(std::move(shared)));
 }
 
@@ -302,7 +302,7 @@ Result<std::shared_ptr<CpuModel>> CpuModel::create_without_weights(std::size_t t
   RETURN_IF_ERROR(check_threads(threads));
   ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ThreadPool::create(threads));
   ASSIGN_OR_RETURN(std::shared_ptr<CpuShared> shared, share(std::move(pool)));
-  shared->info = {{}, DType::kF32, DType::kF32, threads, "cpu", {}, f64_products_name()};
+  shared->info = {{}, DType::kF32, DType::kF32, threads, "cpu", {}, blas::name()};
   return std::shared_ptr<CpuModel>(new CpuModel(std::move(shared)));
 }
 
@@ -321,8 +321,8 @@ Result<std::shared_ptr<CpuModel>> CpuModel::create_for_int8(const ModelSource& m
   ASSIGN_OR_RETURN(std::string digest, model.digest());
   RETURN_IF_ERROR(
       shared->int8.prepare(model, weights, threads, shared->pool.get(), also, {}).status());
-  shared->info = {model.config().dims, DType::kF32,        model.stored_dtype(), threads, "cpu",
-                  std::move(digest),   f64_products_name()};
+  shared->info = {model.config().dims, DType::kF32, model.stored_dtype(), threads, "cpu",
+                  std::move(digest),   blas::name()};
   return std::shared_ptr<CpuModel>(new CpuModel(std::move(shared)));
 }
 

@@ -1,8 +1,8 @@
 #include "runtime/cpu/int_product_f64.h"
 
-#include <cblas.h>
-
 #include <algorithm>
+
+#include "runtime/cpu/blas.h"
 
 namespace airlock {
 
@@ -56,9 +56,7 @@ void IntProductF64::run(std::size_t piece, std::size_t, std::byte* memory, dnnl:
       const std::int8_t* from = weights + i * k + at;
       for (std::int64_t j = 0; j < count; ++j) b[i * count + j] = static_cast<double>(from[j]);
     }
-    const auto number = [](std::int64_t value) { return static_cast<blasint>(value); };
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, number(rows), number(columns),
-                number(count), 1.0, a, number(count), b, number(count), 0.0, sums, number(columns));
+    blas::dgemm(rows, columns, count, {a, count}, {b, count, true}, sums, columns);
     for (std::int64_t i = 0; i < rows * columns; ++i)
       totals[i] += static_cast<std::uint32_t>(static_cast<std::int64_t>(sums[i]));
   }

@@ -1,10 +1,9 @@
 #include "runtime/cpu/product_f64.h"
 
-#include <cblas.h>
-
 #include <algorithm>
-#include <string_view>
 #include <utility>
+
+#include "runtime/cpu/blas.h"
 
 namespace airlock {
 namespace {
@@ -52,21 +51,8 @@ void ProductF64::run(std::size_t index) const {
   const double* b =
       b_ + piece.batch / sharing_ * k_ * n_ + (b_lies ? piece.column * k_ : piece.column);
   double* result = result_ + (piece.batch * m_ + piece.row) * n_ + piece.column;
-  const auto number = [](std::int64_t value) { return static_cast<blasint>(value); };
-  cblas_dgemm(CblasRowMajor, a_lies ? CblasTrans : CblasNoTrans, b_lies ? CblasTrans : CblasNoTrans,
-              number(piece.rows), number(piece.columns), number(k_), 1.0, a,
-              number(a_lies ? m_ : k_), b, number(b_lies ? k_ : n_), 0.0, result, number(n_));
-}
-
-std::string f64_products_name() {
-  static const std::string name = [] {
-    openblas_set_num_threads(1);
-    // "OpenBLAS 0.3.21 DYNAMIC_ARCH ..."
-    const std::string_view config = openblas_get_config();
-    const std::size_t end = config.find(' ', config.find(' ') + 1);
-    return std::string(config.starts_with("OpenBLAS ") ? config.substr(0, end) : "OpenBLAS");
-  }();
-  return name;
+  blas::dgemm(piece.rows, piece.columns, k_, {a, a_lies ? m_ : k_, a_lies},
+              {b, b_lies ? k_ : n_, b_lies}, result, n_);
 }
 
 }  // namespace airlock

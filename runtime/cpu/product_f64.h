@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
 #include "proto/op.h"
 #include "runtime/compute.h"
@@ -39,8 +38,5 @@ class ProductF64 {
   const double* b_;
   double* result_;
 };
-
-/// "OpenBLAS 0.3.21". From the first call on OpenBLAS makes no threads of its own.
-std::string f64_products_name();
 
 }  // namespace airlock
