@@ -25,8 +25,9 @@ static_assert(kProtocolMajor == 7 && kProtocolMinor == 0 && kCountOf<Path> == 3 
               kCountOf<Op> == 9 && kCountOf<DType> == 7 && kCountOf<WeightKind> == 7 &&
               kCountOf<Transpose> == 3 && kCountOf<StatusCode> == 14);
 
-/// What a session is for, by the runner's word, for the server's log and statistics: what it hides
-/// and checks it does by itself. The numbers travel on the wire and never change.
+/// What a session is for, by the runner's word: the server refuses the ops that it has no use for,
+/// and names it in log and statistics. What the runner hides and checks it does by itself. The
+/// numbers travel on the wire and never change.
 enum class Privacy : std::uint8_t {
   kPlain = 0,      // all ops in the clear
   kVerify = 1,     // linears on plain integers, checked by the runner

@@ -255,7 +255,7 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   return first_failure(std::move(status), recording.status());
 }
 
-/// Of one session; measured: 9, and the files of a model.
+/// Of one session; measured: 9, and the files of a model; a dealer's session takes as many more.
 constexpr std::size_t kDescriptors = 24;
 
 /// The statistics are written after a failure, too.

@@ -21,11 +21,11 @@ inline constexpr double kMeanUnitsOfTwoPlanes = 4096;
 ///
 ///   x' = x 2^-e_j, s = max(mean |x'| / units, s_bound), out = rint(x' (1 / s)),
 ///
-/// all in fp32, ties to the even; units as above. s_bound is the least s that keeps one of
-/// |out|_inf |w|_1, |out|_2 |w|_2, |out|_1 |w|_inf below 2^31 for every row w of the linear; that
-/// is proven on `out` (wraps_nowhere()) before it is returned. No s is below max |x'| / 2^30. A row
-/// of zeros has s = 1. kInternal "activations are not finite" where x or x' is not. The extents fit
-/// (CHECKed). Any thread.
+/// all in fp32 (the norms in fp64), ties to the even; units as above. s_bound is the least s that
+/// keeps one of |out|_inf |w|_1, |out|_2 |w|_2, |out|_1 |w|_inf below 2^31 for every row w of the
+/// linear; that is proven on `out` (wraps_nowhere()) before it is returned. No s is below max |x'|
+/// / 2^30. A row of zeros has s = 1. kInternal "activations are not finite" where x or x' is not.
+/// The extents fit (CHECKed). Any thread.
 Result<float> quantise_row(std::span<const float> x, const Int8Linear& linear,
                            std::span<std::int32_t> out);
 
