@@ -128,7 +128,7 @@ AIRLOCK_API void airlock_pool_close(airlock_pool* pool);
 AIRLOCK_API airlock_status airlock_pool_check(airlock_pool* pool);
 /* Fills in as much of `stats` as struct_size says. */
 AIRLOCK_API airlock_status airlock_pool_get_stats(airlock_pool* pool, airlock_pool_stats* stats);
-/* "cpu, OpenBLAS 0.3.21 for fp64": what the server computes with. Lives as long as the session. */
+/* "cpu, BLIS 0.9.0 for fp64": what the server computes with. Lives as long as the session. */
 AIRLOCK_API const char* airlock_pool_device(airlock_pool* pool);
 
 /* A dense row-major array of rank 1 to AIRLOCK_MAX_RANK, its contents undefined. It lies in the

@@ -143,7 +143,7 @@ class PoolClient : public std::enable_shared_from_this<PoolClient> {
   Status copy_out(PoolArray& array, std::size_t offset, std::span<std::byte> to);
   Status check() const;
   PoolClientFigures figures();
-  /// "cpu, OpenBLAS 0.3.21 for fp64"
+  /// "cpu, BLIS 0.9.0 for fp64"
   const std::string& device() const { return device_; }
   bool multiplies_fp64() const { return !session_->backend().info().fp64_products.empty(); }
   /// Ends the session, and what waits in it; arrays and jobs go on being valid, and their calls

@@ -23,4 +23,4 @@ find_package(Boost 1.74 REQUIRED)      # libboost-dev, its headers alone: tee_ru
 find_package(hwy REQUIRED)            # libhwy-dev
 find_package(OneDNN REQUIRED)         # libdnnl-dev, cmake/FindOneDNN.cmake
 find_package(PCRE2 REQUIRED)          # libpcre2-dev, cmake/FindPCRE2.cmake: split rules of tokenizers
-find_package(OpenBLAS REQUIRED)       # libopenblas-openmp-dev, cmake/FindOpenBLAS.cmake: products of fp64
+find_package(BLIS REQUIRED)           # libblis-serial-dev, cmake/FindBLIS.cmake: products of fp64

@@ -113,7 +113,7 @@ struct Welcome {
   std::uint64_t capabilities = 0;
   // Both sides use a pool; what the session has leased of it Attached says.
   bool has_pool = false;
-  // What multiplies fp64, "OpenBLAS 0.3.21"; empty: nothing does.
+  // What multiplies fp64, "BLIS 0.9.0"; empty: nothing does.
   std::string fp64_products;
   bool operator==(const Welcome&) const = default;
 };

@@ -32,7 +32,7 @@ struct BackendInfo {
   std::string device;
   // Of the model, hex.
   std::string digest;
-  // What multiplies fp64, "OpenBLAS 0.3.21"; empty: nothing does, and such a matmul fails.
+  // What multiplies fp64, "BLIS 0.9.0"; empty: nothing does, and such a matmul fails.
   std::string fp64_products = {};
 };
 

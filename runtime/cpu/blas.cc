@@ -1,46 +1,42 @@
 #include "runtime/cpu/blas.h"
 
-#include <cblas.h>
+#include <blis.h>
 
-#include <cstddef>
-#include <mutex>
-#include <string_view>
+#include <array>
 
 namespace airlock::blas {
 
 namespace {
 
-/// Once, before anything else is asked of it. A build without threads has no locks either: products
-/// at the same time get the same buffer from it, and come out wrong. Which build the system's
-/// loader found, and not which one this was linked with, decides.
-bool is_sequential() {
-  static const bool sequential = [] {
-    openblas_set_num_threads(1);
-    return openblas_get_parallel() == OPENBLAS_SEQUENTIAL;
+/// The steps from a row to the next, and from a column to the next.
+std::array<inc_t, 2> steps(const Matrix& x) {
+  if (x.is_transposed) return {1, x.stride};
+  return {x.stride, 1};
+}
+
+/// Threads are ours. A build of BLIS with its own would take as many as its environment says.
+void use_one_thread() {
+  static const bool once = [] {
+    bli_thread_set_num_threads(1);
+    return true;
   }();
-  return sequential;
+  static_cast<void>(once);
 }
 
 }  // namespace
 
-std::string name() {
-  // "OpenBLAS 0.3.21 DYNAMIC_ARCH ..."
-  const std::string_view config = openblas_get_config();
-  const std::size_t end = config.find(' ', config.find(' ') + 1);
-  std::string name(config.starts_with("OpenBLAS ") ? config.substr(0, end) : "OpenBLAS");
-  if (is_sequential()) name += " (sequential)";
-  return name;
-}
+std::string name() { return std::string("BLIS ") + bli_info_get_version_str(); }
 
 void dgemm(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a, const Matrix& b,
            double* c, std::int64_t c_stride) {
-  static std::mutex turn;
-  std::unique_lock lock(turn, std::defer_lock);
-  if (is_sequential()) lock.lock();
-  const auto number = [](std::int64_t value) { return static_cast<blasint>(value); };
-  const auto how = [](const Matrix& x) { return x.is_transposed ? CblasTrans : CblasNoTrans; };
-  cblas_dgemm(CblasRowMajor, how(a), how(b), number(m), number(n), number(k), 1.0, a.data,
-              number(a.stride), b.data, number(b.stride), 0.0, c, number(c_stride));
+  use_one_thread();
+  double one = 1;
+  double zero = 0;
+  const auto [a_row, a_column] = steps(a);
+  const auto [b_row, b_column] = steps(b);
+  // BLIS's pointers are not const, and it reads these.
+  bli_dgemm(BLIS_NO_TRANSPOSE, BLIS_NO_TRANSPOSE, m, n, k, &one, const_cast<double*>(a.data), a_row,
+            a_column, const_cast<double*>(b.data), b_row, b_column, &zero, c, c_stride, 1);
 }
 
 }  // namespace airlock::blas

@@ -3,11 +3,11 @@
 #include <cstdint>
 #include <string>
 
-/// Internal to runtime/cpu: OpenBLAS, on the thread that calls. Any thread, several at once.
+/// Internal to runtime/cpu: products of fp64 by BLIS, on the thread that calls. Any thread, several
+/// at once. BLIS ends the process where malloc() has no memory for what it packs, 10 MiB a thread.
 namespace airlock::blas {
 
-/// "OpenBLAS 0.3.21", and " (sequential)" where only one product is computed at a time. From the
-/// first call of this or dgemm() on OpenBLAS makes no threads of its own.
+/// "BLIS 0.9.0".
 std::string name();
 
 /// A matrix by rows, `stride` elements from one to the next.
@@ -17,7 +17,8 @@ struct Matrix {
   bool is_transposed = false;  // it lies as its transpose
 };
 
-/// c [m, n], rows `c_stride` apart, = a [m, k] b [k, n].
+/// c [m, n], rows `c_stride` apart, = a [m, k] b [k, n]. Its bits depend on the shapes and the
+/// elements alone. What c holds before is not read.
 void dgemm(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a, const Matrix& b,
            double* c, std::int64_t c_stride);
 

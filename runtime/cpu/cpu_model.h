@@ -16,7 +16,7 @@ namespace airlock {
 struct CpuShared;
 
 /// The weights in oneDNN's packed layout and the turn-taking for the compute threads. Products of
-/// fp64 are OpenBLAS's.
+/// fp64 are BLIS's.
 class CpuModel : public ComputeModel {
  public:
   /// `pool`, of options.threads, computes; it is used only while an op of this model runs or its

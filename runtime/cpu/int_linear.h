@@ -26,7 +26,7 @@ struct IntGround {
 /// An int_linear or a pad_linear over its caller's memory, which a peer may change meanwhile: each
 /// word of an operand is read once. Rows are taken block by block, so that what lies in between is
 /// bounded. What is made of a key (words, digits, their products) is wiped before this returns;
-/// where fp64 multiplies, OpenBLAS's own buffers hold some of it until the next product.
+/// where fp64 multiplies, BLIS's own buffers hold some of it until the next product.
 /// kInvalidInput: a plane of a weight is not held; else as SlicedRun::run() and WordStream.
 /// Throws dnnl::error.
 Status multiply_integers(const IntGround& ground, const OpSpec& spec, const OpMemory& memory);

@@ -10,7 +10,7 @@
 /// Internal to runtime/cpu.
 namespace airlock {
 
-/// A matmul of fp64 over its caller's memory, in pieces. Each piece is one call of OpenBLAS on one
+/// A matmul of fp64 over its caller's memory, in pieces. Each piece is one call of BLIS on one
 /// thread, so that its bits depend on the piece alone, and pieces depend on the shapes alone.
 /// Whoever ran every piece has written every element of the result.
 class ProductF64 {

@@ -49,7 +49,7 @@ def the_library_alone_needs_little(rig):
     """AIRLOCK_ONLY_CLIENT configures without what the server, the runner and the tests need."""
     if shutil.which("cmake") is None:
         return "cmake not found"
-    others = ("cppzmq", "CLI11", "OpenSSL", "GTest", "rapidcheck", "prometheus-cpp", "hwy", "PCRE2", "OneDNN", "OpenBLAS",
+    others = ("cppzmq", "CLI11", "OpenSSL", "GTest", "rapidcheck", "prometheus-cpp", "hwy", "PCRE2", "OneDNN", "BLIS",
               "OpenMP", "CUDAToolkit")
     run("cmake", "-S", ROOT, "-B", rig.path("only"), "-DAIRLOCK_ONLY_CLIENT=ON",
         *(f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in others))

@@ -19,7 +19,7 @@ constexpr std::uint64_t kLease = 2 * PoolServer::kSlot;
 
 TEST_F(PoolClientTest, multiplies_arrays_wherever_they_live) {
   const auto client = connect();
-  EXPECT_THAT(client->device(), HasSubstr("cpu, OpenBLAS"));
+  EXPECT_THAT(client->device(), HasSubstr("cpu, BLIS"));
   for (const DType dtype : {DType::kF32, DType::kF64}) {
     // Within the message, and in the lease.
     for (const std::int64_t n : {3, 30, 120, 300}) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <thread>
@@ -57,18 +58,19 @@ TEST(Blas, takes_transposes_and_strides) {
   const std::vector<double> a_lies = {1, 4, 2, 5, 3, 6};
   const std::vector<double> b = {1, 0, 0, 1, 1, 1};
   const std::vector<double> b_lies = {1, 0, 1, 0, 1, 1};
-  const std::vector<double> want = {4, 5, -1, 10, 11, -1};
+  const std::vector<double> want = {4, 5, 10, 11};
   for (const bool left : {false, true}) {
     for (const bool right : {false, true}) {
-      std::vector<double> c(6, -1);
+      std::vector<double> c(6, std::nan(""));
       dgemm(2, 2, 3, left ? Matrix{a_lies.data(), 2, true} : Matrix{a.data(), 4},
             right ? Matrix{b_lies.data(), 3, true} : Matrix{b.data(), 2}, c.data(), 3);
-      EXPECT_EQ(c, want);
+      EXPECT_EQ((std::vector{c[0], c[1], c[3], c[4]}), want);
+      EXPECT_TRUE(std::isnan(c[2]) && std::isnan(c[5])) << "columns beyond its own";
     }
   }
 }
 
-TEST(Blas, has_a_name) { EXPECT_TRUE(name().starts_with("OpenBLAS")); }
+TEST(Blas, has_a_name) { EXPECT_TRUE(name().starts_with("BLIS ")); }
 
 }  // namespace
 }  // namespace airlock::blas

@@ -99,7 +99,7 @@ inline std::vector<ControlMessage> valid_controls() {
   welcome.device = "cpu";
   Welcome products = welcome;
   products.dims = {};
-  products.fp64_products = "OpenBLAS 0.3.21";
+  products.fp64_products = "BLIS 0.9.0";
   return {
       Hello{"fuzz", {RingChoice::kOn, 8, 4096}, "00ff", 0, {{1 << 20, 1 << 20, 0}}, 10240},
       Hello{"fuzz", {RingChoice::kOff}, "", 0, {}, 0, 0, Privacy::kOtpVerify, Int8Weights::kAuto},
