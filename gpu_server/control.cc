@@ -148,6 +148,7 @@ void Server::read_from(Client& client) {
     if (client.session) {
       client.session->end(status);
     } else if (status.code() != StatusCode::kUnavailable) {
+      if (status.code() == StatusCode::kProtocolError) client.connection->refuse_without_keys();
       junk_.log(LogLevel::kWarning, fmt::format("{}: {}", client.peer, status.message()));
     }
     close(client);
@@ -242,6 +243,7 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   SessionGround ground{
       .model = *model_,
       .control = endpoint_,
+      .security = security_.get(),
       .changed = wake_,
       .ended_log = ended_log_,
       .lacking_log = lacking_log_,

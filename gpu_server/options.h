@@ -58,6 +58,9 @@ struct ServerOptions {
   std::size_t max_clients = limits::kDefaultMaxClients;
   std::optional<std::uint64_t> max_op_flop;  // nullopt: what the model's own ops may take
   bool insecure_tcp = false;
+  // Of a tcp endpoint: whom it lets in, and its own key; both or none.
+  std::string authorized_keys;
+  std::string key;
   std::string metrics;  // HOST:PORT; empty: none
   std::string stats_json;
   double stats_interval_s = 0;  // 0: none

@@ -46,10 +46,21 @@ Status Server::take_endpoint() {
   RETURN_IF_ERROR(device_lost_.check());
   RETURN_IF_ERROR(parse_endpoint(endpoint_.text()).status());  // the default one's length
   const bool ipc = endpoint_.kind == Endpoint::Kind::kIpc;
-  if (!endpoint_.is_loopback() && !options_.insecure_tcp) {
+  if (!options_.key.empty()) {
+    if (ipc) {
+      return {StatusCode::kUsage, "--authorized-keys and --key are of tcp://, and --endpoint is {}",
+              endpoint_.text()};
+    }
+    ASSIGN_OR_RETURN(const SecretKey own, SecretKey::read(options_.key));
+    ASSIGN_OR_RETURN(std::vector<PublicKey> keys, read_public_keys(options_.authorized_keys));
+    log_info(fmt::format("this server's key is {}; {} keys are let in", own.public_key().line(),
+                         keys.size()));
+    ASSIGN_OR_RETURN(security_, make_tls(own, {std::move(keys), options_.authorized_keys}));
+  } else if (!endpoint_.is_loopback() && !options_.insecure_tcp) {
     return {StatusCode::kUsage,
             "--endpoint {} is reachable from other machines, and nothing is encrypted or "
-            "authenticated: add --insecure-tcp if you accept that",
+            "authenticated: give --authorized-keys and --key (airlock_keygen), or --insecure-tcp "
+            "if you accept that",
             endpoint_.text()};
   }
   if (ipc) {
@@ -122,7 +133,7 @@ Status Server::open_pool() {
 }
 
 Status Server::open_control() {
-  ASSIGN_OR_RETURN(auto listener, ControlListener::listen(endpoint_));
+  ASSIGN_OR_RETURN(auto listener, ControlListener::listen(endpoint_, security_.get()));
   endpoint_ = listener.endpoint();
   listener_.emplace(std::move(listener));
   return endpoint_.kind == Endpoint::Kind::kIpc ? lock_.own_socket() : Status();

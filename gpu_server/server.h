@@ -19,6 +19,7 @@
 #include "gpu_server/session.h"
 #include "runtime/rpc/control_connection.h"
 #include "runtime/rpc/endpoint.h"
+#include "runtime/secure/tls.h"
 #include "runtime/stats/counters_file.h"
 
 namespace airlock {
@@ -120,6 +121,8 @@ class Server {
   const ServerOptions options_;
   std::optional<OutputFile> stats_json_;
   Endpoint endpoint_;
+  // Of a tcp endpoint with keys. Before the connections that it encrypts.
+  std::shared_ptr<const StreamSecurity> security_;
   EndpointLock lock_;
   RingGeometry geometry_;
   bool ring_on_ = false;

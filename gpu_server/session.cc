@@ -130,8 +130,8 @@ Status Session::attach(std::unique_ptr<Compute>& compute, Attached& attached,
                        std::vector<UniqueFd>& leased) {
   const SegmentKind kind =
       ground_.control.kind == Endpoint::Kind::kIpc ? SegmentKind::kSealed : SegmentKind::kNamed;
-  ASSIGN_OR_RETURN(channel_,
-                   SessionChannel::offer(welcome_, kind, life_, &counters_.block.transport));
+  ASSIGN_OR_RETURN(channel_, SessionChannel::offer(welcome_, kind, life_,
+                                                   &counters_.block.transport, ground_.security));
   life_.set_waker([this] { channel_->wake(); });
   ASSIGN_OR_RETURN(std::vector<UniqueFd> descriptors, channel_->descriptors());
   tell(welcome_, std::move(descriptors));

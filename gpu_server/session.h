@@ -56,6 +56,8 @@ struct SessionGround {
   const ServedModel& model;
   // Where the server's control connections come in: the session's data socket lies beside it.
   Endpoint control;
+  // What encrypts that; null: nothing does.
+  const StreamSecurity* security = nullptr;
   // Set when there is something to tell the runner and when the worker is through.
   WakeEvent& changed;
   // Where the ends of sessions are logged.

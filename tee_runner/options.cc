@@ -18,6 +18,7 @@
 #include "runtime/program/connection_options.h"
 #include "runtime/replay/material.h"
 #include "runtime/rpc/endpoint.h"
+#include "runtime/secure/tls.h"
 #include "runtime/trace/trace_reader.h"
 #include "tee_runner/llama/driver.h"
 
@@ -26,6 +27,13 @@ namespace airlock {
 void declare_connection(const CommandOptions& command, RunnerOptions& options) {
   constexpr std::int64_t kMostMs = 24LL * 3600 * 1000;
   declare_endpoint(command, options.endpoint);
+  const CommandOption key =
+      command.text("--key", options.key, "this side's own key (NAME.key), with --server-key");
+  (void)command
+      .text("--server-key", options.server_key,
+            "the public key of a tcp server (NAME.pub of airlock_keygen): encrypts, and no other "
+            "server will do")
+      .needs(key);
   command.number("--timeout-ms", options.timeout, std::int64_t{1}, kMostMs,
                  "longest time without a connection or a sign of life (5000)");
   command.number("--op-timeout-ms", options.op_timeout, std::int64_t{1}, kMostMs,
@@ -216,11 +224,42 @@ Status check(const ReplayOptions& options) {
   return check_apart(std::array{NamedFile{"--stats-json", options.stats_json}}, inputs);
 }
 
+/// What encrypts `endpoint`, where `peer_key` was given; `option` is what named that.
+Result<std::shared_ptr<const StreamSecurity>> read_keys(const std::string& own_key,
+                                                        std::string_view option,
+                                                        const std::string& peer_key,
+                                                        const std::string& endpoint) {
+  if (peer_key.empty()) return std::shared_ptr<const StreamSecurity>();
+  ASSIGN_OR_RETURN(const Endpoint reached, parse_endpoint(endpoint));
+  if (reached.kind != Endpoint::Kind::kTcp) {
+    return Status(StatusCode::kUsage, "{} is of a tcp:// endpoint, and not of {}", option,
+                  endpoint);
+  }
+  return open_tls(own_key, peer_key);
+}
+
+/// Keys are read before anything is computed.
+Status open_keys(auto& options) {
+  using Options = std::remove_cvref_t<decltype(options)>;
+  bool has_peer = !options.server_key.empty();
+  ASSIGN_OR_RETURN(options.security,
+                   read_keys(options.key, "--server-key", options.server_key, options.endpoint));
+  if constexpr (std::derived_from<Options, ModelOptions>) {
+    has_peer = has_peer || !options.dealer_key.empty();
+    ASSIGN_OR_RETURN(options.dealer_security,
+                     read_keys(options.key, "--dealer-key", options.dealer_key,
+                               options.private_mode.dealer_endpoint));
+  }
+  if (options.key.empty() || has_peer) return {};
+  return {StatusCode::kUsage, "--key is for --server-key or --dealer-key: give that too"};
+}
+
 Result<std::optional<Command>> checked(auto& options) {
   if constexpr (std::derived_from<std::remove_cvref_t<decltype(options)>, ModelOptions>)
     RETURN_IF_ERROR(settle_privacy(options));
   if (options.endpoint.empty()) options.endpoint = default_endpoint().text();
   RETURN_IF_ERROR(check(options));
+  RETURN_IF_ERROR(open_keys(options));
   return std::optional<Command>(std::move(options));
 }
 

@@ -27,6 +27,9 @@ namespace airlock {
 /// What both subcommands have: how they reach a server, and where their results go.
 struct RunnerOptions : ConnectOptions {
   std::chrono::milliseconds op_timeout{300000};
+  // Files: the public key of a tcp server, and this side's own. Read into `security`.
+  std::string server_key;
+  std::string key;
   std::string stats_json;
   OutputForm output = OutputForm::kMarkdown;
 };
@@ -53,6 +56,8 @@ struct ModelOptions : RunnerOptions {
   std::optional<DType> dtype;  // nullopt: auto
   std::size_t threads = 1;
   PrivacyOptions private_mode;
+  std::string dealer_key;  // a file: the public key of a dealer over tcp. Read into
+  std::shared_ptr<const StreamSecurity> dealer_security;
   std::string model_digest;  // that the model must have, hex; empty: any
 };
 

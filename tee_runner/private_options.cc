@@ -49,9 +49,10 @@ Status check_dealer(const ModelOptions& options) {
   const std::string& text = options.private_mode.dealer_endpoint;
   auto dealer = parse_endpoint(text);
   if (!dealer.ok()) return dealer.status().with_context("--dealer-endpoint");
-  if (!dealer->is_loopback()) {
+  if (!dealer->is_loopback() && options.dealer_key.empty()) {
     return {StatusCode::kUsage,
-            "--dealer-endpoint {} is beyond this machine: the pads' key would cross in the clear",
+            "--dealer-endpoint {} is beyond this machine: the pads' key would cross in the clear; "
+            "give --dealer-key and --key",
             text};
   }
   return check_two_servers(options.endpoint.empty() ? default_endpoint().text() : options.endpoint,
@@ -66,8 +67,12 @@ void declare_privacy(const CommandOptions& command, ModelOptions& options) {
                  "plain: the server sees everything; otp-verify: it sees masked integers and "
                  "cannot alter a result; otp, verify: one of the two; otp-dealer: as otp-verify, a "
                  "second server helps; tee-only: no server (docs/PRIVACY.md)");
-  command.text("--dealer-endpoint", privacy.dealer_endpoint,
-               "the gpu_server that makes the pads' products, with --privacy otp-dealer");
+  const CommandOption dealer =
+      command.text("--dealer-endpoint", privacy.dealer_endpoint,
+                   "the gpu_server that makes the pads' products, with --privacy otp-dealer");
+  (void)command
+      .text("--dealer-key", options.dealer_key, "the public key of a dealer over tcp; with --key")
+      .needs(dealer);
   command.choice<Int8Weights>("--int8-weights", privacy.int8_weights,
                               "of a private mode: w8, w16 (two int8 a weight), auto (w16 where w8 "
                               "is too coarse)",

@@ -79,6 +79,7 @@ Status PrivateSession::start_pads(const ModelOptions& options, const ConnectOpti
   if (privacy.mode == PrivacyMode::kOtpDealer) {
     ConnectOptions asked = connect;
     asked.endpoint = privacy.dealer_endpoint;
+    asked.security = options.dealer_security;
     asked.privacy = Privacy::kDealer;
     auto dealer = ClientSession::connect(asked);
     if (!dealer.ok()) return dealer.status().with_context("the dealer");

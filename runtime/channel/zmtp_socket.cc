@@ -6,7 +6,6 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <optional>
@@ -14,7 +13,6 @@
 #include <utility>
 
 #include "base/check.h"
-#include "base/file.h"
 
 namespace airlock {
 namespace {
@@ -130,15 +128,16 @@ Status no_zmtp(std::string_view what) {
 
 }  // namespace
 
-ZmtpSocket::ZmtpSocket(UniqueFd connection) : fd_(std::move(connection)), stash_(kStashBytes) {
+ZmtpSocket::ZmtpSocket(ByteStream connection)
+    : stream_(std::move(connection)), stash_(kStashBytes) {
   // What one of these fails at is the other kind of socket, and nothing depends on either.
   const int on = 1;
-  (void)::setsockopt(fd_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  (void)::setsockopt(stream_.fd(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
   sockaddr_storage own{};
   socklen_t size = sizeof(own);
-  if (::getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&own), &size) == 0 &&
+  if (::getsockname(stream_.fd(), reinterpret_cast<sockaddr*>(&own), &size) == 0 &&
       own.ss_family == AF_UNIX) {
-    (void)::setsockopt(fd_.get(), SOL_SOCKET, SO_SNDBUF, &kSendBuffer, sizeof(kSendBuffer));
+    (void)::setsockopt(stream_.fd(), SOL_SOCKET, SO_SNDBUF, &kSendBuffer, sizeof(kSendBuffer));
   }
 }
 
@@ -163,17 +162,13 @@ void ZmtpSocket::sent(std::size_t count) {
 }
 
 /// kBusy: not now, or (closed_) never.
-Result<std::size_t> ZmtpSocket::write(std::span<iovec> parts) {
-  msghdr message{};
-  message.msg_iov = parts.data();
-  message.msg_iovlen = parts.size();
-  ssize_t taken = -1;
-  do {
-    taken = ::sendmsg(fd_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-  } while (taken < 0 && errno == EINTR);
-  if (taken >= 0) return static_cast<std::size_t>(taken);
-  closed_ = closed_ || (errno != EAGAIN && errno != EWOULDBLOCK);
-  return Status(StatusCode::kBusy, "no room to send");
+Result<std::size_t> ZmtpSocket::write(std::span<const iovec> parts) {
+  auto taken = stream_.send(parts);
+  const StatusCode code = taken.status().code();
+  if (code == StatusCode::kUnavailable) closed_ = true;
+  if (code == StatusCode::kUnavailable || code == StatusCode::kBusy)
+    return Status(StatusCode::kBusy, "no room to send");
+  return taken;
 }
 
 /// kDeadlineExceeded: the peer has not greeted yet. kUnavailable: it never will, or has gone before
@@ -183,10 +178,12 @@ Status ZmtpSocket::shake_hands() {
     iovec part = to_iovec(rest);
     const auto taken = write({&part, 1});
     if (!taken.ok() && closed_) return closed_by_peer();
-    if (!taken.ok()) break;
+    if (taken.status().code() == StatusCode::kBusy) break;
+    RETURN_IF_ERROR(taken.status());
     introduced_ += *taken;
     rest = rest.subspan(*taken);
   }
+  if (const Status left = flush_stream(); left.code() != StatusCode::kBusy) RETURN_IF_ERROR(left);
   while (next_ != Next::kFrames) {
     ASSIGN_OR_RETURN(const bool taken, next_ == Next::kGreeting ? take_greeting() : take_ready());
     if (!taken) RETURN_IF_ERROR(fill({}));
@@ -219,7 +216,15 @@ Status ZmtpSocket::flush() {
     ASSIGN_OR_RETURN(const std::size_t taken, write(std::span(parts).first(count)));
     sent(taken);
   }
-  return {};
+  return flush_stream();
+}
+
+/// As write().
+Status ZmtpSocket::flush_stream() {
+  Status left = stream_.flush();
+  if (left.code() != StatusCode::kUnavailable) return left;
+  closed_ = true;
+  return {StatusCode::kBusy, "no room to send"};
 }
 
 Status ZmtpSocket::send(std::span<const std::byte> bytes, Deadline deadline) {
@@ -241,22 +246,17 @@ Status ZmtpSocket::fill(std::span<std::byte> place) {
   }
   const std::span<std::byte> rest = std::span(stash_).subspan(end_);
   std::array<iovec, 2> parts{{{place.data(), place.size()}, {rest.data(), rest.size()}}};
-  msghdr message{};
-  message.msg_iov = parts.data();
-  message.msg_iovlen = parts.size();
-  ssize_t count = -1;
-  do {
-    count = ::recvmsg(fd_.get(), &message, MSG_DONTWAIT);
-  } while (count < 0 && errno == EINTR);
-  if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+  const auto came = stream_.receive(parts);
+  if (came.status().code() == StatusCode::kBusy)
     return {StatusCode::kDeadlineExceeded, "no message came"};
-  if (count <= 0) {
+  if (came.status().code() == StatusCode::kUnavailable) {
     closed_ = true;
     return closed_by_peer();
   }
-  const std::size_t in_place = std::min(static_cast<std::size_t>(count), place.size());
+  RETURN_IF_ERROR(came.status());
+  const std::size_t in_place = std::min(*came, place.size());
   placed_ += in_place;
-  end_ += static_cast<std::size_t>(count) - in_place;
+  end_ += *came - in_place;
   return {};
 }
 
@@ -351,8 +351,9 @@ Status ZmtpSocket::poll(Wake wake, Deadline deadline) const {
   int events = (wake == Wake::kWritable ? 0 : POLLIN) | (wake == Wake::kReadable ? 0 : POLLOUT);
   // Before its greeting there is nothing to be sent, whatever room there is.
   if (next_ != Next::kFrames) events = POLLIN;
+  if ((events & POLLIN) != 0 && stream_.holds_bytes()) return {};
   do {
-    pollfd waiting{fd_.get(), static_cast<short>(events), 0};
+    pollfd waiting{stream_.fd(), stream_.events(static_cast<short>(events)), 0};
     constexpr std::chrono::milliseconds kLongest{1000};
     const auto left =
         std::chrono::ceil<std::chrono::milliseconds>(deadline.slice(kLongest).remaining());
@@ -363,7 +364,7 @@ Status ZmtpSocket::poll(Wake wake, Deadline deadline) const {
 
 bool ZmtpSocket::disconnected() const {
   if (closed_) return true;
-  pollfd ended{fd_.get(), POLLRDHUP, 0};
+  pollfd ended{stream_.fd(), POLLRDHUP, 0};
   return ::poll(&ended, 1, 0) > 0;
 }
 

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <sys/uio.h>
-
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -12,7 +10,7 @@
 
 #include "base/deadline.h"
 #include "base/status.h"
-#include "base/unique_fd.h"
+#include "runtime/channel/byte_stream.h"
 
 namespace airlock {
 
@@ -22,15 +20,14 @@ namespace airlock {
 /// thread at a time.
 class ZmtpSocket {
  public:
-  /// `connection`: a stream that is connected and does not block.
-  explicit ZmtpSocket(UniqueFd connection);
+  explicit ZmtpSocket(ByteStream connection);
 
   /// One more frame to send, not copied: `owner` keeps `bytes` alive until they have left.
   void queue(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
   /// Hands over what the system takes now; nothing before the peer has greeted, as libzmq demands.
   /// kBusy: there is more. Where nobody will ever take it disconnected() says so.
   Status flush();
-  bool sending() const { return !outgoing_.empty(); }
+  bool sending() const { return !outgoing_.empty() || stream_.sending(); }
   /// One frame, copied, and all of it handed over. kBusy: not by the deadline, it is still queued.
   Status send(std::span<const std::byte> bytes, Deadline deadline);
 
@@ -61,7 +58,8 @@ class ZmtpSocket {
   std::span<const std::byte> stashed() const {
     return std::span(stash_).subspan(begin_, end_ - begin_);
   }
-  Result<std::size_t> write(std::span<iovec> parts);
+  Result<std::size_t> write(std::span<const iovec> parts);
+  Status flush_stream();
   Status shake_hands();
   void sent(std::size_t count);
   Status fill(std::span<std::byte> place);
@@ -71,7 +69,7 @@ class ZmtpSocket {
   Result<bool> take_frame(std::span<std::byte> into);
   Result<std::size_t> try_receive(std::span<std::byte> into);
 
-  UniqueFd fd_;
+  ByteStream stream_;
   bool closed_ = false;
 
   std::size_t introduced_ = 0;

@@ -148,7 +148,8 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
   hello.inline_bytes = options.inline_bytes;
   hello.privacy = options.privacy;
   hello.int8_weights = options.int8_weights;
-  ASSIGN_OR_RETURN(auto connection, ControlConnection::connect(endpoint, deadline));
+  ASSIGN_OR_RETURN(auto connection,
+                   ControlConnection::connect(endpoint, deadline, security_.get()));
   control_.emplace(std::move(connection));
   RETURN_IF_ERROR(control_->send(hello));
   for (;;) {
@@ -207,7 +208,7 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
     const std::string& address = control_->peer();
     control.host = address.find(':') == address.npos ? address : fmt::format("[{}]", address);
   }
-  ASSIGN_OR_RETURN(channel_, SessionChannel::attach(welcome, descriptors, watch_));
+  ASSIGN_OR_RETURN(channel_, SessionChannel::attach(welcome, descriptors, watch_, security_.get()));
   descriptors.clear();
   std::string data;
   for (;;) {
@@ -332,6 +333,7 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
   std::unique_ptr<ClientSession> session(new ClientSession());
   RETURN_IF_ERROR(session->wake_.check());
+  session->security_ = options.security;
   const Deadline deadline = Deadline::after(options.longest_wait());
   for (;;) {
     bool answered = false;

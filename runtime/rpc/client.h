@@ -31,6 +31,8 @@ struct ConnectOptions {
   RingWish ring;
   // What is asked for of the server's pool; none over tcp, and without a ring.
   PoolWish pool;
+  // What encrypts a tcp endpoint and knows the server's key; null: nothing does.
+  std::shared_ptr<const StreamSecurity> security;
   // Set from anywhere to end connect() (kCancelled); null: nobody does. Outlives it.
   const std::atomic<bool>* cancelled = nullptr;
   // The program, for the server's log and statistics.
@@ -112,7 +114,8 @@ class ClientSession {
   void watch_server(std::chrono::milliseconds timeout);
   void watch(std::chrono::milliseconds timeout);
 
-  // First: sockets close before it.
+  // First: sockets close before these.
+  std::shared_ptr<const StreamSecurity> security_;
   PeerLife life_;
   OpStatsTable op_stats_;
   // The control thread's, once that runs.

@@ -30,7 +30,15 @@ constexpr std::chrono::milliseconds kRest{50};
 /// Connections that wait to be accepted.
 constexpr int kBacklog = 128;
 
-Status gone() { return {StatusCode::kUnavailable, "the peer closed the connection"}; }
+/// A message as it leaves on TCP.
+std::vector<std::byte> with_length(std::span<const std::byte> message) {
+  std::vector<std::byte> bytes;
+  bytes.reserve(kLengthBytes + message.size());
+  for (std::size_t i = 0; i < kLengthBytes; ++i)
+    bytes.push_back(static_cast<std::byte>(message.size() >> (8 * i)));
+  bytes.insert(bytes.end(), message.begin(), message.end());
+  return bytes;
+}
 
 /// Who made the connection, by the kernel's word.
 Result<ucred> credentials(int fd) {
@@ -65,37 +73,55 @@ Result<UniqueFd> connect_ipc(const std::string& path) {
 
 }  // namespace
 
-Result<ControlConnection> ControlConnection::connect(const Endpoint& endpoint, Deadline deadline) {
+Result<ControlConnection> ControlConnection::connect(const Endpoint& endpoint, Deadline deadline,
+                                                     const StreamSecurity* security) {
   if (endpoint.kind == Endpoint::Kind::kTcp) {
     ASSIGN_OR_RETURN(UniqueFd fd, connect_tcp(endpoint, deadline));
     std::string peer = peer_address(fd.get());
-    return ControlConnection(std::move(fd), endpoint.kind, std::move(peer), Descriptors::kRefuse);
+    ASSIGN_OR_RETURN(ByteStream stream,
+                     ByteStream::open(std::move(fd), security, StreamRole::kClient));
+    if (const Status met = stream.shake_hands(deadline); !met.ok()) {
+      if (met.code() != StatusCode::kUnavailable) return met;
+      return Status(StatusCode::kUnavailable,
+                    "what listens at {} closed the connection before it showed a key: it was "
+                    "started without --authorized-keys, or has just ended",
+                    endpoint.text());
+    }
+    return ControlConnection(std::move(stream), endpoint.kind, std::move(peer),
+                             Descriptors::kRefuse);
   }
   ASSIGN_OR_RETURN(UniqueFd fd, connect_ipc(endpoint.path));
-  return ControlConnection(std::move(fd), endpoint.kind, endpoint.text(), Descriptors::kTake);
+  return ControlConnection(ByteStream(std::move(fd)), endpoint.kind, endpoint.text(),
+                           Descriptors::kTake);
 }
 
 Status ControlConnection::send(const ControlMessage& message, std::span<const int> descriptors) {
   const std::vector<std::byte> bytes = encode_control(message);
-  if (kind_ == Endpoint::Kind::kIpc) return send_packet(fd_.get(), bytes, descriptors);
+  if (kind_ == Endpoint::Kind::kIpc) return send_packet(fd(), bytes, descriptors);
   if (sending()) RETURN_IF_ERROR(flush());
   if (sending()) return {StatusCode::kBusy, "the peer does not read"};
-  for (std::size_t i = 0; i < kLengthBytes; ++i)
-    outgoing_.push_back(static_cast<std::byte>(bytes.size() >> (8 * i)));
-  outgoing_.insert(outgoing_.end(), bytes.begin(), bytes.end());
+  outgoing_ = with_length(bytes);
   return flush();
 }
 
+void ControlConnection::refuse_without_keys() const {
+  if (stream_.is_open()) return;
+  const std::vector<std::byte> bytes = with_length(encode_control(
+      Refusal{StatusCode::kMismatch,
+              "it lets in who shows a key: give --server-key and --key (airlock_keygen)"}));
+  (void)::send(fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 Status ControlConnection::flush() {
-  while (sending()) {
-    const ssize_t sent =
-        ::send(fd_.get(), outgoing_.data(), outgoing_.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return {};
-    if (sent < 0) return gone();
-    outgoing_.erase(outgoing_.begin(), outgoing_.begin() + sent);
+  while (!outgoing_.empty()) {
+    const iovec part{outgoing_.data(), outgoing_.size()};
+    const auto sent = stream_.send({&part, 1});
+    if (sent.status().code() == StatusCode::kBusy) return {};
+    RETURN_IF_ERROR(sent.status());
+    outgoing_.erase(outgoing_.begin(), outgoing_.begin() + static_cast<std::ptrdiff_t>(*sent));
   }
-  return {};
+  const Status left = stream_.flush();
+  return left.code() == StatusCode::kBusy ? Status() : left;
 }
 
 Result<std::optional<ControlFrame>> ControlConnection::receive() {
@@ -103,7 +129,7 @@ Result<std::optional<ControlFrame>> ControlConnection::receive() {
   ControlFrame frame;
   std::array<std::byte, kMaxBytes> bytes;
   auto* const descriptors = descriptors_ == Descriptors::kTake ? &frame.descriptors : nullptr;
-  ASSIGN_OR_RETURN(const auto size, receive_packet(fd_.get(), bytes, descriptors));
+  ASSIGN_OR_RETURN(const auto size, receive_packet(fd(), bytes, descriptors));
   if (!size) return std::optional<ControlFrame>();
   frame.bytes.assign(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(*size));
   return std::optional<ControlFrame>(std::move(frame));
@@ -129,21 +155,22 @@ Result<std::optional<ControlFrame>> ControlConnection::receive_tcp() {
     }
     // Never more than one message's: what follows stays in the kernel, where it is bounded.
     std::array<std::byte, kLengthBytes + kMaxBytes> bytes;
-    const ssize_t got =
-        ::recv(fd_.get(), bytes.data(), bytes.size() - incoming_.size(), MSG_DONTWAIT);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return std::optional<ControlFrame>();
-    if (got <= 0) return gone();
-    incoming_.insert(incoming_.end(), bytes.begin(), bytes.begin() + got);
+    const iovec part{bytes.data(), bytes.size() - incoming_.size()};
+    const auto got = stream_.receive({&part, 1});
+    if (got.status().code() == StatusCode::kBusy) return std::optional<ControlFrame>();
+    RETURN_IF_ERROR(got.status());
+    incoming_.insert(incoming_.end(), bytes.begin(),
+                     bytes.begin() + static_cast<std::ptrdiff_t>(*got));
   }
 }
 
 bool ControlConnection::peer_closed() const {
-  pollfd look{fd_.get(), POLLRDHUP, 0};
+  pollfd look{fd(), POLLRDHUP, 0};
   return ::poll(&look, 1, 0) > 0 && (look.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
-Result<ControlListener> ControlListener::listen(const Endpoint& endpoint) {
+Result<ControlListener> ControlListener::listen(const Endpoint& endpoint,
+                                                const StreamSecurity* security) {
   UniqueFd spare(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   if (!spare.valid()) return os_error("open /dev/null", errno);
   if (endpoint.kind == Endpoint::Kind::kTcp) {
@@ -151,7 +178,7 @@ Result<ControlListener> ControlListener::listen(const Endpoint& endpoint) {
     Endpoint real = endpoint;
     ASSIGN_OR_RETURN(real.port, bound_port(fd.get()));
     if (real.host == "*") real.host = "0.0.0.0";
-    return ControlListener(std::move(fd), std::move(real), std::move(spare));
+    return ControlListener(std::move(fd), std::move(real), security, std::move(spare));
   }
   ASSIGN_OR_RETURN(const sockaddr_un address, unix_address(endpoint.path));
   UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -163,7 +190,7 @@ Result<ControlListener> ControlListener::listen(const Endpoint& endpoint) {
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
       ::chmod(endpoint.path.c_str(), 0600) != 0 || ::listen(fd.get(), kBacklog) != 0)
     return os_error("listen at " + endpoint.text(), errno);
-  return ControlListener(std::move(fd), endpoint, std::move(spare));
+  return ControlListener(std::move(fd), endpoint, nullptr, std::move(spare));
 }
 
 std::optional<ControlConnection> ControlListener::accept() {
@@ -185,12 +212,15 @@ std::optional<ControlConnection> ControlListener::accept() {
     const int on = 1;
     (void)::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     std::string peer = peer_address(fd.get());
-    return ControlConnection(std::move(fd), endpoint_.kind, std::move(peer),
+    auto stream = ByteStream::open(std::move(fd), security_, StreamRole::kServer);
+    if (!stream.ok()) return std::nullopt;
+    return ControlConnection(std::move(stream).value(), endpoint_.kind, std::move(peer),
                              ControlConnection::Descriptors::kRefuse);
   }
   const auto peer = credentials(fd.get());
   if (!peer.ok() || peer->uid != ::geteuid()) return std::nullopt;
-  return ControlConnection(std::move(fd), endpoint_.kind, fmt::format("process {}", peer->pid),
+  return ControlConnection(ByteStream(std::move(fd)), endpoint_.kind,
+                           fmt::format("process {}", peer->pid),
                            ControlConnection::Descriptors::kRefuse);
 }
 

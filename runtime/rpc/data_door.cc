@@ -79,11 +79,15 @@ void DataDoor::remove_name() {
   if (std::exchange(has_name_, false)) ::unlink(endpoint_.substr(kIpc.size()).c_str());
 }
 
-Result<ZmtpSocket> DataDoor::let_in() {
+Result<ZmtpSocket> DataDoor::let_in(const StreamSecurity* security) {
   UniqueFd connection(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   const int error = errno;
   remove_name();
-  if (connection.valid()) return ZmtpSocket(std::move(connection));
+  if (connection.valid()) {
+    ASSIGN_OR_RETURN(ByteStream stream,
+                     ByteStream::open(std::move(connection), security, StreamRole::kServer));
+    return ZmtpSocket(std::move(stream));
+  }
   const Status status = os_error("accept at a session's data socket", error);
   if (status.code() == StatusCode::kResourceExhausted) return status;
   return Status(StatusCode::kUnavailable, status.message());

@@ -29,9 +29,9 @@ class DataDoor {
   const std::string& endpoint() const { return endpoint_; }
   /// Until a connection waits. kDeadlineExceeded, or what `watch` says.
   Status await_knock(const PeerWatch& watch, Deadline deadline) const;
-  /// The connection that waits; no other gets in. kUnavailable: it has gone;
-  /// kResourceExhausted: no descriptor.
-  Result<ZmtpSocket> let_in();
+  /// The connection that waits, in a session of `security` (outlives it), where given; no other
+  /// gets in. kUnavailable: it has gone; kResourceExhausted: no descriptor.
+  Result<ZmtpSocket> let_in(const StreamSecurity* security = nullptr);
 
  private:
   DataDoor(UniqueFd listener, std::string endpoint)

@@ -78,8 +78,9 @@ Status SessionChannel::make_segments(Welcome& welcome, SegmentKind kind) {
 
 Result<std::unique_ptr<SessionChannel>> SessionChannel::offer(Welcome& welcome, SegmentKind kind,
                                                               const PeerWatch& watch,
-                                                              TransportStats* stats) {
-  std::unique_ptr<SessionChannel> made(new SessionChannel(welcome, watch, stats));
+                                                              TransportStats* stats,
+                                                              const StreamSecurity* security) {
+  std::unique_ptr<SessionChannel> made(new SessionChannel(welcome, watch, stats, security));
   if (welcome.has_ring) RETURN_IF_ERROR(made->make_segments(welcome, kind));
   made->welcome_ = welcome;
   return made;
@@ -122,7 +123,7 @@ Status SessionChannel::admit_runner(const Endpoint& control,
     if (knocked.code() == StatusCode::kDeadlineExceeded)
       return {StatusCode::kUnavailable, "the client never attached to its session"};
     RETURN_IF_ERROR(knocked);
-    auto socket = door.let_in();
+    auto socket = door.let_in(security_);
     if (socket.status().code() == StatusCode::kUnavailable) continue;
     RETURN_IF_ERROR(socket.status());
     const Status shown = await_token(*socket, deadline.slice(kTokenPatience));
@@ -235,8 +236,9 @@ Status SessionChannel::open() {
 }
 
 Result<std::unique_ptr<SessionChannel>> SessionChannel::attach(
-    const Welcome& welcome, std::span<const UniqueFd> descriptors, const PeerWatch& watch) {
-  std::unique_ptr<SessionChannel> made(new SessionChannel(welcome, watch, nullptr));
+    const Welcome& welcome, std::span<const UniqueFd> descriptors, const PeerWatch& watch,
+    const StreamSecurity* security) {
+  std::unique_ptr<SessionChannel> made(new SessionChannel(welcome, watch, nullptr, security));
   const bool is_sealed = welcome.has_ring && welcome.request_segment.empty();
   if (descriptors.size() != (is_sealed ? 2 : 0)) {
     return Status(StatusCode::kProtocolError, "{} segments came beside the welcome, expected {}",
@@ -260,7 +262,9 @@ Status SessionChannel::connect(const std::string& data_endpoint) {
   // Somebody else was there first: the server will announce another, or has done so.
   if (code == StatusCode::kUnavailable || code == StatusCode::kDeadlineExceeded) return {};
   RETURN_IF_ERROR(connection.status());
-  ZmtpSocket socket(std::move(connection).value());
+  ASSIGN_OR_RETURN(ByteStream stream,
+                   ByteStream::open(std::move(connection).value(), security_, StreamRole::kClient));
+  ZmtpSocket socket(std::move(stream));
   (void)socket.send(std::as_bytes(std::span(welcome_.token)), Deadline::after(kConnectPatience));
   socket_.emplace(std::move(socket));
   return {};

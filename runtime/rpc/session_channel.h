@@ -44,10 +44,12 @@ class SessionChannel {
  public:
   /// Server: makes the segments, where `welcome` (epoch, token, geometry and ring must be set) has
   /// a ring, and fills in their names. Their memory is only promised: a client that never attaches
-  /// costs next to nothing. The channel counts in `stats` (outlives it), where given.
+  /// costs next to nothing. The channel counts in `stats`, and its data socket is one of
+  /// `security`; both outlive it, where given.
   static Result<std::unique_ptr<SessionChannel>> offer(Welcome& welcome, SegmentKind kind,
                                                        const PeerWatch& watch,
-                                                       TransportStats* stats = nullptr);
+                                                       TransportStats* stats = nullptr,
+                                                       const StreamSecurity* security = nullptr);
   /// Server: copies of the segments' descriptors for beside Welcome, the request segment's first.
   /// None where they have names.
   Result<std::vector<UniqueFd>> descriptors() const;
@@ -66,7 +68,8 @@ class SessionChannel {
   /// Runner: maps the segments that `welcome` (checked) names, or whose `descriptors` came with it.
   static Result<std::unique_ptr<SessionChannel>> attach(const Welcome& welcome,
                                                         std::span<const UniqueFd> descriptors,
-                                                        const PeerWatch& watch);
+                                                        const PeerWatch& watch,
+                                                        const StreamSecurity* security = nullptr);
   /// Runner: connects to the data socket and shows the token there; waits for a moment at most.
   /// Again with every endpoint that the server announces, and where lost() says so.
   Status connect(const std::string& data_endpoint);
@@ -96,8 +99,9 @@ class SessionChannel {
   PoolLease* pool() { return lease_.get(); }
 
  private:
-  SessionChannel(const Welcome& welcome, const PeerWatch& watch, TransportStats* stats)
-      : welcome_(welcome), watch_(watch), stats_(stats) {}
+  SessionChannel(const Welcome& welcome, const PeerWatch& watch, TransportStats* stats,
+                 const StreamSecurity* security)
+      : welcome_(welcome), watch_(watch), stats_(stats), security_(security) {}
   Status make_segments(Welcome& welcome, SegmentKind kind);
   Status admit_runner(const Endpoint& control,
                       const std::function<void(const std::string&)>& announce, Deadline deadline);
@@ -111,6 +115,7 @@ class SessionChannel {
   Welcome welcome_;
   const PeerWatch& watch_;
   TransportStats* const stats_;
+  const StreamSecurity* const security_;
   std::unique_ptr<Channel> channel_;
 };
 

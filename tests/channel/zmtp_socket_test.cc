@@ -186,7 +186,8 @@ struct RawPeer {
   RawPeer() {
     const Listener listener(Transport::kIpc);
     fd = listener.connect();
-    socket.emplace(UniqueFd(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK)));
+    socket.emplace(
+        ByteStream(UniqueFd(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK))));
   }
   void write(const std::string& text) const {
     ASSERT_EQ(::write(fd.get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
@@ -282,7 +283,7 @@ struct LibzmqPeer {
     libzmq.set(zmq::sockopt::rcvtimeo, 60'000);
     Listener listener(transport);
     if (libzmq_listens) {
-      ours.emplace(listener.connect());
+      ours.emplace(ByteStream(listener.connect()));
       libzmq.set(zmq::sockopt::use_fd, listener.fd.get());
       libzmq.bind(listener.endpoint);
       (void)listener.fd.release();
@@ -290,7 +291,8 @@ struct LibzmqPeer {
       libzmq.connect(listener.endpoint);
       pollfd knock{listener.fd.get(), POLLIN, 0};
       CHECK(::poll(&knock, 1, 60'000) == 1);
-      ours.emplace(UniqueFd(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK)));
+      ours.emplace(
+          ByteStream(UniqueFd(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK))));
     }
   }
 };
