@@ -58,13 +58,6 @@ std::string ReadableFile::identity() const {
   return fmt::format("{} {}.{:09} {}", size_bytes_, mtime_s_, mtime_ns_, inode_);
 }
 
-Status check_private_file(const std::string& path) {
-  struct stat info {};
-  if (::stat(path.c_str(), &info) != 0) return os_error("read " + path, errno);
-  if ((info.st_mode & (S_IRWXG | S_IRWXO)) == 0) return {};
-  return {StatusCode::kInvalidInput, "others may read or write {}: chmod 600 it", path};
-}
-
 Result<std::string> read_text_file(const std::string& path, std::uint64_t limit_bytes) {
   ASSIGN_OR_RETURN(const ReadableFile file, ReadableFile::open(path));
   if (file.size_bytes() > limit_bytes)

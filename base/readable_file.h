@@ -40,10 +40,6 @@ class ReadableFile {
   std::int64_t mtime_ns_ = 0;
 };
 
-/// kInvalidInput where others than its owner may read or write the file, which holds what they must
-/// not know.
-Status check_private_file(const std::string& path);
-
 /// The whole file as text; kInvalidInput where it is longer than `limit_bytes`.
 Result<std::string> read_text_file(const std::string& path, std::uint64_t limit_bytes);
 

@@ -148,7 +148,7 @@ void Server::read_from(Client& client) {
     if (client.session) {
       client.session->end(status);
     } else if (status.code() != StatusCode::kUnavailable) {
-      if (status.code() == StatusCode::kProtocolError) client.connection->refuse_without_keys();
+      if (status.code() == StatusCode::kVersionMismatch) client.connection->refuse_without_keys();
       junk_.log(LogLevel::kWarning, fmt::format("{}: {}", client.peer, status.message()));
     }
     close(client);
@@ -415,7 +415,7 @@ bool Server::wait_for_work(Deadline deadline) {
   for (const Client& client : clients_) {
     if (!client.connection) continue;
     const short events = client.connection->sending() ? POLLIN | POLLOUT : POLLIN;
-    waiting.push_back({client.connection->fd(), events, 0});
+    waiting.push_back({client.connection->fd(), client.connection->events(events), 0});
   }
   // What one had more than a round takes may lie in this process already.
   const bool is_more = std::ranges::any_of(

@@ -185,11 +185,11 @@ void declare(const CommandOptions& command, ServerOptions& options, PoolWords& p
       [&](const std::string& text) { return set_max_op_flop(text, options.max_op_flop); });
   command.flag("--insecure-tcp", options.insecure_tcp,
                "allow a tcp endpoint without keys, or --metrics, beyond loopback");
-  const CommandOption authorized = command.text(
+  const CommandOption authorized = command.file(
       "--authorized-keys", options.authorized_keys,
       "let in over tcp who has one of these keys, a NAME.pub of airlock_keygen in each line");
   const CommandOption key =
-      command.text("--key", options.key, "this server's own key (NAME.key), for a tcp endpoint");
+      command.file("--key", options.key, "this server's own key (NAME.key), for a tcp endpoint");
   (void)key.needs(authorized);
   (void)authorized.needs(key);
   command.text("--metrics", options.metrics,

@@ -28,9 +28,9 @@ void declare_connection(const CommandOptions& command, RunnerOptions& options) {
   constexpr std::int64_t kMostMs = 24LL * 3600 * 1000;
   declare_endpoint(command, options.endpoint);
   const CommandOption key =
-      command.text("--key", options.key, "this side's own key (NAME.key), with --server-key");
+      command.file("--key", options.key, "this side's own key (NAME.key), with --server-key");
   (void)command
-      .text("--server-key", options.server_key,
+      .file("--server-key", options.server_key,
             "the public key of a tcp server (NAME.pub of airlock_keygen): encrypts, and no other "
             "server will do")
       .needs(key);
@@ -230,12 +230,13 @@ Result<std::shared_ptr<const StreamSecurity>> read_keys(const std::string& own_k
                                                         const std::string& peer_key,
                                                         const std::string& endpoint) {
   if (peer_key.empty()) return std::shared_ptr<const StreamSecurity>();
+  if (own_key.empty()) return Status(StatusCode::kUsage, "{} needs --key", option);
   ASSIGN_OR_RETURN(const Endpoint reached, parse_endpoint(endpoint));
   if (reached.kind != Endpoint::Kind::kTcp) {
     return Status(StatusCode::kUsage, "{} is of a tcp:// endpoint, and not of {}", option,
                   endpoint);
   }
-  return open_tls(own_key, peer_key);
+  return open_client_tls(own_key, peer_key);
 }
 
 /// Keys are read before anything is computed.
@@ -249,6 +250,14 @@ Status open_keys(auto& options) {
     ASSIGN_OR_RETURN(options.dealer_security,
                      read_keys(options.key, "--dealer-key", options.dealer_key,
                                options.private_mode.dealer_endpoint));
+    if (options.security != nullptr && options.dealer_security != nullptr) {
+      ASSIGN_OR_RETURN(const PublicKey worker, read_public_key(options.server_key));
+      ASSIGN_OR_RETURN(const PublicKey dealer, read_public_key(options.dealer_key));
+      if (worker == dealer) {
+        return {StatusCode::kUsage,
+                "--dealer-key is the worker's: one server that has both undoes every pad"};
+      }
+    }
   }
   if (options.key.empty() || has_peer) return {};
   return {StatusCode::kUsage, "--key is for --server-key or --dealer-key: give that too"};

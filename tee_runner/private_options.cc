@@ -71,7 +71,7 @@ void declare_privacy(const CommandOptions& command, ModelOptions& options) {
       command.text("--dealer-endpoint", privacy.dealer_endpoint,
                    "the gpu_server that makes the pads' products, with --privacy otp-dealer");
   (void)command
-      .text("--dealer-key", options.dealer_key, "the public key of a dealer over tcp; with --key")
+      .file("--dealer-key", options.dealer_key, "the public key of a dealer over tcp; with --key")
       .needs(dealer);
   command.choice<Int8Weights>("--int8-weights", privacy.int8_weights,
                               "of a private mode: w8, w16 (two int8 a weight), auto (w16 where w8 "

@@ -10,6 +10,9 @@
 namespace airlock {
 namespace {
 
+/// Between two looks whether anybody waits for a handshake any more.
+constexpr std::chrono::milliseconds kLookSlice{100};
+
 bool would_wait(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
 
 /// Part by part, for as long as each is moved whole: what was moved before counts.
@@ -83,16 +86,17 @@ Result<std::size_t> ByteStream::receive(std::span<const iovec> parts) {
   return Status(StatusCode::kUnavailable, "the peer closed the connection");
 }
 
-Status ByteStream::shake_hands(Deadline deadline) {
+Status ByteStream::shake_hands(Deadline deadline, const WaitCheck& check) {
   if (session_ == nullptr) return {};
   for (;;) {
     Status status = session_->shake_hands();
     if (status.code() != StatusCode::kBusy) return status;
     if (deadline.expired())
       return {StatusCode::kDeadlineExceeded, "the other side has not shown its key"};
+    if (check) RETURN_IF_ERROR(check());
     pollfd waiting{fd(), session_->events(POLLIN), 0};
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(
-        deadline.slice(std::chrono::seconds(1)).remaining());
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline.slice(kLookSlice).remaining());
     (void)::poll(&waiting, 1, static_cast<int>(left.count()));
   }
 }

@@ -9,6 +9,7 @@
 #include "base/deadline.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "shm/wait.h"
 
 namespace airlock {
 
@@ -59,8 +60,8 @@ class ByteStream {
   /// Both sides have shown their keys; a plain one has none.
   bool is_open() const { return session_ == nullptr || session_->is_open(); }
   /// Waits until both sides have shown their keys; a plain one has none. kDeadlineExceeded; errors
-  /// as send().
-  Status shake_hands(Deadline deadline);
+  /// as send(), and what `check` says, which is asked now and then.
+  Status shake_hands(Deadline deadline, const WaitCheck& check = {});
   /// As StreamSession's; over all of `parts`. Plain, a peer that has gone is kUnavailable, and all
   /// that was taken has left.
   Result<std::size_t> send(std::span<const iovec> parts);

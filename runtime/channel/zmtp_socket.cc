@@ -186,7 +186,13 @@ Status ZmtpSocket::shake_hands() {
   if (const Status left = flush_stream(); left.code() != StatusCode::kBusy) RETURN_IF_ERROR(left);
   while (next_ != Next::kFrames) {
     ASSIGN_OR_RETURN(const bool taken, next_ == Next::kGreeting ? take_greeting() : take_ready());
-    if (!taken) RETURN_IF_ERROR(fill({}));
+    if (taken) continue;
+    const bool was_open = stream_.is_open();
+    const Status filled = fill({});
+    // The keys were shown just now: there is room for our greeting.
+    if (filled.code() == StatusCode::kDeadlineExceeded && !was_open && stream_.is_open())
+      return shake_hands();
+    RETURN_IF_ERROR(filled);
   }
   if (introduced_ == introduction().size()) return {};
   return {StatusCode::kDeadlineExceeded, "no room to greet"};

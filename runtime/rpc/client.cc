@@ -149,7 +149,8 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
   hello.privacy = options.privacy;
   hello.int8_weights = options.int8_weights;
   ASSIGN_OR_RETURN(auto connection,
-                   ControlConnection::connect(endpoint, deadline, security_.get()));
+                   ControlConnection::connect(endpoint, deadline, security_.get(),
+                                              [&] { return check_wanted(options); }));
   control_.emplace(std::move(connection));
   RETURN_IF_ERROR(control_->send(hello));
   for (;;) {

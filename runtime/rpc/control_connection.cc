@@ -74,13 +74,14 @@ Result<UniqueFd> connect_ipc(const std::string& path) {
 }  // namespace
 
 Result<ControlConnection> ControlConnection::connect(const Endpoint& endpoint, Deadline deadline,
-                                                     const StreamSecurity* security) {
+                                                     const StreamSecurity* security,
+                                                     const WaitCheck& check) {
   if (endpoint.kind == Endpoint::Kind::kTcp) {
     ASSIGN_OR_RETURN(UniqueFd fd, connect_tcp(endpoint, deadline));
     std::string peer = peer_address(fd.get());
     ASSIGN_OR_RETURN(ByteStream stream,
                      ByteStream::open(std::move(fd), security, StreamRole::kClient));
-    if (const Status met = stream.shake_hands(deadline); !met.ok()) {
+    if (const Status met = stream.shake_hands(deadline, check); !met.ok()) {
       if (met.code() != StatusCode::kUnavailable) return met;
       return Status(StatusCode::kUnavailable,
                     "what listens at {} closed the connection before it showed a key: it was "

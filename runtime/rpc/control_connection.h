@@ -31,11 +31,13 @@ class ControlConnection {
   /// Whether descriptors may come from the peer.
   enum class Descriptors { kTake, kRefuse };
 
-  /// Runner; over tcp in a session of `security` (outlives it), where given. kUnavailable: no
+  /// Runner; over tcp in a session of `security` (outlives it), where given; `check` is asked now
+  /// and then while keys are shown. kUnavailable: no
   /// server there, or not a server of ours (another user's, another program's); kDeadlineExceeded;
-  /// kMismatch: keys.
+  /// kMismatch, kVersionMismatch: keys.
   static Result<ControlConnection> connect(const Endpoint& endpoint, Deadline deadline,
-                                           const StreamSecurity* security = nullptr);
+                                           const StreamSecurity* security = nullptr,
+                                           const WaitCheck& check = {});
   /// `peer` names the other end, for messages and for counting its connections: over tcp its
   /// numeric address.
   ControlConnection(ByteStream stream, Endpoint::Kind kind, std::string peer,
@@ -56,6 +58,8 @@ class ControlConnection {
   /// Whether the rest of a message waits for room: poll for POLLOUT, then flush().
   bool sending() const { return !outgoing_.empty() || stream_.sending(); }
   Status flush();
+  /// What to poll() for where `events` are wanted.
+  short events(short events) const { return stream_.events(events); }
   /// The next message; nullopt: none has come whole. kUnavailable: the peer has gone; kMismatch:
   /// keys; kProtocolError: it is too large, or carries what it may not.
   Result<std::optional<ControlFrame>> receive();

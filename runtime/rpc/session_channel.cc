@@ -105,11 +105,10 @@ Status SessionChannel::await_token(ZmtpSocket& socket, Deadline deadline) const 
         return {};
       return {StatusCode::kProtocolError, "the first frame on the data socket is not the token"};
     }
-    const StatusCode code = size.status().code();
-    const bool is_over = code == StatusCode::kUnavailable || deadline.expired();
-    if (!is_over && code != StatusCode::kDeadlineExceeded) return size.status();
     RETURN_IF_ERROR(watch_.check());
-    if (is_over) return {StatusCode::kProtocolError, "no token came on the data socket"};
+    // Whatever a stranger says, with a key or without.
+    if (size.status().code() != StatusCode::kDeadlineExceeded || deadline.expired())
+      return {StatusCode::kProtocolError, "no token came on the data socket"};
   }
 }
 
@@ -265,7 +264,10 @@ Status SessionChannel::connect(const std::string& data_endpoint) {
   ASSIGN_OR_RETURN(ByteStream stream,
                    ByteStream::open(std::move(connection).value(), security_, StreamRole::kClient));
   ZmtpSocket socket(std::move(stream));
-  (void)socket.send(std::as_bytes(std::span(welcome_.token)), Deadline::after(kConnectPatience));
+  const Status shown =
+      socket.send(std::as_bytes(std::span(welcome_.token)), Deadline::after(kConnectPatience));
+  // Another's key: no other attempt would find ours.
+  if (shown.code() == StatusCode::kMismatch) return shown;
   socket_.emplace(std::move(socket));
   return {};
 }

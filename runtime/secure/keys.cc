@@ -4,6 +4,7 @@
 #include <openssl/bio.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -118,8 +119,17 @@ Result<SecretKey> SecretKey::make(std::string name) {
 }
 
 Result<SecretKey> SecretKey::read(const std::string& path) {
-  RETURN_IF_ERROR(check_private_file(path));
-  ASSIGN_OR_RETURN(std::string text, read_text_file(path, kMaxKeyFileBytes));
+  ASSIGN_OR_RETURN(const ReadableFile file, ReadableFile::open(path));
+  struct stat info {};
+  if (::fstat(file.fd(), &info) != 0) return os_error("read " + path, errno);
+  if ((info.st_mode & (S_IRWXG | S_IRWXO)) != 0)
+    return Status(StatusCode::kInvalidInput, "others may read or write {}: chmod 600 it", path);
+  if (info.st_uid != ::geteuid() && info.st_uid != 0)
+    return Status(StatusCode::kInvalidInput, "{} is another user's", path);
+  if (file.size_bytes() > kMaxKeyFileBytes)
+    return Status(StatusCode::kInvalidInput, "{}: is too long for a key", path);
+  std::string text(file.size_bytes(), '\0');
+  RETURN_IF_ERROR(file.read_at(0, std::as_writable_bytes(std::span(text))));
   const openssl::Memory memory(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
   std::shared_ptr<EVP_PKEY> key(
       memory == nullptr ? nullptr
@@ -152,6 +162,13 @@ Status SecretKey::write(const std::string& path) const {
   if (status.ok() && ::fsync(fd.get()) != 0) status = os_error("write " + path, errno);
   if (!status.ok()) ::unlink(path.c_str());
   return status;
+}
+
+Result<PublicKey> read_public_key(const std::string& path) {
+  ASSIGN_OR_RETURN(std::vector<PublicKey> keys, read_public_keys(path));
+  if (keys.size() == 1) return std::move(keys.front());
+  return Status(StatusCode::kInvalidInput, "{}: has {} keys, and one server is meant", path,
+                keys.size());
 }
 
 Result<std::vector<PublicKey>> read_public_keys(const std::string& path) {

@@ -52,6 +52,8 @@ class SecretKey {
   PublicKey public_key_;
 };
 
+/// The key of a NAME.pub. kInvalidInput: not exactly one.
+Result<PublicKey> read_public_key(const std::string& path);
 /// The keys of a file: a line each, empty ones and those that begin with '#' left out. At most
 /// 4096. kInvalidInput, naming the line; also where there is none.
 Result<std::vector<PublicKey>> read_public_keys(const std::string& path);

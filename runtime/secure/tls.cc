@@ -25,6 +25,8 @@ using Method = std::unique_ptr<BIO_METHOD, openssl::Freed<BIO_meth_free>>;
 // What is read from the socket at once, and what is written: some records, and in a cache.
 constexpr std::size_t kReadBytes = std::size_t{128} << 10;
 constexpr std::size_t kGatheredBytes = std::size_t{128} << 10;
+// Of TLS's own between two that carry something.
+constexpr std::size_t kMostMessages = 16;
 // A certificate of ours has 250 bytes.
 constexpr long kMaxCertificateBytes = 4096;
 // TLS looks at no clock of ours: this is for what X.509 wants.
@@ -66,34 +68,39 @@ class Gathered {
 
   int fd() const { return fd_; }
   bool empty() const { return begin_ == bytes_.size(); }
-  /// How many of them there was room for; throws nothing. kBusy: none; kUnavailable: the peer has
-  /// gone.
-  Result<std::size_t> add(std::span<const std::byte> bytes) {
-    if (bytes_.size() + bytes.size() > kGatheredBytes) RETURN_IF_ERROR(flush());
+  enum class Left { kAll, kSome, kNever };  // has left; never: the peer has gone
+
+  /// How many of them there was room for, 0: none. Throws nothing: OpenSSL calls it.
+  std::size_t add(std::span<const std::byte> bytes) noexcept {
+    if (bytes_.size() + bytes.size() > kGatheredBytes && flush() != Left::kAll) return 0;
     bytes = bytes.first(std::min(bytes.size(), kGatheredBytes));
     bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
     return bytes.size();
   }
-  /// kBusy: there is more.
-  Status flush() {
+  Left flush() noexcept {
+    if (is_gone_) return Left::kNever;
     while (!empty()) {
       const auto rest = std::span(bytes_).subspan(begin_);
       const ssize_t sent = ::send(fd_, rest.data(), rest.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
       if (sent < 0 && errno == EINTR) continue;
-      if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-        return {StatusCode::kBusy, "no room to send"};
-      if (sent < 0) return {StatusCode::kUnavailable, "the peer closed the connection"};
+      if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return Left::kSome;
+      if (sent < 0) {
+        is_gone_ = true;
+        return Left::kNever;
+      }
       begin_ += static_cast<std::size_t>(sent);
     }
     bytes_.clear();
     begin_ = 0;
-    return {};
+    return Left::kAll;
   }
+  bool is_gone() const { return is_gone_; }
 
  private:
   const int fd_;
   std::vector<std::byte> bytes_;
   std::size_t begin_ = 0;
+  bool is_gone_ = false;
 };
 
 // What OpenSSL takes for its socket: what it writes is gathered, so that many records leave with
@@ -113,9 +120,10 @@ int socket_read(BIO* bio, char* into, int count) {
 int gather(BIO* bio, const char* bytes, int count) {
   auto& gathered = *static_cast<Gathered*>(BIO_get_data(bio));
   BIO_clear_retry_flags(bio);
-  const auto taken = gathered.add(std::as_bytes(std::span(bytes, static_cast<std::size_t>(count))));
-  if (taken.ok()) return static_cast<int>(*taken);
-  if (taken.status().code() == StatusCode::kBusy) BIO_set_retry_write(bio);
+  const std::size_t taken =
+      gathered.add(std::as_bytes(std::span(bytes, static_cast<std::size_t>(count))));
+  if (taken > 0) return static_cast<int>(taken);
+  if (!gathered.is_gone()) BIO_set_retry_write(bio);
   return -1;
 }
 
@@ -154,53 +162,67 @@ class TlsSession final : public StreamSession {
   Status shake_hands() override {
     RETURN_IF_ERROR(over_);
     if (is_open_) return {};
-    ERR_clear_error();
+    begin();
     if (const int result = SSL_do_handshake(ssl_.get()); result != 1) return failed(result);
     // The server takes the client's key, or does not, only now: what it says of it comes first.
     if (role_ == StreamRole::kClient && !is_taken_) {
       char byte = 0;
-      if (const int result = SSL_peek(ssl_.get(), &byte, 1); result != 1 && !is_taken_)
-        return failed(result);
+      const int result = SSL_peek(ssl_.get(), &byte, 1);
+      if (result != 1) {
+        const Status status = failed(result);
+        if (!is_taken_ || status.code() != StatusCode::kBusy) return status;
+      }
     }
     is_open_ = true;
-    return left();
+    progressed();
+    return {};
   }
 
   Result<std::size_t> send(std::span<const std::byte> bytes) override {
     RETURN_IF_ERROR(shake_hands());
-    ERR_clear_error();
+    RETURN_IF_ERROR(flush_gone());
+    begin();
     if (sent_ > bytes_a_key_) {
       sent_ = 0;
       if (SSL_key_update(ssl_.get(), SSL_KEY_UPDATE_NOT_REQUESTED) != 1) return failed(-1);
     }
     std::size_t count = 0;
     const int result = SSL_write_ex(ssl_.get(), bytes.data(), bytes.size(), &count);
+    send_wants_to_read_ = result != 1 && SSL_want_read(ssl_.get());
     if (result != 1) return failed(result);
     sent_ += count;
     return count;
   }
   Status flush() override {
     RETURN_IF_ERROR(over_);
-    return gathered_.flush();
+    if (gathered_.flush() == Gathered::Left::kSome) return {StatusCode::kBusy, "no room to send"};
+    return flush_gone();
   }
-  bool sending() const override { return !gathered_.empty(); }
+  bool sending() const override { return !gathered_.empty() && !gathered_.is_gone(); }
 
   Result<std::size_t> receive(std::span<std::byte> into) override {
     RETURN_IF_ERROR(shake_hands());
-    ERR_clear_error();
+    begin();
     std::size_t count = 0;
     const int result = SSL_read_ex(ssl_.get(), into.data(), into.size(), &count);
-    if (result != 1) return failed(result);
-    RETURN_IF_ERROR(left());  // TLS's own answers
+    if (result != 1 || messages_ > kMostMessages) return failed(result);
+    progressed();
     return count;
   }
 
   bool is_open() const override { return is_open_; }
   short events(short events) const override {
-    if (is_open_) return events;
-    return sending() ? POLLOUT : POLLIN;
+    if (!is_open_) return sending() ? POLLOUT : POLLIN;
+    // Half a message of TLS's own came: nothing leaves before the other half.
+    if (send_wants_to_read_ && (events & POLLOUT) != 0)
+      return static_cast<short>((events & ~POLLOUT) | POLLIN);
+    return events;
   }
-  bool holds_bytes() const override { return SSL_has_pending(ssl_.get()) == 1; }
+  /// Not where all that is held is a part of a record.
+  bool holds_bytes() const override { return !is_drained_ && SSL_has_pending(ssl_.get()) == 1; }
+
+  /// A message of TLS's own came. Few do: a peer that sends more keeps us from what has a deadline.
+  void count_message() { ++messages_; }
 
   /// The peer's certificate came: whether its key is known.
   bool admit(const X509* certificate) {
@@ -210,30 +232,47 @@ class TlsSession final : public StreamSession {
   void set_taken() { is_taken_ = true; }
 
  private:
+  void begin() {
+    ERR_clear_error();
+    messages_ = 0;
+  }
+
+  /// Bytes came, or both are through. What TLS has to say by itself leaves.
+  void progressed() {
+    is_drained_ = false;
+    (void)gathered_.flush();
+  }
+
+  Status flush_gone() const {
+    if (!gathered_.is_gone()) return {};
+    return {StatusCode::kUnavailable, "the peer closed the connection"};
+  }
+
   /// kBusy, or why the session is over, from then on.
   Status failed(int result) {
     const int error = SSL_get_error(ssl_.get(), result);
     (void)gathered_.flush();  // why, for the peer
+    if (is_open_ && messages_ > kMostMessages) {
+      over_ = {StatusCode::kProtocolError, "TLS: a flood of messages that carry nothing"};
+      return over_;
+    }
+    is_drained_ = is_drained_ || error == SSL_ERROR_WANT_READ;
     if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE)
       return {StatusCode::kBusy, "not now"};
-    over_ = reason(error);
+    // What came may still be read.
+    if (is_open_ && error == SSL_ERROR_SYSCALL && gathered_.is_gone()) return flush_gone();
+    over_ = reason(error, ERR_peek_error());
     ERR_clear_error();
     return over_;
   }
 
-  /// What was gathered leaves as far as there is room.
-  Status left() {
-    Status status = gathered_.flush();
-    return status.code() == StatusCode::kBusy ? Status() : status;
-  }
-
-  Status reason(int error) const {
+  Status reason(int error, unsigned long why) const {
     const bool is_server = role_ == StreamRole::kServer;
-    const int why = ERR_GET_REASON(ERR_peek_error());
-    if (error == SSL_ERROR_ZERO_RETURN || error == SSL_ERROR_SYSCALL ||
-        why == SSL_R_UNEXPECTED_EOF_WHILE_READING)
+    if (error == SSL_ERROR_ZERO_RETURN || error == SSL_ERROR_SYSCALL)
       return {StatusCode::kUnavailable, "the peer closed the connection"};
-    switch (why) {
+    if (ERR_GET_REASON(why) == ERR_R_MALLOC_FAILURE)
+      return {StatusCode::kResourceExhausted, "no memory for a TLS connection"};
+    switch (ERR_GET_LIB(why) == ERR_LIB_SSL ? ERR_GET_REASON(why) : 0) {
       case SSL_R_CERTIFICATE_VERIFY_FAILED: {
         const std::string shown = shown_ ? shown_->line() : "of another kind";
         if (is_server) {
@@ -250,16 +289,19 @@ class TlsSession final : public StreamSession {
         return {StatusCode::kMismatch,
                 "the server does not let us in: its --authorized-keys wants the line {}",
                 own_.line()};
+      case SSL_R_UNEXPECTED_EOF_WHILE_READING:
+        return {StatusCode::kUnavailable, "the peer closed the connection"};
       case SSL_R_WRONG_VERSION_NUMBER:
       case SSL_R_HTTP_REQUEST:
+      case SSL_R_HTTPS_PROXY_REQUEST:
       case SSL_R_PACKET_LENGTH_TOO_LONG:
-        return {StatusCode::kProtocolError,
+        return {StatusCode::kVersionMismatch,
                 "the other side speaks no TLS 1.3: it was started without keys, or is another "
                 "program"};
       default:
         break;
     }
-    const char* const text = ERR_reason_error_string(ERR_peek_error());
+    const char* const text = ERR_reason_error_string(why);
     return {StatusCode::kProtocolError, "TLS: {}", text != nullptr ? text : "a failure"};
   }
 
@@ -274,11 +316,20 @@ class TlsSession final : public StreamSession {
   // The server has taken our key.
   bool is_taken_ = false;
   bool is_open_ = false;
-  std::uint64_t sent_ = 0;  // under the key of now
+  // The last look found no whole record.
+  bool is_drained_ = false;
+  bool send_wants_to_read_ = false;
+  std::size_t messages_ = 0;  // of TLS's own, in the call under way
+  std::uint64_t sent_ = 0;    // under the key of now
   Status over_;
 };
 
 TlsSession& session_of(const SSL* ssl) { return *static_cast<TlsSession*>(SSL_get_app_data(ssl)); }
+
+void count_message(int writes, int /*version*/, int type, const void* /*bytes*/,
+                   std::size_t /*count*/, SSL* ssl, void* /*argument*/) {
+  if (writes == 0 && type == SSL3_RT_HANDSHAKE) session_of(ssl).count_message();
+}
 
 int verify(X509_STORE_CTX* store, void* /*argument*/) {
   const auto* const ssl = static_cast<const SSL*>(
@@ -354,17 +405,20 @@ Result<std::shared_ptr<const StreamSecurity>> make_tls(const SecretKey& own, Kno
   SSL_CTX_set_mode(context.get(), SSL_MODE_ENABLE_PARTIAL_WRITE |
                                       SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                       SSL_MODE_RELEASE_BUFFERS);
+  // One call ends, however many messages of TLS's own a peer sends: with what was read ahead.
+  SSL_CTX_clear_mode(context.get(), SSL_MODE_AUTO_RETRY);
+  SSL_CTX_set_msg_callback(context.get(), count_message);
   SSL_CTX_set_read_ahead(context.get(), 1);
   SSL_CTX_set_default_read_buffer_len(context.get(), kReadBytes);
   return std::shared_ptr<const StreamSecurity>(
       std::make_shared<Tls>(std::move(context), std::move(peers), own.public_key(), bytes_a_key));
 }
 
-Result<std::shared_ptr<const StreamSecurity>> open_tls(const std::string& own_key_file,
-                                                       const std::string& peers_file) {
+Result<std::shared_ptr<const StreamSecurity>> open_client_tls(const std::string& own_key_file,
+                                                              const std::string& server_key_file) {
   ASSIGN_OR_RETURN(const SecretKey own, SecretKey::read(own_key_file));
-  ASSIGN_OR_RETURN(std::vector<PublicKey> keys, read_public_keys(peers_file));
-  return make_tls(own, {std::move(keys), peers_file});
+  ASSIGN_OR_RETURN(PublicKey server, read_public_key(server_key_file));
+  return make_tls(own, {{std::move(server)}, server_key_file});
 }
 
 }  // namespace airlock

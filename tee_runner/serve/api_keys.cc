@@ -2,6 +2,7 @@
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -28,6 +29,13 @@ std::string_view trimmed(std::string_view text) {
 }
 
 }  // namespace
+
+Status check_private_file(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) return os_error("read " + path, errno);
+  if ((info.st_mode & (S_IRWXG | S_IRWXO)) == 0) return {};
+  return {StatusCode::kInvalidInput, "others may read or write {}: chmod 600 it", path};
+}
 
 ApiKeys::Digest ApiKeys::digest_of(std::string_view key) {
   Digest digest;

@@ -14,6 +14,7 @@
 #include <memory>
 
 #include "base/readable_file.h"
+#include "tee_runner/serve/api_keys.h"
 
 namespace airlock {
 namespace {

@@ -169,11 +169,11 @@ TEST_F(Tls, refuses_who_speaks_without) {
   Pair pair = pair_of(nullptr, servers);
   const std::string words = "hello, let me in, I have no key but many words";
   ASSERT_TRUE(send(pair.client, std::as_bytes(std::span(words))).ok());
-  EXPECT_EQ(pair.meet().second.code(), StatusCode::kProtocolError);
+  EXPECT_EQ(pair.meet().second.code(), StatusCode::kVersionMismatch);
   const Security clients = knows(alice_, server_);
   Pair other = pair_of(clients, nullptr);
   ASSERT_TRUE(send(other.server, std::as_bytes(std::span(words))).ok());
-  EXPECT_EQ(other.meet().first.code(), StatusCode::kProtocolError);
+  EXPECT_EQ(other.meet().first.code(), StatusCode::kVersionMismatch);
 }
 
 TEST_F(Tls, says_that_the_peer_has_gone) {
@@ -305,6 +305,38 @@ TEST_F(Tls, wakes_who_waits_for_what_it_holds_already) {
   std::array<std::byte, 8> some{};
   EXPECT_EQ(*receive(pair.server, some), some.size());
   EXPECT_TRUE(pair.server.holds_bytes());
+}
+
+TEST_F(Tls, does_not_wake_who_waits_for_the_rest_of_a_record) {
+  const Security clients = knows(alice_, server_);
+  const Security servers = knows(server_, alice_);
+  auto [client_end, client_middle] = connected();
+  auto [server_middle, server_end] = connected();
+  Pair pair(std::move(client_end), std::move(server_end), clients.get(), servers.get());
+  Middle middle{std::move(client_middle), std::move(server_middle)};
+  const auto pass_all = [&] {
+    (void)middle.pass(middle.towards_client.get(), middle.towards_server.get(), 0, {}, false);
+    (void)middle.pass(middle.towards_server.get(), middle.towards_client.get(), 0, {}, false);
+  };
+  for (int i = 0; i < 20; ++i) {
+    (void)Pair::step(pair.client);
+    (void)Pair::step(pair.server);
+    pass_all();
+  }
+  ASSERT_TRUE(pair.client.is_open() && pair.server.is_open());
+  ASSERT_EQ(*send(pair.client, random_bytes(100, 1)), 100U);
+  std::array<std::byte, 4096> record;
+  const ssize_t size =
+      ::recv(middle.towards_client.get(), record.data(), record.size(), MSG_DONTWAIT);
+  ASSERT_GT(size, 100);
+  const auto most = static_cast<std::size_t>(size) - 1;
+  ASSERT_EQ(::send(middle.towards_server.get(), record.data(), most, 0),
+            static_cast<ssize_t>(most));
+  std::array<std::byte, 200> into{};
+  EXPECT_EQ(receive(pair.server, into).status().code(), StatusCode::kBusy);
+  EXPECT_FALSE(pair.server.holds_bytes());
+  ASSERT_EQ(::send(middle.towards_server.get(), &record[most], 1, 0), 1);
+  EXPECT_EQ(*receive(pair.server, into), 100U);
 }
 
 }  // namespace

@@ -37,6 +37,8 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
 }
 
 Status run(const Options& options) {
+  if (options.path.empty() || options.path.ends_with('/'))
+    return {StatusCode::kUsage, "'{}' names no key", options.path};
   const std::string secret_path = options.path + ".key";
   const std::string public_path = options.path + ".pub";
   if (::access(public_path.c_str(), F_OK) == 0)
