@@ -16,8 +16,8 @@ namespace airlock {
 
 /// A session's data connection: a PAIR of ZeroMQ's wire protocol (ZMTP 3.0, rfc.zeromq.org/spec/23,
 /// mechanism NULL), spoken by ourselves: no thread, and no memory but what the caller gives and a
-/// buffer of 16 KiB, whatever the peer sends (docs/adr/0016). Takes messages of one part only. One
-/// thread at a time.
+/// buffer of 16 KiB, whatever the peer sends (docs/adr/0016); with keys those of ByteStream's
+/// session besides. Takes messages of one part only. One thread at a time.
 class ZmtpSocket {
  public:
   explicit ZmtpSocket(ByteStream connection);

@@ -190,6 +190,35 @@ TEST_F(Strangers, who_only_changes_keys_is_sent_away) {
   EXPECT_EQ(at.send({&part, 1}).status().code(), StatusCode::kProtocolError);
 }
 
+/// KeyUpdate (RFC 8446, "Handshake Protocol") is message 24.
+void count_updates(int writes, int, int type, const void* bytes, std::size_t count, SSL*,
+                   void* argument) {
+  if (writes == 0 && type == SSL3_RT_HANDSHAKE && count > 0 &&
+      *static_cast<const unsigned char*>(bytes) == 24)
+    ++*static_cast<int*>(argument);
+}
+
+TEST_F(Strangers, are_sent_new_keys_as_promised) {
+  const auto often = make_tls(own_, {{alice_.public_key()}, "clients"}, 10000).value();
+  Stranger stranger;
+  int updates = 0;
+  SSL_CTX_set_msg_callback(stranger.context.get(), count_updates);
+  SSL_CTX_set_msg_callback_arg(stranger.context.get(), &updates);
+  stranger.show(alice_.get(), certificate_of(alice_.get(), alice_.get(), nullptr).get());
+  ByteStream at = ByteStream::open(std::move(ours_), often.get(), StreamRole::kServer).value();
+  ASSERT_TRUE(meet(stranger, at).ok());
+  std::array<std::byte, 1000> bytes{};
+  const iovec part{bytes.data(), bytes.size()};
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(at.send({&part, 1}).ok());
+    std::array<char, 1000> into{};
+    while (SSL_read(stranger.ssl.get(), into.data(), static_cast<int>(into.size())) > 0) {
+    }
+  }
+  EXPECT_GE(updates, 8);
+  EXPECT_LE(updates, 10);
+}
+
 TEST_F(Strangers, who_changes_keys_now_and_then_is_heard) {
   Stranger stranger;
   stranger.show(alice_.get(), certificate_of(alice_.get(), alice_.get(), nullptr).get());
