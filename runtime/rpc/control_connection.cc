@@ -82,10 +82,11 @@ Result<ControlConnection> ControlConnection::connect(const Endpoint& endpoint, D
     ASSIGN_OR_RETURN(ByteStream stream,
                      ByteStream::open(std::move(fd), security, StreamRole::kClient));
     if (const Status met = stream.shake_hands(deadline, check); !met.ok()) {
-      if (met.code() != StatusCode::kUnavailable) return met;
+      if (met.code() != StatusCode::kUnavailable && met.code() != StatusCode::kDeadlineExceeded)
+        return met;
       return Status(StatusCode::kUnavailable,
-                    "what listens at {} closed the connection before it showed a key: it was "
-                    "started without --authorized-keys, or has just ended",
+                    "what listens at {} shows no key: it was started without --authorized-keys, "
+                    "has just ended, or hangs",
                     endpoint.text());
     }
     return ControlConnection(std::move(stream), endpoint.kind, std::move(peer),

@@ -131,8 +131,9 @@ def a_dealer_has_a_key_of_its_own(pair):
     dealer = pair.server("--key", dealer_key + ".key", "--authorized-keys", keyed.alice + ".pub", endpoint="tcp://127.0.0.1:0")
     asked = (*keyed.client(), "--privacy", "otp-dealer", "--dealer-endpoint", dealer.endpoint)
     pair.runner(*asked, "--dealer-key", dealer_key + ".pub", endpoint=keyed.server.endpoint).expect_exit(0)
-    refused = pair.runner(*asked, "--dealer-key", keyed.server_key + ".pub", endpoint=keyed.server.endpoint).expect_exit(4)
-    assert "the dealer" in refused.stderr(), refused.stderr()
+    for code, key in ((4, keyed.mallory), (2, keyed.server_key)):
+        refused = pair.runner(*asked, "--dealer-key", key + ".pub", endpoint=keyed.server.endpoint).expect_exit(code)
+        assert "dealer" in refused.stderr(), refused.stderr()
     for server in (dealer, keyed.server):
         pair.stop(server)
 
