@@ -67,7 +67,7 @@ std::unique_ptr<Channel> make_channel(UniqueFd fd, const StreamSecurity* securit
                                       StreamRole role) {
   RoutedChannelOptions options;
   options.policy = {.limit_bytes = limits::kDefaultSlotBytes};
-  ByteStream stream = must(ByteStream::open(std::move(fd), security, role));
+  SocketStream stream = must(SocketStream::open(std::move(fd), security, role));
   options.carriers[Path::kZmq] =
       make_socket_carrier({kEpoch, ZmtpSocket(std::move(stream)), nullptr}).carrier;
   return make_routed_channel(std::move(options));

@@ -128,7 +128,7 @@ Status no_zmtp(std::string_view what) {
 
 }  // namespace
 
-ZmtpSocket::ZmtpSocket(ByteStream connection)
+ZmtpSocket::ZmtpSocket(SocketStream connection)
     : stream_(std::move(connection)), stash_(kStashBytes) {
   // What one of these fails at is the other kind of socket, and nothing depends on either.
   const int on = 1;

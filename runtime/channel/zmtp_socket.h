@@ -10,17 +10,17 @@
 
 #include "base/deadline.h"
 #include "base/status.h"
-#include "runtime/channel/byte_stream.h"
+#include "runtime/channel/socket_stream.h"
 
 namespace airlock {
 
 /// A session's data connection: a PAIR of ZeroMQ's wire protocol (ZMTP 3.0, rfc.zeromq.org/spec/23,
 /// mechanism NULL), spoken by ourselves: no thread, and no memory but what the caller gives and a
-/// buffer of 16 KiB, whatever the peer sends (docs/adr/0016); with keys those of ByteStream's
+/// buffer of 16 KiB, whatever the peer sends (docs/adr/0016); with keys those of SocketStream's
 /// session besides. Takes messages of one part only. One thread at a time.
 class ZmtpSocket {
  public:
-  explicit ZmtpSocket(ByteStream connection);
+  explicit ZmtpSocket(SocketStream connection);
 
   /// One more frame to send, not copied: `owner` keeps `bytes` alive until they have left.
   void queue(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
@@ -69,7 +69,7 @@ class ZmtpSocket {
   Result<bool> take_frame(std::span<std::byte> into);
   Result<std::size_t> try_receive(std::span<std::byte> into);
 
-  ByteStream stream_;
+  SocketStream stream_;
   bool closed_ = false;
 
   std::size_t introduced_ = 0;

@@ -79,8 +79,8 @@ Result<ControlConnection> ControlConnection::connect(const Endpoint& endpoint, D
   if (endpoint.kind == Endpoint::Kind::kTcp) {
     ASSIGN_OR_RETURN(UniqueFd fd, connect_tcp(endpoint, deadline));
     std::string peer = peer_address(fd.get());
-    ASSIGN_OR_RETURN(ByteStream stream,
-                     ByteStream::open(std::move(fd), security, StreamRole::kClient));
+    ASSIGN_OR_RETURN(SocketStream stream,
+                     SocketStream::open(std::move(fd), security, StreamRole::kClient));
     if (const Status met = stream.shake_hands(deadline, check); !met.ok()) {
       if (met.code() != StatusCode::kUnavailable && met.code() != StatusCode::kDeadlineExceeded)
         return met;
@@ -93,7 +93,7 @@ Result<ControlConnection> ControlConnection::connect(const Endpoint& endpoint, D
                              Descriptors::kRefuse);
   }
   ASSIGN_OR_RETURN(UniqueFd fd, connect_ipc(endpoint.path));
-  return ControlConnection(ByteStream(std::move(fd)), endpoint.kind, endpoint.text(),
+  return ControlConnection(SocketStream(std::move(fd)), endpoint.kind, endpoint.text(),
                            Descriptors::kTake);
 }
 
@@ -214,14 +214,14 @@ std::optional<ControlConnection> ControlListener::accept() {
     const int on = 1;
     (void)::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     std::string peer = peer_address(fd.get());
-    auto stream = ByteStream::open(std::move(fd), security_, StreamRole::kServer);
+    auto stream = SocketStream::open(std::move(fd), security_, StreamRole::kServer);
     if (!stream.ok()) return std::nullopt;
     return ControlConnection(std::move(stream).value(), endpoint_.kind, std::move(peer),
                              ControlConnection::Descriptors::kRefuse);
   }
   const auto peer = credentials(fd.get());
   if (!peer.ok() || peer->uid != ::geteuid()) return std::nullopt;
-  return ControlConnection(ByteStream(std::move(fd)), endpoint_.kind,
+  return ControlConnection(SocketStream(std::move(fd)), endpoint_.kind,
                            fmt::format("process {}", peer->pid),
                            ControlConnection::Descriptors::kRefuse);
 }

@@ -10,7 +10,7 @@
 #include "base/status.h"
 #include "base/unique_fd.h"
 #include "proto/handshake.h"
-#include "runtime/channel/byte_stream.h"
+#include "runtime/channel/socket_stream.h"
 #include "runtime/rpc/endpoint.h"
 
 namespace airlock {
@@ -40,7 +40,7 @@ class ControlConnection {
                                            const WaitCheck& check = {});
   /// `peer` names the other end, for messages and for counting its connections: over tcp its
   /// numeric address.
-  ControlConnection(ByteStream stream, Endpoint::Kind kind, std::string peer,
+  ControlConnection(SocketStream stream, Endpoint::Kind kind, std::string peer,
                     Descriptors descriptors)
       : stream_(std::move(stream)),
         kind_(kind),
@@ -69,7 +69,7 @@ class ControlConnection {
  private:
   Result<std::optional<ControlFrame>> receive_tcp();
 
-  ByteStream stream_;
+  SocketStream stream_;
   Endpoint::Kind kind_;
   std::string peer_;
   Descriptors descriptors_;

@@ -84,8 +84,8 @@ Result<ZmtpSocket> DataDoor::let_in(const StreamSecurity* security) {
   const int error = errno;
   remove_name();
   if (connection.valid()) {
-    ASSIGN_OR_RETURN(ByteStream stream,
-                     ByteStream::open(std::move(connection), security, StreamRole::kServer));
+    ASSIGN_OR_RETURN(SocketStream stream,
+                     SocketStream::open(std::move(connection), security, StreamRole::kServer));
     return ZmtpSocket(std::move(stream));
   }
   const Status status = os_error("accept at a session's data socket", error);

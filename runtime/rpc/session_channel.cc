@@ -261,8 +261,8 @@ Status SessionChannel::connect(const std::string& data_endpoint) {
   // Somebody else was there first: the server will announce another, or has done so.
   if (code == StatusCode::kUnavailable || code == StatusCode::kDeadlineExceeded) return {};
   RETURN_IF_ERROR(connection.status());
-  ASSIGN_OR_RETURN(ByteStream stream,
-                   ByteStream::open(std::move(connection).value(), security_, StreamRole::kClient));
+  ASSIGN_OR_RETURN(SocketStream stream, SocketStream::open(std::move(connection).value(), security_,
+                                                           StreamRole::kClient));
   ZmtpSocket socket(std::move(stream));
   const Status shown =
       socket.send(std::as_bytes(std::span(welcome_.token)), Deadline::after(kConnectPatience));

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "runtime/channel/byte_stream.h"
+#include "runtime/channel/socket_stream.h"
 #include "runtime/secure/keys.h"
 
 namespace airlock {

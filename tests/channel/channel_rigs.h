@@ -127,8 +127,8 @@ struct SocketPair {
     UniqueFd runner;
   };
   explicit SocketPair(Ends ends)
-      : server(ByteStream(std::move(ends.server))),
-        runner(ByteStream(UniqueFd(::fcntl(ends.runner.get(), F_DUPFD_CLOEXEC, 0)))),
+      : server(SocketStream(std::move(ends.server))),
+        runner(SocketStream(UniqueFd(::fcntl(ends.runner.get(), F_DUPFD_CLOEXEC, 0)))),
         runner_connection(std::move(ends.runner)) {
     // They shake hands.
     for (int i = 0; i < 2; ++i) {

@@ -187,7 +187,7 @@ struct RawPeer {
     const Listener listener(Transport::kIpc);
     fd = listener.connect();
     socket.emplace(
-        ByteStream(UniqueFd(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK))));
+        SocketStream(UniqueFd(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK))));
   }
   void write(const std::string& text) const {
     ASSERT_EQ(::write(fd.get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
@@ -283,7 +283,7 @@ struct LibzmqPeer {
     libzmq.set(zmq::sockopt::rcvtimeo, 60'000);
     Listener listener(transport);
     if (libzmq_listens) {
-      ours.emplace(ByteStream(listener.connect()));
+      ours.emplace(SocketStream(listener.connect()));
       libzmq.set(zmq::sockopt::use_fd, listener.fd.get());
       libzmq.bind(listener.endpoint);
       (void)listener.fd.release();
@@ -292,7 +292,7 @@ struct LibzmqPeer {
       pollfd knock{listener.fd.get(), POLLIN, 0};
       CHECK(::poll(&knock, 1, 60'000) == 1);
       ours.emplace(
-          ByteStream(UniqueFd(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK))));
+          SocketStream(UniqueFd(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK))));
     }
   }
 };

@@ -146,7 +146,7 @@ TEST_F(ControlTest, finds_its_runner_behind_a_stranger_on_the_data_socket) {
       announced.push_back(std::get<DataSocket>(*message).endpoint);
       auto connection = knock(announced.back());
       ASSERT_TRUE(connection.ok()) << connection.status().to_string();
-      sockets.emplace_back(ByteStream(std::move(connection).value()));
+      sockets.emplace_back(SocketStream(std::move(connection).value()));
       const std::string token = i < 2 ? std::string(welcome.token.size(), 'f') : welcome.token;
       ASSERT_TRUE(sockets.back().send(std::as_bytes(std::span(token)), soon()).ok());
     }

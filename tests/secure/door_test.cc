@@ -41,8 +41,8 @@ TEST(DoorWithKeys, opens_again_after_strangers_whatever_they_say) {
     guests.emplace_back([&, endpoint, visit = doors.size()] {
       if (visit == 1) {  // a key that is not listed
         UniqueFd fd = connect_data(parse_endpoint(endpoint).value()).value();
-        ByteStream stream =
-            ByteStream::open(std::move(fd), mallorys.get(), StreamRole::kClient).value();
+        SocketStream stream =
+            SocketStream::open(std::move(fd), mallorys.get(), StreamRole::kClient).value();
         EXPECT_EQ(stream.shake_hands(Deadline::after(kPatience)).code(), StatusCode::kMismatch);
       } else if (visit == 2) {  // no TLS
         shout(endpoint, "let me in, this is urgent");

@@ -64,11 +64,11 @@ class Strangers : public ::testing::Test {
     theirs_ = UniqueFd(ends[0]);
     ours_ = UniqueFd(ends[1]);
   }
-  ByteStream server() {
-    return ByteStream::open(std::move(ours_), security_.get(), StreamRole::kServer).value();
+  SocketStream server() {
+    return SocketStream::open(std::move(ours_), security_.get(), StreamRole::kServer).value();
   }
   /// What the server says of it, in the end; the stranger shouts as soon as it may.
-  Status meet(Stranger& stranger, ByteStream& at) {
+  Status meet(Stranger& stranger, SocketStream& at) {
     stranger.connect(std::move(theirs_));
     Status status;
     for (int i = 0; i < 50; ++i) {
@@ -93,13 +93,13 @@ class Strangers : public ::testing::Test {
 TEST_F(Strangers, with_the_right_key_is_let_in) {
   Stranger stranger;
   stranger.show(alice_.get(), certificate_of(alice_.get(), alice_.get(), nullptr).get());
-  ByteStream at = server();
+  SocketStream at = server();
   EXPECT_TRUE(meet(stranger, at).ok()) << "the other tests would say nothing";
 }
 
 TEST_F(Strangers, without_a_certificate) {
   Stranger stranger;
-  ByteStream at = server();
+  SocketStream at = server();
   EXPECT_EQ(meet(stranger, at).code(), StatusCode::kProtocolError);
 }
 
@@ -114,7 +114,7 @@ TEST_F(Strangers, with_a_key_of_another_kind) {
     ours_ = UniqueFd(ends[1]);
     Stranger stranger;
     stranger.show(key, certificate_of(key, key, EVP_sha256()).get());
-    ByteStream at = server();
+    SocketStream at = server();
     const StatusCode code = meet(stranger, at).code();
     EXPECT_TRUE(code == StatusCode::kProtocolError || code == StatusCode::kMismatch)
         << static_cast<int>(code);
@@ -135,7 +135,7 @@ TEST_F(Strangers, with_alices_public_key_and_not_her_secret) {
   Stranger stranger;
   CHECK(SSL_CTX_use_certificate(stranger.context.get(), certificate.get()) == 1);
   EXPECT_NE(SSL_CTX_use_PrivateKey(stranger.context.get(), mallory.get()), 1);
-  ByteStream at = server();
+  SocketStream at = server();
   EXPECT_FALSE(meet(stranger, at).ok());
 }
 
@@ -143,14 +143,14 @@ TEST_F(Strangers, of_an_older_tls) {
   Stranger stranger;
   stranger.show(alice_.get(), certificate_of(alice_.get(), alice_.get(), nullptr).get());
   SSL_CTX_set_max_proto_version(stranger.context.get(), TLS1_2_VERSION);
-  ByteStream at = server();
+  SocketStream at = server();
   EXPECT_EQ(meet(stranger, at).code(), StatusCode::kProtocolError);
 }
 
 TEST_F(Strangers, who_resumes_finds_nothing_to_resume) {
   Stranger stranger;
   stranger.show(alice_.get(), certificate_of(alice_.get(), alice_.get(), nullptr).get());
-  ByteStream at = server();
+  SocketStream at = server();
   ASSERT_TRUE(meet(stranger, at).ok());
   char byte = 0;
   (void)SSL_read(stranger.ssl.get(), &byte, 1);  // takes the ticket
@@ -161,8 +161,8 @@ TEST_F(Strangers, who_resumes_finds_nothing_to_resume) {
   CHECK(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends.data()) == 0);
   Stranger again;
   again.connect(UniqueFd(ends[0]), session.get());
-  ByteStream other =
-      ByteStream::open(UniqueFd(ends[1]), security_.get(), StreamRole::kServer).value();
+  SocketStream other =
+      SocketStream::open(UniqueFd(ends[1]), security_.get(), StreamRole::kServer).value();
   Status status;
   for (int i = 0; i < 50; ++i) {
     if (SSL_do_handshake(again.ssl.get()) == 1) (void)SSL_write(again.ssl.get(), "let me in", 9);
@@ -178,7 +178,7 @@ TEST_F(Strangers, who_resumes_finds_nothing_to_resume) {
 TEST_F(Strangers, who_only_changes_keys_is_sent_away) {
   Stranger stranger;
   stranger.show(alice_.get(), certificate_of(alice_.get(), alice_.get(), nullptr).get());
-  ByteStream at = server();
+  SocketStream at = server();
   ASSERT_TRUE(meet(stranger, at).ok());
   for (int i = 0; i < 1000; ++i) {
     SSL_key_update(stranger.ssl.get(), SSL_KEY_UPDATE_NOT_REQUESTED);
@@ -205,7 +205,7 @@ TEST_F(Strangers, are_sent_new_keys_as_promised) {
   SSL_CTX_set_msg_callback(stranger.context.get(), count_updates);
   SSL_CTX_set_msg_callback_arg(stranger.context.get(), &updates);
   stranger.show(alice_.get(), certificate_of(alice_.get(), alice_.get(), nullptr).get());
-  ByteStream at = ByteStream::open(std::move(ours_), often.get(), StreamRole::kServer).value();
+  SocketStream at = SocketStream::open(std::move(ours_), often.get(), StreamRole::kServer).value();
   ASSERT_TRUE(meet(stranger, at).ok());
   std::array<std::byte, 1000> bytes{};
   const iovec part{bytes.data(), bytes.size()};
@@ -222,7 +222,7 @@ TEST_F(Strangers, are_sent_new_keys_as_promised) {
 TEST_F(Strangers, who_changes_keys_now_and_then_is_heard) {
   Stranger stranger;
   stranger.show(alice_.get(), certificate_of(alice_.get(), alice_.get(), nullptr).get());
-  ByteStream at = server();
+  SocketStream at = server();
   ASSERT_TRUE(meet(stranger, at).ok());
   for (int i = 0; i < 100; ++i) {
     SSL_key_update(stranger.ssl.get(), SSL_KEY_UPDATE_REQUESTED);

@@ -38,24 +38,24 @@ std::pair<UniqueFd, UniqueFd> connected() {
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-Result<std::size_t> send(ByteStream& to, std::span<const std::byte> bytes) {
+Result<std::size_t> send(SocketStream& to, std::span<const std::byte> bytes) {
   const iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
   return to.send({&part, 1});
 }
-Result<std::size_t> receive(ByteStream& from, std::span<std::byte> into) {
+Result<std::size_t> receive(SocketStream& from, std::span<std::byte> into) {
   const iovec part{into.data(), into.size()};
   return from.receive({&part, 1});
 }
 
 /// Both ends; each goes on with what it is about, in turn, until both have come to an end of that.
 struct Pair {
-  ByteStream client;
-  ByteStream server;
+  SocketStream client;
+  SocketStream server;
 
   Pair(UniqueFd client_fd, UniqueFd server_fd, const StreamSecurity* clients,
        const StreamSecurity* servers)
-      : client(ByteStream::open(std::move(client_fd), clients, StreamRole::kClient).value()),
-        server(ByteStream::open(std::move(server_fd), servers, StreamRole::kServer).value()) {}
+      : client(SocketStream::open(std::move(client_fd), clients, StreamRole::kClient).value()),
+        server(SocketStream::open(std::move(server_fd), servers, StreamRole::kServer).value()) {}
 
   /// What came of the handshake at either end.
   std::pair<Status, Status> meet() {
@@ -67,7 +67,7 @@ struct Pair {
     }
     return {one, two};
   }
-  static Status step(ByteStream& end) {
+  static Status step(SocketStream& end) {
     Status status = end.shake_hands(Deadline::now());
     if (status.code() != StatusCode::kDeadlineExceeded) return status;
     return {StatusCode::kBusy, status.message()};
@@ -80,7 +80,7 @@ Pair pair_of(const Security& clients, const Security& servers) {
 }
 
 /// `count` bytes from one end to the other, while there is room.
-Bytes carried(ByteStream& from, ByteStream& to, const Bytes& bytes) {
+Bytes carried(SocketStream& from, SocketStream& to, const Bytes& bytes) {
   Bytes came(bytes.size());
   std::size_t sent = 0;
   std::size_t got = 0;
@@ -182,7 +182,7 @@ TEST_F(Tls, says_that_the_peer_has_gone) {
   for (const bool is_met : {false, true}) {
     std::optional<Pair> pair(pair_of(clients, servers));
     if (is_met) (void)pair->meet();
-    ByteStream client = std::move(pair->client);
+    SocketStream client = std::move(pair->client);
     pair.reset();
     std::array<std::byte, 16> into{};
     EXPECT_EQ(receive(client, into).status().code(), StatusCode::kUnavailable);

@@ -57,7 +57,7 @@ void take_frames(ZmtpSocket& socket, Bytes& place, Came& came) {
 
 Came receive(std::span<const std::byte> bytes, std::size_t piece, std::size_t capacity) {
   auto [own, peer] = connect_pair();
-  ZmtpSocket socket{ByteStream(std::move(own))};
+  ZmtpSocket socket{SocketStream(std::move(own))};
   Bytes place(capacity);
   Came came;
   do {
@@ -90,8 +90,8 @@ std::vector<Bytes> frames_of(std::span<const std::byte> bytes, std::size_t capac
 Bytes sent_by_us(const std::vector<Bytes>& frames) {
   auto [own, peer] = connect_pair();
   auto [other, other_peer] = connect_pair();
-  ZmtpSocket socket{ByteStream(std::move(own))};
-  ZmtpSocket greeter{ByteStream(std::move(other))};
+  ZmtpSocket socket{SocketStream(std::move(own))};
+  ZmtpSocket greeter{SocketStream(std::move(other))};
   CHECK(greeter.flush().ok());
   give(peer, drain(other_peer));
   for (const Bytes& frame : frames) socket.queue(frame, nullptr);

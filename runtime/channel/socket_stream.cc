@@ -1,4 +1,4 @@
-#include "runtime/channel/byte_stream.h"
+#include "runtime/channel/socket_stream.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -42,15 +42,16 @@ msghdr message_of(std::span<const iovec> parts) {
 
 }  // namespace
 
-Result<ByteStream> ByteStream::open(UniqueFd fd, const StreamSecurity* security, StreamRole role) {
-  ByteStream stream(std::move(fd));
+Result<SocketStream> SocketStream::open(UniqueFd fd, const StreamSecurity* security,
+                                        StreamRole role) {
+  SocketStream stream(std::move(fd));
   if (security != nullptr) {
     ASSIGN_OR_RETURN(stream.session_, security->begin(stream.fd(), role));
   }
   return stream;
 }
 
-Result<std::size_t> ByteStream::send(std::span<const iovec> parts) {
+Result<std::size_t> SocketStream::send(std::span<const iovec> parts) {
   if (session_ != nullptr) {
     auto taken = each_part(parts, [this](const std::byte* bytes, std::size_t count) {
       return session_->send({bytes, count});
@@ -70,7 +71,7 @@ Result<std::size_t> ByteStream::send(std::span<const iovec> parts) {
   return Status(StatusCode::kUnavailable, "the peer closed the connection");
 }
 
-Result<std::size_t> ByteStream::receive(std::span<const iovec> parts) {
+Result<std::size_t> SocketStream::receive(std::span<const iovec> parts) {
   if (session_ != nullptr) {
     return each_part(parts, [this](std::byte* into, std::size_t count) {
       return session_->receive({into, count});
@@ -86,7 +87,7 @@ Result<std::size_t> ByteStream::receive(std::span<const iovec> parts) {
   return Status(StatusCode::kUnavailable, "the peer closed the connection");
 }
 
-Status ByteStream::shake_hands(Deadline deadline, const WaitCheck& check) {
+Status SocketStream::shake_hands(Deadline deadline, const WaitCheck& check) {
   if (session_ == nullptr) return {};
   for (;;) {
     Status status = session_->shake_hands();

@@ -50,11 +50,11 @@ class StreamSecurity {
 
 /// The bytes of a connected socket that does not block, plain or in a session that encrypts them.
 /// Nothing here waits but shake_hands(). One thread at a time.
-class ByteStream {
+class SocketStream {
  public:
-  explicit ByteStream(UniqueFd fd) : fd_(std::move(fd)) {}
+  explicit SocketStream(UniqueFd fd) : fd_(std::move(fd)) {}
   /// Plain without `security`, which else outlives it.
-  static Result<ByteStream> open(UniqueFd fd, const StreamSecurity* security, StreamRole role);
+  static Result<SocketStream> open(UniqueFd fd, const StreamSecurity* security, StreamRole role);
 
   int fd() const { return fd_.get(); }
   /// Both sides have shown their keys; a plain one has none.
