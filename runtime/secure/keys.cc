@@ -56,19 +56,17 @@ std::string name_of_file(std::string_view path) {
   return is_name(path) ? std::string(path) : std::string();
 }
 
-Result<PublicKey> public_half(EVP_PKEY* key, std::string name) {
+}  // namespace
+
+std::optional<PublicKey> openssl::public_half(const EVP_PKEY* key) {
   PublicKey half;
-  half.name = std::move(name);
   std::size_t bytes = half.bytes.size();
-  if (EVP_PKEY_get_id(key) != EVP_PKEY_ED25519 ||
+  if (key == nullptr || EVP_PKEY_get_id(key) != EVP_PKEY_ED25519 ||
       EVP_PKEY_get_raw_public_key(key, reinterpret_cast<unsigned char*>(half.bytes.data()),
-                                  &bytes) != 1 ||
-      bytes != half.bytes.size())
-    return Status(StatusCode::kInvalidInput, "is no Ed25519 key");
+                                  &bytes) != 1)
+    return std::nullopt;
   return half;
 }
-
-}  // namespace
 
 std::string PublicKey::line() const {
   std::array<unsigned char, kBase64Bytes + 1> text{};
@@ -103,8 +101,10 @@ Result<PublicKey> PublicKey::parse(std::string_view line) {
 }
 
 Result<SecretKey> SecretKey::of(std::shared_ptr<evp_pkey_st> key, std::string name) {
-  ASSIGN_OR_RETURN(PublicKey half, public_half(key.get(), std::move(name)));
-  return SecretKey(std::move(key), std::move(half));
+  std::optional<PublicKey> half = openssl::public_half(key.get());
+  if (!half) return Status(StatusCode::kInvalidInput, "is no Ed25519 key");
+  half->name = std::move(name);
+  return SecretKey(std::move(key), std::move(*half));
 }
 
 Result<SecretKey> SecretKey::make(std::string name) {

@@ -17,10 +17,10 @@
 namespace airlock {
 namespace {
 
-using Certificate = std::unique_ptr<X509, openssl::Freed<X509_free>>;
-using Context = std::unique_ptr<SSL_CTX, openssl::Freed<SSL_CTX_free>>;
-using Ssl = std::unique_ptr<SSL, openssl::Freed<SSL_free>>;
-using Method = std::unique_ptr<BIO_METHOD, openssl::Freed<BIO_meth_free>>;
+using Certificate = std::unique_ptr<X509, Freed<X509_free>>;
+using Context = std::unique_ptr<SSL_CTX, Freed<SSL_CTX_free>>;
+using Ssl = std::unique_ptr<SSL, Freed<SSL_free>>;
+using Method = std::unique_ptr<BIO_METHOD, Freed<BIO_meth_free>>;
 
 // What is read from the socket at once, and what is written: some records, and in a cache.
 constexpr std::size_t kReadBytes = std::size_t{128} << 10;
@@ -31,18 +31,6 @@ constexpr std::size_t kMostMessages = 16;
 constexpr long kMaxCertificateBytes = 4096;
 // TLS looks at no clock of ours: this is for what X.509 wants.
 constexpr long kYearsS = 100L * 365 * 24 * 3600;
-
-/// Of a certificate that a peer shows; nullopt: it has another kind of key.
-std::optional<PublicKey> key_of(const X509* certificate) {
-  const EVP_PKEY* const key = certificate != nullptr ? X509_get0_pubkey(certificate) : nullptr;
-  PublicKey half;
-  std::size_t bytes = half.bytes.size();
-  if (key == nullptr || EVP_PKEY_get_id(key) != EVP_PKEY_ED25519 ||
-      EVP_PKEY_get_raw_public_key(key, reinterpret_cast<unsigned char*>(half.bytes.data()),
-                                  &bytes) != 1)
-    return std::nullopt;
-  return half;
-}
 
 Certificate certificate_of(const SecretKey& key) {
   Certificate certificate(X509_new());
@@ -226,7 +214,7 @@ class TlsSession final : public StreamSession {
 
   /// The peer's certificate came: whether its key is known.
   bool admit(const X509* certificate) {
-    shown_ = key_of(certificate);
+    shown_ = openssl::public_half(certificate != nullptr ? X509_get0_pubkey(certificate) : nullptr);
     return shown_ && std::ranges::find(peers_.keys, *shown_) != peers_.keys.end();
   }
   void set_taken() { is_taken_ = true; }

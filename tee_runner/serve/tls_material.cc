@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/freed.h"
 #include "base/readable_file.h"
 #include "tee_runner/serve/api_keys.h"
 
@@ -23,10 +24,6 @@ constexpr std::uint64_t kMaxPemBytes = std::uint64_t{1} << 20;
 constexpr long kYearS = 365L * 24 * 3600;
 constexpr long kHourS = 3600;
 
-template <auto kFree>
-struct Freed {
-  void operator()(auto* object) const { kFree(object); }
-};
 using Key = std::unique_ptr<EVP_PKEY, Freed<EVP_PKEY_free>>;
 using Certificate = std::unique_ptr<X509, Freed<X509_free>>;
 using Memory = std::unique_ptr<BIO, Freed<BIO_free_all>>;

@@ -9,6 +9,7 @@
 #include <limits>
 #include <new>
 
+#include "base/freed.h"
 #include "runtime/json/reader.h"
 #include "tee_runner/tokenizer/utf8.h"
 
@@ -16,14 +17,10 @@ namespace airlock {
 
 namespace {
 
-template <auto free>
-struct Free {
-  void operator()(auto* value) const { free(value); }
-};
-using MatchData = std::unique_ptr<pcre2_match_data, Free<pcre2_match_data_free>>;
-using MatchContext = std::unique_ptr<pcre2_match_context, Free<pcre2_match_context_free>>;
-using JitStack = std::unique_ptr<pcre2_jit_stack, Free<pcre2_jit_stack_free>>;
-using CompileContext = std::unique_ptr<pcre2_compile_context, Free<pcre2_compile_context_free>>;
+using MatchData = std::unique_ptr<pcre2_match_data, Freed<pcre2_match_data_free>>;
+using MatchContext = std::unique_ptr<pcre2_match_context, Freed<pcre2_match_context_free>>;
+using JitStack = std::unique_ptr<pcre2_jit_stack, Freed<pcre2_jit_stack_free>>;
+using CompileContext = std::unique_ptr<pcre2_compile_context, Freed<pcre2_compile_context_free>>;
 
 // A rule for words looks at each byte a few times.
 constexpr std::size_t kStepsPerByte = 16;
@@ -52,7 +49,7 @@ T* or_bad_alloc(T* made) {
 }  // namespace
 
 struct Regex::Code {
-  std::unique_ptr<pcre2_code, Free<pcre2_code_free>> code;
+  std::unique_ptr<pcre2_code, Freed<pcre2_code_free>> code;
 };
 
 Result<Regex> Regex::compile(std::string_view pattern) {

@@ -12,15 +12,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/freed.h"
 #include "runtime/secure/tls.h"
 
 namespace airlock {
 namespace {
 
-template <auto kFree>
-struct Freed {
-  void operator()(auto* object) const { kFree(object); }
-};
 using Context = std::unique_ptr<SSL_CTX, Freed<SSL_CTX_free>>;
 using Ssl = std::unique_ptr<SSL, Freed<SSL_free>>;
 using Key = std::unique_ptr<EVP_PKEY, Freed<EVP_PKEY_free>>;
