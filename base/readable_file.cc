@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -58,14 +59,33 @@ std::string ReadableFile::identity() const {
   return fmt::format("{} {}.{:09} {}", size_bytes_, mtime_s_, mtime_ns_, inode_);
 }
 
-Result<std::string> read_text_file(const std::string& path, std::uint64_t limit_bytes) {
-  ASSIGN_OR_RETURN(const ReadableFile file, ReadableFile::open(path));
+namespace {
+
+Result<std::string> text_of(const ReadableFile& file, std::uint64_t limit_bytes) {
   if (file.size_bytes() > limit_bytes)
-    return Status(StatusCode::kInvalidInput, "{} has {} bytes, at most {} are taken", path,
+    return Status(StatusCode::kInvalidInput, "{} has {} bytes, at most {} are taken", file.path(),
                   file.size_bytes(), limit_bytes);
   std::string text(file.size_bytes(), '\0');
   RETURN_IF_ERROR(file.read_at(0, std::as_writable_bytes(std::span(text))));
   return text;
+}
+
+}  // namespace
+
+Result<std::string> read_text_file(const std::string& path, std::uint64_t limit_bytes) {
+  ASSIGN_OR_RETURN(const ReadableFile file, ReadableFile::open(path));
+  return text_of(file, limit_bytes);
+}
+
+Result<std::string> read_private_file(const std::string& path, std::uint64_t limit_bytes) {
+  ASSIGN_OR_RETURN(const ReadableFile file, ReadableFile::open(path));
+  struct stat info {};
+  if (::fstat(file.fd(), &info) != 0) return os_error("read " + path, errno);
+  if ((info.st_mode & (S_IRWXG | S_IRWXO)) != 0)
+    return Status(StatusCode::kInvalidInput, "others may read or write {}: chmod 600 it", path);
+  if (info.st_uid != ::geteuid() && info.st_uid != 0)
+    return Status(StatusCode::kInvalidInput, "{} is another user's", path);
+  return text_of(file, limit_bytes);
 }
 
 }  // namespace airlock

@@ -42,5 +42,8 @@ class ReadableFile {
 
 /// The whole file as text; kInvalidInput where it is longer than `limit_bytes`.
 Result<std::string> read_text_file(const std::string& path, std::uint64_t limit_bytes);
+/// The same of a file that holds what others must not know; kInvalidInput also where others may read
+/// or write it, or where it is another user's but root's.
+Result<std::string> read_private_file(const std::string& path, std::uint64_t limit_bytes);
 
 }  // namespace airlock

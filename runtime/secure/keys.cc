@@ -4,7 +4,6 @@
 #include <openssl/bio.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -119,17 +118,7 @@ Result<SecretKey> SecretKey::make(std::string name) {
 }
 
 Result<SecretKey> SecretKey::read(const std::string& path) {
-  ASSIGN_OR_RETURN(const ReadableFile file, ReadableFile::open(path));
-  struct stat info {};
-  if (::fstat(file.fd(), &info) != 0) return os_error("read " + path, errno);
-  if ((info.st_mode & (S_IRWXG | S_IRWXO)) != 0)
-    return Status(StatusCode::kInvalidInput, "others may read or write {}: chmod 600 it", path);
-  if (info.st_uid != ::geteuid() && info.st_uid != 0)
-    return Status(StatusCode::kInvalidInput, "{} is another user's", path);
-  if (file.size_bytes() > kMaxKeyFileBytes)
-    return Status(StatusCode::kInvalidInput, "{}: is too long for a key", path);
-  std::string text(file.size_bytes(), '\0');
-  RETURN_IF_ERROR(file.read_at(0, std::as_writable_bytes(std::span(text))));
+  ASSIGN_OR_RETURN(std::string text, read_private_file(path, kMaxKeyFileBytes));
   const openssl::Memory memory(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
   std::shared_ptr<EVP_PKEY> key(
       memory == nullptr ? nullptr

@@ -2,14 +2,11 @@
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <set>
 #include <utility>
 
-#include "base/file.h"
 #include "base/readable_file.h"
 
 namespace airlock {
@@ -30,13 +27,6 @@ std::string_view trimmed(std::string_view text) {
 
 }  // namespace
 
-Status check_private_file(const std::string& path) {
-  struct stat info {};
-  if (::stat(path.c_str(), &info) != 0) return os_error("read " + path, errno);
-  if ((info.st_mode & (S_IRWXG | S_IRWXO)) == 0) return {};
-  return {StatusCode::kInvalidInput, "others may read or write {}: chmod 600 it", path};
-}
-
 ApiKeys::Digest ApiKeys::digest_of(std::string_view key) {
   Digest digest;
   CHECK(EVP_Digest(key.data(), key.size(), digest.data(), nullptr, EVP_sha256(), nullptr) == 1);
@@ -44,8 +34,7 @@ ApiKeys::Digest ApiKeys::digest_of(std::string_view key) {
 }
 
 Result<ApiKeys> ApiKeys::read(const std::string& path) {
-  RETURN_IF_ERROR(check_private_file(path));
-  ASSIGN_OR_RETURN(std::string text, read_text_file(path, kMaxFileBytes));
+  ASSIGN_OR_RETURN(std::string text, read_private_file(path, kMaxFileBytes));
   auto keys = parse(text, path);
   OPENSSL_cleanse(text.data(), text.size());
   return keys;

@@ -41,8 +41,4 @@ class ApiKeys {
   std::vector<Key> keys_;
 };
 
-/// kInvalidInput where others than its owner may read or write the file, which holds what they must
-/// not know.
-Status check_private_file(const std::string& path);
-
 }  // namespace airlock

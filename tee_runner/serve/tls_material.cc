@@ -15,7 +15,6 @@
 
 #include "base/freed.h"
 #include "base/readable_file.h"
-#include "tee_runner/serve/api_keys.h"
 
 namespace airlock {
 namespace {
@@ -102,10 +101,9 @@ bool fill(X509* certificate, EVP_PKEY* key, const std::string& host) {
 
 Result<TlsMaterial> TlsMaterial::read(const std::string& certificate_path,
                                       const std::string& key_path) {
-  RETURN_IF_ERROR(check_private_file(key_path));
   TlsMaterial tls;
   ASSIGN_OR_RETURN(tls.certificate_pem, read_text_file(certificate_path, kMaxPemBytes));
-  ASSIGN_OR_RETURN(tls.key_pem, read_text_file(key_path, kMaxPemBytes));
+  ASSIGN_OR_RETURN(tls.key_pem, read_private_file(key_path, kMaxPemBytes));
   const Certificate certificate(
       PEM_read_bio_X509(reader_of(tls.certificate_pem).get(), nullptr, no_passphrase, nullptr));
   if (certificate == nullptr)
