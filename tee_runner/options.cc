@@ -27,13 +27,10 @@ namespace airlock {
 void declare_connection(const CommandOptions& command, RunnerOptions& options) {
   constexpr std::int64_t kMostMs = 24LL * 3600 * 1000;
   declare_endpoint(command, options.endpoint);
-  const CommandOption key =
-      command.file("--key", options.key, "this side's own key (NAME.key), with --server-key");
-  (void)command
-      .file("--server-key", options.server_key,
-            "the public key of a tcp server (NAME.pub of airlock_keygen): encrypts, and no other "
-            "server will do")
-      .needs(key);
+  command.file("--key", options.key, "this side's own key (NAME.key), with --server-key");
+  command.file("--server-key", options.server_key,
+               "the public key of a tcp server (NAME.pub of airlock_keygen): encrypts, and no "
+               "other server will do");
   command.number("--timeout-ms", options.timeout, std::int64_t{1}, kMostMs,
                  "longest time without a connection or a sign of life (5000)");
   command.number("--op-timeout-ms", options.op_timeout, std::int64_t{1}, kMostMs,
@@ -224,43 +221,53 @@ Status check(const ReplayOptions& options) {
   return check_apart(std::array{NamedFile{"--stats-json", options.stats_json}}, inputs);
 }
 
-/// What encrypts `endpoint`, where `peer_key` was given; `option` is what named that.
-Result<std::shared_ptr<const StreamSecurity>> read_keys(const std::string& own_key,
-                                                        std::string_view option,
-                                                        const std::string& peer_key,
-                                                        const std::string& endpoint) {
-  if (peer_key.empty()) return std::shared_ptr<const StreamSecurity>();
-  if (own_key.empty()) return Status(StatusCode::kUsage, "{} needs --key", option);
+/// The key of the server at `endpoint`, where `file` was given; `option` is what named that.
+Result<KnownPeers> read_peer(std::string_view option, const std::string& file,
+                             const std::string& endpoint) {
+  if (file.empty()) return KnownPeers();
   ASSIGN_OR_RETURN(const Endpoint reached, parse_endpoint(endpoint));
   if (reached.kind != Endpoint::Kind::kTcp) {
     return Status(StatusCode::kUsage, "{} is of a tcp:// endpoint, and not of {}", option,
                   endpoint);
   }
-  return open_client_tls(own_key, peer_key);
+  ASSIGN_OR_RETURN(PublicKey key, read_public_key(file));
+  return KnownPeers{{std::move(key)}, file};
 }
 
-/// Keys are read before anything is computed.
-Status open_keys(auto& options) {
-  using Options = std::remove_cvref_t<decltype(options)>;
-  bool has_peer = !options.server_key.empty();
-  ASSIGN_OR_RETURN(options.security,
-                   read_keys(options.key, "--server-key", options.server_key, options.endpoint));
-  if constexpr (std::derived_from<Options, ModelOptions>) {
-    has_peer = has_peer || !options.dealer_key.empty();
-    ASSIGN_OR_RETURN(options.dealer_security,
-                     read_keys(options.key, "--dealer-key", options.dealer_key,
-                               options.private_mode.dealer_endpoint));
-    if (options.security != nullptr && options.dealer_security != nullptr) {
-      ASSIGN_OR_RETURN(const PublicKey worker, read_public_key(options.server_key));
-      ASSIGN_OR_RETURN(const PublicKey dealer, read_public_key(options.dealer_key));
-      if (worker == dealer) {
-        return {StatusCode::kUsage,
-                "--dealer-key is the worker's: one server that has both undoes every pad"};
-      }
-    }
+/// Keys are read before anything is computed. `dealer`: an endpoint, its key's file, and what
+/// encrypts it.
+Status open_keys(RunnerOptions& options, const std::string& dealer, const std::string& dealer_key,
+                 std::shared_ptr<const StreamSecurity>& dealer_security) {
+  ASSIGN_OR_RETURN(KnownPeers worker,
+                   read_peer("--server-key", options.server_key, options.endpoint));
+  ASSIGN_OR_RETURN(KnownPeers other, read_peer("--dealer-key", dealer_key, dealer));
+  const bool is_asked = !worker.keys.empty() || !other.keys.empty();
+  if (is_asked != !options.key.empty()) {
+    return {StatusCode::kUsage, "{}",
+            is_asked ? "--server-key and --dealer-key need --key, this side's own"
+                     : "--key is for --server-key or --dealer-key: give that too"};
   }
-  if (options.key.empty() || has_peer) return {};
-  return {StatusCode::kUsage, "--key is for --server-key or --dealer-key: give that too"};
+  if (!is_asked) return {};
+  if (worker.keys == other.keys) {
+    return {StatusCode::kUsage,
+            "--dealer-key is the worker's: one server that has both undoes every pad"};
+  }
+  ASSIGN_OR_RETURN(const SecretKey own, SecretKey::read(options.key));
+  if (!worker.keys.empty()) {
+    ASSIGN_OR_RETURN(options.security, make_tls(own, std::move(worker)));
+  }
+  if (!other.keys.empty()) {
+    ASSIGN_OR_RETURN(dealer_security, make_tls(own, std::move(other)));
+  }
+  return {};
+}
+Status open_keys(RunnerOptions& options) {
+  std::shared_ptr<const StreamSecurity> none;
+  return open_keys(options, {}, {}, none);
+}
+Status open_keys(ModelOptions& options) {
+  return open_keys(options, options.private_mode.dealer_endpoint, options.dealer_key,
+                   options.dealer_security);
 }
 
 Result<std::optional<Command>> checked(auto& options) {

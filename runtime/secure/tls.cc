@@ -402,11 +402,4 @@ Result<std::shared_ptr<const StreamSecurity>> make_tls(const SecretKey& own, Kno
       std::make_shared<Tls>(std::move(context), std::move(peers), own.public_key(), bytes_a_key));
 }
 
-Result<std::shared_ptr<const StreamSecurity>> open_client_tls(const std::string& own_key_file,
-                                                              const std::string& server_key_file) {
-  ASSIGN_OR_RETURN(const SecretKey own, SecretKey::read(own_key_file));
-  ASSIGN_OR_RETURN(PublicKey server, read_public_key(server_key_file));
-  return make_tls(own, {{std::move(server)}, server_key_file});
-}
-
 }  // namespace airlock

@@ -28,8 +28,5 @@ inline constexpr std::uint64_t kBytesAKey = std::uint64_t{64} << 30;
 /// connection before any byte of it is read. docs/adr/0025. kInternal: OpenSSL lacks one of these.
 Result<std::shared_ptr<const StreamSecurity>> make_tls(const SecretKey& own, KnownPeers peers,
                                                        std::uint64_t bytes_a_key = kBytesAKey);
-/// Of a client, from the files that its command line names: its own key, and that of its server.
-Result<std::shared_ptr<const StreamSecurity>> open_client_tls(const std::string& own_key_file,
-                                                              const std::string& server_key_file);
 
 }  // namespace airlock
