@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <functional>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -20,75 +22,77 @@ void shout(const std::string& endpoint, std::string_view words) {
   (void)::send(fd.get(), words.data(), words.size(), MSG_NOSIGNAL);
 }
 
-TEST(DoorWithKeys, opens_again_after_strangers_whatever_they_say) {
-  const SecretKey own = SecretKey::make("server").value();
-  const SecretKey alice = SecretKey::make("alice").value();
-  const SecretKey mallory = SecretKey::make("mallory").value();
-  const auto servers = make_tls(own, {{alice.public_key()}, "clients"}).value();
-  const auto alices = make_tls(alice, {{own.public_key()}, "server.pub"}).value();
-  const auto mallorys = make_tls(mallory, {{own.public_key()}, "server.pub"}).value();
-  PeerLife life;
-  Welcome welcome;
-  ASSERT_TRUE(name_session(welcome).ok());
-  welcome.path_limit = limits::kDefaultSlotBytes;
-  const auto channel =
-      SessionChannel::offer(welcome, SegmentKind::kSealed, life, nullptr, servers.get()).value();
-  std::vector<std::thread> guests;
-  std::vector<std::string> doors;
-  std::unique_ptr<SessionChannel> runner;
-  const auto announce = [&](const std::string& endpoint) {
-    doors.push_back(endpoint);
-    guests.emplace_back([&, endpoint, visit = doors.size()] {
-      if (visit == 1) {  // a key that is not listed
-        UniqueFd fd = connect_data(parse_endpoint(endpoint).value()).value();
-        SocketStream stream =
-            SocketStream::open(std::move(fd), mallorys.get(), StreamRole::kClient).value();
-        EXPECT_EQ(stream.shake_hands(Deadline::after(kPatience)).code(), StatusCode::kMismatch);
-      } else if (visit == 2) {  // no TLS
-        shout(endpoint, "let me in, this is urgent");
-      } else if (visit == 3) {  // the alert of who finds another key
-        shout(endpoint, std::string("\x15\x03\x03\x00\x02\x02\x2a", 7));
-      } else {
-        runner = SessionChannel::attach(welcome, {}, life, alices.get()).value();
-        for (const Deadline end = Deadline::after(kPatience); !end.expired();) {
-          ASSERT_TRUE(runner->connect(endpoint).ok());
-          if (!runner->lost()) return;
+/// A session at the server, which waits for its runner; `guest` is a thread's body, called with
+/// each door that is announced and its number, from 1.
+class DoorWithKeys : public ::testing::Test {
+ protected:
+  using Security = std::shared_ptr<const StreamSecurity>;
+  static Security knows(const SecretKey& own, const SecretKey& other) {
+    return make_tls(own, {{other.public_key()}, "known"}).value();
+  }
+  Status accept(const Security& servers,
+                const std::function<void(const std::string& door, std::size_t visit)>& guest) {
+    CHECK(name_session(welcome_).ok());
+    welcome_.path_limit = limits::kDefaultSlotBytes;
+    const auto channel =
+        SessionChannel::offer(welcome_, SegmentKind::kSealed, life_, nullptr, servers.get())
+            .value();
+    std::vector<std::thread> guests;
+    const auto announce = [&](const std::string& door) {
+      guests.emplace_back([&, door, visit = ++visits_] { guest(door, visit); });
+    };
+    const Endpoint control{Endpoint::Kind::kTcp, {}, "127.0.0.1", "1"};
+    const Status accepted = channel->accept(control, announce, Deadline::after(kPatience));
+    for (std::thread& each : guests) each.join();
+    return accepted;
+  }
+  std::unique_ptr<SessionChannel> runner(const Security& security) {
+    return SessionChannel::attach(welcome_, {}, life_, security.get()).value();
+  }
+
+  const SecretKey own_ = SecretKey::make("server").value();
+  const SecretKey alice_ = SecretKey::make("alice").value();
+  const SecretKey mallory_ = SecretKey::make("mallory").value();
+  PeerLife life_;
+  Welcome welcome_;
+  std::size_t visits_ = 0;
+};
+
+TEST_F(DoorWithKeys, opens_again_after_strangers_whatever_they_say) {
+  const Security alices = knows(alice_, own_);
+  const Security mallorys = knows(mallory_, own_);
+  std::unique_ptr<SessionChannel> honest;
+  const Status accepted =
+      accept(knows(own_, alice_), [&](const std::string& door, std::size_t visit) {
+        if (visit == 1) {  // a key that is not listed
+          UniqueFd fd = connect_data(parse_endpoint(door).value()).value();
+          SocketStream stream =
+              SocketStream::open(std::move(fd), mallorys.get(), StreamRole::kClient).value();
+          EXPECT_EQ(stream.shake_hands(Deadline::after(kPatience)).code(), StatusCode::kMismatch);
+        } else if (visit == 2) {  // no TLS
+          shout(door, "let me in, this is urgent");
+        } else if (visit == 3) {  // an alert before anything else
+          shout(door, std::string("\x15\x03\x03\x00\x02\x02\x2a", 7));
+        } else {
+          honest = runner(alices);
+          for (const Deadline end = Deadline::after(kPatience); honest->lost() && !end.expired();)
+            ASSERT_TRUE(honest->connect(door).ok());
         }
-      }
-    });
-  };
-  const Endpoint control{Endpoint::Kind::kTcp, {}, "127.0.0.1", "1"};
-  const Status accepted = channel->accept(control, announce, Deadline::after(kPatience));
-  for (std::thread& guest : guests) guest.join();
+      });
   EXPECT_TRUE(accepted.ok()) << accepted.to_string();
-  EXPECT_EQ(doors.size(), 4U);
+  EXPECT_EQ(visits_, 4U);
 }
 
-TEST(DoorWithKeys, of_another_server_is_said) {
-  const SecretKey own = SecretKey::make("server").value();
-  const SecretKey alice = SecretKey::make("alice").value();
-  const SecretKey other = SecretKey::make("other").value();
-  const auto servers = make_tls(other, {{alice.public_key()}, "clients"}).value();
-  const auto alices = make_tls(alice, {{own.public_key()}, "server.pub"}).value();
-  PeerLife life;
-  Welcome welcome;
-  ASSERT_TRUE(name_session(welcome).ok());
-  welcome.path_limit = limits::kDefaultSlotBytes;
-  const auto channel =
-      SessionChannel::offer(welcome, SegmentKind::kSealed, life, nullptr, servers.get()).value();
-  std::thread guest;
+TEST_F(DoorWithKeys, of_another_server_is_said) {
+  const Security alices = knows(alice_, own_);
   Status connected;
-  const auto announce = [&](const std::string& endpoint) {
-    if (guest.joinable()) return;
-    guest = std::thread([&, endpoint] {
-      const auto runner = SessionChannel::attach(welcome, {}, life, alices.get()).value();
-      connected = runner->connect(endpoint);
-      life.end({StatusCode::kUnavailable, "the client has gone"});
-    });
-  };
-  const Endpoint control{Endpoint::Kind::kTcp, {}, "127.0.0.1", "1"};
-  EXPECT_FALSE(channel->accept(control, announce, Deadline::after(kPatience)).ok());
-  guest.join();
+  const Status accepted =
+      accept(knows(mallory_, alice_), [&](const std::string& door, std::size_t visit) {
+        if (visit > 1) return;
+        connected = runner(alices)->connect(door);
+        life_.end({StatusCode::kUnavailable, "the client has gone"});
+      });
+  EXPECT_FALSE(accepted.ok());
   EXPECT_EQ(connected.code(), StatusCode::kMismatch) << connected.to_string();
 }
 
