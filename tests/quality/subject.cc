@@ -9,6 +9,7 @@
 #include "base/readable_file.h"
 #include "tee_runner/tokenizer/tokenizer.h"
 #include "tests/quality/naive_rounding.h"
+#include "tests/support/shared_data.h"
 
 namespace airlock::testing {
 
@@ -18,12 +19,7 @@ namespace {
 constexpr std::uint64_t kMostTextBytes = std::uint64_t{1} << 20;
 }  // namespace
 
-fs::path text_kjv() {
-  const char* shared = std::getenv("AIRLOCK_SHARED");
-  const fs::path root = shared != nullptr ? fs::path(shared)
-                                          : fs::path(AIRLOCK_SOURCE_DIR) / ".." / "shared" / "data";
-  return root / "golden" / "text-kjv";
-}
+fs::path text_kjv() { return shared_data() / "golden" / "text-kjv"; }
 
 fs::path smollm2() {
   const char* cache = std::getenv("XDG_CACHE_HOME");

@@ -17,6 +17,7 @@
 #include "runtime/local_backend.h"
 #include "runtime/model/model_source.h"
 #include "tee_runner/llama/driver.h"
+#include "tests/support/shared_data.h"
 
 namespace airlock {
 namespace {
@@ -27,20 +28,6 @@ struct Golden {
   std::vector<std::int32_t> tokens;
   std::vector<float> logits;  // [tokens, vocab]
 };
-
-/// The elements behind a .npy header of version 1.
-template <typename T>
-std::vector<T> read_npy(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (text.size() < 10) return {};
-  const std::size_t start =
-      10U + static_cast<unsigned char>(text[8]) + 256U * static_cast<unsigned char>(text[9]);
-  std::vector<T> values((text.size() - start) / sizeof(T));
-  std::copy_n(text.data() + start, values.size() * sizeof(T),
-              reinterpret_cast<char*>(values.data()));
-  return values;
-}
 
 Golden read_golden(const fs::path& folder) {
   Golden golden;
@@ -193,9 +180,7 @@ TEST(GoldenModels, of_our_own_agree_with_transformers) {
 }
 
 TEST(GoldenModels, that_are_shared_agree_with_transformers) {
-  const char* shared = std::getenv("AIRLOCK_SHARED");
-  const fs::path root = shared != nullptr ? fs::path(shared)
-                                          : fs::path(AIRLOCK_SOURCE_DIR) / ".." / "shared" / "data";
+  const fs::path root = shared_data();
   const auto folders = folders_below(root / "golden");
   if (folders.empty()) {
     GTEST_SKIP() << "SKIPPED: no golden models below " << root / "golden"

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tee_runner/tokenizer/tokenizer.h"
+#include "tests/support/shared_data.h"
 #include "tests/support/temp_dir.h"
 
 namespace airlock {
@@ -17,12 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Ids = std::vector<std::int32_t>;
-
-fs::path shared() {
-  const char* folder = std::getenv("AIRLOCK_SHARED");
-  return folder != nullptr ? fs::path(folder)
-                           : fs::path(AIRLOCK_SOURCE_DIR) / ".." / "shared" / "data";
-}
 
 struct Cases {
   const char* folder;
@@ -36,7 +31,7 @@ void PrintTo(const Cases& cases, std::ostream* out) { *out << cases.folder; }
 class TokenizerCases : public ::testing::TestWithParam<Cases> {};
 
 TEST_P(TokenizerCases, come_out_the_same) {
-  const fs::path folder = shared() / GetParam().folder;
+  const fs::path folder = shared_data() / GetParam().folder;
   if (!fs::exists(folder / GetParam().file)) {
     GTEST_SKIP() << "SKIPPED: no " << folder / GetParam().file
                  << "; set AIRLOCK_SHARED to the folder that holds tokenizers/ and golden/";

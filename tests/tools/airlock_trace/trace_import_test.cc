@@ -9,6 +9,7 @@
 #include "base/readable_file.h"
 #include "runtime/trace/summary.h"
 #include "runtime/trace/trace_line.h"
+#include "tests/support/shared_data.h"
 #include "tests/tools/airlock_trace/trace_rig.h"
 #include "tools/airlock_trace/import.h"
 
@@ -218,17 +219,10 @@ struct Real {
   std::optional<double> wall_s, comm_s, gpu_s;
 };
 
-fs::path prototype_folder() {
-  const char* shared = std::getenv("AIRLOCK_SHARED");
-  const fs::path root = shared != nullptr ? fs::path(shared)
-                                          : fs::path(AIRLOCK_SOURCE_DIR) / ".." / "shared" / "data";
-  return root / "prototype";
-}
-
 class RealLogs : public testing::TestWithParam<Real> {};
 
 TEST_P(RealLogs, gives_the_figures_of_its_summary) {
-  const fs::path path = prototype_folder() / GetParam().file;
+  const fs::path path = shared_data() / "prototype" / GetParam().file;
   if (!fs::exists(path)) {
     GTEST_SKIP() << "SKIPPED: no " << path
                  << "; set AIRLOCK_SHARED to the folder that holds prototype/";
@@ -276,7 +270,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Real{"zmq_performance_ours.log", 2, 98, 0, 1.9065, 0.7421, 0.0233}));
 
 TEST(RealLog, of_1024_tokens_tells_so) {
-  const fs::path path = prototype_folder() / "zmq_performance.log";
+  const fs::path path = shared_data() / "prototype" / "zmq_performance.log";
   if (!fs::exists(path)) GTEST_SKIP() << "SKIPPED: no " << path;
   const auto imported = import_text(text_of(path.string()), ImportChoice());
   ASSERT_TRUE(imported.ok()) << imported.status().message();
