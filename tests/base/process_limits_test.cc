@@ -10,6 +10,7 @@
 #include <string>
 
 #include "tests/support/in_child.h"
+#include "tests/support/sanitizer.h"
 
 namespace airlock {
 namespace {
@@ -77,7 +78,7 @@ std::size_t status_kib(const std::string& key) {
   return 0;
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if AIRLOCK_ASAN || AIRLOCK_TSAN
 constexpr bool kSanitized = true;
 #else
 constexpr bool kSanitized = false;

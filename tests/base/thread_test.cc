@@ -9,6 +9,8 @@
 
 #include <stdexcept>
 
+#include "tests/support/sanitizer.h"
+
 namespace airlock {
 namespace {
 
@@ -26,7 +28,7 @@ TEST(StartThread, runs_the_root_with_signals_blocked_and_faults_open) {
 }
 
 TEST(StartThread, without_address_space_is_a_status) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if AIRLOCK_ASAN || AIRLOCK_TSAN
   GTEST_SKIP() << "a sanitizer needs the address space itself";
 #endif
   const pid_t child = ::fork();

@@ -3,14 +3,17 @@
 #include <cuda_runtime_api.h>
 
 #include "tests/cuda/fake_rig.h"
+#include "tests/support/sanitizer.h"
 
 namespace airlock::testing {
 namespace {
 
 using cuda_fake::Mode;
 
-#ifdef __SANITIZE_THREAD__
+#if AIRLOCK_TSAN
 constexpr std::uint64_t kStep = 7;  // a sample
+#elif AIRLOCK_ASAN
+constexpr std::uint64_t kStep = 3;
 #else
 constexpr std::uint64_t kStep = 1;
 #endif

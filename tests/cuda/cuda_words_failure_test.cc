@@ -3,6 +3,7 @@
 
 #include "gpu_server/cuda/memory.h"
 #include "tests/cuda/cuda_words_rig.h"
+#include "tests/support/sanitizer.h"
 
 namespace airlock::testing {
 namespace {
@@ -10,8 +11,10 @@ namespace {
 using cuda_fake::Mode;
 using enum WeightKind;
 
-#ifdef __SANITIZE_THREAD__
+#if AIRLOCK_TSAN
 constexpr std::uint64_t kStep = 7;  // a sample
+#elif AIRLOCK_ASAN
+constexpr std::uint64_t kStep = 3;
 #else
 constexpr std::uint64_t kStep = 1;
 #endif

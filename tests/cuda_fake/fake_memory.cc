@@ -10,15 +10,8 @@
 #include <iterator>
 #include <utility>
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define AIRLOCK_FAKE_ASAN 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#define AIRLOCK_FAKE_ASAN 1
-#endif
-#ifdef AIRLOCK_FAKE_ASAN
+#include "tests/support/sanitizer.h"
+#if AIRLOCK_ASAN
 #include <sanitizer/asan_interface.h>
 #endif
 
@@ -75,7 +68,7 @@ void copy(const Rows& to, const Rows& from) {
 }
 
 void poison([[maybe_unused]] const Rows& rows) {
-#ifdef AIRLOCK_FAKE_ASAN
+#if AIRLOCK_ASAN
   for (std::size_t row = 0; row < rows.height; ++row) {
     __asan_poison_memory_region(rows.data + row * rows.pitch, rows.width);
   }
@@ -83,7 +76,7 @@ void poison([[maybe_unused]] const Rows& rows) {
 }
 
 void unpoison([[maybe_unused]] const Rows& rows) {
-#ifdef AIRLOCK_FAKE_ASAN
+#if AIRLOCK_ASAN
   for (std::size_t row = 0; row < rows.height; ++row) {
     __asan_unpoison_memory_region(rows.data + row * rows.pitch, rows.width);
   }

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "tests/cuda_fake/fake_test.h"
+#include "tests/support/sanitizer.h"
 
 namespace airlock::cuda_fake {
 namespace {
@@ -127,7 +128,7 @@ TEST_F(FakeScheduleTest, asking_for_an_event_without_a_record_is_reported) {
 
 TEST_F(FakeScheduleTest, work_of_two_streams_on_one_buffer_needs_an_order) {
   std::vector<Mode> modes{Mode::kLazy, Mode::kEager};
-#ifndef __SANITIZE_THREAD__  // on threads it is the race that it is meant to be
+#if !AIRLOCK_TSAN  // on threads it is the race that it is meant to be
   modes.push_back(Mode::kThreads);
 #endif
   for (const Mode mode : modes) {
@@ -204,7 +205,7 @@ TEST_F(FakeScheduleTest, the_destination_of_a_copy_holds_a_pattern_until_then) {
   finish(in_);
   EXPECT_EQ(std::to_integer<int>(*host_view(memory_)), 7);
   store();
-#if !defined(__SANITIZE_ADDRESS__)
+#if !AIRLOCK_ASAN
   EXPECT_EQ(to_->at(0), 0xff);
 #else
   EXPECT_DEATH(std::exit(to_->at(0)), "use-after-poison");

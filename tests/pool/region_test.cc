@@ -19,6 +19,7 @@
 
 #include "pool/lease.h"
 #include "tests/pool/pool_pair.h"
+#include "tests/support/sanitizer.h"
 
 namespace airlock {
 namespace {
@@ -163,7 +164,7 @@ TEST(PoolRegion, a_lease_reaches_nothing_but_itself) {
   // More of it can be mapped, and there is nothing behind it.
   void* const more = ::mmap(nullptr, 2 * kSlot, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   ASSERT_NE(more, MAP_FAILED);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they take the signal
+#if !AIRLOCK_ASAN && !AIRLOCK_TSAN  // they take the signal
   EXPECT_EXIT(std::exit(static_cast<int>(static_cast<volatile std::byte*>(more)[kSlot])),
               ::testing::KilledBySignal(SIGBUS), "");
 #endif
@@ -269,7 +270,7 @@ TEST(PoolLease, takes_no_memory_of_huge_pages) {
 }
 
 TEST(PoolLease, does_without_what_finds_no_address_space) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if AIRLOCK_ASAN || AIRLOCK_TSAN
   GTEST_SKIP() << "a sanitizer needs address space of its own";
 #endif
   const auto region = PoolRegion::create(kShape, PoolCommit::kLazy).value();

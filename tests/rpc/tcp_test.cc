@@ -4,11 +4,12 @@
 #include <sys/resource.h>
 
 #include "tests/support/in_child.h"
+#include "tests/support/sanitizer.h"
 
 namespace airlock {
 namespace {
 
-#ifndef __SANITIZE_ADDRESS__  // UBSan needs a descriptor of its own to look at an object
+#if !AIRLOCK_ASAN  // UBSan needs a descriptor of its own to look at an object
 TEST(Tcp, says_that_no_descriptor_is_left) {
   EXPECT_TRUE(holds_in_a_child([] {
     const rlimit none{3, 3};

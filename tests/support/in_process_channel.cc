@@ -164,8 +164,8 @@ class InProcessCarrier final : public Carrier {
 
 std::pair<std::unique_ptr<Channel>, std::unique_ptr<Channel>> make_in_process_pair(
     const PathPolicy& policy) {
-  RoutedChannelOptions one{policy, {}, nullptr};
-  RoutedChannelOptions other{policy, {}, nullptr};
+  RoutedChannelOptions one{policy, {}, {nullptr}};
+  RoutedChannelOptions other{policy, {}, {nullptr}};
   const std::size_t limit = policy.has_ring ? policy.slot_count : limits::kMaxRequestsUnderWay;
   for (const Path path : kPaths) {
     if (path == Path::kRing && !policy.has_ring) continue;

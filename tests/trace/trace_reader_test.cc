@@ -10,6 +10,7 @@
 
 #include "runtime/trace/trace_line.h"
 #include "tests/support/read_trace.h"
+#include "tests/support/sanitizer.h"
 #include "tests/support/temp_dir.h"
 #include "tests/trace/golden_trace.h"
 
@@ -173,7 +174,7 @@ TEST(TraceReader, what_was_said_of_the_end_stays) {
 }
 
 TEST(TraceReader, a_million_ops_stream_in_bounded_memory) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if AIRLOCK_ASAN || AIRLOCK_TSAN
   constexpr std::size_t kOps = 50'000;  // slow there, and what is freed they keep for long
 #else
   constexpr std::size_t kOps = 1'000'000;
@@ -206,7 +207,7 @@ TEST(TraceReader, a_million_ops_stream_in_bounded_memory) {
   EXPECT_EQ(reader->cut(), "");
   rusage after{};
   ::getrusage(RUSAGE_SELF, &after);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !AIRLOCK_ASAN && !AIRLOCK_TSAN
   EXPECT_LT(after.ru_maxrss - before.ru_maxrss, 64 * 1024);  // KiB
 #endif
 }
