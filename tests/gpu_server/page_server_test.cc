@@ -142,7 +142,7 @@ TEST_F(PageServerTest, silent_clients_delay_nobody) {
 }
 
 TEST_F(PageServerTest, one_that_takes_no_answer_is_dropped) {
-  set_text(std::string(std::size_t{64} << 20, 'x'));
+  set_text(std::string(std::size_t{16} << 20, 'x'));
   const UniqueFd deaf = connect();
   say(deaf, kGet);
   const UniqueFd also_deaf = connect();
