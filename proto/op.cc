@@ -240,7 +240,8 @@ Status ModelDims::check() const {
 std::span<const WeightKind> kinds_of(Linear linear) {
   // A linear's kinds stand side by side.
   constexpr auto kOf = [](WeightKind kind) { return linear_of(kind); };
-  return {std::ranges::lower_bound(kValuesOf<WeightKind>, linear, {}, kOf), std::ranges::upper_bound(kValuesOf<WeightKind>, linear, {}, kOf)};
+  return {std::ranges::lower_bound(kValuesOf<WeightKind>, linear, {}, kOf),
+          std::ranges::upper_bound(kValuesOf<WeightKind>, linear, {}, kOf)};
 }
 
 std::vector<WeightId> weights_of(Linear linear, std::uint16_t layer) {
