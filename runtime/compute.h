@@ -18,6 +18,7 @@
 namespace airlock {
 
 class ModelSource;
+struct ModelShare;
 
 /// What ops are computed with.
 struct BackendInfo {
@@ -105,6 +106,10 @@ struct LoadOptions {
   std::size_t threads = 1;
   /// Called now and then while weights load: bytes done, bytes in all. May be empty.
   std::function<void(std::size_t done_bytes, std::size_t total_bytes)> progress;
+  /// What of the model is loaded (runtime/placement); null: all of it. Else no digest is made
+  /// (BackendInfo's is empty), results have the share's columns (share_results()), and ops on
+  /// weights that are not held are refused.
+  const ModelShare* share = nullptr;
 };
 
 /// Bytes of int8 weights made and in all, on the thread that asked for them.
