@@ -25,6 +25,7 @@ struct RowRange {
 /// Weights are cut at multiples of this alone: so wide are the panels that a CPU multiplies, and
 /// the bits of a product are those of its panels, wherever they lie.
 inline constexpr std::int64_t kPlacedColumns = 256;
+inline constexpr std::size_t kMaxRanks = 1024;
 
 /// What of a model one process holds.
 struct ModelShare {
@@ -36,8 +37,14 @@ struct ModelShare {
 
   static ModelShare whole(const ModelDims& dims);
   const RowRange& rows(const WeightId& id) const { return layers[id.layer][id.kind]; }
+  /// Some of one of its weights is held.
+  bool holds_layer(std::size_t layer) const;
   /// Nothing is held.
   bool empty() const;
+  /// kInvalidInput: not of this model, or cut where no panel begins.
+  Status check(const ModelDims& dims) const;
+  /// Elements of layers and lm_head; the table is not counted.
+  std::uint64_t linear_elements(const ModelDims& dims) const;
   bool operator==(const ModelShare&) const = default;
 };
 
@@ -84,24 +91,27 @@ struct OpPart {
 class Placement {
  public:
   /// Rank 0 holds a share like the others, or, `door_only`, none. Layers are spread so that the
-  /// largest share, in bytes, is as small as it can be while they stay in order; the embedding
-  /// lies with the first, lm_head with the last, and both with the last where they are tied. By
-  /// columns each weight is cut evenly, and the embedding lies with the first that computes.
-  /// Ranks that nothing is left for have an empty share. kInvalidInput: no rank would compute.
+  /// largest share, in elements, is as small as it can be while they stay in order, and within that
+  /// evenly; the embedding lies with the first, lm_head with the last, and both with the last where
+  /// they are tied. By columns each weight is cut evenly, to a panel, and those that hold least so
+  /// far have a panel more; the embedding lies with the first that computes. Ranks that nothing is
+  /// left for have an empty share. kInvalidInput: no rank would compute, or over kMaxRanks; dims
+  /// that no model has.
   static Result<Placement> make(PlacementKind kind, const LlamaConfig& config, std::size_t ranks,
                                 bool door_only);
 
   PlacementKind kind() const { return kind_; }
   std::size_t ranks() const { return shares_.size(); }
   const ModelShare& share(std::size_t rank) const { return shares_[rank]; }
-  /// Elements of the weights that a rank holds.
+  /// Elements of the weights that a rank holds; a table that is its whole lm_head too counts once.
   std::uint64_t elements(std::size_t rank) const;
   /// The parts of an op that names weights, or of lm_head or embedding; `spec` is one that
   /// op_results() takes. Of each column of each result there is one part. In the order of ranks.
+  /// Of other ops, which need no weights: none.
   std::vector<OpPart> split(const OpSpec& spec) const;
   /// The names of the tensors that a rank hashes for the model's digest: each tensor of the model
-  /// (expected_tensors()) belongs to one rank. By layers to that which holds it, norms to rank 0;
-  /// by columns in turn.
+  /// (expected_tensors()) belongs to one rank. Norms to rank 0; others by layers to that which
+  /// holds them, by columns so that each has about as much to read (a door has none).
   std::vector<std::string> hashed_by(std::size_t rank) const;
 
  private:
