@@ -18,7 +18,6 @@ namespace airlock {
 namespace {
 
 constexpr std::uint64_t kMaxCacheBytes = 1 << 20;
-constexpr std::size_t kDigestHexDigits = 64;
 
 std::string cache_directory() {
   const char* cache = std::getenv("XDG_CACHE_HOME");
@@ -29,7 +28,7 @@ std::string cache_directory() {
 }
 
 bool is_digest(std::string_view text) {
-  return text.size() == kDigestHexDigits &&
+  return text.size() == kSha256HexDigits &&
          text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
@@ -72,28 +71,54 @@ DigestCache::DigestCache(std::string_view key) : directory_(cache_directory()) {
   path_ = fmt::format("{}/digest-{}", directory_, name.substr(0, 32));
 }
 
-// The file is the digest, a newline, and the identity.
-std::optional<std::string> DigestCache::find(std::string_view identity) const {
+// The file is the digest, a newline, and the identity; of a text its digest, a newline, the
+// identity and the text.
+std::optional<std::string> DigestCache::read() const {
   if (path_.empty()) return std::nullopt;
   struct stat info {};
   if (::lstat(path_.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || info.st_uid != ::geteuid())
     return std::nullopt;
-  const auto text = read_text_file(path_, kMaxCacheBytes);
+  auto text = read_text_file(path_, kMaxCacheBytes);
   if (!text.ok()) return std::nullopt;
   const std::string_view whole = *text;
-  if (whole.size() <= kDigestHexDigits || whole[kDigestHexDigits] != '\n') return std::nullopt;
-  const std::string_view digest = whole.substr(0, kDigestHexDigits);
-  if (!is_digest(digest) || whole.substr(kDigestHexDigits + 1) != identity) return std::nullopt;
-  return std::string(digest);
+  if (whole.size() <= kSha256HexDigits || whole[kSha256HexDigits] != '\n') return std::nullopt;
+  if (!is_digest(whole.substr(0, kSha256HexDigits))) return std::nullopt;
+  return std::move(text).value();
+}
+
+std::optional<std::string> DigestCache::find(std::string_view identity) const {
+  const std::optional<std::string> whole = read();
+  if (!whole || std::string_view(*whole).substr(kSha256HexDigits + 1) != identity)
+    return std::nullopt;
+  return whole->substr(0, kSha256HexDigits);
+}
+
+std::optional<std::string> DigestCache::find_text(std::string_view identity) const {
+  const std::optional<std::string> whole = read();
+  if (!whole) return std::nullopt;
+  const std::string_view rest = std::string_view(*whole).substr(kSha256HexDigits + 1);
+  if (!rest.starts_with(identity)) return std::nullopt;
+  const std::string_view text = rest.substr(identity.size());
+  if (sha256_of(std::as_bytes(std::span(text))) != whole->substr(0, kSha256HexDigits))
+    return std::nullopt;
+  return std::string(text);
 }
 
 void DigestCache::store(std::string_view identity, std::string_view digest) const {
-  if (path_.empty() || !is_digest(digest) || identity.size() > kMaxCacheBytes / 2) return;
+  if (is_digest(digest)) write(digest, identity);
+}
+
+void DigestCache::store_text(std::string_view identity, std::string_view text) const {
+  write(sha256_of(std::as_bytes(std::span(text))), fmt::format("{}{}", identity, text));
+}
+
+void DigestCache::write(std::string_view digest, std::string_view rest) const {
+  if (path_.empty() || rest.size() > kMaxCacheBytes / 2) return;
   std::error_code ignored;
   std::filesystem::create_directories(std::filesystem::path(directory_).parent_path(), ignored);
   ::mkdir(directory_.c_str(), 0700);
   const auto file = OutputFile::open(path_);
-  if (file.ok()) (void)file->write(fmt::format("{}\n{}", digest, identity));
+  if (file.ok()) (void)file->write(fmt::format("{}\n{}", digest, rest));
 }
 
 }  // namespace airlock

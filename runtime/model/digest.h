@@ -9,6 +9,8 @@
 
 namespace airlock {
 
+inline constexpr std::size_t kSha256HexDigits = 64;
+
 /// A SHA-256 under way. One thread.
 class Sha256 {
  public:
@@ -35,10 +37,16 @@ class DigestCache {
   explicit DigestCache(std::string_view key);
   std::optional<std::string> find(std::string_view identity) const;
   void store(std::string_view identity, std::string_view digest) const;
+  /// The same of any text; one too long is not remembered.
+  std::optional<std::string> find_text(std::string_view identity) const;
+  void store_text(std::string_view identity, std::string_view text) const;
   /// Empty where there is no directory to keep it in.
   const std::string& path() const { return path_; }
 
  private:
+  std::optional<std::string> read() const;
+  void write(std::string_view digest, std::string_view rest) const;
+
   std::string directory_;
   std::string path_;
 };

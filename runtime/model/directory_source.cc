@@ -118,10 +118,32 @@ Result<bool> are_same(const Place& a, const Place& b) {
   return true;
 }
 
-/// "NAME DTYPE SHAPE SHA-256" of each tensor, hashed by several threads.
-Result<std::vector<std::string>> hash_tensors(const Places& places) {
-  std::vector<const Places::value_type*> items;
-  for (const auto& item : places) items.push_back(&item);
+/// Of a text in which each ends with a newline.
+std::vector<std::string> lines_of(std::string_view text) {
+  std::vector<std::string> lines;
+  for (std::size_t end = 0; (end = text.find('\n')) != std::string_view::npos;) {
+    lines.emplace_back(text.substr(0, end));
+    text.remove_prefix(end + 1);
+  }
+  return lines;
+}
+
+/// What stands before a tensor's hash: "NAME DTYPE SHAPE ".
+std::string line_head(const Places::value_type& item) {
+  const auto& [name, place] = item;
+  return fmt::format("{} {} {} ", name, name_of(place.dtype), place.shape.to_string());
+}
+
+/// The line of each tensor, hashed by several threads.
+Result<std::vector<std::string>> hash_tensors(std::span<const Places::value_type* const> items,
+                                              const std::string& directory) {
+  std::uint64_t bytes = 0;
+  for (const auto* item : items) bytes += item->second.entry->bytes;
+  if (bytes >= kSlowHashBytes) {
+    log_info(
+        fmt::format("computing the digest of {} ({:.1f} GB); it is remembered for the next time",
+                    directory, static_cast<double>(bytes) / 1e9));
+  }
   std::vector<std::string> lines(items.size());
   // Relaxed: it only hands out indices; joining the threads publishes the lines.
   std::atomic<std::size_t> next = 0;
@@ -129,15 +151,13 @@ Result<std::vector<std::string>> hash_tensors(const Places& places) {
   Status failure;
   const auto work = [&](std::size_t, std::size_t) {
     for (std::size_t i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < items.size();) {
-      const auto& [name, place] = *items[i];
-      const auto hash = hash_tensor(place);
+      const auto hash = hash_tensor(items[i]->second);
       if (!hash.ok()) {
         const std::lock_guard lock(mutex);
         failure = hash.status();
         return;
       }
-      lines[i] =
-          fmt::format("{} {} {} {}\n", name, name_of(place.dtype), place.shape.to_string(), *hash);
+      lines[i] = line_head(*items[i]) + *hash;
     }
   };
   const std::size_t threads = std::min(usable_cpu_count(), kMaxHashThreads);
@@ -211,23 +231,69 @@ class DirectorySource : public ModelSource {
     const DigestCache cache(directory_);
     const std::string before = identity(config_, files_);
     if (auto known = cache.find(before)) return *known;
-    std::uint64_t bytes = 0;
-    for (const auto& [name, place] : places_) bytes += place.entry->bytes;
-    if (bytes >= kSlowHashBytes) {
-      log_info(
-          fmt::format("computing the digest of {} ({:.1f} GB); it is remembered for the next time",
-                      directory_, static_cast<double>(bytes) / 1e9));
-    }
-    ASSIGN_OR_RETURN(const std::vector<std::string> lines, hash_tensors(places_));
-    Sha256 hash;
-    hash.add("airlock model\n" + config_to_json(config_) + "\n");
-    for (const std::string& line : lines) hash.add(line);
-    std::string digest = hash.finish();
+    std::vector<const Places::value_type*> items;
+    for (const auto& item : places_) items.push_back(&item);
+    ASSIGN_OR_RETURN(const std::vector<std::string> lines, hash_tensors(items, directory_));
+    ASSIGN_OR_RETURN(std::string digest, join_digest(lines));
     if (settled(files_)) cache.store(before, digest);
     return digest;
   }
 
+  Result<std::string> digest_identity() const override {
+    Sha256 hash;
+    hash.add(digest_head());
+    return hash.finish();
+  }
+
+  Result<std::vector<std::string>> digest_lines(std::span<const std::string> names) const override {
+    std::vector<const Places::value_type*> items;
+    std::string key = directory_;
+    for (const std::string& name : names) {
+      const auto found = places_.find(name);
+      if (found == places_.end())
+        return Status(StatusCode::kInvalidInput, "{}: no tensor '{}'", directory_, name);
+      items.push_back(&*found);
+      key += "\n" + name;
+    }
+    if (items.empty()) return std::vector<std::string>();
+    const DigestCache cache(key);
+    const std::string before = identity(config_, files_);
+    if (const auto known = cache.find_text(before)) return lines_of(*known);
+    ASSIGN_OR_RETURN(std::vector<std::string> lines, hash_tensors(items, directory_));
+    if (settled(files_)) cache.store_text(before, fmt::format("{}\n", fmt::join(lines, "\n")));
+    return lines;
+  }
+
+  Result<std::string> join_digest(std::span<const std::string> lines) const override {
+    const auto refuse = [this](std::string_view name, std::string_view what) {
+      return Status(StatusCode::kMismatch, "{}: the digest's line of '{}' {}", directory_,
+                    printable(name), what);
+    };
+    std::map<std::string_view, std::string_view> by_name;
+    for (const std::string& line : lines) {
+      const std::string_view name = std::string_view(line).substr(0, line.find(' '));
+      if (!by_name.emplace(name, line).second) return refuse(name, "is there twice");
+    }
+    Sha256 hash;
+    hash.add(digest_head());
+    for (const auto& item : places_) {
+      const auto found = by_name.find(item.first);
+      if (found == by_name.end()) return refuse(item.first, "is missing");
+      const std::string head = line_head(item);
+      const std::string_view line = found->second;
+      if (!line.starts_with(head) || line.size() != head.size() + kSha256HexDigits)
+        return refuse(item.first, "is of another model");
+      hash.add(line);
+      hash.add("\n");
+      by_name.erase(found);
+    }
+    if (!by_name.empty()) return refuse(by_name.begin()->first, "is of another model");
+    return hash.finish();
+  }
+
  private:
+  std::string digest_head() const { return "airlock model\n" + config_to_json(config_) + "\n"; }
+
   const Place* find(const std::string& name) const {
     const auto found = places_.find(name);
     return found == places_.end() ? nullptr : &found->second;

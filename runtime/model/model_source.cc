@@ -4,6 +4,16 @@
 
 namespace airlock {
 
+Result<std::vector<std::string>> ModelSource::digest_lines(std::span<const std::string>) const {
+  return std::vector<std::string>();
+}
+
+Result<std::string> ModelSource::join_digest(std::span<const std::string> lines) const {
+  if (lines.empty()) return digest();
+  return Status(StatusCode::kMismatch, "the digest has {} lines of a model that has none",
+                lines.size());
+}
+
 std::string weight_name(const WeightId& id) {
   const bool mlp =
       id.kind == WeightKind::kGate || id.kind == WeightKind::kUp || id.kind == WeightKind::kDown;

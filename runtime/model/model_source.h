@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,18 @@ class ModelSource {
   virtual void release(const std::string& name) const = 0;
   /// SHA-256 in hex, as docs/INTERFACE.md defines it; cached in $XDG_CACHE_HOME/airlock for files.
   virtual Result<std::string> digest() const = 0;
+
+  /// digest() from parts, made by several processes that have the same model each; what is not read
+  /// for its digest (a generated model) has no lines.
+  ///
+  /// What must be the same in each before anything is read: a short text.
+  virtual Result<std::string> digest_identity() const { return digest(); }
+  /// "NAME DTYPE SHAPE SHA-256" of each of these tensors; cached as digest() is. kInvalidInput: one
+  /// is not the model's.
+  virtual Result<std::vector<std::string>> digest_lines(std::span<const std::string> names) const;
+  /// digest() of the lines of all tensors, in any order. kMismatch: a tensor has none or two, or
+  /// one is of another model.
+  virtual Result<std::string> join_digest(std::span<const std::string> lines) const;
 };
 
 Result<std::unique_ptr<ModelSource>> open_model_directory(const std::string& directory);
