@@ -121,6 +121,19 @@ Part head_part(const LlamaConfig& config) {
   return make_part(Linear::kLmHead, 0, {{name, config.dims.vocab}}, config.dims.hidden);
 }
 
+constexpr std::size_t kLinearsALayer = index_of(Linear::kLmHead);
+
+/// Of a share the layers that it has some of, whole, and so lm_head; all without one.
+ModelShare whole_linears(const ModelDims& dims, const ModelShare* share) {
+  ModelShare whole = ModelShare::whole(dims);
+  if (share == nullptr) return whole;
+  for (std::size_t layer = 0; layer < whole.layers.size(); ++layer) {
+    if (!share->holds_layer(layer)) whole.layers[layer] = {};
+  }
+  if (share->lm_head.empty()) whole.lm_head = {};
+  return whole;
+}
+
 /// SHA-256 over, one behind the other,
 ///   the line "linear NAME layer LAYER columns COLUMNS planes PLANES rows ROWS..." and '\n',
 ///   the exponents, int8 [columns],
@@ -146,40 +159,48 @@ class Maker {
   using Progress = std::function<void(std::size_t, std::size_t)>;
 
   Maker(const ModelSource& model, Int8Weights choice, ThreadPool& pool, const Int8Sink& sink,
-        const Progress& progress)
-      : model_(model), choice_(choice), pool_(pool), sink_(sink), progress_(progress) {}
+        const Progress& progress, const ModelShare* share)
+      : model_(model),
+        choice_(choice),
+        pool_(pool),
+        sink_(sink),
+        progress_(progress),
+        wanted_(whole_linears(model.config().dims, share)) {}
 
   Result<Int8Model> make() {
     const LlamaConfig& config = model_.config();
-    total_bytes_ =
-        most_int8_bytes(config.dims, choice_ == Int8Weights::kW16 ? choice_ : Int8Weights::kW8);
+    total_bytes_ = most_int8_bytes(
+        config.dims, choice_ == Int8Weights::kW16 ? choice_ : Int8Weights::kW8, &wanted_);
     ASSIGN_OR_RETURN(norms_, read_norms(model_));
     for (const float value : norms_.as<float>()) {
       if (!std::isfinite(value)) return not_finite("a norm's weight");
     }
-    // The model's digest: of this line, then a line of each linear's digest in hex.
-    std::string lines = fmt::format("airlock int8 weights 1 {}\n", name_of(choice_));
     Int8Model made;
     made.layers.resize(static_cast<std::size_t>(config.dims.layers));
     for (std::size_t layer = 0; layer < made.layers.size(); ++layer) {
+      if (!wanted_.holds_layer(layer)) continue;
       ASSIGN_OR_RETURN(std::vector<Part> parts, make_layer(static_cast<std::uint16_t>(layer)));
       for (Part& part : parts) {
-        lines += digest_of(part) + "\n";
+        made.lines.push_back({layer * kLinearsALayer + index_of(part.linear), digest_of(part)});
         made.layers[layer][part.linear] = std::move(part.made);
       }
     }
-    std::vector<Part> head;
-    head.push_back(head_part(config));
-    RETURN_IF_ERROR(fold(head[0], norm(2 * made.layers.size()), nullptr));
-    RETURN_IF_ERROR(round(head));
-    lines += digest_of(head[0]) + "\n";
-    made.lm_head = std::move(head[0].made);
+    if (!wanted_.lm_head.empty()) RETURN_IF_ERROR(make_head(made));
     if (progress_) progress_(done_bytes_, total_bytes_);
-    made.digest = sha256_of(std::as_bytes(std::span(lines)));
     return made;
   }
 
  private:
+  Status make_head(Int8Model& made) {
+    std::vector<Part> head;
+    head.push_back(head_part(model_.config()));
+    RETURN_IF_ERROR(fold(head[0], norm(2 * made.layers.size()), nullptr));
+    RETURN_IF_ERROR(round(head));
+    made.lines.push_back({made.layers.size() * kLinearsALayer, digest_of(head[0])});
+    made.lm_head = std::move(head[0].made);
+    return {};
+  }
+
   /// |gamma| of a row of read_norms().
   std::vector<double> norm(std::size_t index) const {
     const auto hidden = static_cast<std::size_t>(model_.config().dims.hidden);
@@ -434,6 +455,7 @@ class Maker {
   ThreadPool& pool_;
   const Int8Sink& sink_;
   const Progress& progress_;
+  const ModelShare wanted_;
   const std::thread::id caller_ = std::this_thread::get_id();
   Tensor norms_;
   std::vector<float> batch_;
@@ -452,21 +474,47 @@ std::int64_t Int8Linear::rows() const {
 
 Result<Int8Model> make_int8_weights(
     const ModelSource& model, Int8Weights choice, ThreadPool& pool, const Int8Sink& sink,
-    const std::function<void(std::size_t done_bytes, std::size_t total_bytes)>& progress) {
+    const std::function<void(std::size_t done_bytes, std::size_t total_bytes)>& progress,
+    const ModelShare* share) {
   CHECK(choice != Int8Weights::kNone);
-  return Maker(model, choice, pool, sink, progress).make();
+  ASSIGN_OR_RETURN(Int8Model made, Maker(model, choice, pool, sink, progress, share).make());
+  if (share != nullptr) return made;
+  ASSIGN_OR_RETURN(made.digest, join_int8_lines(choice, model.config().dims, made.lines));
+  return made;
 }
 
-std::size_t most_int8_bytes(const ModelDims& dims, Int8Weights choice) {
-  if (choice == Int8Weights::kNone) return 0;
-  std::int64_t weights = 0;
-  for (const WeightKind kind : kValuesOf<WeightKind>) {
-    const Shape shape = weight_shape(dims, kind);
-    weights += shape[0] * shape[1] * dims.layers;
+Result<std::string> join_int8_lines(Int8Weights choice, const ModelDims& dims,
+                                    std::span<const Int8Line> lines) {
+  std::vector<std::string> of_linear(static_cast<std::size_t>(dims.layers) * kLinearsALayer + 1);
+  for (const Int8Line& line : lines) {
+    if (line.number >= of_linear.size() || line.digest.empty()) {
+      return Status(StatusCode::kInvalidInput, "a line of int8 weights is of linear {} of {}",
+                    line.number, of_linear.size());
+    }
+    std::string& known = of_linear[line.number];
+    if (!known.empty() && known != line.digest) {
+      return Status(StatusCode::kMismatch,
+                    "the int8 weights of linear {} were made twice and differ", line.number);
+    }
+    known = line.digest;
   }
-  weights += dims.vocab * dims.hidden;
-  const std::int64_t planes = choice == Int8Weights::kW8 ? 1 : kMaxInt8Planes;
-  return static_cast<std::size_t>(weights * planes);
+  // Of this line, then a line of each linear's digest in hex.
+  std::string text = fmt::format("airlock int8 weights 1 {}\n", name_of(choice));
+  for (std::size_t i = 0; i < of_linear.size(); ++i) {
+    if (of_linear[i].empty()) {
+      return Status(StatusCode::kInvalidInput, "nobody made the int8 weights of linear {} of {}", i,
+                    of_linear.size());
+    }
+    text += of_linear[i] + "\n";
+  }
+  return sha256_of(std::as_bytes(std::span(text)));
+}
+
+std::size_t most_int8_bytes(const ModelDims& dims, Int8Weights choice, const ModelShare* share) {
+  if (choice == Int8Weights::kNone) return 0;
+  const ModelShare all = share == nullptr ? ModelShare::whole(dims) : *share;
+  const std::uint64_t planes = choice == Int8Weights::kW8 ? 1 : kMaxInt8Planes;
+  return static_cast<std::size_t>(all.linear_elements(dims) * planes);
 }
 
 }  // namespace airlock

@@ -11,6 +11,7 @@
 #include "base/thread_pool.h"
 #include "proto/op.h"
 #include "runtime/model/model_source.h"
+#include "runtime/placement/placement.h"
 
 namespace airlock {
 
@@ -69,13 +70,21 @@ struct Int8Rows {
 inline constexpr std::int64_t kInt8BlockRows = 256;
 using Int8Sink = std::function<Status(const Int8Rows&)>;
 
-/// All linears of a model.
+/// What a model's digest has of one linear.
+struct Int8Line {
+  std::size_t number = 0;  // of the linear: four a layer, in order, then lm_head
+  // SHA-256 in hex over what the linear is: its shape, exponents, scales, and the digests of its
+  // blocks, in the order of weights, rows and planes. int8_weights.cc has the bytes.
+  std::string digest;
+  bool operator==(const Int8Line&) const = default;
+};
+
+/// All linears of a model, or those that a share has some of.
 struct Int8Model {
   std::vector<PerValue<Linear, Int8Linear>> layers;  // [layers]; kLmHead of each is empty
   Int8Linear lm_head;
-  /// SHA-256 in hex over `choice` and, in the order of layers and linears, what every linear is:
-  /// its shape, exponents, scales, and the digests of its blocks, in the order of weights, rows and
-  /// planes. int8_weights.cc has the bytes.
+  std::vector<Int8Line> lines;  // of each that was made, in order
+  /// As join_int8_lines() gives it; of a share empty.
   std::string digest;
 
   const Int8Linear& linear(Linear linear, std::uint16_t layer) const {
@@ -92,12 +101,22 @@ struct Int8Model {
 /// two), on the calling thread; may be empty. Errors: the model's or the sink's, whichever came
 /// first; kInvalidInput for a weight that is not finite or too large for an fp32 scale.
 inline constexpr double kAutoBound = 24;
+/// With a `share` whole linears are made too, of each layer that it has a row of, and of lm_head
+/// where it has one; no weight of another layer is read.
 Result<Int8Model> make_int8_weights(
     const ModelSource& model, Int8Weights choice, ThreadPool& pool, const Int8Sink& sink,
-    const std::function<void(std::size_t done_bytes, std::size_t total_bytes)>& progress = {});
+    const std::function<void(std::size_t done_bytes, std::size_t total_bytes)>& progress = {},
+    const ModelShare* share = nullptr);
 
-/// Planes of a linear as `choice` has them is Int8Linear::planes; so many int8 in all, for a bar
-/// and for what is reserved, at most.
-std::size_t most_int8_bytes(const ModelDims& dims, Int8Weights choice);
+/// The digest of a model's int8 weights, SHA-256 in hex over `choice` and the line of each linear
+/// in order, from lines in any order, of some linears more than one. kInvalidInput: a linear has
+/// none, or one is of no linear of the model. kMismatch: two of one linear differ.
+Result<std::string> join_int8_lines(Int8Weights choice, const ModelDims& dims,
+                                    std::span<const Int8Line> lines);
+
+/// Planes of a linear as `choice` has them is Int8Linear::planes; so many int8 in all that a share
+/// (null: all of the model) has, for a bar and for what is reserved, at most.
+std::size_t most_int8_bytes(const ModelDims& dims, Int8Weights choice,
+                            const ModelShare* share = nullptr);
 
 }  // namespace airlock
