@@ -31,7 +31,7 @@ struct BackendInfo {
   std::size_t threads = 1;
   // "cpu", "cuda:0 NVIDIA H100".
   std::string device;
-  // Of the model, hex.
+  // Of the model, hex; of a share of it empty.
   std::string digest;
   // What multiplies fp64, "BLIS 0.9.0"; empty: nothing does, and such a matmul fails.
   std::string fp64_products = {};
@@ -91,9 +91,10 @@ class Compute {
  public:
   virtual ~Compute() = default;
   virtual const BackendInfo& info() const = 0;
-  /// `spec` is one that op_results() takes for info().dims: nobody judges it again. `life` bounds
-  /// the op from here to its results; a CPU stops within a slice of time once it is over, a device
-  /// at the deadline.
+  /// `spec` is one that op_results() takes for info().dims: nobody judges it again. Where a share
+  /// of the model is held, kInvalidInput unless it and the results are as share_results() says.
+  /// `life` bounds the op from here to its results; a CPU stops within a slice of time once it is
+  /// over, a device at the deadline.
   virtual Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
                                                        const OpLife& life) = 0;
 };
@@ -132,6 +133,7 @@ class ComputeModel {
   /// weight and plane from then on; a second asker waits for the first. `model` is the one that
   /// this was made from. kInvalidInput: there is none, or a weight is not finite. Any thread.
   /// `progress` as LoadOptions::progress, of this making; may be empty.
+  /// Of a share there is no digest: kInvalidInput.
   virtual Result<std::string> prepare_int8(const ModelSource& model, Int8Weights weights,
                                            const Int8Progress& progress) = 0;
   /// Ok until the device fails for good; then kDevice with what happened, and no op will ever work

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "runtime/cpu/product_f64.h"
 #include "runtime/cpu/sliced_run.h"
 #include "runtime/cpu/weights.h"
+#include "runtime/placement/placement.h"
 #include "runtime/scratch.h"
 
 namespace airlock {
@@ -27,7 +29,8 @@ namespace airlock {
 struct CpuShared {
   BackendInfo info;
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
-  Weights weights;  // none of create_without_weights() and create_for_int8()
+  Weights weights;                        // none of create_without_weights() and create_for_int8()
+  std::optional<ModelShare> model_share;  // what is held; nothing: all
   Int8Keeper int8{engine};
   FairGate gate;
   std::shared_ptr<ThreadPool> pool;   // perhaps the caller's too
@@ -244,6 +247,9 @@ class CpuComputation : public Computation {
 Result<std::unique_ptr<Computation>> CpuCompute::prepare(const OpSpec& spec, OpMemory memory,
                                                          const OpLife& life) {
   check_memory(spec, memory);
+  if (shared_->model_share) {
+    RETURN_IF_ERROR(check_share_results(spec, info().dims, *shared_->model_share, memory.results));
+  }
   return std::unique_ptr<Computation>(
       std::make_unique<CpuComputation>(*this, spec, std::move(memory), life));
 }
@@ -290,7 +296,13 @@ Result<std::shared_ptr<CpuModel>> CpuModel::create(const ModelSource& model,
   }
   CHECK(pool->thread_count() == options.threads);
   ASSIGN_OR_RETURN(std::shared_ptr<CpuShared> shared, share(std::move(pool)));
-  ASSIGN_OR_RETURN(std::string digest, model.digest());
+  std::string digest;
+  if (options.share != nullptr) {
+    RETURN_IF_ERROR(options.share->check(model.config().dims));
+    shared->model_share = *options.share;
+  } else {
+    ASSIGN_OR_RETURN(digest, model.digest());
+  }
   ASSIGN_OR_RETURN(shared->weights,
                    load_weights(model, numerics, shared->engine, options, *shared->pool));
   shared->info = {model.config().dims, options.dtype, model.stored_dtype(), options.threads, "cpu",
@@ -320,7 +332,8 @@ Result<std::shared_ptr<CpuModel>> CpuModel::create_for_int8(const ModelSource& m
   ASSIGN_OR_RETURN(std::shared_ptr<CpuShared> shared, share(std::move(pool)));
   ASSIGN_OR_RETURN(std::string digest, model.digest());
   RETURN_IF_ERROR(
-      shared->int8.prepare(model, weights, threads, shared->pool.get(), also, {}).status());
+      shared->int8.prepare(model, weights, nullptr, threads, shared->pool.get(), also, {})
+          .status());
   shared->info = {model.config().dims, DType::kF32, model.stored_dtype(), threads, "cpu",
                   std::move(digest),   blas::name()};
   return std::shared_ptr<CpuModel>(new CpuModel(std::move(shared)));
@@ -330,7 +343,25 @@ const BackendInfo& CpuModel::info() const { return shared_->info; }
 
 Result<std::string> CpuModel::prepare_int8(const ModelSource& model, Int8Weights weights,
                                            const Int8Progress& progress) {
-  return shared_->int8.prepare(model, weights, shared_->info.threads, nullptr, {}, progress);
+  if (shared_->model_share) {
+    return Status(StatusCode::kInvalidInput,
+                  "int8 weights: the digest of a share is made of all shares' lines");
+  }
+  ASSIGN_OR_RETURN(const Int8Model* made, make_int8(model, weights, progress));
+  return made->digest;
+}
+
+Result<std::vector<Int8Line>> CpuModel::prepare_int8_share(const ModelSource& model,
+                                                           Int8Weights weights,
+                                                           const Int8Progress& progress) {
+  ASSIGN_OR_RETURN(const Int8Model* made, make_int8(model, weights, progress));
+  return made->lines;
+}
+
+Result<const Int8Model*> CpuModel::make_int8(const ModelSource& model, Int8Weights weights,
+                                             const Int8Progress& progress) {
+  const ModelShare* share = shared_->model_share ? &*shared_->model_share : nullptr;
+  return shared_->int8.prepare(model, weights, share, shared_->info.threads, nullptr, {}, progress);
 }
 
 const Int8Model* CpuModel::int8() const { return shared_->int8.facts(); }

@@ -33,13 +33,17 @@ Int8Layouts::Shapes panel_shapes(const ModelDims& dims) {
 
 // Blocks begin where panels do.
 static_assert(kInt8BlockRows % kPanelColumns == 0);
+// A block is of a share, or is not.
+static_assert(kPlacedColumns % kInt8BlockRows == 0);
 
-/// The sink of one making: packs what is not held yet into planes that are.
+/// The sink of one making: packs what is of the share and not held yet into planes that are.
 class Packer {
  public:
   Packer(const dnnl::engine& engine, const Int8Layouts& layouts, const ModelDims& dims,
-         const HeldInt8* before)
-      : engine_(engine), layouts_(layouts), dims_(dims) {
+         const ModelShare* share, const HeldInt8* before)
+      : engine_(engine),
+        layouts_(layouts),
+        share_(share != nullptr ? *share : ModelShare::whole(dims)) {
     if (before != nullptr) held_ = *before;
     held_.way = layouts.way();
     held_.least_digit_rows = layouts.least_digit_rows();
@@ -48,11 +52,13 @@ class Packer {
 
   /// Any thread.
   Status take(const Int8Rows& rows) {
-    ASSIGN_OR_RETURN(HeldWeight* const weight, target(rows));
+    const RowRange& mine = share_rows(rows);
+    if (rows.first_row < mine.begin || rows.first_row >= mine.end) return {};
+    ASSIGN_OR_RETURN(HeldWeight* const weight, target(rows, mine.count()));
     if (weight == nullptr) return {};
     return onednn::guarded([&]() -> Status {
       const onednn::OneThread alone;
-      pack_int8(engine_, *weight, rows.first_row, rows.row_count, rows.values);
+      pack_int8(engine_, *weight, rows.first_row - mine.begin, rows.row_count, rows.values);
       return {};
     });
   }
@@ -65,15 +71,21 @@ class Packer {
     if (rows.linear == Linear::kLmHead) return held_.lm_head;
     return held_.layers[rows.layer][kinds_of(rows.linear)[rows.weight]];
   }
+  /// Of their weight.
+  const RowRange& share_rows(const Int8Rows& rows) const {
+    if (rows.linear == Linear::kLmHead) return share_.lm_head;
+    return share_.rows({kinds_of(rows.linear)[rows.weight], rows.layer});
+  }
 
-  /// Where the rows go; made by the first that come. Null: an earlier making has them.
-  Result<HeldWeight*> target(const Int8Rows& rows) {
+  /// Where the rows go, for so many of their weight; made by the first that come. Null: an earlier
+  /// making has them.
+  Result<HeldWeight*> target(const Int8Rows& rows, std::int64_t row_count) {
     const std::lock_guard lock(mutex_);
     auto& place = planes(rows)[rows.plane];
     if (place != nullptr && !targets_.contains(&place)) return nullptr;
     auto& target = targets_[&place];
     if (target == nullptr) {
-      ASSIGN_OR_RETURN(target, make_int8_room(layouts_, shape_of(dims_, rows.linear, rows.weight)));
+      ASSIGN_OR_RETURN(target, make_int8_room(layouts_, {row_count, rows.columns}));
       bytes_ += target->pages.bytes();
       place = target;
     }
@@ -82,7 +94,7 @@ class Packer {
 
   const dnnl::engine& engine_;
   const Int8Layouts& layouts_;
-  const ModelDims dims_;
+  const ModelShare share_;
   std::mutex mutex_;
   // Guarded by mutex_.
   HeldInt8 held_;
@@ -96,9 +108,10 @@ std::string_view name_of(Int8Way way) {
 }
 
 /// Before anything is taken: a process that takes too much is killed, and others with it.
-Status check_int8_memory(const ModelDims& dims, Int8Weights choice, bool has_first_plane) {
-  std::size_t bytes = most_int8_bytes(dims, choice);
-  if (has_first_plane) bytes -= most_int8_bytes(dims, Int8Weights::kW8);
+Status check_int8_memory(const ModelDims& dims, Int8Weights choice, const ModelShare* share,
+                         bool has_first_plane) {
+  std::size_t bytes = most_int8_bytes(dims, choice, share);
+  if (has_first_plane) bytes -= most_int8_bytes(dims, Int8Weights::kW8, share);
   const auto available = memory_available_bytes();
   if (!available || bytes <= *available) return {};
   return {StatusCode::kResourceExhausted,
@@ -164,31 +177,31 @@ Status Int8Keeper::lay_out(const ModelDims& dims) {
   });
 }
 
-Result<std::string> Int8Keeper::prepare(const ModelSource& model, Int8Weights choice,
-                                        std::size_t threads, ThreadPool* pool, const Int8Sink& also,
-                                        const Progress& progress) {
+Result<const Int8Model*> Int8Keeper::prepare(const ModelSource& model, Int8Weights choice,
+                                             const ModelShare* share, std::size_t threads,
+                                             ThreadPool* pool, const Int8Sink& also,
+                                             const Progress& progress) {
   if (choice == Int8Weights::kNone)
     return Status(StatusCode::kInvalidInput, "no int8 weights were asked for");
   const std::lock_guard making(making_);
-  if (const auto made = made_.find(choice); made != made_.end() && !also)
-    return made->second.digest;
+  if (const auto made = made_.find(choice); made != made_.end() && !also) return &made->second;
   const std::uint64_t start_ns = now_ns();
   const ModelDims& dims = model.config().dims;
   // Of two planes of all there is nothing more to take.
   if (!made_.contains(Int8Weights::kW16))
-    RETURN_IF_ERROR(check_int8_memory(dims, choice, held() != nullptr));
+    RETURN_IF_ERROR(check_int8_memory(dims, choice, share, held() != nullptr));
   std::unique_ptr<ThreadPool> own;
   if (pool == nullptr) {
     ASSIGN_OR_RETURN(own, ThreadPool::create(threads));
     pool = own.get();
   }
   RETURN_IF_ERROR(lay_out(dims));
-  Packer packer(engine_, *layouts_, dims, held().get());
+  Packer packer(engine_, *layouts_, dims, share, held().get());
   const auto sink = [&](const Int8Rows& rows) -> Status {
     RETURN_IF_ERROR(packer.take(rows));
     return also ? also(rows) : Status();
   };
-  ASSIGN_OR_RETURN(Int8Model facts, make_int8_weights(model, choice, *pool, sink, progress));
+  ASSIGN_OR_RETURN(Int8Model facts, make_int8_weights(model, choice, *pool, sink, progress, share));
   // Those of an earlier making have the same bits, and facts() may have given them away.
   const Int8Model& kept = made_.emplace(choice, std::move(facts)).first->second;
   log_info(fmt::format("int8 weights ({}): {:.0f} MB in {:.1f} s, for {}", name_of(choice),
@@ -197,7 +210,7 @@ Result<std::string> Int8Keeper::prepare(const ModelSource& model, Int8Weights ch
   const std::lock_guard lock(mutex_);
   held_ = packer.finished();
   facts_ = &kept;
-  return kept.digest;
+  return &kept;
 }
 
 std::shared_ptr<const HeldInt8> Int8Keeper::held() const {

@@ -84,12 +84,15 @@ class Int8Keeper {
 
   explicit Int8Keeper(const dnnl::engine& engine) : engine_(engine) {}
 
-  /// As ComputeModel::prepare_int8(): the digest. `pool` is used until it returns; null: one of
-  /// `threads` is made, where there is something to do. `also` gets every block too and may be
-  /// empty. What is made is held where an earlier choice has not made it, and ops see it all at
-  /// once, at the end. kResourceExhausted: the machine has less memory than that takes.
-  Result<std::string> prepare(const ModelSource& model, Int8Weights choice, std::size_t threads,
-                              ThreadPool* pool, const Int8Sink& also, const Progress& progress);
+  /// As ComputeModel::prepare_int8() or, of a `share` (which is always the same; null: all),
+  /// prepare_int8_share(): what was made, which lives as long as this. `pool` is used until it
+  /// returns; null: one of `threads` is made, where there is something to do. `also` gets every
+  /// block too and may be empty. What is made is held where an earlier choice has not made it, and
+  /// ops see it all at once, at the end. kResourceExhausted: the machine has less memory than that
+  /// takes.
+  Result<const Int8Model*> prepare(const ModelSource& model, Int8Weights choice,
+                                   const ModelShare* share, std::size_t threads, ThreadPool* pool,
+                                   const Int8Sink& also, const Progress& progress);
   /// Null: none yet.
   std::shared_ptr<const HeldInt8> held() const;
   /// Of the last choice made; null before. Lives as long as this.

@@ -9,6 +9,7 @@
 #include "proto/op.h"
 #include "runtime/cpu/few_rows_order.h"
 #include "runtime/cpu/weights.h"
+#include "runtime/placement/placement.h"
 
 namespace airlock {
 
@@ -19,6 +20,7 @@ using Tag = dnnl::memory::format_tag;
 /// A tensor of the model and where it is held.
 struct Target {
   std::string name;
+  std::int64_t first_row = 0;  // that is held
   std::int64_t columns = 0;
   // Its panels; null: its rows as they are, of `dtype`, at `rows`.
   const HeldWeight* weight = nullptr;
@@ -27,7 +29,7 @@ struct Target {
   std::size_t blocks_left = 0;
 };
 
-/// Some rows of a target, on their way there.
+/// Some rows of a target, counted from its first, on their way there.
 struct Block {
   std::size_t target = 0;
   std::int64_t first_row = 0;
@@ -35,6 +37,7 @@ struct Block {
 };
 
 constexpr std::int64_t kBlockBytes = std::int64_t{8} << 20;
+static_assert(kPlacedColumns % kPanelColumns == 0, "a share's rows begin with a panel");
 
 std::int64_t rows_per_block(std::int64_t columns) {
   const std::int64_t rows = kBlockBytes / (columns * 4);
@@ -73,13 +76,18 @@ std::byte* with_room(std::vector<std::byte>& buffer, std::size_t bytes) {
   return buffer.data();
 }
 
-/// Loads all tensors of a model. Blocks run on every thread of the pool; `mutex_` guards what they
-/// share.
+/// Loads all that a share has of a model. Blocks run on every thread of the pool; `mutex_` guards
+/// what they share.
 class Loader {
  public:
   Loader(const ModelSource& model, const Numerics& numerics, const dnnl::engine& engine,
          const LoadOptions& options)
-      : model_(model), numerics_(numerics), engine_(engine), options_(options) {}
+      : model_(model),
+        numerics_(numerics),
+        engine_(engine),
+        options_(options),
+        share_(options.share != nullptr ? *options.share : ModelShare::whole(model.config().dims)) {
+  }
 
   Result<Weights> load(ThreadPool& pool) {
     Weights weights;
@@ -100,20 +108,23 @@ class Loader {
     const LlamaConfig& config = model_.config();
     const ModelDims& dims = config.dims;
     weights.layers.resize(static_cast<std::size_t>(dims.layers));
+    const Shape table{dims.vocab, dims.hidden};
     const bool tied = config.tie_word_embeddings;
-    if (tied && order_of(dims.hidden, dims.vocab).known()) {
-      RETURN_IF_ERROR(plan_weight(kEmbedName, Shape{dims.vocab, dims.hidden}, weights.lm_head));
-    } else {
-      RETURN_IF_ERROR(plan_table(weights, tied));
-    }
+    const bool packs_tied = tied && order_of(dims.hidden, dims.vocab).known();
+    const bool is_head = packs_tied && share_.lm_head.count() == dims.vocab;
+    if (share_.embedding && !is_head) RETURN_IF_ERROR(plan_table(weights, tied));
+    if (packs_tied)
+      RETURN_IF_ERROR(plan_weight(kEmbedName, table, share_.lm_head, weights.lm_head));
+    if (tied && !packs_tied) RETURN_IF_ERROR(plan_head_as_rows(weights));
     for (std::size_t layer = 0; layer < weights.layers.size(); ++layer) {
       for (const WeightKind kind : kValuesOf<WeightKind>) {
-        RETURN_IF_ERROR(plan_weight(weight_name({kind, static_cast<std::uint16_t>(layer)}),
-                                    weight_shape(dims, kind), weights.layers[layer][kind]));
+        const WeightId id{kind, static_cast<std::uint16_t>(layer)};
+        RETURN_IF_ERROR(plan_weight(weight_name(id), weight_shape(dims, kind), share_.rows(id),
+                                    weights.layers[layer][kind]));
       }
     }
     if (tied) return {};
-    return plan_weight(kLmHeadName, Shape{dims.vocab, dims.hidden}, weights.lm_head);
+    return plan_weight(kLmHeadName, table, share_.lm_head, weights.lm_head);
   }
 
   Status plan_table(Weights& weights, bool tied) {
@@ -122,20 +133,35 @@ class Loader {
     ASSIGN_OR_RETURN(weights.table_pages, PageBuffer::allocate(desc.bytes()));
     std::byte* rows = weights.table_pages.data();
     weights.table = {rows, desc};
-    if (tied) {
-      HeldWeight& head = weights.lm_head;
-      head.k = dims.hidden;
-      head.n = dims.vocab;
-      head.data = rows;
-      head.panel_bytes = static_cast<std::size_t>(kPanelColumns * head.k) * dtype_bytes(desc.dtype);
-    }
-    plan_blocks({kEmbedName, dims.hidden, nullptr, rows, desc.dtype}, dims.vocab);
+    plan_blocks({kEmbedName, 0, dims.hidden, nullptr, rows, desc.dtype}, dims.vocab);
     return {};
   }
 
-  Status plan_weight(const std::string& name, const Shape& shape, HeldWeight& weight) {
-    weight.n = shape[0];
+  /// lm_head of a tied model as rows of the table: that which is held, or rows of its own.
+  Status plan_head_as_rows(Weights& weights) {
+    HeldWeight& head = weights.lm_head;
+    const std::int64_t first = share_.lm_head.begin;
+    head.n = share_.lm_head.count();
+    head.k = model_.config().dims.hidden;
+    if (head.n == 0) return {};
+    const TensorDesc row{numerics_.held, Shape{head.k}};
+    head.panel_bytes = static_cast<std::size_t>(kPanelColumns) * row.bytes();
+    if (share_.embedding) {
+      head.data = weights.table_pages.data() + static_cast<std::size_t>(first) * row.bytes();
+      return {};
+    }
+    ASSIGN_OR_RETURN(head.pages,
+                     PageBuffer::allocate(static_cast<std::size_t>(head.n) * row.bytes()));
+    head.data = head.pages.data();
+    plan_blocks({kEmbedName, first, head.k, nullptr, head.data, row.dtype}, head.n);
+    return {};
+  }
+
+  Status plan_weight(const std::string& name, const Shape& shape, const RowRange& held,
+                     HeldWeight& weight) {
+    weight.n = held.count();
     weight.k = shape[1];
+    if (held.empty()) return {};
     const std::int64_t full = weight.n / kPanelColumns;
     const std::int64_t rest = weight.n % kPanelColumns;
     std::size_t bytes = 0;
@@ -152,10 +178,10 @@ class Loader {
       weight.last_packed = chosen.packed;
       bytes += weight.last_layout.get_size();
     }
-    weight.order = order_of(weight.k, weight.n);
+    weight.order = order_of(shape[1], shape[0]);
     ASSIGN_OR_RETURN(weight.pages, PageBuffer::allocate(bytes));
     weight.data = weight.pages.data();
-    plan_blocks({name, weight.k, &weight, nullptr, numerics_.held}, weight.n);
+    plan_blocks({name, held.begin, weight.k, &weight, nullptr, numerics_.held}, weight.n);
     return {};
   }
 
@@ -211,7 +237,8 @@ class Loader {
                                 dtype_bytes(target.dtype);
     }
     std::byte* rows = plain != nullptr && !converts ? plain : with_room(read, desc.bytes());
-    RETURN_IF_ERROR(model_.read_rows(target.name, block.first_row, {rows, desc}));
+    RETURN_IF_ERROR(
+        model_.read_rows(target.name, target.first_row + block.first_row, {rows, desc}));
     if (converts) {
       std::byte* to =
           plain != nullptr ? plain : with_room(held, desc.elements() * dtype_bytes(target.dtype));
@@ -264,6 +291,7 @@ class Loader {
   const Numerics numerics_;
   const dnnl::engine& engine_;
   const LoadOptions& options_;
+  const ModelShare share_;
   const std::thread::id caller_ = std::this_thread::get_id();
   std::map<std::pair<std::int64_t, std::int64_t>, PanelLayout> layouts_;
   std::vector<Target> targets_;  // blocks_left of each is guarded by mutex_

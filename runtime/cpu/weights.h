@@ -19,7 +19,8 @@ namespace airlock {
 
 /// A weight W [n, k] as the right side of a product, k x n, in panels of kPanelColumns columns, the
 /// last one perhaps narrower. The panels lie one behind the other; each serves every number of
-/// rows.
+/// rows. Of a share W are the rows that it has of the weight: they begin with a panel, so it is as
+/// if there were no others.
 struct HeldWeight {
   struct Panel {
     // Of k x the panel's columns. Not packed: W's own rows, as they are.
@@ -29,7 +30,7 @@ struct HeldWeight {
   };
 
   std::int64_t k = 0;
-  std::int64_t n = 0;
+  std::int64_t n = 0;  // 0: nothing is held
   // Of the full panels, where there are any, and of the narrower one.
   dnnl::memory::desc layout;
   dnnl::memory::desc last_layout;
@@ -37,9 +38,10 @@ struct HeldWeight {
   bool last_packed = false;
   // From one panel to the next.
   std::size_t panel_bytes = 0;
-  // Known: all panels together are blocks as few_rows::Layout says.
+  // Known: all panels together are blocks as few_rows::Layout says. Of a share what it is of the
+  // whole weight, so that bits are the same.
   few_rows::Order order;
-  // In `pages`, or the embedding table where that lies row by row and the model is tied.
+  // In `pages`, or in the embedding table where that lies row by row and the model is tied.
   std::byte* data = nullptr;
   PageBuffer pages;
 
@@ -51,13 +53,14 @@ struct HeldWeight {
   }
 };
 
-/// Every weight of a model, rounded to numerics.dtype. Never changes once loaded.
+/// Every weight of a model, or a share of them, rounded to numerics.dtype. Never changes once
+/// loaded.
 struct Weights {
   Numerics numerics;
   std::vector<PerValue<WeightKind, HeldWeight>> layers;
   PageBuffer table_pages;
-  // [vocab, hidden]; tied: of numerics.held, else of numerics.dtype. Without data where the model
-  // is tied and lm_head is packed: its columns are the rows.
+  // [vocab, hidden]; tied: of numerics.held, else of numerics.dtype. Without data where it is not
+  // held, or the model is tied and all of lm_head is held and packed: its columns are the rows.
   TensorView table;
   HeldWeight lm_head;
 
@@ -66,8 +69,8 @@ struct Weights {
   void gather(std::span<const std::int32_t> ids, MutableTensorView out) const;
 };
 
-/// Reads `model` in blocks of rows, so that it is never in memory twice. Errors are the model's, or
-/// no memory.
+/// Reads what options.share has of `model`, in blocks of rows, so that it is never in memory twice.
+/// Errors are the model's, or no memory.
 Result<Weights> load_weights(const ModelSource& model, const Numerics& numerics,
                              const dnnl::engine& engine, const LoadOptions& options,
                              ThreadPool& pool);

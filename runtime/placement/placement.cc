@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <span>
 #include <utility>
 
 #include "runtime/model/model_source.h"
@@ -227,6 +226,14 @@ Result<std::vector<TensorDesc>> share_results(const OpSpec& spec, const ModelDim
     results[i].shape = {results[i].shape[0], rows.count()};
   }
   return results;
+}
+
+Status check_share_results(const OpSpec& spec, const ModelDims& dims, const ModelShare& share,
+                           std::span<const MutableTensorView> results) {
+  ASSIGN_OR_RETURN(const std::vector<TensorDesc> want, share_results(spec, dims, share));
+  if (std::ranges::equal(results, want, {}, &MutableTensorView::desc)) return {};
+  return {StatusCode::kInvalidInput, "{}: the results have not the columns of this share",
+          name_of(spec.op)};
 }
 
 Result<Placement> Placement::make(PlacementKind kind, const LlamaConfig& config, std::size_t ranks,

@@ -2,12 +2,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/enum.h"
 #include "base/status.h"
+#include "base/tensor.h"
 #include "proto/op.h"
 #include "runtime/model/config.h"
 
@@ -52,6 +54,10 @@ struct ModelShare {
 /// that it holds. kInvalidInput also where it holds nothing of a weight.
 Result<std::vector<TensorDesc>> share_results(const OpSpec& spec, const ModelDims& dims,
                                               const ModelShare& share);
+
+/// kInvalidInput where an op's results are not as share_results() says.
+Status check_share_results(const OpSpec& spec, const ModelDims& dims, const ModelShare& share,
+                           std::span<const MutableTensorView> results);
 
 /// How a model lies on several ranks (processes).
 enum class PlacementKind : std::uint8_t {
