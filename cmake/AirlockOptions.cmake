@@ -8,7 +8,8 @@ target_compile_options(airlock_options INTERFACE -Wall -Wextra -Wpedantic -Wshad
 # What gpu_server and its CUDA module must agree on, as a number: the headers whose types cross, and the compiler.
 set(abi_text "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
 foreach(header base/deadline.h base/dtype.h base/status.h base/tensor.h proto/op.h runtime/compute.h
-    runtime/op_times.h runtime/model/config.h runtime/model/model_source.h gpu_server/cuda_module_abi.h)
+    runtime/op_times.h runtime/model/config.h runtime/model/model_source.h runtime/placement/placement.h
+    runtime/exact/int8_weights.h gpu_server/cuda_module_abi.h)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${header})
   file(SHA256 ${PROJECT_SOURCE_DIR}/${header} hash)
   string(APPEND abi_text " ${hash}")

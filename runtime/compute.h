@@ -18,6 +18,7 @@
 namespace airlock {
 
 class ModelSource;
+struct Int8Line;
 struct ModelShare;
 
 /// What ops are computed with.
@@ -133,9 +134,15 @@ class ComputeModel {
   /// weight and plane from then on; a second asker waits for the first. `model` is the one that
   /// this was made from. kInvalidInput: there is none, or a weight is not finite. Any thread.
   /// `progress` as LoadOptions::progress, of this making; may be empty.
-  /// Of a share there is no digest: kInvalidInput.
+  /// kInvalidInput too where a share is held that has nothing of some linear.
   virtual Result<std::string> prepare_int8(const ModelSource& model, Int8Weights weights,
                                            const Int8Progress& progress) = 0;
+  /// The same where a share may be held: makes the linears of each layer that it has some of (and
+  /// reads these alone), holds its rows of them, and gives the line of each linear that was made,
+  /// for join_int8_lines(). Of a whole model: of all.
+  virtual Result<std::vector<Int8Line>> prepare_int8_share(const ModelSource& model,
+                                                           Int8Weights weights,
+                                                           const Int8Progress& progress) = 0;
   /// Ok until the device fails for good; then kDevice with what happened, and no op will ever work
   /// again. Any thread.
   virtual Status health() const = 0;

@@ -12,7 +12,6 @@
 #include "base/thread.h"
 #include "base/version.h"
 #include "gpu_server/cuda/op.h"
-#include "runtime/local_backend.h"
 #include "runtime/model/forward_plan.h"
 
 namespace airlock::cuda {
@@ -192,6 +191,11 @@ Result<std::unique_ptr<Computation>> CudaCompute::prepare(const OpSpec& spec, Op
                                                           const OpLife& life) {
   RETURN_IF_ERROR(session_.device.health());
   check_memory(spec, memory);
+  const Shared& shared = *session_.shared;
+  if (shared.model_share) {
+    RETURN_IF_ERROR(
+        check_share_results(spec, shared.info.dims, *shared.model_share, memory.results));
+  }
   return std::unique_ptr<Computation>(
       std::make_unique<CudaOp>(*this, spec, std::move(memory), life.deadline));
 }
@@ -211,12 +215,18 @@ class CudaModelImpl : public CudaModel {
   }
   Result<std::string> prepare_int8(const ModelSource& model, Int8Weights weights,
                                    const Int8Progress& progress) override {
-    std::string digest;
+    ASSIGN_OR_RETURN(const std::vector<Int8Line> lines,
+                     prepare_int8_share(model, weights, progress));
+    return join_int8_lines(weights, shared_->info.dims, lines);
+  }
+  Result<std::vector<Int8Line>> prepare_int8_share(const ModelSource& model, Int8Weights weights,
+                                                   const Int8Progress& progress) override {
+    std::vector<Int8Line> lines;
     RETURN_IF_ERROR(without_exceptions([&]() -> Status {
-      ASSIGN_OR_RETURN(digest, shared_->prepare_int8(model, weights, progress));
+      ASSIGN_OR_RETURN(lines, shared_->prepare_int8(model, weights, progress));
       return {};
     }));
-    return digest;
+    return lines;
   }
   Status health() const override { return shared_->device->health(); }
 
@@ -224,34 +234,53 @@ class CudaModelImpl : public CudaModel {
   std::shared_ptr<Shared> shared_;
 };
 
-Status run_once(Backend& backend, const OpSpec& spec) {
-  ASSIGN_OR_RETURN(auto op, backend.prepare(spec, Deadline::after(kWarmUpTimeout)));
-  for (std::size_t i = 0; i < spec.inputs.size(); ++i) {
-    std::ranges::fill(op->input(i).bytes(), std::byte{0});
-  }
+/// Does nothing where the share has not all that the op names.
+Status run_once(Compute& compute, const ModelShare& share, const OpSpec& spec) {
+  const auto descs = share_results(spec, compute.info().dims, share);
+  if (!descs.ok()) return {};
+  std::vector<Tensor> tensors;
+  tensors.reserve(spec.inputs.size() + descs->size());
+  OpMemory memory;
+  for (const TensorDesc& desc : spec.inputs)
+    memory.inputs.push_back(tensors.emplace_back(desc).view());
+  for (const TensorDesc& desc : *descs)
+    memory.results.push_back(tensors.emplace_back(desc).mutable_view());
+  ASSIGN_OR_RETURN(auto op, compute.prepare(spec, memory, Deadline::after(kWarmUpTimeout)));
   RETURN_IF_ERROR(op->submit());
   return op->wait();
 }
 
-Status run_matmul(Backend& backend, DType dtype) {
+Status run_matmul(Compute& compute, const ModelShare& share, DType dtype) {
   const TensorDesc square{dtype, Shape{1, 8, 8}};
-  return run_once(backend, matmul_spec(square, square, Transpose::kNone, dtype));
+  return run_once(compute, share, matmul_spec(square, square, Transpose::kNone, dtype));
+}
+
+/// An op of the first layer, as one of a layer that the share has some of, with the weights that it
+/// has.
+OpSpec held_part(OpSpec spec, const ModelShare& share) {
+  std::uint16_t layer = 0;
+  while (layer + 1U < share.layers.size() && !share.holds_layer(layer)) ++layer;
+  for (WeightId& weight : spec.weights) weight.layer = layer;
+  std::erase_if(spec.weights, [&](const WeightId& weight) { return share.rows(weight).empty(); });
+  return spec;
 }
 
 // cuBLAS and CUDA load their kernels with the first call that needs them: better now than within
 // the first prompt. It also shows that the device computes at all.
-Status warm_up(Backend& backend) {
-  const BackendInfo& info = backend.info();
+Status warm_up(Compute& compute, const std::optional<ModelShare>& held) {
+  const BackendInfo& info = compute.info();
+  const ModelShare share = held ? *held : ModelShare::whole(info.dims);
   if (info.dims.is_none()) {
-    RETURN_IF_ERROR(run_matmul(backend, DType::kF32));
-    return run_matmul(backend, DType::kF64);
+    RETURN_IF_ERROR(run_matmul(compute, share, DType::kF32));
+    return run_matmul(compute, share, DType::kF64);
   }
   ModelDims one_layer = info.dims;
   one_layer.layers = 1;
   for (const std::int64_t tokens : {1, 128}) {
     ASSIGN_OR_RETURN(const std::vector<PlannedOp> ops,
                      plan_forward(one_layer, {.tokens = tokens, .wire = info.stored_dtype}));
-    for (const PlannedOp& op : ops) RETURN_IF_ERROR(run_once(backend, op.spec));
+    for (const PlannedOp& op : ops)
+      RETURN_IF_ERROR(run_once(compute, share, held_part(op.spec, share)));
   }
   return {};
 }
@@ -259,7 +288,8 @@ Status warm_up(Backend& backend) {
 Status check(const ModelSource& model, const CudaOptions& options) {
   if (!is_model_float(options.dtype))
     return {StatusCode::kInvalidInput, "a model's dtype is fp32, fp16 or bf16"};
-  return model.config().dims.check();
+  RETURN_IF_ERROR(model.config().dims.check());
+  return options.share != nullptr ? options.share->check(model.config().dims) : Status();
 }
 
 Status load_model(const ModelSource& model, const CudaOptions& options, Shared& shared) {
@@ -267,7 +297,11 @@ Status load_model(const ModelSource& model, const CudaOptions& options, Shared& 
   info.dims = model.config().dims;
   info.dtype = options.dtype;
   info.stored_dtype = model.stored_dtype();
-  ASSIGN_OR_RETURN(info.digest, model.digest());
+  if (options.share != nullptr) {
+    shared.model_share = *options.share;
+  } else {
+    ASSIGN_OR_RETURN(info.digest, model.digest());
+  }
   ASSIGN_OR_RETURN(shared.weights, load_weights(*shared.device, model, options));
   return {};
 }
@@ -284,10 +318,9 @@ Result<std::shared_ptr<CudaModel>> load(const ModelSource* model, const CudaOpti
   shared->info.device = shared->device->label();
   shared->info.fp64_products = "cuBLAS " + shared->device->info().cublas;
   if (model != nullptr) RETURN_IF_ERROR(load_model(*model, options, *shared));
-  auto loaded = std::make_shared<CudaModelImpl>(std::move(shared));
+  auto loaded = std::make_shared<CudaModelImpl>(shared);
   ASSIGN_OR_RETURN(auto compute, loaded->make_compute({}));
-  LocalBackend backend(std::move(compute));
-  RETURN_IF_ERROR(warm_up(backend));
+  RETURN_IF_ERROR(warm_up(*compute, shared->model_share));
   return std::shared_ptr<CudaModel>(std::move(loaded));
 }
 

@@ -12,7 +12,6 @@
 #include "base/check.h"
 #include "base/thread.h"
 #include "base/thread_pool.h"
-#include "runtime/exact/int8_weights.h"
 
 namespace airlock::cuda {
 
@@ -29,28 +28,6 @@ std::int64_t columns_of(const ModelDims& dims, Linear linear) {
   return weight_shape(dims, kinds_of(linear)[0])[1];
 }
 
-/// Of the linear's first `count` weights.
-std::int64_t rows_of(const ModelDims& dims, Linear linear, std::size_t count) {
-  if (linear == Linear::kLmHead) return count == 0 ? 0 : dims.vocab;
-  std::int64_t rows = 0;
-  const auto kinds = kinds_of(linear);
-  for (const WeightKind kind : kinds.first(std::min(count, kinds.size())))
-    rows += weight_shape(dims, kind)[0];
-  return rows;
-}
-
-/// Of the weights of its linear that lie before it.
-std::int64_t rows_before(const ModelDims& dims, WeightKind kind) {
-  const auto kinds = kinds_of(linear_of(kind));
-  const auto before = std::ranges::find(kinds, kind) - kinds.begin();
-  return rows_of(dims, linear_of(kind), static_cast<std::size_t>(before));
-}
-
-std::size_t plane_bytes(const ModelDims& dims, Linear linear) {
-  const std::int64_t pitch = int8_rounded(columns_of(dims, linear));
-  return static_cast<std::size_t>(rows_of(dims, linear, kCountOf<WeightKind>) * pitch);
-}
-
 /// What may be read behind the last row of any linear.
 std::size_t slack_bytes(const ModelDims& dims) {
   std::int64_t pitch = 0;
@@ -64,6 +41,11 @@ struct PlaneId {
   std::uint16_t layer = 0;
   std::size_t plane = 0;
 };
+
+std::size_t plane_bytes(const DeviceInt8& weights, const PlaneId& id) {
+  const std::int64_t pitch = int8_rounded(columns_of(weights.dims, id.linear));
+  return static_cast<std::size_t>(weights.rows_of(id.linear, id.layer) * pitch);
+}
 
 /// A piece whose rows go to `place`, from `first_row` of the linear on.
 struct Filled {
@@ -163,9 +145,10 @@ class Uploader {
     std::size_t need = 0;
     std::vector<std::pair<PlaneId, std::size_t>> places;
     for (const PlaneId& id : wanted) {
-      if (target_.plane(id.linear, id.layer, id.plane) != nullptr) continue;
+      const std::size_t bytes = plane_bytes(target_, id);
+      if (bytes == 0 || target_.plane(id.linear, id.layer, id.plane) != nullptr) continue;
       places.emplace_back(id, need);
-      need += aligned(plane_bytes(target_.dims, id.linear));
+      need += aligned(bytes);
     }
     if (places.empty()) return {};
     need += slack_;
@@ -188,12 +171,15 @@ class Uploader {
   /// An Int8Sink.
   Status fill(const Int8Rows& rows) {
     const PlaneId place{rows.linear, rows.layer, rows.plane};
+    const RowRange& mine = target_.rows(rows.linear, rows.layer, rows.weight);
+    if (rows.first_row < mine.begin || rows.first_row >= mine.end) return {};
     if (had_ != nullptr && had_->plane(place.linear, place.layer, place.plane) != nullptr)
       return {};
     const auto columns = static_cast<std::size_t>(rows.columns);
     const auto pitch = static_cast<std::size_t>(int8_rounded(rows.columns));
     const auto step = static_cast<std::int64_t>(kPieceBytes / pitch);
-    const std::int64_t first = rows_of(target_.dims, rows.linear, rows.weight);
+    const std::int64_t first =
+        target_.rows_of(rows.linear, rows.layer, rows.weight) + rows.first_row - mine.begin;
     for (std::int64_t row = 0; row < rows.row_count; row += step) {
       const auto count = static_cast<std::size_t>(std::min(step, rows.row_count - row));
       ASSIGN_OR_RETURN(Staging::Piece * piece, feed_.take());
@@ -203,7 +189,7 @@ class Uploader {
         std::memcpy(to + i * pitch, from + i * columns, columns);
         std::memset(to + i * pitch + columns, 0, pitch - columns);
       }
-      feed_.push({piece, place, first + rows.first_row + row, count * pitch});
+      feed_.push({piece, place, first + row, count * pitch});
     }
     return {};
   }
@@ -282,13 +268,30 @@ std::vector<PlaneId> planes_of(const ModelDims& dims, std::size_t plane) {
 
 }  // namespace
 
-DeviceInt8::DeviceInt8(const ModelDims& model_dims) : dims(model_dims) {
+DeviceInt8::DeviceInt8(const ModelDims& model_dims, const ModelShare& model_share)
+    : dims(model_dims), share(model_share) {
   planes.resize(static_cast<std::size_t>(dims.layers) * index_of(Linear::kLmHead) + 1);
 }
 
 std::size_t DeviceInt8::slot(Linear linear, std::uint16_t layer) const {
   if (linear == Linear::kLmHead) return planes.size() - 1;
   return layer * index_of(Linear::kLmHead) + index_of(linear);
+}
+
+const RowRange& DeviceInt8::rows(Linear linear, std::uint16_t layer, std::size_t weight) const {
+  if (linear == Linear::kLmHead) return share.lm_head;
+  return share.rows({kinds_of(linear)[weight], layer});
+}
+
+std::int64_t DeviceInt8::rows_of(Linear linear, std::uint16_t layer, std::size_t count) const {
+  std::int64_t total = 0;
+  for (std::size_t weight = 0; weight < count; ++weight)
+    total += rows(linear, layer, weight).count();
+  return total;
+}
+
+std::int64_t DeviceInt8::rows_of(Linear linear, std::uint16_t layer) const {
+  return rows_of(linear, layer, std::max<std::size_t>(kinds_of(linear).size(), 1));
 }
 
 bool DeviceInt8::has_all(const OpSpec& spec) const {
@@ -302,17 +305,21 @@ DeviceInt8Rows DeviceInt8::weight(const OpSpec& spec, std::size_t index, std::si
   const Linear linear = linear_of(spec);
   const std::int64_t k = columns_of(dims, linear);
   const std::int64_t pitch = int8_rounded(k);
-  const std::byte* data = this->plane(linear, layer_of(spec), plane);
-  if (linear == Linear::kLmHead) return {data, dims.vocab, k, pitch};
-  const WeightKind kind = spec.weights[index].kind;
-  return {data + rows_before(dims, kind) * pitch, weight_shape(dims, kind)[0], k, pitch};
+  const std::uint16_t layer = layer_of(spec);
+  const std::byte* data = this->plane(linear, layer, plane);
+  std::size_t weight = 0;  // of the linear's
+  while (linear != Linear::kLmHead && kinds_of(linear)[weight] != spec.weights[index].kind)
+    ++weight;
+  return {data + rows_of(linear, layer, weight) * pitch, rows(linear, layer, weight).count(), k,
+          pitch};
 }
 
 Result<LoadedInt8> load_int8(Device& device, const ModelSource& model, Int8Weights choice,
                              const DeviceInt8* had, const Int8Loading& how) {
   const ModelDims& dims = model.config().dims;
-  auto made =
-      had != nullptr ? std::make_shared<DeviceInt8>(*had) : std::make_shared<DeviceInt8>(dims);
+  const ModelShare share = how.share != nullptr ? *how.share : ModelShare::whole(dims);
+  auto made = had != nullptr ? std::make_shared<DeviceInt8>(*had)
+                             : std::make_shared<DeviceInt8>(dims, share);
   ASSIGN_OR_RETURN(const auto pool, ThreadPool::create(std::max<std::size_t>(1, how.threads)));
   Uploader uploader(device, had, *made);
   RETURN_IF_ERROR(uploader.open(how.warn));
@@ -323,7 +330,7 @@ Result<LoadedInt8> load_int8(Device& device, const ModelSource& model, Int8Weigh
     RETURN_IF_ERROR(uploader.finish());
     return allocated;
   }
-  std::string digest;
+  std::vector<Int8Line> lines;
   Status status;
   auto maker = start_thread("the int8 weights", [&] {
     status = without_exceptions([&]() -> Status {
@@ -331,9 +338,9 @@ Result<LoadedInt8> load_int8(Device& device, const ModelSource& model, Int8Weigh
       const Int8Progress note = [&](std::size_t done, std::size_t all) {
         uploader.note(done, all);
       };
-      ASSIGN_OR_RETURN(const Int8Model weights,
-                       make_int8_weights(model, choice, *pool, sink, note));
-      digest = weights.digest;
+      ASSIGN_OR_RETURN(Int8Model weights,
+                       make_int8_weights(model, choice, *pool, sink, note, how.share));
+      lines = std::move(weights.lines);
       return {};
     });
     uploader.close();
@@ -347,7 +354,7 @@ Result<LoadedInt8> load_int8(Device& device, const ModelSource& model, Int8Weigh
   RETURN_IF_ERROR(sent);
   RETURN_IF_ERROR(status);
   RETURN_IF_ERROR(finished);
-  return LoadedInt8{std::move(made), std::move(digest)};
+  return LoadedInt8{std::move(made), std::move(lines)};
 }
 
 }  // namespace airlock::cuda

@@ -11,7 +11,9 @@
 #include "gpu_server/cuda/memory.h"
 #include "proto/op.h"
 #include "runtime/compute.h"
+#include "runtime/exact/int8_weights.h"
 #include "runtime/model/model_source.h"
+#include "runtime/placement/placement.h"
 
 /// Internal to gpu_server/cuda.
 namespace airlock::cuda {
@@ -34,10 +36,10 @@ struct DeviceInt8Rows {
 };
 
 /// The int8 weights of a model on the device: of each linear up to two planes, in each its weights'
-/// rows one behind the other. Never changes once it is made; with more planes it is another one,
-/// which shares the memory of the first.
+/// rows that are held one behind the other. Never changes once it is made; with more planes it is
+/// another one, which shares the memory of the first.
 struct DeviceInt8 {
-  explicit DeviceInt8(const ModelDims& model_dims);
+  DeviceInt8(const ModelDims& model_dims, const ModelShare& model_share);
 
   /// Null where it is not there.
   std::byte*& plane(Linear linear, std::uint16_t layer, std::size_t plane) {
@@ -46,24 +48,32 @@ struct DeviceInt8 {
   const std::byte* plane(Linear linear, std::uint16_t layer, std::size_t plane) const {
     return planes[slot(linear, layer)][plane];
   }
-  /// Whether each weight of an int_linear or pad_linear has the planes that it asks for.
+  /// Whether the linear of an int_linear or pad_linear has the planes that it asks for; what of it
+  /// is held says the share.
   bool has_all(const OpSpec& spec) const;
   /// The `index`th weight of an op for which has_all() is true.
   DeviceInt8Rows weight(const OpSpec& spec, std::size_t index, std::size_t plane) const;
 
   std::size_t slot(Linear linear, std::uint16_t layer) const;  // in `planes`
+  /// Of one of the linear's weights, 0 to 2.
+  const RowRange& rows(Linear linear, std::uint16_t layer, std::size_t weight) const;
+  /// That are held of the linear's first `count` weights.
+  std::int64_t rows_of(Linear linear, std::uint16_t layer, std::size_t count) const;
+  std::int64_t rows_of(Linear linear, std::uint16_t layer) const;
 
   ModelDims dims;
+  ModelShare share;
   std::vector<std::array<std::byte*, kMaxInt8Planes>> planes;  // four a layer, then lm_head
   std::vector<std::shared_ptr<void>> memory;                   // shared by those made from it
 };
 
 struct LoadedInt8 {
   std::shared_ptr<const DeviceInt8> weights;
-  std::string digest;  // runtime/exact/int8_weights.h
+  std::vector<Int8Line> lines;  // of the linears that were made
 };
 
 struct Int8Loading {
+  const ModelShare* share = nullptr;             // always the same; null: all of the model
   std::size_t threads = 1;                       // that make the weights, and one more
   Int8Progress progress;                         // may be empty
   std::function<void(const std::string&)> warn;  // may be empty

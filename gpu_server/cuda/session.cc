@@ -46,14 +46,14 @@ std::shared_ptr<const DeviceInt8> Shared::int8_weights() {
   return int8;
 }
 
-Result<std::string> Shared::prepare_int8(const ModelSource& model, Int8Weights choice,
-                                         const Int8Progress& progress) {
+Result<std::vector<Int8Line>> Shared::prepare_int8(const ModelSource& model, Int8Weights choice,
+                                                   const Int8Progress& progress) {
   if (info.dims.is_none() || choice == Int8Weights::kNone)
     return Status(StatusCode::kInvalidInput, "int8 weights: there is no model to make them of");
   const std::lock_guard making(int8_mutex);
   RETURN_IF_ERROR(device->health());
-  std::string& digest = int8_digests[choice];
-  if (!digest.empty()) return digest;
+  std::optional<std::vector<Int8Line>>& lines = int8_lines[choice];
+  if (lines) return *lines;
   RETURN_IF_ERROR(device->use());
   const std::shared_ptr<const DeviceInt8> had = int8_weights();
   if (had == nullptr) {
@@ -62,12 +62,13 @@ Result<std::string> Shared::prepare_int8(const ModelSource& model, Int8Weights c
         check_int_linear(*this, std::max({info.dims.hidden, info.dims.intermediate, heads})));
     RETURN_IF_ERROR(device->health());  // what the check gave back may have shown that it is lost
   }
-  ASSIGN_OR_RETURN(LoadedInt8 loaded,
-                   load_int8(*device, model, choice, had.get(), {info.threads, progress, warn}));
-  digest = std::move(loaded.digest);
+  const ModelShare* share = model_share ? &*model_share : nullptr;
+  ASSIGN_OR_RETURN(LoadedInt8 loaded, load_int8(*device, model, choice, had.get(),
+                                                {share, info.threads, progress, warn}));
+  lines = std::move(loaded.lines);
   const std::lock_guard lock(mutex);
   int8 = std::move(loaded.weights);
-  return digest;
+  return *lines;
 }
 
 Status SessionDevice::open(std::span<const std::span<std::byte>> memory) {

@@ -27,6 +27,7 @@ struct Shared {
   std::shared_ptr<Device> device;  // first: it outlives the weights
   DeviceWeights weights;
   BackendInfo info;
+  std::optional<ModelShare> model_share;  // what is held; nothing: all
   bool tf32 = false;
   std::function<void(const std::string&)> warn;
   std::atomic<bool> told{false};  // that memory could not be pinned: once a server
@@ -34,7 +35,8 @@ struct Shared {
   std::vector<Products> idle_products;     // guarded by mutex
   std::shared_ptr<const DeviceInt8> int8;  // guarded by mutex; shared by the ops that use it
   std::mutex int8_mutex;                   // held while int8 weights are made
-  PerValue<Int8Weights, std::string> int8_digests;  // guarded by int8_mutex; empty: not asked for
+  // Guarded by int8_mutex; nothing: not asked for.
+  PerValue<Int8Weights, std::optional<std::vector<Int8Line>>> int8_lines;
 
   /// Of a session that has ended, or new ones. To destroy a cuBLAS handle waits for all that the
   /// device has to do, other sessions' work too: so it is kept.
@@ -43,9 +45,9 @@ struct Shared {
 
   /// Those there are; null where nobody has asked for any.
   std::shared_ptr<const DeviceInt8> int8_weights();
-  /// ComputeModel::prepare_int8(). Sessions compute meanwhile.
-  Result<std::string> prepare_int8(const ModelSource& model, Int8Weights choice,
-                                   const Int8Progress& progress);
+  /// ComputeModel::prepare_int8_share(). Sessions compute meanwhile.
+  Result<std::vector<Int8Line>> prepare_int8(const ModelSource& model, Int8Weights choice,
+                                             const Int8Progress& progress);
 };
 
 /// Device memory and events of one op under way.

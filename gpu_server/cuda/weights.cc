@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/thread_pool.h"
+#include "runtime/placement/placement.h"
 
 namespace airlock::cuda {
 
@@ -15,22 +16,26 @@ constexpr std::chrono::seconds kCopyTimeout{60};  // for what is queued at the e
 
 double gib(std::size_t bytes) { return static_cast<double>(bytes) / 1073741824.0; }
 
-/// Where one tensor of the model goes.
+/// Where rows of one tensor of the model go.
 struct Target {
   std::string name;
+  std::int64_t first_row;
   DeviceWeight* weight;
   std::size_t offset;
 };
 
-/// Lays all tensors out from offset 0 and gives the weights their shapes.
-std::vector<Target> plan(const LlamaConfig& config, DeviceWeights& weights) {
+/// Lays all that is held out from offset 0 and gives the weights their shapes.
+std::vector<Target> plan(const LlamaConfig& config, const ModelShare& share,
+                         DeviceWeights& weights) {
   const ModelDims& dims = config.dims;
   std::vector<Target> targets;
   std::size_t end = 0;
-  const auto add = [&](std::string name, DeviceWeight& weight, const Shape& shape) {
-    weight.n = shape[0];
-    weight.k = shape[1];
-    targets.push_back({std::move(name), &weight, end});
+  const auto add = [&](std::string name, DeviceWeight& weight, std::int64_t columns,
+                       const RowRange& rows) {
+    weight.n = rows.count();
+    weight.k = columns;
+    if (rows.empty()) return;
+    targets.push_back({std::move(name), rows.begin, &weight, end});
     end += weight.bytes(weights.dtype);
   };
   weights.layers.resize(static_cast<std::size_t>(dims.layers));
@@ -38,15 +43,17 @@ std::vector<Target> plan(const LlamaConfig& config, DeviceWeights& weights) {
   for (std::size_t layer = 0; layer < weights.layers.size(); ++layer) {
     for (const WeightKind kind : kValuesOf<WeightKind>) {
       if (kind == kQ || kind == kO || kind == kGate || kind == kDown) end = aligned(end);
-      add(weight_name({kind, static_cast<std::uint16_t>(layer)}), weights.layers[layer][kind],
-          weight_shape(dims, kind));
+      const WeightId id{kind, static_cast<std::uint16_t>(layer)};
+      add(weight_name(id), weights.layers[layer][kind], weight_shape(dims, kind)[1],
+          share.rows(id));
     }
   }
   end = aligned(end);
-  add(kEmbedName, weights.table, Shape{dims.vocab, dims.hidden});
+  const bool tied = config.tie_word_embeddings;
+  if (share.embedding) add(kEmbedName, weights.table, dims.hidden, {0, dims.vocab});
   end = aligned(end);
-  if (!config.tie_word_embeddings)
-    add(kLmHeadName, weights.lm_head, Shape{dims.vocab, dims.hidden});
+  if (!tied || !share.embedding)
+    add(tied ? kEmbedName : kLmHeadName, weights.lm_head, dims.hidden, share.lm_head);
   return targets;
 }
 
@@ -66,19 +73,20 @@ class Uploader {
     return {};
   }
 
-  Status upload(const std::string& name, const DeviceWeight& weight) {
+  Status upload(const Target& target) {
+    const DeviceWeight& weight = *target.weight;
     const std::size_t row_bytes = static_cast<std::size_t>(weight.k) * dtype_bytes(options_.dtype);
     const auto step = static_cast<std::int64_t>(std::max<std::size_t>(1, kPieceBytes / row_bytes));
     for (std::int64_t row = 0; row < weight.n; row += step) {
       const std::int64_t rows = std::min(step, weight.n - row);
       ASSIGN_OR_RETURN(Staging::Piece * piece, staging_.next_free());
-      RETURN_IF_ERROR(
-          read(name, row, {piece->memory.data(), {options_.dtype, Shape{rows, weight.k}}}));
+      RETURN_IF_ERROR(read(target.name, target.first_row + row,
+                           {piece->memory.data(), {options_.dtype, Shape{rows, weight.k}}}));
       RETURN_IF_ERROR(staging_.send(*piece, weight.data + static_cast<std::size_t>(row) * row_bytes,
                                     static_cast<std::size_t>(rows) * row_bytes, stream_.get(),
                                     "copy weights"));
     }
-    model_.release(name);
+    model_.release(target.name);
     return {};
   }
 
@@ -121,7 +129,11 @@ Result<DeviceWeights> load_weights(Device& device, const ModelSource& model,
                                    const CudaOptions& options) {
   DeviceWeights weights;
   weights.dtype = options.dtype;
-  const std::vector<Target> targets = plan(model.config(), weights);
+  const LlamaConfig& config = model.config();
+  const ModelShare share =
+      options.share != nullptr ? *options.share : ModelShare::whole(config.dims);
+  const std::vector<Target> targets = plan(config, share, weights);
+  if (targets.empty()) return weights;
   const std::size_t need = targets.back().offset + targets.back().weight->bytes(options.dtype);
   ASSIGN_OR_RETURN(const std::size_t have, device.free_bytes());
   if (need > have) {
@@ -133,19 +145,25 @@ Result<DeviceWeights> load_weights(Device& device, const ModelSource& model,
   ASSIGN_OR_RETURN(weights.memory, allocate(device, need, "the weights"));
   // The largest weight, if that is small, and at least the longest row.
   std::size_t piece_bytes = 0;
-  for (const auto& [name, weight, offset] : targets) {
+  for (const auto& [name, first_row, weight, offset] : targets) {
     weight->data = static_cast<std::byte*>(weights.memory.get()) + offset;
     piece_bytes = std::max({piece_bytes, std::min(weight->bytes(options.dtype), kPieceBytes),
                             static_cast<std::size_t>(weight->k) * dtype_bytes(options.dtype)});
   }
-  if (model.config().tie_word_embeddings) weights.lm_head = weights.table;
+  if (config.tie_word_embeddings && share.embedding) {
+    const std::size_t row_bytes =
+        static_cast<std::size_t>(config.dims.hidden) * dtype_bytes(options.dtype);
+    weights.lm_head = {
+        weights.table.data + static_cast<std::size_t>(share.lm_head.begin) * row_bytes,
+        share.lm_head.count(), config.dims.hidden};
+  }
   Uploader uploader(device, model, options, piece_bytes);
   RETURN_IF_ERROR(uploader.open());
   if (options.progress) options.progress(0, need);
   Status status;
   std::size_t done = 0;
   for (const Target& target : targets) {
-    status = uploader.upload(target.name, *target.weight);
+    status = uploader.upload(target);
     if (!status.ok()) break;
     done += target.weight->bytes(options.dtype);
     if (options.progress) options.progress(done, need);

@@ -343,25 +343,18 @@ const BackendInfo& CpuModel::info() const { return shared_->info; }
 
 Result<std::string> CpuModel::prepare_int8(const ModelSource& model, Int8Weights weights,
                                            const Int8Progress& progress) {
-  if (shared_->model_share) {
-    return Status(StatusCode::kInvalidInput,
-                  "int8 weights: the digest of a share is made of all shares' lines");
-  }
-  ASSIGN_OR_RETURN(const Int8Model* made, make_int8(model, weights, progress));
-  return made->digest;
+  ASSIGN_OR_RETURN(const std::vector<Int8Line> lines, prepare_int8_share(model, weights, progress));
+  return join_int8_lines(weights, shared_->info.dims, lines);
 }
 
 Result<std::vector<Int8Line>> CpuModel::prepare_int8_share(const ModelSource& model,
                                                            Int8Weights weights,
                                                            const Int8Progress& progress) {
-  ASSIGN_OR_RETURN(const Int8Model* made, make_int8(model, weights, progress));
-  return made->lines;
-}
-
-Result<const Int8Model*> CpuModel::make_int8(const ModelSource& model, Int8Weights weights,
-                                             const Int8Progress& progress) {
   const ModelShare* share = shared_->model_share ? &*shared_->model_share : nullptr;
-  return shared_->int8.prepare(model, weights, share, shared_->info.threads, nullptr, {}, progress);
+  ASSIGN_OR_RETURN(
+      const Int8Model* made,
+      shared_->int8.prepare(model, weights, share, shared_->info.threads, nullptr, {}, progress));
+  return made->lines;
 }
 
 const Int8Model* CpuModel::int8() const { return shared_->int8.facts(); }

@@ -43,20 +43,14 @@ class CpuModel : public ComputeModel {
   /// On threads of its own: the ops of other sessions go on meanwhile.
   Result<std::string> prepare_int8(const ModelSource& model, Int8Weights weights,
                                    const Int8Progress& progress) override;
-  /// The same where a share may be held: makes the linears of each layer that it has some of (and
-  /// reads these alone), holds its rows of them, and gives the line of each linear that was made,
-  /// for join_int8_lines(). Of a whole model: of all.
   Result<std::vector<Int8Line>> prepare_int8_share(const ModelSource& model, Int8Weights weights,
-                                                   const Int8Progress& progress);
+                                                   const Int8Progress& progress) override;
   /// Of the last int8 weights made; null before. Lives as long as the model. Any thread.
   const Int8Model* int8() const;
   Status health() const override { return {}; }
 
  private:
   explicit CpuModel(std::shared_ptr<CpuShared> shared) : shared_(std::move(shared)) {}
-  Result<const Int8Model*> make_int8(const ModelSource& model, Int8Weights weights,
-                                     const Int8Progress& progress);
-
   // Its Computes hold it too.
   std::shared_ptr<CpuShared> shared_;
 };

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "runtime/exact/int8_weights.h"
 #include "tests/gpu_server/server_rig.h"
 
 namespace airlock::testing {
@@ -25,6 +26,10 @@ class FlakyModel : public ComputeModel {
   Result<std::string> prepare_int8(const ModelSource& model, Int8Weights weights,
                                    const Int8Progress& progress) override {
     return inner_->prepare_int8(model, weights, progress);
+  }
+  Result<std::vector<Int8Line>> prepare_int8_share(const ModelSource& model, Int8Weights weights,
+                                                   const Int8Progress& progress) override {
+    return inner_->prepare_int8_share(model, weights, progress);
   }
   Status health() const override { return inner_->health(); }
 

@@ -111,6 +111,10 @@ class FailingModel : public ComputeModel {
                                    const Int8Progress& progress) override {
     return cpu_->prepare_int8(model, weights, progress);
   }
+  Result<std::vector<Int8Line>> prepare_int8_share(const ModelSource& model, Int8Weights weights,
+                                                   const Int8Progress& progress) override {
+    return cpu_->prepare_int8_share(model, weights, progress);
+  }
   Status health() const override { return failures_.health(); }
 
  private:

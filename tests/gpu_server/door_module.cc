@@ -101,6 +101,10 @@ class DoorModel : public CudaModel {
                                    const Int8Progress& progress) override {
     return cpu_->prepare_int8(model, weights, progress);
   }
+  Result<std::vector<Int8Line>> prepare_int8_share(const ModelSource& model, Int8Weights weights,
+                                                   const Int8Progress& progress) override {
+    return cpu_->prepare_int8_share(model, weights, progress);
+  }
   Status health() const override { return life_->lost.load() ? kLost : Status(); }
 
  private:
