@@ -5,18 +5,22 @@ target_include_directories(airlock_options INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_definitions(airlock_options INTERFACE AIRLOCK_VERSION="${PROJECT_VERSION}")
 target_compile_options(airlock_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
   -Wold-style-cast -Wcast-align -Woverloaded-virtual -Werror -fno-math-errno -fno-trapping-math -ftree-vectorize)
-# What gpu_server and its CUDA module must agree on, as a number: the headers whose types cross, and the compiler.
+# What gpu_server and its modules must agree on, as a number: the headers whose types cross, and the compiler.
 set(abi_text "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
 foreach(header base/deadline.h base/dtype.h base/status.h base/tensor.h proto/op.h runtime/compute.h
-    runtime/op_times.h runtime/model/config.h runtime/model/model_source.h runtime/placement/placement.h
-    runtime/exact/int8_weights.h gpu_server/cuda_module_abi.h)
+    runtime/op_times.h runtime/model/config.h runtime/model/model_source.h
+    runtime/exact/int8_weights.h runtime/placement/placement.h gpu_server/cuda_module_abi.h gpu_server/module_file.h
+    gpu_server/group/link.h gpu_server/mpi_module_abi.h)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${header})
   file(SHA256 ${PROJECT_SOURCE_DIR}/${header} hash)
   string(APPEND abi_text " ${hash}")
 endforeach()
 string(SHA256 abi_hash "${abi_text}")
 string(SUBSTRING ${abi_hash} 0 8 abi_hash)
-target_compile_definitions(airlock_options INTERFACE AIRLOCK_CUDA_ABI=0x${abi_hash}U)
+# A file: what does not include it is not compiled anew where it changes.
+file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/generated/airlock_module_abi.h CONTENT "#define AIRLOCK_MODULE_ABI 0x${abi_hash}U\n" @ONLY)
+add_library(airlock_module_abi INTERFACE)
+target_include_directories(airlock_module_abi INTERFACE ${PROJECT_BINARY_DIR}/generated)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "gpu_server/module_file.h"
 #include "runtime/compute.h"
 #include "runtime/model/model_source.h"
 
@@ -16,9 +17,6 @@
 /// The module has its own copy of airlock's libraries, so it logs through `warn` only.
 namespace airlock {
 
-/// Of the headers whose types cross and of the compiler, made by cmake/AirlockOptions.cmake: a
-/// module that was built from others is refused.
-inline constexpr std::uint32_t kCudaModuleAbi = AIRLOCK_CUDA_ABI;
 inline constexpr const char* kCudaModuleEntry = "airlock_cuda_module";
 
 struct CudaOptions : LoadOptions {
@@ -42,9 +40,7 @@ class CudaModel : public ComputeModel {
   virtual const CudaDeviceInfo& device() const = 0;
 };
 
-struct CudaModule {
-  std::uint32_t abi = 0;          // kCudaModuleAbi
-  const char* version = nullptr;  // the release, base/version.h
+struct CudaModule : ModuleHead {
   /// Copies the weights to the device; without a model (null) matmul alone is computed. kDevice (no
   /// such device, driver too old, lost), kResourceExhausted (device memory: need and have), or what
   /// is wrong with the model.

@@ -339,7 +339,7 @@ Result<std::shared_ptr<CudaModel>> create(const ModelSource* model, const CudaOp
 }  // namespace airlock::cuda
 
 extern "C" __attribute__((visibility("default"))) const airlock::CudaModule* airlock_cuda_module() {
-  static const airlock::CudaModule module{airlock::kCudaModuleAbi, airlock::kVersion,
+  static const airlock::CudaModule module{{airlock::kModuleAbi, airlock::kVersion},
                                           airlock::cuda::create};
   return &module;
 }

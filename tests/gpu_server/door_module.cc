@@ -137,7 +137,7 @@ Result<std::shared_ptr<CudaModel>> create(const ModelSource* model, const CudaOp
 extern "C" const airlock::CudaModule* airlock_cuda_module() {
   using airlock::testing::mode;
   static airlock::CudaModule module;
-  module = {airlock::kCudaModuleAbi, airlock::kVersion, airlock::testing::create};
+  module = {{airlock::kModuleAbi, airlock::kVersion}, airlock::testing::create};
   if (mode() == "nothing") return nullptr;
   if (mode() == "other_abi") module.abi = 4711;
   if (mode() == "other_version") module.version = "0.0.99";
