@@ -77,13 +77,14 @@ class ProgressBar {
 };
 
 LoadOptions load_options(const ServerOptions& options, const ModelSource* source,
-                         ProgressBar& bar) {
+                         const ModelShare* share, ProgressBar& bar) {
   const DType stored = source != nullptr ? source->stored_dtype() : DType::kF32;
   return {options.dtype.value_or(stored), options.threads,
-          [&bar](std::size_t done, std::size_t total) { bar.update(done, total); }};
+          [&bar](std::size_t done, std::size_t total) { bar.update(done, total); }, share};
 }
 
-Result<LoadedCompute> load_onto_cpu(const ServerOptions& options, const ModelSource* source) {
+Result<LoadedCompute> load_onto_cpu(const ServerOptions& options, const ModelSource* source,
+                                    const ModelShare* share) {
   if (options.tf32) log_info("--tf32 has no effect on a CPU");
   if (source == nullptr) {
     ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> products,
@@ -92,16 +93,16 @@ Result<LoadedCompute> load_onto_cpu(const ServerOptions& options, const ModelSou
   }
   ProgressBar bar("loading");
   ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> model,
-                   CpuModel::create(*source, load_options(options, source, bar)));
+                   CpuModel::create(*source, load_options(options, source, share, bar)));
   bar.finish();
   return LoadedCompute{std::move(model), std::nullopt};
 }
 
 Result<LoadedCompute> load_onto_gpu(const ServerOptions& options, int ordinal,
-                                    const ModelSource* source) {
+                                    const ModelSource* source, const ModelShare* share) {
   ASSIGN_OR_RETURN(const CudaModule* module, load_cuda_module(options.cuda_module));
   ProgressBar bar(fmt::format("loading onto cuda:{}", ordinal));
-  const CudaOptions cuda{load_options(options, source, bar), ordinal, options.tf32,
+  const CudaOptions cuda{load_options(options, source, share, bar), ordinal, options.tf32,
                          [](const std::string& text) { log_warning(text); }};
   ASSIGN_OR_RETURN(std::shared_ptr<CudaModel> model, module->create(source, cuda));
   if (source != nullptr) bar.finish();
@@ -114,7 +115,7 @@ Result<LoadedCompute> load_onto_gpu(const ServerOptions& options, int ordinal,
 
 }  // namespace
 
-Result<DeviceChoice> choose_device(const ServerOptions& options) {
+Result<DeviceChoice> choose_device(const ServerOptions& options, std::size_t local_rank) {
   if (options.device == "cpu") return DeviceChoice{-1, "cpu", false};
   const bool may_fall_back = options.device == "auto";
   const auto devices = probe_cuda();
@@ -126,9 +127,10 @@ Result<DeviceChoice> choose_device(const ServerOptions& options) {
   }
   // What follows a colon was checked: 1 to 3 digits.
   const std::size_t colon = options.device.find(':');
-  const std::size_t ordinal =
-      colon == std::string::npos ? 0 : std::stoul(options.device.substr(colon + 1));
   const std::size_t count = devices->size();
+  const std::size_t ordinal = colon == std::string::npos
+                                  ? local_rank % count
+                                  : std::stoul(options.device.substr(colon + 1));
   if (ordinal >= count) {
     return Status(StatusCode::kDevice, "--device {}: there {}: {}", options.device,
                   count == 1 ? "is 1 device" : fmt::format("are {} devices", count),
@@ -138,16 +140,16 @@ Result<DeviceChoice> choose_device(const ServerOptions& options) {
 }
 
 Result<LoadedCompute> load_compute(const ServerOptions& options, const DeviceChoice& choice,
-                                   const ModelSource* source) {
-  if (choice.cuda_ordinal < 0) return load_onto_cpu(options, source);
-  auto loaded = load_onto_gpu(options, choice.cuda_ordinal, source);
+                                   const ModelSource* source, const ModelShare* share) {
+  if (choice.cuda_ordinal < 0) return load_onto_cpu(options, source, share);
+  auto loaded = load_onto_gpu(options, choice.cuda_ordinal, source, share);
   if (loaded.ok()) return loaded;
   // What is wrong with the model is wrong with it on a CPU too.
   if (!choice.may_fall_back || loaded.status().code() == StatusCode::kInvalidInput)
     return loaded.status();
   log_warning(
       fmt::format("{} is not used: {}: using the CPU", choice.name, loaded.status().message()));
-  return load_onto_cpu(options, source);
+  return load_onto_cpu(options, source, share);
 }
 
 Status preload_int8(const ModelSource& source, ComputeModel& model) {

@@ -21,8 +21,9 @@ struct DeviceChoice {
 
 /// Asks the driver where --device says so; `auto` is the CPU where there is no GPU, and the log
 /// says why. kDevice: the device that was asked for is not there. `cpu` asks nobody and takes no
-/// time.
-Result<DeviceChoice> choose_device(const ServerOptions& options);
+/// time. Of processes that share a machine each takes the GPU of its number `local_rank`, unless
+/// one is named.
+Result<DeviceChoice> choose_device(const ServerOptions& options, std::size_t local_rank = 0);
 
 struct LoadedCompute {
   std::shared_ptr<ComputeModel> model;  // the sessions' too: ComputeModel says why
@@ -31,9 +32,9 @@ struct LoadedCompute {
 
 /// Loads the model onto the device, with a progress bar; without one (null) the device multiplies
 /// its clients' own arrays alone. A GPU that lacks a library or memory is
-/// passed over with one warning where the choice allows it.
+/// passed over with one warning where the choice allows it. `share`: as LoadOptions has it.
 Result<LoadedCompute> load_compute(const ServerOptions& options, const DeviceChoice& choice,
-                                   const ModelSource* source);
+                                   const ModelSource* source, const ModelShare* share = nullptr);
 
 /// Makes the int8 weights of one plane before a session asks for them, with a progress bar.
 /// `source` is what `model` was loaded from.

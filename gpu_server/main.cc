@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
@@ -5,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <thread>
@@ -13,6 +15,7 @@
 #include "base/sink.h"
 #include "base/thread.h"
 #include "base/wake_event.h"
+#include "gpu_server/group_server.h"
 #include "gpu_server/load_compute.h"
 #include "gpu_server/op_limit.h"
 #include "gpu_server/options.h"
@@ -24,19 +27,24 @@
 namespace airlock {
 namespace {
 
+// For the other ranks to end.
+constexpr std::chrono::seconds kPartingPatience{5};
+
 // While a driver starts or a model loads, nobody else reads the signals: a stop then gives the
 // endpoint back and ends at once.
 class LoadGuard {
  public:
-  /// kResourceExhausted: the system has no thread or descriptor for it.
+  /// `give_back` is called before the end. kResourceExhausted: the system has no thread or
+  /// descriptor for it.
   static Result<std::unique_ptr<LoadGuard>> start(int signal_fd, const char* what,
-                                                  std::unique_ptr<Server>& server) {
+                                                  std::function<void()> give_back) {
     auto guard = std::unique_ptr<LoadGuard>(new LoadGuard);
     RETURN_IF_ERROR(guard->wake_.check());
+    guard->give_back_ = std::move(give_back);
     ASSIGN_OR_RETURN(guard->watcher_,
-                     start_thread("the signals", [self = guard.get(), signal_fd, what, &server] {
+                     start_thread("the signals", [self = guard.get(), signal_fd, what] {
                        const Status status = without_exceptions([&]() -> Status {
-                         self->watch(signal_fd, what, server);
+                         self->watch(signal_fd, what);
                          return {};
                        });
                        if (!status.ok()) log_error(status.message());
@@ -54,7 +62,7 @@ class LoadGuard {
 
  private:
   LoadGuard() = default;
-  void watch(int signal_fd, const char* what, std::unique_ptr<Server>& server) {
+  void watch(int signal_fd, const char* what) {
     while (!done_.load(std::memory_order_relaxed)) {
       pollfd waiting[] = {{signal_fd, POLLIN, 0}, {wake_.fd(), POLLIN, 0}};
       signalfd_siginfo info{};
@@ -63,22 +71,22 @@ class LoadGuard {
         continue;
       if (info.ssi_signo == SIGUSR1) continue;  // nothing was counted yet
       log_info(what);
-      server.reset();  // the main thread does not use it before done()
+      give_back_();
       exit_at_once(0);
     }
   }
 
   std::atomic<bool> done_{false};
   WakeEvent wake_;
+  std::function<void()> give_back_;
   std::thread watcher_;
 };
 
 // A driver may take long to start, and may hang.
 Result<DeviceChoice> find_device(const ServerOptions& options, int signal_fd) {
   if (options.device == "cpu") return choose_device(options);
-  std::unique_ptr<Server> none;
   ASSIGN_OR_RETURN(const auto guard,
-                   LoadGuard::start(signal_fd, "stopped while the driver was starting", none));
+                   LoadGuard::start(signal_fd, "stopped while the driver was starting", [] {}));
   return choose_device(options);
 }
 
@@ -121,6 +129,52 @@ Result<ServedModel> serve_products(const ServerOptions& options, const DeviceCho
   return served;
 }
 
+/// Until a signal. `leader`: of several ranks, null without.
+Status serve(const ServerOptions& options, GroupLeader* leader, int signal_fd) {
+  ASSIGN_OR_RETURN(const DeviceChoice choice, find_device(options, signal_fd));
+  // The endpoint first: to load a model and then find it taken would waste minutes.
+  ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
+  const auto give_back = [&] {
+    server.reset();  // the main thread does not use it before done()
+    if (leader != nullptr) (void)leader->stop(kPartingPatience);
+  };
+  ASSIGN_OR_RETURN(const auto guard,
+                   LoadGuard::start(signal_fd, "stopped while the model was loading", give_back));
+  const auto load = [&]() -> Result<ServedModel> {
+    if (leader != nullptr) return load_group_model(options, choice, *leader);
+    return options.no_model ? serve_products(options, choice) : load_model(options, choice);
+  };
+  ASSIGN_OR_RETURN(ServedModel served, load());
+  guard->done();
+  return server->run(std::move(served), signal_fd);
+}
+
+// Rank 0 of several: whatever ends it ends all.
+Status serve_as_leader(const ServerOptions& options, int signal_fd) {
+  std::unique_ptr<GroupLeader> leader;
+  {
+    ASSIGN_OR_RETURN(const auto guard,
+                     LoadGuard::start(signal_fd, "stopped while the ranks were starting", [] {}));
+    ASSIGN_OR_RETURN(leader, start_group(options));
+  }
+  Status status = without_exceptions([&] { return serve(options, leader.get(), signal_fd); });
+  if (status.ok() && leader->stop(kPartingPatience)) return status;
+  if (status.ok()) status = first_failure(leader->health(), {StatusCode::kDevice, "a rank did not end"});
+  log_error(status.message());
+  leader->abort(exit_code(status.code()));
+}
+
+Status work_for_leader(const ServerOptions& options, const GroupLaunch& launch, int signal_fd) {
+  set_log_name(fmt::format("gpu_server rank {}", launch.rank));
+  GroupWorker worker;
+  {
+    ASSIGN_OR_RETURN(const auto guard,
+                     LoadGuard::start(signal_fd, "stopped while the ranks were starting", [] {}));
+    ASSIGN_OR_RETURN(worker, open_group_worker(options));
+  }
+  return run_group_worker(options, launch, worker, signal_fd);
+}
+
 Status run(const ServerOptions& options) {
   signal(SIGPIPE, SIG_IGN);
   ::umask(0077);  // sockets that a library makes are ours alone too, and ours to use
@@ -129,15 +183,10 @@ Status run(const ServerOptions& options) {
   // No thread of a server waits for whoever reads its log or its statistics.
   RETURN_IF_ERROR(stderr_sink().start_writer());
   RETURN_IF_ERROR(stdout_sink().start_writer());
-  ASSIGN_OR_RETURN(const DeviceChoice choice, find_device(options, signals.get()));
-  // The endpoint first: to load a model and then find it taken would waste minutes.
-  ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
-  ASSIGN_OR_RETURN(const auto guard,
-                   LoadGuard::start(signals.get(), "stopped while the model was loading", server));
-  ASSIGN_OR_RETURN(ServedModel served, options.no_model ? serve_products(options, choice)
-                                                        : load_model(options, choice));
-  guard->done();
-  return server->run(std::move(served), signals.get());
+  const auto launch = find_launch();
+  if (!launch) return serve(options, nullptr, signals.get());
+  return launch->rank == 0 ? serve_as_leader(options, signals.get())
+                           : work_for_leader(options, *launch, signals.get());
 }
 
 }  // namespace

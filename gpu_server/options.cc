@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/output_file.h"
+#include "gpu_server/group/launch.h"
 #include "gpu_server/metrics.h"
 #include "runtime/model/model_files.h"
 #include "runtime/program/command_line.h"
@@ -158,6 +159,14 @@ void declare(const CommandOptions& command, ServerOptions& options, PoolWords& p
                         "what weights are rounded to: auto (as stored), fp32, fp16, bf16",
                         kFloatTypes);
   declare_threads(command, options.threads);
+  options.threads = threads_of_a_rank(options.threads, find_launch());
+  command.choice("--placement", options.placement,
+                 "of several ranks (mpirun, srun): which weights each holds, some layers (between "
+                 "hosts) or some columns of each (within a host)");
+  command.flag("--door-only", options.door_only,
+               "rank 0 has the clients and holds no weights, as where it runs on the TEE's host");
+  command.text("--mpi-module", options.mpi_module,
+               "the module for several ranks (default: airlock_mpi.so beside this program)");
   command.choice("--int8", options.int8,
                  "make the int8 weights of private sessions when one asks, or (w8) at start");
   declare_ring(command, options.ring, RingSide::kServer);
@@ -221,6 +230,12 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
   }
   if (options.no_model && options.int8 == Int8Making::kPreload)
     return line.refuse("--int8 preload is of a model's weights");
+  const bool is_of_group = find_launch().has_value();
+  if (is_of_group && options.no_model)
+    return line.refuse("--no-model is of one process, and a launcher has started several");
+  if (!is_of_group && options.door_only) {
+    return line.refuse("--door-only is of several ranks: start gpu_server by mpirun or srun");
+  }
   if (options.no_model && options.dtype) return line.refuse("--dtype is of a model's weights");
   if (options.path_limit.value_or(0) > options.ring.slot_bytes) {
     return line.refuse(
@@ -234,7 +249,8 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
     RETURN_IF_ERROR(check_metrics_address(options.metrics, options.insecure_tcp));
   }
   std::vector<NamedFile> inputs = {{"--synthetic", options.synthetic},
-                                   {"--cuda-module", options.cuda_module}};
+                                   {"--cuda-module", options.cuda_module},
+                                   {"--mpi-module", options.mpi_module}};
   for (std::string& path : model_files(options.model))
     inputs.push_back({"--model", std::move(path)});
   RETURN_IF_ERROR(check_apart(std::array{NamedFile{"--stats-json", options.stats_json}}, inputs));

@@ -11,6 +11,7 @@
 #include "pool/shape.h"
 #include "proto/limits.h"
 #include "proto/ring.h"
+#include "runtime/placement/placement.h"
 
 namespace airlock {
 
@@ -49,6 +50,10 @@ struct ServerOptions {
   bool tf32 = false;            // a GPU may round fp32 operands of products
   std::optional<DType> dtype;   // nullopt: auto
   std::size_t threads = 1;
+  // Of the processes that a launcher has started together.
+  PlacementKind placement = PlacementKind::kLayers;
+  bool door_only = false;  // rank 0 holds no weights
+  std::string mpi_module;  // empty: the one of this build
   Int8Making int8 = Int8Making::kAuto;
   RingWish ring{RingChoice::kAuto, limits::kDefaultSlotCount, limits::kDefaultSlotBytes};
   // A tensor of strictly fewer bytes may go by the ring; nullopt: what a slot has.

@@ -1,0 +1,262 @@
+#include "gpu_server/group/group_model.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "gpu_server/group/int8_lines.h"
+#include "runtime/scratch.h"
+
+namespace airlock {
+
+namespace {
+
+/// What a rank that is told that nobody wants an op has to end it; then it hangs.
+constexpr std::chrono::seconds kAbandonTimeout{5};
+constexpr std::chrono::milliseconds kLookInterval{100};
+
+/// Some columns of a result [rows, all columns], as bytes.
+ByteRows columns_of(const MutableTensorView& result, std::int64_t first, std::int64_t count) {
+  ByteRows rows = tensor_rows(result.data, result.desc);
+  const std::size_t element = dtype_bytes(result.desc.dtype);
+  rows.data += static_cast<std::size_t>(first) * element;
+  rows.width = static_cast<std::size_t>(count) * element;
+  return rows;
+}
+
+bool is_dense(const ByteRows& rows) { return rows.width == rows.pitch; }
+
+/// What the session's own thread computes.
+struct OwnPart {
+  std::unique_ptr<Computation> computation;
+  // Of results that are not all of theirs: where they are computed, and where they go.
+  std::vector<ScratchPool::Buffer> buffers;
+  std::vector<std::pair<const std::byte*, ByteRows>> copies;
+};
+
+class GroupCompute : public Compute {
+ public:
+  GroupCompute(std::shared_ptr<const GroupGround> ground, std::unique_ptr<Compute> own)
+      : ground_(std::move(ground)), own_(std::move(own)) {}
+
+  const BackendInfo& info() const override { return ground_->info; }
+  Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
+                                               const OpLife& life) override;
+
+  GroupLeader& leader() { return ground_->leader; }
+
+ private:
+  std::vector<OpPart> parts_of(const OpSpec& spec, const OpMemory& memory);
+  Result<OwnPart> prepare_own(const OpPart& part, const OpMemory& memory, const OpLife& life);
+  std::shared_ptr<RemoteOp> make_remote(const OpPart& part, const OpMemory& memory,
+                                        Deadline deadline) const;
+
+  const std::shared_ptr<const GroupGround> ground_;
+  const std::unique_ptr<Compute> own_;
+  ScratchPool scratch_;
+  static std::atomic<std::size_t> next_rank_;
+};
+
+std::atomic<std::size_t> GroupCompute::next_rank_{0};
+
+/// All parts at once; its server_ns is that of the slowest.
+class GroupComputation : public Computation {
+ public:
+  GroupComputation(GroupLeader& leader, std::optional<OwnPart> own,
+                   std::vector<std::shared_ptr<RemoteOp>> remote, OpLife life)
+      : leader_(leader), own_(std::move(own)), remote_(std::move(remote)), life_(std::move(life)) {}
+  GroupComputation(const GroupComputation&) = delete;
+  GroupComputation& operator=(const GroupComputation&) = delete;
+
+  ~GroupComputation() override {
+    if (!submitted_) return;
+    abandon();
+    // The memory must not change hands while the link reads or writes it.
+    const Deadline deadline = Deadline::after(
+        std::max<std::chrono::nanoseconds>(life_.deadline.remaining(), kAbandonTimeout));
+    for (const auto& op : remote_) {
+      if (op->wait(deadline)) continue;
+      leader_.lose({StatusCode::kDevice, "rank {} does not end an op that nobody waits for",
+                    op->rank});
+      // What the link has not touched until it is lost it will not touch.
+      (void)op->wait(Deadline::after(kAbandonTimeout));
+    }
+  }
+
+  Status submit() override {
+    CHECK(!std::exchange(submitted_, true));
+    start_ns_ = now_ns();
+    for (const auto& op : remote_) leader_.submit(op);
+    return own_ ? own_->computation->submit() : Status();
+  }
+
+  bool done() override {
+    return std::ranges::all_of(remote_, [](const auto& op) { return op->is_over(); }) &&
+           (!own_ || own_->computation->done());
+  }
+
+  Status wait() override {
+    CHECK(submitted_);
+    if (own_) {
+      RETURN_IF_ERROR(own_->computation->wait());
+      take(own_->computation->times());
+      for (const auto& [from, to] : own_->copies) {
+        for (std::size_t row = 0; row < to.rows; ++row)
+          std::memcpy(to.data + row * to.pitch, from + row * to.width, to.width);
+      }
+    }
+    for (const auto& op : remote_) {
+      while (!op->wait(life_.deadline.slice(kLookInterval))) RETURN_IF_ERROR(life_.check());
+      RETURN_IF_ERROR(op->status());
+      take(op->times());
+    }
+    times_.total_ns = now_ns() - start_ns_;
+    // What is neither is the link's: the session waits for it as it waits for its turn.
+    times_.server_ns = std::min(times_.server_ns, times_.total_ns);
+    times_.queue_ns = times_.total_ns - times_.server_ns;
+    return {};
+  }
+
+  OpTimes times() const override { return times_; }
+
+ private:
+  void take(const OpTimes& part) {
+    times_.server_ns = std::max(times_.server_ns, part.server_ns);
+    const auto most = [](const char*, std::uint64_t& mine, const std::uint64_t& other) {
+      mine = std::max(mine, other);
+    };
+    DeviceTimes::visit(most, times_.device, part.device);
+  }
+
+  void abandon() {
+    for (const auto& op : remote_) {
+      if (!op->is_over()) leader_.cancel(op);
+    }
+  }
+
+  GroupLeader& leader_;
+  std::optional<OwnPart> own_;
+  const std::vector<std::shared_ptr<RemoteOp>> remote_;
+  const OpLife life_;
+  OpTimes times_;
+  std::uint64_t start_ns_ = 0;
+  bool submitted_ = false;
+};
+
+// A product of the clients' own arrays needs no weights: rank 0's, or in turn that of one that
+// computes.
+std::vector<OpPart> GroupCompute::parts_of(const OpSpec& spec, const OpMemory& memory) {
+  if (spec.op != Op::kMatmul) return ground_->placement.split(spec);
+  OpPart part{.rank = 0, .spec = spec, .results = {}};
+  const Placement& placement = ground_->placement;
+  if (own_ == nullptr) {
+    do {
+      part.rank = 1 + next_rank_.fetch_add(1, std::memory_order_relaxed) % (placement.ranks() - 1);
+    } while (placement.share(part.rank).empty());
+  }
+  const Shape& shape = memory.results[0].desc.shape;
+  part.results.push_back({0, 0, shape[shape.rank() - 1]});
+  return {std::move(part)};
+}
+
+Result<OwnPart> GroupCompute::prepare_own(const OpPart& part, const OpMemory& memory,
+                                          const OpLife& life) {
+  OwnPart own;
+  OpMemory mine{memory.inputs, {}};
+  for (const OpPart::Columns& columns : part.results) {
+    const MutableTensorView& result = memory.results[columns.result];
+    const ByteRows rows = columns_of(result, columns.first, columns.count);
+    MutableTensorView view = result;
+    if (!is_dense(rows)) {
+      view.desc.shape = Shape{result.desc.shape[0], columns.count};
+      ASSIGN_OR_RETURN(own.buffers.emplace_back(), scratch_.take(rows.bytes()));
+      view.data = own.buffers.back().data();
+      own.copies.emplace_back(view.data, rows);
+    }
+    mine.results.push_back(view);
+  }
+  ASSIGN_OR_RETURN(own.computation, own_->prepare(part.spec, std::move(mine), life));
+  return own;
+}
+
+std::shared_ptr<RemoteOp> GroupCompute::make_remote(const OpPart& part, const OpMemory& memory,
+                                                    Deadline deadline) const {
+  auto op = std::make_shared<RemoteOp>();
+  op->rank = part.rank;
+  op->spec = part.spec;
+  op->deadline = deadline;
+  for (const TensorView& input : memory.inputs) {
+    // The link only reads it.
+    op->inputs.push_back(
+        ByteRows::dense(const_cast<std::byte*>(input.data), input.desc.bytes()));
+  }
+  for (const OpPart::Columns& columns : part.results) {
+    const MutableTensorView& result = memory.results[columns.result];
+    const ByteRows rows = columns_of(result, columns.first, columns.count);
+    TensorDesc desc = result.desc;
+    if (!is_dense(rows)) desc.shape = Shape{desc.shape[0], columns.count};
+    op->result_descs.push_back(desc);
+    op->results.push_back(rows);
+  }
+  return op;
+}
+
+Result<std::unique_ptr<Computation>> GroupCompute::prepare(const OpSpec& spec, OpMemory memory,
+                                                           const OpLife& life) {
+  RETURN_IF_ERROR(leader().health());
+  check_memory(spec, memory);
+  std::optional<OwnPart> own;
+  std::vector<std::shared_ptr<RemoteOp>> remote;
+  for (const OpPart& part : parts_of(spec, memory)) {
+    if (part.rank == 0) {
+      ASSIGN_OR_RETURN(own.emplace(), prepare_own(part, memory, life));
+    } else {
+      remote.push_back(make_remote(part, memory, life.deadline));
+    }
+  }
+  return std::unique_ptr<Computation>(
+      std::make_unique<GroupComputation>(leader(), std::move(own), std::move(remote), life));
+}
+
+class GroupModel : public ComputeModel {
+ public:
+  explicit GroupModel(std::shared_ptr<const GroupGround> ground) : ground_(std::move(ground)) {}
+
+  const BackendInfo& info() const override { return ground_->info; }
+  Result<std::unique_ptr<Compute>> make_compute(
+      std::span<const std::span<std::byte>> segments) override {
+    RETURN_IF_ERROR(health());
+    std::unique_ptr<Compute> own;
+    if (ground_->own) {
+      ASSIGN_OR_RETURN(own, ground_->own->make_compute(segments));
+    }
+    return std::unique_ptr<Compute>(std::make_unique<GroupCompute>(ground_, std::move(own)));
+  }
+  Result<std::string> prepare_int8(const ModelSource& model, Int8Weights weights,
+                                   const Int8Progress& progress) override {
+    return prepare_group_int8(ground_->leader, ground_->own.get(), model, weights, progress);
+  }
+  Result<std::vector<Int8Line>> prepare_int8_share(const ModelSource&, Int8Weights,
+                                                   const Int8Progress&) override {
+    return Status(StatusCode::kInvalidInput, "a group of ranks is no share of another");
+  }
+  Status health() const override {
+    RETURN_IF_ERROR(ground_->leader.health());
+    return ground_->own ? ground_->own->health() : Status();
+  }
+
+ private:
+  const std::shared_ptr<const GroupGround> ground_;
+};
+
+}  // namespace
+
+std::shared_ptr<ComputeModel> make_group_model(GroupGround ground) {
+  return std::make_shared<GroupModel>(std::make_shared<const GroupGround>(std::move(ground)));
+}
+
+}  // namespace airlock

@@ -1,0 +1,190 @@
+#include "gpu_server/group/port.h"
+
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "base/check.h"
+
+namespace airlock {
+
+namespace {
+constexpr std::chrono::nanoseconds kSpin = std::chrono::microseconds(50);
+constexpr std::chrono::nanoseconds kMovingSpin = std::chrono::milliseconds(5);
+constexpr std::chrono::nanoseconds kMostMovingRest = std::chrono::microseconds(100);
+constexpr std::chrono::nanoseconds kLeastRest = std::chrono::microseconds(20);
+constexpr std::chrono::nanoseconds kMostRest = std::chrono::milliseconds(4);
+// A rest is so much shorter than what was waited so far: what comes is seen a 64th too late.
+constexpr int kRestShare = 64;
+constexpr std::chrono::milliseconds kLookInterval{250};
+constexpr unsigned long kTimerSlackNs = 1000;
+}  // namespace
+
+Status GroupPort::listen(std::size_t peer) {
+  Peer& made = peers_[peer];
+  made.rank = peer;
+  made.room = std::make_unique<std::array<std::byte, kFrameRoom>>();
+  made.silent_at = Deadline::after(timing_.silence);
+  return receive_frame(made);
+}
+
+Status GroupPort::receive_frame(Peer& peer) {
+  const GroupLink::Ticket ticket = next_++;
+  pending_[ticket] = [this, &peer]() -> Status {
+    auto frame = decode_frame(*peer.room);
+    if (!frame.ok()) return frame.status();
+    peer.silent_at = Deadline::after(timing_.silence);
+    RETURN_IF_ERROR(receive_frame(peer));
+    if (frame->kind == FrameKind::kSign) return {};
+    came_ = true;
+    return (*take_)(peer.rank, std::move(frame).value());
+  };
+  return link_.receive(peer.rank, kFrameTag, ByteRows::dense(peer.room->data(), kFrameRoom),
+                       ticket);
+}
+
+Status GroupPort::send_bytes(std::size_t to, int tag, std::shared_ptr<std::vector<std::byte>> bytes,
+                             Over over) {
+  const GroupLink::Ticket ticket = next_++;
+  const ByteRows rows = ByteRows::dense(bytes->data(), bytes->size());
+  pending_[ticket] = [kept = std::move(bytes), over = std::move(over)]() -> Status {
+    return over ? over() : Status();
+  };
+  return link_.send(to, tag, rows, ticket);
+}
+
+Status GroupPort::send(std::size_t to, const Frame& frame) {
+  return send_bytes(to, kFrameTag, std::make_shared<std::vector<std::byte>>(encode(frame)), {});
+}
+
+Status GroupPort::send_rows(std::size_t to, int tag, const ByteRows& rows, Over over) {
+  const GroupLink::Ticket ticket = next_++;
+  ++moving_;
+  pending_[ticket] = [this, over = std::move(over)]() -> Status {
+    --moving_;
+    came_ = true;
+    return over();
+  };
+  return link_.send(to, tag, rows, ticket);
+}
+
+Status GroupPort::receive_rows(std::size_t from, int tag, const ByteRows& rows, Over over) {
+  const GroupLink::Ticket ticket = next_++;
+  ++moving_;
+  pending_[ticket] = [this, from, over = std::move(over)]() -> Status {
+    --moving_;
+    came_ = true;
+    hear(from);
+    return over();
+  };
+  return link_.receive(from, tag, rows, ticket);
+}
+
+Status GroupPort::send_text(std::size_t to, const std::string& text) {
+  if (text.empty()) return {};
+  const auto bytes = std::as_bytes(std::span(text));
+  ++moving_;
+  return send_bytes(to, kTextTag,
+                    std::make_shared<std::vector<std::byte>>(bytes.begin(), bytes.end()),
+                    [this]() -> Status {
+                      --moving_;
+                      return {};
+                    });
+}
+
+Status GroupPort::receive_text(std::size_t from, std::size_t bytes,
+                               std::function<Status(std::string text)> take) {
+  if (bytes == 0) return take({});
+  auto text = std::make_shared<std::string>(bytes, '\0');
+  const ByteRows rows = ByteRows::dense(reinterpret_cast<std::byte*>(text->data()), bytes);
+  return receive_rows(from, kTextTag, rows, [text, take = std::move(take)]() -> Status {
+    return take(std::move(*text));
+  });
+}
+
+// What is large may take longer than a silence: it is a sign of life too.
+void GroupPort::hear(std::size_t from) {
+  if (const auto peer = peers_.find(from); peer != peers_.end())
+    peer->second.silent_at = Deadline::after(timing_.silence);
+}
+
+Status GroupPort::send_signs() {
+  if (!next_sign_.expired()) return {};
+  next_sign_ = Deadline::after(timing_.sign);
+  for (auto& [rank, peer] : peers_) {
+    // One that takes nothing is not sent more and more.
+    if (std::exchange(peer.sign_under_way, true)) continue;
+    RETURN_IF_ERROR(send_bytes(rank, kFrameTag,
+                               std::make_shared<std::vector<std::byte>>(encode(Frame{})),
+                               [sent = &peer]() -> Status {
+                                 sent->sign_under_way = false;
+                                 return {};
+                               }));
+  }
+  return {};
+}
+
+Status GroupPort::check_silence() const {
+  for (const auto& [rank, peer] : peers_) {
+    if (!peer.silent_at.expired()) continue;
+    return {StatusCode::kDevice, "rank {} has given no sign of life for {:.1f} s", rank,
+            std::chrono::duration<double>(timing_.silence).count()};
+  }
+  return {};
+}
+
+Result<bool> GroupPort::turn(const Take& take) {
+  take_ = &take;
+  came_ = false;
+  over_.clear();
+  RETURN_IF_ERROR(link_.poll(over_));
+  for (const GroupLink::Ticket ticket : over_) {
+    auto node = pending_.extract(ticket);
+    CHECK(!node.empty());
+    RETURN_IF_ERROR(node.mapped()());
+  }
+  if (listening_) {
+    RETURN_IF_ERROR(send_signs());
+    RETURN_IF_ERROR(check_silence());
+  }
+  return came_;
+}
+
+bool GroupPort::idle() const { return pending_.size() == peers_.size(); }
+
+GroupRest::GroupRest() {
+  // Of this thread: naps are as short as they say.
+  ::prctl(PR_SET_TIMERSLACK, kTimerSlackNs, 0, 0, 0);
+}
+
+void GroupRest::rest(bool moving) {
+  const std::chrono::nanoseconds waited(static_cast<std::int64_t>(now_ns() - since_ns_));
+  // What moves does so in turns alone; a slow link gives time to rest.
+  if (waited < (moving ? kMovingSpin : kSpin)) {
+    std::this_thread::yield();
+    const std::lock_guard lock(mutex_);
+    is_rung_ = false;
+    return;
+  }
+  std::unique_lock lock(mutex_);
+  rung_.wait_for(
+      lock, std::clamp(waited / kRestShare, kLeastRest, moving ? kMostMovingRest : kMostRest),
+      [this] { return is_rung_; });
+  is_rung_ = false;
+}
+
+bool LauncherWatch::is_gone() {
+  if (told_ || !next_look_.expired()) return false;
+  next_look_ = Deadline::after(kLookInterval);
+  return told_ = ::getppid() != parent_;
+}
+
+void GroupRest::ring() {
+  const std::lock_guard lock(mutex_);
+  is_rung_ = true;
+  rung_.notify_one();
+}
+
+}  // namespace airlock

@@ -1,0 +1,134 @@
+#pragma once
+
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/deadline.h"
+#include "base/status.h"
+#include "base/tensor.h"
+#include "gpu_server/group/frame.h"
+#include "gpu_server/group/link.h"
+
+namespace airlock {
+
+/// When ranks speak, and when one counts as gone.
+struct GroupTiming {
+  std::chrono::milliseconds sign{250};
+  std::chrono::milliseconds silence{5000};
+};
+
+/// Frames, tensors and texts over a link, and signs of life. One thread, the link's.
+class GroupPort {
+ public:
+  using Over = std::function<Status()>;
+  /// Called in turn(); what it fails with ends the turn.
+  using Take = std::function<Status(std::size_t from, Frame frame)>;
+
+  GroupPort(GroupLink& link, const GroupTiming& timing) : link_(link), timing_(timing) {}
+
+  /// Frames of `peer` are taken from here on, and it is sent signs of life and expected to send
+  /// some.
+  Status listen(std::size_t peer);
+  Status send(std::size_t to, const Frame& frame);
+  /// The memory lives until `over` is called, in a later turn().
+  Status send_rows(std::size_t to, int tag, const ByteRows& rows, Over over);
+  Status receive_rows(std::size_t from, int tag, const ByteRows& rows, Over over);
+  Status send_text(std::size_t to, const std::string& text);
+  Status receive_text(std::size_t from, std::size_t bytes,
+                      std::function<Status(std::string text)> take);
+  /// Moves on what is under way, tells of what has come and what is over, and sends a sign where
+  /// one is due. true: something came, or is over. kDevice: the link failed, or a peer was silent
+  /// for too long (named, see silent_peer()); kProtocolError.
+  Result<bool> turn(const Take& take);
+  /// Whether tensors or texts are under way: then turns should follow each other closely.
+  bool moving() const { return moving_ > 0; }
+  /// Nothing is under way but the wait for frames.
+  bool idle() const;
+  /// Nobody is to be heard from any more: peers end.
+  void stop_listening() { listening_ = false; }
+
+ private:
+  struct Peer {
+    std::size_t rank = 0;
+    Deadline silent_at = Deadline::now();
+    bool sign_under_way = false;
+    std::unique_ptr<std::array<std::byte, kFrameRoom>> room;
+  };
+
+  Status receive_frame(Peer& peer);
+  Status send_bytes(std::size_t to, int tag, std::shared_ptr<std::vector<std::byte>> bytes,
+                    Over over);
+  Status send_signs();
+  Status check_silence() const;
+  void hear(std::size_t from);
+
+  GroupLink& link_;
+  const GroupTiming timing_;
+  GroupLink::Ticket next_ = 1;
+  std::unordered_map<GroupLink::Ticket, Over> pending_;
+  std::size_t moving_ = 0;
+  std::map<std::size_t, Peer> peers_;
+  Deadline next_sign_ = Deadline::now();
+  bool listening_ = true;
+  bool came_ = false;
+  const Take* take_ = nullptr;
+  std::vector<GroupLink::Ticket> over_;
+};
+
+/// How long the link's thread rests between turns: the less the shorter ago something happened, up
+/// to 4 ms, and hardly while something moves. Others may ring.
+class GroupRest {
+ public:
+  GroupRest();
+  /// Something happened. The link's thread.
+  void reset() { since_ns_ = now_ns(); }
+  void rest(bool moving);
+  /// Ends a rest, or the next one before it begins. Any thread.
+  void ring();
+
+ private:
+  std::uint64_t since_ns_ = now_ns();
+  std::mutex mutex_;
+  std::condition_variable rung_;
+  bool is_rung_ = false;  // guarded by mutex_
+};
+
+/// A tensor's rows, dense: how results cross, whichever columns they become.
+inline ByteRows tensor_rows(std::byte* data, const TensorDesc& desc) {
+  const std::size_t width = static_cast<std::size_t>(desc.shape[desc.shape.rank() - 1]) *
+                            dtype_bytes(desc.dtype);
+  return {data, width, desc.bytes() / width, width};
+}
+
+/// Notices that whoever started this process is gone: a launcher that was killed cannot end its
+/// ranks. One thread.
+class LauncherWatch {
+ public:
+  LauncherWatch() : parent_(::getppid()) {}
+  /// Looks now and then; true once.
+  bool is_gone();
+
+ private:
+  const pid_t parent_;
+  Deadline next_look_ = Deadline::now();
+  bool told_ = false;
+};
+
+/// Tags beside those of ops.
+inline constexpr int kFrameTag = 1;
+inline constexpr int kTextTag = 2;
+constexpr int op_tag(std::uint64_t number) { return 16 + static_cast<int>(number % 16384); }
+
+}  // namespace airlock
