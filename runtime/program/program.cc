@@ -23,6 +23,36 @@ Status hold_standard_descriptors() {
   return {};
 }
 
+namespace {
+
+/// signalfd() of a kernel that has none, as Gramine's: a thread takes the signals, to the process's
+/// end, and hands them on through a pipe. Those that are for one thread alone it does not get.
+UniqueFd signals_through_a_pipe(const sigset_t& set) {
+  int ends[2] = {-1, -1};
+  if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return {};
+  UniqueFd reader(ends[0]);
+  auto thread = start_thread("signals", [set, end = ends[1]] {
+    const UniqueFd writer(end);
+    ssize_t written = 0;
+    while (written >= 0 || errno == EAGAIN) {  // nobody reads 512 of them: enough were told
+      signalfd_siginfo info{};
+      const int number = ::sigwaitinfo(&set, nullptr);
+      if (number <= 0) continue;
+      info.ssi_signo = static_cast<std::uint32_t>(number);
+      written = ::write(writer.get(), &info, sizeof(info));
+    }
+  });
+  if (!thread.ok()) {
+    ::close(ends[1]);
+    errno = EAGAIN;
+    return {};
+  }
+  thread->detach();
+  return reader;
+}
+
+}  // namespace
+
 UniqueFd take_signals(std::initializer_list<int> signals) {
   sigset_t set;
   sigemptyset(&set);
@@ -32,6 +62,7 @@ UniqueFd take_signals(std::initializer_list<int> signals) {
   ::sigaction(SIGHUP, nullptr, &hangup);
   if (sigismember(&set, SIGTERM) == 1 && hangup.sa_handler != SIG_IGN) sigaddset(&set, SIGHUP);
   UniqueFd fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd.valid() && errno == ENOSYS) fd = signals_through_a_pipe(set);
   if (fd.valid()) pthread_sigmask(SIG_BLOCK, &set, nullptr);
   return fd;
 }

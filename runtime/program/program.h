@@ -17,7 +17,8 @@ namespace airlock {
 /// Blocks `signals` in this thread and in those that it starts, and gives a descriptor from which
 /// they are read (signalfd_siginfo): no handler interrupts anything. Before any other thread.
 /// SIGHUP asks for what SIGTERM does and is taken with it, unless it was ignored at start, as under
-/// nohup. Not valid, errno telling why, and nothing blocked: there is no descriptor.
+/// nohup. In a kernel without signalfd a thread of its own takes them, to the process's end. Not
+/// valid, errno telling why, and nothing blocked: there is no descriptor.
 UniqueFd take_signals(std::initializer_list<int> signals);
 
 /// Whether one of them came on take_signals()'s descriptor before `deadline`.
