@@ -130,6 +130,12 @@ Status run(const ServerOptions& options) {
   RETURN_IF_ERROR(stderr_sink().start_writer());
   RETURN_IF_ERROR(stdout_sink().start_writer());
   ASSIGN_OR_RETURN(const DeviceChoice choice, find_device(options, signals.get()));
+  if (choice.cuda_ordinal >= 0 && is_locked_memory_limited()) {
+    log_info(
+        "locked memory is limited here: where the system counts what the GPU's driver pins "
+        "against it, copies are slower; " +
+        how_to_lock_memory());
+  }
   // The endpoint first: to load a model and then find it taken would waste minutes.
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
   ASSIGN_OR_RETURN(const auto guard,

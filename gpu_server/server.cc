@@ -80,10 +80,23 @@ Status Server::take_endpoint() {
   const std::string shared = default_endpoint().directory();
   if (check_endpoint_directory(shared, IfMissing::kRefuse).ok()) sweep_tcp_counters_files(shared);
   if (!ring_on_) return {};
-  // For one session's two rings.
+  return check_room(ipc);
+}
+
+// For one session's two rings; what all that may be would take is worth a warning.
+Status Server::check_room(bool ipc) const {
   ASSIGN_OR_RETURN(const std::size_t segment_bytes, ring_segment_bytes(geometry_));
-  return ipc ? check_sealed_room(segment_bytes, 2, "--ring off")
-             : check_segment_room(segment_bytes, 2, "--ring off");
+  RETURN_IF_ERROR(ipc ? check_sealed_room(segment_bytes, 2, "--ring off")
+                      : check_segment_room(segment_bytes, 2, "--ring off"));
+  const std::size_t count = options_.max_clients;
+  const std::uint64_t need = 2 * std::uint64_t{segment_bytes} * count;
+  const auto memory = memory_available_bytes();
+  for (const std::string& advice :
+       {ipc ? std::string() : segment_room_advice(need, free_shm_bytes(), count),
+        sealed_room_advice(need, memory, count)}) {
+    if (!advice.empty()) log_warning(advice);
+  }
+  return {};
 }
 
 // Only addresses are taken, unless all of it is to be there at start.

@@ -77,6 +77,7 @@ class Server {
 
   Server(const ServerOptions& options, Endpoint endpoint);
   Status take_endpoint();
+  Status check_room(bool ipc) const;
   Status open_pool();
   Status open_control();
   Status open_counters();

@@ -48,9 +48,8 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
 void keep_words_private() {
   forbid_core_dumps();
   if (keep_out_of_swap()) return;
-  log_info(
-      "prompts and answers may come into swap, as locked memory is limited here: ulimit -l "
-      "unlimited, or CAP_IPC_LOCK, keeps them out");
+  log_info("prompts and answers may come into swap, as locked memory is limited here; " +
+           how_to_lock_memory());
 }
 
 GenerateRequest request_for(const TextOptions& options, const Prompt& prompt) {
