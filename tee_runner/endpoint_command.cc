@@ -2,9 +2,10 @@
 
 #include <atomic>
 #include <mutex>
-#include <optional>
 #include <utility>
 
+#include "base/log.h"
+#include "base/sink.h"
 #include "base/wake_event.h"
 #include "tee_runner/serve/serve_command.h"
 #include "tee_runner/text_commands.h"
@@ -40,9 +41,19 @@ Status run(const EndpointOptions& options, StatsReporter& reporter) {
   RETURN_IF_ERROR(end.check());
   Loss loss;
   std::unique_ptr<TextSession> session;
-  // The first signal drains; a second one ends the program at once.
+  // While it starts a signal ends it at once, as nobody was answered; then the first one drains,
+  // and a second one ends the program as it is.
+  std::atomic<bool> is_started{false};
   std::atomic<bool> is_draining{false};
-  std::optional<InterruptGuard> guard;
+  const InterruptGuard guard(reporter, [&](int) {
+    if (!is_started) {
+      log_info("stopped while it was starting");
+      exit_at_once(0);
+    }
+    if (is_draining.exchange(true)) return false;
+    end.set();
+    return true;
+  });
   ServeWork work;
   work.start = [&](const ServeWork::Say& say) -> Result<Engine*> {
     EngineLimits limits{options.max_sequences, options.max_queue};
@@ -53,11 +64,7 @@ Status run(const EndpointOptions& options, StatsReporter& reporter) {
       end.set();
     };
     ASSIGN_OR_RETURN(session, TextSession::start(options, reporter, limits));
-    guard.emplace(reporter, [&](int) {
-      if (is_draining.exchange(true)) return false;
-      end.set();
-      return true;
-    });
+    is_started = true;
     return &session->engine();
   };
   work.await_end = [&]() -> Status {

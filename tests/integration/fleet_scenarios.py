@@ -78,6 +78,9 @@ def endpoint_waits_for_its_server_and_is_ready_then(pair):
 
 def endpoint_gives_up_on_a_server_that_stays_away(pair):
     model = text_model(pair)
+    stopped = start_endpoint(pair, model)
+    stopped.signal(signal.SIGTERM)
+    assert "while it was starting" in stopped.expect_exit(0).stderr(), stopped.stderr()
     never = start_endpoint(pair, model, "--timeout-ms", 100, "--await-server-seconds", 0.5)
     assert "no server at" in never.expect_exit(3).stderr(), never.stderr()
     server = pair.server(model=("--model", model))
