@@ -15,6 +15,12 @@ inline std::uint64_t now_ns() {
           .count());
 }
 
+/// As the command line has them, up to some hundred years.
+inline std::chrono::nanoseconds from_seconds(double seconds) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+      std::chrono::duration<double>(seconds));
+}
+
 /// A point on the steady clock at which a wait gives up. Every wait takes one.
 class Deadline {
  public:

@@ -1,6 +1,7 @@
 #include "base/process_limits.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -86,6 +87,18 @@ void forbid_core_dumps() {
   (void)::setrlimit(RLIMIT_CORE, &none);
   // A core_pattern that is a pipe asks for no limit.
   (void)::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
+bool is_locked_memory_limited() { return !may_lock_everything(); }
+
+std::string how_to_lock_memory() {
+  struct rlimit limit {};
+  const bool is_finite =
+      ::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  return fmt::format(
+      "{}lift it with ulimit -l unlimited, LimitMEMLOCK=infinity of systemd, --ulimit memlock=-1 "
+      "of podman and docker, or the capability IPC_LOCK, as in Kubernetes",
+      is_finite ? fmt::format("it is {} KiB: ", limit.rlim_cur / 1024) : std::string());
 }
 
 bool keep_out_of_swap() {

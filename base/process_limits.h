@@ -27,6 +27,12 @@ Status ensure_threads(std::size_t count, const std::string& what,
 /// user reads it.
 void forbid_core_dumps();
 
+/// Whether this process may lock some memory only: RLIMIT_MEMLOCK is finite, and it has no right to
+/// pass it.
+bool is_locked_memory_limited();
+/// How a user lifts the limit of locked memory, for a message that says who wants more than it.
+std::string how_to_lock_memory();
+
 /// Keeps what this process has touched, and will touch, out of swap, its shared and mapped memory
 /// included; a page that nobody touches is not taken. True where RLIMIT_MEMLOCK is unlimited or the
 /// process may pass it (CAP_IPC_LOCK). Elsewhere it does nothing and is false: under a finite limit

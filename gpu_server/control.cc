@@ -157,7 +157,7 @@ void Server::read_from(Client& client) {
 
 Status Server::check_hello(const Hello& hello) const {
   RETURN_IF_ERROR(device_status());
-  if (stopping_.load(std::memory_order_acquire)) {
+  if (draining_.load(std::memory_order_acquire) || stopping_.load(std::memory_order_acquire)) {
     return {StatusCode::kUnavailable, "it is shutting down"};
   }
   if (const std::size_t active = active_sessions(); active >= options_.max_clients)
@@ -433,6 +433,7 @@ bool Server::wait_for_work(Deadline deadline) {
 void Server::control_round() {
   const bool newcomers = wait_for_work(next_sign_);
   counters_->live().heartbeat_ns.store(now_ns(), std::memory_order_relaxed);
+  control_pulse_.beat();
   wake_.clear();  // before looking at what it may stand for
   // Before sessions are reaped: one that the device's end has ended is told of that.
   const Status device = check_device();
@@ -480,6 +481,7 @@ void Server::control_round() {
   }
   told_the_end_ |= stopping || !device.ok();
   reap();
+  if (draining_.load(std::memory_order_acquire) && session_count() == 0) drained_.set();
   if (stopping && session_count() == 0) all_ended_.store(true, std::memory_order_release);
 }
 

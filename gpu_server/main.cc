@@ -132,6 +132,12 @@ Result<ServedModel> serve_products(const ServerOptions& options, const DeviceCho
 /// Until a signal. `leader`: of several ranks, null without.
 Status serve(const ServerOptions& options, GroupLeader* leader, int signal_fd) {
   ASSIGN_OR_RETURN(const DeviceChoice choice, find_device(options, signal_fd));
+  if (choice.cuda_ordinal >= 0 && is_locked_memory_limited()) {
+    log_info(
+        "locked memory is limited here: where the system counts what the GPU's driver pins "
+        "against it, copies are slower; " +
+        how_to_lock_memory());
+  }
   // The endpoint first: to load a model and then find it taken would waste minutes.
   ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
   const auto give_back = [&] {

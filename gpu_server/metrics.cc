@@ -45,14 +45,23 @@ Result<Endpoint> parse_address(const std::string& address, bool beyond_loopback)
   return endpoint;
 }
 
+/// `good`, or why not.
+Page state_page(std::string path, std::string good, std::function<Status()> state) {
+  return {std::move(path), "text/plain", [good = std::move(good), state = std::move(state)] {
+            const Status now = state();
+            return now.ok() ? PageText{good} : PageText{now.message() + "\n", /*is_bad=*/true};
+          }};
+}
+
 }  // namespace
 
 Status check_metrics_address(const std::string& address, bool beyond_loopback) {
   return parse_address(address, beyond_loopback).status();
 }
 
-Result<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::start(
-    const std::string& address, bool beyond_loopback, std::function<CountersSnapshot()> collect) {
+Result<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::start(const std::string& address,
+                                                                bool beyond_loopback,
+                                                                ServerLook look) {
   ASSIGN_OR_RETURN(Endpoint endpoint, parse_address(address, beyond_loopback));
   auto listener = listen_tcp(endpoint, kBacklog);
   if (!listener.ok()) {
@@ -61,10 +70,14 @@ Result<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::start(
                   "--metrics {}: {}; give another port", address, listener.status().message());
   }
   ASSIGN_OR_RETURN(endpoint.port, bound_port(listener->get()));
-  Page page{"/metrics", "text/plain; version=0.0.4; charset=utf-8", [collect = std::move(collect)] {
-              return prometheus::TextSerializer().Serialize(metric_families(collect()));
-            }};
-  ASSIGN_OR_RETURN(auto server, PageServer::start(std::move(listener).value(), std::move(page)));
+  const auto show_counters = [counters = std::move(look.counters)] {
+    return PageText{prometheus::TextSerializer().Serialize(metric_families(counters()))};
+  };
+  std::vector<Page> pages;
+  pages.push_back({"/metrics", "text/plain; version=0.0.4; charset=utf-8", show_counters});
+  pages.push_back(state_page("/healthz", "ok\n", std::move(look.health)));
+  pages.push_back(state_page("/readyz", "ready\n", std::move(look.readiness)));
+  ASSIGN_OR_RETURN(auto server, PageServer::start(std::move(listener).value(), std::move(pages)));
   return std::unique_ptr<MetricsEndpoint>(new MetricsEndpoint(
       std::move(server), fmt::format("http://{}:{}/metrics", endpoint.host, endpoint.port)));
 }

@@ -25,16 +25,23 @@ Status check_metrics_address(const std::string& address, bool beyond_loopback);
 /// explained in docs/STATS.md.
 std::vector<prometheus::MetricFamily> metric_families(const CountersSnapshot& snapshot);
 
-/// Serves /metrics in the Prometheus text format, defined metric by metric in docs/STATS.md, from a
-/// thread of its own, which sleeps until somebody asks.
+/// What is asked of a server, each from the endpoint's thread.
+struct ServerLook {
+  // Sums over all sessions; while the model is loading the server has no device and no dtype.
+  std::function<CountersSnapshot()> counters;
+  // Not ok: why it is to be started again; why it takes no new session now.
+  std::function<Status()> health;
+  std::function<Status()> readiness;
+};
+
+/// Serves /metrics in the Prometheus text format, defined metric by metric in docs/STATS.md, and
+/// /healthz and /readyz, from a thread of its own, which sleeps until somebody asks.
 class MetricsEndpoint {
  public:
-  /// `collect` is called from the endpoint's thread, and gives sums over all sessions; while the
-  /// model is loading the server has no device and no dtype. kUsage as check_metrics_address();
-  /// kInUse, kResourceExhausted where the address cannot be listened at, or for want of a thread.
+  /// kUsage as check_metrics_address(); kInUse, kResourceExhausted where the address cannot be
+  /// listened at, or for want of a thread.
   static Result<std::unique_ptr<MetricsEndpoint>> start(const std::string& address,
-                                                        bool beyond_loopback,
-                                                        std::function<CountersSnapshot()> collect);
+                                                        bool beyond_loopback, ServerLook look);
   /// "http://127.0.0.1:9464/metrics", with the real port.
   const std::string& url() const { return url_; }
 

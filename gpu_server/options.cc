@@ -201,9 +201,11 @@ void declare(const CommandOptions& command, ServerOptions& options, PoolWords& p
       command.file("--key", options.key, "this server's own key (NAME.key), for a tcp endpoint");
   (void)key.needs(authorized);
   (void)authorized.needs(key);
+  declare_drain(command, options.drain_seconds,
+                "at SIGTERM, how long sessions are served on while no new one is taken (0)");
   command.text("--metrics", options.metrics,
-               "serve Prometheus metrics at http://HOST:PORT/metrics (as 127.0.0.1:9464; port 0: "
-               "any free one, named in the log)");
+               "serve Prometheus metrics at http://HOST:PORT/metrics, and /healthz and /readyz (as "
+               "127.0.0.1:9464; port 0: any free one, named in the log)");
   command.file("--stats-json", options.stats_json, "write the statistics to this file");
   command.real("--stats-interval", options.stats_interval_s, 0.001, 86400,
                "print the statistics every so many seconds");

@@ -66,7 +66,8 @@ struct ServerOptions {
   // Of a tcp endpoint: whom it lets in, and its own key; both or none.
   std::string authorized_keys;
   std::string key;
-  std::string metrics;  // HOST:PORT; empty: none
+  double drain_seconds = 0;  // that sessions have left once a signal asks for the end
+  std::string metrics;       // HOST:PORT; empty: none
   std::string stats_json;
   double stats_interval_s = 0;  // 0: none
 };

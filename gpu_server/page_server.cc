@@ -65,14 +65,14 @@ struct PageServer::Connection {
   std::size_t sent = 0;
 };
 
-PageServer::PageServer(UniqueFd listener, Page page)
-    : listener_(std::move(listener)), page_(std::move(page)), reserve_(open_reserve()) {}
+PageServer::PageServer(UniqueFd listener, std::vector<Page> pages)
+    : listener_(std::move(listener)), pages_(std::move(pages)), reserve_(open_reserve()) {}
 
-Result<std::unique_ptr<PageServer>> PageServer::start(UniqueFd listener, Page page) {
-  std::unique_ptr<PageServer> server(new PageServer(std::move(listener), std::move(page)));
+Result<std::unique_ptr<PageServer>> PageServer::start(UniqueFd listener, std::vector<Page> pages) {
+  std::unique_ptr<PageServer> server(new PageServer(std::move(listener), std::move(pages)));
   RETURN_IF_ERROR(server->wake_.check());
   ASSIGN_OR_RETURN(server->thread_,
-                   start_thread(server->page_.path, [self = server.get()] { self->serve(); }));
+                   start_thread("the pages", [self = server.get()] { self->serve(); }));
   return server;
 }
 
@@ -108,7 +108,7 @@ Status PageServer::serve_round() {
     timeout_ms = timeout_ms < 0 ? left_ms : std::min(timeout_ms, left_ms);
   }
   if (::poll(waiting.data(), waiting.size(), timeout_ms) < 0 && errno != EINTR)
-    return os_error("wait for clients of " + page_.path, errno);
+    return os_error("wait for clients of the pages", errno);
   std::size_t place = 2;
   std::erase_if(connections_, [&](Connection& each) {
     return waiting[place++].revents != 0 ? !advance(each) : each.deadline.expired();
@@ -211,15 +211,19 @@ std::string PageServer::answer(std::string_view received) {
       break;
   }
   const bool head_only = request.method == "HEAD";
-  if (request.path != page_.path) return refusal("404 Not Found", head_only);
+  const auto page = std::ranges::find(pages_, request.path, &Page::path);
+  if (page == pages_.end()) return refusal("404 Not Found", head_only);
   if (!head_only && request.method != "GET")
     return refusal("405 Method Not Allowed", false, "Allow: GET, HEAD\r\n");
-  std::string text;
+  PageText shown;
   const Status made = without_exceptions([&]() -> Status {
-    text = page_.text();
+    shown = page->show();
     return {};
   });
-  if (made.ok()) return response("200 OK", page_.content_type, text, head_only);
+  if (made.ok()) {
+    return response(shown.is_bad ? "503 Service Unavailable" : "200 OK", page->content_type,
+                    shown.text, head_only);
+  }
   failures_.log(LogLevel::kWarning, made.message());
   return refusal("500 Internal Server Error", head_only);
 }

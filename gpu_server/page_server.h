@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/deadline.h"
 #include "base/log_limiter.h"
@@ -17,15 +18,21 @@
 
 namespace airlock {
 
-/// The one page that there is.
+/// What a page shows now; with status 503 where it says that something is not as it should be.
+struct PageText {
+  std::string text;
+  bool is_bad = false;
+};
+
+/// One of the pages that there are.
 struct Page {
   std::string path;
   std::string content_type;
   // Called for each GET and HEAD, from the server's thread; what it throws is a 500.
-  std::function<std::string()> text;
+  std::function<PageText()> show;
 };
 
-/// Serves one page by HTTP/1, GET and HEAD, to anybody who reaches its socket, with one thread of
+/// Serves pages by HTTP/1, GET and HEAD, to anybody who reaches its socket, with one thread of
 /// its own. No client holds up another one: connections are waited for together, each has a second
 /// for its request and one for taking the answer, and where a new one comes while there are
 /// kMaxConnections one goes: the oldest that has its answer, else the oldest that has said nothing
@@ -37,7 +44,7 @@ class PageServer {
   static constexpr std::chrono::seconds kPatience{1};
 
   /// `listener` listens and does not block. kResourceExhausted: no descriptor or no thread.
-  static Result<std::unique_ptr<PageServer>> start(UniqueFd listener, Page page);
+  static Result<std::unique_ptr<PageServer>> start(UniqueFd listener, std::vector<Page> pages);
   /// Ends the thread; what is under way is dropped.
   ~PageServer();
   PageServer(const PageServer&) = delete;
@@ -47,7 +54,7 @@ class PageServer {
   struct Connection;
   using Connections = std::list<Connection>;
 
-  PageServer(UniqueFd listener, Page page);
+  PageServer(UniqueFd listener, std::vector<Page> pages);
   void serve();
   Status serve_round();
   void accept_clients();
@@ -58,7 +65,7 @@ class PageServer {
   bool write_answer(Connection& connection);
 
   const UniqueFd listener_;
-  const Page page_;
+  const std::vector<Page> pages_;
   WakeEvent wake_;
   std::atomic<bool> stopping_{false};
 

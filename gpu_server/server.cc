@@ -24,6 +24,10 @@ namespace airlock {
 namespace {
 
 constexpr std::chrono::seconds kShutdownGrace{5};  // for the ops under way
+// The control thread turns at least every kSignInterval.
+constexpr std::chrono::seconds kControlStall{5};
+constexpr std::chrono::hours kNever{24 * 365 * 100};
+constexpr std::chrono::seconds kLook{60};
 
 }  // namespace
 
@@ -44,6 +48,7 @@ Server::~Server() {
 Status Server::take_endpoint() {
   RETURN_IF_ERROR(wake_.check());
   RETURN_IF_ERROR(device_lost_.check());
+  RETURN_IF_ERROR(drained_.check());
   RETURN_IF_ERROR(parse_endpoint(endpoint_.text()).status());  // the default one's length
   const bool ipc = endpoint_.kind == Endpoint::Kind::kIpc;
   if (!options_.key.empty()) {
@@ -80,10 +85,23 @@ Status Server::take_endpoint() {
   const std::string shared = default_endpoint().directory();
   if (check_endpoint_directory(shared, IfMissing::kRefuse).ok()) sweep_tcp_counters_files(shared);
   if (!ring_on_) return {};
-  // For one session's two rings.
+  return check_room(ipc);
+}
+
+// For one session's two rings; what all that may be would take is worth a warning.
+Status Server::check_room(bool ipc) const {
   ASSIGN_OR_RETURN(const std::size_t segment_bytes, ring_segment_bytes(geometry_));
-  return ipc ? check_sealed_room(segment_bytes, 2, "--ring off")
-             : check_segment_room(segment_bytes, 2, "--ring off");
+  RETURN_IF_ERROR(ipc ? check_sealed_room(segment_bytes, 2, "--ring off")
+                      : check_segment_room(segment_bytes, 2, "--ring off"));
+  const std::size_t count = options_.max_clients;
+  const std::uint64_t need = 2 * std::uint64_t{segment_bytes} * count;
+  const auto memory = memory_available_bytes();
+  for (const std::string& advice :
+       {ipc ? std::string() : segment_room_advice(need, free_shm_bytes(), count),
+        sealed_room_advice(need, memory, count)}) {
+    if (!advice.empty()) log_warning(advice);
+  }
+  return {};
 }
 
 // Only addresses are taken, unless all of it is to be there at start.
@@ -264,10 +282,41 @@ Status Server::publish(Deadline end) {
                        stdout_has_no_reader() ? Status() : stdout_sink().refusal("stdout"));
 }
 
-Status Server::wait_for_signals(int signal_fd) {
+// Any thread, as readiness(). While the model is loading nobody has said how long that may take.
+Status Server::health() const {
+  const auto age = control_pulse_.age();
+  if (!is_serving_.load(std::memory_order_acquire) || age < kControlStall) return {};
+  return {StatusCode::kInternal, "the control thread has not moved for {:.1f} s",
+          std::chrono::duration<double>(age).count()};
+}
+
+Status Server::readiness() const {
+  RETURN_IF_ERROR(device_status());
+  const auto not_ready = [](const char* why) { return Status(StatusCode::kUnavailable, why); };
+  if (draining_.load(std::memory_order_acquire) || stopping_.load(std::memory_order_acquire))
+    return not_ready("shutting down");
+  if (!is_serving_.load(std::memory_order_acquire))
+    return not_ready("starting: the model is not loaded yet");
+  if (endpoint_lost_.load(std::memory_order_relaxed))
+    return not_ready("the endpoint was removed or replaced: no new client finds this server");
+  return {};
+}
+
+// Those that are served are served on; whoever else comes is refused.
+Status Server::drain(int signal_fd) {
+  draining_.store(true, std::memory_order_release);
+  if (options_.drain_seconds <= 0) return {};
+  wake_.set();
+  log_info(fmt::format("no new sessions from here on; those that there are have {} s to leave",
+                       options_.drain_seconds));
+  return wait_for_signals(signal_fd, Deadline::after(from_seconds(options_.drain_seconds)));
+}
+
+// Ok: a signal asked for the end, no session is left of those that were drained, or it is
+// `deadline`.
+Status Server::wait_for_signals(int signal_fd, Deadline deadline) {
   const bool periodic = options_.stats_interval_s > 0;
-  const auto interval =
-      std::chrono::nanoseconds(static_cast<std::int64_t>(options_.stats_interval_s * 1e9));
+  const auto interval = from_seconds(options_.stats_interval_s);
   Deadline next = Deadline::after(interval);
   // A file that cannot be written is no reason to leave the clients; at the end it is said with the
   // exit code. Nor may one that stands still keep a signal waiting.
@@ -276,17 +325,18 @@ Status Server::wait_for_signals(int signal_fd) {
     if (!status.ok()) log_warning(status.message());
   };
   for (;;) {
-    pollfd waiting[] = {{signal_fd, POLLIN, 0}, {device_lost_.fd(), POLLIN, 0}};
-    const auto left_ms =
-        std::chrono::duration_cast<std::chrono::milliseconds>(next.remaining()).count() + 1;
+    pollfd waiting[] = {
+        {signal_fd, POLLIN, 0}, {device_lost_.fd(), POLLIN, 0}, {drained_.fd(), POLLIN, 0}};
+    const auto left = deadline.slice(periodic ? next.remaining() : kLook).remaining();
     ::poll(waiting, std::size(waiting),
-           periodic ? static_cast<int>(std::min<std::int64_t>(left_ms, 60'000)) : 60'000);
+           static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(left).count()));
     signalfd_siginfo info{};
     if (::read(signal_fd, &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
       if (info.ssi_signo != SIGUSR1) return {};
       publish_now();
     }
     RETURN_IF_ERROR(device_status());
+    if (deadline.expired() || waiting[2].revents != 0) return {};
     if (periodic && next.expired()) {
       next = Deadline::after(interval);
       publish_now();
@@ -305,10 +355,12 @@ Status Server::run(ServedModel model, int signal_fd) {
                                          : "token ids and every activation of plain sessions"));
   ASSIGN_OR_RETURN(control_thread_,
                    start_thread("the control connections", [this] { control_loop(); }));
+  is_serving_.store(true, std::memory_order_release);
   stdout_sink().write("ready " + endpoint_.text() + "\n");
   // Nobody would know of a server that cannot say so.
   Status status = stdout_sink().refusal("stdout");
-  if (status.ok()) status = wait_for_signals(signal_fd);
+  if (status.ok()) status = wait_for_signals(signal_fd, Deadline::after(kNever));
+  if (status.ok()) status = drain(signal_fd);
   stop_control();
   if (status.ok()) status = device_status();  // lost while the last ops were under way
   release_endpoint();
@@ -329,9 +381,11 @@ Result<std::unique_ptr<Server>> Server::bind(const ServerOptions& options) {
   // One that was asked for: to load a model and then find no room for it would waste minutes.
   if (options.pool.mode == PoolMode::kShape) RETURN_IF_ERROR(server->open_pool());
   if (!options.metrics.empty()) {
-    const auto collect = [started = server.get()] { return started->metrics(); };
+    const ServerLook look{[started = server.get()] { return started->metrics(); },
+                          [started = server.get()] { return started->health(); },
+                          [started = server.get()] { return started->readiness(); }};
     ASSIGN_OR_RETURN(server->metrics_,
-                     MetricsEndpoint::start(options.metrics, options.insecure_tcp, collect));
+                     MetricsEndpoint::start(options.metrics, options.insecure_tcp, look));
     log_info("metrics at " + server->metrics_->url());
   }
   return server;

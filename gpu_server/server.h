@@ -12,6 +12,7 @@
 
 #include "base/log_limiter.h"
 #include "base/output_file.h"
+#include "base/pulse.h"
 #include "base/status.h"
 #include "base/wake_event.h"
 #include "gpu_server/metrics.h"
@@ -41,7 +42,8 @@ class Server {
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
-  /// Prints "ready ENDPOINT" and serves until SIGINT, SIGTERM or SIGHUP arrives on `signal_fd`.
+  /// Prints "ready ENDPOINT" and serves until SIGINT, SIGTERM or SIGHUP arrives on `signal_fd`;
+  /// then drains, until a second one comes at the latest.
   /// kDevice: the device failed for good; all sessions were ended and told why.
   Status run(ServedModel model, int signal_fd);
 
@@ -77,12 +79,16 @@ class Server {
 
   Server(const ServerOptions& options, Endpoint endpoint);
   Status take_endpoint();
+  Status check_room(bool ipc) const;
   Status open_pool();
   Status open_control();
   Status open_counters();
   void stop_control();
   void release_endpoint();
-  Status wait_for_signals(int signal_fd);
+  Status wait_for_signals(int signal_fd, Deadline deadline);
+  Status drain(int signal_fd);
+  Status health() const;
+  Status readiness() const;
   SideReport report() const;
   CountersSnapshot metrics() const;
   /// A statistics file that stands still is waited for until `end`.
@@ -135,7 +141,7 @@ class Server {
   std::unique_ptr<CountersFile> counters_;
   // The control thread's.
   bool counters_lost_ = false;
-  bool endpoint_lost_ = false;
+  std::atomic<bool> endpoint_lost_{false};  // read by the metrics' thread: the value alone counts
   bool told_the_end_ = false;
   Deadline next_sign_ = Deadline::now();
   Deadline next_look_ = Deadline::now();  // at the endpoint
@@ -148,8 +154,9 @@ class Server {
   LogLimiter limit_log_;
   // Before the sessions that use it.
   std::unique_ptr<ServedModel> model_;
-  // Ends the main thread's wait.
+  // Each ends the main thread's wait; drained_: no session is left while it drains.
   WakeEvent device_lost_;
+  WakeEvent drained_;
   // Guarded by mutex_; not ok: the device failed for good.
   Status device_status_;
   // Ends the control thread's wait: a session changed, or the server stops.
@@ -161,8 +168,13 @@ class Server {
   // Guarded by mutex_; oldest are merged into the first.
   std::deque<SessionReport> ended_;
   mutable std::mutex mutex_;
+  // Each is told to the control thread and read by the metrics': no new session is taken; all end.
+  std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<bool> all_ended_{false};
+  // The control thread runs.
+  std::atomic<bool> is_serving_{false};
+  Pulse control_pulse_;
   std::thread control_thread_;
   // Last: its threads read the rest.
   std::unique_ptr<MetricsEndpoint> metrics_;

@@ -4,11 +4,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdint>
 
 #include "base/available_memory.h"
-#include "base/file.h"
 #include "base/random.h"
 #include "shm/segment.h"
 
@@ -21,7 +19,24 @@ std::string size_text(std::uint64_t bytes) {
                           : fmt::format("{:.1f} MiB", count / (1 << 20));
 }
 
+std::string advice(std::string_view where, std::string_view how, std::uint64_t need,
+                   std::optional<std::uint64_t> have, std::size_t max_clients) {
+  if (!have || *have >= need) return {};
+  return fmt::format(
+      "the rings of {} sessions (--max-clients) take up to {} of {}, and {} are free: who finds no "
+      "room is refused. Give it more ({}), or a smaller --max-clients, fewer --ring-slots or "
+      "smaller --ring-slot-bytes",
+      max_clients, size_text(need), where, size_text(*have), how);
+}
+
 }  // namespace
+
+std::optional<std::uint64_t> free_shm_bytes() {
+  struct statvfs info {};
+  // No blocks: a tmpfs without a limit. Its files take memory like any.
+  if (::statvfs("/dev/shm", &info) != 0 || info.f_blocks == 0) return std::nullopt;
+  return std::uint64_t{info.f_bavail} * info.f_frsize;
+}
 
 Status check_segment_room(std::size_t segment_bytes, std::size_t count, std::string_view without) {
   std::uint64_t random = 0;
@@ -34,24 +49,17 @@ Status check_segment_room(std::size_t segment_bytes, std::size_t count, std::str
             "that this user may write to, or give {}",
             made.status().message(), without};
   }
-  struct statvfs info {};
-  if (::statvfs("/dev/shm", &info) != 0) {
-    return {StatusCode::kResourceExhausted,
-            "cannot look at /dev/shm: {}; mount a tmpfs there, or "
-            "give {}",
-            os_message(errno), without};
-  }
   const std::uint64_t need = std::uint64_t{segment_bytes} * count;
-  const std::uint64_t have = std::uint64_t{info.f_bavail} * info.f_frsize;
-  // No blocks: a tmpfs without a limit. Its files take memory like any.
-  if (info.f_blocks == 0 || have >= need) return check_sealed_room(segment_bytes, count, without);
+  const auto have = free_shm_bytes();
+  if (!have || *have >= need) return check_sealed_room(segment_bytes, count, without);
   return {StatusCode::kResourceExhausted,
           "/dev/shm has too little room for {} ring segments: it needs {}, free are {}; give fewer "
-          "--ring-slots, smaller --ring-slot-bytes or {}, or enlarge /dev/shm",
+          "--ring-slots, smaller --ring-slot-bytes or {}, or enlarge /dev/shm ({})",
           count,
           size_text(need),
-          size_text(have),
-          without};
+          size_text(*have),
+          without,
+          kHowToEnlargeShm};
 }
 
 Status check_sealed_room(std::size_t segment_bytes, std::size_t count, std::string_view without) {
@@ -67,6 +75,17 @@ Status check_sealed_room(std::size_t segment_bytes, std::size_t count, std::stri
       size_text(need),
       size_text(*have),
       without};
+}
+
+std::string segment_room_advice(std::uint64_t need, std::optional<std::uint64_t> have,
+                                std::size_t max_clients) {
+  return advice("/dev/shm", kHowToEnlargeShm, need, have, max_clients);
+}
+
+std::string sealed_room_advice(std::uint64_t need, std::optional<std::uint64_t> have,
+                               std::size_t max_clients) {
+  return advice("memory", "--memory of podman and docker, resources.limits.memory of Kubernetes",
+                need, have, max_clients);
 }
 
 }  // namespace airlock

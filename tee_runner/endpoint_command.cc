@@ -1,14 +1,37 @@
 #include <poll.h>
 
 #include <atomic>
+#include <mutex>
 #include <utility>
 
+#include "base/log.h"
+#include "base/sink.h"
 #include "base/wake_event.h"
 #include "tee_runner/serve/serve_command.h"
 #include "tee_runner/text_commands.h"
 #include "tee_runner/text_session.h"
 
 namespace airlock {
+namespace {
+
+/// Why the engine has given up; ok: it has not. Thread-safe.
+class Loss {
+ public:
+  void set(const Status& why) {
+    const std::lock_guard lock(mutex_);
+    why_ = why;
+  }
+  Status why() const {
+    const std::lock_guard lock(mutex_);
+    return why_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  Status why_;
+};
+
+}  // namespace
 
 Status run(const EndpointOptions& options, StatsReporter& reporter) {
   keep_words_private();
@@ -16,23 +39,44 @@ Status run(const EndpointOptions& options, StatsReporter& reporter) {
                                                  options.chat_template));
   WakeEvent end;
   RETURN_IF_ERROR(end.check());
-  EngineLimits limits{options.max_sequences, options.max_queue, /*reconnects=*/true};
-  limits.gave_up = [&end](const Status&) { end.set(); };
-  ASSIGN_OR_RETURN(const auto session, TextSession::start(options, reporter, limits));
-  // The first signal drains; a second one ends the program at once.
+  Loss loss;
+  std::unique_ptr<TextSession> session;
+  // While it starts a signal ends it at once, as nobody was answered; then the first one drains,
+  // and a second one ends the program as it is.
+  std::atomic<bool> is_started{false};
   std::atomic<bool> is_draining{false};
-  const InterruptGuard guard(reporter, [&end, &is_draining](int) {
+  const InterruptGuard guard(reporter, [&](int) {
+    if (!is_started) {
+      log_info("stopped while it was starting");
+      exit_at_once(0);
+    }
     if (is_draining.exchange(true)) return false;
     end.set();
     return true;
   });
-  const Status served = serve(options.serve, std::move(model), session->engine(), [&end] {
+  ServeWork work;
+  work.start = [&](const ServeWork::Say& say) -> Result<Engine*> {
+    EngineLimits limits{options.max_sequences, options.max_queue};
+    limits.server_patience = from_seconds(options.await_server_seconds);
+    limits.waits = say;
+    limits.gave_up = [&](const Status& why) {
+      loss.set(why);
+      end.set();
+    };
+    ASSIGN_OR_RETURN(session, TextSession::start(options, reporter, limits));
+    is_started = true;
+    return &session->engine();
+  };
+  work.await_end = [&]() -> Status {
     pollfd waiting{end.fd(), POLLIN, 0};
     while (::poll(&waiting, 1, -1) <= 0) {
     }
-  });
-  const Status health = session->engine().health();
-  return health.code() == StatusCode::kMismatch ? health : served;
+    return loss.why();
+  };
+  const Status served = serve(options.serve, std::move(model), work);
+  // A server that lied is said, also where it was asked to end; one that went then is no loss.
+  const Status lost = loss.why();
+  return lost.code() == StatusCode::kMismatch ? lost : served;
 }
 
 }  // namespace airlock

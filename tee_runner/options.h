@@ -144,6 +144,7 @@ struct EndpointOptions : TextOptions {
   ServeOptions serve;
   std::size_t max_sequences = 16;
   std::size_t max_queue = 64;
+  double await_server_seconds = 300;
 };
 
 using Command = std::variant<PrefillOptions, ReplayOptions, TokenizeOptions, GenerateOptions,

@@ -80,6 +80,7 @@ Status PrivateSession::start_pads(const ModelOptions& options, const ConnectOpti
     ConnectOptions asked = connect;
     asked.endpoint = privacy.dealer_endpoint;
     asked.security = options.dealer_security;
+    asked.pulse = nullptr;  // pads are made on another thread
     asked.privacy = Privacy::kDealer;
     auto dealer = ClientSession::connect(asked);
     if (!dealer.ok()) return dealer.status().with_context("the dealer");

@@ -23,11 +23,12 @@ namespace {
 
 constexpr std::chrono::milliseconds kReconnectPatience{300};
 
-LlamaOptions driver_options(const TextOptions& options, DType wire) {
+LlamaOptions driver_options(const TextOptions& options, DType wire, Pulse& pulse) {
   return {.wire = wire,
           .attention = Attention::kTee,
           .threads = options.threads,
-          .op_timeout = options.op_timeout};
+          .op_timeout = options.op_timeout,
+          .pulse = &pulse};
 }
 
 class LocalLlama final : public EngineModel {
@@ -116,8 +117,8 @@ Status LlamaSource::drive(Driven& driven, ModelFacts facts, const ConnectOptions
     pool = driven.hidden->pool();
   }
   ASSIGN_OR_RETURN(driven.driver, LlamaDriver::create(facts.config, std::move(facts.norms),
-                                                      driver_options(options_, wire), *shown,
-                                                      reporter_.tee(), std::move(pool)));
+                                                      driver_options(options_, wire, pulse_),
+                                                      *shown, reporter_.tee(), std::move(pool)));
   return {};
 }
 
@@ -174,6 +175,7 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_remote() {
     connect.dims = model_->config().dims;
   }
   connect.cancelled = &cancelled_;
+  connect.pulse = &pulse_;
   ask_for_privacy(options_.private_mode, connect);
   if (options_.dtype && !is_described_)
     log_warning("--dtype is for --backend local: the server's own type counts");

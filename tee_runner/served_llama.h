@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 
+#include "base/pulse.h"
 #include "base/status.h"
 #include "runtime/model/config.h"
 #include "runtime/model/model_source.h"
@@ -49,8 +50,11 @@ class LlamaSource {
   /// Errors as ClientSession::connect(), LlamaDriver::create() and CpuModel::create(). Without a
   /// model of one's own it may be another one each time.
   Result<std::unique_ptr<EngineModel>> make();
-  /// Ends a make() that waits for a server, from any thread, and each one after it.
+  /// Ends a make() that waits for a server, from any thread, and each one after it; and each wait
+  /// of what it gave (kCancelled).
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  /// Beats where its models wait or compute an op.
+  Pulse& pulse() { return pulse_; }
   /// After the first make().
   const LlamaConfig& config() const { return config_; }
 
@@ -72,6 +76,7 @@ class LlamaSource {
   LlamaConfig config_;
   bool is_described_ = false;
   std::atomic<bool> cancelled_{false};
+  Pulse pulse_;
 };
 
 }  // namespace airlock

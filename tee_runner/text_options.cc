@@ -12,6 +12,7 @@ namespace airlock {
 namespace {
 
 constexpr std::array kCacheTypes = {DType::kF32, DType::kBF16};
+constexpr double kMostAwaitSeconds = 86400;
 constexpr std::uint64_t kMaxCacheBytes = std::uint64_t{1} << 42;
 
 Status set_cache_bytes(const std::string& text, std::uint64_t& bytes) {
@@ -131,6 +132,9 @@ void declare(const CommandOptions& command, EndpointOptions& options) {
                  "answers under way at once (16)");
   command.number("--max-queue", options.max_queue, std::size_t{1}, std::size_t{4096},
                  "prompts that wait beside them; one more is answered 429 (64)");
+  command.real("--await-server-seconds", options.await_server_seconds, 0, kMostAwaitSeconds,
+               "how long a gpu_server that is not there, at the start or later, is waited for "
+               "(300)");
 }
 
 Status check(const GenerateOptions& options) {

@@ -1,6 +1,10 @@
 #include "tee_runner/text_session.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <span>
+#include <thread>
 #include <utility>
 
 #include "base/log.h"
@@ -9,6 +13,43 @@
 #include "tee_runner/private_session.h"
 
 namespace airlock {
+namespace {
+
+/// Beyond the longest that the engine's thread computes without an op: attention in the TEE, of one
+/// layer, of a piece of a prompt behind the longest context on few slow cores.
+constexpr std::chrono::seconds kStallAfter{120};
+constexpr std::chrono::milliseconds kPause{500};
+
+/// One whose first token was computed: what it stands on works.
+Result<std::unique_ptr<EngineModel>> make_tried(LlamaSource& source) {
+  ASSIGN_OR_RETURN(auto made, source.make());
+  const std::int32_t token = 0;
+  const Status tried = made->driver().prefill(std::span(&token, 1)).status();
+  RETURN_IF_ERROR(made->check());
+  RETURN_IF_ERROR(tried);
+  return made;
+}
+
+/// The first, waited for as `limits` say.
+Result<std::unique_ptr<EngineModel>> first_model(LlamaSource& source, const EngineLimits& limits) {
+  if (!limits.server_patience) return source.make();
+  const Deadline patience = Deadline::after(*limits.server_patience);
+  for (std::string said;;) {
+    auto made = make_tried(source);
+    const Status& why = made.status();
+    if (why.code() != StatusCode::kUnavailable || patience.expired()) return made;
+    if (why.message() != said) {
+      const std::chrono::duration<double> asked = *limits.server_patience;
+      log_info(fmt::format("the server is waited for, for {} s in all: {}", asked.count(),
+                           why.message()));
+      if (limits.waits) limits.waits(why);
+      said = why.message();
+    }
+    std::this_thread::sleep_for(patience.slice(kPause).remaining());
+  }
+}
+
+}  // namespace
 
 Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& options,
                                                         StatsReporter& reporter,
@@ -23,7 +64,7 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
   ASSIGN_OR_RETURN(auto model, open_model(options));
   made->source_ =
       std::make_unique<LlamaSource>(options, std::move(model), reporter, recording, prompt_tokens);
-  ASSIGN_OR_RETURN(auto first, made->source_->make());
+  ASSIGN_OR_RETURN(auto first, first_model(*made->source_, limits));
   const LlamaConfig& config = made->source_->config();
   BatchEngineOptions engine;
   engine.dims = config.dims;
@@ -35,8 +76,17 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
   engine.max_sequences = limits.max_sequences;
   engine.max_queue = limits.max_queue;
   engine.gave_up = limits.gave_up;
-  if (limits.reconnects)
+  engine.pulse = &made->source_->pulse();
+  engine.stall_after = kStallAfter;
+  const bool is_remote = options.backend == BackendChoice::kRemote;
+  // A product of this process takes what an op may.
+  if (!is_remote) engine.stall_after += options.op_timeout;
+  if (limits.reconnects) {
     engine.reconnect = [source = made->source_.get()] { return source->make(); };
+  } else if (limits.server_patience && is_remote) {
+    engine.reconnect = [source = made->source_.get()] { return make_tried(*source); };
+    engine.reconnect_for = limits.server_patience;
+  }
   reporter.add_config("cache_type", name_of(engine.cache_dtype));
   reporter.add_config("cache_bytes", std::to_string(engine.cache_bytes));
   ASSIGN_OR_RETURN(made->engine_,
@@ -48,9 +98,8 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
 void keep_words_private() {
   forbid_core_dumps();
   if (keep_out_of_swap()) return;
-  log_info(
-      "prompts and answers may come into swap, as locked memory is limited here: ulimit -l "
-      "unlimited, or CAP_IPC_LOCK, keeps them out");
+  log_info("prompts and answers may come into swap, as locked memory is limited here; " +
+           how_to_lock_memory());
 }
 
 GenerateRequest request_for(const TextOptions& options, const Prompt& prompt) {

@@ -91,9 +91,13 @@ class Pair:
 
     def start(self, program, *args, name=None, within=(), **streams):
         """`within`: a command that runs the program, as ("nohup",). `streams`: stdin, stdout or stderr, as subprocess takes them."""
-        name = f"{len(self.started)}-{name or program}"
         command = [*within, os.path.join(self.bin_dir, program), *map(str, args)]
-        process = Process(self.work, name, command, self.env, **streams)
+        return self.start_other(command, self.env, name or program, **streams)
+
+    def start_other(self, command, env, name=None, **streams):
+        """A program that is not ours."""
+        name = f"{len(self.started)}-{name or os.path.basename(command[0])}"
+        process = Process(self.work, name, command, env, **streams)
         self.started.append(process)
         return process
 

@@ -90,6 +90,11 @@ CommandOption declare_pool(const CommandOptions& command, PoolWish& wish) {
                         });
 }
 
+CommandOption declare_drain(const CommandOptions& command, double& seconds,
+                            const std::string& help) {
+  return command.real("--drain-seconds", seconds, 0, kMostDrainSeconds, help);
+}
+
 std::string protocol_suffix() {
   return fmt::format(", protocol {}.{}", kProtocolMajor, kProtocolMinor);
 }

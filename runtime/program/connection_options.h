@@ -36,6 +36,11 @@ void declare_inline_bytes(const CommandOptions& command, std::uint32_t& inline_b
 /// --pool of a runner: what it asks for, or nothing.
 CommandOption declare_pool(const CommandOptions& command, PoolWish& wish);
 
+inline constexpr double kMostDrainSeconds = 3600;
+/// --drain-seconds: how long what is under way may still take once a signal asks for the end.
+CommandOption declare_drain(const CommandOptions& command, double& seconds,
+                            const std::string& help);
+
 /// ", protocol 1.0": what --version says after the version.
 std::string protocol_suffix();
 

@@ -40,10 +40,14 @@ Status refused(const Endpoint& endpoint, const Refusal& refusal) {
   return {code, "the server at {} refused: {}", endpoint.text(), refusal.message};
 }
 
-Status check_wanted(const ConnectOptions& options) {
-  if (options.cancelled == nullptr || !options.cancelled->load(std::memory_order_relaxed))
-    return {};
+/// In each slice of a wait; as ConnectOptions has both.
+Status check_wanted(Pulse* pulse, const std::atomic<bool>* cancelled) {
+  if (pulse != nullptr) pulse->beat();
+  if (cancelled == nullptr || !cancelled->load(std::memory_order_relaxed)) return {};
   return {StatusCode::kCancelled, "nobody waits for the session any more"};
+}
+Status check_wanted(const ConnectOptions& options) {
+  return check_wanted(options.pulse, options.cancelled);
 }
 
 /// Int8 weights are there exactly where they were asked for.
@@ -111,6 +115,11 @@ Status ClientSession::check() const {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return server_gone();
+}
+
+Status ClientSession::ServerWatch::check() const {
+  RETURN_IF_ERROR(check_wanted(session_.pulse_, session_.cancelled_));
+  return session_.check();
 }
 
 // The next control message, before the control thread runs. kDeadlineExceeded: none came.
@@ -335,6 +344,8 @@ Result<std::unique_ptr<ClientSession>> ClientSession::connect(const ConnectOptio
   std::unique_ptr<ClientSession> session(new ClientSession());
   RETURN_IF_ERROR(session->wake_.check());
   session->security_ = options.security;
+  session->pulse_ = options.pulse;
+  session->cancelled_ = options.cancelled;
   const Deadline deadline = Deadline::after(options.longest_wait());
   for (;;) {
     bool answered = false;

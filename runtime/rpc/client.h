@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/deadline.h"
+#include "base/pulse.h"
 #include "base/status.h"
 #include "base/wake_event.h"
 #include "proto/handshake.h"
@@ -33,8 +34,12 @@ struct ConnectOptions {
   PoolWish pool;
   // What encrypts a tcp endpoint and knows the server's key; null: nothing does.
   std::shared_ptr<const StreamSecurity> security;
-  // Set from anywhere to end connect() (kCancelled); null: nobody does. Outlives it.
+  // Set from anywhere to end connect() and each wait of the session (kCancelled); null: nobody
+  // does. Outlives both.
   const std::atomic<bool>* cancelled = nullptr;
+  // Beats in each slice of a wait, of connect() and of the session's one thread; null: nobody looks
+  // whether that hangs. Outlives both.
+  Pulse* pulse = nullptr;
   // The program, for the server's log and statistics.
   std::string client = "tee_runner";
   // The longest time without a connection or a sign of life.
@@ -94,11 +99,11 @@ class ClientSession {
   void close();
 
  private:
-  /// What the channel asks: check().
+  /// What the channel asks in each slice of a wait: check(), and whether anybody still waits.
   class ServerWatch : public PeerWatch {
    public:
     explicit ServerWatch(const ClientSession& session) : session_(session) {}
-    Status check() const override { return session_.check(); }
+    Status check() const override;
 
    private:
     const ClientSession& session_;
@@ -117,6 +122,8 @@ class ClientSession {
   // First: sockets close before these.
   std::shared_ptr<const StreamSecurity> security_;
   PeerLife life_;
+  Pulse* pulse_ = nullptr;
+  const std::atomic<bool>* cancelled_ = nullptr;
   OpStatsTable op_stats_;
   // The control thread's, once that runs.
   std::optional<ControlConnection> control_;

@@ -72,9 +72,12 @@ struct BatchEngine::Sequence {
 BatchEngine::BatchEngine(BatchEngineOptions options, std::unique_ptr<EngineModel> model,
                          TextStats& stats, std::shared_ptr<CacheMemory> memory)
     : options_(std::move(options)),
+      pulse_(options_.pulse != nullptr ? *options_.pulse : own_pulse_),
       stats_(stats),
       memory_(std::move(memory)),
       model_(std::move(model)) {
+  figures_.max_active = options_.max_sequences;
+  figures_.max_queued = options_.max_queue;
   figures_.cache_limit_bytes = memory_->block_count() * memory_->block_bytes();
 }
 
@@ -154,11 +157,21 @@ Status BatchEngine::health() const {
   return stopping_ ? ended() : health_;
 }
 
+Status BatchEngine::liveness() const {
+  const auto age = pulse_.age();
+  if (age < options_.stall_after) return {};
+  return {StatusCode::kInternal, "the engine's thread has not moved for {:.1f} s",
+          std::chrono::duration<double>(age).count()};
+}
+
 EngineFigures BatchEngine::figures() const {
   EngineFigures figures;
   {
     const std::lock_guard lock(mutex_);
     figures = figures_;
+    const std::uint64_t now = now_ns();
+    for (const auto& waiting : queue_)
+      figures.oldest_wait_ns = std::max(figures.oldest_wait_ns, now - waiting->start_ns);
   }
   merge(figures.text, stats_);
   return figures;
@@ -215,6 +228,7 @@ void BatchEngine::work() {
 
 /// False: the engine ends.
 bool BatchEngine::await_work() {
+  pulse_.beat();
   std::unique_lock lock(mutex_);
   if (!stopping_ && active_.empty()) {
     const auto pause = model_ == nullptr ? options_.reconnect_pause : kIdleLook;
@@ -232,20 +246,35 @@ void BatchEngine::look_at_model() {
     if (!there.ok()) fail_all(there);
     return;
   }
-  if (!options_.reconnect || health().code() == StatusCode::kMismatch) return;
+  if (has_given_up_) return;
   auto again = options_.reconnect();
-  if (!again.ok()) {
-    const std::lock_guard lock(mutex_);
-    if (health_.message().ends_with(again.status().message())) return;
-    health_ =
-        Status(StatusCode::kUnavailable, "the server is not back: {}", again.status().message());
-    log_warning(health_.message());
-    return;
-  }
+  if (!again.ok()) return miss_model(again.status());
   model_ = std::move(again).value();
   const std::lock_guard lock(mutex_);
   health_ = {};
   log_info("the server is there again");
+}
+
+/// It was asked for once more, in vain.
+void BatchEngine::miss_model(const Status& why) {
+  if (reconnect_until_ && reconnect_until_->expired()) {
+    const std::chrono::duration<double> asked = *options_.reconnect_for;
+    return give_up(
+        {why.code(), "the server was not back within {} s: {}", asked.count(), why.message()});
+  }
+  const std::lock_guard lock(mutex_);
+  if (health_.message().ends_with(why.message())) return;
+  health_ = Status(StatusCode::kUnavailable, "the server is not back: {}", why.message());
+  log_warning(health_.message());
+}
+
+void BatchEngine::give_up(const Status& why) {
+  has_given_up_ = true;
+  {
+    const std::lock_guard lock(mutex_);
+    health_ = why;
+  }
+  if (options_.gave_up) options_.gave_up(why);
 }
 
 void BatchEngine::fail_all(const Status& why) {
@@ -269,7 +298,8 @@ void BatchEngine::fail_all(const Status& why) {
   for (const auto& sequence : waiting) finish(*sequence, FinishReason::kFailed, gone);
   active_.clear();
   show_figures();
-  if (is_final && options_.gave_up) options_.gave_up(gone);
+  if (options_.reconnect_for) reconnect_until_ = Deadline::after(*options_.reconnect_for);
+  if (is_final || !options_.reconnect) give_up(gone);
 }
 
 void BatchEngine::drop_cancelled() {
@@ -390,6 +420,7 @@ void BatchEngine::step() {
   // A failed check is what it is, also where who failed it has hung up.
   const bool is_lie = logits.status().code() == StatusCode::kMismatch;
   const Status why = there.ok() || is_lie ? logits.status() : there;
+  if (why.code() == StatusCode::kCancelled) return;  // whoever did that ends the engine next
   return is_of_the_step(why.code()) ? fail_step(why) : fail_all(why);
 }
 

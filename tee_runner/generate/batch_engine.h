@@ -8,11 +8,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <unordered_set>
 #include <vector>
 
 #include "base/log_limiter.h"
+#include "base/pulse.h"
 #include "base/status.h"
 #include "tee_runner/generate/engine.h"
 #include "tee_runner/generate/prefix_store.h"
@@ -46,9 +48,17 @@ struct BatchEngineOptions {
   // Gives a model again after one has gone; empty: the engine ends with its first.
   std::function<Result<std::unique_ptr<EngineModel>>()> reconnect;
   std::chrono::milliseconds reconnect_pause{500};
-  // Called on the engine's thread when it gives up for good: an answer of the model's failed its
-  // check (kMismatch), and no other one is asked for. May be empty.
+  // For how long one is asked for; nullopt: for ever.
+  std::optional<std::chrono::nanoseconds> reconnect_for;
+  // Called on the engine's thread when it gives up for good, with what health() says from then on:
+  // an answer of the model's failed its check (kMismatch), it has gone and no other one may be
+  // asked for, or none came within reconnect_for (the code of the last attempt). May be empty.
   std::function<void(const Status&)> gave_up;
+  // Beaten by the engine's thread, and by its models where they wait; null: one of its own.
+  // Outlives it.
+  Pulse* pulse = nullptr;
+  // liveness() fails after so long without a beat: beyond what its longest computation takes.
+  std::chrono::nanoseconds stall_after = std::chrono::seconds(120);
 };
 
 /// The engine: a thread of its own makes one pass after the other over all sequences under way.
@@ -69,6 +79,7 @@ class BatchEngine : public Engine {
   void cancel(GenerationId id) override;
   std::int64_t context_length() const override { return options_.context_length; }
   Status health() const override;
+  Status liveness() const override;
   EngineFigures figures() const override;
 
  private:
@@ -81,6 +92,8 @@ class BatchEngine : public Engine {
   void work();
   bool await_work();
   void look_at_model();
+  void miss_model(const Status& why);
+  void give_up(const Status& why);
   void admit();
   bool find_room(Sequence& sequence);
   bool promise(Sequence& sequence, std::size_t positions);
@@ -96,6 +109,8 @@ class BatchEngine : public Engine {
   void show_figures();
 
   const BatchEngineOptions options_;
+  Pulse own_pulse_;
+  Pulse& pulse_;
   TextStats& stats_;
   const std::shared_ptr<CacheMemory> memory_;
   // The engine thread's.
@@ -103,6 +118,8 @@ class BatchEngine : public Engine {
   Sequences active_;
   PrefixStore kept_;
   LogLimiter failures_;
+  std::optional<Deadline> reconnect_until_;  // while there is no model
+  bool has_given_up_ = false;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -88,7 +88,10 @@ using GenerationId = std::uint64_t;
 struct EngineFigures {
   std::size_t active = 0;
   std::size_t queued = 0;
-  std::size_t kept = 0;  // prefixes for a next turn
+  std::size_t max_active = 0;
+  std::size_t max_queued = 0;
+  std::uint64_t oldest_wait_ns = 0;  // of those that are queued, since submit()
+  std::size_t kept = 0;              // prefixes for a next turn
   std::uint64_t cache_used_bytes = 0;
   std::uint64_t cache_limit_bytes = 0;
   TextSnapshot text = {};
@@ -110,6 +113,9 @@ class Engine {
   virtual std::int64_t context_length() const = 0;
   /// Ok where prompts would be answered now; else why not: the server is away.
   virtual Status health() const = 0;
+  /// Ok while its thread moves, whatever health() is; else for how long it has not: it hangs, and
+  /// nothing but a new process helps.
+  virtual Status liveness() const = 0;
   virtual EngineFigures figures() const = 0;
 
   bool exceeds_context(std::size_t prompt_tokens) const {

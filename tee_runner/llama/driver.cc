@@ -318,6 +318,7 @@ void LlamaDriver::finish_attention(std::int64_t layer, Pass& pass, MutableTensor
 }
 
 Result<LlamaDriver::PendingOp> LlamaDriver::begin(const PlannedOp& op, int timeouts) {
+  if (options_.pulse != nullptr) options_.pulse->beat();
   return backend_.prepare(op.spec, Deadline::after(timeouts * options_.op_timeout));
 }
 

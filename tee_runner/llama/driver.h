@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 
+#include "base/pulse.h"
 #include "base/status.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
@@ -26,6 +27,7 @@ struct LlamaOptions {
   std::size_t threads = 1;        // of the TEE kernels, the caller's included
   std::int64_t max_score_bytes = kMaxScoreBytes;
   std::chrono::nanoseconds op_timeout = std::chrono::seconds(300);
+  Pulse* pulse = nullptr;  // beats with each op; null: nobody looks. Outlives the driver
 };
 
 /// One sequence's part of a pass over several: the tokens behind what its cache holds.

@@ -185,6 +185,7 @@ void Connection::on_head() {
   }
   if (admission_.route != Route::kCompletions && admission_.route != Route::kChat)
     return serve_get(admission_.route);
+  if (state_.draining) return refuse(api_error(Status(StatusCode::kUnavailable, "")), keep);
   const std::size_t wanted =
       length ? static_cast<std::size_t>(*length) : (has_body ? state_.settings.max_body_bytes : 0);
   if (wanted > state_.settings.max_body_bytes)
@@ -257,9 +258,9 @@ void Connection::release_body() { state_.bodies_bytes -= std::exchange(reserved_
 void Connection::serve_get(Route route) {
   switch (route) {
     case Route::kHealth:
-      return respond(200, "text/plain", "ok\n");
+      return serve_state(state_.engine.liveness(), "ok\n");
     case Route::kReady:
-      return serve_ready();
+      return serve_state(state_.readiness(), "ready\n");
     case Route::kPage:
       return respond(200, "text/html; charset=utf-8", std::string(serve_page().text),
                      KeepAlive::kIfAsked, serve_page().headers);
@@ -269,8 +270,7 @@ void Connection::serve_get(Route route) {
       return respond(
           200, "text/plain; version=0.0.4; charset=utf-8",
           state_.metrics.text({state_.connections.size(), static_cast<std::size_t>(answers),
-                               !state_.draining && state_.engine.health().ok(),
-                               state_.engine.figures()}));
+                               state_.readiness().ok(), state_.leaving, state_.engine.figures()}));
     }
     case Route::kModels:
       return respond(200, "application/json", models_json(*state_.model));
@@ -286,11 +286,9 @@ void Connection::serve_get(Route route) {
   }
 }
 
-void Connection::serve_ready() {
-  const Status health =
-      state_.draining ? Status(StatusCode::kUnavailable, "shutting down") : state_.engine.health();
-  if (health.ok()) return respond(200, "text/plain", "ready\n");
-  respond(503, "text/plain", health.message() + "\n", KeepAlive::kIfAsked, "Retry-After: 1\r\n");
+void Connection::serve_state(const Status& state, std::string_view good) {
+  if (state.ok()) return respond(200, "text/plain", std::string(good));
+  respond(503, "text/plain", state.message() + "\n", KeepAlive::kIfAsked, "Retry-After: 1\r\n");
 }
 
 void Connection::on_prepared(Prepared prepared) {
@@ -394,6 +392,8 @@ void Connection::drop_answer() {
   }
   answer_.reset();
 }
+
+bool Connection::is_owed() const { return stage_ >= Stage::kPreparing && stage_ < Stage::kClosed; }
 
 Connection::Worth Connection::worth() const {
   if (stage_ == Stage::kIdle || stage_ == Stage::kFarewell) return Worth::kNone;

@@ -49,9 +49,15 @@ struct ServeState {
   std::set<std::shared_ptr<Connection>> connections;
   std::size_t bodies_bytes = 0;
   std::uint64_t random_state = 0;
-  // No new request is heard.
+  // The end was asked for: /readyz says so, and no connection outlives its request.
+  bool leaving = false;
+  // No new request is answered.
   bool draining = false;
 
+  /// What /readyz says.
+  Status readiness() const {
+    return leaving ? Status(StatusCode::kUnavailable, "shutting down") : engine.health();
+  }
   /// For ids of responses, and for seeds that nobody asked for.
   std::uint64_t random() { return mix(random_state += 0x9e3779b97f4a7c15U); }
 };
@@ -78,6 +84,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// Of worth().
   std::uint64_t since_ns() const { return stage_since_ns_; }
   bool is_answering() const { return mailbox_ != nullptr; }
+  /// A response is made or goes out: an end waits for it.
+  bool is_owed() const;
   /// Ends it, or where an answer is under way says so after that.
   void drain();
   /// The answer that is under way ends now; the client is told.
@@ -124,7 +132,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // Answering.
   void serve_get(Route route);
-  void serve_ready();
+  void serve_state(const Status& state, std::string_view good);
   void on_prepared(Prepared prepared);
   std::optional<ApiError> submit(const Prompt& prompt);
   void on_mail();

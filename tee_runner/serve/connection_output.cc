@@ -27,7 +27,7 @@ std::string_view reason_of(int status) {
 
 std::string Connection::response_head(int status, std::string_view type, std::string_view framing,
                                       std::string_view more_headers) {
-  if (state_.draining) keep_alive_ = false;
+  if (state_.leaving) keep_alive_ = false;
   return fmt::format(
       "HTTP/1.1 {} {}\r\nContent-Type: {}\r\n{}{}Cache-Control: no-store\r\n"
       "X-Content-Type-Options: nosniff\r\nConnection: {}\r\n\r\n",
@@ -55,6 +55,8 @@ void Connection::refuse(const ApiError& error, KeepAlive keep_alive,
 
 void Connection::note_request() {
   state_.metrics.count_request(admission_.route, status_);
+  // Who looks again and again fills no log.
+  if (admission_.route == Route::kHealth || admission_.route == Route::kReady) return;
   const http::verb verb = parser_ ? parser_->get().method() : http::verb::unknown;
   const auto name = http::to_string(verb);
   const std::string_view method =

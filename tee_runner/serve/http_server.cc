@@ -64,7 +64,7 @@ struct HttpServer::Impl {
   /// On the network's thread, and waits for it.
   template <typename Body>
   void on_network(const Body& body);
-  bool wait_until_empty(Deadline deadline);
+  bool wait_until_told(Deadline deadline);
   void stop();
 
   ServeState state;
@@ -208,11 +208,15 @@ void HttpServer::Impl::on_network(const Body& body) {
   done.wait(lock, [&] { return is_done; });
 }
 
-bool HttpServer::Impl::wait_until_empty(Deadline deadline) {
+/// Nobody is owed a response any more; who asks how the server is may come and go meanwhile.
+bool HttpServer::Impl::wait_until_told(Deadline deadline) {
   for (;;) {
-    bool empty = false;
-    on_network([&] { empty = state.connections.empty(); });
-    if (empty || deadline.expired()) return empty;
+    bool all_told = false;
+    on_network([&] {
+      all_told =
+          std::ranges::none_of(state.connections, [](const auto& each) { return each->is_owed(); });
+    });
+    if (all_told || deadline.expired()) return all_told;
     std::this_thread::sleep_for(
         std::min<std::chrono::nanoseconds>(deadline.remaining(), std::chrono::milliseconds(20)));
   }
@@ -247,18 +251,20 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpSettings& settin
 
 HttpServer::~HttpServer() { impl_->stop(); }
 
+void HttpServer::leave() {
+  impl_->on_network([&] { impl_->state.leaving = true; });
+}
+
 bool HttpServer::drain(Deadline deadline) {
   impl_->on_network([&] {
-    impl_->state.draining = true;
-    boost::system::error_code ignored;
-    impl_->acceptor.close(ignored);
+    impl_->state.leaving = impl_->state.draining = true;
     for (const auto& each : impl_->clients()) each->drain();
   });
-  if (impl_->wait_until_empty(deadline)) return true;
+  if (impl_->wait_until_told(deadline)) return true;
   impl_->on_network([&] {
     for (const auto& each : impl_->clients()) each->cancel_answer();
   });
-  impl_->wait_until_empty(Deadline::after(kLastWords));
+  impl_->wait_until_told(Deadline::after(kLastWords));
   return false;
 }
 

@@ -28,9 +28,13 @@ class HttpServer {
 
   /// "https://127.0.0.1:8000", with the real port.
   const std::string& url() const { return url_; }
-  /// Takes no connection and no request any more, and waits until the answers that are under way
-  /// have reached their clients. Those that have not by `deadline` are cancelled, and their clients
-  /// told. Whether all had ended by themselves.
+  /// From here on /readyz is 503, and each response the last of its connection; requests are
+  /// answered still.
+  void leave();
+  /// leave(); and prompts are refused (503), while /readyz, /healthz and /metrics are answered to
+  /// the end. Waits until the answers that are under way have reached their clients. Those that
+  /// have not by `deadline` are cancelled, and their clients told. Whether all had ended by
+  /// themselves.
   bool drain(Deadline deadline);
 
  private:

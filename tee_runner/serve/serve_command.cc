@@ -1,14 +1,16 @@
 #include "tee_runner/serve/serve_command.h"
 
+#include <fmt/format.h>
 #include <signal.h>
 
-#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "base/log.h"
 #include "base/process_limits.h"
 #include "runtime/program/program.h"
 #include "tee_runner/serve/http_server.h"
+#include "tee_runner/serve/late_engine.h"
 
 namespace airlock {
 namespace {
@@ -28,20 +30,34 @@ void say_who_may_ask(const HttpSettings& settings) {
 
 }  // namespace
 
-Status serve(const ServeOptions& options, std::shared_ptr<const ServedModel> model, Engine& engine,
-             const std::function<void()>& await_end) {
+Status serve(const ServeOptions& options, std::shared_ptr<const ServedModel> model,
+             const ServeWork& work) {
   ASSIGN_OR_RETURN(const HttpSettings settings, http_settings(options));
   RETURN_IF_ERROR(ensure_descriptors(settings.max_connections + kOwnDescriptors));
+  LateEngine engine;
+  // Before what may take minutes: an address that is taken is found at once, and whoever asks for
+  // /readyz hears how far it is.
   ASSIGN_OR_RETURN(const auto server, HttpServer::start(settings, std::move(model), engine));
   say_who_may_ask(settings);
+  log_info("starting: /readyz at " + server->url() + " is 503 until the first op was done");
   // A reader that is gone is no reason to end: clients know the address.
   ::signal(SIGPIPE, SIG_IGN);
+  ASSIGN_OR_RETURN(Engine* const made,
+                   work.start([&engine](const Status& why) { engine.say(why); }));
+  engine.set(*made);
   RETURN_IF_ERROR(print("ready " + server->url() + "\n"));
-  await_end();
+  const Status end = work.await_end();
+  const Deadline drained = Deadline::after(from_seconds(options.drain_seconds));
+  server->leave();
+  if (end.ok() && options.notice_seconds > 0) {
+    log_info(
+        fmt::format("/readyz is 503; requests are answered for {} s more", options.notice_seconds));
+    std::this_thread::sleep_for(from_seconds(options.notice_seconds));
+  }
   log_info("no new requests from here on");
-  if (!server->drain(Deadline::after(std::chrono::milliseconds(options.drain_ms))))
-    log_warning("answers under way took longer than --drain-ms and were cancelled");
-  return {};
+  if (!server->drain(drained))
+    log_warning("answers under way took longer than --drain-seconds and were cancelled");
+  return end;
 }
 
 }  // namespace airlock

@@ -10,10 +10,20 @@
 
 namespace airlock {
 
-/// `tee_runner serve` once there are a model and an engine: listens, prints "ready URL" on stdout,
-/// and answers until `await_end` returns; then drains. Ok then, also where answers had to be
-/// cancelled.
-Status serve(const ServeOptions& options, std::shared_ptr<const ServedModel> model, Engine& engine,
-             const std::function<void()>& await_end);
+/// What `serve` answers with, and until when. Called once each, in this order, on its thread.
+struct ServeWork {
+  /// Loads, connects and tries, and gives an engine that outlives the call of serve(). Meanwhile
+  /// /readyz is 503, with what was `said` last.
+  using Say = std::function<void(const Status& why)>;
+  std::function<Result<Engine*>(const Say& say)> start;
+  /// Waits for the end: ok where one was asked for, else why there is nothing left to answer with.
+  std::function<Status()> await_end;
+};
+
+/// `tee_runner serve` with its conversations' model (tokenizer and template): listens from the
+/// start on, prints "ready URL" on stdout once there is an engine, and answers until the end is
+/// there; then drains. Ok then, also where answers had to be cancelled; else what `work` said.
+Status serve(const ServeOptions& options, std::shared_ptr<const ServedModel> model,
+             const ServeWork& work);
 
 }  // namespace airlock

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <limits>
 
@@ -49,8 +50,24 @@ void append_itl(std::string& text, const HistogramSnapshot& times) {
 void append_engine(std::string& text, const EngineFigures& engine) {
   append_one(text, "airlock_serve_sequences", "gauge", "Answers under way in the engine.",
              engine.active);
+  append_one(text, "airlock_serve_sequences_limit", "gauge", "Of them at most (--max-sequences).",
+             engine.max_active);
+  append_one(text, "airlock_serve_free_sequences", "gauge", "What is left of that.",
+             engine.max_active - std::min(engine.max_active, engine.active));
   append_one(text, "airlock_serve_queued", "gauge", "Prompts that wait for their turn.",
              engine.queued);
+  append_one(text, "airlock_serve_queue_limit", "gauge", "Of them at most (--max-queue).",
+             engine.max_queued);
+  append_head(text, "airlock_serve_oldest_wait_seconds", "gauge",
+              "How long the oldest of them has waited; 0 without one.");
+  text += fmt::format("airlock_serve_oldest_wait_seconds {}\n",
+                      static_cast<double>(engine.oldest_wait_ns) / 1e9);
+  append_one(text, "airlock_serve_engine_prompt_tokens_total", "counter",
+             "Tokens of prompts whose turn came, those of answers under way included.",
+             engine.text.prompt_tokens);
+  append_one(text, "airlock_serve_engine_generated_tokens_total", "counter",
+             "Tokens as they are chosen, those of answers under way included.",
+             engine.text.generated_tokens);
   append_one(text, "airlock_serve_kept_prefixes", "gauge",
              "Answers whose keys and values are kept for a next turn.", engine.kept);
   append_one(text, "airlock_serve_cache_bytes", "gauge", "Keys and values, those kept included.",
@@ -109,6 +126,8 @@ std::string ServeMetrics::text(const Now& now) const {
              now.answers);
   append_one(text, "airlock_serve_ready", "gauge", "1 where prompts would be answered now.",
              now.ready ? 1 : 0);
+  append_one(text, "airlock_serve_draining", "gauge", "1 once a signal has asked for the end.",
+             now.leaving ? 1 : 0);
   append_one(text, "airlock_serve_prompt_tokens_total", "counter", "Tokens of prompts.",
              tokens_.prompt_tokens);
   append_one(text, "airlock_serve_cached_prompt_tokens_total", "counter",

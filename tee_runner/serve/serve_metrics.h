@@ -56,6 +56,7 @@ class ServeMetrics {
     std::size_t connections = 0;
     std::size_t answers = 0;
     bool ready = false;
+    bool leaving = false;
     EngineFigures engine = {};
   };
   /// In Prometheus' text format.

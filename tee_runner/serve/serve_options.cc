@@ -3,15 +3,14 @@
 #include <arpa/inet.h>
 
 #include <charconv>
-#include <limits>
 
+#include "runtime/program/connection_options.h"
 #include "runtime/rpc/endpoint.h"
 
 namespace airlock {
 namespace {
 
 constexpr std::size_t kMostConnections = 4096;
-constexpr std::int64_t kMostDrainMs = 3'600'000;
 
 struct Address {
   // Numeric, without brackets.
@@ -69,11 +68,18 @@ void declare_serve(const CommandOptions& command, ServeOptions& options) {
                "file of the keys that may ask, one a line: KEY or NAME KEY; mode 0600");
   command.number("--max-connections", options.max_connections, std::size_t{1}, kMostConnections,
                  "clients at once (256)");
-  command.number("--drain-ms", options.drain_ms, std::int64_t{0}, kMostDrainMs,
-                 "at SIGTERM, how long answers under way may still take (30000)");
+  declare_drain(command, options.drain_seconds,
+                "at SIGTERM, how long answers under way may still take (30)");
+  command.real("--notice-seconds", options.notice_seconds, 0, kMostDrainSeconds,
+               "of these, how long new requests are still answered, while /readyz is 503 for a "
+               "balancer to see (0)");
 }
 
 Status check(const ServeOptions& options) {
+  if (options.notice_seconds > options.drain_seconds) {
+    return {StatusCode::kUsage, "--notice-seconds {} is more than the {} of --drain-seconds",
+            options.notice_seconds, options.drain_seconds};
+  }
   ASSIGN_OR_RETURN(const Address address, parse_address(options.listen));
   if (address.is_loopback || has_tls(options)) return {};
   return {StatusCode::kUsage,

@@ -19,7 +19,10 @@ struct ServeOptions {
   bool tls_self_signed = false;
   std::string api_keys;
   std::size_t max_connections = HttpSettings().max_connections;
-  std::int64_t drain_ms = 30'000;
+  // After the end was asked for: until answers under way are cancelled; of these, in which new
+  // requests are answered still.
+  double drain_seconds = 30;
+  double notice_seconds = 0;
 };
 
 void declare_serve(const CommandOptions& command, ServeOptions& options);

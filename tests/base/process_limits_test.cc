@@ -138,6 +138,16 @@ TEST_F(Swap, is_left_alone_under_a_limit) {
   }));
 }
 
+TEST(LockedMemory, limit_is_said_with_what_lifts_it) {
+  EXPECT_TRUE(holds_in_a_child([] {
+    limit(RLIMIT_MEMLOCK, 1 << 20, 1 << 20);
+    const std::string text = how_to_lock_memory();
+    const auto says = [&](const char* word) { return text.find(word) != std::string::npos; };
+    return says("it is 1024 KiB") && says("ulimit -l unlimited") && says("LimitMEMLOCK=") &&
+           says("--ulimit memlock=-1") && says("IPC_LOCK");
+  }));
+}
+
 TEST_F(Swap, is_kept_from_by_an_unlimited_limit_without_any_right) {
   EXPECT_TRUE(holds_in_a_child([] {
     limit(RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);

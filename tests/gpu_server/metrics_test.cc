@@ -6,6 +6,8 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -15,25 +17,6 @@ namespace airlock::testing {
 namespace {
 
 using ::testing::HasSubstr;
-
-/// What one GET of `url` gives, header and body.
-std::string get(const std::string& url, const std::string& path) {
-  const std::string rest = url.substr(std::string("http://127.0.0.1:").size());
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(static_cast<std::uint16_t>(std::stoi(rest)));
-  const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  const std::string request = "GET " + path + " HTTP/1.0\r\n\r\n";
-  EXPECT_EQ(::write(fd.get(), request.data(), request.size()),
-            static_cast<ssize_t>(request.size()));
-  std::string answer;
-  char piece[4096];
-  for (ssize_t got = 0; (got = ::read(fd.get(), piece, sizeof(piece))) > 0;)
-    answer.append(piece, static_cast<std::size_t>(got));
-  return answer;
-}
 
 CountersSnapshot counted() {
   CountersSnapshot snapshot;
@@ -53,6 +36,13 @@ CountersSnapshot counted() {
                                             {500'000'000, 2'000'000'000, 250'000'000}}};
   snapshot.server.host.device = "a \"device\"";
   return snapshot;
+}
+
+Result<std::unique_ptr<MetricsEndpoint>> start(const std::string& address,
+                                               std::function<CountersSnapshot()> counters) {
+  return MetricsEndpoint::start(address, false,
+                                {std::move(counters), [] { return Status(); },
+                                 [] { return Status(StatusCode::kUnavailable, "not yet"); }});
 }
 
 TEST(Metrics, address_is_numeric_host_and_port) {
@@ -75,29 +65,38 @@ TEST(Metrics, stay_on_loopback_unless_told_otherwise) {
 
 TEST(Metrics, are_served_nowhere_but_at_metrics) {
   std::atomic<int> collected{0};
-  auto endpoint = MetricsEndpoint::start("127.0.0.1:0", false, [&] {
+  auto endpoint = start("127.0.0.1:0", [&] {
     ++collected;
     return counted();
   });
   ASSERT_TRUE(endpoint.ok()) << endpoint.status().to_string();
   const std::string url = (*endpoint)->url();
   EXPECT_THAT(url, ::testing::MatchesRegex("http://127.0.0.1:[1-9][0-9]*/metrics"));
-  const std::string answer = get(url, "/metrics");
+  const std::string answer = http_get(url, "/metrics");
   EXPECT_THAT(answer, HasSubstr("200 OK"));
   EXPECT_THAT(answer,
               HasSubstr("airlock_transport_bytes_total{path=\"ring\",direction=\"sent\"} 3000\n"));
   EXPECT_THAT(answer, HasSubstr("device=\"a \\\"device\\\"\""));
   EXPECT_EQ(collected.load(), 1);
   for (const char* path : {"/", "/etc/passwd", "/other"})
-    EXPECT_EQ(get(url, path).find("airlock_"), std::string::npos) << path;
+    EXPECT_EQ(http_get(url, path).find("airlock_"), std::string::npos) << path;
+}
+
+TEST(Metrics, health_and_readiness_stand_beside_them) {
+  auto endpoint = start("127.0.0.1:0", counted);
+  ASSERT_TRUE(endpoint.ok());
+  EXPECT_THAT(http_get((*endpoint)->url(), "/healthz"), HasSubstr("200 OK"));
+  const std::string answer = http_get((*endpoint)->url(), "/readyz");
+  EXPECT_THAT(answer, HasSubstr("503 Service Unavailable"));
+  EXPECT_THAT(answer, HasSubstr("\r\n\r\nnot yet\n"));
 }
 
 TEST(Metrics, a_port_in_use_is_said) {
-  auto first = MetricsEndpoint::start("127.0.0.1:0", false, counted);
+  auto first = start("127.0.0.1:0", counted);
   ASSERT_TRUE(first.ok());
   std::string address = (*first)->url().substr(7);
   address.resize(address.find('/'));
-  const auto second = MetricsEndpoint::start(address, false, counted);
+  const auto second = start(address, counted);
   EXPECT_EQ(second.status().code(), StatusCode::kInUse);
   EXPECT_THAT(second.status().message(), HasSubstr(address));
 }

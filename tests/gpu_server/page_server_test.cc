@@ -39,13 +39,20 @@ class PageServerTest : public ::testing::Test {
     ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address_), bytes), 0);
     ASSERT_EQ(::listen(listener.get(), 64), 0);
     ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address_), &bytes), 0);
-    auto server = PageServer::start(std::move(listener), {"/page", "text/plain", [this] {
-                                                            const std::lock_guard lock(mutex_);
-                                                            if (fails_) throw std::bad_alloc();
-                                                            return text_;
-                                                          }});
+    auto server = PageServer::start(std::move(listener), pages());
     ASSERT_TRUE(server.ok()) << server.status().to_string();
     server_ = std::move(server).value();
+  }
+
+  std::vector<Page> pages() {
+    const auto page = [this] {
+      const std::lock_guard lock(mutex_);
+      if (fails_) throw std::bad_alloc();
+      return PageText{text_};
+    };
+    return {{"/page", "text/plain", page}, {"/state", "text/plain", [] {
+                                              return PageText{"it is bad\n", true};
+                                            }}};
   }
 
   UniqueFd connect() const {
@@ -97,6 +104,12 @@ TEST_F(PageServerTest, answers_get_and_head) {
   EXPECT_EQ(ask("HEAD /page HTTP/1.1\r\nHost: a\r\n\r\n"), head);
   EXPECT_EQ(ask("GET /page?name=x HTTP/1.0\n\n"), head + text_);
   EXPECT_EQ(ask("\r\nGET http://host:1/page HTTP/1.1\r\n\r\n"), head + text_);
+}
+
+TEST_F(PageServerTest, a_page_may_say_that_something_is_bad) {
+  const std::string answer = ask("GET /state HTTP/1.1\r\n\r\n");
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 503 Service Unavailable\r\n"));
+  EXPECT_THAT(answer, EndsWith("\r\n\r\nit is bad\n"));
 }
 
 TEST_F(PageServerTest, refuses_what_it_does_not_have) {

@@ -37,6 +37,24 @@ inline std::string free_tcp_endpoint() {
   return "tcp://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
 }
 
+/// What one GET gives, header and body; `url` is one of a MetricsEndpoint.
+inline std::string http_get(const std::string& url, const std::string& path) {
+  const std::string rest = url.substr(std::string("http://127.0.0.1:").size());
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<std::uint16_t>(std::stoi(rest)));
+  const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  CHECK(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
+  const std::string request = "GET " + path + " HTTP/1.0\r\n\r\n";
+  CHECK(::write(fd.get(), request.data(), request.size()) == static_cast<ssize_t>(request.size()));
+  std::string answer;
+  char piece[4096];
+  for (ssize_t got = 0; (got = ::read(fd.get(), piece, sizeof(piece))) > 0;)
+    answer.append(piece, static_cast<std::size_t>(got));
+  return answer;
+}
+
 /// A gpu_server in a thread, told to stop as by SIGTERM.
 class RunningServer {
  public:

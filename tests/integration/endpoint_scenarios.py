@@ -213,6 +213,27 @@ def read_only_dev_shm_is_said_at_start(pair):
     return None
 
 
+def small_dev_shm_is_said_at_start(pair):
+    """Room for one session and not for all is a warning, none for one the end."""
+    if not can_mount():
+        return "no mount namespace can be made"
+
+    def within(size):
+        return (*UNSHARED, f'mount -t tmpfs -o size={size} none /dev/shm; exec "$@"', "sh")
+    rings = ("--ring", "on", "--ring-slots", 8, "--ring-slot-bytes", "1M")
+    server = pair.server(*rings, endpoint="tcp://127.0.0.1:0", within=within("40M"))
+    said = server.stderr()
+    for words in ("8 sessions (--max-clients)", "MiB of /dev/shm", "40.0 MiB are free", "--shm-size", "emptyDir", "remount,size="):
+        assert words in said, (words, said)
+    pair.stop(server)
+    server = pair.server(*rings, "--max-clients", 2, endpoint="tcp://127.0.0.1:0", within=within("40M"))
+    assert "/dev/shm" not in server.stderr(), server.stderr()
+    pair.stop(server)
+    refused = second_server(pair, "tcp://127.0.0.1:0", *rings, within=within("10M")).expect_exit(5)
+    assert "too little room for 2 ring segments" in refused.stderr() and "--shm-size" in refused.stderr(), refused.stderr()
+    return None
+
+
 SCENARIOS = (
     endpoint_is_held_though_a_cleaner_removes_files,
     cleaner_of_temporary_files_leaves_a_live_servers_directory,
@@ -226,4 +247,5 @@ SCENARIOS = (
     hangup_ends_both_in_order,
     hangup_under_nohup_is_ignored,
     read_only_dev_shm_is_said_at_start,
+    small_dev_shm_is_said_at_start,
 )

@@ -43,5 +43,19 @@ TEST(SegmentRoom, lacks_for_more_than_any_machine_has) {
   EXPECT_LE(file_count(), before);
 }
 
+TEST(RoomForAll, is_advised_on_where_it_lacks) {
+  constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+  EXPECT_EQ(segment_room_advice(64 * kMiB, 64 * kMiB, 8), "");
+  EXPECT_EQ(segment_room_advice(64 * kMiB, std::nullopt, 8), "");
+  EXPECT_EQ(sealed_room_advice(64 * kMiB, 65 * kMiB, 8), "");
+  const std::string shm = segment_room_advice(1280 * kMiB, 64 * kMiB, 8);
+  for (const char* word : {"8 sessions (--max-clients)", "up to 1.2 GiB of /dev/shm",
+                           "64.0 MiB are free", "--shm-size", "sizeLimit", "remount,size="})
+    EXPECT_NE(shm.find(word), std::string::npos) << shm;
+  const std::string memory = sealed_room_advice(1280 * kMiB, 64 * kMiB, 8);
+  for (const char* word : {"up to 1.2 GiB of memory", "64.0 MiB are free", "limits.memory"})
+    EXPECT_NE(memory.find(word), std::string::npos) << memory;
+}
+
 }  // namespace
 }  // namespace airlock

@@ -1,173 +1,16 @@
 // Many answers at once, over a driver whose products are exact.
 
-#include "tee_runner/generate/batch_engine.h"
-
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstring>
-#include <functional>
-#include <future>
-#include <limits>
-#include <new>
-#include <random>
-#include <thread>
 #include <vector>
 
-#include "tests/tee_runner/naive_backend.h"
+#include "tests/tee_runner/generate/batch_engine_rig.h"
 
-namespace airlock {
+namespace airlock::testing {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr std::int64_t kVocab = 50;
-constexpr std::chrono::seconds kPatience{60};
-
-LlamaConfig tiny_config() {
-  LlamaConfig config;
-  config.dims = {32, 48, 2, 4, 2, 10, kVocab};
-  config.rms_norm_eps = 1e-5;
-  config.max_position_embeddings = 400;
-  return config;
-}
-
-Tensor copy_of(const Tensor& tensor) {
-  Tensor copy(tensor.desc());
-  std::memcpy(copy.mutable_view().data, tensor.view().data, tensor.desc().bytes());
-  return copy;
-}
-
-/// What all models of a test have in common; the test changes it while an engine runs.
-struct World {
-  RandomModel model{tiny_config()};
-  std::atomic<bool> is_there{true};
-  std::atomic<bool> fails{false};  // each product, of itself
-  std::atomic<bool> gives_nan{false};
-  std::atomic<bool> lies{false};  // lm_head fails its check, and the server hangs up
-  std::atomic<bool> throws{false};
-  std::atomic<int> passes{0};
-  std::atomic<int> made{0};
-};
-
-class TinyModel final : public EngineModel {
- public:
-  explicit TinyModel(World& world) : world_(world), backend_(world.model) {
-    backend_.tamper = [&world](Op op, std::vector<double>& values) {
-      if (op == Op::kEmbedding) ++world.passes;
-      if (op == Op::kEmbedding && world.lies) world.is_there = false;
-      if (op == Op::kLmHead && world.throws) throw std::bad_alloc();
-      if (op == Op::kLmHead && world.gives_nan)
-        values[3] = std::numeric_limits<double>::quiet_NaN();
-    };
-    LlamaOptions options;
-    options.attention = Attention::kTee;
-    driver_ = LlamaDriver::create(world.model.config, copy_of(world.model.norms), options, backend_,
-                                  stats_)
-                  .value();
-    ++world.made;
-  }
-  LlamaDriver& driver() override { return *driver_; }
-  Status check() override {
-    backend_.fail_op = world_.fails || world_.lies ? Op::kLmHead : Op::kPing;
-    if (world_.lies) backend_.failure = {StatusCode::kMismatch, "an answer failed its check"};
-    return world_.is_there ? Status() : Status(StatusCode::kUnavailable, "it was killed");
-  }
-
- private:
-  World& world_;
-  NaiveBackend backend_;
-  TeeStatsTable stats_;
-  std::unique_ptr<LlamaDriver> driver_;
-};
-
-/// An answer as it comes.
-class Answer final : public TokenSink {
- public:
-  explicit Answer(std::size_t enough = 1000000) : enough_(enough) {}
-  bool on_token(const GeneratedToken& token) override {
-    const std::lock_guard lock(mutex_);
-    ids_.push_back(token.id);
-    tops_.push_back(token.top);
-    changed_.notify_all();
-    return ids_.size() < enough_;
-  }
-  void on_finish(const Finish& finish) override {
-    const std::lock_guard lock(mutex_);
-    EXPECT_FALSE(finish_.has_value());
-    finish_ = finish;
-    changed_.notify_all();
-  }
-  Finish end() {
-    std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, kPatience, [this] { return finish_.has_value(); }));
-    return finish_.value_or(Finish{});
-  }
-  void await_tokens(std::size_t count) {
-    std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, kPatience, [&] { return ids_.size() >= count; }));
-  }
-  std::vector<std::int32_t> ids() {
-    const std::lock_guard lock(mutex_);
-    return ids_;
-  }
-  std::size_t top_count(std::size_t index) { return tops_[index].size(); }
-
- private:
-  const std::size_t enough_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<std::int32_t> ids_;
-  std::vector<std::vector<TokenLogProbability>> tops_;
-  std::optional<Finish> finish_;
-};
-
-std::vector<std::int32_t> prompt_of(std::size_t count, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<std::int32_t> tokens(count);
-  for (std::int32_t& token : tokens) token = static_cast<std::int32_t>(random() % kVocab);
-  return tokens;
-}
-
-class BatchEngineTest : public ::testing::Test {
- protected:
-  BatchEngineOptions options() const {
-    BatchEngineOptions options;
-    options.dims = world_.model.config.dims;
-    options.context_length = 400;
-    options.cache_bytes = std::uint64_t{64} << 20;
-    options.rows_beside = 5;
-    options.reconnect_pause = std::chrono::milliseconds(1);
-    return options;
-  }
-  std::unique_ptr<BatchEngine> start(BatchEngineOptions options) {
-    return BatchEngine::create(std::move(options), std::make_unique<TinyModel>(world_), stats_)
-        .value();
-  }
-  static GenerateRequest request_of(std::vector<std::int32_t> prompt, std::int64_t max_tokens) {
-    GenerateRequest request;
-    request.prompt = std::move(prompt);
-    request.max_tokens = max_tokens;
-    return request;
-  }
-  /// One that is answered alone, by a prefill for each token.
-  std::vector<std::int32_t> greedy(std::vector<std::int32_t> tokens, std::size_t count) {
-    TinyModel model(world_);
-    std::vector<std::int32_t> answer;
-    while (answer.size() < count) {
-      const Tensor logits = model.driver().prefill(tokens).value();
-      const auto row = logits.as<float>();
-      answer.push_back(static_cast<std::int32_t>(std::ranges::max_element(row) - row.begin()));
-      tokens.push_back(answer.back());
-    }
-    return answer;
-  }
-
-  World world_;
-  TextStats stats_;
-};
 
 TEST_F(BatchEngineTest, answers_as_if_each_token_had_its_own_prefill) {
   const auto engine = start(options());
@@ -322,7 +165,11 @@ TEST_F(BatchEngineTest, a_full_queue_refuses) {
   ASSERT_TRUE(id.ok() && engine->submit(request_of({3}, 2), also).ok());
   EXPECT_EQ(engine->submit(request_of({4}, 2), waits).status().code(),
             StatusCode::kResourceExhausted);
-  EXPECT_EQ(engine->figures().active, 1u);
+  const EngineFigures figures = engine->figures();
+  EXPECT_EQ(figures.active, 1u);
+  EXPECT_EQ(figures.max_active, 1u);
+  EXPECT_EQ(figures.max_queued, 2u);
+  EXPECT_GT(figures.oldest_wait_ns, 0u);
   engine->cancel(*id);
   EXPECT_EQ(waits->end().reason, FinishReason::kCancelled);
   EXPECT_EQ(first->end().reason, FinishReason::kLength);
@@ -429,21 +276,6 @@ TEST_F(BatchEngineTest, a_pass_that_throws_ends_its_answers_and_not_the_engine) 
   EXPECT_EQ(next->ids(), greedy({1}, 4));
 }
 
-TEST_F(BatchEngineTest, why_a_server_is_not_back_is_said) {
-  auto lasting = options();
-  lasting.reconnect = []() -> Result<std::unique_ptr<EngineModel>> {
-    return Status(StatusCode::kMismatch, "it has another model");
-  };
-  const auto engine = start(lasting);
-  world_.is_there = false;
-  const Deadline give_up = Deadline::after(kPatience);
-  while (engine->health().message().find("another model") == std::string::npos &&
-         !give_up.expired())
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  EXPECT_THAT(engine->health().message(), HasSubstr("it has another model"));
-  EXPECT_EQ(engine->health().code(), StatusCode::kUnavailable);
-}
-
 TEST_F(BatchEngineTest, a_prompt_that_waits_leaves_others_what_they_kept) {
   auto small = options();
   small.cache_bytes = 6 * std::uint64_t{43008};
@@ -467,66 +299,6 @@ TEST_F(BatchEngineTest, a_prompt_that_waits_leaves_others_what_they_kept) {
   EXPECT_EQ(next->ids(), first->ids());
 }
 
-TEST_F(BatchEngineTest, a_server_that_goes_is_told_and_comes_back_by_itself) {
-  auto lasting = options();
-  lasting.max_sequences = 1;
-  lasting.reconnect = [this]() -> Result<std::unique_ptr<EngineModel>> {
-    if (!world_.is_there) return Status(StatusCode::kUnavailable, "no server");
-    return std::unique_ptr<EngineModel>(std::make_unique<TinyModel>(world_));
-  };
-  const auto engine = start(lasting);
-  const auto answer = std::make_shared<Answer>();
-  const auto waits = std::make_shared<Answer>();
-  ASSERT_TRUE(engine->submit(request_of({1}, 390), answer).ok());
-  ASSERT_TRUE(engine->submit(request_of({2}, 390), waits).ok());
-  answer->await_tokens(1);
-  world_.is_there = false;
-  for (const auto& each : {answer, waits}) {
-    const Finish end = each->end();
-    EXPECT_EQ(end.reason, FinishReason::kFailed);
-    EXPECT_EQ(end.status.code(), StatusCode::kUnavailable);
-    EXPECT_THAT(end.status.message(), HasSubstr("it was killed"));
-  }
-  EXPECT_EQ(engine->health().code(), StatusCode::kUnavailable);
-  EXPECT_EQ(engine->submit(request_of({1}, 4), answer).status().code(), StatusCode::kUnavailable);
-  world_.is_there = true;
-  const Deadline give_up = Deadline::after(kPatience);
-  while (!engine->health().ok() && !give_up.expired())
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  const auto again = std::make_shared<Answer>();
-  ASSERT_TRUE(engine->submit(request_of({1}, 4), again).ok());
-  EXPECT_EQ(again->end().reason, FinishReason::kLength);
-  EXPECT_EQ(again->ids(), greedy({1}, 4));
-}
-
-TEST_F(BatchEngineTest, who_lies_is_asked_no_more_also_where_it_hangs_up) {
-  BatchEngineOptions lasting = options();
-  lasting.reconnect = [this]() -> Result<std::unique_ptr<EngineModel>> {
-    world_.is_there = true;
-    return std::unique_ptr<EngineModel>(std::make_unique<TinyModel>(world_));
-  };
-  std::promise<Status> gave_up;
-  lasting.gave_up = [&gave_up](const Status& why) { gave_up.set_value(why); };
-  const auto engine = start(lasting);
-  const auto before = std::make_shared<Answer>();
-  ASSERT_TRUE(engine->submit(request_of({1}, 2), before).ok());
-  EXPECT_EQ(before->end().reason, FinishReason::kLength);
-  const int made = world_.made;
-  world_.lies = true;
-  const auto answer = std::make_shared<Answer>();
-  ASSERT_TRUE(engine->submit(request_of({1}, 4), answer).ok());
-  const Finish end = answer->end();
-  EXPECT_EQ(end.reason, FinishReason::kFailed);
-  EXPECT_EQ(end.status.code(), StatusCode::kMismatch);
-  EXPECT_TRUE(answer->ids().empty());
-  auto told = gave_up.get_future();
-  ASSERT_EQ(told.wait_for(kPatience), std::future_status::ready);
-  EXPECT_EQ(told.get().code(), StatusCode::kMismatch);
-  EXPECT_EQ(engine->health().code(), StatusCode::kMismatch);
-  EXPECT_EQ(engine->submit(request_of({1}, 4), answer).status().code(), StatusCode::kMismatch);
-  EXPECT_EQ(world_.made, made) << "it was asked for again";
-}
-
 TEST_F(BatchEngineTest, an_engine_that_ends_tells_everybody) {
   const auto answer = std::make_shared<Answer>();
   const auto waits = std::make_shared<Answer>();
@@ -543,4 +315,4 @@ TEST_F(BatchEngineTest, an_engine_that_ends_tells_everybody) {
 }
 
 }  // namespace
-}  // namespace airlock
+}  // namespace airlock::testing

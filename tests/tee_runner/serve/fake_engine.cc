@@ -8,6 +8,7 @@ namespace airlock {
 namespace {
 
 constexpr std::chrono::seconds kWatchdog{60};
+constexpr std::chrono::milliseconds kTurn{10};
 
 }  // namespace
 
@@ -47,6 +48,11 @@ void FakeEngine::cancel(GenerationId id) {
 Status FakeEngine::health() const {
   const std::lock_guard lock(mutex_);
   return health_;
+}
+
+Status FakeEngine::liveness() const {
+  if (pulse_.age() < options_.stall_after) return {};
+  return {StatusCode::kInternal, "the thread has not moved"};
 }
 
 void FakeEngine::let(std::size_t steps) {
@@ -124,9 +130,13 @@ void FakeEngine::run() {
       }
       return false;
     };
-    changed_.wait(lock, [&] {
+    const auto has_work = [&] {
       return stopping_ || (!running_.empty() && (!options_.gated || steps_ > 0 || any_cancelled()));
-    });
+    };
+    do {
+      while (frozen_) std::this_thread::sleep_for(kTurn);
+      pulse_.beat();
+    } while (!changed_.wait_for(lock, kTurn, has_work));
     if (stopping_) break;
     const bool gives = !options_.gated || steps_ > 0;
     if (options_.gated && gives) --steps_;
@@ -148,7 +158,15 @@ void FakeEngine::run() {
 }
 
 EngineFigures FakeEngine::figures() const {
-  EngineFigures figures{3, 2, 1, 4096, 8192};
+  EngineFigures figures{.active = 3,
+                        .queued = 2,
+                        .max_active = 16,
+                        .max_queued = 64,
+                        .oldest_wait_ns = 1'500'000'000,
+                        .kept = 1,
+                        .cache_used_bytes = 4096,
+                        .cache_limit_bytes = 8192};
+  figures.text.generated_tokens = 77;
   figures.text.itl_ns.record(20'000'000);
   figures.text.itl_ns.record(20'000'000);
   return figures;

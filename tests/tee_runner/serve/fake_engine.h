@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -10,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/pulse.h"
 #include "tee_runner/generate/engine.h"
 
 namespace airlock {
@@ -28,6 +30,8 @@ class FakeEngine : public Engine {
     bool gated = false;
     // Between two steps.
     std::chrono::milliseconds pause{0};
+    // Without a turn of its thread, until liveness() says so.
+    std::chrono::milliseconds stall_after{60'000};
   };
   explicit FakeEngine(Options options) : options_(options), thread_([this] { run(); }) {}
   FakeEngine() : FakeEngine(Options()) {}
@@ -37,6 +41,7 @@ class FakeEngine : public Engine {
   void cancel(GenerationId id) override;
   std::int64_t context_length() const override { return options_.context; }
   Status health() const override;
+  Status liveness() const override;
   EngineFigures figures() const override;
 
   /// So many more steps, of each of which every answer gets a token.
@@ -44,6 +49,8 @@ class FakeEngine : public Engine {
   void set_health(Status status);
   /// The next answers end with this failure instead of a token.
   void set_failure(Status status);
+  /// Its thread stands still, and goes on.
+  void set_frozen(bool frozen) { frozen_ = frozen; }
   /// What was submitted last.
   GenerateRequest last_request() const;
   std::size_t cancelled_count() const;
@@ -77,6 +84,8 @@ class FakeEngine : public Engine {
   std::size_t ended_ = 0;
   GenerationId next_id_ = 1;
   bool stopping_ = false;
+  std::atomic<bool> frozen_{false};
+  Pulse pulse_;
   std::thread thread_;
 };
 

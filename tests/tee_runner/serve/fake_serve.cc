@@ -39,10 +39,14 @@ Status run(const Options& options) {
   // No faster than a browser reads: one that lags is given up.
   if (options.endless) engine_options.pause = std::chrono::milliseconds(2);
   FakeEngine engine(engine_options);
-  return serve(options, model, engine, [&signals] {
+  ServeWork work;
+  work.start = [&engine](const ServeWork::Say&) -> Result<Engine*> { return &engine; };
+  work.await_end = [&signals]() -> Status {
     while (!signalled(signals.get(), Deadline::after(std::chrono::hours(1)))) {
     }
-  });
+    return {};
+  };
+  return serve(options, model, work);
 }
 
 }  // namespace

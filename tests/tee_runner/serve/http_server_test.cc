@@ -205,6 +205,26 @@ TEST(HttpServer, engine_that_is_away_is_503_and_not_ready) {
   EXPECT_EQ(client.receive().status, 503);
 }
 
+TEST(HttpServer, engine_that_hangs_is_not_healthy) {
+  FakeEngine::Options options;
+  options.stall_after = std::chrono::milliseconds(200);
+  Rig rig(options);
+  HttpClient client = rig.client();
+  const auto health_becomes = [&client](int wanted) {
+    const Deadline patience = Deadline::after(std::chrono::seconds(60));
+    for (;;) {
+      client.get("/healthz");
+      const HttpResponse response = client.receive();
+      if (response.status == wanted || patience.expired()) return response.body;
+    }
+  };
+  EXPECT_EQ(health_becomes(200), "ok\n");
+  rig.engine.set_frozen(true);
+  EXPECT_EQ(health_becomes(503), "the thread has not moved\n");
+  rig.engine.set_frozen(false);
+  EXPECT_EQ(health_becomes(200), "ok\n");
+}
+
 TEST(HttpServer, failure_before_the_first_token_is_a_status_and_none_of_its_words) {
   Rig rig;
   rig.engine.set_failure(Status(StatusCode::kInternal, "secret words"));
@@ -282,6 +302,63 @@ TEST(HttpServer, drain_lets_answers_finish_and_takes_no_new_ones) {
   EXPECT_TRUE(all_ended);
 }
 
+TEST(HttpServer, one_that_leaves_answers_and_is_not_ready) {
+  Rig rig;
+  HttpClient client = rig.client();
+  HttpClient idle = rig.client();
+  idle.get("/readyz");
+  EXPECT_EQ(idle.receive().status, 200);
+  rig.server->leave();
+  client.get("/readyz");
+  const HttpResponse ready = client.receive();
+  EXPECT_EQ(ready.status, 503);
+  EXPECT_EQ(ready.body, "shutting down\n");
+  EXPECT_THAT(ready.head, HasSubstr("Connection: close"));
+  // On a connection that was there, and on a new one.
+  HttpClient other = rig.client();
+  for (HttpClient* const each : {&idle, &other}) {
+    each->post("/v1/completions", R"({"model":"tiny","prompt":"abc"})");
+    const HttpResponse response = each->receive();
+    EXPECT_EQ(response.json()["choices"][0]["text"], "abc");
+    EXPECT_THAT(response.head, HasSubstr("Connection: close"));
+  }
+}
+
+TEST(HttpServer, who_asks_how_a_draining_server_is_hears_it) {
+  FakeEngine::Options options;
+  options.gated = true;
+  Rig rig(options);
+  HttpClient client = rig.client();
+  client.post(kChatPath, chat_body("a"));
+  rig.engine.wait_for_answers(1);
+  bool all_ended = false;
+  std::thread drain([&] { all_ended = rig.server->drain(Deadline::after(std::chrono::hours(1))); });
+  HttpClient silent = rig.client();  // holds nothing up
+  const Deadline patience = Deadline::after(std::chrono::seconds(60));
+  for (int status = 200; status != 503 && !patience.expired();) {
+    HttpClient look = rig.client();
+    look.get("/readyz");
+    status = look.receive().status;
+  }
+  const auto status_of = [&rig](std::string_view path) {
+    HttpClient look = rig.client();
+    look.get(path);
+    return look.receive().status;
+  };
+  EXPECT_EQ(status_of("/readyz"), 503);
+  EXPECT_EQ(status_of("/healthz"), 200);
+  EXPECT_EQ(status_of("/metrics"), 200);
+  HttpClient late = rig.client();
+  late.post(kChatPath, chat_body("b"));
+  EXPECT_EQ(late.receive().status, 503);
+  rig.engine.let(100);
+  EXPECT_EQ(client.receive().status, 200);
+  client.leave();
+  late.leave();
+  drain.join();
+  EXPECT_TRUE(all_ended);
+}
+
 TEST(HttpServer, drain_refuses_what_has_not_come_whole) {
   Rig rig;
   HttpClient client = rig.client();
@@ -347,6 +424,14 @@ TEST(HttpServer, models_page_and_metrics_are_there) {
       metrics,
       HasSubstr("airlock_serve_requests_total{path=\"/v1/chat/completions\",status=\"200\"} 1\n"));
   EXPECT_THAT(metrics, Not(HasSubstr("sesame")));
+  for (const char* line :
+       {"airlock_serve_ready 1", "airlock_serve_draining 0", "airlock_serve_sequences_limit 16",
+        "airlock_serve_free_sequences 13", "airlock_serve_queue_limit 64",
+        "airlock_serve_oldest_wait_seconds 1.5", "airlock_serve_engine_generated_tokens_total 77"})
+    EXPECT_THAT(metrics, HasSubstr("\n" + std::string(line) + "\n"));
+  rig.server->leave();
+  client.get("/metrics");
+  EXPECT_THAT(client.receive().body, HasSubstr("\nairlock_serve_draining 1\n"));
 }
 
 }  // namespace

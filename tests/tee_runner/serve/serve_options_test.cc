@@ -49,6 +49,14 @@ TEST(ServeOptions, address_is_numeric_with_a_port) {
     EXPECT_EQ(code_of({"--listen", address, "--tls-self-signed"}), StatusCode::kUsage) << address;
 }
 
+TEST(ServeOptions, notice_is_a_part_of_the_drain) {
+  EXPECT_EQ(code_of({"--drain-seconds", "2.5", "--notice-seconds", "2.5"}), StatusCode::kOk);
+  EXPECT_EQ(code_of({"--drain-seconds", "2", "--notice-seconds", "2.5"}), StatusCode::kUsage);
+  EXPECT_EQ(code_of({"--notice-seconds", "31"}), StatusCode::kUsage);
+  for (const char* bad : {"-1", "3601", "x", "", "1e9", "nan"})
+    EXPECT_EQ(code_of({"--drain-seconds", bad}), StatusCode::kUsage) << bad;
+}
+
 TEST(ServeOptions, certificate_and_key_come_together_or_are_made) {
   EXPECT_EQ(code_of({"--tls-cert", "a"}), StatusCode::kUsage);
   EXPECT_EQ(code_of({"--tls-key", "a"}), StatusCode::kUsage);

@@ -1,0 +1,148 @@
+// An engine whose model goes, comes back or lies, and one that hangs.
+
+#include <gmock/gmock.h>
+
+#include <future>
+#include <thread>
+
+#include "tests/tee_runner/generate/batch_engine_rig.h"
+
+namespace airlock::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST_F(BatchEngineTest, why_a_server_is_not_back_is_said) {
+  auto lasting = options();
+  lasting.reconnect = []() -> Result<std::unique_ptr<EngineModel>> {
+    return Status(StatusCode::kMismatch, "it has another model");
+  };
+  const auto engine = start(lasting);
+  world_.is_there = false;
+  const Deadline give_up = Deadline::after(kPatience);
+  while (engine->health().message().find("another model") == std::string::npos &&
+         !give_up.expired())
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_THAT(engine->health().message(), HasSubstr("it has another model"));
+  EXPECT_EQ(engine->health().code(), StatusCode::kUnavailable);
+}
+
+TEST_F(BatchEngineTest, a_server_that_goes_is_told_and_comes_back_by_itself) {
+  auto lasting = options();
+  lasting.max_sequences = 1;
+  lasting.reconnect = [this]() -> Result<std::unique_ptr<EngineModel>> {
+    if (!world_.is_there) return Status(StatusCode::kUnavailable, "no server");
+    return std::unique_ptr<EngineModel>(std::make_unique<TinyModel>(world_));
+  };
+  const auto engine = start(lasting);
+  const auto answer = std::make_shared<Answer>();
+  const auto waits = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request_of({1}, 390), answer).ok());
+  ASSERT_TRUE(engine->submit(request_of({2}, 390), waits).ok());
+  answer->await_tokens(1);
+  world_.is_there = false;
+  for (const auto& each : {answer, waits}) {
+    const Finish end = each->end();
+    EXPECT_EQ(end.reason, FinishReason::kFailed);
+    EXPECT_EQ(end.status.code(), StatusCode::kUnavailable);
+    EXPECT_THAT(end.status.message(), HasSubstr("it was killed"));
+  }
+  EXPECT_EQ(engine->health().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(engine->submit(request_of({1}, 4), answer).status().code(), StatusCode::kUnavailable);
+  world_.is_there = true;
+  const Deadline give_up = Deadline::after(kPatience);
+  while (!engine->health().ok() && !give_up.expired())
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const auto again = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request_of({1}, 4), again).ok());
+  EXPECT_EQ(again->end().reason, FinishReason::kLength);
+  EXPECT_EQ(again->ids(), greedy({1}, 4));
+}
+
+TEST_F(BatchEngineTest, a_server_that_is_not_back_in_time_is_given_up) {
+  auto lasting = options();
+  lasting.reconnect = []() -> Result<std::unique_ptr<EngineModel>> {
+    return Status(StatusCode::kResourceExhausted, "server full");
+  };
+  lasting.reconnect_for = std::chrono::milliseconds(50);
+  std::promise<Status> gave_up;
+  lasting.gave_up = [&gave_up](const Status& why) { gave_up.set_value(why); };
+  const auto engine = start(lasting);
+  world_.is_there = false;
+  auto given_up = gave_up.get_future();
+  ASSERT_EQ(given_up.wait_for(kPatience), std::future_status::ready);
+  const Status why = given_up.get();
+  EXPECT_EQ(why.code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(why.message(), HasSubstr("not back within 0.05 s: server full"));
+  EXPECT_EQ(engine->health().message(), why.message());
+  EXPECT_TRUE(engine->liveness().ok());
+}
+
+/// Holds the engine's thread until it is let go.
+class Holder final : public TokenSink {
+ public:
+  bool on_token(const GeneratedToken&) override {
+    held_.set_value();
+    gate_.get_future().wait();
+    return false;
+  }
+  void on_finish(const Finish&) override {}
+  void await() { EXPECT_EQ(held_.get_future().wait_for(kPatience), std::future_status::ready); }
+  void let_go() { gate_.set_value(); }
+
+ private:
+  std::promise<void> held_;
+  std::promise<void> gate_;
+};
+
+TEST_F(BatchEngineTest, a_thread_that_hangs_is_seen) {
+  auto watched = options();
+  watched.stall_after = std::chrono::seconds(2);  // over its look when idle
+  const auto engine = start(watched);
+  const auto alive_becomes = [&engine](bool wanted) {
+    const Deadline patience = Deadline::after(kPatience);
+    while (engine->liveness().ok() != wanted && !patience.expired())
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return engine->liveness().ok() == wanted;
+  };
+  EXPECT_TRUE(engine->liveness().ok());
+  const auto holder = std::make_shared<Holder>();
+  ASSERT_TRUE(engine->submit(request_of({1}, 2), holder).ok());
+  holder->await();
+  EXPECT_TRUE(alive_becomes(false));
+  EXPECT_THAT(engine->liveness().message(), HasSubstr("has not moved for"));
+  EXPECT_TRUE(engine->health().ok());
+  holder->let_go();
+  EXPECT_TRUE(alive_becomes(true));
+}
+
+TEST_F(BatchEngineTest, who_lies_is_asked_no_more_also_where_it_hangs_up) {
+  BatchEngineOptions lasting = options();
+  lasting.reconnect = [this]() -> Result<std::unique_ptr<EngineModel>> {
+    world_.is_there = true;
+    return std::unique_ptr<EngineModel>(std::make_unique<TinyModel>(world_));
+  };
+  std::promise<Status> gave_up;
+  lasting.gave_up = [&gave_up](const Status& why) { gave_up.set_value(why); };
+  const auto engine = start(lasting);
+  const auto before = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request_of({1}, 2), before).ok());
+  EXPECT_EQ(before->end().reason, FinishReason::kLength);
+  const int made = world_.made;
+  world_.lies = true;
+  const auto answer = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request_of({1}, 4), answer).ok());
+  const Finish end = answer->end();
+  EXPECT_EQ(end.reason, FinishReason::kFailed);
+  EXPECT_EQ(end.status.code(), StatusCode::kMismatch);
+  EXPECT_TRUE(answer->ids().empty());
+  auto told = gave_up.get_future();
+  ASSERT_EQ(told.wait_for(kPatience), std::future_status::ready);
+  EXPECT_EQ(told.get().code(), StatusCode::kMismatch);
+  EXPECT_EQ(engine->health().code(), StatusCode::kMismatch);
+  EXPECT_EQ(engine->submit(request_of({1}, 4), answer).status().code(), StatusCode::kMismatch);
+  EXPECT_EQ(world_.made, made) << "it was asked for again";
+}
+
+}  // namespace
+}  // namespace airlock::testing
