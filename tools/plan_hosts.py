@@ -4,7 +4,8 @@ Usage: tools/plan hosts [--shape 1b,8b,70b,405b | --config CONFIG.json]
                         [--hosts 1,2,4,8] [--placement layers|columns] [--door-only]
                         [--tokens 1,1024] [--attention tee,offload] [--position N] [--chunk N] [--wire D] [--dtype D]
                         [--privacy MODE] [--int8-weights w8|w16] [--link-gbit 10,25,100,400] [--rtt-us N]
-                        [--tflops T] [--read-gbs R] [--context 8192,131072] [--cache-type fp32|bf16] [-o text|md|json]
+                        [--tflops T] [--read-gbs R] [--context 8192,131072] [--cache-type fp32|bf16]
+                        [--tables weights,bytes,links,tee] [-o text|md|json]
 Nothing is run or measured. Bytes are those of tensors, as --stats-json counts them, of passes with the logits of the
 last token; a pass of one token is a decoded one. Links carry one op after the other, as one client asks for them, at
 the whole rate. What the TEE itself computes, attention where it does that, is in no time here."""
@@ -20,6 +21,7 @@ SHAPES = {"1b": "llama-3.2-1b", "8b": "llama-3.1-8b", "70b": "llama-3.1-70b", "4
 MODES = ("plain", "verify", "otp", "otp-verify", "otp-dealer")
 # In these modes the TEE makes pads' products itself, of int8 weights of its own.
 OWN_PADS = ("otp", "otp-verify")
+TABLES = ("weights", "bytes", "links", "tee")
 
 
 def number(kind, low, high):
@@ -77,6 +79,7 @@ def parse_options(arguments):
     parser.add_argument("--context", type=some(whole(1, llama.MAX_TOKENS)), default=[8192, 131072],
                         help="positions of the TEE's cache")
     parser.add_argument("--cache-type", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--tables", type=some(one_of(TABLES)), default=list(TABLES), help="those of text and md")
     parser.add_argument("-o", dest="form", choices=("text", "md", "json"), default="text")
     args = parser.parse_args(arguments)
     is_private = args.privacy != "plain"
@@ -216,6 +219,8 @@ def links_table(models, args):
             for link in ("tee_to_door", "door_to_hosts"):
                 for placed in said["hosts"]:
                     way = placed[link]
+                    if way["ops"] == 0:
+                        continue
                     row = [model["model"], said["tokens"], said["attention"], link.replace("_to_", "-"),
                            size(way["sent_bytes"] + way["received_bytes"])]
                     row += [span(at["seconds"]) for at in way["seconds"]]
@@ -257,8 +262,9 @@ def main(arguments):
     except llama.Refused as reason:
         parser.exit(1, f"plan hosts: {reason}\n")
     if args.form == "json":
-        shown = {key: value for key, value in vars(args).items() if key not in ("terms", "form", "shape", "config")}
+        left_out = ("terms", "tables", "form", "shape", "config")
+        shown = {key: value for key, value in vars(args).items() if key not in left_out}
         print(json.dumps({"schema_version": 1, "config": shown, "models": models}))
         return
-    print("\n\n".join("\n\n".join(part) for part in
-                      (of(models, args) for of in (weights_table, bytes_table, links_table, tee_table))))
+    makers = {"weights": weights_table, "bytes": bytes_table, "links": links_table, "tee": tee_table}
+    print("\n\n".join("\n\n".join(makers[name](models, args)) for name in args.tables))

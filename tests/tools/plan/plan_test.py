@@ -13,8 +13,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.r
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 sys.path.insert(0, os.path.join(ROOT, "tests", "tools"))
 import llama_bytes as llama  # noqa: E402 (found by the line above)
-from one_scenario import main  # noqa: E402
-from pair import CONFIGS, TINY, open_pair, read_json  # noqa: E402
+from one_scenario import Skip, main  # noqa: E402
+from pair import CONFIGS, TINY, open_pair, read_json, read_text  # noqa: E402
 
 LIMIT_S = 120
 # Heads of 40 channels, which the TEE's cache pads to 64.
@@ -298,6 +298,18 @@ def private_mode_holds_int8_weights_where_pads_are_made(folder, bin_dir):
             assert held == server * linears + 2 * dims.table_elements(), (mode, placed["hosts"])
 
 
+def scaling_page_has_what_its_commands_print(folder, bin_dir):
+    page = os.path.join(ROOT, "docs", "SCALING.md")
+    if not os.path.isfile(page):
+        raise Skip("docs/SCALING.md is not there")
+    lines = read_text(page).splitlines()
+    commands = [line.split()[1:] for line in lines if line.startswith("tools/plan hosts ") and line.endswith("-o md")]
+    assert commands, "docs/SCALING.md names no tools/plan hosts ... -o md"
+    for command in commands:
+        for line in plan(*command).splitlines():
+            assert not line.startswith("|") or line in lines, f"{' '.join(command)} prints another line: {line}"
+
+
 def plan_without_hosts_still_measures_modes(folder, bin_dir):
     said = json.loads(plan("--bin-dir", bin_dir, "--synthetic", TINY, "--tokens", 8, "--answer", 2, "--threads", 1,
                            "--modes", "plain,tee-only", "-o", "json"))
@@ -312,7 +324,8 @@ SCENARIOS = (prefill_moves_what_is_predicted, answer_moves_a_pass_of_one_token_f
              columns_are_cut_at_panels_and_spread_evenly,
              second_link_carries_a_byte_once_by_layers_and_inputs_often_by_columns,
              times_are_those_of_bytes_products_and_round_trips, cache_takes_what_the_runner_says,
-             private_mode_holds_int8_weights_where_pads_are_made, plan_without_hosts_still_measures_modes)
+             private_mode_holds_int8_weights_where_pads_are_made, scaling_page_has_what_its_commands_print,
+             plan_without_hosts_still_measures_modes)
 
 if __name__ == "__main__":
     main(__doc__, SCENARIOS, lambda scenario, folder, bin_dir: scenario(folder, bin_dir))
