@@ -124,7 +124,8 @@ std::string range(const std::vector<double>& values) {
 
 Status lead(const ModelSource& source, const MpiModule& module, std::size_t rounds) {
   ASSIGN_OR_RETURN(const auto leader,
-                   GroupLeader::start({.open = module.open, .timing = {}, .leave = {}}, Deadline::after(kPatience)));
+                   GroupLeader::start({.open = module.open, .timing = {}, .leave = {}},
+                                      Deadline::after(kPatience)));
   const Placement placement = Placement::make(kKind, source.config(), 2, false).value();
   RETURN_IF_ERROR(leader->await_hellos(Deadline::after(kPatience)).status());
   RETURN_IF_ERROR(leader->begin_loading());
@@ -135,9 +136,10 @@ Status lead(const ModelSource& source, const MpiModule& module, std::size_t roun
   const auto group = make_group_model({*leader, placement, info, own});
   const auto alone = whole->make_compute({}).value();
   const auto together = group->make_compute({}).value();
-  fmt::print("{}, {} rounds\n\n| op | tokens | one process, 2 threads ms | 2 ranks ms | ratio |\n"
-             "| --- | ---: | ---: | ---: | ---: |\n",
-             leader->what(), rounds);
+  fmt::print(
+      "{}, {} rounds\n\n| op | tokens | one process, 2 threads ms | 2 ranks ms | ratio |\n"
+      "| --- | ---: | ---: | ---: | ---: |\n",
+      leader->what(), rounds);
   for (const std::int64_t tokens : {1, 128, 1024}) {
     for (const WeightKind kind : {WeightKind::kQ, WeightKind::kGate, WeightKind::kDown}) {
       const Shape shape = weight_shape(info.dims, kind);
@@ -177,7 +179,8 @@ Status lead(const ModelSource& source, const MpiModule& module, std::size_t roun
 
 int main(int argc, char** argv) {
   using namespace airlock;
-  const auto numbers = bench::numbers_of(argc, argv, "mpirun -np 2 group_ops [ROUNDS]", {{10, 1000}});
+  const auto numbers =
+      bench::numbers_of(argc, argv, "mpirun -np 2 group_ops [ROUNDS]", {{10, 1000}});
   const auto launch = find_launch();
   if (!numbers || !launch || launch->ranks != 2) {
     std::fprintf(stderr, "usage: mpirun -np 2 group_ops [ROUNDS]\n");

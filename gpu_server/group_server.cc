@@ -8,12 +8,14 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/cpu_count.h"
 #include "base/log.h"
 #include "base/sink.h"
+#include "base/thread.h"
 #include "base/version.h"
 #include "gpu_server/group/group_model.h"
 #include "gpu_server/group/int8_lines.h"
@@ -26,7 +28,22 @@ namespace airlock {
 
 namespace {
 
-constexpr std::chrono::seconds kMeetingPatience{60};
+// Ranks start together; but a host may have to read its model's index from far away.
+constexpr std::chrono::seconds kMeetingPatience{120};
+constexpr std::chrono::seconds kFinishPatience{10};
+
+/// A launcher of another MPI starts processes that each believe to be alone.
+Status check_ranks(std::size_t rank, std::size_t ranks, std::size_t launched_rank,
+                   std::size_t launched_ranks) {
+  if (rank == launched_rank && ranks == launched_ranks) return {};
+  return {StatusCode::kDevice,
+          "the launcher calls this rank {} of {}, MPI rank {} of {}: the launcher must be of the "
+          "MPI that airlock_mpi.so was built with",
+          launched_rank,
+          launched_ranks,
+          rank,
+          ranks};
+}
 
 Result<std::unique_ptr<ModelSource>> open_source(const ServerOptions& options) {
   return options.model.empty() ? make_synthetic_model(options.synthetic, options.weights_seed)
@@ -37,9 +54,10 @@ Result<std::unique_ptr<ModelSource>> open_source(const ServerOptions& options) {
 Result<std::string> identity_of(const ServerOptions& options, const ModelSource& source,
                                 std::size_t ranks) {
   ASSIGN_OR_RETURN(const std::string model, source.digest_identity());
-  return fmt::format("{} dtype {} placement {} of {}{}", model,
+  return fmt::format("{} dtype {} placement {} of {}{}{} interface {}", model,
                      name_of(options.dtype.value_or(source.stored_dtype())),
-                     name_of(options.placement), ranks, options.door_only ? " behind a door" : "");
+                     name_of(options.placement), ranks, options.door_only ? " behind a door" : "",
+                     options.tf32 ? " in TF32" : "", kModuleAbi);
 }
 
 RankHello hello_of(const ServerOptions& options, std::string identity, std::string host) {
@@ -62,12 +80,20 @@ void tell_binding(std::size_t rank, const RankHello& hello) {
 
 Status check_hello(std::size_t rank, const RankHello& hello, const std::string& identity) {
   if (hello.version != kVersion) {
-    return {StatusCode::kVersionMismatch, "rank {} on {} is of release {}, rank 0 of {}", rank,
-            hello.host, hello.version, kVersion};
+    return {StatusCode::kVersionMismatch,
+            "rank {} on {} is of release {}, rank 0 of {}",
+            rank,
+            hello.host,
+            hello.version,
+            kVersion};
   }
   if (hello.identity == identity) return {};
-  return {StatusCode::kMismatch, "rank {} on {} was told to serve \"{}\", rank 0 \"{}\"", rank,
-          hello.host, hello.identity, identity};
+  return {StatusCode::kMismatch,
+          "rank {} on {} was told to serve \"{}\", rank 0 \"{}\"",
+          rank,
+          hello.host,
+          hello.identity,
+          identity};
 }
 
 /// Adds the lines of a text, of which each ends with a newline.
@@ -106,9 +132,10 @@ Status tell_ways(GroupLeader& leader, const std::vector<RankHello>& hellos) {
     ASSIGN_OR_RETURN(const std::chrono::nanoseconds took, leader.echo(rank, kBytes));
     const Way way = way_of(kBytes, before, read_traffic());
     const double seconds = std::chrono::duration<double>(took).count();
-    log_info(fmt::format("rank {} on {}: {} MiB there and back in {:.1f} ms, {:.2f} GB/s each way, by {}",
-                         rank, hellos[i].host, kBytes >> 20, seconds * 1e3,
-                         2e-9 * static_cast<double>(kBytes) / seconds, way.text));
+    log_info(fmt::format(
+        "rank {} on {}: {} MiB there and back in {:.1f} ms, {:.2f} GB/s each way, by {}", rank,
+        hellos[i].host, kBytes >> 20, seconds * 1e3, 2e-9 * static_cast<double>(kBytes) / seconds,
+        way.text));
     if (asked.empty() || way.is_rdma) continue;
     log_warning(fmt::format("RDMA was asked for ({}) and rank {} on {} is reached by {} without it",
                             asked, rank, hellos[i].host, way.text));
@@ -154,15 +181,33 @@ Result<BackendInfo> describe(const ModelSource& source, const Placement& placeme
   return info;
 }
 
+/// The other ranks are waited for, but not for ever.
+[[noreturn]] void end_worker(GroupLink& link, const Status& status) {
+  if (!status.ok()) {
+    log_error(status.message());
+    exit_at_once(exit_code(status.code()));
+  }
+  const auto watch = start_thread("the end", [] {
+    std::this_thread::sleep_for(kFinishPatience);
+    exit_at_once(exit_code(StatusCode::kUnavailable));
+  });
+  if (watch.ok()) link.finish();
+  exit_at_once(0);
+}
+
 }  // namespace
 
-Result<std::unique_ptr<GroupLeader>> start_group(const ServerOptions& options) {
+Result<std::unique_ptr<GroupLeader>> start_group(
+    const ServerOptions& options, std::function<std::optional<int>(const Status&)> lost) {
   ASSIGN_OR_RETURN(const MpiModule* module, load_mpi_module(options.mpi_module));
   // As a signal that comes from outside: what reads those ends the server in order.
-  GroupLeader::Ground ground{
-      .open = module->open, .timing = {}, .leave = [] { ::kill(::getpid(), SIGTERM); }};
+  GroupLeader::Ground ground{.open = module->open,
+                             .timing = {},
+                             .leave = [] { ::kill(::getpid(), SIGTERM); },
+                             .lost = std::move(lost)};
   ASSIGN_OR_RETURN(auto leader,
                    GroupLeader::start(std::move(ground), Deadline::after(kMeetingPatience)));
+  RETURN_IF_ERROR(check_ranks(0, leader->ranks(), 0, options.ranks));
   log_info(fmt::format("rank 0 of {} on {}, {}", leader->ranks(), leader->host(), leader->what()));
   return leader;
 }
@@ -204,17 +249,20 @@ Result<ServedModel> load_group_model(const ServerOptions& options, const DeviceC
   return served;
 }
 
-Result<GroupWorker> open_group_worker(const ServerOptions& options) {
+Result<GroupWorker> open_group_worker(const ServerOptions& options, const GroupLaunch& launch) {
   GroupWorker worker;
   ASSIGN_OR_RETURN(const MpiModule* module, load_mpi_module(options.mpi_module));
-  ASSIGN_OR_RETURN(worker.source, open_source(options));
   ASSIGN_OR_RETURN(worker.link, module->open());
+  RETURN_IF_ERROR(
+      check_ranks(worker.link->rank(), worker.link->ranks(), launch.rank, launch.ranks));
+  ASSIGN_OR_RETURN(worker.source, open_source(options));
   return worker;
 }
 
 Status run_group_worker(const ServerOptions& options, const GroupLaunch& launch,
                         const GroupWorker& worker, int signal_fd) {
-  const auto& [source, link] = worker;
+  const std::shared_ptr<const ModelSource>& source = worker.source;
+  const std::unique_ptr<GroupLink>& link = worker.link;
   ASSIGN_OR_RETURN(const Placement placement, Placement::make(options.placement, source->config(),
                                                               link->ranks(), options.door_only));
   ASSIGN_OR_RETURN(std::string identity, identity_of(options, *source, link->ranks()));
@@ -242,10 +290,7 @@ Status run_group_worker(const ServerOptions& options, const GroupLaunch& launch,
       .share = share,
       .load = load,
       .signal_fd = signal_fd,
-      .before_end = [](const Status& status) {
-        if (!status.ok()) log_error(status.message());
-        exit_at_once(exit_code(status.code()));
-      }};
+      .before_end = [&end = *link](const Status& status) { end_worker(end, status); }};
   return run_worker(*link, ground);
 }
 

@@ -9,6 +9,8 @@
 #include <functional>
 #include <iterator>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <thread>
 
 #include "base/process_limits.h"
@@ -27,8 +29,10 @@
 namespace airlock {
 namespace {
 
-// For the other ranks to end.
-constexpr std::chrono::seconds kPartingPatience{5};
+// For the other ranks to end: longer than their silence is let pass, so that it is named.
+constexpr std::chrono::seconds kPartingPatience{6};
+// The same where an op under way has used up the patience for an end.
+constexpr std::chrono::seconds kShortPatience{1};
 
 // While a driver starts or a model loads, nobody else reads the signals: a stop then gives the
 // endpoint back and ends at once.
@@ -82,12 +86,20 @@ class LoadGuard {
   std::thread watcher_;
 };
 
+/// A door computes nothing, wherever the others do.
+bool asks_driver(const ServerOptions& options) {
+  return options.device != "cpu" && !options.door_only;
+}
+
 // A driver may take long to start, and may hang.
-Result<DeviceChoice> find_device(const ServerOptions& options, int signal_fd) {
-  if (options.device == "cpu") return choose_device(options);
-  ASSIGN_OR_RETURN(const auto guard,
-                   LoadGuard::start(signal_fd, "stopped while the driver was starting", [] {}));
-  return choose_device(options);
+Result<DeviceChoice> find_device(const ServerOptions& options, std::size_t local_rank,
+                                 const std::function<void()>& give_back, int signal_fd) {
+  if (!asks_driver(options)) return DeviceChoice{-1, "cpu", false};
+  ASSIGN_OR_RETURN(const auto guard, LoadGuard::start(signal_fd,
+                                                      "stopped while the driver was "
+                                                      "starting",
+                                                      give_back));
+  return choose_device(options, local_rank);
 }
 
 // What the server has open when there are as many sessions and strangers as there can be: those
@@ -100,7 +112,7 @@ std::size_t needed_descriptors(const ServerOptions& options) {
   constexpr std::size_t kSession = 8 + 2 * limits::kMaxPoolExtents;
   constexpr std::size_t kDriver = 64;  // a GPU's
   return kOwn + Server::kMaxStrangers + kSession * Server::kSessionsPerPlace * options.max_clients +
-         (options.device == "cpu" ? 0 : kDriver);
+         (asks_driver(options) ? kDriver : 0);
 }
 
 Result<ServedModel> load_model(const ServerOptions& options, const DeviceChoice& choice) {
@@ -129,9 +141,62 @@ Result<ServedModel> serve_products(const ServerOptions& options, const DeviceCho
   return served;
 }
 
-/// Until a signal. `leader`: of several ranks, null without.
-Status serve(const ServerOptions& options, GroupLeader* leader, int signal_fd) {
-  ASSIGN_OR_RETURN(const DeviceChoice choice, find_device(options, signal_fd));
+/// Rank 0 of several, and what is done where the others are lost while it loads: a load takes
+/// minutes, and nobody looks meanwhile.
+class LeadingRank {
+ public:
+  LeadingRank(const ServerOptions& options, const GroupLaunch& launch)
+      : options_(options), launch_(launch) {}
+
+  /// Whatever ends it ends all.
+  Status run(int signal_fd);
+  GroupLeader& leader() { return *leader_; }
+  std::size_t local_rank() const { return launch_.local_rank; }
+  /// Until loaded(), `give_back` is called where a rank is lost, and all end.
+  void loads(std::function<void()> give_back) {
+    const std::lock_guard lock(mutex_);
+    give_back_ = std::move(give_back);
+  }
+  void loaded() {
+    const std::lock_guard lock(mutex_);
+    give_back_ = {};
+  }
+  /// Ends the other ranks in order, or all at once.
+  void stop() {
+    if (!leader_->stop(kPartingPatience)) leader_->abort(exit_code(StatusCode::kDevice));
+  }
+
+ private:
+  // The link's thread. The lock stays held: this process ends.
+  std::optional<int> take_loss(const Status& status) {
+    mutex_.lock();
+    if (!give_back_) {
+      mutex_.unlock();
+      return std::nullopt;
+    }
+    log_error(status.message());
+    give_back_();
+    flush_sinks();
+    return exit_code(status.code());
+  }
+
+  const ServerOptions& options_;
+  const GroupLaunch launch_;
+  std::mutex mutex_;
+  std::function<void()> give_back_;  // guarded by mutex_
+  std::unique_ptr<GroupLeader> leader_;
+};
+
+/// Until a signal. `rank0`: of several ranks, null without.
+Status serve(const ServerOptions& options, LeadingRank* rank0, int signal_fd) {
+  std::unique_ptr<Server> server;
+  const auto give_back = [&] {
+    server.reset();  // the main thread does not use it while it looks for a device or loads
+    if (rank0 != nullptr) rank0->stop();
+  };
+  ASSIGN_OR_RETURN(
+      const DeviceChoice choice,
+      find_device(options, rank0 == nullptr ? 0 : rank0->local_rank(), give_back, signal_fd));
   if (choice.cuda_ordinal >= 0 && is_locked_memory_limited()) {
     log_info(
         "locked memory is limited here: where the system counts what the GPU's driver pins "
@@ -139,35 +204,46 @@ Status serve(const ServerOptions& options, GroupLeader* leader, int signal_fd) {
         how_to_lock_memory());
   }
   // The endpoint first: to load a model and then find it taken would waste minutes.
-  ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::bind(options));
-  const auto give_back = [&] {
-    server.reset();  // the main thread does not use it before done()
-    if (leader != nullptr) (void)leader->stop(kPartingPatience);
-  };
+  ASSIGN_OR_RETURN(server, Server::bind(options));
   ASSIGN_OR_RETURN(const auto guard,
                    LoadGuard::start(signal_fd, "stopped while the model was loading", give_back));
   const auto load = [&]() -> Result<ServedModel> {
-    if (leader != nullptr) return load_group_model(options, choice, *leader);
-    return options.no_model ? serve_products(options, choice) : load_model(options, choice);
+    if (rank0 == nullptr)
+      return options.no_model ? serve_products(options, choice) : load_model(options, choice);
+    rank0->loads([&] { server.reset(); });
+    auto served = load_group_model(options, choice, rank0->leader());
+    rank0->loaded();
+    return served;
   };
   ASSIGN_OR_RETURN(ServedModel served, load());
   guard->done();
+  if (rank0 != nullptr) {
+    server->before_exit([rank0](int code) {
+      if (!rank0->leader().stop(kShortPatience)) rank0->leader().abort(code);
+    });
+  }
   return server->run(std::move(served), signal_fd);
 }
 
-// Rank 0 of several: whatever ends it ends all.
-Status serve_as_leader(const ServerOptions& options, int signal_fd) {
-  std::unique_ptr<GroupLeader> leader;
+Status LeadingRank::run(int signal_fd) {
   {
     ASSIGN_OR_RETURN(const auto guard,
                      LoadGuard::start(signal_fd, "stopped while the ranks were starting", [] {}));
-    ASSIGN_OR_RETURN(leader, start_group(options));
+    auto started =
+        start_group(options_, [this](const Status& status) { return take_loss(status); });
+    if (!started.ok()) {
+      // A thread may be stuck in MPI: nothing of it is to be cleaned up under it.
+      log_error(started.status().message());
+      exit_at_once(exit_code(started.status().code()));
+    }
+    leader_ = std::move(started).value();
   }
-  Status status = without_exceptions([&] { return serve(options, leader.get(), signal_fd); });
-  if (status.ok() && leader->stop(kPartingPatience)) return status;
-  if (status.ok()) status = first_failure(leader->health(), {StatusCode::kDevice, "a rank did not end"});
+  Status status = without_exceptions([&] { return serve(options_, this, signal_fd); });
+  if (status.ok() && leader_->stop(kPartingPatience)) return status;
+  if (status.ok())
+    status = first_failure(leader_->health(), {StatusCode::kDevice, "a rank did not end"});
   log_error(status.message());
-  leader->abort(exit_code(status.code()));
+  leader_->abort(exit_code(status.code()));
 }
 
 Status work_for_leader(const ServerOptions& options, const GroupLaunch& launch, int signal_fd) {
@@ -176,7 +252,7 @@ Status work_for_leader(const ServerOptions& options, const GroupLaunch& launch, 
   {
     ASSIGN_OR_RETURN(const auto guard,
                      LoadGuard::start(signal_fd, "stopped while the ranks were starting", [] {}));
-    ASSIGN_OR_RETURN(worker, open_group_worker(options));
+    ASSIGN_OR_RETURN(worker, open_group_worker(options, launch));
   }
   return run_group_worker(options, launch, worker, signal_fd);
 }
@@ -191,8 +267,8 @@ Status run(const ServerOptions& options) {
   RETURN_IF_ERROR(stdout_sink().start_writer());
   const auto launch = find_launch();
   if (!launch) return serve(options, nullptr, signals.get());
-  return launch->rank == 0 ? serve_as_leader(options, signals.get())
-                           : work_for_leader(options, *launch, signals.get());
+  if (launch->rank > 0) return work_for_leader(options, *launch, signals.get());
+  return LeadingRank(options, *launch).run(signals.get());
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "gpu_server/module_file.h"
 
+#include <dlfcn.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -25,9 +26,8 @@ Result<std::string> find_file(const ModuleKind& kind) {
   const std::string directory =
       std::filesystem::read_symlink("/proc/self/exe", error).parent_path().string();
   if (error) {
-    return Status(StatusCode::kDevice,
-                  "the {} is not found: /proc/self/exe: {}; name it with {}", kind.title,
-                  error.message(), kind.option);
+    return Status(StatusCode::kDevice, "the {} is not found: /proc/self/exe: {}; name it with {}",
+                  kind.title, error.message(), kind.option);
   }
   for (const char* place : {"/", "/../lib/airlock/"}) {
     std::string path = directory + place + kind.file_name;
@@ -72,11 +72,13 @@ Status check_module(const ModuleKind& kind, const std::string& path, const Modul
   const std::string name = path.empty() ? kind.file_name : path;
   if (head == nullptr) return unusable(kind, name, "gives no interface");
   if (head->abi != kModuleAbi) {
-    return unusable(kind, name, "has interface {}, this gpu_server has {}: both must be of one build",
+    return unusable(kind, name,
+                    "has interface {}, this gpu_server has {}: both must be of one build",
                     head->abi, kModuleAbi);
   }
   if (head->version == nullptr || std::string_view(head->version) != kVersion) {
-    return unusable(kind, name, "is of release {}, this gpu_server is of {}: both must be of one build",
+    return unusable(kind, name,
+                    "is of release {}, this gpu_server is of {}: both must be of one build",
                     head->version == nullptr ? "none" : head->version, kVersion);
   }
   return {};

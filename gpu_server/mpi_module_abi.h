@@ -18,6 +18,4 @@ struct MpiModule : ModuleHead {
   Result<std::unique_ptr<GroupLink>> (*open)() = nullptr;
 };
 
-using MpiModuleEntry = const MpiModule* (*)();
-
 }  // namespace airlock

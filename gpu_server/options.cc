@@ -232,7 +232,9 @@ Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* 
   }
   if (options.no_model && options.int8 == Int8Making::kPreload)
     return line.refuse("--int8 preload is of a model's weights");
-  const bool is_of_group = find_launch().has_value();
+  const auto launch = find_launch();
+  const bool is_of_group = launch.has_value();
+  if (launch) options.ranks = launch->ranks;
   if (is_of_group && options.no_model)
     return line.refuse("--no-model is of one process, and a launcher has started several");
   if (!is_of_group && options.door_only) {

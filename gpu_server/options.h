@@ -53,6 +53,7 @@ struct ServerOptions {
   // Of the processes that a launcher has started together.
   PlacementKind placement = PlacementKind::kLayers;
   bool door_only = false;  // rank 0 holds no weights
+  std::size_t ranks = 1;   // that the launcher has started
   std::string mpi_module;  // empty: the one of this build
   Int8Making int8 = Int8Making::kAuto;
   RingWish ring{RingChoice::kAuto, limits::kDefaultSlotCount, limits::kDefaultSlotBytes};

@@ -23,6 +23,7 @@ namespace airlock {
 
 namespace {
 
+constexpr std::chrono::seconds kSameSignal{2};
 constexpr std::chrono::seconds kShutdownGrace{5};  // for the ops under way
 // The control thread turns at least every kSignInterval.
 constexpr std::chrono::seconds kControlStall{5};
@@ -245,6 +246,7 @@ void Server::stop_control() {
   (void)publish(Deadline::after(OutputFile::kLastWait));
   const Status device = device_status();
   if (!device.ok()) log_error(device.message());
+  if (before_exit_) before_exit_(exit_code(device.code()));
   exit_at_once(exit_code(device.code()));
 }
 
@@ -305,11 +307,19 @@ Status Server::readiness() const {
 // Those that are served are served on; whoever else comes is refused.
 Status Server::drain(int signal_fd) {
   draining_.store(true, std::memory_order_release);
+  same_signal_until_ = Deadline::after(kSameSignal);
   if (options_.drain_seconds <= 0) return {};
   wake_.set();
   log_info(fmt::format("no new sessions from here on; those that there are have {} s to leave",
                        options_.drain_seconds));
   return wait_for_signals(signal_fd, Deadline::after(from_seconds(options_.drain_seconds)));
+}
+
+// Of a group each rank that is signalled tells rank 0, which signals itself; and a launcher signals
+// rank 0 too.
+bool Server::is_repeated(const signalfd_siginfo& signal) const {
+  if (options_.ranks < 2 || !draining_.load(std::memory_order_acquire)) return false;
+  return !same_signal_until_.expired() || signal.ssi_pid == static_cast<std::uint32_t>(::getpid());
 }
 
 // Ok: a signal asked for the end, no session is left of those that were drained, or it is
@@ -332,8 +342,11 @@ Status Server::wait_for_signals(int signal_fd, Deadline deadline) {
            static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(left).count()));
     signalfd_siginfo info{};
     if (::read(signal_fd, &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
-      if (info.ssi_signo != SIGUSR1) return {};
-      publish_now();
+      if (info.ssi_signo == SIGUSR1) {
+        publish_now();
+      } else if (!is_repeated(info)) {
+        return {};
+      }
     }
     RETURN_IF_ERROR(device_status());
     if (deadline.expired() || waiting[2].revents != 0) return {};

@@ -1,14 +1,18 @@
 #pragma once
 
+#include <sys/signalfd.h>
+
 #include <atomic>
 #include <chrono>
 #include <deque>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "base/log_limiter.h"
 #include "base/output_file.h"
@@ -46,6 +50,9 @@ class Server {
   /// then drains, until a second one comes at the latest.
   /// kDevice: the device failed for good; all sessions were ended and told why.
   Status run(ServedModel model, int signal_fd);
+  /// Called, with the exit code, where run() ends the process itself, as an op that is under way
+  /// cannot be waited for.
+  void before_exit(std::function<void(int)> call) { before_exit_ = std::move(call); }
 
  private:
   /// One control connection, and the session that its hello has led to.
@@ -85,6 +92,7 @@ class Server {
   Status open_counters();
   void stop_control();
   void release_endpoint();
+  bool is_repeated(const signalfd_siginfo& signal) const;
   Status wait_for_signals(int signal_fd, Deadline deadline);
   Status drain(int signal_fd);
   Status health() const;
@@ -125,6 +133,9 @@ class Server {
   std::size_t active_sessions() const;
 
   const ServerOptions options_;
+  std::function<void(int)> before_exit_;
+  // The main thread's: until then another signal is the same one, sent to another rank.
+  Deadline same_signal_until_ = Deadline::now();
   std::optional<OutputFile> stats_json_;
   Endpoint endpoint_;
   // Of a tcp endpoint with keys. Before the connections that it encrypts.

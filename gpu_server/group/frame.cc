@@ -96,8 +96,8 @@ Result<Frame> decode_frame(std::span<const std::byte, kFrameRoom> bytes) {
     return Status(StatusCode::kProtocolError, "a rank has sent what is no frame");
   }
   const auto body = bytes.subspan(sizeof(Head), head.body_bytes);
-  return Frame{static_cast<FrameKind>(head.kind), head.number, head.values,
-               {body.begin(), body.end()}};
+  return Frame{
+      static_cast<FrameKind>(head.kind), head.number, head.values, {body.begin(), body.end()}};
 }
 
 std::vector<std::byte> encode(const RankHello& hello) { return written(hello); }

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/log.h"
+#include "base/sink.h"
 #include "gpu_server/group/int8_lines.h"
 #include "runtime/scratch.h"
 
@@ -32,10 +34,11 @@ bool is_dense(const ByteRows& rows) { return rows.width == rows.pitch; }
 
 /// What the session's own thread computes.
 struct OwnPart {
-  std::unique_ptr<Computation> computation;
   // Of results that are not all of theirs: where they are computed, and where they go.
   std::vector<ScratchPool::Buffer> buffers;
   std::vector<std::pair<const std::byte*, ByteRows>> copies;
+  // Last: it may write the buffers until it is gone.
+  std::unique_ptr<Computation> computation;
 };
 
 class GroupCompute : public Compute {
@@ -80,10 +83,11 @@ class GroupComputation : public Computation {
         std::max<std::chrono::nanoseconds>(life_.deadline.remaining(), kAbandonTimeout));
     for (const auto& op : remote_) {
       if (op->wait(deadline)) continue;
-      leader_.lose({StatusCode::kDevice, "rank {} does not end an op that nobody waits for",
-                    op->rank});
-      // What the link has not touched until it is lost it will not touch.
-      (void)op->wait(Deadline::after(kAbandonTimeout));
+      leader_.lose(
+          {StatusCode::kDevice, "rank {} does not end an op that nobody waits for", op->rank});
+      if (op->wait(Deadline::after(kAbandonTimeout))) continue;
+      log_error("the link to the other ranks hangs, and memory of a session with it");
+      exit_at_once(exit_code(StatusCode::kDevice));
     }
   }
 
@@ -95,8 +99,10 @@ class GroupComputation : public Computation {
   }
 
   bool done() override {
-    return std::ranges::all_of(remote_, [](const auto& op) { return op->is_over(); }) &&
-           (!own_ || own_->computation->done());
+    // Asked in any case: a device moves on by it.
+    const bool own_is_done = !own_ || own_->computation->done();
+    return own_is_done &&
+           std::ranges::all_of(remote_, [](const auto& op) { return op->is_over(); });
   }
 
   Status wait() override {
@@ -191,8 +197,7 @@ std::shared_ptr<RemoteOp> GroupCompute::make_remote(const OpPart& part, const Op
   op->deadline = deadline;
   for (const TensorView& input : memory.inputs) {
     // The link only reads it.
-    op->inputs.push_back(
-        ByteRows::dense(const_cast<std::byte*>(input.data), input.desc.bytes()));
+    op->inputs.push_back(ByteRows::dense(const_cast<std::byte*>(input.data), input.desc.bytes()));
   }
   for (const OpPart::Columns& columns : part.results) {
     const MutableTensorView& result = memory.results[columns.result];
@@ -207,7 +212,8 @@ std::shared_ptr<RemoteOp> GroupCompute::make_remote(const OpPart& part, const Op
 
 Result<std::unique_ptr<Computation>> GroupCompute::prepare(const OpSpec& spec, OpMemory memory,
                                                            const OpLife& life) {
-  RETURN_IF_ERROR(leader().health());
+  if (const Status group = leader().health(); !group.ok())
+    return Status(StatusCode::kDevice, "{}", group.message());
   check_memory(spec, memory);
   std::optional<OwnPart> own;
   std::vector<std::shared_ptr<RemoteOp>> remote;
@@ -245,7 +251,8 @@ class GroupModel : public ComputeModel {
     return Status(StatusCode::kInvalidInput, "a group of ranks is no share of another");
   }
   Status health() const override {
-    RETURN_IF_ERROR(ground_->leader.health());
+    const Status group = ground_->leader.health();
+    if (!group.ok()) return {StatusCode::kDevice, "{}", group.message()};
     return ground_->own ? ground_->own->health() : Status();
   }
 

@@ -1,5 +1,6 @@
 #include "gpu_server/group/launch.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,11 +20,18 @@ std::optional<std::size_t> number_in(std::initializer_list<const char*> names) {
     if (text == nullptr) continue;
     const std::string_view digits = text;
     std::size_t number = 0;
-    const auto [rest, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+    const auto [rest, error] =
+        std::from_chars(digits.data(), digits.data() + digits.size(), number);
     if (error == std::errc() && rest == digits.data() + digits.size() && number <= 65536)
       return number;
   }
   return std::nullopt;
+}
+
+/// Of a process, as it may run on; 0 is this one.
+int cpus_of(pid_t process) {
+  cpu_set_t cpus;
+  return ::sched_getaffinity(process, sizeof(cpus), &cpus) == 0 ? CPU_COUNT(&cpus) : 0;
 }
 
 }  // namespace
@@ -41,8 +49,8 @@ std::optional<GroupLaunch> find_launch() {
 
 std::size_t threads_of_a_rank(std::size_t usable, const std::optional<GroupLaunch>& launch) {
   if (!launch) return usable;
-  const auto cpus = static_cast<std::size_t>(std::max(::sysconf(_SC_NPROCESSORS_ONLN), 1L));
-  if (usable * launch->local_ranks <= cpus) return usable;
+  // Fewer CPUs than whoever started it: the launcher has given it its own.
+  if (cpus_of(0) < cpus_of(::getppid())) return usable;
   return std::max<std::size_t>(usable / launch->local_ranks, 1);
 }
 

@@ -17,6 +17,7 @@ namespace airlock {
 namespace {
 constexpr std::chrono::seconds kAbortPatience{2};
 constexpr std::chrono::seconds kEchoPatience{30};
+constexpr std::chrono::milliseconds kPartingRest{200};
 }  // namespace
 
 bool RemoteOp::wait(Deadline until) const {
@@ -36,8 +37,9 @@ Result<std::unique_ptr<GroupLeader>> GroupLeader::start(Ground ground, Deadline 
   leader->ground_ = std::move(ground);
   const auto opened = std::make_shared<std::promise<Status>>();
   auto is_open = opened->get_future();
-  ASSIGN_OR_RETURN(leader->thread_, start_thread("the group of ranks",
-                                                 [self = leader.get(), opened] { self->work(opened); }));
+  ASSIGN_OR_RETURN(
+      leader->thread_,
+      start_thread("the group of ranks", [self = leader.get(), opened] { self->work(opened); }));
   if (is_open.wait_for(deadline.remaining()) != std::future_status::ready) {
     // It cannot be waited for.
     leader->thread_.detach();
@@ -80,8 +82,14 @@ void GroupLeader::work(const std::shared_ptr<std::promise<Status>>& opened) {
   std::unique_lock lock(mutex_);
   parted_ = in_order;
   changed_.notify_all();
+  if (in_order) return;
+  const Status lost = health_;
+  lock.unlock();
+  const auto exit_code = ground_.lost ? ground_.lost(lost) : std::nullopt;
+  if (exit_code) link_->abort(*exit_code);
+  lock.lock();
   // A link that is not finished waits for its end.
-  changed_.wait(lock, [&] { return in_order || released_ || abort_code_; });
+  changed_.wait(lock, [&] { return released_ || abort_code_; });
   if (abort_code_) link_->abort(*abort_code_);
 }
 
@@ -90,23 +98,34 @@ Status GroupLeader::serve() {
     return handle(from, frame);
   };
   LauncherWatch launcher;
-  while (!stopping_ || stopped_ranks_ + 1 < ranks_ || !port_->idle()) {
+  Deadline parting = Deadline::now();
+  // What a rank that has ended was sent last may never arrive.
+  while (!stopping_ || stopped_ranks_ + 1 < ranks_ || !(port_->idle() || parting.expired())) {
+    if (stopped_ranks_ + 1 < ranks_) parting = Deadline::after(kPartingRest);
     ASSIGN_OR_RETURN(const bool came, port_->turn(take));
-    std::deque<Command> commands;
-    {
-      const std::lock_guard lock(mutex_);
-      if (!health_.ok()) return health_;
-      commands.swap(commands_);
+    bool obeyed = false;
+    while (const auto command = next_command()) {
+      obeyed = true;
+      RETURN_IF_ERROR(obey(*command));
     }
-    for (const Command& command : commands) RETURN_IF_ERROR(obey(command));
-    if (came || !commands.empty()) rest_->reset();
+    RETURN_IF_ERROR(health());
+    if (came || obeyed) rest_->reset();
     if (launcher.is_gone()) {
       log_warning("the launcher is gone: all ranks end");
-      if (ground_.leave) ground_.leave();
+      leave();
     }
     rest_->rest(port_->moving());
   }
   return {};
+}
+
+// One at a time: what is not taken yet end_all() finds.
+std::optional<GroupLeader::Command> GroupLeader::next_command() {
+  const std::lock_guard lock(mutex_);
+  if (!health_.ok() || commands_.empty()) return std::nullopt;
+  Command first = std::move(commands_.front());
+  commands_.pop_front();
+  return first;
 }
 
 std::string GroupLeader::name(std::size_t rank) const {
@@ -146,10 +165,11 @@ Status GroupLeader::handle(std::size_t from, const Frame& frame) {
     }
     case FrameKind::kLeave:
       log_info(name(from) + " was asked to end: all do");
-      if (ground_.leave) ground_.leave();
+      leave();
       return {};
     case FrameKind::kFailed: {
-      const bool known = frame.values[0] > 0 && frame.values[0] < static_cast<std::uint64_t>(StatusCode::kBusy);
+      const bool known =
+          frame.values[0] > 0 && frame.values[0] < static_cast<std::uint64_t>(StatusCode::kBusy);
       return {known ? static_cast<StatusCode>(frame.values[0]) : StatusCode::kDevice, "{}: {}",
               name(from), frame.text()};
     }
@@ -197,8 +217,8 @@ Status GroupLeader::begin(const std::shared_ptr<RemoteOp>& op) {
   frame.body = encode(RequestHeader{.request_id = op->number_, .spec = op->spec});
   RETURN_IF_ERROR(port_->send(op->rank, frame));
   for (const ByteRows& rows : op->inputs) {
-    RETURN_IF_ERROR(port_->send_rows(op->rank, op_tag(op->number_), rows,
-                                     [this, op] { return moved(op); }));
+    RETURN_IF_ERROR(
+        port_->send_rows(op->rank, op_tag(op->number_), rows, [this, op] { return moved(op); }));
   }
   return {};
 }
@@ -219,8 +239,8 @@ Status GroupLeader::take_answer(std::size_t from, const Frame& frame) {
   if (response.code == StatusCode::kOk) {
     for (const ByteRows& rows : op->results) {
       ++op->to_move_;
-      RETURN_IF_ERROR(port_->receive_rows(from, op_tag(op->number_), rows,
-                                          [this, op] { return moved(op); }));
+      RETURN_IF_ERROR(
+          port_->receive_rows(from, op_tag(op->number_), rows, [this, op] { return moved(op); }));
     }
   } else {
     op->status_ = {response.code, "{}", response.message};
@@ -287,6 +307,11 @@ Status GroupLeader::send_echo(std::size_t rank, std::size_t bytes) {
   return port_->send_text(rank, std::string(bytes, 'e'));
 }
 
+// A launcher asks all ranks at once.
+void GroupLeader::leave() {
+  if (ground_.leave && !std::exchange(has_left_, true)) ground_.leave();
+}
+
 void GroupLeader::end_all() {
   std::deque<Command> commands;
   Status why;
@@ -320,21 +345,23 @@ void GroupLeader::command(Command command) {
 }
 
 template <typename Done>
-Status GroupLeader::await(const Done& done, Deadline deadline) {
+Status GroupLeader::await(const Done& done, Deadline deadline, StatusCode late) {
   std::unique_lock lock(mutex_);
-  const bool in_time = changed_.wait_for(lock, deadline.remaining(), [&] {
-    return !health_.ok() || finished_ || done();
-  });
+  const bool in_time = changed_.wait_for(lock, deadline.remaining(),
+                                         [&] { return !health_.ok() || finished_ || done(); });
   RETURN_IF_ERROR(health_);
   if (finished_) return {StatusCode::kCancelled, "the group is over"};
-  return in_time ? Status() : Status(StatusCode::kDeadlineExceeded, "the other ranks did not answer");
+  if (in_time) return {};
+  return {late, "the other ranks did not answer in time"};
 }
 
 Result<std::vector<RankHello>> GroupLeader::await_hellos(Deadline deadline) {
   const auto others = [this] { return std::span(states_).subspan(1); };
   RETURN_IF_ERROR(await(
-      [&] { return std::ranges::all_of(others(), [](const auto& s) { return s.hello.has_value(); }); },
-      deadline));
+      [&] {
+        return std::ranges::all_of(others(), [](const auto& s) { return s.hello.has_value(); });
+      },
+      deadline, StatusCode::kDevice));
   const std::lock_guard lock(mutex_);
   std::vector<RankHello> hellos;
   for (const RankState& state : others()) hellos.push_back(*state.hello);
@@ -369,7 +396,8 @@ Result<std::chrono::nanoseconds> GroupLeader::echo(std::size_t rank, std::size_t
   }
   const std::uint64_t start_ns = now_ns();
   command({.kind = Command::Kind::kEcho, .value = bytes, .rank = rank});
-  RETURN_IF_ERROR(await([this] { return echo_bytes_ == 0; }, Deadline::after(kEchoPatience)));
+  RETURN_IF_ERROR(await([this] { return echo_bytes_ == 0; }, Deadline::after(kEchoPatience),
+                        StatusCode::kDevice));
   return std::chrono::nanoseconds(now_ns() - start_ns);
 }
 

@@ -74,8 +74,12 @@ class GroupLeader {
   struct Ground {
     OpenLink open;
     GroupTiming timing{};
-    // A worker was asked to end: the whole group should. May be empty; the link's thread.
-    std::function<void()> leave;
+    // A worker was asked to end, or the launcher is gone: the whole group should end. Once. May be
+    // empty; the link's thread.
+    std::function<void()> leave{};
+    // The group is lost, and why; every op is over. Where it gives an exit code all ranks end at
+    // once. May be empty; the link's thread.
+    std::function<std::optional<int>(const Status&)> lost{};
   };
 
   /// Opens the link on the thread. kDevice: it does not open, or not before `deadline`; then its
@@ -98,8 +102,8 @@ class GroupLeader {
   /// Of every other rank, after await_loaded(): what it has, and its lines of the digest.
   std::vector<RankState> states() const;
 
-  /// Sends a rank so many bytes (at most kMaxGroupTextBytes) and gets them back: how long that took.
-  /// One at a time, before there are ops.
+  /// Sends a rank so many bytes (at most kMaxGroupTextBytes) and gets them back: how long that
+  /// took. One at a time, before there are ops.
   Result<std::chrono::nanoseconds> echo(std::size_t rank, std::size_t bytes);
 
   /// Queues an op, which is over some time later, whatever happens.
@@ -138,13 +142,16 @@ class GroupLeader {
   void command(Command command);
   /// Waits on changed_ until `done` holds or the group is lost.
   template <typename Done>
-  Status await(const Done& done, Deadline deadline);
+  Status await(const Done& done, Deadline deadline,
+               StatusCode late = StatusCode::kDeadlineExceeded);
 
   // The link thread's.
   void work(const std::shared_ptr<std::promise<Status>>& opened);
   Status serve();
   Status handle(std::size_t from, const Frame& frame);
+  std::optional<Command> next_command();
   Status obey(const Command& command);
+  void leave();
   Status begin(const std::shared_ptr<RemoteOp>& op);
   Status take_answer(std::size_t from, const Frame& frame);
   Status moved(const std::shared_ptr<RemoteOp>& op);
@@ -164,6 +171,7 @@ class GroupLeader {
   std::map<std::uint64_t, std::shared_ptr<RemoteOp>> ops_;
   std::uint64_t next_number_ = 1;
   bool stopping_ = false;
+  bool has_left_ = false;
   std::size_t stopped_ranks_ = 0;
 
   mutable std::mutex mutex_;

@@ -20,11 +20,15 @@ struct ByteRows {
   std::size_t bytes() const { return width * rows; }
 };
 
+/// What is larger crosses in pieces: while a slow link carries them, each that arrives is a sign of
+/// life.
+inline constexpr std::size_t kMaxLinkBytes = std::size_t{2} << 20;
+
 /// Carries bytes among the ranks of a group: the processes of one host's owner, who trust each
 /// other. All calls on the thread that opened it. What one rank sends another with one tag arrives
 /// in the order in which it was sent, and receives with one tag are filled in the order in which
-/// they were posted. Both sides give the same width and number of rows, but a receive of one row
-/// may have room for more than is sent.
+/// they were posted. Both sides give the same width and number of rows, at most kMaxLinkBytes in
+/// all unless that is one row, but a receive of one row may have room for more than is sent.
 class GroupLink {
  public:
   /// Of one send or receive, the caller's to choose.

@@ -19,6 +19,9 @@ constexpr std::chrono::nanoseconds kMostRest = std::chrono::milliseconds(4);
 // A rest is so much shorter than what was waited so far: what comes is seen a 64th too late.
 constexpr int kRestShare = 64;
 constexpr std::chrono::milliseconds kLookInterval{250};
+constexpr std::size_t kNobody = static_cast<std::size_t>(-1);
+// Before anything waits for anybody.
+const pid_t kParent = ::getppid();
 constexpr unsigned long kTimerSlackNs = 1000;
 }  // namespace
 
@@ -59,39 +62,70 @@ Status GroupPort::send(std::size_t to, const Frame& frame) {
   return send_bytes(to, kFrameTag, std::make_shared<std::vector<std::byte>>(encode(frame)), {});
 }
 
-Status GroupPort::send_rows(std::size_t to, int tag, const ByteRows& rows, Over over) {
-  const GroupLink::Ticket ticket = next_++;
+template <typename Start>
+Status GroupPort::start_rows(const ByteRows& rows, std::size_t heard_from, Over over,
+                             const Start& start) {
+  std::vector<ByteRows> pieces;
+  if (rows.rows == 1) {
+    for (std::size_t done = 0; done < rows.width; done += kMaxLinkBytes) {
+      pieces.push_back(
+          ByteRows::dense(rows.data + done, std::min(rows.width - done, kMaxLinkBytes)));
+    }
+  } else {
+    const std::size_t step = std::max<std::size_t>(kMaxLinkBytes / rows.width, 1);
+    for (std::size_t row = 0; row < rows.rows; row += step) {
+      pieces.push_back(
+          {rows.data + row * rows.pitch, rows.width, std::min(step, rows.rows - row), rows.pitch});
+    }
+  }
   ++moving_;
-  pending_[ticket] = [this, over = std::move(over)]() -> Status {
-    --moving_;
+  const auto left = std::make_shared<std::size_t>(pieces.size());
+  const auto end_piece = [this, left, heard_from, over = std::move(over)]() -> Status {
     came_ = true;
+    hear(heard_from);
+    if (--*left > 0) return {};
+    --moving_;
     return over();
   };
-  return link_.send(to, tag, rows, ticket);
+  for (const ByteRows& piece : pieces) {
+    const GroupLink::Ticket ticket = next_++;
+    pending_[ticket] = end_piece;
+    RETURN_IF_ERROR(start(piece, ticket));
+  }
+  return {};
+}
+
+Status GroupPort::send_rows(std::size_t to, int tag, const ByteRows& rows, Over over) {
+  // That it has left says nothing of who is to get it.
+  return start_rows(rows, kNobody, std::move(over),
+                    [&](const ByteRows& piece, GroupLink::Ticket ticket) {
+                      return link_.send(to, tag, piece, ticket);
+                    });
 }
 
 Status GroupPort::receive_rows(std::size_t from, int tag, const ByteRows& rows, Over over) {
-  const GroupLink::Ticket ticket = next_++;
-  ++moving_;
-  pending_[ticket] = [this, from, over = std::move(over)]() -> Status {
-    --moving_;
-    came_ = true;
-    hear(from);
-    return over();
-  };
-  return link_.receive(from, tag, rows, ticket);
+  return start_rows(rows, from, std::move(over),
+                    [&](const ByteRows& piece, GroupLink::Ticket ticket) {
+                      return link_.receive(from, tag, piece, ticket);
+                    });
+}
+
+// Piece after piece, into the same memory.
+Status GroupPort::drop_row(std::size_t from, int tag, std::size_t bytes, Over over) {
+  if (bytes == 0) return over();
+  const std::size_t piece = std::min(bytes, kMaxLinkBytes);
+  if (dropped_.size() < piece) dropped_.resize(piece);
+  return receive_rows(from, tag, ByteRows::dense(dropped_.data(), piece),
+                      [this, from, tag, left = bytes - piece, over = std::move(over)]() -> Status {
+                        return drop_row(from, tag, left, over);
+                      });
 }
 
 Status GroupPort::send_text(std::size_t to, const std::string& text) {
   if (text.empty()) return {};
-  const auto bytes = std::as_bytes(std::span(text));
-  ++moving_;
-  return send_bytes(to, kTextTag,
-                    std::make_shared<std::vector<std::byte>>(bytes.begin(), bytes.end()),
-                    [this]() -> Status {
-                      --moving_;
-                      return {};
-                    });
+  const auto kept = std::make_shared<std::string>(text);
+  const ByteRows rows = ByteRows::dense(reinterpret_cast<std::byte*>(kept->data()), kept->size());
+  return send_rows(to, kTextTag, rows, [kept] { return Status(); });
 }
 
 Status GroupPort::receive_text(std::size_t from, std::size_t bytes,
@@ -104,7 +138,6 @@ Status GroupPort::receive_text(std::size_t from, std::size_t bytes,
   });
 }
 
-// What is large may take longer than a silence: it is a sign of life too.
 void GroupPort::hear(std::size_t from) {
   if (const auto peer = peers_.find(from); peer != peers_.end())
     peer->second.silent_at = Deadline::after(timing_.silence);
@@ -169,16 +202,16 @@ void GroupRest::rest(bool moving) {
     return;
   }
   std::unique_lock lock(mutex_);
-  rung_.wait_for(
-      lock, std::clamp(waited / kRestShare, kLeastRest, moving ? kMostMovingRest : kMostRest),
-      [this] { return is_rung_; });
+  rung_.wait_for(lock,
+                 std::clamp(waited / kRestShare, kLeastRest, moving ? kMostMovingRest : kMostRest),
+                 [this] { return is_rung_; });
   is_rung_ = false;
 }
 
 bool LauncherWatch::is_gone() {
   if (told_ || !next_look_.expired()) return false;
   next_look_ = Deadline::after(kLookInterval);
-  return told_ = ::getppid() != parent_;
+  return told_ = ::getppid() != kParent;
 }
 
 void GroupRest::ring() {

@@ -42,15 +42,18 @@ class GroupPort {
   /// some.
   Status listen(std::size_t peer);
   Status send(std::size_t to, const Frame& frame);
-  /// The memory lives until `over` is called, in a later turn().
+  /// In pieces, each of them a sign of life where it arrives. The memory lives until `over` is
+  /// called, in a later turn(). What has one tag is received in the order in which it was sent.
   Status send_rows(std::size_t to, int tag, const ByteRows& rows, Over over);
   Status receive_rows(std::size_t from, int tag, const ByteRows& rows, Over over);
+  /// Receives a row of so many bytes and keeps none of it.
+  Status drop_row(std::size_t from, int tag, std::size_t bytes, Over over);
   Status send_text(std::size_t to, const std::string& text);
   Status receive_text(std::size_t from, std::size_t bytes,
                       std::function<Status(std::string text)> take);
   /// Moves on what is under way, tells of what has come and what is over, and sends a sign where
   /// one is due. true: something came, or is over. kDevice: the link failed, or a peer was silent
-  /// for too long (named, see silent_peer()); kProtocolError.
+  /// for too long (named); kProtocolError.
   Result<bool> turn(const Take& take);
   /// Whether tensors or texts are under way: then turns should follow each other closely.
   bool moving() const { return moving_ > 0; }
@@ -70,6 +73,8 @@ class GroupPort {
   Status receive_frame(Peer& peer);
   Status send_bytes(std::size_t to, int tag, std::shared_ptr<std::vector<std::byte>> bytes,
                     Over over);
+  template <typename Start>
+  Status start_rows(const ByteRows& rows, std::size_t heard_from, Over over, const Start& start);
   Status send_signs();
   Status check_silence() const;
   void hear(std::size_t from);
@@ -85,6 +90,7 @@ class GroupPort {
   bool came_ = false;
   const Take* take_ = nullptr;
   std::vector<GroupLink::Ticket> over_;
+  std::vector<std::byte> dropped_;  // what nobody wants
 };
 
 /// How long the link's thread rests between turns: the less the shorter ago something happened, up
@@ -107,8 +113,8 @@ class GroupRest {
 
 /// A tensor's rows, dense: how results cross, whichever columns they become.
 inline ByteRows tensor_rows(std::byte* data, const TensorDesc& desc) {
-  const std::size_t width = static_cast<std::size_t>(desc.shape[desc.shape.rank() - 1]) *
-                            dtype_bytes(desc.dtype);
+  const std::size_t width =
+      static_cast<std::size_t>(desc.shape[desc.shape.rank() - 1]) * dtype_bytes(desc.dtype);
   return {data, width, desc.bytes() / width, width};
 }
 
@@ -116,17 +122,16 @@ inline ByteRows tensor_rows(std::byte* data, const TensorDesc& desc) {
 /// ranks. One thread.
 class LauncherWatch {
  public:
-  LauncherWatch() : parent_(::getppid()) {}
   /// Looks now and then; true once.
   bool is_gone();
 
  private:
-  const pid_t parent_;
   Deadline next_look_ = Deadline::now();
   bool told_ = false;
 };
 
-/// Tags beside those of ops.
+/// Tags beside those of ops, which may come round again: of two ops that are under way so far apart
+/// one would merely wait for the other.
 inline constexpr int kFrameTag = 1;
 inline constexpr int kTextTag = 2;
 constexpr int op_tag(std::uint64_t number) { return 16 + static_cast<int>(number % 16384); }

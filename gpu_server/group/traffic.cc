@@ -39,7 +39,8 @@ std::string carrier(std::uint64_t bytes, const std::map<std::string, std::uint64
   std::string name;
   for (const auto& [each, count] : after) {
     const auto earlier = before.find(each);
-    const std::uint64_t sent = count - (earlier == before.end() ? 0 : earlier->second);
+    const std::uint64_t start = earlier == before.end() ? 0 : earlier->second;
+    const std::uint64_t sent = count > start ? count - start : 0;  // a counter may begin again
     if (sent > most) std::tie(most, name) = std::pair(sent, each);
   }
   return name;

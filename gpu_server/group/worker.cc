@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -42,14 +44,14 @@ class Worker {
 
   Status run() {
     RETURN_IF_ERROR(port_.listen(kLeader));
-    RETURN_IF_ERROR(port_.send(kLeader, {.kind = FrameKind::kHello, .body = encode(ground_.hello)}));
-    const Status status = serve();
+    RETURN_IF_ERROR(
+        port_.send(kLeader, {.kind = FrameKind::kHello, .body = encode(ground_.hello)}));
+    const Status status = without_exceptions([this] { return serve(); });
     if (status.ok()) return say_and_part({.kind = FrameKind::kStopped});
     // A leader that is gone is told nothing.
     if (status.code() != StatusCode::kUnavailable) {
-      (void)say_and_part(Frame::of_text(FrameKind::kFailed,
-                                        static_cast<std::uint64_t>(status.code()),
-                                        status.message()));
+      (void)say_and_part(Frame::of_text(
+          FrameKind::kFailed, static_cast<std::uint64_t>(status.code()), status.message()));
     }
     return status;
   }
@@ -82,6 +84,10 @@ class Worker {
 
   /// Until it is sent, or it is clear that it never will be.
   Status say_and_part(const Frame& last) {
+    return without_exceptions([&] { return say_last(last); });
+  }
+
+  Status say_last(const Frame& last) {
     RETURN_IF_ERROR(port_.send(kLeader, last));
     const GroupPort::Take ignore = [](std::size_t, const Frame&) { return Status(); };
     for (const Deadline deadline = Deadline::after(kLastWords);
@@ -117,31 +123,32 @@ class Worker {
   Status load() {
     if (loader_.joinable()) return {StatusCode::kProtocolError, "rank 0 says to load once more"};
     ASSIGN_OR_RETURN(loader_, start_thread("loading", [this] {
-      std::optional<Result<LoadedShare>> share;
-      const Status status = without_exceptions([&]() -> Status {
-        share = ground_.load();
-        return {};
-      });
-      if (!status.ok()) share = status;
-      tell([&](Made& made) { made.share = std::move(share); });
-    }));
+                       std::optional<Result<LoadedShare>> share;
+                       const Status status = without_exceptions([&]() -> Status {
+                         share = ground_.load();
+                         return {};
+                       });
+                       if (!status.ok()) share = status;
+                       tell([&](Made& made) { made.share = std::move(share); });
+                     }));
     return {};
   }
 
   Status make_int8(std::uint64_t which) {
+    if (share_ && !share_->model) return tell_int8(std::string());
     if (!share_ || !share_->make_int8 || which > static_cast<std::uint64_t>(Int8Weights::kAuto))
       return {StatusCode::kProtocolError, "rank 0 asks for int8 weights that cannot be"};
     // Rank 0 asks for one at a time.
     if (maker_.joinable()) maker_.join();
     ASSIGN_OR_RETURN(maker_, start_thread("int8 weights", [this, which] {
-      std::optional<Result<std::string>> lines;
-      const Status status = without_exceptions([&]() -> Status {
-        lines = share_->make_int8(static_cast<Int8Weights>(which));
-        return {};
-      });
-      if (!status.ok()) lines = status;
-      tell([&](Made& made) { made.int8_lines = std::move(lines); });
-    }));
+                       std::optional<Result<std::string>> lines;
+                       const Status status = without_exceptions([&]() -> Status {
+                         lines = share_->make_int8(static_cast<Int8Weights>(which));
+                         return {};
+                       });
+                       if (!status.ok()) lines = status;
+                       tell([&](Made& made) { made.int8_lines = std::move(lines); });
+                     }));
     return {};
   }
 
@@ -156,14 +163,18 @@ class Worker {
 
   template <typename Change>
   void tell(const Change& change) {
-    {
+    const Status status = without_exceptions([&]() -> Status {
       const std::lock_guard lock(mutex_);
       change(made_);
-    }
+      return {};
+    });
+    if (!status.ok()) is_short_of_memory_.store(true, std::memory_order_relaxed);
     rest_.ring();
   }
 
   Status finish_made() {
+    if (is_short_of_memory_.load(std::memory_order_relaxed))
+      return {StatusCode::kResourceExhausted, "out of memory"};
     Made made;
     {
       const std::lock_guard lock(mutex_);
@@ -218,26 +229,46 @@ class Worker {
     job->spec = std::move(request.spec);
     ASSIGN_OR_RETURN(job->results, share_results(job->spec, ground_.dims, ground_.share));
     job->deadline = Deadline::after(std::chrono::nanoseconds(frame.values[0]));
-    for (const TensorDesc& desc : job->results) {
-      ASSIGN_OR_RETURN(job->result_memory.emplace_back(), buffers_.take(desc.bytes()));
-    }
+    job->status = take_memory(*job);
     job->to_come = job->spec.inputs.size();
-    for (const TensorDesc& desc : job->spec.inputs) {
-      ASSIGN_OR_RETURN(PooledBuffer buffer, buffers_.take(desc.bytes()));
-      const ByteRows rows = ByteRows::dense(buffer.owner.get(), desc.bytes());
-      job->input_memory.push_back(std::move(buffer));
-      RETURN_IF_ERROR(port_.receive_rows(kLeader, op_tag(job->number), rows, [this, job]() -> Status {
+    for (std::size_t i = 0; i < job->spec.inputs.size(); ++i) {
+      const std::size_t bytes = job->spec.inputs[i].bytes();
+      const auto over = [this, job]() -> Status {
         if (--job->to_come > 0) return {};
+        // The inputs are in the way of what comes behind them, also where there is no room.
+        if (!job->status.ok()) return answer(job);
         job->received_ns = now_ns();
         return ops_->give(job);
-      }));
+      };
+      if (!job->status.ok()) {
+        RETURN_IF_ERROR(port_.drop_row(kLeader, op_tag(job->number), bytes, over));
+        continue;
+      }
+      const ByteRows rows = ByteRows::dense(job->input_memory[i].owner.get(), bytes);
+      RETURN_IF_ERROR(port_.receive_rows(kLeader, op_tag(job->number), rows, over));
     }
     jobs_.emplace(job->number, std::move(job));
     return {};
   }
 
+  Status take_memory(WorkerJob& job) {
+    for (const TensorDesc& desc : job.results) {
+      ASSIGN_OR_RETURN(job.result_memory.emplace_back(), buffers_.take(desc.bytes()));
+    }
+    for (const TensorDesc& desc : job.spec.inputs) {
+      ASSIGN_OR_RETURN(job.input_memory.emplace_back(), buffers_.take(desc.bytes()));
+    }
+    return {};
+  }
+
   Status answer(const WorkerOps::Job& job) {
     jobs_.erase(job->number);
+    // A dealer's pads come of their key.
+    if (job->spec.op == Op::kPadLinear) {
+      for (const PooledBuffer& buffer : job->input_memory)
+        ::explicit_bzero(buffer.owner.get(), buffer.size);
+    }
+    job->input_memory.clear();
     Frame frame{.kind = FrameKind::kAnswer, .number = job->number};
     const DeviceTimes& device = job->times.device;
     frame.values = {device.copy_in_ns, device.compute_ns, device.copy_out_ns};
@@ -290,6 +321,8 @@ class Worker {
   std::map<std::uint64_t, WorkerOps::Job> jobs_;
   std::mutex mutex_;
   Made made_;  // guarded by mutex_
+  // What was made is lost.
+  std::atomic<bool> is_short_of_memory_{false};
   std::optional<LoadedShare> share_;
   std::thread loader_;
   std::thread maker_;
@@ -302,7 +335,6 @@ class Worker {
 Status run_worker(GroupLink& link, const WorkerGround& ground) {
   Worker worker(link, ground);
   Status status = worker.run();
-  if (status.ok()) link.finish();
   if (ground.before_end) ground.before_end(status);
   return status;
 }

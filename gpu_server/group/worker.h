@@ -40,7 +40,7 @@ struct WorkerGround {
 
 /// A rank that computes for rank 0, on the link's thread, until that ends it (ok) or is silent
 /// (kUnavailable); ops run on threads of their own. What ends it otherwise the leader is told
-/// first. On ok the link is finished.
+/// first. On ok the caller finishes the link.
 Status run_worker(GroupLink& link, const WorkerGround& ground);
 
 }  // namespace airlock

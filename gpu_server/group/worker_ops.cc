@@ -61,9 +61,8 @@ void WorkerOps::work() {
     {
       std::unique_lock lock(mutex_);
       ++resting_;
-      given_.wait(lock, [this] {
-        return !queue_.empty() || stopping_.load(std::memory_order_relaxed);
-      });
+      given_.wait(lock,
+                  [this] { return !queue_.empty() || stopping_.load(std::memory_order_relaxed); });
       --resting_;
       if (stopping_.load(std::memory_order_relaxed)) return;
       job = std::move(queue_.front());

@@ -26,7 +26,7 @@ struct WorkerJob {
   std::vector<TensorDesc> results;
   std::vector<PooledBuffer> input_memory;
   std::vector<PooledBuffer> result_memory;
-  std::size_t to_come = 0;  // inputs, then results on their way
+  std::size_t to_come = 0;  // inputs
   Deadline deadline = Deadline::now();
   std::uint64_t received_ns = 0;
   std::atomic<bool> cancelled{false};

@@ -14,9 +14,6 @@ namespace airlock {
 
 namespace {
 
-// MPI counts in int; what is larger goes in several messages.
-constexpr std::size_t kMaxMessageBytes = std::size_t{1} << 30;
-
 Status check(int code, std::string_view what) {
   if (code == MPI_SUCCESS) return {};
   std::string text(MPI_MAX_ERROR_STRING, '\0');
@@ -31,10 +28,10 @@ class RowsType {
  public:
   static Result<RowsType> make(const ByteRows& rows) {
     RowsType made;
-    RETURN_IF_ERROR(check(
-        MPI_Type_create_hvector(static_cast<int>(rows.rows), static_cast<int>(rows.width),
-                                static_cast<MPI_Aint>(rows.pitch), MPI_BYTE, &made.type_),
-        "rows"));
+    RETURN_IF_ERROR(
+        check(MPI_Type_create_hvector(static_cast<int>(rows.rows), static_cast<int>(rows.width),
+                                      static_cast<MPI_Aint>(rows.pitch), MPI_BYTE, &made.type_),
+              "rows"));
     RETURN_IF_ERROR(check(MPI_Type_commit(&made.type_), "rows"));
     return made;
   }
@@ -105,16 +102,11 @@ class MpiLink : public GroupLink {
                                        ended_.data(), MPI_STATUSES_IGNORE),
                           "a message"));
     if (count == MPI_UNDEFINED || count == 0) return {};
-    for (int i = 0; i < count; ++i) {
-      const Ticket ticket = tickets_[static_cast<std::size_t>(ended_[static_cast<std::size_t>(i)])];
-      if (std::ranges::count(tickets_, ticket) == 1) {
-        over.push_back(ticket);
-      }
-      tickets_[static_cast<std::size_t>(ended_[static_cast<std::size_t>(i)])] = 0;
-    }
+    for (int i = 0; i < count; ++i)
+      over.push_back(tickets_[static_cast<std::size_t>(ended_[static_cast<std::size_t>(i)])]);
     std::size_t kept = 0;
     for (std::size_t i = 0; i < requests_.size(); ++i) {
-      if (tickets_[i] == 0) continue;
+      if (requests_[i] == static_cast<MPI_Request>(MPI_REQUEST_NULL)) continue;
       requests_[kept] = requests_[i];
       tickets_[kept++] = tickets_[i];
     }
@@ -141,34 +133,19 @@ class MpiLink : public GroupLink {
  private:
   MpiLink() = default;
 
+  // MPI counts in int: a row of a tensor is shorter, and rows that are not dense are one of a type.
   template <typename Begin>
   Status start(const ByteRows& rows, Ticket ticket, const Begin& begin) {
-    const auto push = [&](std::byte* data, std::size_t count, MPI_Datatype type) {
-      MPI_Request request = MPI_REQUEST_NULL;
-      RETURN_IF_ERROR(check(begin(data, static_cast<int>(count), type, &request), "a message"));
-      requests_.push_back(request);
-      tickets_.push_back(ticket);
-      return Status();
-    };
-    if (rows.rows == 1) {
-      for (std::size_t done = 0; done < rows.width; done += kMaxMessageBytes) {
-        RETURN_IF_ERROR(
-            push(rows.data + done, std::min(rows.width - done, kMaxMessageBytes), MPI_BYTE));
-      }
-      return {};
+    MPI_Request request = MPI_REQUEST_NULL;
+    if (rows.rows == 1 || rows.pitch == rows.width) {
+      RETURN_IF_ERROR(
+          check(begin(rows.data, static_cast<int>(rows.bytes()), MPI_BYTE, &request), "a message"));
+    } else {
+      ASSIGN_OR_RETURN(const RowsType type, RowsType::make(rows));
+      RETURN_IF_ERROR(check(begin(rows.data, 1, type.get(), &request), "a message"));
     }
-    // The other side cuts them alike, wherever its rows lie.
-    const std::size_t step = std::max<std::size_t>(kMaxMessageBytes / rows.width, 1);
-    for (std::size_t row = 0; row < rows.rows; row += step) {
-      const ByteRows part{rows.data + row * rows.pitch, rows.width,
-                          std::min(step, rows.rows - row), rows.pitch};
-      if (rows.pitch == rows.width) {
-        RETURN_IF_ERROR(push(part.data, part.bytes(), MPI_BYTE));
-        continue;
-      }
-      ASSIGN_OR_RETURN(const RowsType type, RowsType::make(part));
-      RETURN_IF_ERROR(push(part.data, 1, type.get()));
-    }
+    requests_.push_back(request);
+    tickets_.push_back(ticket);
     return {};
   }
 
@@ -176,7 +153,7 @@ class MpiLink : public GroupLink {
   std::size_t rank_ = 0;
   std::size_t ranks_ = 0;
   std::vector<MPI_Request> requests_;
-  std::vector<Ticket> tickets_;  // of each request; a ticket may have several
+  std::vector<Ticket> tickets_;  // of each request
   std::vector<int> ended_;
 };
 

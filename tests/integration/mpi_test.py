@@ -195,7 +195,6 @@ def a_killed_launcher_ends_all(group):
     wait_until(lambda: not group.pids(), "every rank has ended", 30)
     print(f"mpirun was killed: every process gone after {time.monotonic() - start:.2f} s")
     assert os.listdir(group.run_dir) in ([], ["ctl.lock"]), os.listdir(group.run_dir)
-    assert "the launcher is gone" in server.stderr(), server.stderr()
 
 
 def a_stopped_rank_is_a_lost_one(group):

@@ -37,7 +37,8 @@ class GroupRig {
       : source_(source),
         case_(std::move(wanted)),
         hub_(case_.ranks),
-        placement_(Placement::make(case_.kind, source.config(), case_.ranks, case_.door_only).value()),
+        placement_(
+            Placement::make(case_.kind, source.config(), case_.ranks, case_.door_only).value()),
         ends_(case_.ranks) {
     for (std::size_t rank = 1; rank < case_.ranks; ++rank)
       workers_.emplace_back([this, rank, dtype] { work(rank, dtype); });
@@ -90,7 +91,8 @@ class GroupRig {
   std::shared_ptr<ComputeModel> load(std::size_t rank, DType dtype) {
     const ModelShare& share = placement_.share(rank);
     if (share.empty()) return nullptr;
-    return CpuModel::create(source_, {.dtype = dtype, .threads = 1, .progress = {}, .share = &share})
+    return CpuModel::create(source_,
+                            {.dtype = dtype, .threads = 1, .progress = {}, .share = &share})
         .value();
   }
 
@@ -113,6 +115,7 @@ class GroupRig {
                               .load = load_share,
                               .timing = case_.timing};
     ends_[rank] = run_worker(*link, ground);
+    if (ends_[rank].ok()) link->finish();
   }
 
   const MemoryModel& source_;

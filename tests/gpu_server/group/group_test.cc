@@ -20,9 +20,9 @@ namespace {
 
 using testing::GroupCase;
 using testing::GroupRig;
+using ::testing::HasSubstr;
 using testing::MemoryModel;
 using testing::random_tensor;
-using ::testing::HasSubstr;
 
 constexpr GroupTiming kHasty{std::chrono::milliseconds(50), std::chrono::milliseconds(1000)};
 
@@ -135,8 +135,7 @@ TEST(Group, tells_what_a_rank_refuses_and_goes_on) {
   const auto compute = rig.model().make_compute({}).value();
   // Nobody has made int8 weights.
   const Tensor words({DType::kU32, Shape{2, 520}});
-  const OpSpec spec =
-      int_linear_spec(weights_of(Linear::kQkv, 0), 1, 2, source.config().dims);
+  const OpSpec spec = int_linear_spec(weights_of(Linear::kQkv, 0), 1, 2, source.config().dims);
   const Done refused = run(*compute, spec, {words.view()});
   EXPECT_EQ(refused.status.code(), StatusCode::kInvalidInput);
   Tensor ids({DType::kI32, Shape{1}});
@@ -291,7 +290,7 @@ TEST(Group, an_echo_comes_back) {
   const MemoryModel source;
   GroupRig rig(source, DType::kF32, {.ranks = 3});
   for (const std::size_t rank : {1, 2, 1}) {
-    const auto took = rig.leader().echo(rank, 100000);
+    const auto took = rig.leader().echo(rank, 5000000);
     ASSERT_TRUE(took.ok()) << took.status().message();
     EXPECT_GT(took->count(), 0);
   }

@@ -45,6 +45,7 @@ class MemoryHub {
   class End : public GroupLink {
    public:
     End(MemoryHub& hub, std::size_t rank) : hub_(hub), rank_(rank) {}
+    ~End() override { hub_.forget(rank_); }
     std::size_t rank() const override { return rank_; }
     std::size_t ranks() const override { return hub_.over_.size(); }
     std::string host() const override { return "host" + std::to_string(rank_); }
@@ -94,8 +95,20 @@ class MemoryHub {
     over_[to].push_back(is_send ? other.ticket : half.ticket);
   }
 
+  /// Its memory goes.
+  void forget(std::size_t rank) {
+    const std::lock_guard lock(mutex_);
+    cut_.insert(rank);
+    for (Halves* halves : {&sends_, &receives_}) {
+      std::erase_if(*halves, [rank](const auto& item) {
+        return std::get<0>(item.first) == rank || std::get<1>(item.first) == rank;
+      });
+    }
+  }
+
   static void copy(const ByteRows& from, const ByteRows& to) {
-    CHECK(to.rows == from.rows && (to.width == from.width || (to.rows == 1 && to.width > from.width)));
+    CHECK(to.rows == from.rows &&
+          (to.width == from.width || (to.rows == 1 && to.width > from.width)));
     for (std::size_t row = 0; row < from.rows; ++row)
       std::memcpy(to.data + row * to.pitch, from.data + row * from.pitch, from.width);
   }
