@@ -19,7 +19,7 @@ constexpr std::chrono::nanoseconds kMostRest = std::chrono::milliseconds(4);
 // A rest is so much shorter than what was waited so far: what comes is seen a 64th too late.
 constexpr int kRestShare = 64;
 constexpr std::chrono::milliseconds kLookInterval{250};
-constexpr std::size_t kNobody = static_cast<std::size_t>(-1);
+constexpr std::size_t kMostPiecesUnderWay = 4;
 // Before anything waits for anybody.
 const pid_t kParent = ::getppid();
 constexpr unsigned long kTimerSlackNs = 1000;
@@ -62,27 +62,60 @@ Status GroupPort::send(std::size_t to, const Frame& frame) {
   return send_bytes(to, kFrameTag, std::make_shared<std::vector<std::byte>>(encode(frame)), {});
 }
 
-template <typename Start>
-Status GroupPort::start_rows(const ByteRows& rows, std::size_t heard_from, Over over,
-                             const Start& start) {
+std::vector<ByteRows> GroupPort::pieces_of(const ByteRows& rows) {
   std::vector<ByteRows> pieces;
   if (rows.rows == 1) {
     for (std::size_t done = 0; done < rows.width; done += kMaxLinkBytes) {
       pieces.push_back(
           ByteRows::dense(rows.data + done, std::min(rows.width - done, kMaxLinkBytes)));
     }
-  } else {
-    const std::size_t step = std::max<std::size_t>(kMaxLinkBytes / rows.width, 1);
-    for (std::size_t row = 0; row < rows.rows; row += step) {
-      pieces.push_back(
-          {rows.data + row * rows.pitch, rows.width, std::min(step, rows.rows - row), rows.pitch});
-    }
+    return pieces;
   }
+  const std::size_t step = std::max<std::size_t>(kMaxLinkBytes / rows.width, 1);
+  for (std::size_t row = 0; row < rows.rows; row += step) {
+    pieces.push_back(
+        {rows.data + row * rows.pitch, rows.width, std::min(step, rows.rows - row), rows.pitch});
+  }
+  return pieces;
+}
+
+Status GroupPort::send_rows(std::size_t to, int tag, const ByteRows& rows, Over over) {
+  const std::vector<ByteRows> pieces = pieces_of(rows);
   ++moving_;
   const auto left = std::make_shared<std::size_t>(pieces.size());
-  const auto end_piece = [this, left, heard_from, over = std::move(over)]() -> Status {
+  const auto end_piece = [this, left, to, over = std::move(over)]() -> Status {
     came_ = true;
-    hear(heard_from);
+    --outgoing_[to].under_way;
+    RETURN_IF_ERROR(send_pieces(to));
+    if (--*left > 0) return {};
+    --moving_;
+    return over();
+  };
+  for (const ByteRows& piece : pieces) outgoing_[to].waiting.push_back({piece, tag, end_piece});
+  return send_pieces(to);
+}
+
+// A few at a time: signs of life and other frames are not to wait behind gigabytes.
+Status GroupPort::send_pieces(std::size_t to) {
+  Outgoing& outgoing = outgoing_[to];
+  while (outgoing.under_way < kMostPiecesUnderWay && !outgoing.waiting.empty()) {
+    Piece piece = std::move(outgoing.waiting.front());
+    outgoing.waiting.pop_front();
+    ++outgoing.under_way;
+    const GroupLink::Ticket ticket = next_++;
+    pending_[ticket] = std::move(piece.over);
+    RETURN_IF_ERROR(link_.send(to, piece.tag, piece.rows, ticket));
+  }
+  return {};
+}
+
+Status GroupPort::receive_rows(std::size_t from, int tag, const ByteRows& rows, Over over) {
+  const std::vector<ByteRows> pieces = pieces_of(rows);
+  ++moving_;
+  const auto left = std::make_shared<std::size_t>(pieces.size());
+  const auto end_piece = [this, left, from, over = std::move(over)]() -> Status {
+    came_ = true;
+    hear(from);
     if (--*left > 0) return {};
     --moving_;
     return over();
@@ -90,24 +123,9 @@ Status GroupPort::start_rows(const ByteRows& rows, std::size_t heard_from, Over 
   for (const ByteRows& piece : pieces) {
     const GroupLink::Ticket ticket = next_++;
     pending_[ticket] = end_piece;
-    RETURN_IF_ERROR(start(piece, ticket));
+    RETURN_IF_ERROR(link_.receive(from, tag, piece, ticket));
   }
   return {};
-}
-
-Status GroupPort::send_rows(std::size_t to, int tag, const ByteRows& rows, Over over) {
-  // That it has left says nothing of who is to get it.
-  return start_rows(rows, kNobody, std::move(over),
-                    [&](const ByteRows& piece, GroupLink::Ticket ticket) {
-                      return link_.send(to, tag, piece, ticket);
-                    });
-}
-
-Status GroupPort::receive_rows(std::size_t from, int tag, const ByteRows& rows, Over over) {
-  return start_rows(rows, from, std::move(over),
-                    [&](const ByteRows& piece, GroupLink::Ticket ticket) {
-                      return link_.receive(from, tag, piece, ticket);
-                    });
 }
 
 // Piece after piece, into the same memory.

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -70,11 +71,22 @@ class GroupPort {
     std::unique_ptr<std::array<std::byte, kFrameRoom>> room;
   };
 
+  /// Of rows that are to be sent.
+  struct Piece {
+    ByteRows rows;
+    int tag = 0;
+    Over over;
+  };
+  struct Outgoing {
+    std::deque<Piece> waiting;
+    std::size_t under_way = 0;
+  };
+
   Status receive_frame(Peer& peer);
   Status send_bytes(std::size_t to, int tag, std::shared_ptr<std::vector<std::byte>> bytes,
                     Over over);
-  template <typename Start>
-  Status start_rows(const ByteRows& rows, std::size_t heard_from, Over over, const Start& start);
+  static std::vector<ByteRows> pieces_of(const ByteRows& rows);
+  Status send_pieces(std::size_t to);
   Status send_signs();
   Status check_silence() const;
   void hear(std::size_t from);
@@ -85,6 +97,7 @@ class GroupPort {
   std::unordered_map<GroupLink::Ticket, Over> pending_;
   std::size_t moving_ = 0;
   std::map<std::size_t, Peer> peers_;
+  std::map<std::size_t, Outgoing> outgoing_;
   Deadline next_sign_ = Deadline::now();
   bool listening_ = true;
   bool came_ = false;

@@ -36,6 +36,14 @@ class Hosts:
                     "OMPI_MCA_oob_tcp_if_include": f"{NET}.0/24"}
 
     def __enter__(self):
+        try:
+            self.build()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def build(self):
         switch = self.netns("switch")
         ip("netns", "add", switch)
         ip("-n", switch, "link", "add", "switch", "type", "bridge")
@@ -52,7 +60,6 @@ class Hosts:
             ip("-n", switch, "link", "set", f"port{number}", "master", "switch", "up")
             ip("-n", name, "address", "add", f"{NET}.{number}/24", "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
-        return self
 
     def __exit__(self, *_):
         for host in ("switch", *self.names):

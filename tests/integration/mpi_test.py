@@ -96,6 +96,10 @@ def stop(group, server, rank=0):
     assert os.listdir(group.run_dir) in ([], ["ctl.lock"]), os.listdir(group.run_dir)
 
 
+def wait_for_session(server, runner):
+    wait_until(lambda: f"tee_runner pid {runner.pid}, privacy" in server.stderr() or not runner.running(), "a session")
+
+
 def three_ranks_give_the_bits_of_one_process(group):
     model = group.wide()
     for link in (SHM, TCP):
@@ -153,6 +157,7 @@ def more_ranks_than_layers_idle(group):
     server = group.group(5, model=model)
     assert server.stderr().count("holds nothing and idles") == 1, server.stderr()
     group.runner(model=model).expect_exit(0)
+    group.runner("--privacy", "otp-verify", "--attention", "tee", model=model).expect_exit(0)
     stop(group, server)
 
 
@@ -170,6 +175,34 @@ def a_signal_to_any_rank_ends_all_in_order(group):
     wait_until(lambda: not group.pids(), "every rank has ended", 10)
 
 
+def a_group_drains_once_whoever_is_signalled(group):
+    server = group.group(2, "--drain-seconds", 60)
+    runner = group.runner("--repeat", 300, "-o", "json")
+    wait_for_session(server, runner)
+    for pid in group.pids().values():
+        os.kill(pid, signal.SIGTERM)
+    runner.expect_exit(0)
+    server.expect_exit(0)
+    wait_until(lambda: not group.pids(), "every rank has ended", 10)
+
+
+def a_rank_lost_while_rank_0_loads_ends_all(group):
+    server = group.start("gpu_server", "--synthetic", os.path.join(CONFIGS, "llama-3.2-1b.json"), "--device", "cpu",
+                         "--endpoint", group.endpoint, "--threads", 1, within=mpirun(2))
+    wait_until(lambda: "rank 0 of 2" in server.stderr(), "the ranks have met")
+    time.sleep(0.5)
+    os.kill(group.pids()[1], signal.SIGSTOP)
+    expect_the_end(group, server, "rank 1 was stopped while rank 0 loads")
+    assert "ready" not in server.stdout() and "no sign of life" in server.stderr(), server.report()
+
+
+def a_launcher_of_another_mpi_is_found(group):
+    group.env.update(PMIX_RANK="0", SLURM_NTASKS="2")
+    alone = group.start("gpu_server", "--synthetic", TINY, "--endpoint", group.endpoint, "--device", "cpu")
+    alone.expect_exit(5)
+    assert "the launcher calls this rank 0 of 2" in alone.stderr(), alone.stderr()
+
+
 def expect_the_end(group, server, what):
     start = time.monotonic()
     wait_until(lambda: not group.pids() and not server.running(), f"every process is gone after {what}", 60)
@@ -181,7 +214,7 @@ def a_killed_rank_ends_all_and_clients_are_told(group):
     for rank in (0, 1, 2):
         server = group.group(3, endpoint=f"ipc://{group.run_dir}/ctl{rank}")
         runner = group.runner("--repeat", 100000, endpoint=server.endpoint)
-        wait_until(lambda: "session" in server.stderr() or not runner.running(), "a session")
+        wait_for_session(server, runner)
         time.sleep(0.5)
         os.kill(group.pids()[rank], signal.SIGKILL)
         expect_the_end(group, server, f"rank {rank} was killed")
@@ -200,7 +233,7 @@ def a_killed_launcher_ends_all(group):
 def a_stopped_rank_is_a_lost_one(group):
     server = group.group(3)
     runner = group.runner("--repeat", 100000)
-    wait_until(lambda: "session" in server.stderr() or not runner.running(), "a session")
+    wait_for_session(server, runner)
     os.kill(group.pids()[1], signal.SIGSTOP)
     expect_the_end(group, server, "rank 1 was stopped")
     assert "rank 1" in server.stderr() and "no sign of life" in server.stderr(), server.stderr()
@@ -225,7 +258,7 @@ def hosts_on_a_network_serve_and_a_cut_cable_ends_all(group):
         assert "rank 1 (gpu-a, process" in said and "rank 2 (gpu-b, process" in said, said
         assert group.logits("remote", model=model) == local, "other bits"
         runner = group.runner("--repeat", 100000, model=model)
-        wait_until(lambda: server.stderr().count("session") > 1 or not runner.running(), "a session")
+        wait_for_session(server, runner)
         time.sleep(0.5)
         network.cut("gpu-a")
         start = time.monotonic()
@@ -240,6 +273,22 @@ def commands():
     """Of docs/SCALING.md: (host, command), in order."""
     text = read_text(os.path.join(ROOT, "docs", "SCALING.md"))
     return re.findall(r"^```sh\n# on (\S+)\n(.+)\n```$", text, re.MULTILINE)
+
+
+def a_transfer_longer_than_a_silence_is_a_sign_of_life(group):
+    reason = hosts.lacking()
+    if reason:
+        return reason
+    model = ("--synthetic", group.config(vocab_size=131072))
+    with hosts.Hosts(group.work, "tee", "gpu") as network:
+        group.env.update(network.env)
+        server = group.group(2, "--door-only", model=model, launch=network.mpirun())
+        network.slow("40mbit")
+        # 32 MiB of logits.
+        runner = group.runner("--all-logits", "--logits-out", group.path("logits.npy"), model=model)
+        runner.expect_exit(0)
+        stop(group, server)
+    return None
 
 
 def scaling_md_says_what_works(group):
@@ -342,7 +391,9 @@ def no_program_links_mpi(group):
 SCENARIOS = (three_ranks_give_the_bits_of_one_process, golden_models_give_the_bits_of_one_process,
              private_sessions_give_the_bits_of_one_process, a_door_holds_no_weights, each_rank_loads_what_it_owns,
              more_ranks_than_layers_idle, a_signal_to_any_rank_ends_all_in_order,
-             a_killed_rank_ends_all_and_clients_are_told, a_killed_launcher_ends_all, a_stopped_rank_is_a_lost_one,
+             a_killed_rank_ends_all_and_clients_are_told, a_transfer_longer_than_a_silence_is_a_sign_of_life,
+             a_group_drains_once_whoever_is_signalled, a_rank_lost_while_rank_0_loads_ends_all,
+             a_launcher_of_another_mpi_is_found, a_killed_launcher_ends_all, a_stopped_rank_is_a_lost_one,
              hosts_on_a_network_serve_and_a_cut_cable_ends_all, scaling_md_says_what_works,
              ranks_that_serve_something_else_are_refused, what_a_rank_cannot_load_ends_all,
              options_of_a_group_are_refused_without_one, a_binding_that_leaves_threads_no_cpu_is_said,

@@ -1,5 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -13,6 +15,7 @@
 #include "gpu_server/group/traffic.h"
 #include "tests/gpu_server/group/group_rig.h"
 #include "tests/support/reference_ops.h"
+#include "tests/support/sanitizer.h"
 #include "tests/support/temp_dir.h"
 
 namespace airlock {
@@ -285,6 +288,40 @@ TEST(Group, a_leader_that_is_gone_ends_the_others) {
     EXPECT_THAT(rig.end_of(rank).message(), HasSubstr("rank 0 has given no sign of life"));
   }
 }
+
+// The other allocators of a sanitizer take address space as they like.
+#if !AIRLOCK_ASAN && !AIRLOCK_TSAN
+TEST(Group, an_op_that_a_rank_has_no_memory_for_is_answered_so) {
+  const MemoryModel source(wide());
+  GroupRig rig(source, DType::kF32, {.ranks = 2, .door_only = true});
+  constexpr std::int64_t kRows = 131072;
+  Tensor input({DType::kBF16, Shape{kRows, 520}});
+  const auto op = std::make_shared<RemoteOp>();
+  op->rank = 1;
+  op->spec = lm_head_spec(input.desc());
+  op->deadline = GroupRig::soon();
+  op->inputs = {ByteRows::dense(input.mutable_view().data, input.desc().bytes())};
+  op->result_descs = {{DType::kF32, Shape{kRows, 1000}}};
+  // Half a gigabyte, of which none is written.
+  op->results = {tensor_rows(nullptr, op->result_descs[0])};
+  std::size_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_AS, &before), 0);
+  rlimit tight = before;
+  tight.rlim_cur =
+      pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)) + (std::size_t{300} << 20);
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &tight), 0);
+  rig.leader().submit(op);
+  const bool is_over = op->wait(GroupRig::soon());
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &before), 0);
+  ASSERT_TRUE(is_over);
+  EXPECT_EQ(op->status().code(), StatusCode::kResourceExhausted) << op->status().message();
+  const Tensor x = random_tensor({DType::kF32, Shape{2, 520}}, 1);
+  EXPECT_TRUE(
+      run(*rig.model().make_compute({}).value(), lm_head_spec(x.desc()), {x.view()}).status.ok());
+}
+#endif
 
 TEST(Group, an_echo_comes_back) {
   const MemoryModel source;
