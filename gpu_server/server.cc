@@ -368,6 +368,8 @@ Status Server::run(ServedModel model, int signal_fd) {
                                          : "token ids and every activation of plain sessions"));
   ASSIGN_OR_RETURN(control_thread_,
                    start_thread("the control connections", [this] { control_loop(); }));
+  // Loading may have taken longer than a stall.
+  control_pulse_.beat();
   is_serving_.store(true, std::memory_order_release);
   stdout_sink().write("ready " + endpoint_.text() + "\n");
   // Nobody would know of a server that cannot say so.

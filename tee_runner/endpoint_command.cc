@@ -34,13 +34,8 @@ class Loss {
 }  // namespace
 
 Status run(const EndpointOptions& options, StatsReporter& reporter) {
-  keep_words_private();
-  ASSIGN_OR_RETURN(auto model, open_served_model(options.model, options.serve.model_name,
-                                                 options.chat_template));
   WakeEvent end;
   RETURN_IF_ERROR(end.check());
-  Loss loss;
-  std::unique_ptr<TextSession> session;
   // While it starts a signal ends it at once, as nobody was answered; then the first one drains,
   // and a second one ends the program as it is.
   std::atomic<bool> is_started{false};
@@ -54,6 +49,11 @@ Status run(const EndpointOptions& options, StatsReporter& reporter) {
     end.set();
     return true;
   });
+  keep_words_private();
+  ASSIGN_OR_RETURN(auto model, open_served_model(options.model, options.serve.model_name,
+                                                 options.chat_template));
+  Loss loss;
+  std::unique_ptr<TextSession> session;
   ServeWork work;
   work.start = [&](const ServeWork::Say& say) -> Result<Engine*> {
     EngineLimits limits{options.max_sequences, options.max_queue};

@@ -95,7 +95,8 @@ Status PrivateSession::start_pads(const ModelOptions& options, const ConnectOpti
     products = local_.get();
   }
   products_.emplace(*products, ops);
-  const PadMakerOptions maker{model.dims().layers, pad_key_, privacy.pad_bytes, options.op_timeout};
+  const PadMakerOptions maker{model.dims().layers, pad_key_, privacy.pad_bytes, options.op_timeout,
+                              connect.pulse};
   ASSIGN_OR_RETURN(pads_, PadMaker::create(maker, model.int8(), *products_, stats));
   return {};
 }

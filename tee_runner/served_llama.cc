@@ -166,12 +166,20 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_local() {
   return std::unique_ptr<EngineModel>(std::move(made));
 }
 
+/// Read once: where no cache may be written it is the whole model that is read.
+Result<std::string> LlamaSource::digest() {
+  if (digest_.empty()) {
+    ASSIGN_OR_RETURN(digest_, model_->digest());
+  }
+  return digest_;
+}
+
 Result<std::unique_ptr<EngineModel>> LlamaSource::make_remote() {
   ConnectOptions connect = options_;
   // Who asks again, asks again soon: nothing that ends meanwhile waits for it.
   if (is_described_) connect.patience = std::min(options_.timeout, kReconnectPatience);
   if (model_ != nullptr) {
-    ASSIGN_OR_RETURN(connect.digest, model_->digest());
+    ASSIGN_OR_RETURN(connect.digest, digest());
     connect.dims = model_->config().dims;
   }
   connect.cancelled = &cancelled_;

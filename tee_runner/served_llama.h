@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <string>
 
 #include "base/pulse.h"
 #include "base/status.h"
@@ -59,6 +60,7 @@ class LlamaSource {
   const LlamaConfig& config() const { return config_; }
 
  private:
+  Result<std::string> digest();
   Result<std::unique_ptr<EngineModel>> make_local();
   Result<std::unique_ptr<EngineModel>> make_tee_only();
   Status drive(Driven& driven, ModelFacts facts, const ConnectOptions& connect, Backend& asked,
@@ -74,6 +76,7 @@ class LlamaSource {
   const std::size_t prompt_tokens_;
   std::unique_ptr<PrivateModel> private_model_;  // of a private mode, from the first make() on
   LlamaConfig config_;
+  std::string digest_;  // the model's, once it was read
   bool is_described_ = false;
   std::atomic<bool> cancelled_{false};
   Pulse pulse_;

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <span>
 #include <thread>
 #include <utility>
 
@@ -20,13 +19,9 @@ namespace {
 constexpr std::chrono::seconds kStallAfter{120};
 constexpr std::chrono::milliseconds kPause{500};
 
-/// One whose first token was computed: what it stands on works.
 Result<std::unique_ptr<EngineModel>> make_tried(LlamaSource& source) {
   ASSIGN_OR_RETURN(auto made, source.make());
-  const std::int32_t token = 0;
-  const Status tried = made->driver().prefill(std::span(&token, 1)).status();
-  RETURN_IF_ERROR(made->check());
-  RETURN_IF_ERROR(tried);
+  RETURN_IF_ERROR(try_model(*made));
   return made;
 }
 
@@ -81,10 +76,10 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
   const bool is_remote = options.backend == BackendChoice::kRemote;
   // A product of this process takes what an op may.
   if (!is_remote) engine.stall_after += options.op_timeout;
-  if (limits.reconnects) {
+  if (limits.reconnects || (limits.server_patience && is_remote))
     engine.reconnect = [source = made->source_.get()] { return source->make(); };
-  } else if (limits.server_patience && is_remote) {
-    engine.reconnect = [source = made->source_.get()] { return make_tried(*source); };
+  if (!limits.reconnects) {
+    engine.tries_model = true;
     engine.reconnect_for = limits.server_patience;
   }
   reporter.add_config("cache_type", name_of(engine.cache_dtype));

@@ -33,13 +33,15 @@ UniqueFd signals_through_a_pipe(const sigset_t& set) {
   UniqueFd reader(ends[0]);
   auto thread = start_thread("signals", [set, end = ends[1]] {
     const UniqueFd writer(end);
-    ssize_t written = 0;
-    while (written >= 0 || errno == EAGAIN) {  // nobody reads 512 of them: enough were told
+    for (;;) {
       signalfd_siginfo info{};
       const int number = ::sigwaitinfo(&set, nullptr);
-      if (number <= 0) continue;
+      if (number <= 0 && errno == EINTR) continue;
+      if (number <= 0) return;
       info.ssi_signo = static_cast<std::uint32_t>(number);
-      written = ::write(writer.get(), &info, sizeof(info));
+      // Where nobody reads 512 of them enough were told.
+      if (::write(writer.get(), &info, sizeof(info)) < 0 && errno != EAGAIN && errno != EINTR)
+        return;
     }
   });
   if (!thread.ok()) {

@@ -35,8 +35,9 @@ Status server_gone() {
 
 /// Why the server at `endpoint` gives no session.
 Status refused(const Endpoint& endpoint, const Refusal& refusal) {
-  const StatusCode code =
-      refusal.code == StatusCode::kOk ? StatusCode::kProtocolError : refusal.code;
+  // Whether all is well, and whether we gave up, is ours to say.
+  const bool is_ours = refusal.code == StatusCode::kOk || refusal.code == StatusCode::kCancelled;
+  const StatusCode code = is_ours ? StatusCode::kProtocolError : refusal.code;
   return {code, "the server at {} refused: {}", endpoint.text(), refusal.message};
 }
 

@@ -61,6 +61,14 @@ Status take_places(PoolLease* pool, PoolUse use, MessagePlan& plan, std::vector<
   return place_in_pool(plan, std::span(places).subspan(first));
 }
 
+// What an error of the server's is to us.
+StatusCode code_of(const ResponseHeader& response) {
+  // That something differs from what it should be is ours to say, and that we gave up is, too.
+  if (response.code == StatusCode::kMismatch && is_computed(response.op))
+    return StatusCode::kProtocolError;
+  return response.code == StatusCode::kCancelled ? StatusCode::kUnavailable : response.code;
+}
+
 // How the tensors behind `header` travel, which has to be what was asked for.
 Result<MessagePlan> accept_reply(Call& call, const ResponseHeader& header,
                                  const PathPolicy& policy) {
@@ -276,10 +284,8 @@ class RequestQueue {
     call->times.tee_ns += check_ns;
     book(*call, response, (*received)->plan());
     if (response.code != StatusCode::kOk) {
-      // That something differs from what it should be is ours to say.
-      const bool claims = response.code == StatusCode::kMismatch && is_computed(response.op);
-      fail({claims ? StatusCode::kProtocolError : response.code, "the server refused {}: {}",
-            name_of(response.op), response.message});
+      fail({code_of(response), "the server refused {}: {}", name_of(response.op),
+            response.message});
       return {};
     }
     call->state = Call::State::kReplied;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "base/check.h"
@@ -26,6 +27,15 @@ bool is_of_the_step(StatusCode code) {
 }
 
 }  // namespace
+
+Status try_model(EngineModel& model) {
+  const std::int32_t token = 0;
+  const Status tried = model.driver().prefill(std::span(&token, 1)).status();
+  if (tried.code() == StatusCode::kMismatch) return tried;
+  // Why it has gone says more than what came of that.
+  RETURN_IF_ERROR(model.check());
+  return tried;
+}
 
 struct BatchEngine::Sequence {
   Sequence(GenerationId of, GenerateRequest asked, std::shared_ptr<TokenSink> teller,
@@ -154,7 +164,8 @@ void BatchEngine::cancel(GenerationId id) {
 
 Status BatchEngine::health() const {
   const std::lock_guard lock(mutex_);
-  return stopping_ ? ended() : health_;
+  RETURN_IF_ERROR(health_);
+  return stopping_ ? ended() : Status();
 }
 
 Status BatchEngine::liveness() const {
@@ -208,6 +219,7 @@ void BatchEngine::work() {
     return {};
   });
   if (!status.ok()) log_error("the engine ended: " + status.to_string());
+  if (!status.ok() && !has_given_up_) give_up(status);
   Sequences waiting;
   {
     const std::lock_guard lock(mutex_);
@@ -247,8 +259,23 @@ void BatchEngine::look_at_model() {
     return;
   }
   if (has_given_up_) return;
+  // One that cannot be made, whatever is thrown, may be made another time.
+  const Status asked = without_exceptions([this]() -> Status {
+    ask_for_model();
+    return {};
+  });
+  if (!asked.ok()) miss_model(asked);
+}
+
+void BatchEngine::ask_for_model() {
   auto again = options_.reconnect();
   if (!again.ok()) return miss_model(again.status());
+  if (options_.tries_model) {
+    const Status tried = try_model(**again);
+    // Who lies is another matter than who has another model: it is asked for nothing more.
+    if (tried.code() == StatusCode::kMismatch) return give_up(tried);
+    if (!tried.ok()) return miss_model(tried);
+  }
   model_ = std::move(again).value();
   const std::lock_guard lock(mutex_);
   health_ = {};

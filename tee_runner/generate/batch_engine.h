@@ -31,6 +31,10 @@ class EngineModel {
   virtual Status check() = 0;
 };
 
+/// Has `model` compute a token, so that what it stands on is known to work. kMismatch: its answer
+/// failed a check, also where who gave it has hung up since. Where it computes.
+Status try_model(EngineModel& model);
+
 struct BatchEngineOptions {
   ModelDims dims;
   std::int64_t context_length = 0;  // max_position_embeddings, or less
@@ -48,11 +52,14 @@ struct BatchEngineOptions {
   // Gives a model again after one has gone; empty: the engine ends with its first.
   std::function<Result<std::unique_ptr<EngineModel>>()> reconnect;
   std::chrono::milliseconds reconnect_pause{500};
+  // try_model() before one that came so is taken: one that fails is asked for again.
+  bool tries_model = false;
   // For how long one is asked for; nullopt: for ever.
   std::optional<std::chrono::nanoseconds> reconnect_for;
   // Called on the engine's thread when it gives up for good, with what health() says from then on:
-  // an answer of the model's failed its check (kMismatch), it has gone and no other one may be
-  // asked for, or none came within reconnect_for (the code of the last attempt). May be empty.
+  // an answer of the model's failed its check (kMismatch), that to try_model() too; it has gone and
+  // no other one may be asked for; none came within reconnect_for (the code of the last attempt);
+  // the engine itself failed. May be empty.
   std::function<void(const Status&)> gave_up;
   // Beaten by the engine's thread, and by its models where they wait; null: one of its own.
   // Outlives it.
@@ -92,6 +99,7 @@ class BatchEngine : public Engine {
   void work();
   bool await_work();
   void look_at_model();
+  void ask_for_model();
   void miss_model(const Status& why);
   void give_up(const Status& why);
   void admit();

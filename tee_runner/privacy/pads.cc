@@ -141,6 +141,7 @@ Result<std::vector<SecretWords>> PadMaker::take(const LinearId& id, std::uint32_
     if (!failure_.ok()) return failure_;
     if (deadline.expired())
       return Status(StatusCode::kDeadlineExceeded, "the pads' products were not there in time");
+    if (options_.pulse != nullptr) options_.pulse->beat();
     ready_.wait_for(lock, deadline.slice(kLook).remaining());
   }
   merge(stats_.pads_used, count);

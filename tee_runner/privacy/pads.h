@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/deadline.h"
+#include "base/pulse.h"
 #include "base/status.h"
 #include "runtime/backend.h"
 #include "runtime/exact/int8_weights.h"
@@ -55,6 +56,8 @@ struct PadMakerOptions {
   // What products may take that are made before they are asked for.
   std::uint64_t reserve_bytes = 0;
   std::chrono::nanoseconds op_timeout = std::chrono::seconds(300);
+  // Beaten while take() waits; null, or outlives the maker.
+  Pulse* pulse = nullptr;
 };
 
 /// The products R W^T of a session's pads R. A pad is one place: epoch (the pass), layer, linear,

@@ -113,6 +113,7 @@ void Connection::begin_request() {
   parser_->body_limit(state_.settings.max_body_bytes);
   admission_ = {};
   request_began_ns_ = now_ns();
+  is_let_in_ = false;
   head_only_ = false;
   keep_alive_ = false;
   head_sent_ = false;
@@ -193,6 +194,7 @@ void Connection::on_head() {
   if (state_.bodies_bytes + wanted > state_.settings.max_bodies_bytes) {
     return refuse(api_error(Status(StatusCode::kResourceExhausted, "")), keep);
   }
+  is_let_in_ = true;
   reserved_bytes_ = wanted;
   state_.bodies_bytes += wanted;
   if (boost::beast::iequals(request[http::field::expect], "100-continue") && has_body)
@@ -393,7 +395,9 @@ void Connection::drop_answer() {
   answer_.reset();
 }
 
-bool Connection::is_owed() const { return stage_ >= Stage::kPreparing && stage_ < Stage::kClosed; }
+bool Connection::is_owed() const {
+  return is_let_in_ && stage_ >= Stage::kPreparing && stage_ < Stage::kClosed;
+}
 
 Connection::Worth Connection::worth() const {
   if (stage_ == Stage::kIdle || stage_ == Stage::kFarewell) return Worth::kNone;

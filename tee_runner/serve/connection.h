@@ -84,7 +84,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// Of worth().
   std::uint64_t since_ns() const { return stage_since_ns_; }
   bool is_answering() const { return mailbox_ != nullptr; }
-  /// A response is made or goes out: an end waits for it.
+  /// It asked for a completion that was let in, and the response is made or goes out: an end waits
+  /// for it.
   bool is_owed() const;
   /// Ends it, or where an answer is under way says so after that.
   void drain();
@@ -179,6 +180,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Of the request.
   std::optional<Parser> parser_;
   Admission admission_;
+  bool is_let_in_ = false;  // a completion, by a server that was not draining
   std::uint64_t request_began_ns_ = 0;
   std::size_t reserved_bytes_ = 0;
   bool preparing_ = false;

@@ -208,7 +208,8 @@ void HttpServer::Impl::on_network(const Body& body) {
   done.wait(lock, [&] { return is_done; });
 }
 
-/// Nobody is owed a response any more; who asks how the server is may come and go meanwhile.
+/// No client whose completion was let in is owed anything any more; who asks how the server is, and
+/// who is refused, holds nothing up.
 bool HttpServer::Impl::wait_until_told(Deadline deadline) {
   for (;;) {
     bool all_told = false;

@@ -13,7 +13,7 @@ namespace airlock {
 /// what it waits for. Thread-safe.
 class LateEngine final : public Engine {
  public:
-  /// What is waited for; logged by nobody here.
+  /// What is waited for, an error; logged by nobody here.
   void say(Status why) {
     const std::lock_guard lock(mutex_);
     waits_for_ = std::move(why);
@@ -23,7 +23,7 @@ class LateEngine final : public Engine {
 
   Result<GenerationId> submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) override {
     Engine* const engine = there();
-    if (engine == nullptr) return health();
+    if (engine == nullptr) return waits_for();
     return engine->submit(std::move(request), std::move(sink));
   }
   void cancel(GenerationId id) override {
@@ -34,9 +34,8 @@ class LateEngine final : public Engine {
     return engine != nullptr ? engine->context_length() : std::numeric_limits<std::int64_t>::max();
   }
   Status health() const override {
-    if (Engine* const engine = there()) return engine->health();
-    const std::lock_guard lock(mutex_);
-    return waits_for_;
+    Engine* const engine = there();
+    return engine != nullptr ? engine->health() : waits_for();
   }
   Status liveness() const override {
     Engine* const engine = there();
@@ -50,6 +49,11 @@ class LateEngine final : public Engine {
  private:
   // Pairs with set().
   Engine* there() const { return engine_.load(std::memory_order_acquire); }
+  // Never ok, whether the engine has come meanwhile or not.
+  Status waits_for() const {
+    const std::lock_guard lock(mutex_);
+    return waits_for_;
+  }
 
   std::atomic<Engine*> engine_{nullptr};
   mutable std::mutex mutex_;

@@ -56,7 +56,9 @@ Status serve(const ServeOptions& options, std::shared_ptr<const ServedModel> mod
   }
   log_info("no new requests from here on");
   if (!server->drain(drained))
-    log_warning("answers under way took longer than --drain-seconds and were cancelled");
+    log_warning(
+        "answers, or their clients, took longer than --drain-seconds: what was under way was "
+        "cancelled");
   return end;
 }
 

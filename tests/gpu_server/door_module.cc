@@ -72,9 +72,9 @@ class DoorCompute : public Compute {
       if (mode() == "stuck") return std::unique_ptr<Computation>(std::make_unique<Stuck>());
       return kLost;
     }
-    constexpr int kHonestOps = 40;
-    const bool lies =
-        mode() == "lies" && spec.op == Op::kIntLinear && life_->ops.fetch_add(1) >= kHonestOps;
+    const bool is_liar = mode() == "lies" || mode() == "lies at once";
+    const int honest_ops = mode() == "lies" ? 40 : 0;
+    const bool lies = is_liar && spec.op == Op::kIntLinear && life_->ops.fetch_add(1) >= honest_ops;
     std::byte* const first = lies ? memory.results[0].data : nullptr;
     ASSIGN_OR_RETURN(auto honest, cpu_->prepare(spec, std::move(memory), life));
     if (!lies) return honest;

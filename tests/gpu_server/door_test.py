@@ -284,9 +284,9 @@ def a_server_that_lies_ends_every_command_with_4(door):
     model = text_model(door)
     door.env["LD_LIBRARY_PATH"] = door.driver_dir
 
-    def lying():
-        # It is honest for 40 ops: some tokens come first.
-        door.env["AIRLOCK_DOOR_MODULE"] = "lies"
+    def lying(mode="lies"):
+        # "lies" is honest for 40 ops: some tokens come first.
+        door.env["AIRLOCK_DOOR_MODULE"] = mode
         return door.server("--cuda-module", door.module(), model=("--model", model), device="cuda")
 
     def expect_caught(process):
@@ -306,6 +306,18 @@ def a_server_that_lies_ends_every_command_with_4(door):
     serve = endpoint(door, model, "--privacy", "otp-verify")
     status, said = ask(serve, "Airlock hides", count=100)
     assert status >= 500, (status, said)
+    expect_caught(serve)
+    door.stop(server)
+    # To the token that a server is tried with: at the first start, and when it comes back.
+    server = lying("lies at once")
+    expect_caught(door.start("tee_runner", "serve", "--endpoint", door.endpoint, "--model", model, "--chat-template", "chatml",
+                             "--listen", "127.0.0.1:0", "--privacy", "otp-verify"))
+    door.stop(server)
+    server = lying("honest")
+    serve = endpoint(door, model, "--privacy", "otp-verify")
+    server.signal(signal.SIGKILL)
+    server.expect_exit(-signal.SIGKILL)
+    server = lying("lies at once")
     expect_caught(serve)
     door.stop(server)
     # Not checked, it goes unseen: the lie is one.

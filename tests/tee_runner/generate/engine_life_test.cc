@@ -144,5 +144,94 @@ TEST_F(BatchEngineTest, who_lies_is_asked_no_more_also_where_it_hangs_up) {
   EXPECT_EQ(world_.made, made) << "it was asked for again";
 }
 
+TEST_F(BatchEngineTest, who_lies_to_the_first_token_after_it_came_back_is_asked_no_more) {
+  BatchEngineOptions lasting = options();
+  lasting.tries_model = true;
+  std::atomic<int> asked{0};
+  lasting.reconnect = [&]() -> Result<std::unique_ptr<EngineModel>> {
+    // One of another model is no liar, and may be another one the next time.
+    if (++asked == 1) return Status(StatusCode::kMismatch, "it has another model");
+    world_.lies = true;
+    world_.is_there = true;
+    auto made = std::make_unique<TinyModel>(world_);
+    EXPECT_TRUE(made->check().ok());  // arms it; it hangs up once it has lied
+    return std::unique_ptr<EngineModel>(std::move(made));
+  };
+  std::promise<Status> gave_up;
+  lasting.gave_up = [&gave_up](const Status& why) { gave_up.set_value(why); };
+  const auto engine = start(lasting);
+  world_.is_there = false;
+  auto told = gave_up.get_future();
+  ASSERT_EQ(told.wait_for(kPatience), std::future_status::ready);
+  EXPECT_EQ(told.get().code(), StatusCode::kMismatch);
+  EXPECT_EQ(engine->health().code(), StatusCode::kMismatch);
+  EXPECT_THAT(engine->health().message(), HasSubstr("failed its check"));
+  EXPECT_FALSE(world_.is_there);
+  EXPECT_EQ(asked, 2);
+}
+
+TEST_F(BatchEngineTest, one_whose_first_token_fails_is_not_taken_and_asked_for_again) {
+  world_.fails = true;
+  TinyModel model(world_);
+  ASSERT_TRUE(model.check().ok());
+  const Status failed = try_model(model);
+  EXPECT_FALSE(failed.ok());
+  BatchEngineOptions lasting = options();
+  lasting.tries_model = true;
+  lasting.reconnect = [this]() -> Result<std::unique_ptr<EngineModel>> {
+    world_.is_there = true;
+    world_.fails = world_.made < 4;
+    auto made = std::make_unique<TinyModel>(world_);
+    EXPECT_TRUE(made->check().ok());
+    return std::unique_ptr<EngineModel>(std::move(made));
+  };
+  world_.fails = false;
+  const auto engine = start(lasting);
+  const auto answer = std::make_shared<Answer>();
+  ASSERT_TRUE(engine->submit(request_of({1}, 390), answer).ok());
+  answer->await_tokens(1);
+  world_.is_there = false;
+  answer->end();
+  const Deadline patience = Deadline::after(kPatience);
+  while (!engine->health().ok() && !patience.expired())
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(engine->health().ok());
+  EXPECT_EQ(world_.made, 5);
+}
+
+TEST_F(BatchEngineTest, a_reconnect_that_throws_is_one_more_miss) {
+  BatchEngineOptions lasting = options();
+  std::atomic<int> asked{0};
+  lasting.reconnect = [&]() -> Result<std::unique_ptr<EngineModel>> {
+    if (++asked == 1) throw std::bad_alloc();
+    world_.is_there = true;
+    return std::unique_ptr<EngineModel>(std::make_unique<TinyModel>(world_));
+  };
+  const auto engine = start(lasting);
+  world_.is_there = false;
+  const Deadline patience = Deadline::after(kPatience);
+  while ((asked < 2 || !engine->health().ok()) && !patience.expired())
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(engine->health().ok()) << engine->health().to_string();
+  EXPECT_EQ(asked, 2);
+}
+
+TEST_F(BatchEngineTest, an_engine_that_ends_of_itself_says_so) {
+  /// Whose check throws.
+  class Broken final : public EngineModel {
+   public:
+    LlamaDriver& driver() override { throw std::bad_alloc(); }
+    Status check() override { throw std::bad_alloc(); }
+  };
+  std::promise<Status> gave_up;
+  BatchEngineOptions watched = options();
+  watched.gave_up = [&gave_up](const Status& why) { gave_up.set_value(why); };
+  const auto engine = BatchEngine::create(watched, std::make_unique<Broken>(), stats_).value();
+  auto told = gave_up.get_future();
+  ASSERT_EQ(told.wait_for(kPatience), std::future_status::ready);
+  EXPECT_EQ(told.get().code(), StatusCode::kResourceExhausted);
+  EXPECT_FALSE(engine->health().ok());
+}
+
 }  // namespace
 }  // namespace airlock::testing

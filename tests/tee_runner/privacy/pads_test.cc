@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <set>
+#include <thread>
 
 #include "tests/tee_runner/privacy/private_rig.h"
 
@@ -139,6 +140,23 @@ TEST(PadMaker, a_wait_ends_at_its_deadline) {
   // Never wanted, and not of this pass.
   EXPECT_EQ(rig.pads->take(kFirst, 77, 1, Deadline::now()).status().code(),
             StatusCode::kDeadlineExceeded);
+}
+
+TEST(PadMaker, a_wait_beats_the_pulse) {
+  const MemoryModel source;
+  PrivateRig rig(source, mode_of(PrivacyMode::kOtp));
+  Pulse pulse;
+  const auto maker =
+      PadMaker::create({rig.model->dims().layers, rig.key, 0, std::chrono::seconds(60), &pulse},
+                       rig.model->int8(), *rig.products, rig.stats)
+          .value();
+  maker->begin_pass(0, 1);
+  while (pulse.age() < std::chrono::milliseconds(2)) std::this_thread::yield();
+  const std::chrono::nanoseconds before = pulse.age();
+  // Never wanted; the wait itself is shorter than what the pulse was old.
+  EXPECT_FALSE(maker->take(kFirst, 77, 1, Deadline::after(std::chrono::microseconds(10))).ok());
+  const std::uint64_t now = now_ns();
+  EXPECT_LT(pulse.age(), before + std::chrono::nanoseconds(now_ns() - now));
 }
 
 }  // namespace

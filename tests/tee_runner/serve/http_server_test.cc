@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <deque>
 #include <memory>
 #include <string>
 #include <thread>
@@ -357,6 +359,46 @@ TEST(HttpServer, who_asks_how_a_draining_server_is_hears_it) {
   late.leave();
   drain.join();
   EXPECT_TRUE(all_ended);
+}
+
+TEST(HttpServer, probes_and_who_is_refused_hold_no_drain_up) {
+  FakeEngine::Options options;
+  options.gated = true;
+  Rig rig(options);
+  HttpClient client = rig.client();
+  client.post(kChatPath, chat_body("a"));
+  rig.engine.wait_for_answers(1);
+  bool all_ended = false;
+  std::thread drain([&] { all_ended = rig.server->drain(Deadline::after(std::chrono::hours(1))); });
+  const Deadline patience = Deadline::after(std::chrono::seconds(60));
+  for (int status = 200; status != 503 && !patience.expired();) {
+    HttpClient look = rig.client();
+    look.get("/readyz");
+    status = look.receive().status;
+  }
+  // New ones all the time, of which none leaves: at each look some are being said farewell to.
+  std::atomic<bool> ends{false};
+  std::thread others([&] {
+    std::deque<std::unique_ptr<HttpClient>> held;
+    while (!ends && !patience.expired()) {
+      held.push_back(std::make_unique<HttpClient>(rig.server->url()));
+      if (held.size() % 2 == 0) {
+        held.back()->get("/readyz");
+      } else {
+        held.back()->post(kChatPath, chat_body("b"));
+      }
+      if (held.back()->receive().status != 503) return;  // it is over
+      if (held.size() > 50) held.pop_front();
+    }
+  });
+  rig.engine.let(100);
+  EXPECT_EQ(client.receive().status, 200);
+  client.leave();
+  drain.join();
+  EXPECT_TRUE(all_ended);
+  EXPECT_FALSE(patience.expired());
+  ends = true;
+  others.join();
 }
 
 TEST(HttpServer, drain_refuses_what_has_not_come_whole) {
