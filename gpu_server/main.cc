@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <iterator>
@@ -98,9 +99,14 @@ std::size_t needed_descriptors(const ServerOptions& options) {
   // Measured: 4 with rings; copies of the rings' two beside a welcome, and a door; what it leases
   // of the pool, and copies of that.
   constexpr std::size_t kSession = 8 + 2 * limits::kMaxPoolExtents;
-  constexpr std::size_t kDriver = 64;  // a GPU's
+  constexpr std::size_t kDriver = 64;    // a GPU's
+  constexpr std::size_t kMostGpus = 16;  // of a machine, before anybody asked the driver
+  const auto listed = listed_devices(options.device);
+  std::size_t gpus = options.device == "cpu" ? 0 : 1;
+  if (options.device == "cuda:all") gpus = kMostGpus;
+  if (listed) gpus = std::min(listed->size(), kMostGpus);
   return kOwn + Server::kMaxStrangers + kSession * Server::kSessionsPerPlace * options.max_clients +
-         (options.device == "cpu" ? 0 : kDriver);
+         gpus * kDriver;
 }
 
 Result<ServedModel> load_model(const ServerOptions& options, const DeviceChoice& choice) {
@@ -132,7 +138,7 @@ Result<ServedModel> serve_products(const ServerOptions& options, const DeviceCho
 /// Until a signal. `leader`: of several ranks, null without.
 Status serve(const ServerOptions& options, GroupLeader* leader, int signal_fd) {
   ASSIGN_OR_RETURN(const DeviceChoice choice, find_device(options, signal_fd));
-  if (choice.cuda_ordinal >= 0 && is_locked_memory_limited()) {
+  if (!choice.cuda_ordinals.empty() && is_locked_memory_limited()) {
     log_info(
         "locked memory is limited here: where the system counts what the GPU's driver pins "
         "against it, copies are slower; " +
@@ -165,7 +171,8 @@ Status serve_as_leader(const ServerOptions& options, int signal_fd) {
   }
   Status status = without_exceptions([&] { return serve(options, leader.get(), signal_fd); });
   if (status.ok() && leader->stop(kPartingPatience)) return status;
-  if (status.ok()) status = first_failure(leader->health(), {StatusCode::kDevice, "a rank did not end"});
+  if (status.ok())
+    status = first_failure(leader->health(), {StatusCode::kDevice, "a rank did not end"});
   log_error(status.message());
   leader->abort(exit_code(status.code()));
 }
