@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <atomic>
 #include <utility>
 
@@ -58,9 +57,7 @@ class DeviceGroupComputation : public Computation {
       }
     }
     RETURN_IF_ERROR(status_);
-    times_.total_ns = now_ns() - start_ns_;
-    times_.server_ns = std::min(times_.server_ns, times_.total_ns);
-    times_.queue_ns = times_.total_ns - times_.server_ns;
+    end_parts(times_, now_ns() - start_ns_);
     return {};
   }
 

@@ -1,5 +1,6 @@
 #include "gpu_server/op_parts.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace airlock {
@@ -28,6 +29,12 @@ OpMemory part_memory(const OpPart& part, const OpMemory& memory) {
 
 OpPart whole_part(std::size_t rank, const OpSpec& spec, const OpMemory& memory) {
   return {rank, spec, {{0, 0, columns_of(memory.results[0].desc)}}};
+}
+
+void end_parts(OpTimes& times, std::uint64_t total_ns) {
+  times.total_ns = total_ns;
+  times.server_ns = std::min(times.server_ns, total_ns);
+  times.queue_ns = total_ns - times.server_ns;
 }
 
 }  // namespace airlock

@@ -112,10 +112,8 @@ class GroupComputation : public Computation {
       RETURN_IF_ERROR(op->status());
       take_slowest(times_, op->times());
     }
-    times_.total_ns = now_ns() - start_ns_;
-    // What is neither is the link's: the session waits for it as it waits for its turn.
-    times_.server_ns = std::min(times_.server_ns, times_.total_ns);
-    times_.queue_ns = times_.total_ns - times_.server_ns;
+    // The link's time too is waiting: the session waits for it as it waits for its turn.
+    end_parts(times_, now_ns() - start_ns_);
     return {};
   }
 
