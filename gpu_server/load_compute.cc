@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "base/deadline.h"
@@ -11,6 +12,7 @@
 #include "base/sink.h"
 #include "gpu_server/cuda_module.h"
 #include "gpu_server/cuda_probe.h"
+#include "gpu_server/device_group.h"
 #include "runtime/cpu/cpu_model.h"
 
 namespace airlock {
@@ -113,36 +115,69 @@ Result<LoadedCompute> load_onto_gpu(const ServerOptions& options, int ordinal,
   return LoadedCompute{std::move(model), std::move(report)};
 }
 
+Result<LoadedCompute> load_onto_gpus(const ServerOptions& options, const std::vector<int>& ordinals,
+                                     const ModelSource* source, const ModelShare* share) {
+  if (ordinals.size() == 1) return load_onto_gpu(options, ordinals[0], source, share);
+  DeviceGroupGround ground;
+  if (source != nullptr && share != nullptr) {
+    ground.share = *share;
+    ASSIGN_OR_RETURN(ground.placement,
+                     Placement::make_within(source->config(), *share, ordinals.size()));
+  } else if (source != nullptr) {
+    ASSIGN_OR_RETURN(ground.placement, Placement::make(PlacementKind::kColumns, source->config(),
+                                                       ordinals.size(), false));
+    ASSIGN_OR_RETURN(ground.digest, source->digest());
+  }
+  std::optional<DeviceReport> report;
+  std::size_t memory_bytes = 0;
+  for (std::size_t i = 0; i < ordinals.size(); ++i) {
+    const ModelShare* part = ground.placement ? &ground.placement->share(i) : nullptr;
+    ASSIGN_OR_RETURN(LoadedCompute loaded, load_onto_gpu(options, ordinals[i], source, part));
+    memory_bytes += loaded.device ? loaded.device->memory_bytes : 0;
+    if (i == 0) report = std::move(loaded.device);
+    ground.devices.push_back(std::move(loaded.model));
+  }
+  if (report) report->memory_bytes = memory_bytes;
+  return LoadedCompute{make_device_group(std::move(ground)), std::move(report)};
+}
+
 }  // namespace
 
 Result<DeviceChoice> choose_device(const ServerOptions& options, std::size_t local_rank) {
-  if (options.device == "cpu") return DeviceChoice{-1, "cpu", false};
+  if (options.device == "cpu") return DeviceChoice{{}, "cpu", false};
   const bool may_fall_back = options.device == "auto";
   const auto devices = probe_cuda();
   if (!devices.ok()) {
     if (!may_fall_back)
       return devices.status().with_context(fmt::format("--device {}", options.device));
     log_info(fmt::format("no GPU: {}: using the CPU", devices.status().message()));
-    return DeviceChoice{-1, "cpu", false};
+    return DeviceChoice{{}, "cpu", false};
   }
-  // What follows a colon was checked: 1 to 3 digits.
-  const std::size_t colon = options.device.find(':');
   const std::size_t count = devices->size();
-  const std::size_t ordinal = colon == std::string::npos
-                                  ? local_rank % count
-                                  : std::stoul(options.device.substr(colon + 1));
-  if (ordinal >= count) {
-    return Status(StatusCode::kDevice, "--device {}: there {}: {}", options.device,
-                  count == 1 ? "is 1 device" : fmt::format("are {} devices", count),
-                  fmt::join(*devices, ", "));
+  std::vector<std::size_t> wanted = {local_rank % count};
+  if (options.device == "cuda:all") {
+    wanted.resize(count);
+    std::iota(wanted.begin(), wanted.end(), std::size_t{0});
+  } else if (auto listed = listed_devices(options.device)) {
+    wanted = *std::move(listed);
   }
-  return DeviceChoice{static_cast<int>(ordinal), (*devices)[ordinal], may_fall_back};
+  DeviceChoice choice{{}, {}, may_fall_back};
+  for (const std::size_t ordinal : wanted) {
+    if (ordinal >= count) {
+      return Status(StatusCode::kDevice, "--device {}: there {}: {}", options.device,
+                    count == 1 ? "is 1 device" : fmt::format("are {} devices", count),
+                    fmt::join(*devices, ", "));
+    }
+    choice.cuda_ordinals.push_back(static_cast<int>(ordinal));
+    choice.name += (choice.name.empty() ? "" : ", ") + (*devices)[ordinal];
+  }
+  return choice;
 }
 
 Result<LoadedCompute> load_compute(const ServerOptions& options, const DeviceChoice& choice,
                                    const ModelSource* source, const ModelShare* share) {
-  if (choice.cuda_ordinal < 0) return load_onto_cpu(options, source, share);
-  auto loaded = load_onto_gpu(options, choice.cuda_ordinal, source, share);
+  if (choice.cuda_ordinals.empty()) return load_onto_cpu(options, source, share);
+  auto loaded = load_onto_gpus(options, choice.cuda_ordinals, source, share);
   if (loaded.ok()) return loaded;
   // What is wrong with the model is wrong with it on a CPU too.
   if (!choice.may_fall_back || loaded.status().code() == StatusCode::kInvalidInput)

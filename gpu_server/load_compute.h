@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "gpu_server/options.h"
@@ -14,20 +15,22 @@ namespace airlock {
 
 /// What --device came to on this machine.
 struct DeviceChoice {
-  int cuda_ordinal = -1;       // -1: the CPU
-  std::string name;            // "cuda:0 NVIDIA H100"; of the CPU "cpu"
+  // None: the CPU. Several: some columns of each weight on each.
+  std::vector<int> cuda_ordinals;
+  std::string name;            // "cuda:0 NVIDIA H100", with commas; of the CPU "cpu"
   bool may_fall_back = false;  // to the CPU: --device auto
 };
 
 /// Asks the driver where --device says so; `auto` is the CPU where there is no GPU, and the log
 /// says why. kDevice: the device that was asked for is not there. `cpu` asks nobody and takes no
 /// time. Of processes that share a machine each takes the GPU of its number `local_rank`, unless
-/// one is named.
+/// some are named.
 Result<DeviceChoice> choose_device(const ServerOptions& options, std::size_t local_rank = 0);
 
 struct LoadedCompute {
   std::shared_ptr<ComputeModel> model;  // the sessions' too: ComputeModel says why
-  std::optional<DeviceReport> device;   // of a GPU
+  // Of a GPU; of several the first, with the memory of all.
+  std::optional<DeviceReport> device;
 };
 
 /// Loads the model onto the device, with a progress bar; without one (null) the device multiplies

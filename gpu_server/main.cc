@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <iterator>
@@ -94,7 +95,7 @@ bool asks_driver(const ServerOptions& options) {
 // A driver may take long to start, and may hang.
 Result<DeviceChoice> find_device(const ServerOptions& options, std::size_t local_rank,
                                  const std::function<void()>& give_back, int signal_fd) {
-  if (!asks_driver(options)) return DeviceChoice{-1, "cpu", false};
+  if (!asks_driver(options)) return DeviceChoice{{}, "cpu", false};
   ASSIGN_OR_RETURN(const auto guard, LoadGuard::start(signal_fd,
                                                       "stopped while the driver was "
                                                       "starting",
@@ -110,9 +111,14 @@ std::size_t needed_descriptors(const ServerOptions& options) {
   // Measured: 4 with rings; copies of the rings' two beside a welcome, and a door; what it leases
   // of the pool, and copies of that.
   constexpr std::size_t kSession = 8 + 2 * limits::kMaxPoolExtents;
-  constexpr std::size_t kDriver = 64;  // a GPU's
+  constexpr std::size_t kDriver = 64;    // a GPU's
+  constexpr std::size_t kMostGpus = 16;  // of a machine, before anybody asked the driver
+  const auto listed = listed_devices(options.device);
+  std::size_t gpus = asks_driver(options) ? 1 : 0;
+  if (options.device == "cuda:all" && gpus > 0) gpus = kMostGpus;
+  if (listed && gpus > 0) gpus = std::min(listed->size(), kMostGpus);
   return kOwn + Server::kMaxStrangers + kSession * Server::kSessionsPerPlace * options.max_clients +
-         (asks_driver(options) ? kDriver : 0);
+         gpus * kDriver;
 }
 
 Result<ServedModel> load_model(const ServerOptions& options, const DeviceChoice& choice) {
@@ -197,7 +203,7 @@ Status serve(const ServerOptions& options, LeadingRank* rank0, int signal_fd) {
   ASSIGN_OR_RETURN(
       const DeviceChoice choice,
       find_device(options, rank0 == nullptr ? 0 : rank0->local_rank(), give_back, signal_fd));
-  if (choice.cuda_ordinal >= 0 && is_locked_memory_limited()) {
+  if (!choice.cuda_ordinals.empty() && is_locked_memory_limited()) {
     log_info(
         "locked memory is limited here: where the system counts what the GPU's driver pins "
         "against it, copies are slower; " +

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <string_view>
@@ -20,10 +21,12 @@ namespace airlock {
 namespace {
 
 Status set_device(const std::string& device, std::string& value) {
-  const bool numbered = device.starts_with("cuda:") && device.size() > 5 && device.size() <= 8 &&
-                        device.find_first_not_of("0123456789", 5) == std::string::npos;
-  if (device != "auto" && device != "cpu" && device != "cuda" && !numbered) {
-    return {StatusCode::kUsage, "'{}' is neither auto, cpu, cuda nor cuda:N", device};
+  if (device != "auto" && device != "cpu" && device != "cuda" && device != "cuda:all" &&
+      !listed_devices(device)) {
+    return {
+        StatusCode::kUsage,
+        "'{}' is neither auto, cpu, cuda, cuda:all nor cuda:N, perhaps with other N behind commas",
+        device};
   }
   value = device;
   return {};
@@ -150,7 +153,8 @@ void declare(const CommandOptions& command, ServerOptions& options, PoolWords& p
               "seed of --synthetic weights")
       .needs(synthetic);
   declare_endpoint(command, options.endpoint);
-  command.parsed("--device", "D", "auto, cpu, cuda or cuda:N",
+  command.parsed("--device", "D",
+                 "auto, cpu, cuda, cuda:N, or several GPUs: cuda:all, cuda:N,M,...",
                  [&](const std::string& text) { return set_device(text, options.device); });
   command.text("--cuda-module", options.cuda_module,
                "the module for a GPU (default: airlock_cuda.so beside this program)");
@@ -212,6 +216,25 @@ void declare(const CommandOptions& command, ServerOptions& options, PoolWords& p
 }
 
 }  // namespace
+
+std::optional<std::vector<std::size_t>> listed_devices(std::string_view device) {
+  constexpr std::string_view kPrefix = "cuda:";
+  constexpr std::size_t kMaxDigits = 3;
+  if (!device.starts_with(kPrefix)) return std::nullopt;
+  std::vector<std::size_t> listed;
+  const char* at = device.data() + kPrefix.size();
+  const char* const end = device.data() + device.size();
+  for (;;) {
+    std::size_t ordinal = 0;
+    const auto [rest, error] = std::from_chars(at, end, ordinal);
+    if (error != std::errc() || rest > at + kMaxDigits) return std::nullopt;
+    if (std::ranges::find(listed, ordinal) != listed.end()) return std::nullopt;
+    listed.push_back(ordinal);
+    if (rest == end) return listed;
+    if (*rest != ',') return std::nullopt;
+    at = rest + 1;
+  }
+}
 
 Result<std::optional<ServerOptions>> parse_server_options(int argc, const char* const* argv) {
   ServerOptions options;

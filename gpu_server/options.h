@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/dtype.h"
 #include "base/status.h"
@@ -45,7 +46,7 @@ struct ServerOptions {
   bool no_model = false;  // the pool and products of the clients' own arrays alone
   std::uint64_t weights_seed = 0;
   std::string endpoint;         // empty: the default
-  std::string device = "auto";  // auto, cpu, cuda, cuda:N
+  std::string device = "auto";  // auto, cpu, cuda, cuda:all, cuda:N,...
   std::string cuda_module;      // of a GPU; empty: the one of this build
   bool tf32 = false;            // a GPU may round fp32 operands of products
   std::optional<DType> dtype;   // nullopt: auto
@@ -72,6 +73,9 @@ struct ServerOptions {
   std::string stats_json;
   double stats_interval_s = 0;  // 0: none
 };
+
+/// The GPUs of "cuda:0,2", as the driver counts, each once; nullopt of anything else.
+std::optional<std::vector<std::size_t>> listed_devices(std::string_view device);
 
 /// nullopt: --help or --version was asked for and printed. kUsage: printed already, with what to
 /// do.

@@ -43,6 +43,25 @@ struct BackendInfo {
 struct OpMemory {
   std::vector<TensorView> inputs;
   std::vector<MutableTensorView> results;
+  // Of each result [rows, columns] the bytes from one row to the next: it is columns of a wider
+  // one, of which nothing else is touched. 0: dense; empty: all are. What computes on a CPU takes
+  // dense results alone (CHECKed): its products would have other bits.
+  std::vector<std::size_t> pitches = {};
+
+  bool is_dense(std::size_t result) const { return pitches.empty() || pitches[result] == 0; }
+  /// Bytes from one row (of the first dimension) to the next.
+  std::size_t result_pitch(std::size_t result) const {
+    const TensorDesc& desc = results[result].desc;
+    if (!is_dense(result)) return pitches[result];
+    return desc.bytes() / static_cast<std::size_t>(desc.shape[0]);
+  }
+  /// From the first byte to the last.
+  std::size_t result_extent(std::size_t result) const {
+    const TensorDesc& desc = results[result].desc;
+    if (is_dense(result)) return desc.bytes();
+    const auto rows = static_cast<std::size_t>(desc.shape[0]);
+    return (rows - 1) * pitches[result] + desc.bytes() / rows;
+  }
 };
 
 /// How long an op is worth its work. A Deadline is one too.

@@ -63,6 +63,15 @@ inline void balance(OpTimes& times) {
   times.wire_ns = left;
 }
 
+/// `times` of something that had parts at the same time: what a server says, of the slowest.
+inline void take_slowest(OpTimes& times, const OpTimes& part) {
+  times.server_ns = std::max(times.server_ns, part.server_ns);
+  const auto most = [](const char*, std::uint64_t& mine, const std::uint64_t& other) {
+    mine = std::max(mine, other);
+  };
+  DeviceTimes::visit(most, times.device, part.device);
+}
+
 /// visit("total_ns", a.total_ns, b.total_ns, ...) and so on, as DeviceTimesOf::visit(); the
 /// device's parts are not among them.
 template <typename Visit, typename... Times>

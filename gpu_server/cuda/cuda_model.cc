@@ -166,6 +166,10 @@ class CudaOp : public Computation {
 };
 
 void CudaCompute::advance() {
+  if (queue_.empty()) return;
+  // Its thread may have several devices. One that cannot be used any more is no use to anybody.
+  if (const Status status = session_.device.use(); !status.ok())
+    (void)session_.device.lose(status.message());
   while (!queue_.empty() && !queue_.front()->waits_for_lane()) {
     CudaOp& first = *queue_.front();
     first.advance();

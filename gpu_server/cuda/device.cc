@@ -34,6 +34,9 @@ constexpr std::array kLasting = {
     static_cast<cudaError_t>(810),  // cudaErrorMpsClientTerminated
 };
 
+// The calling thread's device, as CUDA has it: nobody else in this process asks for one.
+thread_local int current_device = -1;
+
 bool is_lasting(cudaError_t error) { return std::ranges::find(kLasting, error) != kLasting.end(); }
 
 std::string version_text(int version) {
@@ -68,6 +71,7 @@ Result<std::shared_ptr<Device>> Device::open(int ordinal) {
   }
   if (error == cudaSuccess) error = cudaSetDevice(ordinal);
   if (error != cudaSuccess) return explain_start(error, device->label_);
+  current_device = ordinal;
   RETURN_IF_ERROR(device->describe());
   return device;
 }
@@ -101,7 +105,13 @@ Status Device::describe() {
   return {};
 }
 
-Status Device::use() { return check(cudaSetDevice(ordinal_), "use the device"); }
+Status Device::use() {
+  RETURN_IF_ERROR(health());
+  if (current_device == ordinal_) return {};
+  RETURN_IF_ERROR(check(cudaSetDevice(ordinal_), "use the device"));
+  current_device = ordinal_;
+  return {};
+}
 
 Result<std::size_t> Device::free_bytes() {
   std::size_t free = 0;

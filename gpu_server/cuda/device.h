@@ -25,7 +25,7 @@ inline constexpr int kSpins = 2000;
 /// One GPU, and whether it still works. An error that CUDA will not take back (an illegal address,
 /// a device that fell off the bus) makes it lost: from then on nothing calls CUDA any more, and
 /// memory and handles stay where they are. Thread-safe; outlives all that was made on it.
-class Device {
+class Device : public std::enable_shared_from_this<Device> {
  public:
   /// kDevice: no such device, a driver older than the runtime, no permission.
   static Result<std::shared_ptr<Device>> open(int ordinal);
@@ -35,7 +35,8 @@ class Device {
   const std::string& label() const { return label_; }
   /// By architecture: what cuBLAS recommends.
   std::size_t workspace_bytes() const { return workspace_bytes_; }
-  /// Makes it the calling thread's device. Each thread, before anything else.
+  /// Makes it the calling thread's device, before anything else and after another one was; free
+  /// where it is already. kDevice: it is lost.
   Status use();
   Result<std::size_t> free_bytes();
 

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <map>
+#include <mutex>
 
 namespace airlock::cuda {
 
@@ -45,14 +47,45 @@ Status GrowingBuffer::release(cudaStream_t stream) {
   return device_.check(cudaFreeAsync(data, stream), "free an op's memory");
 }
 
+struct Registration::Pinned {
+  Pinned(Device& first, std::span<std::byte> range)
+      : bytes(range.size()), handle(range.data(), {&first}), devices{first.shared_from_this()} {}
+  Pinned(const Pinned&) = delete;
+  Pinned& operator=(const Pinned&) = delete;
+  ~Pinned() {
+    // A lost device may still be at work there: nothing of it is taken away.
+    const bool lost = std::ranges::any_of(devices, [](const auto& each) { return each->lost(); });
+    if (lost || !devices.front()->use().ok()) (void)handle.release();
+    handle.reset();
+  }
+
+  const std::size_t bytes;
+  Handle<void*, cudaHostUnregister> handle;
+  std::vector<std::shared_ptr<Device>> devices;  // that copy there; guarded by make()'s mutex
+};
+
 Result<Registration> Registration::make(Device& device, std::span<std::byte> memory) {
+  static std::mutex mutex;
+  static std::map<std::byte*, std::weak_ptr<Pinned>> all;  // guarded by mutex
+  const std::lock_guard lock(mutex);
   Registration made;
+  std::erase_if(all, [](const auto& entry) { return entry.second.expired(); });
+  if (const auto found = all.find(memory.data()); found != all.end()) {
+    const auto pinned = found->second.lock();
+    if (pinned != nullptr && pinned->bytes == memory.size()) {
+      pinned->devices.push_back(device.shared_from_this());
+      made.pinned_ = pinned;
+      made.memory_ = memory;
+      return made;
+    }
+  }
   const Status status =
-      device.check(cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterDefault),
+      device.check(cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable),
                    fmt::format("pin {:.1f} MiB of host memory", mib(memory.size())));
   if (status.ok()) {
-    made.handle_ = Handle<void*, cudaHostUnregister>(memory.data(), {&device});
+    made.pinned_ = std::make_shared<Pinned>(device, memory);
     made.memory_ = memory;
+    all[memory.data()] = made.pinned_;
   } else if (device.lost()) {
     return status;
   }

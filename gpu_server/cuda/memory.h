@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -40,21 +41,23 @@ class GrowingBuffer {
   std::size_t capacity_ = 0;
 };
 
-/// Host memory that the device was made to know (pinned), so that it is copied where it lies; or
-/// none. One thread.
+/// Host memory that every device was made to know (pinned), so that it is copied where it lies; or
+/// none. CUDA pins no range twice, so the same range shares what another device has made of it.
+/// One thread.
 class Registration {
  public:
   Registration() = default;
   /// Of nothing where the system does not pin `memory`, which is no harm: copies are slower then.
   /// kDevice: the device is lost.
   static Result<Registration> make(Device& device, std::span<std::byte> memory);
-  bool pinned() const { return handle_ != nullptr; }
+  bool pinned() const { return pinned_ != nullptr; }
   bool covers(const std::byte* data, std::size_t bytes) const {
     return memory_.data() <= data && data + bytes <= memory_.data() + memory_.size();
   }
 
  private:
-  Handle<void*, cudaHostUnregister> handle_;
+  struct Pinned;
+  std::shared_ptr<Pinned> pinned_;
   std::span<std::byte> memory_;
 };
 

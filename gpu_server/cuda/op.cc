@@ -4,15 +4,8 @@
 #include <cstring>
 
 #include "gpu_server/cuda/kernels.h"
-#include "proto/limits.h"
 
 namespace airlock::cuda {
-
-// A row of a result that lies among others fits one pinned piece.
-static_assert(static_cast<std::size_t>(limits::kMaxHeads * limits::kMaxHeadDim) * sizeof(float) <=
-                  Staging::kPieceBytes &&
-              static_cast<std::size_t>(limits::kMaxIntermediate) * sizeof(float) <=
-                  Staging::kPieceBytes);
 
 Status OpWork::check() {
   if (is_integer(spec_.op)) return check_int8();
@@ -120,9 +113,10 @@ Status OpWork::plan_results() {
   // linear() and multiply_words() change this where their values are the results.
   std::byte* to = lane_->out.data() + (direct() ? 0 : values);
   for (const MutableTensorView& result : memory_.results) {
-    const std::size_t bytes = result.desc.bytes();
-    device_results_.push_back({to, bytes, bytes, 1});
-    to += aligned(bytes);
+    const auto rows = static_cast<std::size_t>(result.desc.shape[0]);
+    const std::size_t width_bytes = result.desc.bytes() / rows;
+    device_results_.push_back({to, width_bytes, width_bytes, rows});
+    to += aligned(result.desc.bytes());
   }
   return {};
 }
@@ -221,8 +215,9 @@ Status OpWork::convert_result(const std::byte* values, std::int64_t pitch, std::
 // before this one may still have to be. So an op that needs pieces queues nothing before it has
 // computed.
 Status OpWork::copy_out() {
-  const auto pinned = [this](const MutableTensorView& result) { return is_pinned(result); };
-  if (!std::ranges::all_of(memory_.results, pinned)) return session_.stage_out.prepare();
+  for (std::size_t i = 0; i < memory_.results.size(); ++i) {
+    if (!is_pinned_result(i)) return session_.stage_out.prepare();
+  }
   RETURN_IF_ERROR(join(session_.out, lane_->compute_end));
   RETURN_IF_ERROR(begin_copies());
   return record(lane_->out_end, session_.out);
@@ -232,37 +227,43 @@ Status OpWork::begin_copies() {
   copying_ = true;
   RETURN_IF_ERROR(record(lane_->out_begin, session_.out));
   for (std::size_t i = 0; i < memory_.results.size(); ++i) {
-    if (is_pinned(memory_.results[i])) {
-      RETURN_IF_ERROR(copy_result(device_results_[i], memory_.results[i].data));
+    const HostRows to{memory_.results[i].data, memory_.result_pitch(i)};
+    if (is_pinned_result(i)) {
+      RETURN_IF_ERROR(copy_result(device_results_[i], to));
     } else {
-      split(device_results_[i], memory_.results[i].data);
+      split(device_results_[i], to);
     }
   }
   return {};
 }
 
-Status OpWork::copy_result(const DeviceResult& from, std::byte* to) {
-  const bool dense = from.pitch_bytes == from.width_bytes || from.rows == 1;
+Status OpWork::copy_result(const DeviceResult& from, const HostRows& to) {
+  const bool dense = (from.pitch_bytes == from.width_bytes && to.pitch_bytes == from.width_bytes) ||
+                     from.rows == 1;
   const cudaStream_t stream = session_.out.get();
   return device_.check(
-      dense ? cudaMemcpyAsync(to, from.data, from.width_bytes * from.rows, cudaMemcpyDeviceToHost,
-                              stream)
-            : cudaMemcpy2DAsync(to, from.width_bytes, from.data, from.pitch_bytes, from.width_bytes,
-                                from.rows, cudaMemcpyDeviceToHost, stream),
+      dense ? cudaMemcpyAsync(to.data, from.data, from.width_bytes * from.rows,
+                              cudaMemcpyDeviceToHost, stream)
+            : cudaMemcpy2DAsync(to.data, to.pitch_bytes, from.data, from.pitch_bytes,
+                                from.width_bytes, from.rows, cudaMemcpyDeviceToHost, stream),
       "copy a result");
 }
 
-void OpWork::split(const DeviceResult& from, std::byte* to) {
-  // A dense one is cut anywhere, others between their rows.
-  const bool dense = from.pitch_bytes == from.width_bytes;
-  const DeviceResult whole =
-      dense ? DeviceResult{from.data, 1, 1, from.width_bytes * from.rows} : from;
-  const std::size_t step = Staging::kPieceBytes / whole.width_bytes;
-  for (std::size_t row = 0; row < whole.rows; row += step) {
-    Part part{whole, to + row * whole.width_bytes};
-    part.from.data += row * whole.pitch_bytes;
-    part.from.rows = std::min(step, whole.rows - row);
-    parts_.push_back(part);
+void OpWork::split(const DeviceResult& from, const HostRows& to) {
+  // A dense one is one long row.
+  DeviceResult whole = from;
+  if (from.pitch_bytes == from.width_bytes && to.pitch_bytes == from.width_bytes) {
+    whole.width_bytes *= whole.rows;
+    whole.rows = 1;
+  }
+  for (std::size_t column = 0; column < whole.width_bytes; column += Staging::kPieceBytes) {
+    const std::size_t width = std::min(Staging::kPieceBytes, whole.width_bytes - column);
+    const std::size_t step = Staging::kPieceBytes / width;
+    for (std::size_t row = 0; row < whole.rows; row += step) {
+      parts_.push_back({{whole.data + row * whole.pitch_bytes + column, whole.pitch_bytes, width,
+                         std::min(step, whole.rows - row)},
+                        {to.data + row * to.pitch_bytes + column, to.pitch_bytes}});
+    }
   }
 }
 
@@ -298,15 +299,19 @@ Result<bool> OpWork::advance_parts() {
   for (;;) {
     for (; issued_ < parts_.size() && issued_ - landed_ < Staging::kPieces; ++issued_) {
       Staging::Piece& piece = session_.stage_out.piece(issued_);
-      RETURN_IF_ERROR(copy_result(parts_[issued_].from, piece.memory.data()));
+      const DeviceResult& from = parts_[issued_].from;
+      RETURN_IF_ERROR(copy_result(from, {piece.memory.data(), from.width_bytes}));
       RETURN_IF_ERROR(record(piece.copied, session_.out));
     }
     if (landed_ == parts_.size()) return true;
     const Staging::Piece& piece = session_.stage_out.piece(landed_);
     ASSIGN_OR_RETURN(const bool copied, device_.is_over(cudaEventQuery(piece.copied.get())));
     if (!copied) return false;
-    const Part& part = parts_[landed_++];
-    std::memcpy(part.to, piece.memory.data(), part.from.width_bytes * part.from.rows);
+    const auto& [from, to] = parts_[landed_++];
+    for (std::size_t row = 0; row < from.rows; ++row) {
+      std::memcpy(to.data + row * to.pitch_bytes, piece.memory.data() + row * from.width_bytes,
+                  from.width_bytes);
+    }
   }
 }
 

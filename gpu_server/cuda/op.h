@@ -46,10 +46,15 @@ class OpWork {
   void wipe();
 
  private:
+  /// Where rows of a result go in the host's memory.
+  struct HostRows {
+    std::byte* data = nullptr;
+    std::size_t pitch_bytes = 0;
+  };
   /// A part of a result on its way through a pinned piece.
   struct Part {
     DeviceResult from;
-    std::byte* to = nullptr;
+    HostRows to;
   };
 
   Status reserve(GrowingBuffer& buffer, std::size_t bytes, const Stream& stream);
@@ -76,13 +81,16 @@ class OpWork {
   Status copy_out();
   /// Of what lies in pinned memory; the rest is split into parts.
   Status begin_copies();
-  Status copy_result(const DeviceResult& from, std::byte* to);
-  void split(const DeviceResult& from, std::byte* to);
+  Status copy_result(const DeviceResult& from, const HostRows& to);
+  void split(const DeviceResult& from, const HostRows& to);
   Result<bool> advance_parts();
   Result<std::uint64_t> ns_between(const Event& begin, const Event& end) const;
 
   bool is_pinned(TensorView tensor) const {
     return session_.is_pinned(tensor.data, tensor.desc.bytes());
+  }
+  bool is_pinned_result(std::size_t index) const {
+    return session_.is_pinned(memory_.results[index].data, memory_.result_extent(index));
   }
   const DeviceWeight& weight(std::size_t index) const {
     return spec_.op == Op::kLmHead ? weights_.lm_head : weights_.weight(spec_.weights[index]);

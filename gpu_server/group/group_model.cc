@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/sink.h"
 #include "gpu_server/group/int8_lines.h"
+#include "gpu_server/op_parts.h"
 #include "runtime/scratch.h"
 
 namespace airlock {
@@ -21,16 +22,13 @@ namespace {
 constexpr std::chrono::seconds kAbandonTimeout{5};
 constexpr std::chrono::milliseconds kLookInterval{100};
 
-/// Some columns of a result [rows, all columns], as bytes.
-ByteRows columns_of(const MutableTensorView& result, std::int64_t first, std::int64_t count) {
-  ByteRows rows = tensor_rows(result.data, result.desc);
-  const std::size_t element = dtype_bytes(result.desc.dtype);
-  rows.data += static_cast<std::size_t>(first) * element;
-  rows.width = static_cast<std::size_t>(count) * element;
+/// A result as bytes.
+ByteRows rows_of(const OpMemory& memory, std::size_t result) {
+  const auto& [data, desc] = memory.results[result];
+  ByteRows rows = tensor_rows(data, desc);
+  if (!memory.is_dense(result)) rows.pitch = memory.result_pitch(result);
   return rows;
 }
-
-bool is_dense(const ByteRows& rows) { return rows.width == rows.pitch; }
 
 /// What the session's own thread computes.
 struct OwnPart {
@@ -109,7 +107,7 @@ class GroupComputation : public Computation {
     CHECK(submitted_);
     if (own_) {
       RETURN_IF_ERROR(own_->computation->wait());
-      take(own_->computation->times());
+      take_slowest(times_, own_->computation->times());
       for (const auto& [from, to] : own_->copies) {
         for (std::size_t row = 0; row < to.rows; ++row)
           std::memcpy(to.data + row * to.pitch, from + row * to.width, to.width);
@@ -118,26 +116,16 @@ class GroupComputation : public Computation {
     for (const auto& op : remote_) {
       while (!op->wait(life_.deadline.slice(kLookInterval))) RETURN_IF_ERROR(life_.check());
       RETURN_IF_ERROR(op->status());
-      take(op->times());
+      take_slowest(times_, op->times());
     }
-    times_.total_ns = now_ns() - start_ns_;
-    // What is neither is the link's: the session waits for it as it waits for its turn.
-    times_.server_ns = std::min(times_.server_ns, times_.total_ns);
-    times_.queue_ns = times_.total_ns - times_.server_ns;
+    // The link's time too is waiting: the session waits for it as it waits for its turn.
+    end_parts(times_, now_ns() - start_ns_);
     return {};
   }
 
   OpTimes times() const override { return times_; }
 
  private:
-  void take(const OpTimes& part) {
-    times_.server_ns = std::max(times_.server_ns, part.server_ns);
-    const auto most = [](const char*, std::uint64_t& mine, const std::uint64_t& other) {
-      mine = std::max(mine, other);
-    };
-    DeviceTimes::visit(most, times_.device, part.device);
-  }
-
   void abandon() {
     for (const auto& op : remote_) {
       if (!op->is_over()) leader_.cancel(op);
@@ -157,33 +145,27 @@ class GroupComputation : public Computation {
 // computes.
 std::vector<OpPart> GroupCompute::parts_of(const OpSpec& spec, const OpMemory& memory) {
   if (spec.op != Op::kMatmul) return ground_->placement.split(spec);
-  OpPart part{.rank = 0, .spec = spec, .results = {}};
+  std::size_t rank = 0;
   const Placement& placement = ground_->placement;
   if (own_ == nullptr) {
     do {
-      part.rank = 1 + next_rank_.fetch_add(1, std::memory_order_relaxed) % (placement.ranks() - 1);
-    } while (placement.share(part.rank).empty());
+      rank = 1 + next_rank_.fetch_add(1, std::memory_order_relaxed) % (placement.ranks() - 1);
+    } while (placement.share(rank).empty());
   }
-  const Shape& shape = memory.results[0].desc.shape;
-  part.results.push_back({0, 0, shape[shape.rank() - 1]});
-  return {std::move(part)};
+  return {whole_part(rank, spec, memory)};
 }
 
 Result<OwnPart> GroupCompute::prepare_own(const OpPart& part, const OpMemory& memory,
                                           const OpLife& life) {
   OwnPart own;
-  OpMemory mine{memory.inputs, {}};
-  for (const OpPart::Columns& columns : part.results) {
-    const MutableTensorView& result = memory.results[columns.result];
-    const ByteRows rows = columns_of(result, columns.first, columns.count);
-    MutableTensorView view = result;
-    if (!is_dense(rows)) {
-      view.desc.shape = Shape{result.desc.shape[0], columns.count};
-      ASSIGN_OR_RETURN(own.buffers.emplace_back(), scratch_.take(rows.bytes()));
-      view.data = own.buffers.back().data();
-      own.copies.emplace_back(view.data, rows);
-    }
-    mine.results.push_back(view);
+  OpMemory mine = part_memory(part, memory);
+  for (std::size_t i = 0; i < mine.results.size(); ++i) {
+    if (mine.is_dense(i)) continue;
+    const ByteRows rows = rows_of(mine, i);
+    ASSIGN_OR_RETURN(own.buffers.emplace_back(), scratch_.take(rows.bytes()));
+    mine.results[i].data = own.buffers.back().data();
+    mine.pitches[i] = 0;
+    own.copies.emplace_back(mine.results[i].data, rows);
   }
   ASSIGN_OR_RETURN(own.computation, own_->prepare(part.spec, std::move(mine), life));
   return own;
@@ -199,13 +181,10 @@ std::shared_ptr<RemoteOp> GroupCompute::make_remote(const OpPart& part, const Op
     // The link only reads it.
     op->inputs.push_back(ByteRows::dense(const_cast<std::byte*>(input.data), input.desc.bytes()));
   }
-  for (const OpPart::Columns& columns : part.results) {
-    const MutableTensorView& result = memory.results[columns.result];
-    const ByteRows rows = columns_of(result, columns.first, columns.count);
-    TensorDesc desc = result.desc;
-    if (!is_dense(rows)) desc.shape = Shape{desc.shape[0], columns.count};
-    op->result_descs.push_back(desc);
-    op->results.push_back(rows);
+  const OpMemory its = part_memory(part, memory);
+  for (std::size_t i = 0; i < its.results.size(); ++i) {
+    op->result_descs.push_back(its.results[i].desc);
+    op->results.push_back(rows_of(its, i));
   }
   return op;
 }

@@ -247,6 +247,7 @@ class CpuComputation : public Computation {
 Result<std::unique_ptr<Computation>> CpuCompute::prepare(const OpSpec& spec, OpMemory memory,
                                                          const OpLife& life) {
   check_memory(spec, memory);
+  for (std::size_t i = 0; i < memory.results.size(); ++i) CHECK(memory.is_dense(i));
   if (shared_->model_share) {
     RETURN_IF_ERROR(check_share_results(spec, info().dims, *shared_->model_share, memory.results));
   }

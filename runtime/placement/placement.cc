@@ -115,23 +115,24 @@ class ColumnCutter {
     std::iota(order_.begin(), order_.end(), std::size_t{0});
   }
 
-  /// The rows of each rank. Those that had the least so far have a panel more than the others where
-  /// there is no even part.
-  std::vector<RowRange> cut(const Shape& shape) {
+  /// The rows of each rank, of `all` that have so many columns. Those that had the least so far
+  /// have a panel more than the others where there is no even part.
+  std::vector<RowRange> cut(const RowRange& all, std::int64_t columns) {
     const std::size_t ranks = loads_.size();
-    const auto panels = static_cast<std::size_t>((shape[0] + kPlacedColumns - 1) / kPlacedColumns);
+    const auto panels =
+        static_cast<std::size_t>((all.count() + kPlacedColumns - 1) / kPlacedColumns);
     std::ranges::sort(order_, [this](std::size_t a, std::size_t b) {
       return loads_[a] != loads_[b] ? loads_[a] > loads_[b] : a < b;
     });
     std::vector<RowRange> rows(ranks);
-    std::int64_t row = 0;
+    std::int64_t row = all.begin;
     for (std::size_t i = 0; i < ranks; ++i) {
       const bool one_more = i + panels % ranks >= ranks;
       const std::size_t count = panels / ranks + (one_more ? 1 : 0);
       const std::int64_t end =
-          std::min(row + static_cast<std::int64_t>(count) * kPlacedColumns, shape[0]);
+          std::min(row + static_cast<std::int64_t>(count) * kPlacedColumns, all.end);
       if (count > 0) rows[order_[i]] = {row, end};
-      loads_[order_[i]] += static_cast<std::uint64_t>((end - row) * shape[1]);
+      loads_[order_[i]] += static_cast<std::uint64_t>((end - row) * columns);
       row = end;
     }
     return rows;
@@ -142,17 +143,18 @@ class ColumnCutter {
   std::vector<std::size_t> order_;
 };
 
-void place_columns(const ModelDims& dims, std::span<ModelShare> shares) {
+void place_columns(const ModelDims& dims, const ModelShare& all, std::span<ModelShare> shares) {
   ColumnCutter cutter(shares.size());
   for (std::size_t layer = 0; layer < static_cast<std::size_t>(dims.layers); ++layer) {
     for (const WeightKind kind : kValuesOf<WeightKind>) {
-      const std::vector<RowRange> rows = cutter.cut(weight_shape(dims, kind));
+      const std::vector<RowRange> rows =
+          cutter.cut(all.layers[layer][kind], weight_shape(dims, kind)[1]);
       for (std::size_t i = 0; i < shares.size(); ++i) shares[i].layers[layer][kind] = rows[i];
     }
   }
-  const std::vector<RowRange> rows = cutter.cut(table_shape(dims));
+  const std::vector<RowRange> rows = cutter.cut(all.lm_head, dims.hidden);
   for (std::size_t i = 0; i < shares.size(); ++i) shares[i].lm_head = rows[i];
-  shares.front().embedding = true;
+  shares.front().embedding = all.embedding;
 }
 
 /// The weight of result `index`, and what is held of it.
@@ -250,8 +252,18 @@ Result<Placement> Placement::make(PlacementKind kind, const LlamaConfig& config,
   if (kind == PlacementKind::kLayers) {
     place_layers(config, computing);
   } else {
-    place_columns(config.dims, computing);
+    place_columns(config.dims, placement.all_, computing);
   }
+  return placement;
+}
+
+Result<Placement> Placement::make_within(const LlamaConfig& config, const ModelShare& share,
+                                         std::size_t ranks) {
+  RETURN_IF_ERROR(share.check(config.dims));
+  ASSIGN_OR_RETURN(Placement placement, make(PlacementKind::kColumns, config, ranks, false));
+  placement.all_ = share;
+  placement.shares_.assign(ranks, empty_share(config.dims));
+  place_columns(config.dims, share, placement.shares_);
   return placement;
 }
 
@@ -278,8 +290,9 @@ std::vector<OpPart> Placement::split(const OpSpec& spec) const {
         const RowRange rows = rows_of_result(spec, held, weight * planes);
         if (rows.empty()) continue;
         if (!spec.weights.empty()) part.spec.weights.push_back(spec.weights[weight]);
+        const std::int64_t first = rows.begin - rows_of_result(spec, all_, weight * planes).begin;
         for (std::size_t plane = 0; plane < planes; ++plane)
-          part.results.push_back({weight * planes + plane, rows.begin, rows.count()});
+          part.results.push_back({weight * planes + plane, first, rows.count()});
       }
     }
     if (!part.results.empty()) parts.push_back(std::move(part));

@@ -106,14 +106,20 @@ class Placement {
   static Result<Placement> make(PlacementKind kind, const LlamaConfig& config, std::size_t ranks,
                                 bool door_only);
 
+  /// What has `share` of a model cut once more, by columns as make() cuts, as the ranks of this
+  /// placement; columns of a part's results are counted within the share's. kInvalidInput as
+  /// make(), and of a share that is none of the model.
+  static Result<Placement> make_within(const LlamaConfig& config, const ModelShare& share,
+                                       std::size_t ranks);
+
   PlacementKind kind() const { return kind_; }
   std::size_t ranks() const { return shares_.size(); }
   const ModelShare& share(std::size_t rank) const { return shares_[rank]; }
   /// Elements of the weights that a rank holds; a table that is its whole lm_head too counts once.
   std::uint64_t elements(std::size_t rank) const;
   /// The parts of an op that names weights, or of lm_head or embedding; `spec` is one that
-  /// op_results() takes. Of each column of each result there is one part. In the order of ranks.
-  /// Of other ops, which need no weights: none.
+  /// op_results() takes (make_within(): share_results()). Of each column of each result there is
+  /// one part. In the order of ranks. Of other ops, which need no weights: none.
   std::vector<OpPart> split(const OpSpec& spec) const;
   /// The names of the tensors that a rank hashes for the model's digest: each tensor of the model
   /// (expected_tensors()) belongs to one rank. Norms to rank 0; others by layers to that which
@@ -121,10 +127,12 @@ class Placement {
   std::vector<std::string> hashed_by(std::size_t rank) const;
 
  private:
-  Placement(PlacementKind kind, const LlamaConfig& config) : kind_(kind), config_(config) {}
+  Placement(PlacementKind kind, const LlamaConfig& config)
+      : kind_(kind), config_(config), all_(ModelShare::whole(config.dims)) {}
 
   PlacementKind kind_;
   LlamaConfig config_;
+  ModelShare all_;  // what the shares are of
   std::vector<ModelShare> shares_;
 };
 

@@ -59,6 +59,23 @@ TEST_F(CheckMemoryDeathTest, ends_at_inputs_that_the_spec_does_not_name) {
   }
 }
 
+TEST_F(CheckMemoryDeathTest, takes_columns_of_a_wider_result) {
+  Tensor wide({DType::kF32, Shape{2, 10}});
+  const std::vector<MutableTensorView> columns{{wide.mutable_view().data + 8, x_}};
+  check_memory(spec_, {{input_.view()}, columns, {}});
+  check_memory(spec_, {{input_.view()}, columns, {0}});
+  const OpMemory memory{{input_.view()}, columns, {40}};
+  check_memory(spec_, memory);
+  EXPECT_FALSE(memory.is_dense(0));
+  EXPECT_EQ(memory.result_pitch(0), 40U);
+  EXPECT_EQ(memory.result_extent(0), 56U);
+  // Less than a row, no whole elements, not one for each result.
+  for (const std::vector<std::size_t>& pitches :
+       {std::vector<std::size_t>{12}, std::vector<std::size_t>{42},
+        std::vector<std::size_t>{40, 40}})
+    EXPECT_DEATH(check_memory(spec_, {{input_.view()}, columns, pitches}), "CHECK failed");
+}
+
 TEST_F(CheckMemoryDeathTest, ends_where_elements_cannot_lie) {
   const MutableTensorView odd{result_.mutable_view().data + 1, x_};
   const MutableTensorView null{nullptr, x_};

@@ -58,6 +58,46 @@ TEST_F(CudaComputeTest, sends_other_memory_through_pinned_pieces) {
   EXPECT_TRUE(std::ranges::equal(one[0].as<float>(), all.last(one[0].as<float>().size())));
 }
 
+TEST_F(CudaComputeTest, writes_columns_of_wider_results_and_nothing_beside_them) {
+  constexpr std::size_t kBefore = 64;
+  constexpr std::byte kUntouched{0x5a};
+  const OpSpec spec = linear(2600, {{kGate, 0}, {kQ, 0}});  // over a piece
+  for (const bool in_ring : {true, false}) {
+    for (const DType wire : {DType::kF32, DType::kBF16}) {  // the second is converted
+      Segment ring(std::size_t{16} << 20);
+      open(in_ring ? std::vector{ring.bytes()} : std::vector<std::span<std::byte>>());
+      const OpSpec its = linear_spec(spec.weights, spec.inputs[0], wire);
+      const std::vector<Tensor> x = inputs_of(its);
+      std::vector<Tensor> want = results_of(its);
+      ASSERT_TRUE(run_op(*compute_, its, x, views_of(want)).ok());
+      std::ranges::fill(ring.bytes(), kUntouched);
+      OpMemory memory{{x[0].view()}, {}, {}};
+      std::size_t offset = kBefore;
+      for (const Tensor& result : want) {
+        memory.results.push_back(ring.place(offset, result.desc()));
+        memory.pitches.push_back(result.desc().bytes() / 2600 + 96);
+        offset += 2600 * memory.pitches.back();
+      }
+      auto op = compute_->prepare(its, memory, soon());
+      ASSERT_TRUE(op.ok());
+      ASSERT_TRUE((*op)->submit().ok());
+      ASSERT_TRUE((*op)->wait().ok());
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        const std::span bytes = want[i].view().bytes();
+        const std::size_t width = bytes.size() / 2600;
+        for (std::size_t row = 0; row < 2600; ++row) {
+          std::byte* at = memory.results[i].data + row * memory.pitches[i];
+          ASSERT_EQ(std::memcmp(at, bytes.data() + row * width, width), 0) << row;
+          std::memset(at, std::to_integer<int>(kUntouched), width);
+        }
+      }
+      EXPECT_TRUE(std::ranges::all_of(ring.bytes(), [](std::byte b) { return b == kUntouched; }));
+      EXPECT_EQ(cuda_fake::counters().pageable_copies, 0U);
+      compute_.reset();  // before the ring
+    }
+  }
+}
+
 TEST_F(CudaComputeTest, works_with_memory_that_cannot_be_pinned_and_says_so_once) {
   restart({.register_fails = true});
   Segment request(1 << 20);

@@ -191,7 +191,9 @@ cudaError_t cudaHostRegister(void* pointer, size_t size, unsigned int flags) {
       return cudaErrorInvalidValue;
     }
     if (s.options.register_fails) return cudaErrorMemoryAllocation;
-    if (!s.memory.register_host(base, size)) {
+    const bool portable = (flags & cudaHostRegisterPortable) != 0;
+    if (!s.memory.register_host(base, size,
+                                portable ? std::nullopt : std::optional(s.current_device()))) {
       s.misuse("cudaHostRegister of memory that is already registered, or part of it");
       return cudaErrorHostMemoryAlreadyRegistered;
     }

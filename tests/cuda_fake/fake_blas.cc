@@ -32,7 +32,8 @@ cublasStatus_t blas_call(const char* function, const Body& body,
   State& s = state();
   Lock lock(s.mutex);
   const Entered entered = s.enter(function, kind);
-  if (s.lost != cudaSuccess && !entered.injected) return CUBLAS_STATUS_EXECUTION_FAILED;
+  if (s.lost(s.current_device()) != cudaSuccess && !entered.injected)
+    return CUBLAS_STATUS_EXECUTION_FAILED;
   if (entered.error != cudaSuccess) {
     if (entered.injected && kind == CallKind::kRelease) static_cast<void>(body(s, lock));
     return status_of(entered.error);
@@ -331,7 +332,7 @@ cublasStatus_t cublasDestroy_v2(cublasHandle_t handle) {
       [&](State& s, Lock&) {
         const BlasHandle* found = find_handle(s, handle, "cublasDestroy");
         if (found == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
-        if (has_work(s, *found) && !s.is_dead()) {
+        if (has_work(s, *found) && !s.is_dead(found->device)) {
           s.misuse("cublasDestroy while the handle's work may not have run yet");
         }
         s.blas.erase(reinterpret_cast<std::uintptr_t>(handle));

@@ -54,10 +54,14 @@ cudaError_t check(State& s, const Copy& copy) {
   return cudaSuccess;
 }
 
-Access access(std::uintptr_t address, std::size_t bytes, bool write) {
+Access access(std::uintptr_t address, const Rows& rows, bool write) {
   Access made;
   made.address = address;
-  made.bytes = bytes;
+  made.bytes = rows.extent();
+  if (rows.height > 1 && rows.pitch > rows.width) {
+    made.pitch = rows.pitch;
+    made.width = rows.width;
+  }
   made.device = is_device_address(address);
   made.write = write;
   return made;
@@ -82,8 +86,8 @@ Work direct(State& s, const Copy& copy, std::uint64_t registration) {
   work.function = copy.function;
   work.registration = registration;
   const std::size_t from_bytes = copy.from_rows(nullptr).extent();
-  const std::size_t to_bytes = copy.to_rows(nullptr).extent();
-  work.accesses = {access(copy.from, from_bytes, false), access(copy.to, to_bytes, true)};
+  work.accesses = {access(copy.from, copy.from_rows(nullptr), false),
+                   access(copy.to, copy.to_rows(nullptr), true)};
   work.spoil = fill_destination(copy, 1);
   if (!copy.to_device()) work.host_result = copy.to_rows(host(copy.to));
   // What queued work will still write there is no change of the source.
@@ -106,7 +110,7 @@ Work from_pageable(const Copy& copy) {
   cuda_fake::copy(dense, copy.from_rows(host(copy.from)));
   Work work;
   work.function = copy.function;
-  work.accesses = {access(copy.to, copy.to_rows(nullptr).extent(), true)};
+  work.accesses = {access(copy.to, copy.to_rows(nullptr), true)};
   work.spoil = fill_destination(copy, 0);
   work.run = [copy, snapshot, dense](std::span<const Resolved> at) -> std::string {
     cuda_fake::copy(copy.to_rows(at[0].data), dense);
@@ -119,7 +123,7 @@ Work from_pageable(const Copy& copy) {
 Work to_pageable(const Copy& copy) {
   Work work;
   work.function = copy.function;
-  work.accesses = {access(copy.from, copy.from_rows(nullptr).extent(), false)};
+  work.accesses = {access(copy.from, copy.from_rows(nullptr), false)};
   work.run = [copy](std::span<const Resolved> at) -> std::string {
     cuda_fake::copy(copy.to_rows(host(copy.to)), copy.from_rows(at[0].data));
     return "";
@@ -155,9 +159,16 @@ cudaError_t queue_copy(State& s, Lock& lock, const Copy& copy, cudaStream_t hand
   if (copy.width == 0 || copy.height == 0) return cudaSuccess;
   if (const cudaError_t wrong = check(s, copy); wrong != cudaSuccess) return wrong;
 
-  const auto kind_of = [&s](bool device, std::uintptr_t address, std::size_t bytes,
-                            std::uint64_t& id) {
-    return device ? Memory::Cover::kWhole : s.memory.cover(address, bytes, id);
+  // What is pinned for another device alone is not for this one.
+  const auto kind_of = [&s, stream](bool device, std::uintptr_t address, std::size_t bytes,
+                                    std::uint64_t& id) {
+    if (device) return Memory::Cover::kWhole;
+    const Registration* whose = nullptr;
+    const Memory::Cover cover = s.memory.cover(address, bytes, whose);
+    if (whose == nullptr) return cover;
+    if (whose->device.value_or(stream->device) != stream->device) return Memory::Cover::kNone;
+    id = whose->id;
+    return cover;
   };
   std::uint64_t from_id = 0;
   std::uint64_t to_id = 0;

@@ -11,7 +11,7 @@ std::vector<std::string> reset(const Options& options) {
   {
     State& s = state();
     const Lock lock(s.mutex);
-    if (!s.is_dead()) {
+    if (!s.is_any_dead()) {
       for (std::string& leak : s.leaks()) found.push_back(std::move(leak));
     }
   }

@@ -82,15 +82,16 @@ std::uint64_t call_count(const std::string& function);
 std::vector<std::string> calls();
 
 /// The n-th call since reset() (from 1) fails with `cuda_error` and does nothing; but one that
-/// releases something releases it. An error that CUDA never recovers from loses the device. cuBLAS
-/// makes a cublasStatus_t of it: memory -> ALLOC_FAILED, a lost device -> EXECUTION_FAILED, else
-/// INTERNAL_ERROR. Several may be asked for.
+/// releases something releases it. An error that CUDA never recovers from loses the thread's
+/// device. cuBLAS makes a cublasStatus_t of it: memory -> ALLOC_FAILED, a lost device ->
+/// EXECUTION_FAILED, else INTERNAL_ERROR. Several may be asked for.
 void fail_call(std::uint64_t nth, int cuda_error);
 /// The n-th call of one function. "cudaMalloc", "cublasGemmEx", "launch_gather" ...
 void fail_function(const std::string& function, std::uint64_t nth, int cuda_error);
-/// The device is lost when the n-th copy, kernel or GEMM since reset() runs: from then on every
-/// call returns `cuda_error`, in a cuBLAS function CUBLAS_STATUS_EXECUTION_FAILED. A thread may
-/// learn that by one call; what it calls after that is a misuse.
+/// The device is lost that the n-th copy, kernel or GEMM since reset() (of all devices) runs on:
+/// from then on every call of a thread whose device it is returns `cuda_error`, in a cuBLAS
+/// function CUBLAS_STATUS_EXECUTION_FAILED. A thread may learn that by one call; what it calls for
+/// that device after that is a misuse. Other devices work on.
 void lose_device_at_work(std::uint64_t nth, int cuda_error);
 void set_hang(bool hang);
 void set_register_fails(bool fails);

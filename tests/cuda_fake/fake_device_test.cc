@@ -366,6 +366,78 @@ TEST_F(FakeDeviceTest, keeps_devices_apart) {
   release(floats);
 }
 
+TEST_F(FakeDeviceTest, loses_one_device_and_not_the_others) {
+  options_.devices = 2;
+  reset(options_);
+  ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+  auto lost_stream = stream();
+  auto* lost_memory = device(kBytes);
+  ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+  auto s = stream();
+  auto* memory = device(kBytes);
+  Pinned host(kBytes, 3);
+  lose_device_at_work(1, cudaErrorECCUncorrectable);
+  ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+  ASSERT_EQ(cudaMemcpyAsync(lost_memory, host.data(), kBytes, cudaMemcpyDefault, lost_stream),
+            cudaSuccess);
+  cudaError_t last = cudaErrorNotReady;
+  while (last == cudaErrorNotReady) last = cudaStreamQuery(lost_stream);
+  EXPECT_EQ(last, cudaErrorECCUncorrectable);
+  EXPECT_EQ(cudaSetDevice(0), cudaSuccess) << "from a device that is lost to another";
+  EXPECT_EQ(cudaMemcpyAsync(memory, host.data(), kBytes, cudaMemcpyDefault, s), cudaSuccess);
+  finish(s);
+  EXPECT_THAT(take_misuses(), IsEmpty());
+  EXPECT_EQ(cudaSetDevice(1), cudaErrorECCUncorrectable);
+  expect_misuse("cudaSetDevice after this thread was told that the device is lost");
+}
+
+TEST_F(FakeDeviceTest, pins_for_the_device_that_asked_or_for_all) {
+  options_.devices = 2;
+  reset(options_);
+  std::vector<std::byte> host(kBytes);
+  for (const auto& [flags, pinned] :
+       {std::pair(cudaHostRegisterDefault, 0U), std::pair(cudaHostRegisterPortable, 1U)}) {
+    ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+    ASSERT_EQ(cudaHostRegister(host.data(), kBytes, static_cast<unsigned>(flags)), cudaSuccess);
+    ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+    auto s = stream();
+    auto* memory = device(kBytes);
+    const Counters before = counters();
+    ASSERT_EQ(cudaMemcpyAsync(memory, host.data(), kBytes, cudaMemcpyDefault, s), cudaSuccess);
+    EXPECT_EQ(counters().pinned_copies - before.pinned_copies, pinned);
+    finish(s);
+    destroy(s);
+    release(memory);
+    EXPECT_EQ(cudaHostUnregister(host.data()), cudaSuccess);
+  }
+}
+
+TEST_F(FakeDeviceTest, knows_columns_that_lie_side_by_side_from_columns_that_meet) {
+  constexpr std::size_t kRows = 4;
+  constexpr std::size_t kPitch = kBytes / kRows;
+  for (const std::size_t first : {kPitch / 2, kPitch / 2 - 1}) {
+    Pinned host(kBytes);
+    auto* memory = device(kBytes);
+    auto left = stream();
+    auto right = stream();
+    for (const auto& [column, s] : {std::pair(std::size_t{0}, left), std::pair(first, right)}) {
+      ASSERT_EQ(cudaMemcpy2DAsync(host.data() + column, kPitch, memory, kPitch, kPitch / 2, kRows,
+                                  cudaMemcpyDeviceToHost, s),
+                cudaSuccess);
+    }
+    if (first == kPitch / 2) {
+      EXPECT_THAT(take_misuses(), IsEmpty());
+    } else {
+      expect_misuse("nothing orders them");
+    }
+    finish(left);
+    finish(right);
+    destroy(left);
+    destroy(right);
+    release(memory);
+  }
+}
+
 /// In a process of its own, steered by the environment.
 TEST(FakeDeviceProcess, takes_its_options_from_the_environment_and_reports_at_exit) {
   const auto run = [](const char* fail, const char* abort_at_misuse) {

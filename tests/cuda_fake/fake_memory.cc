@@ -96,7 +96,19 @@ bool is_device_address(std::uintptr_t address) {
 }
 
 bool overlap(const Access& a, const Access& b) {
-  return a.address < b.address + b.bytes && b.address < a.address + a.bytes;
+  if (a.address >= b.address + b.bytes || b.address >= a.address + a.bytes) return false;
+  if (a.pitch == 0 && b.pitch == 0) return true;
+  if (a.pitch == 0) return overlap(b, a);
+  for (std::size_t at = 0; at < a.bytes; at += a.pitch) {
+    const std::uintptr_t begin = a.address + at;
+    if (b.address >= begin + a.width || begin >= b.address + b.bytes) continue;
+    if (b.pitch == 0 || begin <= b.address) return true;
+    // Where the row begins among b's: within one, or before the next.
+    const std::size_t offset = (begin - b.address) % b.pitch;
+    const bool is_last = begin - offset + b.pitch >= b.address + b.bytes;
+    if (offset < b.width || (!is_last && offset + a.width > b.pitch)) return true;
+  }
+  return false;
 }
 
 std::optional<std::uintptr_t> Memory::allocate(Allocation allocation) {
@@ -178,10 +190,10 @@ std::string Memory::resolve(const Access& access, int device, Resolved& out) con
   return "";
 }
 
-bool Memory::register_host(std::uintptr_t base, std::size_t bytes) {
-  std::uint64_t id = 0;
-  if (cover(base, bytes, id) != Cover::kNone) return false;
-  registrations_[base] = {bytes, next_registration_++};
+bool Memory::register_host(std::uintptr_t base, std::size_t bytes, std::optional<int> device) {
+  const Registration* whose = nullptr;
+  if (cover(base, bytes, whose) != Cover::kNone) return false;
+  registrations_[base] = {bytes, next_registration_++, device};
   return true;
 }
 
@@ -197,13 +209,14 @@ const Registration* Memory::registration(std::uintptr_t base) const {
 
 void Memory::unregister_host(std::uintptr_t base) { registrations_.erase(base); }
 
-Memory::Cover Memory::cover(std::uintptr_t address, std::size_t bytes, std::uint64_t& id) const {
+Memory::Cover Memory::cover(std::uintptr_t address, std::size_t bytes,
+                            const Registration*& whose) const {
   auto at = registrations_.upper_bound(address);
   if (at != registrations_.begin()) {
     const auto before = std::prev(at);
     const std::uintptr_t end = before->first + before->second.bytes;
     if (address + bytes <= end) {
-      id = before->second.id;
+      whose = &before->second;
       return Cover::kWhole;
     }
     if (address < end) return Cover::kPart;

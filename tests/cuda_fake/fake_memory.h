@@ -45,7 +45,10 @@ struct Access {
   bool device = true;
   bool write = false;
   bool scratch = false;  // what is there before and after does not matter
-  bool to_end = false;   // and whatever follows in the allocation, for the work to check
+  std::size_t pitch =
+      0;  // of rows of `width` bytes that do not touch what is between them; 0: none
+  std::size_t width = 0;
+  bool to_end = false;  // and whatever follows in the allocation, for the work to check
 };
 
 bool overlap(const Access& a, const Access& b);
@@ -69,6 +72,7 @@ struct Resolved {
 struct Registration {
   std::size_t bytes = 0;
   std::uint64_t id = 0;
+  std::optional<int> device;  // the only one that it is pinned for; else all
 };
 
 class Memory {
@@ -87,15 +91,15 @@ class Memory {
   /// What a device address without an allocation is.
   std::string explain(std::uintptr_t address) const;
 
-  /// false where it overlaps another.
-  bool register_host(std::uintptr_t base, std::size_t bytes);
+  /// For one device, or for all. false where it overlaps another.
+  bool register_host(std::uintptr_t base, std::size_t bytes, std::optional<int> device);
   bool is_registered(std::uint64_t id) const;
   const Registration* registration(std::uintptr_t base) const;
   void unregister_host(std::uintptr_t base);
 
   enum class Cover { kNone, kPart, kWhole };
-  /// How much of the range one registration covers; `id` is set where that is all of it.
-  Cover cover(std::uintptr_t address, std::size_t bytes, std::uint64_t& id) const;
+  /// How much of the range one registration covers, whose it is if all of it.
+  Cover cover(std::uintptr_t address, std::size_t bytes, const Registration*& whose) const;
 
   std::vector<std::string> leaks() const;
 

@@ -100,8 +100,9 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 
 cudaError_t cudaSetDevice(int device) {
-  return call("cudaSetDevice", [&](State& s, Lock&) {
+  return call("cudaSetDevice", CallKind::kSwitch, [&](State& s, Lock&) {
     if (device < 0 || device >= s.options.devices) return cudaErrorInvalidDevice;
+    if (s.lost(device) != cudaSuccess) return s.tell_loss(device, "cudaSetDevice");
     s.current_device() = device;
     return cudaSuccess;
   });

@@ -95,7 +95,7 @@ Event* Schedule::find_event(cudaEvent_t handle, const char* function) {
 
 void Schedule::destroy_event(std::uint64_t id) {
   const Event& event = *events_.at(id);
-  if (event.record != nullptr && !event.record->done && !state_.is_dead() &&
+  if (event.record != nullptr && !event.record->done && !state_.is_dead(event.device) &&
       !is_proven(event.record->stream, event.record->position)) {
     state_.misuse("cudaEventDestroy of an event that was not reached yet");
   }
@@ -104,11 +104,11 @@ void Schedule::destroy_event(std::uint64_t id) {
 
 void Schedule::destroy_stream(StreamId id, Lock& lock) {
   Stream& stream = *streams_.at(id);
-  if (const Work* work = unproven_in(id); work != nullptr && !state_.is_dead()) {
+  if (const Work* work = unproven_in(id); work != nullptr && !state_.is_dead(stream.device)) {
     state_.misuse(fmt::format("cudaStreamDestroy while {} may not have run yet", work->function));
   }
   if (state_.options.mode == Mode::kThreads) {
-    (state_.is_dead() ? stream.stop : stream.closing) = true;
+    (state_.is_dead(stream.device) ? stream.stop : stream.closing) = true;
     state_.changed.notify_all();
     std::thread worker = std::move(stream.worker);
     lock.unlock();
@@ -234,7 +234,7 @@ std::uint64_t Schedule::queue(Stream& stream, Work work, Lock& lock) {
 }
 
 bool Schedule::runnable(const Stream& stream) const {
-  if (stream.queue.empty() || state_.is_dead()) return false;
+  if (stream.queue.empty() || state_.is_dead(stream.device)) return false;
   const Work& front = *stream.queue.front();
   return front.kind != Work::Kind::kWait || front.record->done ||
          !streams_.contains(front.record->stream);
@@ -245,7 +245,7 @@ void Schedule::serve(Stream& stream) {
   for (;;) {
     state_.changed.wait(lock, [&] {
       return stream.stop || runnable(stream) || (stream.closing && stream.queue.empty()) ||
-             (stream.closing && state_.is_dead());
+             (stream.closing && state_.is_dead(stream.device));
     });
     if (stream.stop || !runnable(stream)) return;
     run_front(stream, lock);
@@ -257,7 +257,7 @@ bool Schedule::run_to(StreamId id, std::uint64_t position, Lock& lock) {
   for (;;) {
     Stream* stream = find_stream(id);
     if (stream == nullptr || stream->done >= position) return true;
-    if (state_.is_dead()) return false;
+    if (state_.is_dead(stream->device)) return false;
     if (state_.options.mode == Mode::kThreads) {
       state_.changed.wait(lock);
     } else if (!run_front(*stream, lock)) {
@@ -283,7 +283,7 @@ bool Schedule::run_front(Stream& stream, Lock& lock) {
       state_.memory.release(work->accesses[0].address);
       break;
     case Work::Kind::kCompute:
-      if (!state_.start_work()) return false;
+      if (!state_.start_work(stream.device)) return false;
       compute(*work, stream.device, lock);
       break;
   }
@@ -315,8 +315,9 @@ void Schedule::compute(Work& work, int device, Lock& lock) {
   if (!wrong.empty()) state_.misuse(fmt::format("{}: {}", work.function, wrong));
 }
 
-void Schedule::abandon() {
+void Schedule::abandon(std::optional<int> device) {
   for (const auto& [id, stream] : streams_) {
+    if (device && stream->device != *device) continue;
     for (const auto& work : stream->queue) unpoison(work->host_result);
   }
   state_.changed.notify_all();

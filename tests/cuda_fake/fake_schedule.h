@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -105,8 +106,8 @@ class Schedule {
   const Work* unproven_in(StreamId id) const;
   bool unproven_writes(const Access& access) const;
 
-  /// The device is gone: nothing runs any more, results of copies may be looked at.
-  void abandon();
+  /// The device (or all) is gone: nothing of it runs any more, results of copies may be looked at.
+  void abandon(std::optional<int> device);
   /// Ends all threads. Lets the lock go.
   void stop(Lock& lock);
   std::vector<std::string> leaks() const;

@@ -66,7 +66,7 @@ void report_at_exit() {
   State& s = state();
   Lock lock(s.mutex);
   s.schedule.stop(lock);
-  if (!s.is_dead()) {
+  if (!s.is_any_dead()) {
     for (const std::string& leak : s.leaks()) s.misuse(leak);
   }
   fmt::print(stderr, "cuda_fake: {} misuses\n", s.misuses.size());
@@ -95,7 +95,7 @@ void replace_state(State* fresh) {
   {
     Lock lock(current->mutex);
     current->schedule.stop(lock);
-    current->schedule.abandon();
+    current->schedule.abandon(std::nullopt);
   }
   delete std::exchange(current, fresh);
 }
@@ -143,11 +143,10 @@ Entered State::enter(const char* function, CallKind kind) {
   names.emplace_back(function);
   if (names.size() > kMaxNames) names.pop_front();
 
-  if (lost != cudaSuccess && kind != CallKind::kVersion) {
-    if (kind != CallKind::kErrorQuery && !knows_of_loss_.insert(thread_number()).second) {
-      misuse(fmt::format("{} after this thread was told that the device is lost", function));
-    }
-    return {lost, false};
+  const int device = current_device();
+  if (lost(device) != cudaSuccess && kind != CallKind::kVersion && kind != CallKind::kSwitch) {
+    if (kind == CallKind::kErrorQuery) return {lost(device), false};
+    return {tell_loss(device, function), false};
   }
   if (kind != CallKind::kVersion && kind != CallKind::kErrorQuery) {
     if (options.driver_version != 0 && options.driver_version < CUDART_VERSION) {
@@ -160,8 +159,8 @@ Entered State::enter(const char* function, CallKind kind) {
                                               : failure.function == function && failure.nth == nth;
     if (!hit) continue;
     ++counters.injected_failures;
-    if (loses_device(failure.error)) lose(failure.error);
-    if (lost != cudaSuccess) knows_of_loss_.insert(thread_number());
+    if (loses_device(failure.error)) lose(device, failure.error);
+    if (lost(device) != cudaSuccess) knows_of_loss_.emplace(thread_number(), device);
     return {failure.error, true};
   }
   return {};
@@ -169,16 +168,17 @@ Entered State::enter(const char* function, CallKind kind) {
 
 cudaError_t State::leave(cudaError_t result, CallKind kind) {
   if (kind == CallKind::kVersion || kind == CallKind::kErrorQuery) return result;
-  if (lost != cudaSuccess) {
-    knows_of_loss_.insert(thread_number());
-    result = lost;
+  const int device = current_device();
+  if (lost(device) != cudaSuccess && kind != CallKind::kSwitch) {
+    knows_of_loss_.emplace(thread_number(), device);
+    result = lost(device);
   }
   if (result != cudaSuccess) last_errors_[thread_number()] = result;
   return result;
 }
 
-cudaError_t State::last_error() const {
-  if (lost != cudaSuccess) return lost;
+cudaError_t State::last_error() {
+  if (lost(current_device()) != cudaSuccess) return lost(current_device());
   const auto found = last_errors_.find(thread_number());
   return found == last_errors_.end() ? cudaSuccess : found->second;
 }
@@ -195,16 +195,28 @@ void State::misuse(const std::string& sentence) {
   if (misuses.size() < kMaxMisuses) misuses.push_back(sentence);
 }
 
-void State::lose(cudaError_t error) {
-  lost = error;
-  schedule.abandon();
+void State::lose(int device, cudaError_t error) {
+  lost_.emplace(device, error);
+  schedule.abandon(device);
 }
 
-bool State::start_work() {
+cudaError_t State::lost(int device) const {
+  const auto found = lost_.find(device);
+  return found == lost_.end() ? cudaSuccess : found->second;
+}
+
+cudaError_t State::tell_loss(int device, const char* function) {
+  if (!knows_of_loss_.emplace(thread_number(), device).second) {
+    misuse(fmt::format("{} after this thread was told that the device is lost", function));
+  }
+  return lost(device);
+}
+
+bool State::start_work(int device) {
   ++counters.work_run;
   if (counters.work_run != lose_at_work) return true;
   ++counters.injected_failures;
-  lose(lose_with);
+  lose(device, lose_with);
   return false;
 }
 

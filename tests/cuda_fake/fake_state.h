@@ -10,6 +10,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/cuda_fake/fake_device.h"
@@ -36,6 +37,7 @@ struct BlasHandle {
 
 enum class CallKind {
   kOrdinary,
+  kSwitch,      // to another device: that the thread's own is lost does not matter
   kRelease,     // does its work even where it is made to fail
   kErrorQuery,  // allowed after the device was lost
   kVersion,     // and needs no device
@@ -54,16 +56,21 @@ class State {
   /// Returns what the call returns.
   cudaError_t leave(cudaError_t result, CallKind kind);
   void misuse(const std::string& sentence);
-  /// The device is lost from here on.
-  void lose(cudaError_t error);
-  /// Nothing runs any more.
-  bool is_dead() const { return options.hang || lost != cudaSuccess; }
-  /// The next work runs. false where that loses the device.
-  bool start_work();
+  /// The device is lost from here on, the others are not.
+  void lose(int device, cudaError_t error);
+  /// cudaSuccess: it is not.
+  cudaError_t lost(int device) const;
+  /// What a call for a lost device returns; the second of a thread is a misuse.
+  cudaError_t tell_loss(int device, const char* function);
+  /// Nothing of the device's runs any more.
+  bool is_dead(int device) const { return options.hang || lost(device) != cudaSuccess; }
+  bool is_any_dead() const { return options.hang || !lost_.empty(); }
+  /// The next work runs, of this device. false where that loses it.
+  bool start_work(int device);
   int& current_device() { return current_devices_[thread_number()]; }
   /// The calling thread's, and forgets it.
   cudaError_t take_last_error();
-  cudaError_t last_error() const;
+  cudaError_t last_error();
   std::vector<std::string> leaks() const;
 
   std::mutex mutex;
@@ -83,7 +90,6 @@ class State {
   std::vector<Failure> failures;
   std::uint64_t lose_at_work = 0;  // 0: never
   cudaError_t lose_with = cudaSuccess;
-  cudaError_t lost = cudaSuccess;
   bool aborts = false;
   Memory memory;
   Schedule schedule;
@@ -92,7 +98,8 @@ class State {
  private:
   std::map<std::uint64_t, int> current_devices_;
   std::map<std::uint64_t, cudaError_t> last_errors_;
-  std::set<std::uint64_t> knows_of_loss_;  // threads
+  std::map<int, cudaError_t> lost_;                        // devices
+  std::set<std::pair<std::uint64_t, int>> knows_of_loss_;  // threads, of a device
 };
 
 /// The one there is.

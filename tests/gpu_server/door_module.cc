@@ -4,11 +4,13 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "base/version.h"
 #include "gpu_server/cuda_module_abi.h"
@@ -59,6 +61,34 @@ class Lying : public Computation {
   std::byte* const first_;
 };
 
+/// A CPU's results, dense, put at the end where the caller wants them.
+class Placed : public Computation {
+ public:
+  Placed(std::unique_ptr<Computation> dense, std::vector<Tensor> results, OpMemory memory)
+      : dense_(std::move(dense)), results_(std::move(results)), memory_(std::move(memory)) {}
+  Status submit() override { return dense_->submit(); }
+  bool done() override { return dense_->done(); }
+  Status wait() override {
+    RETURN_IF_ERROR(dense_->wait());
+    for (std::size_t i = 0; i < results_.size(); ++i) {
+      const std::span<const std::byte> bytes = results_[i].view().bytes();
+      const auto rows = static_cast<std::size_t>(results_[i].desc().shape[0]);
+      const std::size_t width = bytes.size() / rows;
+      for (std::size_t row = 0; row < rows; ++row) {
+        std::memcpy(memory_.results[i].data + row * memory_.result_pitch(i),
+                    bytes.data() + row * width, width);
+      }
+    }
+    return {};
+  }
+  OpTimes times() const override { return dense_->times(); }
+
+ private:
+  std::unique_ptr<Computation> dense_;
+  std::vector<Tensor> results_;
+  const OpMemory memory_;
+};
+
 class DoorCompute : public Compute {
  public:
   DoorCompute(std::shared_ptr<Life> life, std::unique_ptr<Compute> cpu)
@@ -76,12 +106,24 @@ class DoorCompute : public Compute {
     const int honest_ops = mode() == "lies" ? 40 : 0;
     const bool lies = is_liar && spec.op == Op::kIntLinear && life_->ops.fetch_add(1) >= honest_ops;
     std::byte* const first = lies ? memory.results[0].data : nullptr;
+    if (!memory.pitches.empty()) return prepare_placed(spec, std::move(memory), life);
     ASSIGN_OR_RETURN(auto honest, cpu_->prepare(spec, std::move(memory), life));
     if (!lies) return honest;
     return std::unique_ptr<Computation>(std::make_unique<Lying>(std::move(honest), first));
   }
 
  private:
+  Result<std::unique_ptr<Computation>> prepare_placed(const OpSpec& spec, OpMemory memory,
+                                                      const OpLife& life) {
+    std::vector<Tensor> results;
+    OpMemory dense{memory.inputs, {}};
+    for (const MutableTensorView& result : memory.results) results.emplace_back(result.desc);
+    for (Tensor& result : results) dense.results.push_back(result.mutable_view());
+    ASSIGN_OR_RETURN(auto op, cpu_->prepare(spec, std::move(dense), life));
+    return std::unique_ptr<Computation>(
+        std::make_unique<Placed>(std::move(op), std::move(results), std::move(memory)));
+  }
+
   std::shared_ptr<Life> life_;  // the model's: whichever of the two goes last
   std::unique_ptr<Compute> cpu_;
 };
@@ -120,11 +162,14 @@ Result<std::shared_ptr<CudaModel>> create(const ModelSource* model, const CudaOp
   if (mode() == "no_memory")
     return Status(StatusCode::kResourceExhausted, "door: the weights need 9 GiB, 3 GiB are free");
   if (mode() == "bad_model") return Status(StatusCode::kInvalidInput, "door: a tensor is bad");
+  if (mode() == "no_second" && options.device == 1)
+    return Status(StatusCode::kDevice, "cuda:1 NVIDIA Door: it is busy");
   if (options.warn) options.warn(options.tf32 ? "door: tf32 is on" : "door: tf32 is off");
   LoadOptions cpu;
   cpu.dtype = options.dtype;
   cpu.threads = options.threads;
   cpu.progress = options.progress;
+  cpu.share = options.share;
   ASSIGN_OR_RETURN(std::shared_ptr<CpuModel> made,
                    model == nullptr ? CpuModel::create_without_weights(options.threads)
                                     : CpuModel::create(*model, cpu));

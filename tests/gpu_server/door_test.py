@@ -223,6 +223,36 @@ def a_module_serves_and_the_device_is_shown(door):
         assert read_json(door.path("runner.json"))["host"]["device"] == name
 
 
+def several_gpus_are_one_model_and_are_shown(door):
+    args = ("--cuda-module", door.module())
+    for device, order in (("cuda:all", (0, 1)), ("cuda:2,0", (2, 0))):
+        server = door.serving("--device", device, *args, driver={"DEVICES": 2 if device == "cuda:all" else 3})
+        for ordinal in order:
+            expect_said(server, f"loading onto cuda:{ordinal}", f"device cuda:{ordinal} NVIDIA Door, driver 13.0, 5.0 GiB")
+        for options in ((), ("--attention", "offload"), ("--privacy", "otp-verify")):
+            door.runner("--compare-local", "--stats-json", door.path("runner.json"), *options).expect_exit(0)
+        door.stop(server)
+        host = read_json(door.stats_path)["host"]
+        name = "2 GPUs: " + ", ".join(f"cuda:{ordinal} NVIDIA Door" for ordinal in order)
+        assert {"device": name, "driver": "13.0", "device_memory_bytes": 10 << 30}.items() <= host.items(), host
+        assert read_json(door.path("runner.json"))["host"]["device"] == name
+
+
+def one_of_several_gpus_that_cannot_be_used_is_named(door):
+    args = ("--cuda-module", door.module())
+    door.refused("--device", "cuda:0,2", *args, driver={"DEVICES": 2},
+                 says=(f"--device cuda:0,2: there are 2 devices: cuda:0 {NAME}, cuda:1 {NAME}",))
+    for device in ("cuda:all", "cuda:0,1"):
+        door.refused("--device", device, *args, driver={"DEVICES": 2}, mode="no_second",
+                     says=("cuda:1 NVIDIA Door: it is busy",))
+    for device in ("cuda:0,0", "cuda:0,", "cuda:", "cuda:1000", "cuda:-1", "cuda:0;1", "cuda:every"):
+        expect_said(door.launch("--device", device, *args).expect_exit(2), f"'{device}' is neither")
+    # With one there is nothing to put together.
+    server = door.serving("--device", "cuda:all", *args)
+    door.stop(server)
+    assert read_json(door.stats_path)["host"]["device"] == "cuda:0 NVIDIA Door"
+
+
 def tf32_is_the_modules_and_no_cpus(door):
     server = door.serving("--device", "cuda", "--tf32", "--cuda-module", door.module())
     expect_said(server, "door: tf32 is on")
@@ -335,6 +365,7 @@ SCENARIOS = (
     the_module_is_looked_for_beside_the_program_and_in_lib, a_name_without_a_slash_is_a_file_here,
     a_module_of_another_build_is_refused, a_file_that_is_no_module_is_refused,
     a_module_that_cannot_use_the_device_is_passed_over_by_auto, a_module_serves_and_the_device_is_shown,
+    several_gpus_are_one_model_and_are_shown, one_of_several_gpus_that_cannot_be_used_is_named,
     tf32_is_the_modules_and_no_cpus, a_lost_device_ends_runner_and_server,
     an_op_stuck_on_a_lost_device_holds_no_server, a_cpu_server_opens_neither_driver_nor_module,
     no_program_links_a_cuda_library)

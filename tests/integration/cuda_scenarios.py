@@ -1,11 +1,13 @@
 """gpu_server with its CUDA backend on the fake device (tests/cuda_fake), as a process: airlock_cuda_fake.so is the module
 and a stand-in for libcuda.so.1 says that there is a GPU. The prefills are compared with one process on the CPU."""
+import json
 import os
 import signal
 
 from gpu import golden  # the comparison that tools/gpu_check makes on a real GPU
 from pair import ROOT, TINY, read_json, wait_until
 from prefill_scenarios import SMALL_SLOTS, expect_reconciled
+from scenarios import read_bytes
 
 GOLDEN = os.path.join(ROOT, "..", "shared", "data", "golden")
 MODELS = os.path.join(ROOT, "tests", "data", "models")
@@ -18,10 +20,11 @@ def missing(pair):
 
 
 def use_fake(pair, **settings):
-    """The environment of the processes to come: a driver with one GPU, and how the fake is to behave."""
+    """The environment of the processes to come: a driver with `devices` GPUs (1), and how the fake is to behave."""
     for key in [key for key in pair.env if key.startswith("AIRLOCK_CUDA_FAKE_")]:
         del pair.env[key]
     pair.env["LD_LIBRARY_PATH"] = os.path.join(os.path.dirname(pair.bin_dir), "tests", "cuda_fake", "driver")
+    pair.env["AIRLOCK_FAKE_DRIVER_DEVICES"] = str(settings.get("devices", 1))
     pair.env.update({f"AIRLOCK_CUDA_FAKE_{key.upper()}": str(value) for key, value in settings.items()})
 
 
@@ -161,6 +164,49 @@ def gpu_that_is_lost_ends_the_server(pair):
     return None
 
 
+def several_gpus_give_every_bit_of_one(pair):
+    """Floats with attention on both sides, and words; in each order in which several may run."""
+    if missing(pair):
+        return missing(pair)
+    asked = (("--attention", "tee"), ("--attention", "offload"), ("--privacy", "otp-verify"))
+    want = []
+    model = ("--synthetic", pair.path("wide.json"))  # wider than a panel: what columns are cut at
+    with open(model[1], "w", encoding="utf-8") as file:
+        json.dump({**read_json(TINY), "intermediate_size": 600, "vocab_size": 700}, file)
+    for index, (device, settings) in enumerate((("cuda", {}), ("cuda:all", {"devices": 2, "mode": "lazy"}),
+                                                ("cuda:all", {"devices": 3, "mode": "threads"}),
+                                                ("cuda:2,0", {"devices": 3, "mode": "eager"}))):
+        use_fake(pair, **settings)
+        server = fake_server(pair, *SMALL_SLOTS, device=device, model=model)
+        for number, options in enumerate(asked):
+            out = pair.path(f"{index}-{number}.npy")
+            pair.runner("--all-logits", "--logits-out", out, *options, model=model).expect_exit(0)
+            if index == 0:
+                want.append(read_bytes(out))
+            assert read_bytes(out) == want[number], f"--device {device}, {settings}, {options}: other bits"
+        pair.stop(server)
+        expect_no_misuse(server)
+        if index > 0:
+            names = ", ".join(f"cuda:{ordinal} Airlock fake GPU" for ordinal in
+                              ((2, 0) if device == "cuda:2,0" else range(settings["devices"])))
+            assert server.stats()["host"]["device"].endswith(f" GPUs: {names}"), server.stats()["host"]
+    return None
+
+
+def one_of_several_gpus_that_is_lost_ends_the_server(pair):
+    if missing(pair):
+        return missing(pair)
+    use_fake(pair, mode="threads", sticky="400:214", devices=2)
+    server = fake_server(pair, device="cuda:all")
+    runner = pair.runner("--repeat", 1000000)
+    server.expect_exit(5)
+    assert runner.exit_code() in (5, 3), runner.exit_code()
+    for said in (server.stderr(), runner.stderr()):
+        assert "cudaErrorECCUncorrectable" in said and ("cuda:0 Airlock" in said or "cuda:1 Airlock" in said), said
+    assert os.listdir(pair.run_dir) == [], f"left behind: {os.listdir(pair.run_dir)}"
+    return None
+
+
 def gpu_op_that_finds_no_memory_fails_alone(pair):
     if missing(pair):
         return missing(pair)
@@ -209,6 +255,8 @@ SCENARIOS = (
     gpu_serves_sessions_at_once,
     gpu_server_outlives_a_killed_runner,
     gpu_that_is_lost_ends_the_server,
+    several_gpus_give_every_bit_of_one,
+    one_of_several_gpus_that_is_lost_ends_the_server,
     gpu_op_that_finds_no_memory_fails_alone,
     gpu_with_too_little_memory_is_said,
     gpu_works_where_memory_cannot_be_pinned,

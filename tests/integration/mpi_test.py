@@ -11,6 +11,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "tools"))
+import cuda_scenarios  # noqa: E402
 import hosts  # noqa: E402
 import scenarios  # noqa: E402 (it finds tools/pair.py by the line above)
 from gpu import golden  # noqa: E402
@@ -129,6 +130,26 @@ def private_sessions_give_the_bits_of_one_process(group):
         got = group.logits(placement, "--privacy", "otp-verify", "--attention", "tee", model=model)
         assert got == expected, f"{placement}: other bits"
         stop(group, server)
+
+
+def ranks_of_several_gpus_give_the_bits_of_one(group):
+    """On the fake device: each rank cuts its share once more."""
+    if cuda_scenarios.missing(group):
+        return cuda_scenarios.missing(group)
+    model = group.wide()
+    cuda_scenarios.use_fake(group, mode="eager")
+    alone = cuda_scenarios.fake_server(group, model=model)
+    asked = ((), ("--attention", "offload"), ("--privacy", "otp-verify"))
+    expected = [group.logits("alone", *options, model=model) for options in asked]
+    group.stop(alone)
+    cuda_scenarios.use_fake(group, mode="eager", devices=2)
+    for placement in ("layers", "columns"):
+        server = cuda_scenarios.fake_server(group, "--placement", placement, model=model, device="cuda:all", within=mpirun(2))
+        for options, want in zip(asked, expected):
+            assert group.logits("ranks", *options, model=model) == want, f"{placement} {options}: other bits"
+        stop(group, server)
+        assert "2 GPUs: cuda:0" in server.stats()["host"]["device"], server.stats()["host"]
+    return None
 
 
 def a_door_holds_no_weights(group):
@@ -389,7 +410,8 @@ def no_program_links_mpi(group):
 
 
 SCENARIOS = (three_ranks_give_the_bits_of_one_process, golden_models_give_the_bits_of_one_process,
-             private_sessions_give_the_bits_of_one_process, a_door_holds_no_weights, each_rank_loads_what_it_owns,
+             private_sessions_give_the_bits_of_one_process,
+             ranks_of_several_gpus_give_the_bits_of_one, a_door_holds_no_weights, each_rank_loads_what_it_owns,
              more_ranks_than_layers_idle, a_signal_to_any_rank_ends_all_in_order,
              a_killed_rank_ends_all_and_clients_are_told, a_transfer_longer_than_a_silence_is_a_sign_of_life,
              a_group_drains_once_whoever_is_signalled, a_rank_lost_while_rank_0_loads_ends_all,

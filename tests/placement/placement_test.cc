@@ -317,6 +317,45 @@ TEST(Placement, refuses_what_no_rank_would_compute) {
   }
 }
 
+TEST(Placement, cuts_a_share_once_more) {
+  const LlamaConfig config = some_config(3);
+  for (const PlacementKind kind : kKinds) {
+    const Placement outer = place(kind, config, 2);
+    for (std::size_t rank = 0; rank < 2; ++rank) {
+      const ModelShare& share = outer.share(rank);
+      const Placement inner = Placement::make_within(config, share, 3).value();
+      EXPECT_EQ(inner.kind(), PlacementKind::kColumns);
+      std::uint64_t held = 0;
+      for (std::size_t i = 0; i < 3; ++i) {
+        EXPECT_TRUE(inner.share(i).check(config.dims).ok());
+        EXPECT_EQ(inner.share(i).embedding, i == 0 && share.embedding);
+        held += inner.share(i).linear_elements(config.dims);
+      }
+      EXPECT_EQ(held, share.linear_elements(config.dims));
+      for (const OpSpec& spec : all_specs(config)) {
+        const auto results = share_results(spec, config.dims, share);
+        if (!results.ok()) continue;
+        // Each column of each of the share's results once.
+        std::vector<std::vector<int>> times;
+        for (const TensorDesc& result : *results)
+          times.emplace_back(static_cast<std::size_t>(result.shape[1]));
+        for (const OpPart& part : inner.split(spec)) {
+          for (const OpPart::Columns& columns : part.results) {
+            ASSERT_LE(columns.first + columns.count, (*results)[columns.result].shape[1]);
+            for (std::int64_t i = 0; i < columns.count; ++i)
+              ++times[columns.result][static_cast<std::size_t>(columns.first + i)];
+          }
+        }
+        for (const std::vector<int>& each : times)
+          EXPECT_TRUE(std::ranges::all_of(each, [](int count) { return count == 1; }));
+      }
+    }
+  }
+  ModelShare odd = ModelShare::whole(config.dims);
+  odd.lm_head = {1, 2};
+  EXPECT_EQ(Placement::make_within(config, odd, 2).status().code(), StatusCode::kInvalidInput);
+}
+
 TEST(ModelShare, of_a_whole_model_gives_the_ops_own_results) {
   const LlamaConfig config = some_config(2);
   const ModelShare whole = ModelShare::whole(config.dims);
