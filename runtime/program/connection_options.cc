@@ -20,6 +20,13 @@ CommandOption declare_endpoint(const CommandOptions& command, std::string& endpo
                       "/tmp/airlock-UID/ctl)");
 }
 
+void declare_keys(const CommandOptions& command, std::string& own, std::string& server) {
+  command.file("--key", own, "this side's own key (NAME.key), with --server-key");
+  command.file("--server-key", server,
+               "the public key of a tcp server (NAME.pub of airlock_keygen): encrypts, and no "
+               "other server will do");
+}
+
 CommandOption declare_threads(const CommandOptions& command, std::size_t& threads) {
   threads = usable_cpu_count();
   return command.number("--threads", threads, std::size_t{1}, limits::kMaxThreads,

@@ -14,6 +14,8 @@ namespace airlock {
 /// The values must live until the command line was parsed.
 
 CommandOption declare_endpoint(const CommandOptions& command, std::string& endpoint);
+/// --key and --server-key of a client over tcp: files.
+void declare_keys(const CommandOptions& command, std::string& own, std::string& server);
 /// `threads` becomes the number of this machine's processors.
 CommandOption declare_threads(const CommandOptions& command, std::size_t& threads);
 

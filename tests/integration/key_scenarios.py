@@ -138,6 +138,26 @@ def a_dealer_has_a_key_of_its_own(pair):
         pair.stop(server)
 
 
+def the_other_clients_show_keys_too(pair):
+    pair.env["XDG_RUNTIME_DIR"] = pair.run_dir  # without the server's file airlock_stat asks
+    keyed = Keyed(pair)
+    port = keyed.server.endpoint.rpartition(":")[2]
+    os.unlink(os.path.join(pair.run_dir, "airlock", f"tcp-{port}.stats"))
+    for program in (("airlock_pool", "bench", "--begin", "4K", "--end", "4K", "--rounds", 2), ("airlock_stat",)):
+        def asked(*options, endpoint=keyed.server.endpoint, program=program):
+            return pair.start(*program, "--endpoint", endpoint, *options)
+        asked(*keyed.client()).expect_exit(0)
+        for options, said in ((keyed.client(own=keyed.mallory), "--authorized-keys wants the line ed25519"),
+                              (keyed.client(server=keyed.mallory), "the server is not the one of"),
+                              ((), "it lets in who shows a key")):
+            refused = asked(*options).expect_exit(4)
+            assert said in refused.stderr(), refused.stderr()
+        asked("--key", keyed.alice + ".key").expect_exit(2)
+        asked(*keyed.client(), endpoint=pair.endpoint).expect_exit(2)
+        asked("--key", keyed.alice + ".pub", "--server-key", keyed.server_key + ".pub").expect_exit(1)
+    pair.stop(keyed.server)
+
+
 SCENARIOS = (
     keys_give_the_bits_of_one_process,
     who_is_not_known_is_refused_with_4,
@@ -146,4 +166,5 @@ SCENARIOS = (
     no_damaged_stream_hurts_a_server_with_keys,
     killed_server_with_keys_ends_the_runner,
     a_dealer_has_a_key_of_its_own,
+    the_other_clients_show_keys_too,
 )

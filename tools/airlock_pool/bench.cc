@@ -212,6 +212,7 @@ Status run_bench(const Options& options) {
   wanted.client = "airlock_pool bench";
   wanted.timeout = wanted.op_timeout = options.timeout;
   wanted.lease = {{whole_pages(options.end_bytes), result_bytes(options.end_bytes), 0}};
+  ASSIGN_OR_RETURN(wanted.security, open_keys(options.keys, options.endpoint));
   ASSIGN_OR_RETURN(const auto client, PoolClient::connect(wanted));
   const bool json = options.form == OutputForm::kJson;
   Table table = bench_table();
