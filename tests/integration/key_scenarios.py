@@ -158,6 +158,15 @@ def the_other_clients_show_keys_too(pair):
     pair.stop(keyed.server)
 
 
+def a_network_without_keys_is_warned_of(pair):
+    """192.0.2.1 is nobody's (RFC 5737): nothing is reached, and what is said comes before."""
+    alice = make_key(pair, "alice")
+    known = ("--key", alice + ".key", "--server-key", alice + ".pub")
+    for options, endpoint, count in (((), "tcp://192.0.2.1:9", 1), (known, "tcp://192.0.2.1:9", 0), ((), "tcp://127.0.0.1:9", 0)):
+        runner = pair.runner(*options, "--timeout-ms", 100, endpoint=endpoint).expect_exit(3)
+        assert runner.stderr().count("is encrypted or authenticated") == count, runner.stderr()
+
+
 SCENARIOS = (
     keys_give_the_bits_of_one_process,
     who_is_not_known_is_refused_with_4,
@@ -167,4 +176,5 @@ SCENARIOS = (
     killed_server_with_keys_ends_the_runner,
     a_dealer_has_a_key_of_its_own,
     the_other_clients_show_keys_too,
+    a_network_without_keys_is_warned_of,
 )

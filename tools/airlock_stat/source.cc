@@ -61,6 +61,7 @@ Result<SideReport> read_own_session(std::string_view json) {
 Result<StatSource> StatSource::connect(const Endpoint& endpoint,
                                        std::shared_ptr<const StreamSecurity> security,
                                        std::chrono::milliseconds timeout) {
+  if (security == nullptr) warn_of_exposure(endpoint);
   ConnectOptions connect;
   connect.client = "airlock_stat";
   connect.endpoint = endpoint.text();
