@@ -90,8 +90,11 @@ std::size_t needed_descriptors(const ServerOptions& options) {
   // Measured: 4 with rings; copies of the rings' two beside a welcome, and a door; what it leases
   // of the pool, and copies of that.
   constexpr std::size_t kSession = 8 + 2 * limits::kMaxPoolExtents;
+  // Two for each further data socket, and one more.
+  const std::size_t further = options.data_sockets == 1 ? 0 : 2 * (limits::kMaxDataSockets - 1) + 1;
   constexpr std::size_t kDriver = 64;  // a GPU's
-  return kOwn + Server::kMaxStrangers + kSession * Server::kSessionsPerPlace * options.max_clients +
+  return kOwn + Server::kMaxStrangers +
+         (kSession + further) * Server::kSessionsPerPlace * options.max_clients +
          (options.device == "cpu" ? 0 : kDriver);
 }
 

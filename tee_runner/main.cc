@@ -273,7 +273,8 @@ Status warn_of_exposure(const ModelOptions& options) {
 }
 
 /// Of one session; measured: 9, and the files of a model; a dealer's session takes as many more.
-constexpr std::size_t kDescriptors = 24;
+/// Two for each further data socket of both.
+constexpr std::size_t kDescriptors = 24 + 4 * limits::kMaxDataSockets;
 
 /// The statistics are written after a failure, too.
 Status run_and_report(const auto& options) {

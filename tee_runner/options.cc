@@ -35,6 +35,7 @@ void declare_connection(const CommandOptions& command, RunnerOptions& options) {
   declare_ring(command, options.ring, RingSide::kRunner);
   declare_pool(command, options.pool);
   declare_inline_bytes(command, options.inline_bytes);
+  declare_data_sockets(command, options.data_sockets);
   command.file("--stats-json", options.stats_json,
                "write the statistics (of all sessions) to this file, after a failure too");
 }

@@ -71,6 +71,21 @@ Result<PoolShape> parse_pool_shape(const std::string& text) {
                 names_of<PoolProfile>());
 }
 
+void declare_data_sockets(const CommandOptions& command, std::size_t& count) {
+  command.parsed("--data-sockets", "N|auto",
+                 "over tcp, connections of a session that share its large tensors, with a thread "
+                 "each (1; 8 at most; the smaller of both sides' counts)",
+                 [&count](const std::string& text) -> Status {
+                   const std::uint64_t number = parse_size(text).value_or(0);
+                   if (text != "auto" && (number < 1 || number > limits::kMaxDataSockets)) {
+                     return {StatusCode::kUsage, "'{}' is neither auto nor a number from 1 to {}",
+                             text, limits::kMaxDataSockets};
+                   }
+                   count = number;
+                   return {};
+                 });
+}
+
 void declare_inline_bytes(const CommandOptions& command, std::uint32_t& inline_bytes) {
   command.parsed("--inline-bytes", "BYTES",
                  "tensors of fewer bytes ride behind their message's header (0: none)",

@@ -32,6 +32,9 @@ CommandOption declare_ring_slot_bytes(const CommandOptions& command, std::uint32
 /// The name of a profile or a size, as gpu_server's --pool has it. kUsage, kInvalidInput.
 Result<PoolShape> parse_pool_shape(const std::string& text);
 
+/// --data-sockets; auto is 0.
+void declare_data_sockets(const CommandOptions& command, std::size_t& count);
+
 /// --inline-bytes of a runner.
 void declare_inline_bytes(const CommandOptions& command, std::uint32_t& inline_bytes);
 

@@ -20,10 +20,10 @@ def make_key(pair, name):
 class Keyed:
     """A server with keys, and alice, whom it knows."""
 
-    def __init__(self, pair):
+    def __init__(self, pair, *options):
         self.server_key, self.alice, self.mallory = (make_key(pair, name) for name in ("server", "alice", "mallory"))
         self.options = ("--key", self.server_key + ".key", "--authorized-keys", self.alice + ".pub")
-        self.server = pair.server(*self.options, endpoint="tcp://127.0.0.1:0")
+        self.server = pair.server(*self.options, *options, endpoint="tcp://127.0.0.1:0")
 
     def client(self, own=None, server=None):
         return ("--key", (own or self.alice) + ".key", "--server-key", (server or self.server_key) + ".pub")
@@ -120,7 +120,7 @@ def client_hello():
 def killed_server_with_keys_ends_the_runner(pair):
     keyed = Keyed(pair)
     runner = pair.runner(*keyed.client(), "--repeat", 1000000, endpoint=keyed.server.endpoint)
-    wait_until(lambda: "session" in keyed.server.stderr(), "a session")
+    wait_until(lambda: ", privacy plain" in keyed.server.stderr(), "a session")
     keyed.server.signal(signal.SIGKILL)
     runner.expect_exit(3, 30)
 
