@@ -1,19 +1,23 @@
-// Round trips of one large tensor by a channel that has ZeroMQ alone, by one whose connection is
-// encrypted with keys, and of the same bytes through a bare socket, in turn; all over TCP on
-// loopback. On each route the peer copies what came into its reply, as it would compute one.
-//   socket_echo [ROUNDS]      (15)
+// Round trips of one large tensor by channels that have ZeroMQ alone, plain and encrypted with
+// keys, over one data socket and over several, and of the same bytes through a bare socket, in
+// turn; all over TCP on loopback. On each route the peer copies what came into its reply, as it
+// would compute one.
+//   socket_echo [ROUNDS [SOCKETS...]]      (15 1 2 4)
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -22,6 +26,7 @@
 #include "bench/record.h"
 #include "runtime/channel/routed_channel.h"
 #include "runtime/channel/socket_carrier.h"
+#include "runtime/channel/socket_lanes.h"
 #include "runtime/rpc/tcp.h"
 #include "runtime/secure/tls.h"
 
@@ -63,13 +68,19 @@ Ends make_pair(int flags) {
   return {std::move(ours), std::move(theirs)};
 }
 
-std::unique_ptr<Channel> make_channel(UniqueFd fd, const StreamSecurity* security,
+std::unique_ptr<Channel> make_channel(std::vector<UniqueFd> fds, const StreamSecurity* security,
                                       StreamRole role) {
+  std::vector<ZmtpSocket> sockets;
+  for (UniqueFd& fd : fds)
+    sockets.emplace_back(must(SocketStream::open(std::move(fd), security, role)));
+  std::vector<ZmtpSocket> further(std::make_move_iterator(sockets.begin() + 1),
+                                  std::make_move_iterator(sockets.end()));
+  std::unique_ptr<SocketLanes> lanes;
+  if (!further.empty()) lanes = must(SocketLanes::start(std::move(further)));
   RoutedChannelOptions options;
   options.policy = {.limit_bytes = limits::kDefaultSlotBytes};
-  SocketStream stream = must(SocketStream::open(std::move(fd), security, role));
   options.carriers[Path::kZmq] =
-      make_socket_carrier({kEpoch, ZmtpSocket(std::move(stream)), nullptr}).carrier;
+      make_socket_carrier({kEpoch, std::move(sockets[0]), nullptr, 0, std::move(lanes)}).carrier;
   return make_routed_channel(std::move(options));
 }
 
@@ -172,51 +183,110 @@ void end_echo(Channel& channel) {
   must(channel.send(*last, header_of(end), in_a_while()));
 }
 
-void run(std::size_t rounds) {
+struct Keys {
+  std::shared_ptr<const StreamSecurity> ours;
+  std::shared_ptr<const StreamSecurity> theirs;
+};
+
+/// A way to a peer of its own.
+struct Route {
+  std::string name;
+  std::vector<UniqueFd> ends{};  // until connect(), but for the bare socket
+  std::shared_ptr<const StreamSecurity> security{};
+  std::size_t sockets = 1;
+  std::unique_ptr<Channel> channel{};  // null: the bare socket
+  std::vector<double> ms{};
+  std::vector<double> cpu_ms{};
+
+  void connect() {
+    sockets = ends.size();
+    channel = make_channel(std::move(ends), security.get(), StreamRole::kClient);
+  }
+  double round_trip(std::span<const std::byte> source, std::span<std::byte> target) {
+    return channel ? echo_ms(*channel, source) : bare_ms(ends[0].get(), source, target);
+  }
+  void end() {
+    const std::uint64_t none = 0;
+    if (channel) return end_echo(*channel);
+    (void)write_all(ends[0].get(), reinterpret_cast<const std::byte*>(&none), sizeof(none));
+  }
+};
+
+/// Forks the peer of a route that is to be connected.
+Route make_route(std::string name, std::size_t sockets, const Keys& keys,
+                 std::vector<pid_t>& peers) {
+  Route route{std::move(name), {}, keys.ours};
+  std::vector<UniqueFd> theirs;
+  for (std::size_t i = 0; i < sockets; ++i) {
+    Ends ends = make_pair(SOCK_NONBLOCK);
+    route.ends.push_back(std::move(ends.ours));
+    theirs.push_back(std::move(ends.theirs));
+  }
+  peers.push_back(peer_that([&] {
+    echo_messages(*make_channel(std::move(theirs), keys.theirs.get(), StreamRole::kServer));
+  }));
+  return route;
+}
+
+/// Of this process, all threads.
+double cpu_ms_now() {
+  rusage used{};
+  (void)::getrusage(RUSAGE_SELF, &used);
+  const auto ms = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_usec) / 1e3;
+  };
+  return ms(used.ru_utime) + ms(used.ru_stime);
+}
+
+void measure(std::vector<Route>& routes, std::uint64_t bytes, std::size_t rounds) {
+  constexpr std::size_t kWarmUp = 2;
+  std::vector<std::byte> source(bytes);
+  for (std::size_t i = 0; i < bytes; ++i) source[i] = static_cast<std::byte>(i * 31 + i / 4096);
+  std::vector<std::byte> target(bytes);
+  for (std::size_t i = 0; i < rounds + kWarmUp; ++i) {
+    for (Route& route : routes) {
+      const double before = cpu_ms_now();
+      const double took = route.round_trip(source, target);
+      if (i < kWarmUp) continue;
+      route.ms.push_back(took);
+      route.cpu_ms.push_back(cpu_ms_now() - before);
+    }
+  }
+  double bare_ms = 0;
+  for (Route& route : routes) {
+    const double median = bench::median_of(std::exchange(route.ms, {}));
+    if (bare_ms == 0) bare_ms = median;  // the first
+    fmt::print("| {} | {} | {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.1f} |\n", bytes, route.name,
+               route.sockets, rounds, median, 2 * static_cast<double>(bytes) / median / 1e6,
+               median / bare_ms, bench::median_of(std::exchange(route.cpu_ms, {})));
+  }
+}
+
+void run(std::size_t rounds, const std::vector<std::size_t>& counts) {
   const SecretKey one = must(SecretKey::make("one"));
   const SecretKey other = must(SecretKey::make("other"));
-  const auto ours = must(make_tls(one, {{other.public_key()}, "other"}));
-  const auto theirs = must(make_tls(other, {{one.public_key()}, "one"}));
-  Ends plain = make_pair(SOCK_NONBLOCK);
-  Ends secured = make_pair(SOCK_NONBLOCK);
+  const Keys keys{must(make_tls(one, {{other.public_key()}, "other"})),
+                  must(make_tls(other, {{one.public_key()}, "one"}))};
+  std::vector<pid_t> peers;
+  std::vector<Route> routes;
   Ends bare = make_pair(0);
-  const auto serve = [](Ends& ends, const StreamSecurity* security) {
-    return peer_that([&] {
-      echo_messages(*make_channel(std::move(ends.theirs), security, StreamRole::kServer));
-    });
-  };
-  const pid_t peers[] = {serve(plain, nullptr), serve(secured, theirs.get()),
-                         peer_that([&] { echo_bytes(bare.theirs.get()); })};
-  const auto channel = make_channel(std::move(plain.ours), nullptr, StreamRole::kClient);
-  const auto with_keys = make_channel(std::move(secured.ours), ours.get(), StreamRole::kClient);
-  fmt::print(
-      "| payload bytes | rounds | bare socket, median ms | channel | with keys | channel / bare | "
-      "keys / channel | GB/s one way: bare | channel | with keys |\n"
-      "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
-  for (const std::uint64_t bytes : {std::uint64_t{10} << 20, std::uint64_t{128} << 20}) {
-    std::vector<std::byte> source(bytes);
-    for (std::size_t i = 0; i < bytes; ++i) source[i] = static_cast<std::byte>(i * 31 + i / 4096);
-    std::vector<std::byte> target(bytes);
-    std::array<std::vector<double>, 3> ms;
-    for (std::size_t i = 0; i < rounds + 2; ++i) {
-      const std::array<double, 3> took = {bare_ms(bare.ours.get(), source, target),
-                                          echo_ms(*channel, source), echo_ms(*with_keys, source)};
-      for (std::size_t route = 0; i >= 2 && route < took.size(); ++route)
-        ms[route].push_back(took[route]);
-    }
-    std::array<double, 3> median{};
-    for (std::size_t route = 0; route < ms.size(); ++route)
-      median[route] = bench::median_of(std::move(ms[route]));
-    const auto rate = [&](double half) { return 2 * static_cast<double>(bytes) / half / 1e6; };
-    fmt::print(
-        "| {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |\n",
-        bytes, rounds, median[0], median[1], median[2], median[1] / median[0],
-        median[2] / median[1], rate(median[0]), rate(median[1]), rate(median[2]));
+  peers.push_back(peer_that([&] { echo_bytes(bare.theirs.get()); }));
+  routes.push_back({"bare socket"});
+  routes.back().ends.push_back(std::move(bare.ours));
+  for (const std::size_t count : counts) {
+    routes.push_back(make_route("channel", count, {}, peers));
+    routes.push_back(make_route("with keys", count, keys, peers));
   }
-  end_echo(*channel);
-  end_echo(*with_keys);
-  const std::uint64_t end = 0;
-  (void)write_all(bare.ours.get(), reinterpret_cast<const std::byte*>(&end), sizeof(end));
+  // Only now: connections have threads, and threads do not survive a fork().
+  for (Route& route : std::span(routes).subspan(1)) route.connect();
+  fmt::print(
+      "| payload bytes | route | sockets | rounds | median ms | GB/s one way | against bare | CPU "
+      "ms, "
+      "this end |\n"
+      "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+  for (const std::uint64_t bytes : {std::uint64_t{10} << 20, std::uint64_t{128} << 20})
+    measure(routes, bytes, rounds);
+  for (Route& route : routes) route.end();
   for (const pid_t peer : peers) ::waitpid(peer, nullptr, 0);
 }
 
@@ -224,11 +294,18 @@ void run(std::size_t rounds) {
 }  // namespace airlock
 
 int main(int argc, char** argv) {
+  constexpr unsigned long kMostRounds = 10'000;
   const unsigned long rounds = argc > 1 ? std::strtoul(argv[1], nullptr, 10) : 15;
-  if (argc > 2 || rounds == 0 || rounds > 10'000) {
-    std::fprintf(stderr, "usage: socket_echo [ROUNDS, 1 to 10000]\n");
+  std::vector<std::size_t> counts;
+  for (int i = 2; i < argc; ++i) counts.push_back(std::strtoul(argv[i], nullptr, 10));
+  if (counts.empty()) counts = {1, 2, 4};
+  const auto is_wrong = [](std::size_t count) {
+    return count < 1 || count > airlock::limits::kMaxDataSockets;
+  };
+  if (rounds == 0 || rounds > kMostRounds || std::ranges::any_of(counts, is_wrong)) {
+    std::fprintf(stderr, "usage: socket_echo [ROUNDS, 1 to 10000 [SOCKETS, 1 to 8...]]\n");
     return 2;
   }
-  airlock::run(rounds);
+  airlock::run(rounds, counts);
   return 0;
 }

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/version.h"
+#include "client/client_keys.h"
 #include "client/pool_client.h"
 #include "proto/handshake.h"
 #include "runtime/rpc/endpoint.h"
@@ -104,6 +105,16 @@ void quietly(const Body& body) noexcept {
 
 Status missing(const char* what) { return {StatusCode::kInvalidInput, "{} is NULL", what}; }
 
+/// What a later release added may be a promise that this one would break.
+Status check_unknown(const airlock_pool_options* given) {
+  const auto* const bytes = reinterpret_cast<const unsigned char*>(given);
+  for (std::size_t at = sizeof(*given); at < given->struct_size; ++at) {
+    if (bytes[at] != 0)
+      return {StatusCode::kInvalidInput, "an option that this library does not know (byte {})", at};
+  }
+  return {};
+}
+
 airlock::Result<airlock::PoolClientOptions> read_options(const airlock_pool_options* given) {
   airlock_pool_options options{};
   if (given != nullptr) {
@@ -113,6 +124,7 @@ airlock::Result<airlock::PoolClientOptions> read_options(const airlock_pool_opti
     }
     // A program that was built for another release has other fields at the end.
     std::memcpy(&options, given, std::min(given->struct_size, sizeof(options)));
+    RETURN_IF_ERROR(check_unknown(given));
   }
   airlock::PoolClientOptions read;
   read.endpoint =
@@ -133,6 +145,11 @@ airlock::Result<airlock::PoolClientOptions> read_options(const airlock_pool_opti
   if (options.op_timeout_ms != 0)
     read.op_timeout = std::chrono::milliseconds(options.op_timeout_ms);
   read.spills = options.spill != 0;
+  const auto text = [](const char* given_text) {
+    return std::string(given_text != nullptr ? given_text : "");
+  };
+  const airlock::KeyFiles files{text(options.key_file), text(options.server_key_file)};
+  ASSIGN_OR_RETURN(read.security, airlock::open_keys(files, read.endpoint));
   return read;
 }
 

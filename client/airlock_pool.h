@@ -35,7 +35,8 @@ typedef enum airlock_status AIRLOCK_ENUM_BASE {
   AIRLOCK_TIMEOUT = 3,     /* the product was not there in time; the session goes on, and the
                               server may write the result until it is through */
   AIRLOCK_NO_ROOM = 4,     /* no memory, here or in the lease; no place for us at the server */
-  AIRLOCK_REFUSED = 5,     /* the server speaks another version of the protocol */
+  AIRLOCK_REFUSED = 5,     /* the server speaks another version of the protocol, or one side has
+                              not the other's key */
   AIRLOCK_DEVICE = 6,      /* the server's device failed */
   AIRLOCK_INTERNAL = 7
 } airlock_status;
@@ -70,7 +71,8 @@ typedef struct airlock_pool airlock_pool;   /* a session with a server */
 typedef struct airlock_array airlock_array; /* an array of it */
 typedef struct airlock_job airlock_job;     /* a product that was started */
 
-/* How to connect; 0 or NULL is the default of each. */
+/* How to connect; 0 or NULL is the default of each. A field that this library does not know yet, of
+ * a program that was built for a later one, is AIRLOCK_INVALID unless it is 0. */
 typedef struct airlock_pool_options {
   size_t struct_size;   /* sizeof(airlock_pool_options) */
   const char* endpoint; /* "ipc:///path" or "tcp://host:port"; default as gpu_server's */
@@ -85,6 +87,10 @@ typedef struct airlock_pool_options {
   /* Not 0: an array that finds no room in the lease lives in this program and is sent, instead of
    * AIRLOCK_NO_ROOM. */
   int spill;
+  /* Over tcp://: the files of this program's own key (NAME.key of airlock_keygen) and of the
+   * server's public one (NAME.pub). Both or neither; neither: nothing is encrypted. */
+  const char* key_file;
+  const char* server_key_file;
 } airlock_pool_options;
 
 /* Of one use. */

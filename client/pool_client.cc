@@ -39,6 +39,7 @@ Result<std::shared_ptr<PoolClient>> PoolClient::connect(const PoolClientOptions&
   connect.client = options.client;
   connect.timeout = options.timeout;
   connect.needs_model = false;
+  connect.security = options.security;
   std::shared_ptr<PoolClient> made(new PoolClient(options));
   ASSIGN_OR_RETURN(made->session_, ClientSession::connect(connect));
   const BackendInfo& info = made->session_->backend().info();

@@ -27,6 +27,8 @@ struct PoolClientOptions {
   std::string endpoint;
   // The program, for the server's log.
   std::string client = "airlock_pool";
+  // What encrypts a tcp endpoint and knows the server's key; null: nothing does.
+  std::shared_ptr<const StreamSecurity> security;
   // The most that the server gives, unless less is asked for.
   PoolWish lease{{limits::kMaxPoolBytes, limits::kMaxPoolBytes, limits::kMaxPoolBytes}};
   // An array of fewer bytes lives here and rides along with a product; at least

@@ -210,6 +210,8 @@ Result<std::unique_ptr<Session>> Server::make_session(const Hello& hello) {
   welcome.path_limit = options_.path_limit.value_or(geometry_.slot_bytes);
   welcome.calibrates = options_.finds_path_limit && welcome.has_ring && hello.path_limit == 0;
   welcome.inline_bytes = hello.inline_bytes;
+  welcome.capabilities = capabilities_of(std::min(
+      data_sockets_for(options_.data_sockets, endpoint_), data_sockets_in(hello.capabilities)));
   if (hello.path_limit != 0 && hello.path_limit < welcome.path_limit) {
     welcome.path_limit = hello.path_limit;
     // Nothing larger goes there: what the slots would have more is saved, unless it is demanded.

@@ -111,14 +111,16 @@ std::size_t needed_descriptors(const ServerOptions& options) {
   // Measured: 4 with rings; copies of the rings' two beside a welcome, and a door; what it leases
   // of the pool, and copies of that.
   constexpr std::size_t kSession = 8 + 2 * limits::kMaxPoolExtents;
+  // Two for each further data socket, and one more.
+  const std::size_t further = options.data_sockets == 1 ? 0 : 2 * (limits::kMaxDataSockets - 1) + 1;
   constexpr std::size_t kDriver = 64;    // a GPU's
   constexpr std::size_t kMostGpus = 16;  // of a machine, before anybody asked the driver
   const auto listed = listed_devices(options.device);
   std::size_t gpus = asks_driver(options) ? 1 : 0;
   if (options.device == "cuda:all" && gpus > 0) gpus = kMostGpus;
   if (listed && gpus > 0) gpus = std::min(listed->size(), kMostGpus);
-  return kOwn + Server::kMaxStrangers + kSession * Server::kSessionsPerPlace * options.max_clients +
-         gpus * kDriver;
+  return kOwn + Server::kMaxStrangers +
+         (kSession + further) * Server::kSessionsPerPlace * options.max_clients + gpus * kDriver;
 }
 
 Result<ServedModel> load_model(const ServerOptions& options, const DeviceChoice& choice) {

@@ -191,6 +191,7 @@ void declare(const CommandOptions& command, ServerOptions& options, PoolWords& p
   declare_pool(command, pool, options.pool.commit);
   command.number("--max-clients", options.max_clients, std::size_t{1}, limits::kMaxClients,
                  "sessions at once");
+  declare_data_sockets(command, options.data_sockets);
   command.parsed(
       "--max-op-flop", "N",
       "refuse an op of more multiplications and additions (500G, 2T; default: what the "

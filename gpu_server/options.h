@@ -64,6 +64,7 @@ struct ServerOptions {
   PoolOptions pool;
   std::size_t max_clients = limits::kDefaultMaxClients;
   std::optional<std::uint64_t> max_op_flop;  // nullopt: what the model's own ops may take
+  std::size_t data_sockets = 1;              // of a session over tcp; 0: auto
   bool insecure_tcp = false;
   // Of a tcp endpoint: whom it lets in, and its own key; both or none.
   std::string authorized_keys;

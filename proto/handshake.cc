@@ -6,7 +6,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "proto/limits.h"
 #include "proto/wire.h"
 
 namespace airlock {

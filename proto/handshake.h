@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "proto/limits.h"
 #include "proto/op.h"
 #include "proto/path.h"
 #include "proto/pool.h"
@@ -54,6 +55,14 @@ constexpr std::string_view name_of(Privacy privacy) {
   }
   return {};
 }
+
+/// How many data sockets a session has, in the capabilities of Hello (wanted) and of Welcome: one
+/// less in their lowest three bits, so that a side that knows of none of it has one.
+constexpr std::uint64_t capabilities_of(std::size_t data_sockets) { return data_sockets - 1; }
+constexpr std::size_t data_sockets_in(std::uint64_t capabilities) {
+  return static_cast<std::size_t>(capabilities % limits::kMaxDataSockets) + 1;
+}
+static_assert(limits::kMaxDataSockets == 8);
 
 /// Messages on the control connection. Each starts with 8 bytes "AIRLOCK\0", major u16 LE, minor
 /// u16 LE (so that any version can read any other's version), then kind u8 and a msgpack array.

@@ -22,6 +22,9 @@ inline constexpr std::size_t kMaxWeightsPerOp = 8;
 inline constexpr std::size_t kMaxTensorBytes = std::size_t{4} << 30;
 inline constexpr std::size_t kMaxMessageBytes = std::size_t{8} << 30;
 inline constexpr std::size_t kFrameBytes = std::size_t{8} << 20;  // ZeroMQ bulk frames
+inline constexpr std::size_t kMaxDataSockets = 8;                 // of one session
+/// The frames of a session with several, so that a tensor of a few MiB is on all of them.
+inline constexpr std::size_t kStripeBytes = std::size_t{1} << 20;
 inline constexpr std::size_t kMaxRequestsUnderWay = 64;
 inline constexpr std::size_t kMaxErrorTextBytes = 1024;
 inline constexpr std::size_t kMaxConfigBytes = std::size_t{64} << 10;

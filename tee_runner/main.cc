@@ -15,6 +15,7 @@
 #include "runtime/model/model_source.h"
 #include "runtime/program/program.h"
 #include "runtime/rpc/client.h"
+#include "runtime/rpc/endpoint.h"
 #include "runtime/trace/trace.h"
 #include "tee_runner/llama/driver.h"
 #include "tee_runner/measured_backend.h"
@@ -255,8 +256,25 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   return first_failure(std::move(status), recording.status());
 }
 
+Status warn_of_exposure(const RunnerOptions& options) {
+  if (options.security != nullptr) return {};
+  ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
+  warn_of_exposure(endpoint);
+  return {};
+}
+Status warn_of_exposure(const ModelOptions& options) {
+  if (options.backend == BackendChoice::kLocal) return {};
+  const std::string& dealer = options.private_mode.dealer_endpoint;
+  if (!dealer.empty() && options.dealer_security == nullptr) {
+    ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(dealer));
+    warn_of_exposure(endpoint);
+  }
+  return warn_of_exposure(static_cast<const RunnerOptions&>(options));
+}
+
 /// Of one session; measured: 9, and the files of a model; a dealer's session takes as many more.
-constexpr std::size_t kDescriptors = 24;
+/// Two for each further data socket of both.
+constexpr std::size_t kDescriptors = 24 + 4 * limits::kMaxDataSockets;
 
 /// The statistics are written after a failure, too.
 Status run_and_report(const auto& options) {
@@ -266,6 +284,7 @@ Status run_and_report(const auto& options) {
   RETURN_IF_ERROR(stderr_sink().start_writer());
   ASSIGN_OR_RETURN(const auto reporter, StatsReporter::create(std::move(stats_json)));
   reporter->add_config("build", build_name());
+  RETURN_IF_ERROR(warn_of_exposure(options));
   Status status = without_exceptions([&] { return run(options, *reporter); });
   return first_failure(std::move(status), reporter->write());
 }

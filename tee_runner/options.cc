@@ -27,10 +27,7 @@ namespace airlock {
 void declare_connection(const CommandOptions& command, RunnerOptions& options) {
   constexpr std::int64_t kMostMs = 24LL * 3600 * 1000;
   declare_endpoint(command, options.endpoint);
-  command.file("--key", options.key, "this side's own key (NAME.key), with --server-key");
-  command.file("--server-key", options.server_key,
-               "the public key of a tcp server (NAME.pub of airlock_keygen): encrypts, and no "
-               "other server will do");
+  declare_keys(command, options.key, options.server_key);
   command.number("--timeout-ms", options.timeout, std::int64_t{1}, kMostMs,
                  "longest time without a connection or a sign of life (5000)");
   command.number("--op-timeout-ms", options.op_timeout, std::int64_t{1}, kMostMs,
@@ -38,6 +35,7 @@ void declare_connection(const CommandOptions& command, RunnerOptions& options) {
   declare_ring(command, options.ring, RingSide::kRunner);
   declare_pool(command, options.pool);
   declare_inline_bytes(command, options.inline_bytes);
+  declare_data_sockets(command, options.data_sockets);
   command.file("--stats-json", options.stats_json,
                "write the statistics (of all sessions) to this file, after a failure too");
 }

@@ -188,6 +188,8 @@ ReportedSession::ReportedSession(StatsReporter& reporter, ClientSession& session
   if (policy.has_ring) reporter_.add_limit("path_limit", std::to_string(policy.limit_bytes));
   if (policy.inline_bytes > 0)
     reporter_.add_limit("inline_bytes", std::to_string(policy.inline_bytes));
+  if (session.data_sockets() > 1)
+    reporter_.add_limit("data_sockets", std::to_string(session.data_sockets()));
   if (calibration.path_limit > 0) reporter_.add_limit("path_limit_trials", calibration.text());
   reporter_.sessions_.push_back(this);
 }

@@ -28,7 +28,7 @@ class NoRoom(Error, MemoryError):
 
 
 class Refused(Error):
-    """The server speaks another version of the protocol."""
+    """The server speaks another version of the protocol, or one side has not the other's key."""
     status = 5
 
 

@@ -14,7 +14,8 @@ NO_LEASE = 2**64 - 1
 
 class Options(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("endpoint", c_char_p), ("client", c_char_p), ("lease_bytes", c_uint64 * 3),
-                ("inline_bytes", c_uint32), ("timeout_ms", c_uint32), ("op_timeout_ms", c_uint32), ("spill", c_int)]
+                ("inline_bytes", c_uint32), ("timeout_ms", c_uint32), ("op_timeout_ms", c_uint32), ("spill", c_int),
+                ("key_file", c_char_p), ("server_key_file", c_char_p)]
 
 
 class UseStats(ctypes.Structure):

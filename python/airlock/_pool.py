@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import operator
+import os
 from ctypes import c_int64
 from typing import Any, Mapping, Optional, Sequence, Union
 
@@ -29,6 +30,10 @@ def _milliseconds(what: str, seconds: Optional[float]) -> int:
     if not 0 < seconds <= 4_000_000:
         raise Invalid(f"{what} is {seconds!r} s, expected more than 0 and at most 4000000")
     return max(1, round(seconds * 1000))
+
+
+def _path(path: Optional[str]) -> Optional[bytes]:
+    return None if path is None else os.fsencode(path)
 
 
 def _lease_bytes(lease: Lease) -> list[int]:
@@ -63,20 +68,22 @@ class Pool:
 
     def __init__(self, endpoint: Optional[str] = None, *, lease: Lease = None, inline_bytes: Optional[int] = None,
                  timeout: Optional[float] = None, op_timeout: Optional[float] = None, spill: bool = False,
-                 client: str = "python") -> None:
+                 client: str = "python", key: Optional[str] = None, server_key: Optional[str] = None) -> None:
         """endpoint: "ipc:///path" or "tcp://host:port"; default as gpu_server's.
         lease: bytes for each use, a number for all, a dict or three in the order in, out, scratch. None: as much as the
         server gives one session; 0: none.
         inline_bytes: an array of fewer bytes lives in this program and rides along; default 10240.
         timeout: seconds, the longest silence of the server; default 5. op_timeout: of a product; default 300.
         spill: an array that finds no room lives in this program and is sent, instead of NoRoom.
-        client: this program's name, for the server's log."""
+        client: this program's name, for the server's log.
+        key, server_key: over tcp, the files of this program's own key and of the server's public one; without them nothing
+        is encrypted."""
         if inline_bytes is not None and not 0 <= inline_bytes < 2**32:
             raise Invalid(f"inline_bytes is {inline_bytes!r}")
         options = Options(ctypes.sizeof(Options), endpoint.encode() if endpoint else None, client.encode(),
                           (ctypes.c_uint64 * 3)(*_lease_bytes(lease)),
                           0 if inline_bytes is None else max(1, inline_bytes), _milliseconds("timeout", timeout),
-                          _milliseconds("op_timeout", op_timeout), bool(spill))
+                          _milliseconds("op_timeout", op_timeout), bool(spill), _path(key), _path(server_key))
         self._closed = False
         self._handle = Handle("airlock_pool_close")
         check(library().airlock_pool_connect(ctypes.byref(options), self._handle.reference()))

@@ -447,6 +447,26 @@ class OverIpc(Both, Session):
         with self.assertRaisesRegex(airlock.Unavailable, "no server at"):
             airlock.Pool(f"ipc://{rig.run_dir}/none", timeout=0.1)
 
+    def test_keys_over_tcp(self):
+        names = [rig.path(name) for name in ("server", "alice", "mallory")]
+        for name in names:
+            rig.start("airlock_keygen", name).expect_exit(0)
+        server, alice, mallory = names
+        keyed = new_server("--key", server + ".key", "--authorized-keys", alice + ".pub", endpoint="tcp://127.0.0.1:0")
+        a = random(300, 300)
+        with airlock.Pool(keyed.endpoint, key=alice + ".key", server_key=server + ".pub") as pool:
+            x = pool.alloc(a.shape).copy_(a)
+            np.testing.assert_allclose(pool.matmul(x, x).copy_out(), a @ a, atol=1e-10)
+        for key, server_key, said in ((mallory + ".key", server + ".pub", "--authorized-keys wants the line"),
+                                      (alice + ".key", mallory + ".pub", "the server is not the one of"),
+                                      (None, None, "it lets in who shows a key")):
+            with self.assertRaisesRegex(airlock.Refused, said):
+                airlock.Pool(keyed.endpoint, key=key, server_key=server_key)
+        for key, server_key in ((alice + ".key", None), (alice + ".key", rig.path("none")), (alice + ".pub", server + ".pub")):
+            with self.assertRaises(airlock.Invalid):
+                airlock.Pool(keyed.endpoint, key=key, server_key=server_key)
+        rig.stop(keyed)
+
     def test_a_server_that_is_full_refuses(self):
         full = new_server("--max-clients", 1, endpoint=f"ipc://{rig.run_dir}/full")
         with airlock.Pool(full.endpoint), self.assertRaisesRegex(airlock.NoRoom, "server full"):

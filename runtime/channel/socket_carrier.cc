@@ -5,6 +5,7 @@
 #include <deque>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "runtime/channel/buffer_pool.h"
 #include "runtime/channel/frame.h"
@@ -17,14 +18,6 @@ constexpr std::chrono::milliseconds kSlice{50};
 constexpr std::chrono::milliseconds kReasonSlice{1};
 /// What is kept at most of buffers that nobody uses.
 constexpr std::size_t kCacheBytes = std::size_t{512} << 20;
-
-/// Calls `use` with each frame's part of a tensor's bytes.
-template <typename Byte, typename Use>
-void for_frames(std::span<Byte> bytes, const Use& use) {
-  for (std::size_t at = 0; at < bytes.size(); at += limits::kFrameBytes) {
-    use(bytes.subspan(at, std::min(limits::kFrameBytes, bytes.size() - at)));
-  }
-}
 
 template <typename Byte>
 struct Buffers final : Places<Byte> {
@@ -39,6 +32,10 @@ struct Buffers final : Places<Byte> {
     }
   }
 };
+
+/// What of one message's frames lies on each lane.
+template <typename Byte>
+using LaneFrames = std::array<std::vector<std::span<Byte>>, limits::kMaxDataSockets - 1>;
 
 /// Zeros between the tensors that ride behind a header: what lies there leaves too.
 void fill_gaps(const MessagePlan& plan, std::span<std::byte> behind) {
@@ -58,7 +55,14 @@ std::size_t inline_bytes_of(const MessagePlan& plan) {
 class SocketCarrier final : public Carrier {
  public:
   explicit SocketCarrier(SocketCarrierOptions options)
-      : options_(std::move(options)), pool_(kCacheBytes) {}
+      : options_(std::move(options)),
+        lane_count_(options_.lanes ? options_.lanes->count() : 0),
+        pool_(kCacheBytes),
+        lane_openings_(lane_count_) {
+    CHECK(lane_count_ < limits::kMaxDataSockets);
+  }
+  /// Its threads use what is destroyed before it.
+  ~SocketCarrier() override { options_.lanes.reset(); }
 
   Result<std::unique_ptr<Loan>> claim(const MessagePlan& plan, Deadline) override {
     ASSIGN_OR_RETURN(auto buffers, take_buffers<std::byte>(plan));
@@ -85,10 +89,18 @@ class SocketCarrier final : public Carrier {
           encode_opening({options_.epoch, sequence}, header));
       options_.socket.queue(*opening, opening);
     }
-    for (const PooledBuffer& buffer : ours.buffers) {
-      for_frames(buffer.bytes(), [&](std::span<const std::byte> bytes) {
-        options_.socket.queue(bytes, buffer.owner);
-      });
+    lanes_send_.clear();
+    auto on_lanes = for_frames<const std::byte>(
+        ours.buffers, [&](const PooledBuffer& buffer, std::span<const std::byte> bytes) {
+          options_.socket.queue(bytes, buffer.owner);
+        });
+    if (!on_lanes[0].empty()) {
+      lane_opening_ = encode_opening({options_.epoch, sequence}, {});
+      for (const PooledBuffer& buffer : ours.buffers) lanes_send_.push_back(buffer.owner);
+    }
+    for (std::size_t i = 0; i < lane_count_ && !on_lanes[i].empty(); ++i) {
+      on_lanes[i].insert(on_lanes[i].begin(), lane_opening_);
+      options_.lanes->send(i, on_lanes[i]);
     }
     return {};
   }
@@ -96,13 +108,18 @@ class SocketCarrier final : public Carrier {
   Status finish_send(Deadline deadline) override {
     for (;;) {
       const Status sent = options_.socket.flush();
-      if (sent.code() != StatusCode::kBusy) return sent;
+      if (!sent.ok() && sent.code() != StatusCode::kBusy) return sent;
+      if (sent.ok() && !lanes_sending()) {
+        lanes_send_.clear();
+        return {};
+      }
       const Status waited = wait(For::kSend, deadline);
-      if (waited.code() == StatusCode::kDeadlineExceeded) return sent;
+      if (waited.code() == StatusCode::kDeadlineExceeded)
+        return {StatusCode::kBusy, "no room to send"};
       RETURN_IF_ERROR(waited);
     }
   }
-  bool sending() const override { return options_.socket.sending(); }
+  bool sending() const override { return options_.socket.sending() || lanes_sending(); }
 
   Result<std::vector<std::byte>> receive_header(std::uint64_t sequence,
                                                 Deadline deadline) override {
@@ -121,9 +138,7 @@ class SocketCarrier final : public Carrier {
     if (incoming_ == nullptr) {
       ASSIGN_OR_RETURN(incoming_, take_buffers<const std::byte>(plan));
       opening_due_ = plan.header_path != Path::kZmq;
-      for (const PooledBuffer& buffer : incoming_->buffers) {
-        for_frames(buffer.bytes(), [this](auto bytes) { expected_.push_back(bytes); });
-      }
+      expect_frames();
     }
     if (opening_due_) {
       ASSIGN_OR_RETURN(const auto header, receive_header(sequence, deadline));
@@ -141,6 +156,7 @@ class SocketCarrier final : public Carrier {
                       size, into.size());
       }
     }
+    RETURN_IF_ERROR(await_lanes(sequence, deadline));
     return std::unique_ptr<Lease>(std::move(incoming_));
   }
 
@@ -156,14 +172,70 @@ class SocketCarrier final : public Carrier {
     // Who watches knows who it was and why, but perhaps a moment later than the socket does.
     if (!gone_.ok()) return seen.ok() ? gone_ : seen;
     gone_ = seen;
-    if (gone_.ok() && options_.socket.disconnected()) {
+    const bool has_ended =
+        options_.socket.disconnected() || (lane_count_ > 0 && options_.lanes->disconnected());
+    if (gone_.ok() && has_ended) {
       gone_ = Status(StatusCode::kUnavailable, "the peer closed the session's data connection");
     }
     return {};
   }
 
  private:
-  enum class For { kSend, kReceive };
+  enum class For { kSend, kReceive, kLanes };
+
+  bool lanes_sending() const { return lane_count_ > 0 && options_.lanes->sending(); }
+
+  /// Calls `use` with each frame's part of a buffer that is on the first socket; returns the
+  /// others.
+  template <typename Byte, typename Use>
+  LaneFrames<Byte> for_frames(
+      const std::array<PooledBuffer, limits::kMaxTensorsPerMessage>& buffers,
+      const Use& use) const {
+    const std::size_t frame_bytes = lane_count_ > 0 ? limits::kStripeBytes : limits::kFrameBytes;
+    LaneFrames<Byte> on_lanes;
+    std::size_t turn = 0;
+    for (const PooledBuffer& buffer : buffers) {
+      const std::span<Byte> all = buffer.bytes();
+      for (std::size_t at = 0; at < all.size(); at += frame_bytes) {
+        const auto bytes = all.subspan(at, std::min(frame_bytes, all.size() - at));
+        turn == 0 ? use(buffer, bytes) : on_lanes[turn - 1].push_back(bytes);
+        turn = turn == lane_count_ ? 0 : turn + 1;
+      }
+    }
+    return on_lanes;
+  }
+
+  /// Of the message that comes: where its frames go.
+  void expect_frames() {
+    auto on_lanes = for_frames<std::byte>(
+        incoming_->buffers, [this](const PooledBuffer& /*buffer*/, std::span<std::byte> bytes) {
+          expected_.push_back(bytes);
+        });
+    for (std::size_t i = 0; i < lane_count_; ++i) {
+      lane_openings_[i].is_due = !on_lanes[i].empty();
+      if (on_lanes[i].empty()) continue;
+      on_lanes[i].insert(on_lanes[i].begin(), lane_openings_[i].bytes);
+      options_.lanes->receive(i, on_lanes[i]);
+    }
+  }
+
+  /// Until the lanes have filled their places. Errors and deadlines as receive_tensors().
+  Status await_lanes(std::uint64_t sequence, Deadline deadline) {
+    if (lane_count_ == 0) return {};
+    while (options_.lanes->receiving()) RETURN_IF_ERROR(send_and_wait(For::kLanes, deadline));
+    for (LaneOpening& opening : lane_openings_) {
+      if (!std::exchange(opening.is_due, false)) continue;
+      RETURN_IF_ERROR(decode_opening(opening.bytes, {options_.epoch, sequence}).status());
+    }
+    return {};
+  }
+
+  /// What is half sent goes on leaving.
+  Status send_and_wait(For purpose, Deadline deadline) {
+    const Status sent = options_.socket.flush();
+    if (!sent.ok() && sent.code() != StatusCode::kBusy) return sent;
+    return wait(purpose, deadline);
+  }
 
   /// Gives the message that comes what rode behind its header.
   Status take_inline(const MessagePlan& plan) {
@@ -191,7 +263,7 @@ class SocketCarrier final : public Carrier {
     return taken;
   }
 
-  /// The next frame's size. kDeadlineExceeded: none came. What is half sent goes on leaving.
+  /// The next frame's size. kDeadlineExceeded: none came.
   Result<std::size_t> receive_frame(std::span<std::byte> into, Deadline deadline) {
     for (;;) {
       auto received = options_.socket.receive_into(into, Deadline::now());
@@ -199,23 +271,27 @@ class SocketCarrier final : public Carrier {
       // Where the connection ended, wait() finds out why.
       if (code != StatusCode::kDeadlineExceeded && code != StatusCode::kUnavailable)
         return received;
-      const Status sent = options_.socket.flush();
-      if (!sent.ok() && sent.code() != StatusCode::kBusy) return sent;
-      RETURN_IF_ERROR(wait(For::kReceive, deadline));
+      RETURN_IF_ERROR(send_and_wait(For::kReceive, deadline));
     }
   }
 
-  /// One slice (at most 50 ms) of a wait for room or for frames; a wait to receive also ends when
-  /// there is room for what is half sent. ok: try again. kDeadlineExceeded: the deadline. Else: the
-  /// peer is gone.
+  /// One slice (at most 50 ms) of a wait for room, for frames or for the lanes; it also ends when
+  /// there is room for what is half sent, and with what a lane has done. ok: try again.
+  /// kDeadlineExceeded: the deadline. Else: the peer is gone.
   Status wait(For purpose, Deadline deadline) {
     if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "the deadline passed");
     ++parks_;
-    if (options_.socket.disconnected()) return await_reason(deadline);
+    const Status lanes = lane_count_ > 0 ? options_.lanes->check() : Status();
+    if (!lanes.ok() && lanes.code() != StatusCode::kUnavailable) return lanes;
+    if (!lanes.ok() || options_.socket.disconnected()) return await_reason(deadline);
     using Wake = ZmtpSocket::Wake;
-    Wake wake = Wake::kReadable;
-    if (sending()) wake = purpose == For::kSend ? Wake::kWritable : Wake::kReadableOrWritable;
-    const Status woken = options_.socket.poll(wake, deadline.slice(kSlice));
+    const bool sends = options_.socket.sending();
+    Wake wake = sends ? Wake::kReadableOrWritable : Wake::kReadable;
+    if (purpose != For::kReceive) wake = sends ? Wake::kWritable : Wake::kNothing;
+    const int other = lane_count_ > 0 ? options_.lanes->changed().fd() : -1;
+    const Status woken = options_.socket.poll(wake, deadline.slice(kSlice), other);
+    // Before anybody looks what it was.
+    if (lane_count_ > 0) options_.lanes->changed().clear();
     // A peer that never lets a whole slice pass is looked at all the same.
     if (woken.ok() && !next_look_.expired()) return {};
     next_look_ = Deadline::after(kSlice);
@@ -232,7 +308,14 @@ class SocketCarrier final : public Carrier {
     return {};
   }
 
+  /// As it comes, once it does.
+  struct LaneOpening {
+    std::array<std::byte, kOpeningBytes> bytes{};
+    bool is_due = false;
+  };
+
   SocketCarrierOptions options_;
+  const std::size_t lane_count_;
   BufferPool pool_;
   Status gone_;
   Deadline next_look_ = Deadline::after(kSlice);
@@ -245,6 +328,11 @@ class SocketCarrier final : public Carrier {
   std::unique_ptr<Buffers<const std::byte>> incoming_;
   bool opening_due_ = false;
   std::deque<std::span<std::byte>> expected_;
+  std::vector<LaneOpening> lane_openings_;
+
+  /// What the lanes send: the opening of each, and who owns the rest.
+  std::vector<std::byte> lane_opening_;
+  std::vector<std::shared_ptr<const void>> lanes_send_;
 };
 
 }  // namespace

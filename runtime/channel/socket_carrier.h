@@ -6,6 +6,7 @@
 
 #include "runtime/channel/carrier.h"
 #include "runtime/channel/channel.h"
+#include "runtime/channel/socket_lanes.h"
 #include "runtime/channel/zmtp_socket.h"
 
 namespace airlock {
@@ -18,6 +19,8 @@ struct SocketCarrierOptions {
   const PeerWatch* watch = nullptr;
   /// Of the session's PathPolicy: what rides behind a header that takes the socket.
   std::size_t inline_room = 0;
+  /// The session's further data sockets; null: none.
+  std::unique_ptr<SocketLanes> lanes{};
 };
 
 /// A carrier, and what it knows of its peer.
@@ -31,7 +34,9 @@ struct WatchedCarrier {
 
 /// Carries tensors, and headers where there is no ring, on a session's data socket. Each message
 /// that takes it is an opening frame (frame.h), with what rides behind the header, then each of its
-/// tensors in frames of limits::kFrameBytes, the last one shorter; received into place.
+/// tensors in frames of limits::kFrameBytes, the last one shorter; received into place. With lanes
+/// frames have limits::kStripeBytes, and a message's lie on the sockets in turn, from the first one
+/// on; on a lane an opening without a header is in front of them.
 WatchedCarrier make_socket_carrier(SocketCarrierOptions options);
 
 }  // namespace airlock

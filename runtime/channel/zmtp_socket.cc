@@ -353,17 +353,21 @@ Result<std::size_t> ZmtpSocket::receive_into(std::span<std::byte> into, Deadline
   }
 }
 
-Status ZmtpSocket::poll(Wake wake, Deadline deadline) const {
+Status ZmtpSocket::poll(Wake wake, Deadline deadline, int other) const {
+  const bool looks = wake != Wake::kNothing;
   int events = (wake == Wake::kWritable ? 0 : POLLIN) | (wake == Wake::kReadable ? 0 : POLLOUT);
   // Before its greeting there is nothing to be sent, whatever room there is.
   if (next_ != Next::kFrames) events = POLLIN;
+  if (!looks) events = 0;
   if ((events & POLLIN) != 0 && stream_.holds_bytes()) return {};
   do {
-    pollfd waiting{stream_.fd(), stream_.events(static_cast<short>(events)), 0};
+    // A negative descriptor is passed over.
+    pollfd waiting[] = {{looks ? stream_.fd() : -1, stream_.events(static_cast<short>(events)), 0},
+                        {other, POLLIN, 0}};
     constexpr std::chrono::milliseconds kLongest{1000};
     const auto left =
         std::chrono::ceil<std::chrono::milliseconds>(deadline.slice(kLongest).remaining());
-    if (::poll(&waiting, 1, static_cast<int>(left.count())) > 0) return {};
+    if (::poll(waiting, 2, static_cast<int>(left.count())) > 0) return {};
   } while (!deadline.expired());
   return {StatusCode::kDeadlineExceeded, "nothing happened"};
 }

@@ -36,9 +36,10 @@ class ZmtpSocket {
   /// kUnavailable: the connection is closed.
   Result<std::size_t> receive_into(std::span<std::byte> into, Deadline deadline);
 
-  enum class Wake { kReadable, kWritable, kReadableOrWritable };
-  /// ok: try again now. kDeadlineExceeded: nothing happened.
-  Status poll(Wake wake, Deadline deadline) const;
+  enum class Wake { kReadable, kWritable, kReadableOrWritable, kNothing };
+  /// ok: try again now, or the descriptor `other` can be read. kDeadlineExceeded: nothing happened.
+  Status poll(Wake wake, Deadline deadline, int other = -1) const;
+  int fd() const { return stream_.fd(); }
   /// The connection ended; something that came before may still be received. Does not wait.
   bool disconnected() const;
 

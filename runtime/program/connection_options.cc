@@ -20,6 +20,13 @@ CommandOption declare_endpoint(const CommandOptions& command, std::string& endpo
                       "/tmp/airlock-UID/ctl)");
 }
 
+void declare_keys(const CommandOptions& command, std::string& own, std::string& server) {
+  command.file("--key", own, "this side's own key (NAME.key), with --server-key");
+  command.file("--server-key", server,
+               "the public key of a tcp server (NAME.pub of airlock_keygen): encrypts, and no "
+               "other server will do");
+}
+
 CommandOption declare_threads(const CommandOptions& command, std::size_t& threads) {
   threads = usable_cpu_count();
   return command.number("--threads", threads, std::size_t{1}, limits::kMaxThreads,
@@ -62,6 +69,21 @@ Result<PoolShape> parse_pool_shape(const std::string& text) {
   if (const auto bytes = parse_size(text)) return shape_of_bytes(*bytes);
   return Status(StatusCode::kUsage, "'{}' is neither a size nor one of {}", text,
                 names_of<PoolProfile>());
+}
+
+void declare_data_sockets(const CommandOptions& command, std::size_t& count) {
+  command.parsed("--data-sockets", "N|auto",
+                 "over tcp, connections of a session that share its large tensors, with a thread "
+                 "each (1; 8 at most; the smaller of both sides' counts)",
+                 [&count](const std::string& text) -> Status {
+                   const std::uint64_t number = parse_size(text).value_or(0);
+                   if (text != "auto" && (number < 1 || number > limits::kMaxDataSockets)) {
+                     return {StatusCode::kUsage, "'{}' is neither auto nor a number from 1 to {}",
+                             text, limits::kMaxDataSockets};
+                   }
+                   count = number;
+                   return {};
+                 });
 }
 
 void declare_inline_bytes(const CommandOptions& command, std::uint32_t& inline_bytes) {

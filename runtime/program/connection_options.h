@@ -14,6 +14,8 @@ namespace airlock {
 /// The values must live until the command line was parsed.
 
 CommandOption declare_endpoint(const CommandOptions& command, std::string& endpoint);
+/// --key and --server-key of a client over tcp: files.
+void declare_keys(const CommandOptions& command, std::string& own, std::string& server);
 /// `threads` becomes the number of this machine's processors.
 CommandOption declare_threads(const CommandOptions& command, std::size_t& threads);
 
@@ -29,6 +31,9 @@ CommandOption declare_ring_slot_bytes(const CommandOptions& command, std::uint32
 
 /// The name of a profile or a size, as gpu_server's --pool has it. kUsage, kInvalidInput.
 Result<PoolShape> parse_pool_shape(const std::string& text);
+
+/// --data-sockets; auto is 0.
+void declare_data_sockets(const CommandOptions& command, std::size_t& count);
 
 /// --inline-bytes of a runner.
 void declare_inline_bytes(const CommandOptions& command, std::uint32_t& inline_bytes);

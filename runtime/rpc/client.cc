@@ -156,6 +156,7 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
   hello.pool = pool;
   hello.path_limit = options.path_limit;
   hello.inline_bytes = options.inline_bytes;
+  hello.capabilities = capabilities_of(data_sockets_for(options.data_sockets, endpoint));
   hello.privacy = options.privacy;
   hello.int8_weights = options.int8_weights;
   ASSIGN_OR_RETURN(auto connection,
@@ -177,6 +178,8 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
     if (const auto* refusal = std::get_if<Refusal>(&message)) return refused(endpoint, *refusal);
     if (auto* welcome = std::get_if<Welcome>(&message)) {
       RETURN_IF_ERROR(check_welcome(*welcome, options, want_ring));
+      if (data_sockets_in(welcome->capabilities) > data_sockets_in(hello.capabilities))
+        return {StatusCode::kProtocolError, "more data sockets than were asked for"};
       if (welcome->has_pool && !wants_pool(pool))
         return {StatusCode::kProtocolError, "the session has a pool that was not asked for"};
       return attach(options, endpoint, std::move(*welcome), std::move(frame->descriptors));

@@ -58,6 +58,8 @@ struct ConnectOptions {
   // A tensor of strictly fewer bytes rides behind its message's header; at most
   // limits::kMaxInlineBytes, 0: none.
   std::uint32_t inline_bytes = 0;
+  // Over tcp, at most limits::kMaxDataSockets; 0: as data_sockets_for() has it.
+  std::size_t data_sockets = 1;
   // What the session is for, and which int8 weights it needs: none exactly where it is plain
   // (CHECKed).
   Privacy privacy = Privacy::kPlain;
@@ -80,6 +82,7 @@ class ClientSession {
   /// For RemoteBackend::init().
   std::size_t config_bytes() const { return channel_->welcome().config_bytes; }
   std::uint64_t epoch() const { return channel_->welcome().epoch; }
+  std::size_t data_sockets() const { return data_sockets_in(channel_->welcome().capabilities); }
   /// Of the int8 weights that were asked for, hex; else empty. Whoever relies on it compares it
   /// with its own.
   const std::string& int8_digest() const { return int8_digest_; }

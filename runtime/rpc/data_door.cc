@@ -39,10 +39,10 @@ Result<UniqueFd> listen_at(const std::string& path) {
 
 }  // namespace
 
-Result<DataDoor> DataDoor::open(const Endpoint& control) {
+Result<DataDoor> DataDoor::open(const Endpoint& control, std::size_t visits) {
   if (control.kind == Endpoint::Kind::kTcp) {
     Endpoint any_port{control.kind, {}, control.host, "0"};
-    ASSIGN_OR_RETURN(UniqueFd fd, listen_tcp(any_port, 0));
+    ASSIGN_OR_RETURN(UniqueFd fd, listen_tcp(any_port, static_cast<int>(visits) - 1));
     ASSIGN_OR_RETURN(any_port.port, bound_port(fd.get()));
     return DataDoor(std::move(fd), any_port.text());
   }

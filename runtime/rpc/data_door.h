@@ -11,15 +11,15 @@
 
 namespace airlock {
 
-/// Where the runner of one session knocks. It opens once, to whoever knocks first; others that
-/// knock are sent away at its end. Until then its port is nobody else's, who could ask the runner
-/// for the token there. One thread.
+/// Where the runner of one session knocks. It opens once, to whoever knocks first, or over tcp as
+/// often as the session has data sockets; others that knock are sent away at its end. Until then
+/// its port is nobody else's, who could ask the runner for the token there. One thread.
 class DataDoor {
  public:
   /// A door beside the control socket at `control`, the endpoint as the server has bound it: a file
-  /// in the same directory with a name by chance, or another port of the same host.
-  /// kResourceExhausted, kUsage (no room for a name), kInvalidInput.
-  static Result<DataDoor> open(const Endpoint& control);
+  /// in the same directory with a name by chance, or another port of the same host. `visits`: how
+  /// many are to be let in. kResourceExhausted, kUsage (no room for a name), kInvalidInput.
+  static Result<DataDoor> open(const Endpoint& control, std::size_t visits = 1);
   DataDoor(DataDoor&&) noexcept = default;
   DataDoor& operator=(DataDoor&&) noexcept = default;
   /// Removes the file.
@@ -29,8 +29,8 @@ class DataDoor {
   const std::string& endpoint() const { return endpoint_; }
   /// Until a connection waits. kDeadlineExceeded, or what `watch` says.
   Status await_knock(const PeerWatch& watch, Deadline deadline) const;
-  /// The connection that waits, in a session of `security` (outlives it), where given; no other
-  /// gets in. kUnavailable: it has gone; kResourceExhausted: no descriptor.
+  /// The connection that waits, in a session of `security` (outlives it), where given; over ipc no
+  /// other gets in. kUnavailable: it has gone; kResourceExhausted: no descriptor.
   Result<ZmtpSocket> let_in(const StreamSecurity* security = nullptr);
 
  private:

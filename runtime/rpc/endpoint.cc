@@ -160,6 +160,14 @@ std::string Endpoint::text() const {
 
 std::string Endpoint::directory() const { return directory_of(path); }
 
+void warn_of_exposure(const Endpoint& endpoint) {
+  if (endpoint.is_loopback()) return;
+  log_warning(fmt::format(
+      "nothing that crosses to {} is encrypted or authenticated: give --server-key and --key "
+      "(airlock_keygen), unless the network is yours alone",
+      endpoint.text()));
+}
+
 Result<sockaddr_un> unix_address(const std::string& path) {
   sockaddr_un address{};
   if (path.size() >= sizeof(address.sun_path))

@@ -34,6 +34,10 @@ Result<sockaddr_un> unix_address(const std::string& path);
 /// `$XDG_RUNTIME_DIR/airlock/ctl`, else `/tmp/airlock-UID/ctl`.
 Endpoint default_endpoint();
 
+/// Logs a line where a connection to `endpoint` without keys is one that others can read and
+/// change; nothing where it is_loopback().
+void warn_of_exposure(const Endpoint& endpoint);
+
 enum class IfMissing { kCreate, kRefuse };
 /// The directory must be a real directory (no link; its parents may be links), our own and 0700:
 /// whoever can write there can pose as the server. kCreate makes it where it is missing, 0700

@@ -7,15 +7,18 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <iterator>
+#include <string_view>
 #include <utility>
 
+#include "base/cpu_count.h"
 #include "base/file.h"
 #include "base/random.h"
 #include "runtime/channel/pool_carrier.h"
 #include "runtime/channel/ring_carrier.h"
 #include "runtime/channel/routed_channel.h"
 #include "runtime/channel/socket_carrier.h"
+#include "runtime/channel/socket_lanes.h"
 #include "runtime/rpc/data_door.h"
 #include "runtime/rpc/tcp.h"
 #include "shm/ring_memory.h"
@@ -30,6 +33,10 @@ constexpr std::chrono::milliseconds kSlice{20};
 /// At a port that takes no connection any more, or not yet.
 constexpr std::chrono::milliseconds kConnectPatience{200};
 
+// Of --data-sockets auto: each has a thread, beside those that compute.
+constexpr std::size_t kCpusASocket = 2;
+constexpr std::size_t kMostUnasked = 4;
+
 }  // namespace
 
 Result<UniqueFd> connect_data(const Endpoint& endpoint) {
@@ -42,6 +49,14 @@ Result<UniqueFd> connect_data(const Endpoint& endpoint) {
     return fd;
   return Status(StatusCode::kUnavailable, "cannot connect to {}: {}", endpoint.text(),
                 os_message(errno));
+}
+
+std::size_t data_sockets_for(std::size_t wish, const Endpoint& endpoint) {
+  if (endpoint.kind == Endpoint::Kind::kIpc) return 1;
+  if (wish != 0) return wish;
+  // Whoever is on this machine has the same CPUs.
+  if (endpoint.is_loopback()) return 1;
+  return std::clamp<std::size_t>(usable_cpu_count() / kCpusASocket, 1, kMostUnasked);
 }
 
 Status name_session(Welcome& welcome) {
@@ -96,41 +111,65 @@ Result<std::vector<UniqueFd>> SessionChannel::descriptors() const {
   return copies;
 }
 
-Status SessionChannel::await_token(ZmtpSocket& socket, Deadline deadline) const {
-  std::array<std::byte, limits::kSessionTokenBytes> shown{};
+/// The first frame on data socket `index`: the first one's is the token alone.
+std::string SessionChannel::token_of(std::size_t index) const {
+  return index == 0 ? welcome_.token : fmt::format("{}{}", welcome_.token, index);
+}
+
+/// Which of the session's sockets it is. kProtocolError: a stranger's.
+Result<std::size_t> SessionChannel::await_token(ZmtpSocket& socket, Deadline deadline) const {
+  std::array<std::byte, limits::kSessionTokenBytes + 1> shown{};
   for (;;) {
     const auto size = socket.receive_into(shown, deadline.slice(kSlice));
     if (size.ok()) {
-      if (*size == shown.size() && std::memcmp(shown.data(), welcome_.token.data(), *size) == 0)
-        return {};
-      return {StatusCode::kProtocolError, "the first frame on the data socket is not the token"};
+      const std::string_view text(reinterpret_cast<const char*>(shown.data()), *size);
+      for (std::size_t index = 0; index < socket_count(); ++index) {
+        if (text == token_of(index)) return index;
+      }
+      return Status(StatusCode::kProtocolError,
+                    "the first frame on the data socket is not the token");
     }
     RETURN_IF_ERROR(watch_.check());
     // Whatever a stranger says, with a key or without.
     if (size.status().code() != StatusCode::kDeadlineExceeded || deadline.expired())
-      return {StatusCode::kProtocolError, "no token came on the data socket"};
+      return Status(StatusCode::kProtocolError, "no token came on the data socket");
   }
+}
+
+/// False: somebody else was there, or they did not all come.
+Result<bool> SessionChannel::admit_sockets(DataDoor& door, Deadline deadline) {
+  std::vector<std::optional<ZmtpSocket>> came(socket_count());
+  for (std::size_t count = 0; count < came.size(); ++count) {
+    // Who has shown the token once comes again at once.
+    const Deadline due = count == 0 ? deadline : deadline.slice(kTokenPatience);
+    const Status knocked = door.await_knock(watch_, due);
+    if (knocked.code() == StatusCode::kDeadlineExceeded && deadline.expired())
+      return Status(StatusCode::kUnavailable, "the client never attached to its session");
+    if (knocked.code() == StatusCode::kDeadlineExceeded) return false;
+    RETURN_IF_ERROR(knocked);
+    auto socket = door.let_in(security_);
+    if (socket.status().code() == StatusCode::kUnavailable) return false;
+    RETURN_IF_ERROR(socket.status());
+    const auto index = await_token(*socket, deadline.slice(kTokenPatience));
+    // A stranger's words end nothing but his connection: the next door has another name.
+    if (index.status().code() == StatusCode::kProtocolError) return false;
+    RETURN_IF_ERROR(index.status());
+    if (came[*index]) return false;
+    came[*index].emplace(std::move(socket).value());
+  }
+  sockets_.clear();
+  for (auto& socket : came) sockets_.push_back(std::move(*socket));
+  return true;
 }
 
 Status SessionChannel::admit_runner(const Endpoint& control,
                                     const std::function<void(const std::string&)>& announce,
                                     Deadline deadline) {
   for (;;) {
-    ASSIGN_OR_RETURN(DataDoor door, DataDoor::open(control));
+    ASSIGN_OR_RETURN(DataDoor door, DataDoor::open(control, socket_count()));
     announce(door.endpoint());
-    const Status knocked = door.await_knock(watch_, deadline);
-    if (knocked.code() == StatusCode::kDeadlineExceeded)
-      return {StatusCode::kUnavailable, "the client never attached to its session"};
-    RETURN_IF_ERROR(knocked);
-    auto socket = door.let_in(security_);
-    if (socket.status().code() == StatusCode::kUnavailable) continue;
-    RETURN_IF_ERROR(socket.status());
-    const Status shown = await_token(*socket, deadline.slice(kTokenPatience));
-    // A stranger's words end nothing but his connection: the next door has another name.
-    if (shown.code() == StatusCode::kProtocolError) continue;
-    RETURN_IF_ERROR(shown);
-    socket_.emplace(std::move(socket).value());
-    return {};
+    ASSIGN_OR_RETURN(const bool is_complete, admit_sockets(door, deadline));
+    if (is_complete) return {};
   }
 }
 
@@ -192,7 +231,8 @@ void SessionChannel::remove_files() {
 
 Status SessionChannel::open() {
   // The server cannot have read a token that is still here.
-  if (!socket_ || !socket_->flush().ok())
+  const auto has_left = [](ZmtpSocket& socket) { return socket.flush().ok(); };
+  if (sockets_.size() != socket_count() || !std::ranges::all_of(sockets_, has_left))
     return {StatusCode::kProtocolError, "the session is attached without a data connection"};
   const RingGeometry& geometry = welcome_.geometry;
   const bool has_ring = welcome_.has_ring;
@@ -208,9 +248,16 @@ Status SessionChannel::open() {
                  : limits::kMaxInlineBytes;
   }
   options.awaits_limit = welcome_.calibrates;
-  WatchedCarrier socket = make_socket_carrier(
-      {welcome_.epoch, std::move(*socket_), &watch_, has_ring ? 0 : options.policy.inline_room});
-  socket_.reset();
+  std::vector<ZmtpSocket> further(std::make_move_iterator(sockets_.begin() + 1),
+                                  std::make_move_iterator(sockets_.end()));
+  std::unique_ptr<SocketLanes> lanes;
+  if (!further.empty()) {
+    ASSIGN_OR_RETURN(lanes, SocketLanes::start(std::move(further)));
+  }
+  WatchedCarrier socket =
+      make_socket_carrier({welcome_.epoch, std::move(sockets_[0]), &watch_,
+                           has_ring ? 0 : options.policy.inline_room, std::move(lanes)});
+  sockets_.clear();
   options.stats = stats_;
   options.watch = &watch_;
   if (has_ring) {
@@ -254,28 +301,32 @@ Result<std::unique_ptr<SessionChannel>> SessionChannel::attach(
 }
 
 Status SessionChannel::connect(const std::string& data_endpoint) {
-  socket_.reset();
+  sockets_.clear();
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(data_endpoint));
-  auto connection = connect_data(endpoint);
-  const StatusCode code = connection.status().code();
-  // Somebody else was there first: the server will announce another, or has done so.
-  if (code == StatusCode::kUnavailable || code == StatusCode::kDeadlineExceeded) return {};
-  RETURN_IF_ERROR(connection.status());
-  ASSIGN_OR_RETURN(SocketStream stream, SocketStream::open(std::move(connection).value(), security_,
-                                                           StreamRole::kClient));
-  ZmtpSocket socket(std::move(stream));
-  const Status shown =
-      socket.send(std::as_bytes(std::span(welcome_.token)), Deadline::after(kConnectPatience));
-  // Another's key: no other attempt would find ours.
-  if (shown.code() == StatusCode::kMismatch) return shown;
-  socket_.emplace(std::move(socket));
+  for (std::size_t index = 0; index < socket_count(); ++index) {
+    auto connection = connect_data(endpoint);
+    const StatusCode code = connection.status().code();
+    // Somebody else was there first: the server will announce another, or has done so.
+    if (code == StatusCode::kUnavailable || code == StatusCode::kDeadlineExceeded) return {};
+    RETURN_IF_ERROR(connection.status());
+    ASSIGN_OR_RETURN(SocketStream stream, SocketStream::open(std::move(connection).value(),
+                                                             security_, StreamRole::kClient));
+    ZmtpSocket socket(std::move(stream));
+    const std::string token = token_of(index);
+    const Status shown =
+        socket.send(std::as_bytes(std::span(token)), Deadline::after(kConnectPatience));
+    // Another's key: no other attempt would find ours.
+    if (shown.code() == StatusCode::kMismatch) return shown;
+    sockets_.push_back(std::move(socket));
+  }
   return {};
 }
 
 bool SessionChannel::lost() {
-  if (!socket_) return true;
-  const StatusCode shown = socket_->flush().code();
-  return socket_->disconnected() || (shown != StatusCode::kOk && shown != StatusCode::kBusy);
+  return sockets_.size() != socket_count() || std::ranges::any_of(sockets_, [](ZmtpSocket& socket) {
+           const StatusCode shown = socket.flush().code();
+           return socket.disconnected() || (shown != StatusCode::kOk && shown != StatusCode::kBusy);
+         });
 }
 
 }  // namespace airlock

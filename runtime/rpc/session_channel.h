@@ -21,6 +21,8 @@
 
 namespace airlock {
 
+class DataDoor;
+
 /// How the runner finds the ring segments.
 enum class SegmentKind {
   // By descriptors that come beside Welcome: no name, and a size that nobody can change.
@@ -33,6 +35,10 @@ enum class SegmentKind {
 /// kDeadlineExceeded: nobody listens there any more, or somebody else is before us;
 /// kResourceExhausted.
 Result<UniqueFd> connect_data(const Endpoint& endpoint);
+
+/// How many data sockets a side wants for a session at `endpoint`: `wish`, or for 0 what suits: one
+/// for each two of this process's CPUs, at most 4, and on loopback one. Over ipc always one.
+std::size_t data_sockets_for(std::size_t wish, const Endpoint& endpoint);
 
 /// Gives a session its epoch, never 0, and its token, both by chance.
 Status name_session(Welcome& welcome);
@@ -53,10 +59,11 @@ class SessionChannel {
   /// Server: copies of the segments' descriptors for beside Welcome, the request segment's first.
   /// None where they have names.
   Result<std::vector<UniqueFd>> descriptors() const;
-  /// Server: opens a data socket beside `control`, calls `announce` with its endpoint and waits for
-  /// the runner there; then takes the rings' memory. Where a stranger comes first, another socket
-  /// is opened and announced. From here on no file of the session is left. kUnavailable: the runner
-  /// never came; kResourceExhausted: no memory. open() is next.
+  /// Server: opens a door beside `control`, calls `announce` with its endpoint and waits for the
+  /// runner there, with all of its data sockets; then takes the rings' memory. Where a stranger
+  /// comes, or they do not all come, another door is opened and announced. From here on no file of
+  /// the session is left. kUnavailable: the runner never came; kResourceExhausted: no memory.
+  /// open() is next.
   Status accept(const Endpoint& control,
                 const std::function<void(const std::string& endpoint)>& announce,
                 Deadline deadline);
@@ -70,10 +77,10 @@ class SessionChannel {
                                                         std::span<const UniqueFd> descriptors,
                                                         const PeerWatch& watch,
                                                         const StreamSecurity* security = nullptr);
-  /// Runner: connects to the data socket and shows the token there; waits for a moment at most.
+  /// Runner: connects all data sockets and shows the token on each; waits for a moment at most.
   /// Again with every endpoint that the server announces, and where lost() says so.
   Status connect(const std::string& data_endpoint);
-  /// Runner: there is no connection (yet), or it has ended. Goes on showing the token.
+  /// Runner: a connection is not there (yet), or has ended. Goes on showing the token.
   bool lost();
   /// Runner: maps what Attached says was leased for `wish`, before open().
   Status take_lease(const Attached& attached, std::span<const UniqueFd> descriptors,
@@ -105,13 +112,17 @@ class SessionChannel {
   Status make_segments(Welcome& welcome, SegmentKind kind);
   Status admit_runner(const Endpoint& control,
                       const std::function<void(const std::string&)>& announce, Deadline deadline);
-  Status await_token(ZmtpSocket& socket, Deadline deadline) const;
+  std::size_t socket_count() const { return data_sockets_in(welcome_.capabilities); }
+  std::string token_of(std::size_t index) const;
+  Result<bool> admit_sockets(DataDoor& door, Deadline deadline);
+  Result<std::size_t> await_token(ZmtpSocket& socket, Deadline deadline) const;
 
   std::vector<GrantedExtent> granted_;    // the server's
   std::unique_ptr<PoolLease> lease_;      // the runner's
   std::shared_ptr<Segment> out_segment_;  // shared with the channel
   std::shared_ptr<Segment> in_segment_;
-  std::optional<ZmtpSocket> socket_;  // until the channel takes it
+  // All of them, or none; until the channel takes them.
+  std::vector<ZmtpSocket> sockets_;
   Welcome welcome_;
   const PeerWatch& watch_;
   TransportStats* const stats_;

@@ -18,6 +18,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <system_error>
@@ -190,11 +191,13 @@ inline std::unique_ptr<Channel> make_end(ZmtpSocket socket, const PeerWatch* wat
                                          const std::shared_ptr<Segment>& in = nullptr,
                                          const PoolMap* pool = nullptr,
                                          std::function<bool()> pool_lost = {},
-                                         std::size_t inline_bytes = 0) {
+                                         std::size_t inline_bytes = 0,
+                                         std::unique_ptr<SocketLanes> lanes = {}) {
   RoutedChannelOptions options;
   options.policy = policy_of(out != nullptr, pool != nullptr, inline_bytes);
-  WatchedCarrier by_socket = make_socket_carrier(
-      {kEpoch, std::move(socket), watch, out != nullptr ? 0 : options.policy.inline_room});
+  WatchedCarrier by_socket =
+      make_socket_carrier({kEpoch, std::move(socket), watch,
+                           out != nullptr ? 0 : options.policy.inline_room, std::move(lanes)});
   if (pool != nullptr)
     options.carriers[Path::kPool] = make_pool_carrier(*pool, std::move(pool_lost));
   if (out != nullptr) {
@@ -232,6 +235,39 @@ inline Rig make_socket_rig(Transport transport, const PeerWatch* watch = nullptr
   SocketPair sockets(transport);
   auto server = make_end(std::move(sockets.server), watch, {}, {}, nullptr, {}, inline_bytes);
   auto runner = make_end(std::move(sockets.runner), watch, {}, {}, nullptr, {}, inline_bytes);
+  return {nullptr, std::move(server), std::move(runner)};
+}
+
+/// The data sockets of both ends but the first ones.
+struct LanePairs {
+  std::vector<ZmtpSocket> server;
+  std::vector<ZmtpSocket> runner;
+  /// As SocketPair's.
+  std::vector<UniqueFd> runner_connections;
+
+  explicit LanePairs(std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) {
+      SocketPair pair(Transport::kTcp);
+      server.push_back(std::move(pair.server));
+      runner.push_back(std::move(pair.runner));
+      runner_connections.push_back(std::move(pair.runner_connection));
+    }
+  }
+};
+
+/// Several data sockets, with rings or without.
+inline Rig make_lanes_rig(std::size_t lane_count, bool has_ring, const PeerWatch* watch = nullptr,
+                          std::size_t inline_bytes = 0) {
+  SocketPair sockets(Transport::kTcp);
+  LanePairs lanes(lane_count);
+  std::optional<RingPair> rings;
+  if (has_ring) rings.emplace();
+  const auto request = rings ? rings->request : nullptr;
+  const auto reply = rings ? rings->reply : nullptr;
+  auto server = make_end(std::move(sockets.server), watch, reply, request, nullptr, {},
+                         inline_bytes, SocketLanes::start(std::move(lanes.server)).value());
+  auto runner = make_end(std::move(sockets.runner), watch, request, reply, nullptr, {},
+                         inline_bytes, SocketLanes::start(std::move(lanes.runner)).value());
   return {nullptr, std::move(server), std::move(runner)};
 }
 

@@ -57,6 +57,20 @@ TEST(AirlockPool, answers_bad_arguments) {
   options.struct_size = 3;
   EXPECT_EQ(airlock_pool_connect(&options, &pool), AIRLOCK_INVALID);
   EXPECT_THAT(airlock_pool_error(), HasSubstr("struct_size"));
+  struct {
+    airlock_pool_options known;
+    std::uint64_t unknown;
+  } later{options, 1};  // a later program's
+  later.known.struct_size = sizeof(later);
+  EXPECT_EQ(airlock_pool_connect(&later.known, &pool), AIRLOCK_INVALID);
+  EXPECT_THAT(airlock_pool_error(), HasSubstr("does not know"));
+  options.struct_size = sizeof(options);
+  options.key_file = "alice.key";
+  EXPECT_EQ(airlock_pool_connect(&options, &pool), AIRLOCK_INVALID);
+  EXPECT_THAT(airlock_pool_error(), HasSubstr("only alice.key is given"));
+  options.server_key_file = "server.pub";
+  EXPECT_EQ(airlock_pool_connect(&options, &pool), AIRLOCK_INVALID);
+  EXPECT_THAT(airlock_pool_error(), HasSubstr("tcp"));
   options.struct_size = offsetof(airlock_pool_options, lease_bytes);  // an older program's
   ASSERT_EQ(airlock_pool_connect(&options, &pool), AIRLOCK_OK) << airlock_pool_error();
   EXPECT_STREQ(airlock_pool_error(), "");

@@ -120,8 +120,10 @@ TEST_P(ChannelConformance, carries_sizes_around_the_limit) {
   for (const std::size_t size : {kLimit - 1, kLimit, kLimit + 1}) round_trip({size}, size);
 }
 TEST_P(ChannelConformance, carries_sizes_around_the_frame) {
-  for (const std::size_t size : {limits::kFrameBytes - 1, limits::kFrameBytes,
-                                 limits::kFrameBytes + 1, 2 * limits::kFrameBytes}) {
+  for (const std::size_t size :
+       {limits::kFrameBytes - 1, limits::kFrameBytes, limits::kFrameBytes + 1,
+        2 * limits::kFrameBytes, limits::kStripeBytes - 1, limits::kStripeBytes,
+        limits::kStripeBytes + 1, 3 * limits::kStripeBytes}) {
     round_trip({size}, size);
   }
 }
@@ -389,9 +391,13 @@ INSTANTIATE_TEST_SUITE_P(
                        }},
         Implementation{"SocketIpc",
                        [] { return testing_rigs::make_socket_rig(testing_rigs::Transport::kIpc); }},
-        Implementation{
-            "SocketTcp",
-            [] { return testing_rigs::make_socket_rig(testing_rigs::Transport::kTcp); }}),
+        Implementation{"SocketTcp",
+                       [] { return testing_rigs::make_socket_rig(testing_rigs::Transport::kTcp); }},
+        Implementation{"TwoSockets", [] { return testing_rigs::make_lanes_rig(1, false); }},
+        Implementation{"FourSocketsInline",
+                       [] { return testing_rigs::make_lanes_rig(3, false, nullptr, 20000); }},
+        Implementation{"RingAndThreeSockets",
+                       [] { return testing_rigs::make_lanes_rig(2, true); }}),
     [](const testing::TestParamInfo<Implementation>& each) { return each.param.name; });
 
 }  // namespace

@@ -339,6 +339,11 @@ TEST_F(HostileServer, gives_int8_weights_exactly_where_they_were_asked_for) {
   attached_with("", asking);
 }
 
+TEST_F(HostileServer, refuses_more_data_sockets_than_were_asked_for) {
+  expect_refused([](Welcome& welcome) { welcome.capabilities = capabilities_of(2); },
+                 StatusCode::kProtocolError, "data sockets");
+}
+
 TEST_F(HostileServer, refuses_an_epoch_of_zero) {
   expect_refused([](Welcome& welcome) { welcome.epoch = 0; }, StatusCode::kProtocolError, "epoch");
 }

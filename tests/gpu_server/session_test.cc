@@ -311,6 +311,34 @@ TEST_F(SessionTest, refuses_an_endpoint_that_other_machines_reach_unless_told) {
   EXPECT_TRUE(Server::bind(options_).ok());
 }
 
+TEST_F(SessionTest, has_as_many_data_sockets_as_both_sides_want) {
+  struct {
+    std::size_t server, runner, both;
+  } const cases[] = {{1, 1, 1}, {4, 2, 2}, {2, 8, 2}, {8, 8, 8}, {3, 1, 1}, {0, 0, 1}};
+  for (const auto& wanted : cases) {
+    options_.endpoint = free_tcp_endpoint();
+    options_.data_sockets = wanted.server;
+    start();
+    ConnectOptions client = client_options();
+    client.data_sockets = wanted.runner;
+    const auto session = connect(client);
+    ASSERT_NE(session, nullptr);
+    EXPECT_EQ(session->data_sockets(), wanted.both) << wanted.server << " and " << wanted.runner;
+    expect_works(*session);
+  }
+}
+
+TEST_F(SessionTest, has_one_data_socket_over_ipc) {
+  options_.data_sockets = 4;
+  start();
+  ConnectOptions client = client_options();
+  client.data_sockets = 4;
+  const auto session = connect(client);
+  ASSERT_NE(session, nullptr);
+  EXPECT_EQ(session->data_sockets(), 1U);
+  expect_works(*session);
+}
+
 TEST_F(SessionTest, says_that_memory_is_too_small_before_it_serves) {
   options_.ring.slot_count = 1024;
   options_.ring.slot_bytes = std::size_t{64} << 20;  // 128 GiB for one session

@@ -20,10 +20,10 @@ def make_key(pair, name):
 class Keyed:
     """A server with keys, and alice, whom it knows."""
 
-    def __init__(self, pair):
+    def __init__(self, pair, *options):
         self.server_key, self.alice, self.mallory = (make_key(pair, name) for name in ("server", "alice", "mallory"))
         self.options = ("--key", self.server_key + ".key", "--authorized-keys", self.alice + ".pub")
-        self.server = pair.server(*self.options, endpoint="tcp://127.0.0.1:0")
+        self.server = pair.server(*self.options, *options, endpoint="tcp://127.0.0.1:0")
 
     def client(self, own=None, server=None):
         return ("--key", (own or self.alice) + ".key", "--server-key", (server or self.server_key) + ".pub")
@@ -120,7 +120,7 @@ def client_hello():
 def killed_server_with_keys_ends_the_runner(pair):
     keyed = Keyed(pair)
     runner = pair.runner(*keyed.client(), "--repeat", 1000000, endpoint=keyed.server.endpoint)
-    wait_until(lambda: "session" in keyed.server.stderr(), "a session")
+    wait_until(lambda: ", privacy plain" in keyed.server.stderr(), "a session")
     keyed.server.signal(signal.SIGKILL)
     runner.expect_exit(3, 30)
 
@@ -138,6 +138,35 @@ def a_dealer_has_a_key_of_its_own(pair):
         pair.stop(server)
 
 
+def the_other_clients_show_keys_too(pair):
+    pair.env["XDG_RUNTIME_DIR"] = pair.run_dir  # without the server's file airlock_stat asks
+    keyed = Keyed(pair)
+    port = keyed.server.endpoint.rpartition(":")[2]
+    os.unlink(os.path.join(pair.run_dir, "airlock", f"tcp-{port}.stats"))
+    for program in (("airlock_pool", "bench", "--begin", "4K", "--end", "4K", "--rounds", 2), ("airlock_stat",)):
+        def asked(*options, endpoint=keyed.server.endpoint, program=program):
+            return pair.start(*program, "--endpoint", endpoint, *options)
+        asked(*keyed.client()).expect_exit(0)
+        for options, said in ((keyed.client(own=keyed.mallory), "--authorized-keys wants the line ed25519"),
+                              (keyed.client(server=keyed.mallory), "the server is not the one of"),
+                              ((), "it lets in who shows a key")):
+            refused = asked(*options).expect_exit(4)
+            assert said in refused.stderr(), refused.stderr()
+        asked("--key", keyed.alice + ".key").expect_exit(2)
+        asked(*keyed.client(), endpoint=pair.endpoint).expect_exit(2)
+        asked("--key", keyed.alice + ".pub", "--server-key", keyed.server_key + ".pub").expect_exit(1)
+    pair.stop(keyed.server)
+
+
+def a_network_without_keys_is_warned_of(pair):
+    """192.0.2.1 is nobody's (RFC 5737): nothing is reached, and what is said comes before."""
+    alice = make_key(pair, "alice")
+    known = ("--key", alice + ".key", "--server-key", alice + ".pub")
+    for options, endpoint, count in (((), "tcp://192.0.2.1:9", 1), (known, "tcp://192.0.2.1:9", 0), ((), "tcp://127.0.0.1:9", 0)):
+        runner = pair.runner(*options, "--timeout-ms", 100, endpoint=endpoint).expect_exit(3)
+        assert runner.stderr().count("is encrypted or authenticated") == count, runner.stderr()
+
+
 SCENARIOS = (
     keys_give_the_bits_of_one_process,
     who_is_not_known_is_refused_with_4,
@@ -146,4 +175,6 @@ SCENARIOS = (
     no_damaged_stream_hurts_a_server_with_keys,
     killed_server_with_keys_ends_the_runner,
     a_dealer_has_a_key_of_its_own,
+    the_other_clients_show_keys_too,
+    a_network_without_keys_is_warned_of,
 )

@@ -7,6 +7,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "tools"))
 import cuda_scenarios  # noqa: E402 (they find tools/pair.py by the line above)
+import data_socket_scenarios  # noqa: E402
 import endpoint_scenarios  # noqa: E402
 import fault_scenarios  # noqa: E402
 import fleet_scenarios  # noqa: E402
@@ -25,7 +26,8 @@ from pair import Pair  # noqa: E402
 
 SCENARIOS = [scenario for module in (prefill_scenarios, fault_scenarios, endpoint_scenarios, input_scenarios, output_scenarios,
                                      record_scenarios, replay_scenarios, sink_scenarios, cuda_scenarios, text_scenarios,
-                                     tokenize_scenarios, privacy_scenarios, key_scenarios, fleet_scenarios)
+                                     tokenize_scenarios, privacy_scenarios, key_scenarios, fleet_scenarios,
+                                     data_socket_scenarios)
              for scenario in module.SCENARIOS]
 
 if __name__ == "__main__":

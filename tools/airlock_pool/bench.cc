@@ -12,6 +12,7 @@
 #include "client/pool_client.h"
 #include "runtime/json/writer.h"
 #include "runtime/program/program.h"
+#include "runtime/rpc/endpoint.h"
 #include "runtime/text/figures.h"
 
 namespace airlock::pool_tool {
@@ -207,11 +208,14 @@ Cells row_of(const Measured& measured) {
 }
 
 Status run_bench(const Options& options) {
+  ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
   PoolClientOptions wanted;
   wanted.endpoint = options.endpoint;
   wanted.client = "airlock_pool bench";
   wanted.timeout = wanted.op_timeout = options.timeout;
   wanted.lease = {{whole_pages(options.end_bytes), result_bytes(options.end_bytes), 0}};
+  ASSIGN_OR_RETURN(wanted.security, open_keys(options.keys, options.endpoint));
+  if (wanted.security == nullptr) warn_of_exposure(endpoint);
   ASSIGN_OR_RETURN(const auto client, PoolClient::connect(wanted));
   const bool json = options.form == OutputForm::kJson;
   Table table = bench_table();

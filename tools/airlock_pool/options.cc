@@ -52,6 +52,7 @@ void declare_bench(const CommandOptions& command, Options& options, Seconds& sec
   command.real("--max-seconds", seconds.max, 0.001, 600,
                "a size ends after this time, though not before its first round (2)");
   declare_timeout(command, options.timeout);
+  declare_keys(command, options.keys.own, options.keys.server);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "base/enum.h"
 #include "base/status.h"
+#include "client/client_keys.h"
 #include "pool/shape.h"
 #include "runtime/text/output_form.h"
 
@@ -41,6 +42,7 @@ struct Options {
   std::uint64_t begin_bytes = 1024;
   std::uint64_t end_bytes = std::uint64_t{1} << 30;
   std::uint64_t rounds = 20;
+  KeyFiles keys;
   std::chrono::nanoseconds max_time{};  // of one size
 };
 

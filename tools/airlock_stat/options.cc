@@ -28,6 +28,7 @@ Result<std::optional<StatOptions>> parse_stat_options(int argc, const char* cons
   std::int64_t timeout_ms = options.timeout.count();
   command.number("--timeout-ms", timeout_ms, std::int64_t{1}, std::int64_t{3'600'000},
                  "how long to wait for a server on another machine (5000)");
+  declare_keys(command, options.keys.own, options.keys.server);
   ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
   if (!asked) return std::optional<StatOptions>();
   if (watch.given()) {

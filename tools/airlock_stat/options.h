@@ -8,6 +8,7 @@
 
 #include "base/enum.h"
 #include "base/status.h"
+#include "client/client_keys.h"
 #include "runtime/text/output_form.h"
 
 namespace airlock {
@@ -18,6 +19,7 @@ struct StatOptions {
   std::optional<std::chrono::nanoseconds> watch;  // nullopt: look once
   OutputForm form = OutputForm::kMarkdown;        // or kJson
   std::chrono::milliseconds timeout{5000};        // of a server that has to be asked
+  KeyFiles keys;                                  // of such a one over tcp
 };
 
 /// nullopt: --help was asked for and printed. kUsage: with what to do.

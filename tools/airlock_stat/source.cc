@@ -59,12 +59,15 @@ Result<SideReport> read_own_session(std::string_view json) {
 }
 
 Result<StatSource> StatSource::connect(const Endpoint& endpoint,
+                                       std::shared_ptr<const StreamSecurity> security,
                                        std::chrono::milliseconds timeout) {
+  if (security == nullptr) warn_of_exposure(endpoint);
   ConnectOptions connect;
   connect.client = "airlock_stat";
   connect.endpoint = endpoint.text();
   connect.ring.choice = RingChoice::kOff;
   connect.timeout = timeout;
+  connect.security = std::move(security);
   StatSource source;
   ASSIGN_OR_RETURN(source.session_, ClientSession::connect(connect));
   source.timeout_ = timeout;
@@ -94,12 +97,13 @@ Result<CountersSnapshot> look_at_file(const Endpoint& endpoint) {
 
 Result<StatSource> StatSource::open(const StatOptions& options) {
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(options.endpoint));
+  ASSIGN_OR_RETURN(const auto security, open_keys(options.keys, options.endpoint));
   const bool ipc = endpoint.kind == Endpoint::Kind::kIpc;
   const auto snapshot = look_at_file(endpoint);
   if (snapshot.ok()) {
     // Where no lock keeps an endpoint to one server, another may serve there without a file.
     if (!ipc && !snapshot->alive) {
-      auto asked = connect(endpoint, std::min(options.timeout, kLocalPatience));
+      auto asked = connect(endpoint, security, std::min(options.timeout, kLocalPatience));
       if (asked.ok()) return asked;
     }
     StatSource source;
@@ -111,7 +115,7 @@ Result<StatSource> StatSource::open(const StatOptions& options) {
     log_warning(snapshot.status().message());
   }
   if (const auto absent = no_server(endpoint)) return *absent;
-  return connect(endpoint, options.timeout);
+  return connect(endpoint, security, options.timeout);
 }
 
 Result<CountersSnapshot> StatSource::look() const {

@@ -36,7 +36,9 @@ class StatSource {
 
  private:
   StatSource() = default;
-  static Result<StatSource> connect(const Endpoint& endpoint, std::chrono::milliseconds timeout);
+  static Result<StatSource> connect(const Endpoint& endpoint,
+                                    std::shared_ptr<const StreamSecurity> security,
+                                    std::chrono::milliseconds timeout);
 
   // Of the file, where there is no session.
   std::string path_;
