@@ -130,12 +130,13 @@ class GroupLeader {
     std::uint64_t value = 0;
     std::size_t rank = 0;  // kEcho
   };
-  /// Int8 weights being made.
+  /// Int8 weights being made. (No initializers: clang 14 does not take them in an optional of the
+  /// class around it.)
   struct Making {
     std::vector<std::string> lines;
     std::vector<bool> has;
     Status status;
-    std::size_t missing = 0;
+    std::size_t missing;
   };
 
   GroupLeader() = default;

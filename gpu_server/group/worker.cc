@@ -33,7 +33,7 @@ constexpr std::chrono::seconds kLastWords{2};
 class Worker {
  public:
   Worker(GroupLink& link, const WorkerGround& ground)
-      : link_(link), ground_(ground), port_(link, ground.timing), buffers_(kMaxIdleBufferBytes) {}
+      : ground_(ground), port_(link, ground.timing), buffers_(kMaxIdleBufferBytes) {}
 
   ~Worker() {
     if (loader_.joinable()) loader_.join();
@@ -310,7 +310,6 @@ class Worker {
     (void)port_.send(kLeader, {.kind = FrameKind::kLeave});
   }
 
-  GroupLink& link_;
   const WorkerGround& ground_;
   GroupPort port_;
   GroupRest rest_;
