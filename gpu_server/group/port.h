@@ -43,8 +43,9 @@ class GroupPort {
   /// some.
   Status listen(std::size_t peer);
   Status send(std::size_t to, const Frame& frame);
-  /// In pieces, a few under way at a time, each of them a sign of life where it arrives. The memory lives until `over` is
-  /// called, in a later turn(). What has one tag is received in the order in which it was sent.
+  /// In pieces, a few under way at a time, each of them a sign of life where it arrives. The memory
+  /// lives until `over` is called, in a later turn(). What has one tag is received in the order in
+  /// which it was sent.
   Status send_rows(std::size_t to, int tag, const ByteRows& rows, Over over);
   Status receive_rows(std::size_t from, int tag, const ByteRows& rows, Over over);
   /// Receives a row of so many bytes and keeps none of it.
