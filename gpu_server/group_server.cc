@@ -28,8 +28,6 @@ namespace airlock {
 
 namespace {
 
-// Ranks start together; but a host may have to read its model's index from far away.
-constexpr std::chrono::seconds kMeetingPatience{120};
 constexpr std::chrono::seconds kFinishPatience{10};
 
 /// A launcher of another MPI starts processes that each believe to be alone.
@@ -43,11 +41,6 @@ Status check_ranks(std::size_t rank, std::size_t ranks, std::size_t launched_ran
           launched_ranks,
           rank,
           ranks};
-}
-
-Result<std::unique_ptr<ModelSource>> open_source(const ServerOptions& options) {
-  return options.model.empty() ? make_synthetic_model(options.synthetic, options.weights_seed)
-                               : open_model_directory(options.model);
 }
 
 /// What must be the same on all ranks, or they would not compute one model.
@@ -206,7 +199,7 @@ Result<std::unique_ptr<GroupLeader>> start_group(
                              .leave = [] { ::kill(::getpid(), SIGTERM); },
                              .lost = std::move(lost)};
   ASSIGN_OR_RETURN(auto leader,
-                   GroupLeader::start(std::move(ground), Deadline::after(kMeetingPatience)));
+                   GroupLeader::start(std::move(ground), Deadline::after(GroupTiming().meeting)));
   RETURN_IF_ERROR(check_ranks(0, leader->ranks(), 0, options.ranks));
   log_info(fmt::format("rank 0 of {} on {}, {}", leader->ranks(), leader->host(), leader->what()));
   return leader;
@@ -220,7 +213,7 @@ Result<ServedModel> load_group_model(const ServerOptions& options, const DeviceC
                                                         leader.ranks(), options.door_only));
   if (!options.door_only) tell_binding(0, hello_of(options, {}, leader.host()));
   ASSIGN_OR_RETURN(const std::vector<RankHello> hellos,
-                   leader.await_hellos(Deadline::after(kMeetingPatience)));
+                   leader.await_hellos(Deadline::after(GroupTiming().meeting)));
   for (std::size_t i = 0; i < hellos.size(); ++i) {
     RETURN_IF_ERROR(check_hello(i + 1, hellos[i], identity));
     tell_binding(i + 1, hellos[i]);

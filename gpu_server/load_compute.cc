@@ -143,6 +143,11 @@ Result<LoadedCompute> load_onto_gpus(const ServerOptions& options, const std::ve
 
 }  // namespace
 
+Result<std::unique_ptr<ModelSource>> open_source(const ServerOptions& options) {
+  return options.model.empty() ? make_synthetic_model(options.synthetic, options.weights_seed)
+                               : open_model_directory(options.model);
+}
+
 Result<DeviceChoice> choose_device(const ServerOptions& options, std::size_t local_rank) {
   if (options.device == "cpu") return DeviceChoice{{}, "cpu", false};
   const bool may_fall_back = options.device == "auto";

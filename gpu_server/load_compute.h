@@ -13,6 +13,9 @@
 
 namespace airlock {
 
+/// What the options say to serve: there is a model.
+Result<std::unique_ptr<ModelSource>> open_source(const ServerOptions& options);
+
 /// What --device came to on this machine.
 struct DeviceChoice {
   // None: the CPU. Several: some columns of each weight on each.

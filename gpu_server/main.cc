@@ -87,6 +87,8 @@ class LoadGuard {
   std::thread watcher_;
 };
 
+constexpr const char* kStoppedAtDriver = "stopped while the driver was starting";
+
 /// A door computes nothing, wherever the others do.
 bool asks_driver(const ServerOptions& options) {
   return options.device != "cpu" && !options.door_only;
@@ -96,10 +98,7 @@ bool asks_driver(const ServerOptions& options) {
 Result<DeviceChoice> find_device(const ServerOptions& options, std::size_t local_rank,
                                  const std::function<void()>& give_back, int signal_fd) {
   if (!asks_driver(options)) return DeviceChoice{{}, "cpu", false};
-  ASSIGN_OR_RETURN(const auto guard, LoadGuard::start(signal_fd,
-                                                      "stopped while the driver was "
-                                                      "starting",
-                                                      give_back));
+  ASSIGN_OR_RETURN(const auto guard, LoadGuard::start(signal_fd, kStoppedAtDriver, give_back));
   return choose_device(options, local_rank);
 }
 
@@ -124,10 +123,7 @@ std::size_t needed_descriptors(const ServerOptions& options) {
 }
 
 Result<ServedModel> load_model(const ServerOptions& options, const DeviceChoice& choice) {
-  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source,
-                   options.model.empty()
-                       ? make_synthetic_model(options.synthetic, options.weights_seed)
-                       : open_model_directory(options.model));
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, open_source(options));
   ASSIGN_OR_RETURN(LoadedCompute compute, load_compute(options, choice, source.get()));
   if (options.int8 == Int8Making::kPreload) RETURN_IF_ERROR(preload_int8(*source, *compute.model));
   ASSIGN_OR_RETURN(Tensor norms, read_norms(*source));
@@ -160,15 +156,24 @@ class LeadingRank {
   Status run(int signal_fd);
   GroupLeader& leader() { return *leader_; }
   std::size_t local_rank() const { return launch_.local_rank; }
-  /// Until loaded(), `give_back` is called where a rank is lost, and all end.
-  void loads(std::function<void()> give_back) {
-    const std::lock_guard lock(mutex_);
-    give_back_ = std::move(give_back);
-  }
-  void loaded() {
-    const std::lock_guard lock(mutex_);
-    give_back_ = {};
-  }
+  /// While this lives `give_back` is called where a rank is lost, and all end.
+  class Loading {
+   public:
+    Loading(LeadingRank* rank0, std::function<void()> give_back) : rank0_(rank0) {
+      set(std::move(give_back));
+    }
+    ~Loading() { set({}); }
+    Loading(const Loading&) = delete;
+    Loading& operator=(const Loading&) = delete;
+
+   private:
+    void set(std::function<void()> give_back) {
+      if (rank0_ == nullptr) return;
+      const std::lock_guard lock(rank0_->mutex_);
+      rank0_->give_back_ = std::move(give_back);
+    }
+    LeadingRank* const rank0_;  // null: there are no others
+  };
   /// Ends the other ranks in order, or all at once.
   void stop() {
     if (!leader_->stop(kPartingPatience)) leader_->abort(exit_code(StatusCode::kDevice));
@@ -198,10 +203,16 @@ class LeadingRank {
 /// Until a signal. `rank0`: of several ranks, null without.
 Status serve(const ServerOptions& options, LeadingRank* rank0, int signal_fd) {
   std::unique_ptr<Server> server;
-  const auto give_back = [&] {
+  std::mutex handing;  // a signal and the loss of a rank may come at once
+  const auto drop = [&] {
+    const std::lock_guard lock(handing);
     server.reset();  // the main thread does not use it while it looks for a device or loads
+  };
+  const auto give_back = [&] {
+    drop();
     if (rank0 != nullptr) rank0->stop();
   };
+  std::optional<LeadingRank::Loading> loading(std::in_place, rank0, drop);
   ASSIGN_OR_RETURN(
       const DeviceChoice choice,
       find_device(options, rank0 == nullptr ? 0 : rank0->local_rank(), give_back, signal_fd));
@@ -212,19 +223,20 @@ Status serve(const ServerOptions& options, LeadingRank* rank0, int signal_fd) {
         how_to_lock_memory());
   }
   // The endpoint first: to load a model and then find it taken would waste minutes.
-  ASSIGN_OR_RETURN(server, Server::bind(options));
+  ASSIGN_OR_RETURN(std::unique_ptr<Server> bound, Server::bind(options));
+  {
+    const std::lock_guard lock(handing);
+    server = std::move(bound);
+  }
   ASSIGN_OR_RETURN(const auto guard,
                    LoadGuard::start(signal_fd, "stopped while the model was loading", give_back));
   const auto load = [&]() -> Result<ServedModel> {
-    if (rank0 == nullptr)
-      return options.no_model ? serve_products(options, choice) : load_model(options, choice);
-    rank0->loads([&] { server.reset(); });
-    auto served = load_group_model(options, choice, rank0->leader());
-    rank0->loaded();
-    return served;
+    if (rank0 != nullptr) return load_group_model(options, choice, rank0->leader());
+    return options.no_model ? serve_products(options, choice) : load_model(options, choice);
   };
   ASSIGN_OR_RETURN(ServedModel served, load());
   guard->done();
+  loading.reset();
   if (rank0 != nullptr) {
     server->before_exit([rank0](int code) {
       if (!rank0->leader().stop(kShortPatience)) rank0->leader().abort(code);
