@@ -75,6 +75,11 @@ std::string Frame::text() const {
   return {reinterpret_cast<const char*>(body.data()), body.size()};
 }
 
+StatusCode Frame::code() const {
+  const bool known = values[0] > 0 && values[0] < static_cast<std::uint64_t>(StatusCode::kBusy);
+  return known ? static_cast<StatusCode>(values[0]) : StatusCode::kInternal;
+}
+
 std::vector<std::byte> encode(const Frame& frame) {
   const Head head{.kind = static_cast<std::uint32_t>(frame.kind),
                   .number = frame.number,

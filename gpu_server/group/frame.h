@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/dtype.h"
@@ -42,6 +43,8 @@ struct Frame {
 
   static Frame of_text(FrameKind kind, std::uint64_t value, std::string_view text);
   std::string text() const;
+  /// values[0] of one that tells of a failure; kInternal where that is no code of one.
+  StatusCode code() const;
 };
 
 /// So long is a frame at most.

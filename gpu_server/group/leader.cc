@@ -17,6 +17,7 @@ namespace airlock {
 namespace {
 constexpr std::chrono::seconds kAbortPatience{2};
 constexpr std::chrono::seconds kEchoPatience{30};
+constexpr std::chrono::seconds kTellLoading{30};
 constexpr std::chrono::milliseconds kPartingRest{200};
 }  // namespace
 
@@ -51,12 +52,12 @@ Result<std::unique_ptr<GroupLeader>> GroupLeader::start(Ground ground, Deadline 
 }
 
 GroupLeader::~GroupLeader() {
-  lose({StatusCode::kCancelled, "the group is over"});
   {
     const std::lock_guard lock(mutex_);
     released_ = true;
     changed_.notify_all();
   }
+  lose({StatusCode::kCancelled, "the group is over"});
   if (thread_.joinable()) thread_.join();
 }
 
@@ -69,7 +70,8 @@ void GroupLeader::work(const std::shared_ptr<std::promise<Status>>& opened) {
     states_.resize(ranks_);
     port_ = std::make_unique<GroupPort>(*link_, ground_.timing);
     rest_ = std::make_unique<GroupRest>();
-    for (std::size_t rank = 1; rank < ranks_; ++rank) RETURN_IF_ERROR(port_->listen(rank));
+    for (std::size_t rank = 1; rank < ranks_; ++rank)
+      RETURN_IF_ERROR(port_->listen(rank, ground_.timing.meeting));
     return {};
   });
   opened->set_value(opening);
@@ -84,10 +86,11 @@ void GroupLeader::work(const std::shared_ptr<std::promise<Status>>& opened) {
   changed_.notify_all();
   if (in_order) return;
   const Status lost = health_;
-  lock.unlock();
-  const auto exit_code = ground_.lost ? ground_.lost(lost) : std::nullopt;
-  if (exit_code) link_->abort(*exit_code);
-  lock.lock();
+  if (ground_.lost && !abort_code_ && !released_) {
+    lock.unlock();
+    if (const auto exit_code = ground_.lost(lost)) link_->abort(*exit_code);
+    lock.lock();
+  }
   // A link that is not finished waits for its end.
   changed_.wait(lock, [&] { return released_ || abort_code_; });
   if (abort_code_) link_->abort(*abort_code_);
@@ -110,10 +113,7 @@ Status GroupLeader::serve() {
     }
     RETURN_IF_ERROR(health());
     if (came || obeyed) rest_->reset();
-    if (launcher.is_gone()) {
-      log_warning("the launcher is gone: all ranks end");
-      leave();
-    }
+    if (launcher.is_gone()) return {StatusCode::kDevice, "the launcher is gone"};
     rest_->rest(port_->moving());
   }
   return {};
@@ -167,16 +167,12 @@ Status GroupLeader::handle(std::size_t from, const Frame& frame) {
       log_info(name(from) + " was asked to end: all do");
       leave();
       return {};
-    case FrameKind::kFailed: {
-      const bool known =
-          frame.values[0] > 0 && frame.values[0] < static_cast<std::uint64_t>(StatusCode::kBusy);
-      return {known ? static_cast<StatusCode>(frame.values[0]) : StatusCode::kDevice, "{}: {}",
-              name(from), frame.text()};
-    }
+    case FrameKind::kFailed:
+      return {frame.code(), "{}: {}", name(from), frame.text()};
     case FrameKind::kStopped:
       if (!stopping_) return {StatusCode::kDevice, "{} has ended", name(from)};
       ++stopped_ranks_;
-      port_->stop_listening();
+      port_->stop_listening(from);
       return {};
     default:
       return {StatusCode::kProtocolError, "{} has sent a frame of kind {}", name(from),
@@ -288,10 +284,7 @@ Status GroupLeader::take_int8(std::size_t from, const Frame& frame) {
     return {};
   };
   if (frame.values[0] != 0) {
-    return done({static_cast<StatusCode>(std::min<std::uint64_t>(
-                     frame.values[0], static_cast<std::uint64_t>(StatusCode::kInternal))),
-                 "{}: {}", name(from), frame.text()},
-                {});
+    return done({frame.code(), "{}: {}", name(from), frame.text()}, {});
   }
   if (frame.values[1] > kMaxGroupTextBytes)
     return {StatusCode::kProtocolError, "{} has {} bytes of lines", name(from), frame.values[1]};
@@ -374,13 +367,17 @@ Status GroupLeader::begin_loading() {
 }
 
 Status GroupLeader::await_loaded() {
-  const auto have_all = [this] {
-    return std::ranges::all_of(std::span(states_).subspan(1),
-                               [](const RankState& state) { return state.has_lines; });
-  };
+  const auto loads = [](const RankState& state) { return !state.has_lines; };
+  const auto have_all = [&] { return std::ranges::none_of(std::span(states_).subspan(1), loads); };
   for (;;) {
-    const Status status = await(have_all, Deadline::after(std::chrono::seconds(1)));
+    const Status status = await(have_all, Deadline::after(kTellLoading));
     if (status.code() != StatusCode::kDeadlineExceeded) return status;
+    const std::vector<RankState> others = states();
+    std::vector<std::size_t> missing;
+    for (std::size_t i = 0; i < others.size(); ++i) {
+      if (loads(others[i])) missing.push_back(i + 1);
+    }
+    log_info(fmt::format("still loading: rank {}", fmt::join(missing, ", ")));
   }
 }
 
@@ -453,10 +450,13 @@ bool GroupLeader::stop(std::chrono::nanoseconds patience) {
 
 void GroupLeader::abort(int exit_code) {
   flush_sinks();
+  {
+    const std::lock_guard lock(mutex_);
+    abort_code_ = exit_code;
+    changed_.notify_all();
+  }
   lose({StatusCode::kCancelled, "the group is over"});
   std::unique_lock lock(mutex_);
-  abort_code_ = exit_code;
-  changed_.notify_all();
   // The link's thread ends this process, unless it is stuck.
   changed_.wait_for(lock, kAbortPatience, [] { return false; });
   exit_at_once(exit_code);

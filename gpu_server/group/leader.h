@@ -95,8 +95,8 @@ class GroupLeader {
   const std::string& what() const { return what_; }
   /// Of every other rank, in order. kDevice: one is lost, or has not come by then.
   Result<std::vector<RankHello>> await_hellos(Deadline deadline);
-  /// Says to load; and waits for all, as long as they give signs of life. What a rank fails with
-  /// names it.
+  /// Says to load; and waits for all, as long as they give signs of life, saying now and then who
+  /// is not through. What a rank fails with names it.
   Status begin_loading();
   Status await_loaded();
   /// Of every other rank, after await_loaded(): what it has, and its lines of the digest.

@@ -25,13 +25,15 @@ const pid_t kParent = ::getppid();
 constexpr unsigned long kTimerSlackNs = 1000;
 }  // namespace
 
-Status GroupPort::listen(std::size_t peer) {
+Status GroupPort::listen(std::size_t peer, std::chrono::milliseconds first) {
   Peer& made = peers_[peer];
   made.rank = peer;
   made.room = std::make_unique<std::array<std::byte, kFrameRoom>>();
-  made.silent_at = Deadline::after(timing_.silence);
+  made.silent_at = Deadline::after(first);
   return receive_frame(made);
 }
+
+void GroupPort::stop_listening(std::size_t peer) { peers_.at(peer).has_ended = true; }
 
 Status GroupPort::receive_frame(Peer& peer) {
   const GroupLink::Ticket ticket = next_++;
@@ -166,7 +168,7 @@ Status GroupPort::send_signs() {
   next_sign_ = Deadline::after(timing_.sign);
   for (auto& [rank, peer] : peers_) {
     // One that takes nothing is not sent more and more.
-    if (std::exchange(peer.sign_under_way, true)) continue;
+    if (peer.has_ended || std::exchange(peer.sign_under_way, true)) continue;
     RETURN_IF_ERROR(send_bytes(rank, kFrameTag,
                                std::make_shared<std::vector<std::byte>>(encode(Frame{})),
                                [sent = &peer]() -> Status {
@@ -179,9 +181,8 @@ Status GroupPort::send_signs() {
 
 Status GroupPort::check_silence() const {
   for (const auto& [rank, peer] : peers_) {
-    if (!peer.silent_at.expired()) continue;
-    return {StatusCode::kDevice, "rank {} has given no sign of life for {:.1f} s", rank,
-            std::chrono::duration<double>(timing_.silence).count()};
+    if (peer.has_ended || !peer.silent_at.expired()) continue;
+    return {StatusCode::kDevice, "rank {} has given no sign of life", rank};
   }
   return {};
 }
@@ -196,10 +197,8 @@ Result<bool> GroupPort::turn(const Take& take) {
     CHECK(!node.empty());
     RETURN_IF_ERROR(node.mapped()());
   }
-  if (listening_) {
-    RETURN_IF_ERROR(send_signs());
-    RETURN_IF_ERROR(check_silence());
-  }
+  RETURN_IF_ERROR(send_signs());
+  RETURN_IF_ERROR(check_silence());
   return came_;
 }
 

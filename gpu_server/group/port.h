@@ -28,6 +28,8 @@ namespace airlock {
 struct GroupTiming {
   std::chrono::milliseconds sign{250};
   std::chrono::milliseconds silence{5000};
+  // Until a worker's first word: it may have to read its model's index from far away.
+  std::chrono::milliseconds meeting{120000};
 };
 
 /// Frames, tensors and texts over a link, and signs of life. One thread, the link's.
@@ -40,8 +42,10 @@ class GroupPort {
   GroupPort(GroupLink& link, const GroupTiming& timing) : link_(link), timing_(timing) {}
 
   /// Frames of `peer` are taken from here on, and it is sent signs of life and expected to send
-  /// some.
-  Status listen(std::size_t peer);
+  /// some, the first within `first`.
+  Status listen(std::size_t peer, std::chrono::milliseconds first);
+  /// It ends: nothing is to be heard from it any more.
+  void stop_listening(std::size_t peer);
   Status send(std::size_t to, const Frame& frame);
   /// In pieces, a few under way at a time, each of them a sign of life where it arrives. The memory
   /// lives until `over` is called, in a later turn(). What has one tag is received in the order in
@@ -61,14 +65,13 @@ class GroupPort {
   bool moving() const { return moving_ > 0; }
   /// Nothing is under way but the wait for frames.
   bool idle() const;
-  /// Nobody is to be heard from any more: peers end.
-  void stop_listening() { listening_ = false; }
 
  private:
   struct Peer {
     std::size_t rank = 0;
     Deadline silent_at = Deadline::now();
     bool sign_under_way = false;
+    bool has_ended = false;
     std::unique_ptr<std::array<std::byte, kFrameRoom>> room;
   };
 
@@ -100,7 +103,6 @@ class GroupPort {
   std::map<std::size_t, Peer> peers_;
   std::map<std::size_t, Outgoing> outgoing_;
   Deadline next_sign_ = Deadline::now();
-  bool listening_ = true;
   bool came_ = false;
   const Take* take_ = nullptr;
   std::vector<GroupLink::Ticket> over_;

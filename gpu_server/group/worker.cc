@@ -1,6 +1,5 @@
 #include "gpu_server/group/worker.h"
 
-#include <fmt/format.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -43,7 +42,7 @@ class Worker {
   Worker& operator=(const Worker&) = delete;
 
   Status run() {
-    RETURN_IF_ERROR(port_.listen(kLeader));
+    RETURN_IF_ERROR(port_.listen(kLeader, ground_.timing.silence));
     RETURN_IF_ERROR(
         port_.send(kLeader, {.kind = FrameKind::kHello, .body = encode(ground_.hello)}));
     const Status status = without_exceptions([this] { return serve(); });
@@ -71,6 +70,7 @@ class Worker {
       if (!came.ok()) return name_silence(came.status());
       if (*came) rest_.reset();
       RETURN_IF_ERROR(finish_made());
+      if (launcher_.is_gone()) return {StatusCode::kDevice, "the launcher is gone"};
       pass_signals();
       if (!stopped_) rest_.rest(port_.moving());
     }
@@ -295,19 +295,14 @@ class Worker {
   }
 
   void pass_signals() {
-    if (launcher_.is_gone()) leave("the launcher is gone");
     if (ground_.signal_fd < 0 || !next_look_.expired()) return;
     next_look_ = Deadline::after(std::chrono::milliseconds(50));
     signalfd_siginfo info{};
     while (::read(ground_.signal_fd, &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
       if (info.ssi_signo == SIGUSR1) continue;
-      leave("asked to end");
+      log_info("asked to end: rank 0 is told, and ends all ranks");
+      (void)port_.send(kLeader, {.kind = FrameKind::kLeave});
     }
-  }
-
-  void leave(std::string_view why) {
-    log_info(fmt::format("{}: rank 0 is told, and ends all ranks", why));
-    (void)port_.send(kLeader, {.kind = FrameKind::kLeave});
   }
 
   const WorkerGround& ground_;

@@ -243,7 +243,7 @@ def a_killed_rank_ends_all_and_clients_are_told(group):
 
 
 def a_killed_launcher_ends_all(group):
-    server = group.group(3)
+    server = group.group(3, "--drain-seconds", 300)  # of an end in order
     server.signal(signal.SIGKILL)
     start = time.monotonic()
     wait_until(lambda: not group.pids(), "every rank has ended", 30)
