@@ -42,7 +42,9 @@ class DeviceGroupComputation : public Computation {
   bool done() override {
     bool all = true;
     for (Part& part : parts_) {
-      if (!part.over && part.computation->done()) end(part);
+      // Asked in any case: a device moves on by it, also what is behind this op.
+      const bool is_over = part.computation->done();
+      if (is_over && !part.over) end(part);
       all = all && part.over;
     }
     return all || !status_.ok();
