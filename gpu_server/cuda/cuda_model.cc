@@ -241,7 +241,9 @@ class CudaModelImpl : public CudaModel {
 /// Does nothing where the share has not all that the op names.
 Status run_once(Compute& compute, const ModelShare& share, const OpSpec& spec) {
   const auto descs = share_results(spec, compute.info().dims, share);
-  if (!descs.ok()) return {};
+  // What a share has nothing of it does not compute.
+  if (!descs.ok())
+    return share == ModelShare::whole(compute.info().dims) ? descs.status() : Status();
   std::vector<Tensor> tensors;
   tensors.reserve(spec.inputs.size() + descs->size());
   OpMemory memory;
