@@ -33,8 +33,6 @@ Int8Layouts::Shapes panel_shapes(const ModelDims& dims) {
 
 // Blocks begin where panels do.
 static_assert(kInt8BlockRows % kPanelColumns == 0);
-// A block is of a share, or is not.
-static_assert(kPlacedColumns % kInt8BlockRows == 0);
 
 /// The sink of one making: packs what is of the share and not held yet into planes that are.
 class Packer {

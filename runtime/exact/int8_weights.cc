@@ -20,6 +20,9 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "digests hash fp32 as it lies in memory");
 
+// A block is of a share, or is not: whoever holds a share stands on it.
+static_assert(kPlacedColumns % kInt8BlockRows == 0);
+
 // What the threads read before they add up columns, and what one reads at a time.
 constexpr std::int64_t kBatchBytes = std::int64_t{8} << 20;
 constexpr std::int64_t kReadRows = 16;
