@@ -15,9 +15,24 @@
 #include "runtime/compute.h"
 #include "runtime/exact/int8_weights.h"
 #include "runtime/placement/placement.h"
+#include "tests/support/memory_model.h"
 #include "tests/support/reference_ops.h"
 
 namespace airlock::testing {
+
+/// Weights of less than a panel, of several, and with a rest.
+inline MemoryModel::Options panels_options(bool tied, std::int64_t vocab) {
+  MemoryModel::Options options;
+  options.dims = {.hidden = 60,
+                  .intermediate = 522,
+                  .layers = 2,
+                  .heads = 30,
+                  .kv_heads = 2,
+                  .head_dim = 10,
+                  .vocab = vocab};
+  options.tied = tied;
+  return options;
+}
 
 /// Makes a model of one kind of device; of a share, or (null) of all of it.
 using MakeModel = std::function<Result<std::shared_ptr<ComputeModel>>(const ModelShare* share)>;

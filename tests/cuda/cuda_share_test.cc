@@ -10,23 +10,10 @@ namespace {
 using testing::float_ops;
 using testing::int_ops;
 using testing::MemoryModel;
+using testing::panels_options;
 using testing::SharesUnderTest;
 
 constexpr std::int64_t kRows[] = {1, 5};
-
-/// Widths of less than a panel, of several, and with a rest.
-MemoryModel::Options some_options(bool tied) {
-  MemoryModel::Options options;
-  options.dims = {.hidden = 60,
-                  .intermediate = 522,
-                  .layers = 2,
-                  .heads = 30,
-                  .kv_heads = 2,
-                  .head_dim = 10,
-                  .vocab = 530};
-  options.tied = tied;
-  return options;
-}
 
 class CudaShare : public testing::FakeCudaTest {
  protected:
@@ -46,7 +33,7 @@ class CudaShare : public testing::FakeCudaTest {
 TEST_F(CudaShare, computes_its_columns_of_what_the_whole_does) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const bool tied : {false, true}) {
-      const MemoryModel source(some_options(tied));
+      const MemoryModel source(panels_options(tied, 530));
       const testing::MakeModel make = on_device(source, dtype);
       const std::shared_ptr<ComputeModel> whole = make(nullptr).value();
       for (const Placement& placement : testing::some_placements(source.config())) {
@@ -64,7 +51,7 @@ TEST_F(CudaShare, computes_its_columns_of_what_the_whole_does) {
 }
 
 TEST_F(CudaShare, computes_the_words_of_its_columns) {
-  const MemoryModel source(some_options(false));
+  const MemoryModel source(panels_options(false, 530));
   const testing::MakeModel make = on_device(source, DType::kF32);
   const std::shared_ptr<ComputeModel> whole = make(nullptr).value();
   for (const Placement& placement : testing::some_placements(source.config())) {
@@ -82,7 +69,7 @@ TEST_F(CudaShare, computes_the_words_of_its_columns) {
 }
 
 TEST_F(CudaShare, takes_memory_for_what_it_holds_alone) {
-  const MemoryModel source(some_options(false));
+  const MemoryModel source(panels_options(false, 530));
   const Placement placement =
       Placement::make(PlacementKind::kLayers, source.config(), 3, true).value();
   std::vector<std::size_t> loaded;

@@ -19,20 +19,6 @@ using cuda_fake::Mode;
 constexpr int kDevices = 3;
 constexpr std::byte kUntouched{0x5a};
 
-/// Weights of one panel, of several and with a rest, on two devices and on three.
-MemoryModel::Options wide_options(bool tied) {
-  MemoryModel::Options options;
-  options.dims = {.hidden = 60,
-                  .intermediate = 522,
-                  .layers = 2,
-                  .heads = 30,
-                  .kv_heads = 2,
-                  .head_dim = 10,
-                  .vocab = 800};
-  options.tied = tied;
-  return options;
-}
-
 class DeviceGroupTest : public FakeCudaTest {
  protected:
   ~DeviceGroupTest() override { forget(); }
@@ -122,7 +108,7 @@ class DeviceGroupTest : public FakeCudaTest {
     }
     return ops;
   }
-  /// down of the second layer: of one panel, gate and up of more; lm_head.
+  /// gate and up of the second layer, lm_head: of several panels.
   std::vector<PlacedOp> some_ops() const {
     const ModelDims& dims = source_.config().dims;
     const TensorDesc x{DType::kF32, Shape{4, dims.hidden}};
@@ -135,7 +121,7 @@ class DeviceGroupTest : public FakeCudaTest {
     return op_results(spec, source_.config().dims).value();
   }
 
-  const MemoryModel source_{wide_options(false)};
+  const MemoryModel source_{panels_options(false, 800)};
   Segment ring_{std::size_t{1} << 20};
   std::shared_ptr<ComputeModel> group_;
   std::unique_ptr<Compute> compute_;

@@ -326,56 +326,63 @@ TEST(HttpServer, one_that_leaves_answers_and_is_not_ready) {
   }
 }
 
-TEST(HttpServer, who_asks_how_a_draining_server_is_hears_it) {
-  FakeEngine::Options options;
-  options.gated = true;
-  Rig rig(options);
-  HttpClient client = rig.client();
-  client.post(kChatPath, chat_body("a"));
-  rig.engine.wait_for_answers(1);
-  bool all_ended = false;
-  std::thread drain([&] { all_ended = rig.server->drain(Deadline::after(std::chrono::hours(1))); });
-  HttpClient silent = rig.client();  // holds nothing up
-  const Deadline patience = Deadline::after(std::chrono::seconds(60));
-  for (int status = 200; status != 503 && !patience.expired();) {
-    HttpClient look = rig.client();
-    look.get("/readyz");
-    status = look.receive().status;
+/// An answer under way, and a drain that waits for it.
+struct Draining {
+  Draining() : rig(gated()), client(rig.client()) {
+    client.post(kChatPath, chat_body("a"));
+    rig.engine.wait_for_answers(1);
+    drain = std::thread(
+        [this] { all_ended = rig.server->drain(Deadline::after(std::chrono::hours(1))); });
+    while (status_of("/readyz") != 503 && !patience.expired()) {
+    }
   }
-  const auto status_of = [&rig](std::string_view path) {
+  static FakeEngine::Options gated() {
+    FakeEngine::Options options;
+    options.gated = true;
+    return options;
+  }
+  int status_of(std::string_view path) {
     HttpClient look = rig.client();
     look.get(path);
     return look.receive().status;
-  };
-  EXPECT_EQ(status_of("/readyz"), 503);
-  EXPECT_EQ(status_of("/healthz"), 200);
-  EXPECT_EQ(status_of("/metrics"), 200);
+  }
+  /// The answer comes, and its client leaves.
+  void end_answer() {
+    rig.engine.let(100);
+    EXPECT_EQ(client.receive().status, 200);
+    client.leave();
+  }
+  void expect_drained() {
+    drain.join();
+    EXPECT_TRUE(all_ended);
+  }
+
+  Rig rig;
+  HttpClient client;
+  const Deadline patience = Deadline::after(std::chrono::seconds(60));
+  bool all_ended = false;
+  std::thread drain;
+};
+
+TEST(HttpServer, who_asks_how_a_draining_server_is_hears_it) {
+  Draining drained;
+  Rig& rig = drained.rig;
+  HttpClient silent = rig.client();  // holds nothing up
+  EXPECT_EQ(drained.status_of("/readyz"), 503);
+  EXPECT_EQ(drained.status_of("/healthz"), 200);
+  EXPECT_EQ(drained.status_of("/metrics"), 200);
   HttpClient late = rig.client();
   late.post(kChatPath, chat_body("b"));
   EXPECT_EQ(late.receive().status, 503);
-  rig.engine.let(100);
-  EXPECT_EQ(client.receive().status, 200);
-  client.leave();
+  drained.end_answer();
   late.leave();
-  drain.join();
-  EXPECT_TRUE(all_ended);
+  drained.expect_drained();
 }
 
 TEST(HttpServer, probes_and_who_is_refused_hold_no_drain_up) {
-  FakeEngine::Options options;
-  options.gated = true;
-  Rig rig(options);
-  HttpClient client = rig.client();
-  client.post(kChatPath, chat_body("a"));
-  rig.engine.wait_for_answers(1);
-  bool all_ended = false;
-  std::thread drain([&] { all_ended = rig.server->drain(Deadline::after(std::chrono::hours(1))); });
-  const Deadline patience = Deadline::after(std::chrono::seconds(60));
-  for (int status = 200; status != 503 && !patience.expired();) {
-    HttpClient look = rig.client();
-    look.get("/readyz");
-    status = look.receive().status;
-  }
+  Draining drained;
+  Rig& rig = drained.rig;
+  const Deadline patience = drained.patience;
   // New ones all the time, of which none leaves: at each look some are being said farewell to.
   std::atomic<bool> ends{false};
   std::thread others([&] {
@@ -391,11 +398,8 @@ TEST(HttpServer, probes_and_who_is_refused_hold_no_drain_up) {
       if (held.size() > 50) held.pop_front();
     }
   });
-  rig.engine.let(100);
-  EXPECT_EQ(client.receive().status, 200);
-  client.leave();
-  drain.join();
-  EXPECT_TRUE(all_ended);
+  drained.end_answer();
+  drained.expect_drained();
   EXPECT_FALSE(patience.expired());
   ends = true;
   others.join();
