@@ -21,6 +21,8 @@ namespace {
 /// What a rank that is told that nobody wants an op has to end it; then it hangs.
 constexpr std::chrono::seconds kAbandonTimeout{5};
 constexpr std::chrono::milliseconds kLookInterval{100};
+/// What the others have before this process computes on the CPU that its link's thread needs.
+constexpr std::chrono::milliseconds kMostHeadStart{2};
 
 /// A result as bytes.
 ByteRows rows_of(const OpMemory& memory, std::size_t result) {
@@ -35,6 +37,7 @@ struct OwnPart {
   // Of results that are not all of theirs: where they are computed, and where they go.
   std::vector<ScratchPool::Buffer> buffers;
   std::vector<std::pair<const std::byte*, ByteRows>> copies;
+  bool on_cpu = false;
   // Last: it may write the buffers until it is gone.
   std::unique_ptr<Computation> computation;
 };
@@ -93,7 +96,12 @@ class GroupComputation : public Computation {
     CHECK(!std::exchange(submitted_, true));
     start_ns_ = now_ns();
     for (const auto& op : remote_) leader_.submit(op);
-    return own_ ? own_->computation->submit() : Status();
+    if (!own_) return {};
+    if (own_->on_cpu) {
+      const Deadline until = Deadline::after(kMostHeadStart);
+      for (const auto& op : remote_) op->wait_sent(until);
+    }
+    return own_->computation->submit();
   }
 
   bool done() override {
@@ -158,6 +166,7 @@ std::vector<OpPart> GroupCompute::parts_of(const OpSpec& spec, const OpMemory& m
 Result<OwnPart> GroupCompute::prepare_own(const OpPart& part, const OpMemory& memory,
                                           const OpLife& life) {
   OwnPart own;
+  own.on_cpu = own_->info().device == "cpu";
   OpMemory mine = part_memory(part, memory);
   for (std::size_t i = 0; i < mine.results.size(); ++i) {
     if (mine.is_dense(i)) continue;

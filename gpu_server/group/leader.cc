@@ -23,14 +23,25 @@ constexpr std::chrono::milliseconds kPartingRest{200};
 
 bool RemoteOp::wait(Deadline until) const {
   std::unique_lock lock(mutex_);
-  return ended_.wait_for(lock, until.remaining(), [this] { return is_over(); });
+  return changed_.wait_for(lock, until.remaining(), [this] { return is_over(); });
+}
+
+void RemoteOp::wait_sent(Deadline until) const {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, until.remaining(), [this] { return sent_ || is_over(); });
+}
+
+void RemoteOp::tell_sent() {
+  const std::lock_guard lock(mutex_);
+  sent_ = true;
+  changed_.notify_all();
 }
 
 void RemoteOp::end(Status status) {
   const std::lock_guard lock(mutex_);
   status_ = std::move(status);
   over_.store(true, std::memory_order_release);
-  ended_.notify_all();
+  changed_.notify_all();
 }
 
 Result<std::unique_ptr<GroupLeader>> GroupLeader::start(Ground ground, Deadline deadline) {
@@ -114,7 +125,7 @@ Status GroupLeader::serve() {
     RETURN_IF_ERROR(health());
     if (came || obeyed) rest_->reset();
     if (launcher.is_gone()) return {StatusCode::kDevice, "the launcher is gone"};
-    rest_->rest(port_->moving());
+    rest_->rest(port_->moving() ? Pace::kMoving : ops_.empty() ? Pace::kIdle : Pace::kAwaited);
   }
   return {};
 }
@@ -244,9 +255,10 @@ Status GroupLeader::take_answer(std::size_t from, const Frame& frame) {
   return moved(op);
 }
 
-// Another of the op's tensors has arrived, or the answer has been taken.
+// Another of the op's tensors has gone or come, or the answer has been taken.
 Status GroupLeader::moved(const std::shared_ptr<RemoteOp>& op) {
   --op->to_move_;
+  if (!op->answered_ && op->to_move_ == 0) op->tell_sent();
   if (!op->answered_ || op->to_move_ > 0) return {};
   ops_.erase(op->number_);
   op->end(std::move(op->status_));

@@ -38,6 +38,8 @@ class RemoteOp {
   bool is_over() const { return over_.load(std::memory_order_acquire); }
   /// Until it is over or `until` has passed: whether it is.
   bool wait(Deadline until) const;
+  /// Until its inputs have gone, it is over or `until` has passed.
+  void wait_sent(Deadline until) const;
   /// After is_over(). Not ok: nothing is promised of the results.
   const Status& status() const { return status_; }
   /// Of the rank: queue_ns, server_ns, device.
@@ -46,13 +48,15 @@ class RemoteOp {
  private:
   friend class GroupLeader;
   void end(Status status);
+  void tell_sent();
 
   std::atomic<bool> over_{false};
   // Written before over_ is set.
   Status status_;
   OpTimes times_;
   mutable std::mutex mutex_;
-  mutable std::condition_variable ended_;
+  mutable std::condition_variable changed_;
+  bool sent_ = false;  // guarded by mutex_
   // The link thread's.
   std::uint64_t number_ = 0;
   std::size_t to_move_ = 0;

@@ -15,9 +15,23 @@ constexpr std::chrono::nanoseconds kSpin = std::chrono::microseconds(50);
 constexpr std::chrono::nanoseconds kMovingSpin = std::chrono::milliseconds(5);
 constexpr std::chrono::nanoseconds kMostMovingRest = std::chrono::microseconds(100);
 constexpr std::chrono::nanoseconds kLeastRest = std::chrono::microseconds(20);
+constexpr std::chrono::nanoseconds kMostAwaitedRest = std::chrono::microseconds(200);
 constexpr std::chrono::nanoseconds kMostRest = std::chrono::milliseconds(4);
 // A rest is so much shorter than what was waited so far: what comes is seen a 64th too late.
 constexpr int kRestShare = 64;
+
+constexpr std::chrono::nanoseconds most_rest(Pace pace) {
+  switch (pace) {
+    case Pace::kIdle:
+      return kMostRest;
+    case Pace::kAwaited:
+      return kMostAwaitedRest;
+    case Pace::kMoving:
+      break;
+  }
+  return kMostMovingRest;
+}
+
 constexpr std::chrono::milliseconds kLookInterval{250};
 constexpr std::size_t kMostPiecesUnderWay = 4;
 // Before anything waits for anybody.
@@ -209,18 +223,17 @@ GroupRest::GroupRest() {
   ::prctl(PR_SET_TIMERSLACK, kTimerSlackNs, 0, 0, 0);
 }
 
-void GroupRest::rest(bool moving) {
+void GroupRest::rest(Pace pace) {
   const std::chrono::nanoseconds waited(static_cast<std::int64_t>(now_ns() - since_ns_));
   // What moves does so in turns alone; a slow link gives time to rest.
-  if (waited < (moving ? kMovingSpin : kSpin)) {
+  if (waited < (pace == Pace::kMoving ? kMovingSpin : kSpin)) {
     std::this_thread::yield();
     const std::lock_guard lock(mutex_);
     is_rung_ = false;
     return;
   }
   std::unique_lock lock(mutex_);
-  rung_.wait_for(lock,
-                 std::clamp(waited / kRestShare, kLeastRest, moving ? kMostMovingRest : kMostRest),
+  rung_.wait_for(lock, std::clamp(waited / kRestShare, kLeastRest, most_rest(pace)),
                  [this] { return is_rung_; });
   is_rung_ = false;
 }

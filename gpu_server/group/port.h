@@ -109,14 +109,17 @@ class GroupPort {
   std::vector<std::byte> dropped_;  // what nobody wants
 };
 
+/// What the link's thread waits for: nothing that it knows of, an answer, or tensors under way.
+enum class Pace { kIdle, kAwaited, kMoving };
+
 /// How long the link's thread rests between turns: the less the shorter ago something happened, up
-/// to 4 ms, and hardly while something moves. Others may ring.
+/// to 4 ms, 200 us where an answer is awaited, and hardly while something moves. Others may ring.
 class GroupRest {
  public:
   GroupRest();
   /// Something happened. The link's thread.
   void reset() { since_ns_ = now_ns(); }
-  void rest(bool moving);
+  void rest(Pace pace);
   /// Ends a rest, or the next one before it begins. Any thread.
   void ring();
 

@@ -72,7 +72,7 @@ class Worker {
       RETURN_IF_ERROR(finish_made());
       if (launcher_.is_gone()) return {StatusCode::kDevice, "the launcher is gone"};
       pass_signals();
-      if (!stopped_) rest_.rest(port_.moving());
+      if (!stopped_) rest_.rest(port_.moving() ? Pace::kMoving : Pace::kIdle);
     }
     return {};
   }
@@ -91,7 +91,7 @@ class Worker {
     RETURN_IF_ERROR(port_.send(kLeader, last));
     const GroupPort::Take ignore = [](std::size_t, const Frame&) { return Status(); };
     for (const Deadline deadline = Deadline::after(kLastWords);
-         !port_.idle() && !deadline.expired(); rest_.rest(true)) {
+         !port_.idle() && !deadline.expired(); rest_.rest(Pace::kMoving)) {
       RETURN_IF_ERROR(port_.turn(ignore).status());
     }
     return {};
