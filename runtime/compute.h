@@ -32,6 +32,7 @@ struct BackendInfo {
   std::size_t threads = 1;
   // "cpu", "cuda:0 NVIDIA H100".
   std::string device;
+  bool on_cpu() const { return device == "cpu"; }
   // Of the model, hex; of a share of it empty.
   std::string digest;
   // What multiplies fp64, "BLIS 0.9.0"; empty: nothing does, and such a matmul fails.

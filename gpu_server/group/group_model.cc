@@ -22,7 +22,7 @@ namespace {
 constexpr std::chrono::seconds kAbandonTimeout{5};
 constexpr std::chrono::milliseconds kLookInterval{100};
 /// What the others have before this process computes on the CPU that its link's thread needs.
-constexpr std::chrono::milliseconds kMostHeadStart{2};
+constexpr std::chrono::milliseconds kMostHeadStart{20};
 
 /// A result as bytes.
 ByteRows rows_of(const OpMemory& memory, std::size_t result) {
@@ -97,11 +97,13 @@ class GroupComputation : public Computation {
     start_ns_ = now_ns();
     for (const auto& op : remote_) leader_.submit(op);
     if (!own_) return {};
-    if (own_->on_cpu) {
-      const Deadline until = Deadline::after(kMostHeadStart);
-      for (const auto& op : remote_) op->wait_sent(until);
-    }
-    return own_->computation->submit();
+    if (!own_->on_cpu) return own_->computation->submit();
+    const Deadline until = Deadline::after(kMostHeadStart);
+    for (const auto& op : remote_) op->wait_sent(until);
+    for (const auto& op : remote_) leader_.put_off(*op, true);
+    const Status status = own_->computation->submit();
+    for (const auto& op : remote_) leader_.put_off(*op, false);
+    return status;
   }
 
   bool done() override {
@@ -166,7 +168,7 @@ std::vector<OpPart> GroupCompute::parts_of(const OpSpec& spec, const OpMemory& m
 Result<OwnPart> GroupCompute::prepare_own(const OpPart& part, const OpMemory& memory,
                                           const OpLife& life) {
   OwnPart own;
-  own.on_cpu = own_->info().device == "cpu";
+  own.on_cpu = own_->info().on_cpu();
   OpMemory mine = part_memory(part, memory);
   for (std::size_t i = 0; i < mine.results.size(); ++i) {
     if (mine.is_dense(i)) continue;

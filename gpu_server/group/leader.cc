@@ -125,9 +125,17 @@ Status GroupLeader::serve() {
     RETURN_IF_ERROR(health());
     if (came || obeyed) rest_->reset();
     if (launcher.is_gone()) return {StatusCode::kDevice, "the launcher is gone"};
-    rest_->rest(port_->moving() ? Pace::kMoving : ops_.empty() ? Pace::kIdle : Pace::kAwaited);
+    rest_->rest(pace());
   }
   return {};
+}
+
+Pace GroupLeader::pace() const {
+  if (port_->moving()) return Pace::kMoving;
+  if (ops_.empty()) return Pace::kIdle;
+  const bool is_awaited = std::ranges::any_of(
+      ops_, [](const auto& op) { return !op.second->put_off_.load(std::memory_order_relaxed); });
+  return is_awaited ? Pace::kAwaited : Pace::kBusy;
 }
 
 // One at a time: what is not taken yet end_all() finds.
@@ -412,6 +420,11 @@ Result<std::chrono::nanoseconds> GroupLeader::echo(std::size_t rank, std::size_t
 
 void GroupLeader::submit(std::shared_ptr<RemoteOp> op) {
   command({.kind = Command::Kind::kSubmit, .op = std::move(op)});
+}
+
+void GroupLeader::put_off(RemoteOp& op, bool is_put_off) {
+  op.put_off_.store(is_put_off, std::memory_order_relaxed);
+  if (!is_put_off) rest_->ring();
 }
 
 void GroupLeader::cancel(std::shared_ptr<RemoteOp> op) {

@@ -50,6 +50,7 @@ class RemoteOp {
   void end(Status status);
   void tell_sent();
 
+  std::atomic<bool> put_off_{false};
   std::atomic<bool> over_{false};
   // Written before over_ is set.
   Status status_;
@@ -112,6 +113,9 @@ class GroupLeader {
 
   /// Queues an op, which is over some time later, whatever happens.
   void submit(std::shared_ptr<RemoteOp> op);
+  /// Whether its caller does something else first, on the CPU: the link then looks for its answer
+  /// seldom.
+  void put_off(RemoteOp& op, bool is_put_off);
   /// Nobody wants its results any more: it is over soon.
   void cancel(std::shared_ptr<RemoteOp> op);
   /// Has every other rank make int8 weights: their lines, in order of ranks. One at a time.
@@ -153,6 +157,7 @@ class GroupLeader {
   // The link thread's.
   void work(const std::shared_ptr<std::promise<Status>>& opened);
   Status serve();
+  Pace pace() const;
   Status handle(std::size_t from, const Frame& frame);
   std::optional<Command> next_command();
   Status obey(const Command& command);

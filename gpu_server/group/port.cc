@@ -17,12 +17,14 @@ constexpr std::chrono::nanoseconds kMostMovingRest = std::chrono::microseconds(1
 constexpr std::chrono::nanoseconds kLeastRest = std::chrono::microseconds(20);
 constexpr std::chrono::nanoseconds kMostAwaitedRest = std::chrono::microseconds(200);
 constexpr std::chrono::nanoseconds kMostRest = std::chrono::milliseconds(4);
-// A rest is so much shorter than what was waited so far: what comes is seen a 64th too late.
-constexpr int kRestShare = 64;
+
+/// A rest is so much shorter than what was waited so far: what comes is seen so much too late.
+constexpr int rest_share(Pace pace) { return pace == Pace::kBusy ? 8 : 64; }
 
 constexpr std::chrono::nanoseconds most_rest(Pace pace) {
   switch (pace) {
     case Pace::kIdle:
+    case Pace::kBusy:
       return kMostRest;
     case Pace::kAwaited:
       return kMostAwaitedRest;
@@ -225,17 +227,17 @@ GroupRest::GroupRest() {
 
 void GroupRest::rest(Pace pace) {
   const std::chrono::nanoseconds waited(static_cast<std::int64_t>(now_ns() - since_ns_));
+  std::unique_lock lock(mutex_);
   // What moves does so in turns alone; a slow link gives time to rest.
   if (waited < (pace == Pace::kMoving ? kMovingSpin : kSpin)) {
+    lock.unlock();
     std::this_thread::yield();
-    const std::lock_guard lock(mutex_);
-    is_rung_ = false;
-    return;
+    lock.lock();
+  } else {
+    rung_.wait_for(lock, std::clamp(waited / rest_share(pace), kLeastRest, most_rest(pace)),
+                   [this] { return is_rung_; });
   }
-  std::unique_lock lock(mutex_);
-  rung_.wait_for(lock, std::clamp(waited / kRestShare, kLeastRest, most_rest(pace)),
-                 [this] { return is_rung_; });
-  is_rung_ = false;
+  if (std::exchange(is_rung_, false)) reset();
 }
 
 bool LauncherWatch::is_gone() {

@@ -109,11 +109,16 @@ class GroupPort {
   std::vector<std::byte> dropped_;  // what nobody wants
 };
 
-/// What the link's thread waits for: nothing that it knows of, an answer, or tensors under way.
-enum class Pace { kIdle, kAwaited, kMoving };
+/// What the link's thread waits for.
+enum class Pace {
+  kIdle,     // nothing that it knows of
+  kBusy,     // what is computed on the CPU: whoever computes rings
+  kAwaited,  // another rank's answer
+  kMoving,   // tensors under way
+};
 
-/// How long the link's thread rests between turns: the less the shorter ago something happened, up
-/// to 4 ms, 200 us where an answer is awaited, and hardly while something moves. Others may ring.
+/// How long the link's thread rests between turns: the less the shorter ago something happened or
+/// it was rung, up to 4 ms, 200 us where an answer is awaited, and hardly while something moves.
 class GroupRest {
  public:
   GroupRest();

@@ -72,9 +72,14 @@ class Worker {
       RETURN_IF_ERROR(finish_made());
       if (launcher_.is_gone()) return {StatusCode::kDevice, "the launcher is gone"};
       pass_signals();
-      if (!stopped_) rest_.rest(port_.moving() ? Pace::kMoving : Pace::kIdle);
+      if (!stopped_) rest_.rest(pace());
     }
     return {};
+  }
+
+  Pace pace() const {
+    if (port_.moving()) return Pace::kMoving;
+    return jobs_.empty() || !share_->model->info().on_cpu() ? Pace::kIdle : Pace::kBusy;
   }
 
   static Status name_silence(const Status& status) {
