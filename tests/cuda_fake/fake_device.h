@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -15,8 +16,8 @@
 /// Where no test calls reset(), the environment says what to be, read at the first call:
 /// AIRLOCK_CUDA_FAKE_MODE (lazy, eager, threads), _DEVICES, _MEMORY_BYTES, _DRIVER_VERSION (12040),
 /// _FAIL ("function:n:error", "*:n:error"), _STICKY ("n:error"), _REGISTER_FAILS=1, _HANG=1,
-/// _ABORT=1 (abort at the first misuse). At exit a line "cuda_fake: N misuses" goes to stderr,
-/// after leaks were counted among them.
+/// _GEMM_US, _ABORT=1 (abort at the first misuse). At exit a line "cuda_fake: N misuses" goes to
+/// stderr, after leaks were counted among them.
 namespace airlock::cuda_fake {
 
 enum class Mode {
@@ -30,10 +31,12 @@ struct Options {
   Mode mode = Mode::kLazy;
   int devices = 1;                                    // 0: cudaErrorNoDevice
   std::size_t memory_bytes = std::size_t{512} << 20;  // of each device
-  int driver_version = 0;        // 12040 is 12.4; 0: the runtime's. Older than that: refused
-  bool register_fails = false;   // cudaHostRegister: out of memory, as under a locked-memory limit
-  bool hang = false;             // no queued work ever runs
-  bool saturate_int8 = false;    // int32 sums end at their type's ends: they do not wrap
+  int driver_version = 0;       // 12040 is 12.4; 0: the runtime's. Older than that: refused
+  bool register_fails = false;  // cudaHostRegister: out of memory, as under a locked-memory limit
+  bool hang = false;            // no queued work ever runs
+  bool saturate_int8 = false;   // int32 sums end at their type's ends: they do not wrap
+  // What a product takes beside its computing here, one at a time on a device. kThreads alone.
+  std::chrono::microseconds gemm_time{0};
   bool report_pageable = false;  // a copy of host memory that is not registered is a misuse
 };
 

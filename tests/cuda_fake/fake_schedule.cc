@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "tests/cuda_fake/fake_state.h"
@@ -308,9 +309,17 @@ void Schedule::compute(Work& work, int device, Lock& lock) {
     state_.misuse(fmt::format("{} from or to host memory that was unregistered before it ran",
                               work.function));
   }
+  const bool is_product = std::string_view(work.function).starts_with("cublas");
+  const std::chrono::microseconds takes =
+      is_product ? state_.options.gemm_time : std::chrono::microseconds(0);
+  std::mutex& turn = state_.product_turn(device);
   if (state_.options.mode == Mode::kThreads) lock.unlock();
   unpoison(work.host_result);
   const std::string wrong = work.run(at);
+  if (!lock.owns_lock() && takes.count() > 0) {
+    const std::lock_guard held(turn);
+    std::this_thread::sleep_for(takes);
+  }
   if (!lock.owns_lock()) lock.lock();
   if (!wrong.empty()) state_.misuse(fmt::format("{}: {}", work.function, wrong));
 }

@@ -41,6 +41,7 @@ Options options_from_environment() {
   options.driver_version = static_cast<int>(number(variable("DRIVER_VERSION"), 0));
   options.register_fails = variable("REGISTER_FAILS") == "1";
   options.hang = variable("HANG") == "1";
+  options.gemm_time = std::chrono::microseconds(number(variable("GEMM_US"), 0));
   return options;
 }
 

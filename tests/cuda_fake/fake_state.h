@@ -67,6 +67,8 @@ class State {
   bool is_any_dead() const { return options.hang || !lost_.empty(); }
   /// The next work runs, of this device. false where that loses it.
   bool start_work(int device);
+  /// Held by the product that a device is at; it outlives State::mutex's lock.
+  std::mutex& product_turn(int device) { return product_turns_[device]; }
   int& current_device() { return current_devices_[thread_number()]; }
   /// The calling thread's, and forgets it.
   cudaError_t take_last_error();
@@ -98,6 +100,7 @@ class State {
  private:
   std::map<std::uint64_t, int> current_devices_;
   std::map<std::uint64_t, cudaError_t> last_errors_;
+  std::map<int, std::mutex> product_turns_;                // of each device
   std::map<int, cudaError_t> lost_;                        // devices
   std::set<std::pair<std::uint64_t, int>> knows_of_loss_;  // threads, of a device
 };
