@@ -1,11 +1,12 @@
 // Two ranks of one thread, by columns, against one process of two threads: linears of
-// LLaMA-3.2-1B's shape; and the relay alone, an op that is not computed.
+// LLaMA-3.2-1B's shape; and the relay alone, an op that is not computed, at once and after a rest.
 //   mpirun -np 2 [--mca btl self,tcp] group_ops [ROUNDS]
 #include <fmt/format.h>
 
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,7 @@ namespace airlock {
 namespace {
 
 constexpr std::chrono::seconds kPatience{60};
+constexpr std::chrono::milliseconds kRest{500};
 constexpr PlacementKind kKind = PlacementKind::kColumns;
 
 /// Computes nothing where fp16 is asked for: what is left is the relay.
@@ -88,10 +90,13 @@ Status work(const ModelSource& source, const MpiModule& module) {
     loaded.model = std::make_shared<RelayedModel>(load(source, 1, &share));
     return loaded;
   };
-  return run_worker(*link, {.hello = {.version = "bench", .identity = {}, .host = link->host()},
-                            .dims = source.config().dims,
-                            .share = share,
-                            .load = load_share});
+  const Status status =
+      run_worker(*link, {.hello = {.version = "bench", .identity = {}, .host = link->host()},
+                         .dims = source.config().dims,
+                         .share = share,
+                         .load = load_share});
+  if (status.ok()) link->finish();
+  return status;
 }
 
 double ms_of(Compute& compute, const OpSpec& spec, const OpMemory& memory) {
@@ -165,12 +170,19 @@ Status lead(const ModelSource& source, const MpiModule& module, std::size_t roun
   std::vector<Tensor> results;
   for (int i = 0; i < 2; ++i) results.emplace_back(TensorDesc{DType::kF16, Shape{1024, 4096}});
   std::vector<double> relay;
+  std::vector<double> rested;
   for (std::size_t round = 0; round <= 4 * rounds; ++round) {
     const double ms = relay_ms(*leader, input, results);
     if (round > 0) relay.push_back(ms);
   }
-  fmt::print("\nrelay alone, {} MiB there and {} MiB back: {} ms\n", input.desc().bytes() >> 20,
-             2 * results[0].desc().bytes() >> 20, range(relay));
+  for (std::size_t round = 0; round < rounds; ++round) {
+    std::this_thread::sleep_for(kRest);
+    rested.push_back(relay_ms(*leader, input, results));
+  }
+  fmt::print(
+      "\nrelay alone, {} MiB there and {} MiB back: {} ms; after {} ms without an op: {} ms\n",
+      input.desc().bytes() >> 20, 2 * results[0].desc().bytes() >> 20, range(relay), kRest.count(),
+      range(rested));
   return leader->stop(kPatience) ? Status() : leader->health();
 }
 
