@@ -401,7 +401,7 @@ bool Connection::is_owed() const {
 
 Connection::Worth Connection::worth() const {
   if (stage_ == Stage::kIdle || stage_ == Stage::kFarewell) return Worth::kNone;
-  return stage_ == Stage::kHandshake || stage_ == Stage::kHead ? Worth::kLittle : Worth::kMuch;
+  return is_let_in_ ? Worth::kMuch : Worth::kLittle;
 }
 
 void Connection::cancel_answer() {

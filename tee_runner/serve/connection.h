@@ -77,8 +77,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void start();
   /// Looks at the deadlines; called now and then.
   void check();
-  /// What is lost with it: nothing, between two requests; little, where no head has come, so that
-  /// nobody knows whether it may ask.
+  /// What is lost with it: nothing, between two requests; little, where no completion was let in,
+  /// so that who may not ask keeps nobody out, however slowly it takes what it is told.
   enum class Worth : std::uint8_t { kNone, kLittle, kMuch };
   Worth worth() const;
   /// Of worth().
@@ -95,6 +95,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void close(CancelCause cause);
 
  private:
+  // In the order in which a request passes them, by which they are compared.
   enum class Stage : std::uint8_t {
     kHandshake,
     kIdle,

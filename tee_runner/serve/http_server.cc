@@ -142,7 +142,7 @@ void HttpServer::Impl::accept() {
 }
 
 /// Whether one more client can be held; for it goes one that is between two requests, else one
-/// whose request nobody knows yet, of these the oldest.
+/// whose completion was not let in (yet), of these the oldest.
 bool HttpServer::Impl::make_room() {
   if (state.connections.size() < state.settings.max_connections) return true;
   std::shared_ptr<Connection> least;

@@ -199,6 +199,22 @@ TEST(HttpLimits, connection_that_says_nothing_makes_room_for_a_new_one) {
   EXPECT_TRUE(silent.is_closed());
 }
 
+TEST(HttpLimits, connection_that_takes_no_response_makes_room_unless_an_answer_was_let_in) {
+  Rig rig([](HttpSettings& settings) { settings.max_connections = 2; }, {.gated = true});
+  HttpClient busy = rig.client();
+  busy.post(kChatPath, chat_body("a"));
+  rig.engine.wait_for_answers(1);
+  HttpClient takes_nothing(rig.server->url(), 4096);
+  std::string pages;  // many times what the kernel holds
+  for (int i = 0; i < 400; ++i) pages += "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+  takes_nothing.send(pages);
+  EXPECT_THAT(takes_nothing.receive_until("\r\n\r\n"), HasSubstr(" 200 "));
+  EXPECT_EQ(answer_to(rig, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 200);
+  EXPECT_TRUE(takes_nothing.is_closed());
+  rig.engine.let(25);  // as many as it takes
+  EXPECT_EQ(busy.receive().status, 200);
+}
+
 TEST(HttpLimits, slow_senders_reach_a_deadline) {
   Rig rig([](HttpSettings& settings) {
     settings.head_timeout = settings.body_timeout = std::chrono::milliseconds(50);
