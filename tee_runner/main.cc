@@ -234,7 +234,10 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   RETURN_IF_ERROR(recording.check());
   ASSIGN_OR_RETURN(const PromptSource asked, PromptSource::read(options));
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelSource> source, open_model(options));
-  if (source != nullptr) RETURN_IF_ERROR(check_model_digest(options, *source));
+  if (!options.model_digest.empty()) {
+    ASSIGN_OR_RETURN(const std::string digest, source->digest());
+    RETURN_IF_ERROR(check_model_digest(options, digest));
+  }
   const auto result = options.backend == BackendChoice::kLocal
                           ? run_alone(options, asked, *source, reporter, recording)
                           : run_remote(options, asked, source.get(), reporter, recording);

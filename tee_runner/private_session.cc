@@ -27,10 +27,8 @@ Status check_int8_digest(const ClientSession& session, const PrivateModel& model
           session.int8_digest(), model.int8().digest};
 }
 
-Status check_model_digest(const ModelOptions& options, const ModelSource& model) {
-  if (options.model_digest.empty()) return {};
-  ASSIGN_OR_RETURN(const std::string digest, model.digest());
-  if (digest == options.model_digest) return {};
+Status check_model_digest(const ModelOptions& options, const std::string& digest) {
+  if (options.model_digest.empty() || digest == options.model_digest) return {};
   return {StatusCode::kMismatch, "the model has the digest {}, --model-digest demands {}", digest,
           options.model_digest};
 }

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/status.h"
@@ -24,8 +25,8 @@ void announce_privacy(const ModelOptions& options, StatsReporter& reporter);
 void ask_for_privacy(const PrivacyOptions& options, ConnectOptions& connect);
 /// kMismatch: the server made other int8 weights than we did.
 Status check_int8_digest(const ClientSession& session, const PrivateModel& model);
-/// kMismatch where the options name another digest than the model's.
-Status check_model_digest(const ModelOptions& options, const ModelSource& model);
+/// kMismatch where the options name another digest than the model's own, which is `digest`.
+Status check_model_digest(const ModelOptions& options, const std::string& digest);
 
 /// What a private session asks its worker for where a driver asks it for `plan`.
 std::vector<PlannedOp> crossing_ops(const PrivacyOptions& options, const PrivateModel& model,

@@ -93,7 +93,10 @@ Result<ModelFacts> ask_for_facts(ClientSession& session, std::chrono::nanosecond
 }
 
 Result<std::unique_ptr<EngineModel>> LlamaSource::make() {
-  if (model_ != nullptr && !is_described_) RETURN_IF_ERROR(check_model_digest(options_, *model_));
+  if (!options_.model_digest.empty()) {
+    ASSIGN_OR_RETURN(const std::string own, digest());
+    RETURN_IF_ERROR(check_model_digest(options_, own));
+  }
   if (is_private(options_.private_mode.mode) && private_model_ == nullptr) {
     ASSIGN_OR_RETURN(private_model_,
                      PrivateModel::create(*model_, options_.private_mode, options_.threads));
