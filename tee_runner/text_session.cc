@@ -14,9 +14,6 @@
 namespace airlock {
 namespace {
 
-/// Beyond the longest that the engine's thread computes without an op: attention in the TEE, of one
-/// layer, of a piece of a prompt behind the longest context on few slow cores.
-constexpr std::chrono::seconds kStallAfter{120};
 constexpr std::chrono::milliseconds kPause{500};
 
 Result<std::unique_ptr<EngineModel>> make_tried(LlamaSource& source) {
@@ -72,16 +69,12 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
   engine.max_queue = limits.max_queue;
   engine.gave_up = limits.gave_up;
   engine.pulse = &made->source_->pulse();
-  engine.stall_after = kStallAfter;
   const bool is_remote = options.backend == BackendChoice::kRemote;
   // A product of this process takes what an op may.
   if (!is_remote) engine.stall_after += options.op_timeout;
   if (limits.reconnects || (limits.server_patience && is_remote))
     engine.reconnect = [source = made->source_.get()] { return source->make(); };
-  if (!limits.reconnects) {
-    engine.tries_model = true;
-    engine.reconnect_for = limits.server_patience;
-  }
+  engine.reconnect_for = limits.server_patience;
   reporter.add_config("cache_type", name_of(engine.cache_dtype));
   reporter.add_config("cache_bytes", std::to_string(engine.cache_bytes));
   ASSIGN_OR_RETURN(made->engine_,

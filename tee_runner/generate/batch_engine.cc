@@ -219,7 +219,12 @@ void BatchEngine::work() {
     return {};
   });
   if (!status.ok()) log_error("the engine ended: " + status.to_string());
-  if (!status.ok() && !has_given_up_) give_up(status);
+  if (!status.ok() && !has_given_up_) {
+    (void)without_exceptions([&]() -> Status {
+      give_up(status);
+      return {};
+    });
+  }
   Sequences waiting;
   {
     const std::lock_guard lock(mutex_);
@@ -270,12 +275,10 @@ void BatchEngine::look_at_model() {
 void BatchEngine::ask_for_model() {
   auto again = options_.reconnect();
   if (!again.ok()) return miss_model(again.status());
-  if (options_.tries_model) {
-    const Status tried = try_model(**again);
-    // Who lies is another matter than who has another model: it is asked for nothing more.
-    if (tried.code() == StatusCode::kMismatch) return give_up(tried);
-    if (!tried.ok()) return miss_model(tried);
-  }
+  const Status tried = try_model(**again);
+  // Who lies is another matter than who has another model: it is asked for nothing more.
+  if (tried.code() == StatusCode::kMismatch) return give_up(tried);
+  if (!tried.ok()) return miss_model(tried);
   model_ = std::move(again).value();
   const std::lock_guard lock(mutex_);
   health_ = {};
@@ -289,6 +292,7 @@ void BatchEngine::miss_model(const Status& why) {
     return give_up(
         {why.code(), "the server was not back within {} s: {}", asked.count(), why.message()});
   }
+  if (why.code() == StatusCode::kCancelled) return;  // as at every end of the program
   const std::lock_guard lock(mutex_);
   if (health_.message().ends_with(why.message())) return;
   health_ = Status(StatusCode::kUnavailable, "the server is not back: {}", why.message());
@@ -297,11 +301,14 @@ void BatchEngine::miss_model(const Status& why) {
 
 void BatchEngine::give_up(const Status& why) {
   has_given_up_ = true;
+  // Not with the exit code of a bad file, which a person must mend: a new start may help.
+  const StatusCode code = why.code() == StatusCode::kInternal ? StatusCode::kDevice : why.code();
+  const Status told(code, why.message());
   {
     const std::lock_guard lock(mutex_);
-    health_ = why;
+    health_ = told;
   }
-  if (options_.gave_up) options_.gave_up(why);
+  if (options_.gave_up) options_.gave_up(told);
 }
 
 void BatchEngine::fail_all(const Status& why) {

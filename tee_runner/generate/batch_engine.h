@@ -49,22 +49,23 @@ struct BatchEngineOptions {
   // Rows of a pass where some are, theirs included; a quarter of them is for prompts in any case.
   // So many rows cost hardly more than one (docs/adr/0023).
   std::int64_t rows_beside = 24;
-  // Gives a model again after one has gone; empty: the engine ends with its first.
+  // Gives a model again after one has gone, which is taken once it was tried (try_model()) and
+  // else asked for again; empty: the engine ends with its first.
   std::function<Result<std::unique_ptr<EngineModel>>()> reconnect;
   std::chrono::milliseconds reconnect_pause{500};
-  // try_model() before one that came so is taken: one that fails is asked for again.
-  bool tries_model = false;
   // For how long one is asked for; nullopt: for ever.
   std::optional<std::chrono::nanoseconds> reconnect_for;
   // Called on the engine's thread when it gives up for good, with what health() says from then on:
   // an answer of the model's failed its check (kMismatch), that to try_model() too; it has gone and
   // no other one may be asked for; none came within reconnect_for (the code of the last attempt);
-  // the engine itself failed. May be empty.
+  // the engine itself failed. kInternal is told as kDevice: a new start may help. May be empty.
   std::function<void(const Status&)> gave_up;
   // Beaten by the engine's thread, and by its models where they wait; null: one of its own.
   // Outlives it.
   Pulse* pulse = nullptr;
-  // liveness() fails after so long without a beat: beyond what its longest computation takes.
+  // liveness() fails after so long without a beat: beyond the longest that its thread computes
+  // without an op, which is attention in the TEE, of one layer, of a piece of a prompt behind the
+  // longest context on few slow cores.
   std::chrono::nanoseconds stall_after = std::chrono::seconds(120);
 };
 

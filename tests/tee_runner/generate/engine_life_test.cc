@@ -2,7 +2,10 @@
 
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <future>
+#include <new>
+#include <stdexcept>
 #include <thread>
 
 #include "tests/tee_runner/generate/batch_engine_rig.h"
@@ -146,7 +149,6 @@ TEST_F(BatchEngineTest, who_lies_is_asked_no_more_also_where_it_hangs_up) {
 
 TEST_F(BatchEngineTest, who_lies_to_the_first_token_after_it_came_back_is_asked_no_more) {
   BatchEngineOptions lasting = options();
-  lasting.tries_model = true;
   std::atomic<int> asked{0};
   lasting.reconnect = [&]() -> Result<std::unique_ptr<EngineModel>> {
     // One of another model is no liar, and may be another one the next time.
@@ -177,7 +179,6 @@ TEST_F(BatchEngineTest, one_whose_first_token_fails_is_not_taken_and_asked_for_a
   const Status failed = try_model(model);
   EXPECT_FALSE(failed.ok());
   BatchEngineOptions lasting = options();
-  lasting.tries_model = true;
   lasting.reconnect = [this]() -> Result<std::unique_ptr<EngineModel>> {
     world_.is_there = true;
     world_.fails = world_.made < 4;
@@ -216,21 +217,59 @@ TEST_F(BatchEngineTest, a_reconnect_that_throws_is_one_more_miss) {
   EXPECT_EQ(asked, 2);
 }
 
-TEST_F(BatchEngineTest, an_engine_that_ends_of_itself_says_so) {
-  /// Whose check throws.
-  class Broken final : public EngineModel {
-   public:
-    LlamaDriver& driver() override { throw std::bad_alloc(); }
-    Status check() override { throw std::bad_alloc(); }
+/// Whose check throws.
+template <typename Thrown>
+class Broken final : public EngineModel {
+ public:
+  LlamaDriver& driver() override { throw Thrown("broken"); }
+  Status check() override { throw Thrown("broken"); }
+};
+
+struct NoMemory : std::bad_alloc {
+  explicit NoMemory(const char*) {}
+};
+
+TEST_F(BatchEngineTest, an_engine_that_ends_of_itself_says_so_as_what_a_new_start_may_mend) {
+  const auto end_of = [this](std::unique_ptr<EngineModel> model) {
+    std::promise<Status> gave_up;
+    BatchEngineOptions watched = options();
+    watched.gave_up = [&gave_up](const Status& why) { gave_up.set_value(why); };
+    const auto engine = BatchEngine::create(watched, std::move(model), stats_).value();
+    auto told = gave_up.get_future();
+    EXPECT_EQ(told.wait_for(kPatience), std::future_status::ready);
+    EXPECT_FALSE(engine->health().ok());
+    return told.get().code();
   };
-  std::promise<Status> gave_up;
+  EXPECT_EQ(end_of(std::make_unique<Broken<NoMemory>>()), StatusCode::kResourceExhausted);
+  const StatusCode unexpected = end_of(std::make_unique<Broken<std::runtime_error>>());
+  EXPECT_EQ(exit_code(unexpected), 5) << name_of(unexpected);
+}
+
+TEST_F(BatchEngineTest, a_listener_that_throws_ends_no_process) {
   BatchEngineOptions watched = options();
-  watched.gave_up = [&gave_up](const Status& why) { gave_up.set_value(why); };
-  const auto engine = BatchEngine::create(watched, std::make_unique<Broken>(), stats_).value();
-  auto told = gave_up.get_future();
-  ASSERT_EQ(told.wait_for(kPatience), std::future_status::ready);
-  EXPECT_EQ(told.get().code(), StatusCode::kResourceExhausted);
-  EXPECT_FALSE(engine->health().ok());
+  std::promise<void> asked;
+  watched.gave_up = [&asked](const Status&) {
+    asked.set_value();
+    throw std::bad_alloc();
+  };
+  const auto engine =
+      BatchEngine::create(watched, std::make_unique<Broken<NoMemory>>(), stats_).value();
+  EXPECT_EQ(asked.get_future().wait_for(kPatience), std::future_status::ready);
+}
+
+TEST_F(BatchEngineTest, an_attempt_that_was_cancelled_is_an_end_and_no_miss) {
+  BatchEngineOptions lasting = options();
+  std::atomic<int> asked{0};
+  lasting.reconnect = [&asked]() -> Result<std::unique_ptr<EngineModel>> {
+    ++asked;
+    return Status(StatusCode::kCancelled, "the program ends");
+  };
+  const auto engine = start(lasting);
+  world_.is_there = false;
+  const Deadline patience = Deadline::after(kPatience);
+  while (asked < 2 && !patience.expired())
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_THAT(engine->health().message(), HasSubstr("it was killed"));
 }
 
 }  // namespace
