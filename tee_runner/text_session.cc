@@ -22,14 +22,24 @@ Result<std::unique_ptr<EngineModel>> make_tried(LlamaSource& source) {
   return made;
 }
 
-/// The first, waited for as `limits` say.
-Result<std::unique_ptr<EngineModel>> first_model(LlamaSource& source, const EngineLimits& limits) {
+/// What a person must mend; anything else may pass.
+bool is_for_a_person(StatusCode code) {
+  return code == StatusCode::kMismatch || code == StatusCode::kUsage ||
+         code == StatusCode::kInvalidInput;
+}
+
+/// The first, whose server is waited for as `limits` say.
+Result<std::unique_ptr<EngineModel>> first_model(LlamaSource& source, const EngineLimits& limits,
+                                                 BackendChoice backend) {
   if (!limits.server_patience) return source.make();
-  const Deadline patience = Deadline::after(*limits.server_patience);
+  if (backend == BackendChoice::kLocal) return make_tried(source);
+  // From the first attempt's end on: it reads the whole model for its digest.
+  std::optional<Deadline> patience;
   for (std::string said;;) {
     auto made = make_tried(source);
     const Status& why = made.status();
-    if (why.code() != StatusCode::kUnavailable || patience.expired()) return made;
+    if (made.ok() || is_for_a_person(why.code()) || (patience && patience->expired())) return made;
+    if (!patience) patience = Deadline::after(*limits.server_patience);
     if (why.message() != said) {
       const std::chrono::duration<double> asked = *limits.server_patience;
       log_info(fmt::format("the server is waited for, for {} s in all: {}", asked.count(),
@@ -37,7 +47,7 @@ Result<std::unique_ptr<EngineModel>> first_model(LlamaSource& source, const Engi
       if (limits.waits) limits.waits(why);
       said = why.message();
     }
-    std::this_thread::sleep_for(patience.slice(kPause).remaining());
+    std::this_thread::sleep_for(patience->slice(kPause).remaining());
   }
 }
 
@@ -56,7 +66,7 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
   ASSIGN_OR_RETURN(auto model, open_model(options));
   made->source_ =
       std::make_unique<LlamaSource>(options, std::move(model), reporter, recording, prompt_tokens);
-  ASSIGN_OR_RETURN(auto first, first_model(*made->source_, limits));
+  ASSIGN_OR_RETURN(auto first, first_model(*made->source_, limits, options.backend));
   const LlamaConfig& config = made->source_->config();
   BatchEngineOptions engine;
   engine.dims = config.dims;

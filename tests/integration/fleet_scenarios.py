@@ -66,16 +66,21 @@ def endpoint_waits_for_its_server_and_is_ready_then(pair):
     wait_until(lambda: "no server" in body_of(serve.url, "/readyz")[1], "the reason")
     assert body_of(serve.url, "/readyz")[0] == 503 and ask(serve, "Airlock hides")[0] == 503
     assert serve.stdout() == "", serve.stdout()
-    server = pair.server(model=("--model", model))
+    server = pair.server("--max-clients", 1, model=("--model", model))
     wait_until(lambda: serve.stdout().startswith("ready http://"), "ready")
     assert status_of(serve, "/readyz") == 200
     # It was tried with a token, which is no answer's.
     metrics = body_of(serve.url, "/metrics")[1]
     assert "airlock_serve_engine_generated_tokens_total 0\n" in metrics, metrics
     assert "airlock_serve_ready 1\n" in metrics and "airlock_serve_free_sequences 16\n" in metrics, metrics
+    # One that has no room yet is waited for too.
+    second = start_endpoint(pair, model)
+    wait_until(lambda: "server full" in body_of(second.url, "/readyz")[1], "the other reason")
     pair.stop(serve)
+    wait_until(lambda: second.stdout().startswith("ready http://"), "ready")
+    pair.stop(second)
     pair.stop(server)
-    assert re.search(r"embedding +1 ", server.stdout()), server.stdout()
+    assert re.search(r"embedding +2 ", server.stdout()), server.stdout()
 
 
 def endpoint_gives_up_on_a_server_that_stays_away(pair):
