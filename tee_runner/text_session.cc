@@ -96,8 +96,10 @@ Result<std::unique_ptr<TextSession>> TextSession::start(const TextOptions& optio
 void keep_words_private() {
   forbid_core_dumps();
   if (keep_out_of_swap()) return;
-  log_info("prompts and answers may come into swap, as locked memory is limited here; " +
-           how_to_lock_memory());
+  log_info(is_locked_memory_limited()
+               ? "prompts and answers may come into swap, as locked memory is limited here; " +
+                     how_to_lock_memory()
+               : "prompts and answers may come into swap: the system locks no memory here");
 }
 
 GenerateRequest request_for(const TextOptions& options, const Prompt& prompt) {
