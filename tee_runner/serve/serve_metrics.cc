@@ -126,7 +126,8 @@ std::string ServeMetrics::text(const Now& now) const {
              now.answers);
   append_one(text, "airlock_serve_ready", "gauge", "1 where prompts would be answered now.",
              now.ready ? 1 : 0);
-  append_one(text, "airlock_serve_draining", "gauge", "1 once a signal has asked for the end.",
+  append_one(text, "airlock_serve_draining", "gauge",
+             "1 once a signal has asked for the end, or the engine has given up.",
              now.leaving ? 1 : 0);
   append_one(text, "airlock_serve_prompt_tokens_total", "counter", "Tokens of prompts.",
              tokens_.prompt_tokens);
