@@ -1,7 +1,6 @@
 #include <poll.h>
 
 #include <atomic>
-#include <mutex>
 #include <utility>
 
 #include "base/log.h"
@@ -12,26 +11,6 @@
 #include "tee_runner/text_session.h"
 
 namespace airlock {
-namespace {
-
-/// Why the engine has given up; ok: it has not. Thread-safe.
-class Loss {
- public:
-  void set(const Status& why) {
-    const std::lock_guard lock(mutex_);
-    why_ = why;
-  }
-  Status why() const {
-    const std::lock_guard lock(mutex_);
-    return why_;
-  }
-
- private:
-  mutable std::mutex mutex_;
-  Status why_;
-};
-
-}  // namespace
 
 Status run(const EndpointOptions& options, StatsReporter& reporter) {
   WakeEvent end;
@@ -52,30 +31,30 @@ Status run(const EndpointOptions& options, StatsReporter& reporter) {
   keep_words_private();
   ASSIGN_OR_RETURN(auto model, open_served_model(options.model, options.serve.model_name,
                                                  options.chat_template));
-  Loss loss;
+  std::atomic<bool> has_given_up{false};
   std::unique_ptr<TextSession> session;
   ServeWork work;
   work.start = [&](const ServeWork::Say& say) -> Result<Engine*> {
     EngineLimits limits{options.max_sequences, options.max_queue};
     limits.server_patience = from_seconds(options.await_server_seconds);
     limits.waits = say;
-    limits.gave_up = [&](const Status& why) {
-      loss.set(why);
+    limits.gave_up = [&](const Status&) {
+      has_given_up = true;
       end.set();
     };
     ASSIGN_OR_RETURN(session, TextSession::start(options, reporter, limits));
     is_started = true;
     return &session->engine();
   };
-  work.await_end = [&]() -> Status {
+  work.await_end = [&] {
     pollfd waiting{end.fd(), POLLIN, 0};
     while (::poll(&waiting, 1, -1) <= 0) {
     }
-    return loss.why();
   };
+  work.loss = [&] { return has_given_up ? session->engine().health() : Status(); };
   const Status served = serve(options.serve, std::move(model), work);
   // A server that lied is said, also where it was asked to end; one that went then is no loss.
-  const Status lost = loss.why();
+  const Status lost = work.loss();
   return lost.code() == StatusCode::kMismatch ? lost : served;
 }
 

@@ -17,6 +17,8 @@ namespace {
 
 /// Beside those of its clients: the listener, and what waits and wakes.
 constexpr std::size_t kOwnDescriptors = 16;
+/// How soon a loss ends the notice.
+constexpr std::chrono::milliseconds kLook{100};
 
 void say_who_may_ask(const HttpSettings& settings) {
   if (settings.tls) log_info("certificate SHA-256: " + settings.tls->fingerprint);
@@ -46,13 +48,16 @@ Status serve(const ServeOptions& options, std::shared_ptr<const ServedModel> mod
                    work.start([&engine](const Status& why) { engine.say(why); }));
   engine.set(*made);
   RETURN_IF_ERROR(print("ready " + server->url() + "\n"));
-  const Status end = work.await_end();
+  work.await_end();
+  const Status end = work.loss();
   const Deadline drained = Deadline::after(from_seconds(options.drain_seconds));
   server->leave();
   if (end.ok() && options.notice_seconds > 0) {
     log_info(
         fmt::format("/readyz is 503; requests are answered for {} s more", options.notice_seconds));
-    std::this_thread::sleep_for(from_seconds(options.notice_seconds));
+    const Deadline notice = Deadline::after(from_seconds(options.notice_seconds));
+    while (!notice.expired() && work.loss().ok())
+      std::this_thread::sleep_for(notice.slice(kLook).remaining());
   }
   log_info("no new requests from here on");
   if (!server->drain(drained))

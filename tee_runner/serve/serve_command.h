@@ -10,14 +10,17 @@
 
 namespace airlock {
 
-/// What `serve` answers with, and until when. Called once each, in this order, on its thread.
+/// What `serve` answers with, and until when. Called on its thread: start() and await_end(), once
+/// each, then loss().
 struct ServeWork {
   /// Loads, connects and tries, and gives an engine that outlives the call of serve(). Meanwhile
   /// /readyz is 503, with what was `said` last.
   using Say = std::function<void(const Status& why)>;
   std::function<Result<Engine*>(const Say& say)> start;
-  /// Waits for the end: ok where one was asked for, else why there is nothing left to answer with.
-  std::function<Status()> await_end;
+  /// Waits until an end is asked for, or there is a loss.
+  std::function<void()> await_end;
+  /// Why there is nothing left to answer with, for good; ok while there is.
+  std::function<Status()> loss;
 };
 
 /// `tee_runner serve` with its conversations' model (tokenizer and template): listens from the

@@ -95,6 +95,13 @@ def endpoint_gives_up_on_a_server_that_stays_away(pair):
     server.signal(signal.SIGKILL)
     serve.expect_exit(3)
     assert re.search("not back within 0.5 s: no server at", serve.stderr()), serve.stderr()
+    # Who has nothing left to answer with gives no notice to the end.
+    server = pair.server(model=("--model", model))
+    leaves = endpoint(pair, model, "--await-server-seconds", 0.5, "--notice-seconds", 600, "--drain-seconds", 600)
+    leaves.signal(signal.SIGTERM)
+    wait_until(lambda: "requests are answered for" in leaves.stderr(), "the notice")
+    server.signal(signal.SIGKILL)
+    leaves.expect_exit(0)
 
 
 def endpoint_of_a_stopped_server_is_healthy_and_not_ready(pair):

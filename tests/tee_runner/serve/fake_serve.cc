@@ -41,11 +41,11 @@ Status run(const Options& options) {
   FakeEngine engine(engine_options);
   ServeWork work;
   work.start = [&engine](const ServeWork::Say&) -> Result<Engine*> { return &engine; };
-  work.await_end = [&signals]() -> Status {
+  work.await_end = [&signals] {
     while (!signalled(signals.get(), Deadline::after(std::chrono::hours(1)))) {
     }
-    return {};
   };
+  work.loss = [] { return Status(); };
   return serve(options, model, work);
 }
 
