@@ -31,6 +31,9 @@ class Failures {
     changed_.notify_all();
   }
 
+  /// Whoever asks anything, the server's control thread too, waits for the end of this.
+  std::unique_lock<std::mutex> hang() { return std::unique_lock(mutex_); }
+
   Status health() const {
     const std::lock_guard lock(mutex_);
     return health_;
@@ -128,10 +131,13 @@ class DeviceTest : public ::testing::Test {
     options_.endpoint = "ipc://" + directory_.file("ctl");
     options_.ring.slot_count = 8;
     options_.ring.slot_bytes = 65536;
+    start();
+  }
+  ~DeviceTest() override { failures_.hold_sessions(false); }
+  void start() {
     server_ = std::make_unique<RunningServer>(options_, model_,
                                               std::make_shared<FailingModel>(model_, failures_));
   }
-  ~DeviceTest() override { failures_.hold_sessions(false); }
   Result<std::unique_ptr<ClientSession>> connect(RingChoice ring = RingChoice::kAuto) const {
     ConnectOptions options;
     options.endpoint = options_.endpoint;
@@ -184,6 +190,21 @@ TEST_F(DeviceTest, an_op_that_finds_no_device_memory_fails_alone) {
   EXPECT_THAT(failed.message(), HasSubstr("need 9 MiB, have 3 MiB"));
   EXPECT_TRUE(compute(**session).ok());
   EXPECT_TRUE(server_->stop().ok());
+}
+
+TEST_F(DeviceTest, a_control_thread_that_hangs_is_no_healthy_server) {
+  EXPECT_TRUE(server_->stop().ok());
+  options_.metrics = free_tcp_endpoint().substr(std::string("tcp://").size());
+  start();
+  const std::string url = "http://" + options_.metrics;
+  EXPECT_THAT(http_await(url, "/readyz", "200"), HasSubstr(" 200 "));
+  EXPECT_THAT(http_get(url, "/healthz"), HasSubstr(" 200 "));
+  {
+    const auto hung = failures_.hang();
+    EXPECT_THAT(http_await(url, "/healthz", "503"),
+                HasSubstr("\r\n\r\nthe control thread has not moved for "));
+  }
+  EXPECT_THAT(http_await(url, "/healthz", "200"), HasSubstr(" 200 "));
 }
 
 TEST_F(DeviceTest, a_lost_device_ends_the_server_and_idle_clients_are_told_why) {

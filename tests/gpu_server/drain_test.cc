@@ -19,14 +19,8 @@ class DrainTest : public SessionTest {
   std::string look(const std::string& path) const {
     return http_get("http://" + options_.metrics, path);
   }
-  /// Looks until `path` answers `status`.
   std::string wait_for(const std::string& path, const std::string& status) const {
-    const Deadline give_up = soon();
-    for (;;) {
-      std::string answer = look(path);
-      if (answer.find(" " + status + " ") != std::string::npos || give_up.expired()) return answer;
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
+    return http_await("http://" + options_.metrics, path, status);
   }
 };
 

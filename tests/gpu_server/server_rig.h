@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/deadline.h"
 #include "base/unique_fd.h"
 #include "gpu_server/server.h"
 #include "runtime/cpu/cpu_model.h"
@@ -53,6 +54,17 @@ inline std::string http_get(const std::string& url, const std::string& path) {
   for (ssize_t got = 0; (got = ::read(fd.get(), piece, sizeof(piece))) > 0;)
     answer.append(piece, static_cast<std::size_t>(got));
   return answer;
+}
+
+/// The same, once it has this status, or after a minute.
+inline std::string http_await(const std::string& url, const std::string& path,
+                              const std::string& status) {
+  const Deadline give_up = Deadline::after(std::chrono::seconds(60));
+  for (;;) {
+    std::string answer = http_get(url, path);
+    if (answer.find(" " + status + " ") != std::string::npos || give_up.expired()) return answer;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
 }
 
 /// A gpu_server in a thread, told to stop as by SIGTERM.
