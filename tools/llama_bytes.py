@@ -1,6 +1,6 @@
 """What the passes of a LLaMA model ask of a server, in bytes and products, and which host holds which weights: from
-its shape alone, as runtime/model/forward_plan, proto/op and runtime/placement have it; tests/tools/plan compares.
-Python's standard library only."""
+its shape alone, as runtime/model/forward_plan, proto/op and runtime/placement have it: tests/tools/plan compares the
+former, and has the same figures of placements as tests/placement. Python's standard library only."""
 import collections
 import dataclasses
 import json

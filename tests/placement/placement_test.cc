@@ -232,6 +232,35 @@ TEST(Placement, by_layers_is_even) {
   EXPECT_THAT(layer_counts(place(PlacementKind::kLayers, config, 1)), ElementsAre(10));
 }
 
+/// Of a LLaMA with eight key-value heads of 128 channels.
+LlamaConfig llama_config(std::int64_t hidden, std::int64_t intermediate, std::int64_t layers) {
+  return config_of({.hidden = hidden,
+                    .intermediate = intermediate,
+                    .layers = layers,
+                    .heads = hidden / 128,
+                    .kv_heads = 8,
+                    .head_dim = 128,
+                    .vocab = 128256});
+}
+
+// The same figures stand in tests/tools/plan/plan_test.py: tools/llama_bytes.py places alike.
+TEST(Placement, shares_of_known_models_are_those_of_tools_plan) {
+  const LlamaConfig of_8b = llama_config(4096, 14336, 32);
+  const auto by_layers = [](const LlamaConfig& config, std::size_t ranks) {
+    return layer_counts(place(PlacementKind::kLayers, config, ranks));
+  };
+  EXPECT_THAT(by_layers(of_8b, 4), ElementsAre(7, 9, 9, 7));
+  EXPECT_THAT(by_layers(of_8b, 8), ElementsAre(2, 5, 5, 4, 5, 4, 5, 2));
+  EXPECT_THAT(by_layers(llama_config(8192, 28672, 80), 3), ElementsAre(26, 28, 26));
+  EXPECT_THAT(by_layers(llama_config(16384, 53248, 126), 8),
+              ElementsAre(15, 16, 16, 16, 16, 16, 16, 15));
+  const Placement columns = place(PlacementKind::kColumns, of_8b, 3);
+  std::vector<std::uint64_t> bf16_bytes;
+  for (std::size_t rank = 0; rank < columns.ranks(); ++rank)
+    bf16_bytes.push_back(2 * columns.elements(rank));
+  EXPECT_THAT(bf16_bytes, ElementsAre(6051332096, 5006950400, 5001707520));
+}
+
 TEST(Placement, by_layers_keeps_the_tables_of_a_tied_model_together_at_the_end) {
   const Placement tied = place(PlacementKind::kLayers, some_config(4, true), 2);
   EXPECT_FALSE(tied.share(0).embedding);

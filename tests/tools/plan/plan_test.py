@@ -190,7 +190,7 @@ def layers_lie_together_and_the_largest_share_is_as_small_as_can_be(folder, bin_
             first, last = busy[:1], busy[-1:]
             assert [host for host, share in enumerate(shares) if share.lm_head] == last, (name, count)
             assert [host for host, share in enumerate(shares) if share.embedding] == (last if dims.tied else first)
-    # As runtime/placement has them: layers of each host.
+    # Layers of each host, as tests/placement/placement_test.cc has them of runtime/placement.
     for shape, count, layers in (("8b", 4, [7, 9, 9, 7]), ("8b", 8, [2, 5, 5, 4, 5, 4, 5, 2]), ("70b", 3, [26, 28, 26]),
                                  ("405b", 8, [15, 16, 16, 16, 16, 16, 16, 15])):
         model, = hosts("--shape", shape, "--hosts", count)
@@ -213,7 +213,7 @@ def columns_are_cut_at_panels_and_spread_evenly(folder, bin_dir):
         # A panel of the widest weight is the most that two differ by.
         assert max(loads) - min(loads) <= 256 * dims.intermediate, (count, loads)
         assert [share.embedding for share in shares] == [True] + [False] * (count - 1)
-    # As runtime/placement has them: bytes of each host, bf16.
+    # Bytes of each host, bf16, as tests/placement/placement_test.cc has them of runtime/placement.
     model, = hosts("--shape", "8b", "--placement", "columns", "--hosts", 3)
     assert [share["bytes"] for share in model["placements"][0]["shares"]] == [6051332096, 5006950400, 5001707520]
 
