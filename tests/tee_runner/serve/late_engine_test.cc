@@ -4,8 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <deque>
 #include <thread>
+
+#include "base/deadline.h"
 
 namespace airlock {
 namespace {
@@ -21,7 +24,7 @@ class ReadyEngine final : public Engine {
 };
 
 TEST(LateEngine, one_that_comes_while_it_is_asked_answers_or_is_waited_for) {
-  constexpr std::size_t kTrials = 20000;
+  constexpr std::size_t kTrials = 2000;
   ReadyEngine ready;
   std::deque<LateEngine> late(kTrials);
   std::atomic<std::size_t> asked{0};
@@ -31,15 +34,16 @@ TEST(LateEngine, one_that_comes_while_it_is_asked_answers_or_is_waited_for) {
       late[i].set(ready);
     }
   });
+  const Deadline patience = Deadline::after(std::chrono::seconds(60));
   for (LateEngine& engine : late) {
     ++asked;
     auto answered = engine.submit({}, nullptr);
-    while (!answered.ok()) {
-      ASSERT_EQ(answered.status().code(), StatusCode::kUnavailable);
+    while (answered.status().code() == StatusCode::kUnavailable && !patience.expired()) {
+      std::this_thread::yield();
       answered = engine.submit({}, nullptr);
     }
-    ASSERT_EQ(*answered, 7U);
-    ASSERT_TRUE(engine.health().ok());
+    EXPECT_TRUE(answered.ok() && *answered == 7U) << answered.status().to_string();
+    EXPECT_TRUE(engine.health().ok());
   }
   comes.join();
 }
