@@ -1,8 +1,10 @@
 """Replicas of `tee_runner serve`: how one says that it is ready, that it leaves and what it has lost, and three behind a balancer."""
 import contextlib
 import http.client
+import itertools
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -11,7 +13,7 @@ import ssl
 import threading
 import time
 
-from pair import ROOT, WATCHDOG_S, wait_until
+from pair import ROOT, WATCHDOG_S, read_text, wait_until
 from text_scenarios import ask, endpoint, status_of, text_model
 
 NO_BALANCER = "no haproxy here (tools/install_deps --haproxy brings it)"
@@ -27,14 +29,27 @@ def start_endpoint(pair, model, *args):
     serve = pair.start("tee_runner", "serve", "--endpoint", pair.endpoint, "--model", model, "--chat-template", "chatml",
                        "--listen", "127.0.0.1:0", *args)
     wait_until(lambda: "/readyz at " in serve.stderr() or not serve.running(), "that it listens")
-    serve.url = re.search(r"/readyz at (\S+) ", serve.stderr()).group(1)
+    listens = re.search(r"/readyz at (\S+) ", serve.stderr())
+    assert listens, serve.report()
+    serve.url = listens.group(1)
     return serve
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_ports():
+    """Each once. Below those of the system's choice, where there are some: no other connection takes one meanwhile."""
+    first = int(read_text("/proc/sys/net/ipv4/ip_local_port_range").split()[0])
+    below = range(max(1024, first - 10000), first)
+    for port in itertools.chain(random.sample(below, len(below)), itertools.repeat(0)):
+        try:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+                port = probe.getsockname()[1]
+        except OSError:
+            continue
+        yield port
+
+
+PORTS = free_ports()
 
 
 def connect(url):
@@ -61,7 +76,7 @@ def is_good(url, path):
 
 def endpoint_waits_for_its_server_and_is_ready_then(pair):
     model = text_model(pair)
-    serve = start_endpoint(pair, model, "--timeout-ms", 300)
+    serve = start_endpoint(pair, model, "--timeout-ms", 2000)
     assert status_of(serve, "/healthz") == 200
     wait_until(lambda: "no server" in body_of(serve.url, "/readyz")[1], "the reason")
     assert body_of(serve.url, "/readyz")[0] == 503 and ask(serve, "Airlock hides")[0] == 503
@@ -109,7 +124,7 @@ def endpoint_of_a_stopped_server_is_healthy_and_not_ready(pair):
     server = pair.server(model=("--model", model))
     serve = endpoint(pair, model, "--timeout-ms", 1000)
     server.signal(signal.SIGSTOP)
-    wait_until(lambda: "it hangs or was stopped" in body_of(serve.url, "/readyz")[1], "that the server is missed")
+    wait_until(lambda: "it hangs or was stopped" in serve.stderr(), "that the server is missed")
     assert status_of(serve, "/readyz") == 503
     assert status_of(serve, "/healthz") == 200
     server.signal(signal.SIGCONT)
@@ -156,7 +171,7 @@ class Replica:
     def __init__(self, pair, model, number, *args):
         self.pair, self.model, self.number, self.args = pair, model, number, args
         self.endpoint = f"ipc://{pair.run_dir}/ctl{number}"
-        self.url = f"{'https' if args else 'http'}://127.0.0.1:{free_port()}"
+        self.url = f"{'https' if args else 'http'}://127.0.0.1:{next(PORTS)}"
         self.server = self.serve = None
 
     def start(self):
@@ -242,13 +257,14 @@ class Load:
 
 
 def start_balancer(pair, file, replicas):
-    scheme, address = replicas[0].url.split("//")[0], f"127.0.0.1:{free_port()}"
+    scheme, address = replicas[0].url.split("//")[0], f"127.0.0.1:{next(PORTS)}"
     places = {replica.number: replica.url.split("//")[1] for replica in replicas}
     env = dict(pair.env, AIRLOCK_BIND=address,
-               **{f"AIRLOCK_REPLICA{number}": places.get(number) or f"127.0.0.1:{free_port()}" for number in (1, 2, 3)})
+               **{f"AIRLOCK_REPLICA{number}": places.get(number) or f"127.0.0.1:{next(PORTS)}" for number in (1, 2, 3)})
     balancer = pair.start_other([shutil.which("haproxy"), "-db", "-f", os.path.join(BALANCER, file)], env)
     balancer.url = f"{scheme}//{address}"
     wait_until(lambda: is_good(balancer.url, "/v1/models") or not balancer.running(), "that the balancer answers")
+    assert balancer.running(), balancer.report()
     return balancer
 
 
@@ -257,7 +273,9 @@ def restart_one_by_one(pair, file, replicas, restarted):
     for replica in replicas:
         replica.start()
     for replica in replicas:
-        wait_until(lambda replica=replica: "ready " in replica.serve.stdout(), "ready")
+        serve = replica.serve
+        wait_until(lambda serve=serve: "ready " in serve.stdout() or not serve.running(), "ready")
+        assert serve.running(), serve.report()
     balancer = start_balancer(pair, file, replicas)
     ready_ms, leave_ms = [], []
     load = Load(balancer.url, int(os.environ.get("AIRLOCK_CLIENTS", "8")))
