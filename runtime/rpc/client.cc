@@ -225,6 +225,9 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
   ASSIGN_OR_RETURN(channel_, SessionChannel::attach(welcome, descriptors, watch_, security_.get()));
   descriptors.clear();
   std::string data;
+  const auto connect = [&] {
+    return channel_->connect(data, [&] { return check_wanted(options); });
+  };
   for (;;) {
     auto frame = await_frame(deadline.slice(kRetryPause), options);
     if (frame.status().code() == StatusCode::kDeadlineExceeded || last.expired()) {
@@ -239,7 +242,7 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
                 name,
                 data.empty() ? "no data socket" : data};
       }
-      if (!data.empty() && channel_->lost()) RETURN_IF_ERROR(channel_->connect(data));
+      if (!data.empty() && channel_->lost()) RETURN_IF_ERROR(connect());
       continue;
     }
     RETURN_IF_ERROR(frame.status());
@@ -247,7 +250,7 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
     ASSIGN_OR_RETURN(ControlMessage message, decode_control(frame->bytes));
     if (const auto* socket = std::get_if<DataSocket>(&message)) {
       ASSIGN_OR_RETURN(data, session_endpoint(control, socket->endpoint));
-      RETURN_IF_ERROR(channel_->connect(data));
+      RETURN_IF_ERROR(connect());
     } else if (const auto* attached = std::get_if<Attached>(&message);
                attached != nullptr && !data.empty()) {
       RETURN_IF_ERROR(check_int8(*attached, options.int8_weights));

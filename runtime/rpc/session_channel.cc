@@ -30,12 +30,28 @@ namespace {
 /// another try does no harm.
 constexpr std::chrono::seconds kTokenPatience{1};
 constexpr std::chrono::milliseconds kSlice{20};
-/// At a port that takes no connection any more, or not yet.
-constexpr std::chrono::milliseconds kConnectPatience{200};
+/// At a port that takes no connection any more, or not yet; longer than the longest round trip.
+constexpr std::chrono::milliseconds kConnectPatience{500};
+/// To see tokens leave; what is left by then leaves with lost().
+constexpr std::chrono::milliseconds kShowPatience{200};
 
 // Of --data-sockets auto: each has a thread, beside those that compute.
 constexpr std::size_t kCpusASocket = 2;
 constexpr std::size_t kMostUnasked = 4;
+
+/// Shows of each token what can leave now, so that no socket waits for another one's round trips.
+/// The first whose token is still here; null: none is. kMismatch: another's key, and no other
+/// attempt would find ours.
+Result<const ZmtpSocket*> show_tokens(std::vector<ZmtpSocket>& sockets) {
+  const ZmtpSocket* waits = nullptr;
+  for (ZmtpSocket& socket : sockets) {
+    Status shown = socket.flush();
+    if (shown.code() == StatusCode::kMismatch) return shown;
+    const bool has_left = shown.code() != StatusCode::kBusy || socket.disconnected();
+    if (waits == nullptr && !has_left) waits = &socket;
+  }
+  return waits;
+}
 
 }  // namespace
 
@@ -52,6 +68,7 @@ Result<UniqueFd> connect_data(const Endpoint& endpoint) {
 }
 
 std::size_t data_sockets_for(std::size_t wish, const Endpoint& endpoint) {
+  CHECK(wish <= limits::kMaxDataSockets);
   if (endpoint.kind == Endpoint::Kind::kIpc) return 1;
   if (wish != 0) return wish;
   // Whoever is on this machine has the same CPUs.
@@ -300,10 +317,12 @@ Result<std::unique_ptr<SessionChannel>> SessionChannel::attach(
   return made;
 }
 
-Status SessionChannel::connect(const std::string& data_endpoint) {
+Status SessionChannel::connect(const std::string& data_endpoint, const WaitCheck& check) {
   sockets_.clear();
   ASSIGN_OR_RETURN(const Endpoint endpoint, parse_endpoint(data_endpoint));
-  for (std::size_t index = 0; index < socket_count(); ++index) {
+  std::vector<ZmtpSocket> sockets;
+  while (sockets.size() < socket_count()) {
+    if (check) RETURN_IF_ERROR(check());
     auto connection = connect_data(endpoint);
     const StatusCode code = connection.status().code();
     // Somebody else was there first: the server will announce another, or has done so.
@@ -311,14 +330,18 @@ Status SessionChannel::connect(const std::string& data_endpoint) {
     RETURN_IF_ERROR(connection.status());
     ASSIGN_OR_RETURN(SocketStream stream, SocketStream::open(std::move(connection).value(),
                                                              security_, StreamRole::kClient));
-    ZmtpSocket socket(std::move(stream));
-    const std::string token = token_of(index);
-    const Status shown =
-        socket.send(std::as_bytes(std::span(token)), Deadline::after(kConnectPatience));
-    // Another's key: no other attempt would find ours.
-    if (shown.code() == StatusCode::kMismatch) return shown;
-    sockets_.push_back(std::move(socket));
+    const auto token = std::make_shared<const std::string>(token_of(sockets.size()));
+    sockets.emplace_back(std::move(stream));
+    sockets.back().queue(std::as_bytes(std::span(*token)), token);
+    RETURN_IF_ERROR(show_tokens(sockets).status());
   }
+  for (const Deadline patience = Deadline::after(kShowPatience); !patience.expired();) {
+    ASSIGN_OR_RETURN(const ZmtpSocket* const waits, show_tokens(sockets));
+    if (waits == nullptr) break;
+    if (check) RETURN_IF_ERROR(check());
+    (void)waits->poll(ZmtpSocket::Wake::kWritable, patience.slice(kSlice));
+  }
+  sockets_ = std::move(sockets);
   return {};
 }
 

@@ -36,8 +36,9 @@ enum class SegmentKind {
 /// kResourceExhausted.
 Result<UniqueFd> connect_data(const Endpoint& endpoint);
 
-/// How many data sockets a side wants for a session at `endpoint`: `wish`, or for 0 what suits: one
-/// for each two of this process's CPUs, at most 4, and on loopback one. Over ipc always one.
+/// How many data sockets a side wants for a session at `endpoint`: `wish`, at most
+/// limits::kMaxDataSockets, or for 0 what suits: one for each two of this process's CPUs, at most
+/// 4, and on loopback one. Over ipc always one.
 std::size_t data_sockets_for(std::size_t wish, const Endpoint& endpoint);
 
 /// Gives a session its epoch, never 0, and its token, both by chance.
@@ -77,9 +78,10 @@ class SessionChannel {
                                                         std::span<const UniqueFd> descriptors,
                                                         const PeerWatch& watch,
                                                         const StreamSecurity* security = nullptr);
-  /// Runner: connects all data sockets and shows the token on each; waits for a moment at most.
-  /// Again with every endpoint that the server announces, and where lost() says so.
-  Status connect(const std::string& data_endpoint);
+  /// Runner: connects all data sockets and shows the token on each; waits for moments at most, and
+  /// asks `check` now and then whether anybody still wants it. Again with every endpoint that the
+  /// server announces, and where lost() says so. kMismatch: another's key; what `check` says.
+  Status connect(const std::string& data_endpoint, const WaitCheck& check = {});
   /// Runner: a connection is not there (yet), or has ended. Goes on showing the token.
   bool lost();
   /// Runner: maps what Attached says was leased for `wish`, before open().

@@ -1,9 +1,14 @@
 // Several data sockets of one session: who is let in at the door, and what crosses then.
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
+#include <cerrno>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -13,6 +18,7 @@
 
 #include "runtime/rpc/peer_life.h"
 #include "runtime/rpc/session_channel.h"
+#include "runtime/rpc/tcp.h"
 #include "runtime/secure/tls.h"
 
 namespace airlock {
@@ -20,6 +26,80 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{30};
 using Security = std::shared_ptr<const StreamSecurity>;
+
+/// A port whose connections lead to those of another one; each byte is under way for `delay`.
+class LongWay {
+ public:
+  LongWay(const std::string& to, std::chrono::milliseconds delay)
+      : to_(parse_endpoint(to).value()),
+        delay_(delay),
+        here_({Endpoint::Kind::kTcp, {}, "127.0.0.1", "0"}),
+        listener_(listen_tcp(here_, limits::kMaxDataSockets).value()) {
+    here_.port = bound_port(listener_.get()).value();
+    thread_ = std::thread([this] { run(); });
+  }
+  ~LongWay() {
+    is_ending_ = true;
+    thread_.join();
+  }
+  std::string endpoint() const { return here_.text(); }
+
+ private:
+  struct Direction {
+    int from = -1;
+    int to = -1;
+    struct Part {
+      Deadline due;
+      std::string bytes{};  // none: the end
+    };
+    std::deque<Part> under_way{};
+    bool has_ended = false;
+  };
+
+  void run() {
+    while (!is_ending_) {
+      pollfd knock{listener_.get(), POLLIN, 0};
+      (void)::poll(&knock, 1, 1);
+      if (UniqueFd guest(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK));
+          guest.valid()) {
+        auto host = connect_data(to_);
+        if (!host.ok()) continue;
+        ways_.push_back({guest.get(), host->get()});
+        ways_.push_back({host->get(), guest.get()});
+        ends_.push_back(std::move(guest));
+        ends_.push_back(std::move(host).value());
+      }
+      for (Direction& way : ways_) carry(way);
+    }
+  }
+  void carry(Direction& way) const {
+    std::array<char, 65536> bytes{};
+    while (!way.has_ended) {
+      const ssize_t count = ::recv(way.from, bytes.data(), bytes.size(), MSG_DONTWAIT);
+      if (count < 0 && errno == EAGAIN) break;
+      way.has_ended = count <= 0;
+      way.under_way.push_back(
+          {Deadline::after(delay_), {bytes.data(), bytes.data() + std::max<ssize_t>(count, 0)}});
+    }
+    while (!way.under_way.empty() && way.under_way.front().due.expired()) {
+      std::string& part = way.under_way.front().bytes;
+      if (part.empty()) (void)::shutdown(way.to, SHUT_WR);
+      const ssize_t count = ::send(way.to, part.data(), part.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+      if (count < 0 && errno == EAGAIN) return;
+      part.erase(0, count < 0 ? part.size() : static_cast<std::size_t>(count));
+      if (part.empty()) way.under_way.pop_front();
+    }
+  }
+
+  const Endpoint to_;
+  const std::chrono::milliseconds delay_;
+  Endpoint here_;
+  UniqueFd listener_;
+  std::vector<UniqueFd> ends_;
+  std::vector<Direction> ways_;
+  std::atomic<bool> is_ending_ = false;
+  std::thread thread_;
+};
 
 /// A session at the server, which waits for its runner; `guest` is a thread's body, called with
 /// each door that is announced and its number, from 1.
@@ -178,6 +258,22 @@ TEST_P(DataSockets, who_connects_too_often_is_let_in_as_often_as_was_agreed) {
   });
   ASSERT_TRUE(accepted.ok()) << accepted.to_string();
   expect_it_works();
+}
+
+TEST_P(DataSockets, come_from_far_away_all_the_same) {
+  welcome_.capabilities = capabilities_of(4);
+  // Each of them is 0.6 s from its connection to its token with keys, of the server's one second.
+  attach_runner();
+  std::vector<std::unique_ptr<LongWay>> ways;
+  const Status accepted = accept([&](const std::string& door, std::size_t visit) {
+    ways.push_back(std::make_unique<LongWay>(door, std::chrono::milliseconds(150)));
+    ASSERT_TRUE(runner_->connect(ways.back()->endpoint()).ok());
+    while (visits_ == visit) {
+      (void)runner_->lost();  // goes on showing the tokens
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  });
+  EXPECT_TRUE(accepted.ok()) << accepted.to_string();
 }
 
 TEST_P(DataSockets, a_runner_that_has_not_connected_them_all_has_no_channel) {
