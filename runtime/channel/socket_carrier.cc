@@ -37,6 +37,12 @@ struct Buffers final : Places<Byte> {
 template <typename Byte>
 using LaneFrames = std::array<std::vector<std::span<Byte>>, limits::kMaxDataSockets - 1>;
 
+/// What the lanes send of one message: the opening of each, and who owns the rest.
+struct LaneMessage {
+  std::vector<std::byte> opening;
+  std::array<PooledBuffer, limits::kMaxTensorsPerMessage> buffers;
+};
+
 /// Zeros between the tensors that ride behind a header: what lies there leaves too.
 void fill_gaps(const MessagePlan& plan, std::span<std::byte> behind) {
   std::size_t end = 0;
@@ -89,18 +95,16 @@ class SocketCarrier final : public Carrier {
           encode_opening({options_.epoch, sequence}, header));
       options_.socket.queue(*opening, opening);
     }
-    lanes_send_.clear();
     auto on_lanes = for_frames<const std::byte>(
         ours.buffers, [&](const PooledBuffer& buffer, std::span<const std::byte> bytes) {
           options_.socket.queue(bytes, buffer.owner);
         });
-    if (!on_lanes[0].empty()) {
-      lane_opening_ = encode_opening({options_.epoch, sequence}, {});
-      for (const PooledBuffer& buffer : ours.buffers) lanes_send_.push_back(buffer.owner);
-    }
+    if (on_lanes[0].empty()) return {};
+    const auto owner = std::make_shared<const LaneMessage>(
+        LaneMessage{encode_opening({options_.epoch, sequence}, {}), ours.buffers});
     for (std::size_t i = 0; i < lane_count_ && !on_lanes[i].empty(); ++i) {
-      on_lanes[i].insert(on_lanes[i].begin(), lane_opening_);
-      options_.lanes->send(i, on_lanes[i]);
+      on_lanes[i].insert(on_lanes[i].begin(), owner->opening);
+      options_.lanes->send(i, on_lanes[i], owner);
     }
     return {};
   }
@@ -109,10 +113,7 @@ class SocketCarrier final : public Carrier {
     for (;;) {
       const Status sent = options_.socket.flush();
       if (!sent.ok() && sent.code() != StatusCode::kBusy) return sent;
-      if (sent.ok() && !lanes_sending()) {
-        lanes_send_.clear();
-        return {};
-      }
+      if (sent.ok() && !lanes_sending()) return {};
       const Status waited = wait(For::kSend, deadline);
       if (waited.code() == StatusCode::kDeadlineExceeded)
         return {StatusCode::kBusy, "no room to send"};
@@ -329,10 +330,6 @@ class SocketCarrier final : public Carrier {
   bool opening_due_ = false;
   std::deque<std::span<std::byte>> expected_;
   std::vector<LaneOpening> lane_openings_;
-
-  /// What the lanes send: the opening of each, and who owns the rest.
-  std::vector<std::byte> lane_opening_;
-  std::vector<std::shared_ptr<const void>> lanes_send_;
 };
 
 }  // namespace

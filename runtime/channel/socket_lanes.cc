@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <iterator>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -14,8 +15,11 @@
 namespace airlock {
 namespace {
 
-/// Of a lane's wait, which its wake event ends sooner.
+/// Of a lane's wait. Nothing comes later for it: orders and the end set the lane's wake event, and
+/// whether a silent peer still lives the session's own thread asks.
 constexpr std::chrono::seconds kLongestWait{60};
+/// How many frames leave before the thread looks again what else there is to do.
+constexpr std::size_t kFramesARound = 4;
 
 }  // namespace
 
@@ -38,10 +42,11 @@ class SocketLanes::Lane {
     ASSIGN_OR_RETURN(thread_, start_thread("a data socket", [this] { run(); }));
     return {};
   }
-  void send(const std::vector<std::span<const std::byte>>& frames) {
+  void send(const std::vector<std::span<const std::byte>>& frames,
+            const std::shared_ptr<const void>& owner) {
     {
       const std::lock_guard lock(mutex_);
-      to_send_.insert(to_send_.end(), frames.begin(), frames.end());
+      for (const auto bytes : frames) to_send_.push_back({bytes, owner});
       is_sending_ = true;
     }
     wake_.set();
@@ -77,6 +82,11 @@ class SocketLanes::Lane {
   }
 
  private:
+  struct Frame {
+    std::span<const std::byte> bytes;
+    std::shared_ptr<const void> owner;
+  };
+
   // The thread's root.
   void run() {
     Status status = without_exceptions([this] { return work(); });
@@ -90,14 +100,16 @@ class SocketLanes::Lane {
   /// Until the end (ok), or until it is over.
   Status work() {
     while (take_orders()) {
-      RETURN_IF_ERROR(fill_places());
-      const Status left = socket_.flush();
+      ASSIGN_OR_RETURN(const bool filled, fill_place());
+      const Status left = send_some();
       if (!left.ok() && left.code() != StatusCode::kBusy) return left;
       const bool waits = !places_.empty();
       // Who waits to receive as well is told by what comes last.
       if (!left.ok() && !waits && socket_.disconnected())
         return {StatusCode::kUnavailable, "the peer closed one of the session's data connections"};
       report();
+      // Between the frames of a peer that is never idle, orders and the end are looked at too.
+      if ((filled && waits) || (left.ok() && !unsent_.empty())) continue;
       using Wake = ZmtpSocket::Wake;
       const Wake wake = waits ? (socket_.sending() ? Wake::kReadableOrWritable : Wake::kReadable)
                               : (socket_.sending() ? Wake::kWritable : Wake::kNothing);
@@ -110,26 +122,37 @@ class SocketLanes::Lane {
   bool take_orders() {
     wake_.clear();
     const std::lock_guard lock(mutex_);
-    // They live longer than they are queued: SocketLanes::send().
-    for (const auto bytes : std::exchange(to_send_, {})) socket_.queue(bytes, nullptr);
+    std::ranges::move(std::exchange(to_send_, {}), std::back_inserter(unsent_));
     places_.insert(places_.end(), to_fill_.begin(), to_fill_.end());
     to_fill_.clear();
     return !is_ending_;
   }
 
-  Status fill_places() {
-    for (; !places_.empty(); places_.pop_front()) {
-      const std::span<std::byte> place = places_.front();
-      const auto size = socket_.receive_into(place, Deadline::now());
-      if (size.status().code() == StatusCode::kDeadlineExceeded) return {};
-      RETURN_IF_ERROR(size.status());
-      if (*size != place.size()) {
-        return {StatusCode::kProtocolError,
-                "on a further data connection: a frame of {} bytes, expected {}", *size,
-                place.size()};
+  /// Whether a frame was all there, and the next one may be.
+  Result<bool> fill_place() {
+    if (places_.empty()) return false;
+    const std::span<std::byte> place = places_.front();
+    const auto size = socket_.receive_into(place, Deadline::now());
+    if (size.status().code() == StatusCode::kDeadlineExceeded) return false;
+    RETURN_IF_ERROR(size.status());
+    if (*size != place.size()) {
+      return Status(StatusCode::kProtocolError,
+                    "on a further data connection: a frame of {} bytes, expected {}", *size,
+                    place.size());
+    }
+    places_.pop_front();
+    return true;
+  }
+
+  /// kBusy: the peer takes no more now.
+  Status send_some() {
+    if (!socket_.sending()) {
+      for (std::size_t i = 0; i < kFramesARound && !unsent_.empty(); ++i) {
+        socket_.queue(unsent_.front().bytes, std::move(unsent_.front().owner));
+        unsent_.pop_front();
       }
     }
-    return {};
+    return socket_.flush();
   }
 
   /// What is done, unless there is more of it already.
@@ -137,7 +160,7 @@ class SocketLanes::Lane {
     bool is_news = false;
     {
       const std::lock_guard lock(mutex_);
-      if (is_sending_ && to_send_.empty() && !socket_.sending()) {
+      if (is_sending_ && to_send_.empty() && unsent_.empty() && !socket_.sending()) {
         is_sending_ = false;
         is_news = true;
       }
@@ -151,12 +174,13 @@ class SocketLanes::Lane {
 
   // The thread's, once it runs.
   ZmtpSocket socket_;
+  std::deque<Frame> unsent_;
   std::deque<std::span<std::byte>> places_;
 
   WakeEvent& changed_;
   WakeEvent wake_;
   mutable std::mutex mutex_;  // of what follows
-  std::vector<std::span<const std::byte>> to_send_;
+  std::vector<Frame> to_send_;
   std::vector<std::span<std::byte>> to_fill_;
   bool is_sending_ = false;
   bool is_receiving_ = false;
@@ -179,8 +203,9 @@ Result<std::unique_ptr<SocketLanes>> SocketLanes::start(std::vector<ZmtpSocket> 
   return lanes;
 }
 
-void SocketLanes::send(std::size_t index, const std::vector<std::span<const std::byte>>& frames) {
-  lanes_[index]->send(frames);
+void SocketLanes::send(std::size_t index, const std::vector<std::span<const std::byte>>& frames,
+                       const std::shared_ptr<const void>& owner) {
+  lanes_[index]->send(frames, owner);
 }
 
 void SocketLanes::receive(std::size_t index, const std::vector<std::span<std::byte>>& places) {

@@ -24,14 +24,18 @@ class SocketLanes {
   SocketLanes& operator=(const SocketLanes&) = delete;
 
   std::size_t count() const { return lanes_.size(); }
-  /// Frames of lane `index` that are to leave, in order, or places that the next ones fill exactly.
-  /// The bytes are its thread's until no lane is sending() or receiving(), or this ends.
-  void send(std::size_t index, const std::vector<std::span<const std::byte>>& frames);
+  /// Frames of lane `index` that are to leave, in order; `owner` keeps their bytes alive, and is
+  /// let go of once they have left, by the lane's thread.
+  void send(std::size_t index, const std::vector<std::span<const std::byte>>& frames,
+            const std::shared_ptr<const void>& owner);
+  /// Places that its next frames fill exactly: its thread's until no lane is receiving(), or this
+  /// ends.
   void receive(std::size_t index, const std::vector<std::span<std::byte>>& places);
   bool sending() const;
   bool receiving() const;
   /// Why a lane is over: then nothing more of it is sent or filled. kUnavailable: its connection
-  /// ended, and all that came before was taken; kProtocolError: a frame of another size, or none.
+  /// ended, and all that came before was taken; kProtocolError: a frame of another size, or none;
+  /// kResourceExhausted: no memory; with keys what StreamSession says besides.
   Status check() const;
   /// A connection ended: of a lane that is receiving once all that came before was taken.
   bool disconnected() const;

@@ -120,15 +120,16 @@ struct SocketPair {
   /// The runner's connection once more, for what no socket of ours would do.
   UniqueFd runner_connection;
 
-  explicit SocketPair(Transport transport) : SocketPair(connect(transport)) {}
+  explicit SocketPair(Transport transport, const StreamSecurity* of_server = nullptr)
+      : SocketPair(connect(transport), of_server) {}
 
  private:
   struct Ends {
     UniqueFd server;
     UniqueFd runner;
   };
-  explicit SocketPair(Ends ends)
-      : server(SocketStream(std::move(ends.server))),
+  SocketPair(Ends ends, const StreamSecurity* of_server)
+      : server(SocketStream::open(std::move(ends.server), of_server, StreamRole::kServer).value()),
         runner(SocketStream(UniqueFd(::fcntl(ends.runner.get(), F_DUPFD_CLOEXEC, 0)))),
         runner_connection(std::move(ends.runner)) {
     // They shake hands.
@@ -245,9 +246,9 @@ struct LanePairs {
   /// As SocketPair's.
   std::vector<UniqueFd> runner_connections;
 
-  explicit LanePairs(std::size_t count) {
+  explicit LanePairs(std::size_t count, const StreamSecurity* of_server = nullptr) {
     for (std::size_t i = 0; i < count; ++i) {
-      SocketPair pair(Transport::kTcp);
+      SocketPair pair(Transport::kTcp, of_server);
       server.push_back(std::move(pair.server));
       runner.push_back(std::move(pair.runner));
       runner_connections.push_back(std::move(pair.runner_connection));

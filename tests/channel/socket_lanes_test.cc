@@ -1,10 +1,16 @@
 // A channel with three data sockets at one end, the raw sockets in a hostile hand at the other.
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
+#include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -40,13 +46,92 @@ class Watch final : public PeerWatch {
   std::atomic<bool> dead{false};
 };
 
+/// Stands between lanes and their connections: lets bytes through, holds up whoever asks for some,
+/// or plays a peer that takes everything and is never done: zeros are empty frames.
+struct Gate final : StreamSecurity {
+  struct State {
+    std::atomic<bool> is_held = false;
+    std::atomic<bool> has_visitor = false;
+    std::atomic<bool> is_endless = false;
+    /// Of the endless peer: bytes so far, and what they were when the other direction began.
+    std::atomic<std::size_t> sent = 0;
+    std::atomic<std::size_t> received = 0;
+    std::atomic<std::size_t> sent_first = 0;
+    std::atomic<std::size_t> received_first = 0;
+
+    void pass() {
+      has_visitor = true;
+      has_visitor.notify_all();
+      is_held.wait(true);
+    }
+  };
+  class Session final : public StreamSession {
+   public:
+    Session(int fd, std::shared_ptr<State> state)
+        : stream_(UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0))), state_(std::move(state)) {}
+    Result<std::size_t> send(std::span<const std::byte> bytes) override {
+      state_->pass();
+      const iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
+      if (!state_->is_endless) return stream_.send({&part, 1});
+      if (state_->sent == 0) state_->received_first = state_->received.load();
+      state_->sent += bytes.size();
+      return bytes.size();
+    }
+    Result<std::size_t> receive(std::span<std::byte> into) override {
+      state_->pass();
+      const iovec part{into.data(), into.size()};
+      if (!state_->is_endless) return stream_.receive({&part, 1});
+      if (state_->received == 0) state_->sent_first = state_->sent.load();
+      state_->received += into.size();
+      std::ranges::fill(into, std::byte{0});
+      return into.size();
+    }
+    Status flush() override { return {}; }
+    bool sending() const override { return false; }
+    Status shake_hands() override { return {}; }
+    bool is_open() const override { return true; }
+    short events(short events) const override { return events; }
+    bool holds_bytes() const override { return false; }
+
+   private:
+    SocketStream stream_;
+    const std::shared_ptr<State> state_;
+  };
+
+  Result<std::unique_ptr<StreamSession>> begin(int fd, StreamRole) const override {
+    return std::unique_ptr<StreamSession>(std::make_unique<Session>(fd, state));
+  }
+  void hold() const {
+    state->has_visitor = false;
+    state->is_held = true;
+  }
+  void await_visitor() const { state->has_visitor.wait(false); }
+  void open() const {
+    state->is_held = false;
+    state->is_held.notify_all();
+  }
+
+  const std::shared_ptr<State> state = std::make_shared<State>();  // and the sessions'
+};
+
 class HostileLanePeer : public testing::Test {
  protected:
-  HostileLanePeer()
-      : sockets_(Transport::kTcp),
-        lanes_(2),
-        channel_(make_end(std::move(sockets_.server), &watch_, {}, {}, nullptr, {}, 0,
-                          SocketLanes::start(std::move(lanes_.server)).value())) {}
+  HostileLanePeer() : sockets_(Transport::kTcp), lanes_(2), channel_(make_channel()) {}
+
+  std::unique_ptr<Channel> make_channel() {
+    return make_end(std::move(sockets_.server), &watch_, {}, {}, nullptr, {}, 0,
+                    SocketLanes::start(std::move(lanes_.server)).value());
+  }
+  /// The second lane goes through `gate`.
+  void connect_anew(const Gate& gate) {
+    sockets_ = SocketPair(Transport::kTcp);
+    lanes_ = LanePairs(1);
+    LanePairs gated(1, &gate);
+    lanes_.server.push_back(std::move(gated.server[0]));
+    lanes_.runner.push_back(std::move(gated.runner[0]));
+    lanes_.runner_connections.push_back(std::move(gated.runner_connections[0]));
+    channel_ = make_channel();
+  }
 
   static void send(ZmtpSocket& socket, const Bytes& bytes) {
     ASSERT_TRUE(socket.send(bytes, soon()).ok());
@@ -64,6 +149,19 @@ class HostileLanePeer : public testing::Test {
   }
   void hang_up(std::size_t index) {
     ASSERT_EQ(::shutdown(lanes_.runner_connections[index].get(), SHUT_RDWR), 0);
+  }
+  static Bytes take_frame(ZmtpSocket& socket) {
+    Bytes frame(limits::kFrameBytes);
+    frame.resize(socket.receive_into(frame, soon()).value());
+    return frame;
+  }
+  /// All that 64 MiB are: an opening each, and 22, 21 and 21 of 64 frames.
+  void read_on_first() { read(sockets_.runner, 23); }
+  void read_on_lane(std::size_t index) { read(lane(index), 22); }
+  static void read(ZmtpSocket& socket, std::size_t frames) {
+    Bytes place(limits::kFrameBytes);
+    for (std::size_t i = 0; i < frames; ++i)
+      EXPECT_TRUE(socket.receive_into(place, soon()).ok()) << i;
   }
   Status receive(Deadline deadline = soon()) {
     return channel_->receive(sizes_in, deadline).status();
@@ -191,18 +289,30 @@ TEST_F(HostileLanePeer, a_lane_that_nobody_reads_is_backpressure_and_then_goes_o
   const std::size_t bytes = std::size_t{64} << 20;
   const auto message = channel_->prepare(Sizes{bytes}, soon()).value();
   EXPECT_EQ(channel_->send(*message, header_of(0, {bytes}), shortly()).code(), StatusCode::kBusy);
-  std::vector<std::thread> readers;
-  const auto read = [](ZmtpSocket& socket, std::size_t frames) {
-    Bytes place(limits::kFrameBytes);
-    for (std::size_t i = 0; i < frames; ++i)
-      EXPECT_TRUE(socket.receive_into(place, soon()).ok()) << i;
-  };
-  // An opening each; 22, 21 and 21 of 64 frames.
-  readers.emplace_back(read, std::ref(sockets_.runner), 23);
-  readers.emplace_back(read, std::ref(lane(0)), 22);
+  std::thread on_first([this] { read_on_first(); });
+  std::thread on_lane([this] { read_on_lane(0); });
   EXPECT_EQ(channel_->send(*message, header_of(0, {bytes}), shortly()).code(), StatusCode::kBusy);
-  readers.emplace_back(read, std::ref(lane(1)), 22);
+  std::thread on_last([this] { read_on_lane(1); });
   EXPECT_TRUE(channel_->send(*message, header_of(0, {bytes}), soon()).ok());
+  for (std::thread* reader : {&on_first, &on_lane, &on_last}) reader->join();
+}
+TEST_F(HostileLanePeer, what_has_left_while_it_waits_for_the_next_message_is_free_again) {
+  const std::size_t bytes = std::size_t{64} << 20;
+  auto message = channel_->prepare(Sizes{bytes}, soon()).value();
+  const std::byte* const place = message->tensor(0).data();
+  EXPECT_EQ(channel_->send(*message, header_of(0, {bytes}), shortly()).code(), StatusCode::kBusy);
+  message.reset();
+  std::thread readers[] = {std::thread([this] { read_on_first(); }),
+                           std::thread([this] { read_on_lane(0); }),
+                           std::thread([this] { read_on_lane(1); })};
+  std::vector<std::unique_ptr<Message>> others;  // until it is the place's turn
+  bool is_free = false;
+  for (const Deadline end = soon(); !is_free && !end.expired();) {
+    EXPECT_EQ(receive(shortly()).code(), StatusCode::kDeadlineExceeded);
+    others.push_back(channel_->prepare(Sizes{bytes}, soon()).value());
+    is_free = others.back()->tensor(0).data() == place;
+  }
+  EXPECT_TRUE(is_free);
   for (std::thread& reader : readers) reader.join();
 }
 TEST_F(HostileLanePeer, a_channel_ends_while_its_lanes_send_and_fill) {
@@ -218,6 +328,57 @@ TEST_F(HostileLanePeer, a_channel_ends_while_its_lanes_send_and_fill) {
   Status status;
   while (status.ok() && !end.expired()) status = lane(1).receive_into(place, soon()).status();
   EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+}
+
+/// One lane, whose peer takes everything and is never done; held up until `gate` is opened.
+class TirelessPeer : public testing::Test {
+ protected:
+  TirelessPeer() {
+    LanePairs pairs(1, &gate_);
+    gate_.state->is_endless = true;
+    gate_.hold();
+    lanes_ = SocketLanes::start(std::move(pairs.server)).value();
+  }
+  void await_lane() {
+    for (const Deadline end = soon(); lanes_->sending() || lanes_->receiving();) {
+      ASSERT_FALSE(end.expired());
+      pollfd changed{lanes_->changed().fd(), POLLIN, 0};
+      (void)::poll(&changed, 1, 10);
+      lanes_->changed().clear();
+    }
+  }
+
+  const Gate gate_;
+  const std::shared_ptr<const Bytes> frame_ = std::make_shared<const Bytes>(kStripe);
+  static constexpr std::size_t kFrames = 64;
+  /// Of empty frames, two bytes each.
+  static constexpr std::size_t kPlaces = std::size_t{1} << 18;
+  std::unique_ptr<SocketLanes> lanes_;
+};
+
+TEST_F(TirelessPeer, is_sent_what_there_is_while_it_sends) {
+  lanes_->receive(0, std::vector<std::span<std::byte>>(kPlaces));
+  gate_.await_visitor();
+  lanes_->send(0, {*frame_}, frame_);
+  gate_.open();
+  await_lane();
+  EXPECT_LT(gate_.state->received_first.load(), kPlaces);
+}
+TEST_F(TirelessPeer, is_heard_while_it_is_sent_a_lot) {
+  lanes_->send(0, std::vector<std::span<const std::byte>>(kFrames, *frame_), frame_);
+  gate_.await_visitor();
+  lanes_->receive(0, {std::span<std::byte>()});
+  gate_.open();
+  await_lane();
+  EXPECT_LT(gate_.state->sent_first.load(), kFrames * kStripe / 2);
+}
+TEST_F(TirelessPeer, does_not_keep_a_lane_from_its_end) {
+  constexpr std::size_t kForAWhile = 8 * kPlaces;
+  lanes_->receive(0, std::vector<std::span<std::byte>>(kForAWhile));
+  gate_.await_visitor();
+  gate_.open();
+  lanes_.reset();
+  EXPECT_LT(gate_.state->received.load(), 2 * kForAWhile);
 }
 
 }  // namespace
