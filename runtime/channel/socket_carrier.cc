@@ -193,6 +193,10 @@ class SocketCarrier final : public Carrier {
       const std::array<PooledBuffer, limits::kMaxTensorsPerMessage>& buffers,
       const Use& use) const {
     const std::size_t frame_bytes = lane_count_ > 0 ? limits::kStripeBytes : limits::kFrameBytes;
+    std::size_t message_bytes = 0;
+    for (const PooledBuffer& buffer : buffers) message_bytes += buffer.size;
+    // What is small wakes no thread.
+    const std::size_t last_turn = message_bytes <= limits::kStripeBytes ? 0 : lane_count_;
     LaneFrames<Byte> on_lanes;
     std::size_t turn = 0;
     for (const PooledBuffer& buffer : buffers) {
@@ -200,7 +204,7 @@ class SocketCarrier final : public Carrier {
       for (std::size_t at = 0; at < all.size(); at += frame_bytes) {
         const auto bytes = all.subspan(at, std::min(frame_bytes, all.size() - at));
         turn == 0 ? use(buffer, bytes) : on_lanes[turn - 1].push_back(bytes);
-        turn = turn == lane_count_ ? 0 : turn + 1;
+        turn = turn == last_turn ? 0 : turn + 1;
       }
     }
     return on_lanes;

@@ -35,8 +35,9 @@ struct WatchedCarrier {
 /// Carries tensors, and headers where there is no ring, on a session's data socket. Each message
 /// that takes it is an opening frame (frame.h), with what rides behind the header, then each of its
 /// tensors in frames of limits::kFrameBytes, the last one shorter; received into place. With lanes
-/// frames have limits::kStripeBytes, and a message's lie on the sockets in turn, from the first one
-/// on; on a lane an opening without a header is in front of them.
+/// frames have limits::kStripeBytes, and those of a message that has more than that lie on the
+/// sockets in turn, from the first one on; on a lane an opening without a header is in front of
+/// them.
 WatchedCarrier make_socket_carrier(SocketCarrierOptions options);
 
 }  // namespace airlock

@@ -202,11 +202,61 @@ TEST_F(HostileLanePeer, frames_lie_on_the_sockets_in_turn) {
   expect_all((*message)->tensor(2), 5);
 }
 
-TEST_F(HostileLanePeer, a_message_that_needs_no_lane_uses_none) {
+// The same as docs/PROTOCOL.md draws it, in the other direction.
+TEST_F(HostileLanePeer, what_is_sent_is_to_the_byte_what_the_protocol_says) {
+  const auto small = channel_->prepare(Sizes{3}, soon()).value();
+  ASSERT_TRUE(channel_->send(*small, header_of(0, {3}), soon()).ok());
+  read(sockets_.runner, 2);
+
+  const Sizes sizes{2 * kStripe + 5, kStripe};
+  const auto message = channel_->prepare(sizes, soon()).value();
+  Bytes all;
+  for (std::size_t i = 0; i < sizes[0] + sizes[1]; ++i)
+    all.push_back(static_cast<std::byte>(i * 31 + i / 4096));
+  std::memcpy(message->tensor(0).data(), all.data(), sizes[0]);
+  std::memcpy(message->tensor(1).data(), all.data() + sizes[0], sizes[1]);
+  const Bytes header = header_of(0, sizes);
+  std::thread sender([&] { EXPECT_TRUE(channel_->send(*message, header, soon()).ok()); });
+  const auto opening = [](unsigned char header_bytes) {
+    const std::array<unsigned char, 24> bytes{
+        0xef,        0xcd, 0xab, 0x90, 0x78, 0x56, 0x34, 0x12,  // epoch
+        1,           0,    0,    0,    0,    0,    0,    0,     // message 1
+        header_bytes};
+    const auto view = std::as_bytes(std::span(bytes));
+    return Bytes(view.begin(), view.end());
+  };
+  const auto part = [&](std::size_t at, std::size_t size) {
+    const auto from = all.begin() + static_cast<std::ptrdiff_t>(at);
+    return Bytes(from, from + static_cast<std::ptrdiff_t>(size));
+  };
+  Bytes first = opening(32);
+  first.insert(first.end(), header.begin(), header.end());
+  EXPECT_EQ(take_frame(sockets_.runner), first);
+  EXPECT_EQ(take_frame(lane(0)), opening(0));
+  EXPECT_EQ(take_frame(lane(1)), opening(0));
+  // Not EXPECT_EQ: nobody wants to see a MiB.
+  EXPECT_TRUE(take_frame(sockets_.runner) == part(0, kStripe));
+  EXPECT_TRUE(take_frame(lane(0)) == part(kStripe, kStripe));
+  EXPECT_TRUE(take_frame(lane(1)) == part(2 * kStripe, 5));
+  EXPECT_TRUE(take_frame(sockets_.runner) == part(2 * kStripe + 5, kStripe));
+  sender.join();
+  Bytes more(1);
+  for (ZmtpSocket* socket : {&sockets_.runner, &lane(0), &lane(1)})
+    EXPECT_EQ(socket->receive_into(more, shortly()).status().code(), StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(HostileLanePeer, a_message_of_a_MiB_or_less_uses_no_lane_whatever_it_has) {
   hang_up(0);  // nobody has to look there
-  send(sockets_.runner, encode_opening({kEpoch, 0}, header_of(0, {kStripe})));
-  send(sockets_.runner, Bytes(kStripe));
+  const Sizes sizes{kStripe / 2, 3, kStripe / 2 - 3};
+  send(sockets_.runner, encode_opening({kEpoch, 0}, header_of(0, sizes)));
+  for (const std::size_t size : sizes) send(sockets_.runner, Bytes(size));
   EXPECT_TRUE(receive().ok());
+  const auto message = channel_->prepare(sizes, soon()).value();
+  std::thread sender(
+      [&] { EXPECT_TRUE(channel_->send(*message, header_of(0, sizes), soon()).ok()); });
+  EXPECT_EQ(take_frame(sockets_.runner), encode_opening({kEpoch, 0}, header_of(0, sizes)));
+  for (const std::size_t size : sizes) EXPECT_EQ(take_frame(sockets_.runner).size(), size);
+  sender.join();
 }
 
 TEST_F(HostileLanePeer, another_sessions_lane_ends_the_session) {
