@@ -168,22 +168,34 @@ class SocketCarrier final : public Carrier {
     return options_.watch != nullptr ? options_.watch->check() : Status();
   }
 
-  Status check_peer() {
+  /// For who waits elsewhere.
+  Status check_peer() { return check_peer(For::kSend); }
+
+ private:
+  enum class For { kSend, kReceive, kLanes };
+
+  Status check_peer(For purpose) {
     const Status seen = check_watch();
     // Who watches knows who it was and why, but perhaps a moment later than the socket does.
     if (!gone_.ok()) return seen.ok() ? gone_ : seen;
     gone_ = seen;
-    const bool has_ended =
-        options_.socket.disconnected() || (lane_count_ > 0 && options_.lanes->disconnected());
-    if (gone_.ok() && has_ended) {
+    if (gone_.ok()) gone_ = check_lanes();
+    if (gone_.ok() && has_ended(purpose)) {
       gone_ = Status(StatusCode::kUnavailable, "the peer closed the session's data connection");
     }
     return {};
   }
 
- private:
-  enum class For { kSend, kReceive, kLanes };
+  /// A connection ended that `purpose` needs. What comes of a message is needed alone: the others
+  /// may have brought their part, and the peer be gone.
+  bool has_ended(For purpose) const {
+    if (purpose != For::kLanes && options_.socket.disconnected()) return true;
+    const bool comes = purpose != For::kSend && incoming_ != nullptr;
+    return lane_count_ > 0 && !comes && options_.lanes->disconnected();
+  }
 
+  /// Why a lane is over that had something to do still.
+  Status check_lanes() const { return lane_count_ > 0 ? options_.lanes->check() : Status(); }
   bool lanes_sending() const { return lane_count_ > 0 && options_.lanes->sending(); }
 
   /// Calls `use` with each frame's part of a buffer that is on the first socket; returns the
@@ -216,22 +228,19 @@ class SocketCarrier final : public Carrier {
         incoming_->buffers, [this](const PooledBuffer& /*buffer*/, std::span<std::byte> bytes) {
           expected_.push_back(bytes);
         });
-    for (std::size_t i = 0; i < lane_count_; ++i) {
-      lane_openings_[i].is_due = !on_lanes[i].empty();
-      if (on_lanes[i].empty()) continue;
-      on_lanes[i].insert(on_lanes[i].begin(), lane_openings_[i].bytes);
-      options_.lanes->receive(i, on_lanes[i]);
+    for (lanes_due_ = 0; lanes_due_ < lane_count_ && !on_lanes[lanes_due_].empty(); ++lanes_due_) {
+      auto& places = on_lanes[lanes_due_];
+      places.insert(places.begin(), lane_openings_[lanes_due_]);
+      options_.lanes->receive(lanes_due_, places);
     }
   }
 
   /// Until the lanes have filled their places. Errors and deadlines as receive_tensors().
   Status await_lanes(std::uint64_t sequence, Deadline deadline) {
-    if (lane_count_ == 0) return {};
+    if (lanes_due_ == 0) return {};
     while (options_.lanes->receiving()) RETURN_IF_ERROR(send_and_wait(For::kLanes, deadline));
-    for (LaneOpening& opening : lane_openings_) {
-      if (!std::exchange(opening.is_due, false)) continue;
-      RETURN_IF_ERROR(decode_opening(opening.bytes, {options_.epoch, sequence}).status());
-    }
+    for (const auto& opening : std::span(lane_openings_).first(std::exchange(lanes_due_, 0)))
+      RETURN_IF_ERROR(decode_opening(opening, {options_.epoch, sequence}).status());
     return {};
   }
 
@@ -286,11 +295,13 @@ class SocketCarrier final : public Carrier {
   Status wait(For purpose, Deadline deadline) {
     if (deadline.expired()) return Status(StatusCode::kDeadlineExceeded, "the deadline passed");
     ++parks_;
-    const Status lanes = lane_count_ > 0 ? options_.lanes->check() : Status();
+    const Status lanes = check_lanes();
     if (!lanes.ok() && lanes.code() != StatusCode::kUnavailable) return lanes;
-    if (!lanes.ok() || options_.socket.disconnected()) return await_reason(deadline);
+    if (!lanes.ok() || (purpose != For::kLanes && options_.socket.disconnected()))
+      return await_reason(purpose, deadline);
     using Wake = ZmtpSocket::Wake;
-    const bool sends = options_.socket.sending();
+    // A socket that has ended is always ready, and takes nothing any more.
+    const bool sends = options_.socket.sending() && !options_.socket.disconnected();
     Wake wake = sends ? Wake::kReadableOrWritable : Wake::kReadable;
     if (purpose != For::kReceive) wake = sends ? Wake::kWritable : Wake::kNothing;
     const int other = lane_count_ > 0 ? options_.lanes->changed().fd() : -1;
@@ -300,24 +311,18 @@ class SocketCarrier final : public Carrier {
     // A peer that never lets a whole slice pass is looked at all the same.
     if (woken.ok() && !next_look_.expired()) return {};
     next_look_ = Deadline::after(kSlice);
-    return check_peer();
+    return check_peer(purpose);
   }
 
   /// Nothing more will happen at the socket. ok at first, once the watch knows why or had its time:
   /// what came before may still be there to receive.
-  Status await_reason(Deadline deadline) {
-    RETURN_IF_ERROR(check_peer());
+  Status await_reason(For purpose, Deadline deadline) {
+    RETURN_IF_ERROR(check_peer(purpose));
     const Deadline patience = deadline.slice(kSlice);
     while (options_.watch != nullptr && options_.watch->check().ok() && !patience.expired())
       std::this_thread::sleep_for(kReasonSlice);
     return {};
   }
-
-  /// As it comes, once it does.
-  struct LaneOpening {
-    std::array<std::byte, kOpeningBytes> bytes{};
-    bool is_due = false;
-  };
 
   SocketCarrierOptions options_;
   const std::size_t lane_count_;
@@ -333,7 +338,9 @@ class SocketCarrier final : public Carrier {
   std::unique_ptr<Buffers<const std::byte>> incoming_;
   bool opening_due_ = false;
   std::deque<std::span<std::byte>> expected_;
-  std::vector<LaneOpening> lane_openings_;
+  /// How many lanes have a part of it, the first ones; what is in front of each.
+  std::size_t lanes_due_ = 0;
+  std::vector<std::array<std::byte, kOpeningBytes>> lane_openings_;
 };
 
 }  // namespace

@@ -335,6 +335,24 @@ TEST_F(HostileLanePeer, what_came_before_a_lane_was_closed_is_still_received) {
   EXPECT_TRUE(receive().ok());
 }
 
+TEST_F(HostileLanePeer, what_came_before_all_were_closed_waits_for_a_slow_lane) {
+  const Gate gate;
+  connect_anew(gate);
+  open_message();
+  send_on_lane(0, kEpoch, 0, kStripe);
+  send_on_lane(1, kEpoch, 0, kStripe / 2);
+  ASSERT_EQ(::shutdown(sockets_.runner_connection.get(), SHUT_RDWR), 0);
+  hang_up(0);
+  hang_up(1);
+  gate.hold();
+  // Several looks who is still there.
+  EXPECT_EQ(receive(Deadline::after(std::chrono::milliseconds(300))).code(),
+            StatusCode::kDeadlineExceeded);
+  gate.open();
+  EXPECT_TRUE(receive().ok());
+  EXPECT_EQ(receive().code(), StatusCode::kUnavailable);
+}
+
 TEST_F(HostileLanePeer, a_lane_that_nobody_reads_is_backpressure_and_then_goes_on) {
   const std::size_t bytes = std::size_t{64} << 20;
   const auto message = channel_->prepare(Sizes{bytes}, soon()).value();
