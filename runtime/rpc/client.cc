@@ -35,9 +35,10 @@ Status server_gone() {
 
 /// Why the server at `endpoint` gives no session.
 Status refused(const Endpoint& endpoint, const Refusal& refusal) {
-  // Whether all is well, and whether we gave up, is ours to say.
-  const bool is_ours = refusal.code == StatusCode::kOk || refusal.code == StatusCode::kCancelled;
-  const StatusCode code = is_ours ? StatusCode::kProtocolError : refusal.code;
+  StatusCode code = refusal.code;
+  if (code == StatusCode::kOk) code = StatusCode::kProtocolError;
+  // That we gave up is ours to say.
+  if (code == StatusCode::kCancelled) code = StatusCode::kUnavailable;
   return {code, "the server at {} refused: {}", endpoint.text(), refusal.message};
 }
 

@@ -300,7 +300,7 @@ TEST_F(HostileServer, attaches_only_as_the_protocol_goes) {
             StatusCode::kResourceExhausted);
   // Who gave up is ours to say.
   EXPECT_EQ(after_welcome({Refusal{StatusCode::kCancelled, "enough"}}).code(),
-            StatusCode::kProtocolError);
+            StatusCode::kUnavailable);
   EXPECT_EQ(after_welcome({Goodbye{"enough"}}).code(), StatusCode::kUnavailable);
   const Status silent = after_welcome({Sign{}});
   EXPECT_EQ(silent.code(), StatusCode::kUnavailable);
