@@ -57,6 +57,9 @@ TEST(AirlockPool, answers_bad_arguments) {
   options.struct_size = 3;
   EXPECT_EQ(airlock_pool_connect(&options, &pool), AIRLOCK_INVALID);
   EXPECT_THAT(airlock_pool_error(), HasSubstr("struct_size"));
+  options.struct_size = 4097;  // nobody looks what is there
+  EXPECT_EQ(airlock_pool_connect(&options, &pool), AIRLOCK_INVALID);
+  EXPECT_THAT(airlock_pool_error(), HasSubstr("struct_size of the options is 4097"));
   struct {
     airlock_pool_options known;
     std::uint64_t unknown;
