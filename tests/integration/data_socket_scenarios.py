@@ -75,6 +75,13 @@ def killed_runner_of_data_sockets_leaves_the_server_serving(pair):
 
     def threads():
         return len(os.listdir(f"/proc/{server.pid}/task"))
+    seen = []
+
+    def is_stable():
+        """Threads of the start may still come or go: a second of looks that see as many."""
+        seen.append(threads())
+        return len(seen) > 100 and set(seen[-100:]) == {seen[-1]}
+    wait_until(is_stable, "the server's threads")
     before = threads()
     runner = pair.runner("--data-sockets", 4, "--repeat", 1000000, endpoint=server.endpoint, **MANY)
     wait_until(lambda: threads() == before + 4, "a worker and a thread for each further socket")
