@@ -5,14 +5,16 @@
 
 #include "base/log.h"
 #include "base/sink.h"
+#include "base/thread.h"
 #include "base/wake_event.h"
 #include "tee_runner/serve/serve_command.h"
 #include "tee_runner/text_commands.h"
 #include "tee_runner/text_session.h"
 
 namespace airlock {
+namespace {
 
-Status run(const EndpointOptions& options, StatsReporter& reporter) {
+Status run_to_its_end(const EndpointOptions& options, StatsReporter& reporter) {
   WakeEvent end;
   RETURN_IF_ERROR(end.check());
   // While it starts a signal ends it at once, as nobody was answered; then the first one drains,
@@ -56,6 +58,16 @@ Status run(const EndpointOptions& options, StatsReporter& reporter) {
   // A server that lied is said, also where it was asked to end; one that went then is no loss.
   const Status lost = work.loss();
   return lost.code() == StatusCode::kMismatch ? lost : served;
+}
+
+}  // namespace
+
+Status run(const EndpointOptions& options, StatsReporter& reporter) {
+  const Status ended = without_exceptions([&] { return run_to_its_end(options, reporter); });
+  // At the start and later: not with the exit code of a bad file, which a person must mend, as a
+  // new start may help.
+  return ended.code() == StatusCode::kInternal ? Status(StatusCode::kDevice, ended.message())
+                                               : ended;
 }
 
 }  // namespace airlock

@@ -301,14 +301,11 @@ void BatchEngine::miss_model(const Status& why) {
 
 void BatchEngine::give_up(const Status& why) {
   has_given_up_ = true;
-  // Not with the exit code of a bad file, which a person must mend: a new start may help.
-  const StatusCode code = why.code() == StatusCode::kInternal ? StatusCode::kDevice : why.code();
-  const Status told(code, why.message());
   {
     const std::lock_guard lock(mutex_);
-    health_ = told;
+    health_ = why;
   }
-  if (options_.gave_up) options_.gave_up(told);
+  if (options_.gave_up) options_.gave_up(why);
 }
 
 void BatchEngine::fail_all(const Status& why) {

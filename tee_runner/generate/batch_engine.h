@@ -58,7 +58,7 @@ struct BatchEngineOptions {
   // Called on the engine's thread when it gives up for good, with what health() says from then on:
   // an answer of the model's failed its check (kMismatch), that to try_model() too; it has gone and
   // no other one may be asked for; none came within reconnect_for (the code of the last attempt);
-  // the engine itself failed. kInternal is told as kDevice: a new start may help. May be empty.
+  // the engine itself failed. May be empty.
   std::function<void(const Status&)> gave_up;
   // Beaten by the engine's thread, and by its models where they wait; null: one of its own.
   // Outlives it.

@@ -15,6 +15,7 @@ import time
 
 from pair import ROOT, WATCHDOG_S, read_text, wait_until
 from text_scenarios import ask, endpoint, status_of, text_model
+from tiny_model import overflow
 
 NO_BALANCER = "no haproxy here (tools/install_deps --haproxy brings it)"
 BALANCER = os.path.join(ROOT, "deploy", "haproxy")
@@ -117,6 +118,15 @@ def endpoint_gives_up_on_a_server_that_stays_away(pair):
     wait_until(lambda: "requests are answered for" in leaves.stderr(), "the notice")
     server.signal(signal.SIGKILL)
     leaves.expect_exit(0)
+
+
+def endpoint_whose_start_fails_of_itself_is_worth_another(pair):
+    """Not as a bad file (exit 1), which nobody starts again with."""
+    model = text_model(pair)
+    overflow(model)
+    serve = pair.start("tee_runner", "serve", "--privacy", "tee-only", "--model", model, "--chat-template", "chatml", "--listen",
+                       "127.0.0.1:0")
+    assert "activations are not finite" in serve.expect_exit(5).stderr(), serve.stderr()
 
 
 def endpoint_of_a_stopped_server_is_healthy_and_not_ready(pair):
@@ -323,6 +333,7 @@ def haproxy_that_passes_tls_through_loses_no_request(pair):
 SCENARIOS = (
     endpoint_waits_for_its_server_and_is_ready_then,
     endpoint_gives_up_on_a_server_that_stays_away,
+    endpoint_whose_start_fails_of_itself_is_worth_another,
     endpoint_of_a_stopped_server_is_healthy_and_not_ready,
     draining_server_serves_whom_it_has,
     endpoint_ends_in_time_whatever_its_server_does,
