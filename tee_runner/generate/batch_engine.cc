@@ -218,27 +218,30 @@ void BatchEngine::work() {
     }
     return {};
   });
-  if (!status.ok()) log_error("the engine ended: " + status.to_string());
-  if (!status.ok() && !has_given_up_) {
+  if (!status.ok()) {
+    // One after the other: where there is no memory for the first there is the second.
     (void)without_exceptions([&]() -> Status {
-      give_up(status);
+      log_error("the engine ended: " + status.to_string());
+      return {};
+    });
+    (void)without_exceptions([&]() -> Status {
+      if (!has_given_up_) give_up(status);
       return {};
     });
   }
-  Sequences waiting;
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
-    waiting = std::exchange(queue_, {});
   }
   (void)without_exceptions([&]() -> Status {
     const FinishReason reason = status.ok() ? FinishReason::kCancelled : FinishReason::kFailed;
     for (const auto& sequence : active_) finish(*sequence, reason, status);
-    for (const auto& sequence : waiting) finish(*sequence, reason, status);
+    while (const auto sequence = take_waiting()) finish(*sequence, reason, status);
     return {};
   });
   active_.clear();
-  waiting.clear();
+  while (take_waiting() != nullptr) {
+  }
   kept_.clear();
   model_.reset();
 }
@@ -301,9 +304,15 @@ void BatchEngine::miss_model(const Status& why) {
 
 void BatchEngine::give_up(const Status& why) {
   has_given_up_ = true;
-  {
+  const Status kept = without_exceptions([&]() -> Status {
     const std::lock_guard lock(mutex_);
     health_ = why;
+    return {};
+  });
+  if (!kept.ok()) {
+    // There is no memory for its words; who waits for the end hears of it all the same.
+    const std::lock_guard lock(mutex_);
+    health_ = Status(why.code(), std::string());
   }
   if (options_.gave_up) options_.gave_up(why);
 }
@@ -386,15 +395,19 @@ void BatchEngine::give_way() {
   queue_.push_front(std::move(youngest));
 }
 
+/// The first of those that wait; null: none does.
+std::unique_ptr<BatchEngine::Sequence> BatchEngine::take_waiting() {
+  const std::lock_guard lock(mutex_);
+  if (queue_.empty()) return nullptr;
+  std::unique_ptr<Sequence> first = std::move(queue_.front());
+  queue_.pop_front();
+  return first;
+}
+
 void BatchEngine::admit() {
   while (active_.size() < options_.max_sequences) {
-    std::unique_ptr<Sequence> next;
-    {
-      const std::lock_guard lock(mutex_);
-      if (queue_.empty()) return;
-      next = std::move(queue_.front());
-      queue_.pop_front();
-    }
+    std::unique_ptr<Sequence> next = take_waiting();
+    if (next == nullptr) return;
     if (next->request.max_tokens == 0) {
       finish(*next, FinishReason::kLength);
       continue;

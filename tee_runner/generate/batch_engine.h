@@ -58,7 +58,8 @@ struct BatchEngineOptions {
   // Called on the engine's thread when it gives up for good, with what health() says from then on:
   // an answer of the model's failed its check (kMismatch), that to try_model() too; it has gone and
   // no other one may be asked for; none came within reconnect_for (the code of the last attempt);
-  // the engine itself failed. May be empty.
+  // the engine itself failed. Where there is no memory for its words health() has none. May be
+  // empty.
   std::function<void(const Status&)> gave_up;
   // Beaten by the engine's thread, and by its models where they wait; null: one of its own.
   // Outlives it.
@@ -103,6 +104,7 @@ class BatchEngine : public Engine {
   void ask_for_model();
   void miss_model(const Status& why);
   void give_up(const Status& why);
+  std::unique_ptr<Sequence> take_waiting();
   void admit();
   bool find_room(Sequence& sequence);
   bool promise(Sequence& sequence, std::size_t positions);

@@ -3,12 +3,36 @@
 #include <gmock/gmock.h>
 
 #include <atomic>
+#include <cstddef>
+#include <cstdlib>
+#include <deque>
 #include <future>
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <thread>
 
+#include "base/sink.h"
+#include "tests/support/sanitizer.h"
 #include "tests/tee_runner/generate/batch_engine_rig.h"
+
+namespace {
+/// How much more this thread is given of what operator new gives.
+thread_local std::size_t allocations_left = std::numeric_limits<std::size_t>::max();
+}  // namespace
+
+// ASan has its own, and compares who gives with who takes back.
+#if !AIRLOCK_ASAN
+// Not inline: where only one of a pair is, the compiler takes them for strangers.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  if (allocations_left == 0) throw std::bad_alloc();
+  --allocations_left;
+  if (void* const memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+#endif
 
 namespace airlock::testing {
 namespace {
@@ -242,6 +266,52 @@ TEST_F(BatchEngineTest, an_engine_that_ends_of_itself_says_so) {
   };
   EXPECT_EQ(end_of(std::make_unique<Broken<NoMemory>>()), StatusCode::kResourceExhausted);
   EXPECT_EQ(end_of(std::make_unique<Broken<std::runtime_error>>()), StatusCode::kInternal);
+}
+
+/// Whose check fails, and what comes of that in the engine has memory for `left` things.
+class Starved final : public EngineModel {
+ public:
+  Starved(StatusCode code, std::size_t left) : code_(code), left_(left) {}
+  LlamaDriver& driver() override { throw std::bad_alloc(); }
+  Status check() override {
+    Status why(code_, "more words than a string has room for in itself");
+    allocations_left = left_;
+    if (code_ == StatusCode::kResourceExhausted) throw std::bad_alloc();
+    return why;
+  }
+
+ private:
+  const StatusCode code_;
+  const std::size_t left_;
+};
+
+TEST_F(BatchEngineTest, an_engine_that_gives_up_says_so_however_little_memory_there_is) {
+  if (AIRLOCK_ASAN) GTEST_SKIP() << "operator new is the sanitizer's: memory is never short";
+  (void)stderr_sink();  // as in a program, it is there before memory is short
+  struct Case {
+    StatusCode code;
+    std::size_t left;
+    std::promise<StatusCode> gave_up;
+    std::unique_ptr<BatchEngine> engine;
+  };
+  std::deque<Case> cases;
+  for (const StatusCode code :
+       {StatusCode::kResourceExhausted, StatusCode::kMismatch, StatusCode::kInternal}) {
+    for (std::size_t left = 0; left < 20; ++left) {
+      Case& each = cases.emplace_back(Case{code, left, {}, nullptr});
+      BatchEngineOptions watched = options();
+      watched.cache_bytes = std::uint64_t{1} << 20;
+      watched.gave_up = [&each](const Status& why) { each.gave_up.set_value(why.code()); };
+      each.engine =
+          BatchEngine::create(watched, std::make_unique<Starved>(code, left), stats_).value();
+    }
+  }
+  for (Case& each : cases) {
+    auto told = each.gave_up.get_future();
+    ASSERT_EQ(told.wait_for(kPatience), std::future_status::ready)
+        << name_of(each.code) << ", " << each.left << " left";
+    EXPECT_EQ(each.engine->health().code(), told.get());
+  }
 }
 
 TEST_F(BatchEngineTest, a_listener_that_throws_ends_no_process) {
