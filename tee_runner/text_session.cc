@@ -38,8 +38,9 @@ Result<std::unique_ptr<EngineModel>> first_model(LlamaSource& source, const Engi
   for (std::string said;;) {
     auto made = make_tried(source);
     const Status& why = made.status();
-    if (made.ok() || is_for_a_person(why.code()) || (patience && patience->expired())) return made;
+    if (made.ok() || is_for_a_person(why.code())) return made;
     if (!patience) patience = Deadline::after(*limits.server_patience);
+    if (patience->expired()) return made;
     if (why.message() != said) {
       const std::chrono::duration<double> asked = *limits.server_patience;
       log_info(fmt::format("the server is waited for, for {} s in all: {}", asked.count(),

@@ -1,0 +1,96 @@
+// How long the first model is waited for, by a server that refuses.
+
+#include "tee_runner/text_session.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "runtime/rpc/control_connection.h"
+#include "tests/support/temp_dir.h"
+
+namespace airlock {
+namespace {
+
+/// Refuses whoever comes.
+class Refuser {
+ public:
+  explicit Refuser(StatusCode code)
+      : code_(code),
+        listener_(ControlListener::listen(parse_endpoint(endpoint()).value()).value()),
+        thread_([this] { work(); }) {}
+  ~Refuser() {
+    stops_ = true;
+    thread_.join();
+  }
+  Refuser(const Refuser&) = delete;
+  Refuser& operator=(const Refuser&) = delete;
+
+  std::string endpoint() const { return "ipc://" + folder_.file("ctl"); }
+  int asked() const { return asked_; }
+
+ private:
+  static bool is_spoken_to(ControlConnection& connection) {
+    const auto heard = connection.receive();
+    return !heard.ok() || heard->has_value();
+  }
+  void work() {
+    std::optional<ControlConnection> connection;
+    while (!stops_) {
+      if (!connection) connection = listener_.accept();
+      if (connection && is_spoken_to(*connection)) {
+        ++asked_;
+        (void)connection->send(Refusal{code_, "as the test wants it"});
+        connection.reset();
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
+  const TempDir folder_;
+  const StatusCode code_;
+  ControlListener listener_;
+  std::atomic<bool> stops_{false};
+  std::atomic<int> asked_{0};
+  std::thread thread_;
+};
+
+struct Started {
+  StatusCode code = StatusCode::kOk;
+  int waits = 0;  // how often it was said that the server is waited for
+};
+
+Started start(const std::string& endpoint, std::chrono::nanoseconds patience) {
+  TextOptions options;
+  options.endpoint = endpoint;
+  auto reporter = StatsReporter::create(std::nullopt).value();
+  Started started;
+  EngineLimits limits;
+  limits.server_patience = patience;
+  limits.waits = [&started](const Status&) { ++started.waits; };
+  started.code = TextSession::start(options, *reporter, limits).status().code();
+  return started;
+}
+
+TEST(TextSession, a_server_without_room_is_waited_for) {
+  const Refuser server(StatusCode::kResourceExhausted);
+  const Started started = start(server.endpoint(), std::chrono::milliseconds(700));
+  EXPECT_EQ(started.code, StatusCode::kResourceExhausted);
+  EXPECT_EQ(started.waits, 1);
+  EXPECT_GE(server.asked(), 2);
+}
+
+TEST(TextSession, without_patience_a_server_is_asked_for_once) {
+  const Refuser server(StatusCode::kUnavailable);
+  const Started started = start(server.endpoint(), std::chrono::nanoseconds(0));
+  EXPECT_EQ(started.code, StatusCode::kUnavailable);
+  EXPECT_EQ(started.waits, 0);
+  EXPECT_EQ(server.asked(), 1);
+}
+
+}  // namespace
+}  // namespace airlock
