@@ -93,6 +93,7 @@ Result<ModelFacts> ask_for_facts(ClientSession& session, std::chrono::nanosecond
 }
 
 Result<std::unique_ptr<EngineModel>> LlamaSource::make() {
+  was_refused_ = false;
   if (!options_.model_digest.empty()) {
     ASSIGN_OR_RETURN(const std::string own, digest());
     RETURN_IF_ERROR(check_model_digest(options_, own));
@@ -186,6 +187,7 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_remote() {
     connect.dims = model_->config().dims;
   }
   connect.cancelled = &cancelled_;
+  connect.refused = &was_refused_;
   connect.pulse = &pulse_;
   ask_for_privacy(options_.private_mode, connect);
   if (options_.dtype && !is_described_)

@@ -51,6 +51,8 @@ class LlamaSource {
   /// Errors as ClientSession::connect(), LlamaDriver::create() and CpuModel::create(). Without a
   /// model of one's own it may be another one each time.
   Result<std::unique_ptr<EngineModel>> make();
+  /// Whether the last make() failed because the server, or the dealer, refused.
+  bool was_refused() const { return was_refused_; }
   /// Ends a make() that waits for a server, from any thread, and each one after it; and each wait
   /// of what it gave (kCancelled).
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
@@ -78,6 +80,7 @@ class LlamaSource {
   LlamaConfig config_;
   std::string digest_;  // the model's, once it was read
   bool is_described_ = false;
+  bool was_refused_ = false;
   std::atomic<bool> cancelled_{false};
   Pulse pulse_;
 };

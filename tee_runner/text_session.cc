@@ -22,10 +22,12 @@ Result<std::unique_ptr<EngineModel>> make_tried(LlamaSource& source) {
   return made;
 }
 
-/// What a person must mend; anything else may pass.
-bool is_for_a_person(StatusCode code) {
-  return code == StatusCode::kMismatch || code == StatusCode::kUsage ||
-         code == StatusCode::kInvalidInput;
+/// What a server may have mended when it is asked again. All else a person must mend, or it is of
+/// this process, in which a new start helps more than another attempt.
+bool may_pass(StatusCode code, bool was_refused) {
+  return code == StatusCode::kUnavailable || code == StatusCode::kDeadlineExceeded ||
+         code == StatusCode::kProtocolError || code == StatusCode::kDevice ||
+         (code == StatusCode::kResourceExhausted && was_refused);
 }
 
 /// The first, whose server is waited for as `limits` say.
@@ -38,7 +40,7 @@ Result<std::unique_ptr<EngineModel>> first_model(LlamaSource& source, const Engi
   for (std::string said;;) {
     auto made = make_tried(source);
     const Status& why = made.status();
-    if (made.ok() || is_for_a_person(why.code())) return made;
+    if (made.ok() || !may_pass(why.code(), source.was_refused())) return made;
     if (!patience) patience = Deadline::after(*limits.server_patience);
     if (patience->expired()) return made;
     if (why.message() != said) {

@@ -21,9 +21,9 @@ struct EngineLimits {
   std::size_t max_sequences = 1;
   std::size_t max_queue = 64;
   bool reconnects = false;  // a server that went away is asked for again, for ever
-  // The same for so long; and at the start for so long from the first attempt's end on, unless a
-  // person must mend why it failed (kMismatch, kUsage, kInvalidInput). The first model is tried
-  // with a token.
+  // The same for so long; and at the start for so long from the first attempt's end on where it
+  // failed for what the server may mend: kUnavailable, kDeadlineExceeded, kProtocolError, kDevice,
+  // and kResourceExhausted where the server said so. The first model is tried with a token.
   std::optional<std::chrono::nanoseconds> server_patience = {};
   std::function<void(const Status&)> waits = {};    // at the start, for a server that is not there
   std::function<void(const Status&)> gave_up = {};  // as BatchEngineOptions has it

@@ -34,7 +34,8 @@ Status server_gone() {
 }
 
 /// Why the server at `endpoint` gives no session.
-Status refused(const Endpoint& endpoint, const Refusal& refusal) {
+Status refused(const ConnectOptions& options, const Endpoint& endpoint, const Refusal& refusal) {
+  if (options.refused != nullptr) *options.refused = true;
   StatusCode code = refusal.code;
   if (code == StatusCode::kOk) code = StatusCode::kProtocolError;
   // That we gave up is ours to say.
@@ -176,7 +177,8 @@ Status ClientSession::greet(const ConnectOptions& options, const Endpoint& endpo
     RETURN_IF_ERROR(frame.status());
     answered = true;
     ASSIGN_OR_RETURN(ControlMessage message, decode_control(frame->bytes));
-    if (const auto* refusal = std::get_if<Refusal>(&message)) return refused(endpoint, *refusal);
+    if (const auto* refusal = std::get_if<Refusal>(&message))
+      return refused(options, endpoint, *refusal);
     if (auto* welcome = std::get_if<Welcome>(&message)) {
       RETURN_IF_ERROR(check_welcome(*welcome, options, want_ring));
       if (data_sockets_in(welcome->capabilities) > data_sockets_in(hello.capabilities))
@@ -259,7 +261,7 @@ Status ClientSession::attach(const ConnectOptions& options, const Endpoint& endp
       RETURN_IF_ERROR(channel_->take_lease(*attached, frame->descriptors, options.pool));
       break;
     } else if (const auto* refusal = std::get_if<Refusal>(&message)) {
-      return refused(endpoint, *refusal);
+      return refused(options, endpoint, *refusal);
     } else if (const auto* goodbye = std::get_if<Goodbye>(&message)) {
       return {StatusCode::kUnavailable, "the server ended the session: {}", goodbye->reason};
     } else if (!std::holds_alternative<Sign>(message)) {

@@ -37,6 +37,9 @@ struct ConnectOptions {
   // Set from anywhere to end connect() and each wait of the session (kCancelled); null: nobody
   // does. Outlives both.
   const std::atomic<bool>* cancelled = nullptr;
+  // Set where the server has refused, and why it did is what connect() says; null: nobody asks.
+  // Outlives connect().
+  bool* refused = nullptr;
   // Beats in each slice of a wait, of connect() and of the session's one thread; null: nobody looks
   // whether that hangs. Outlives both.
   Pulse* pulse = nullptr;
