@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "base/log.h"
@@ -143,15 +144,19 @@ Result<Prompt> servers_prompt(const PrefillOptions& options, const PromptSource&
   return prompt;
 }
 
+/// `digest`: the source's, where it was read already: that may be the whole model; else empty.
 Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSource& asked,
-                                 const ModelSource* source, StatsReporter& reporter,
-                                 Recording& recording) {
+                                 const ModelSource* source, std::string digest,
+                                 StatsReporter& reporter, Recording& recording) {
   std::optional<Prompt> own;  // before connecting: a bad prompt needs no server
   ConnectOptions connect = options;
   ask_for_privacy(options.private_mode, connect);
   if (source != nullptr) {
     ASSIGN_OR_RETURN(own, own_prompt(options, asked, *source));
-    ASSIGN_OR_RETURN(connect.digest, source->digest());
+    if (digest.empty()) {
+      ASSIGN_OR_RETURN(digest, source->digest());
+    }
+    connect.digest = std::move(digest);
     connect.dims = source->config().dims;
   } else if (!asked.is_random()) {
     RETURN_IF_ERROR(asked.tokens(limits::kMaxVocab).status());
@@ -234,13 +239,15 @@ Status run(const PrefillOptions& options, StatsReporter& reporter) {
   RETURN_IF_ERROR(recording.check());
   ASSIGN_OR_RETURN(const PromptSource asked, PromptSource::read(options));
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelSource> source, open_model(options));
+  std::string digest;
   if (!options.model_digest.empty()) {
-    ASSIGN_OR_RETURN(const std::string digest, source->digest());
+    ASSIGN_OR_RETURN(digest, source->digest());
     RETURN_IF_ERROR(check_model_digest(options, digest));
   }
-  const auto result = options.backend == BackendChoice::kLocal
-                          ? run_alone(options, asked, *source, reporter, recording)
-                          : run_remote(options, asked, source.get(), reporter, recording);
+  const auto result =
+      options.backend == BackendChoice::kLocal
+          ? run_alone(options, asked, *source, reporter, recording)
+          : run_remote(options, asked, source.get(), std::move(digest), reporter, recording);
   if (const auto cost_ns = recording.cost_ns()) {
     reporter.add_config("record_cost_ns", std::to_string(*cost_ns));
   }
