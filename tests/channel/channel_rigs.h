@@ -22,6 +22,7 @@
 #include <span>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -40,6 +41,15 @@ inline constexpr RingGeometry kGeometry{8, 65536};
 
 inline Deadline soon() { return Deadline::after(std::chrono::seconds(60)); }
 inline Deadline shortly() { return Deadline::after(std::chrono::milliseconds(100)); }
+/// Waits, with a watchdog, until `condition` holds.
+template <typename Condition>
+bool eventually(const Condition& condition) {
+  for (const Deadline end = soon(); !end.expired();) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return false;
+}
 
 enum class Transport { kIpc, kTcp };
 

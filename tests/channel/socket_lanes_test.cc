@@ -22,6 +22,7 @@
 namespace airlock {
 namespace {
 
+using testing_rigs::eventually;
 using testing_rigs::header_of;
 using testing_rigs::kEpoch;
 using testing_rigs::LanePairs;
@@ -60,9 +61,9 @@ struct Gate final : StreamSecurity {
     std::atomic<std::size_t> received_first = 0;
 
     void pass() {
+      if (!is_held) return;
       has_visitor = true;
-      has_visitor.notify_all();
-      is_held.wait(true);
+      EXPECT_TRUE(eventually([this] { return !is_held; }));
     }
   };
   class Session final : public StreamSession {
@@ -105,11 +106,10 @@ struct Gate final : StreamSecurity {
     state->has_visitor = false;
     state->is_held = true;
   }
-  void await_visitor() const { state->has_visitor.wait(false); }
-  void open() const {
-    state->is_held = false;
-    state->is_held.notify_all();
+  bool await_visitor() const {
+    return eventually([this] { return state->has_visitor.load(); });
   }
+  void open() const { state->is_held = false; }
 
   const std::shared_ptr<State> state = std::make_shared<State>();  // and the sessions'
 };
@@ -426,7 +426,7 @@ class TirelessPeer : public testing::Test {
 
 TEST_F(TirelessPeer, is_sent_what_there_is_while_it_sends) {
   lanes_->receive(0, std::vector<std::span<std::byte>>(kPlaces));
-  gate_.await_visitor();
+  ASSERT_TRUE(gate_.await_visitor());
   lanes_->send(0, {*frame_}, frame_);
   gate_.open();
   await_lane();
@@ -434,7 +434,7 @@ TEST_F(TirelessPeer, is_sent_what_there_is_while_it_sends) {
 }
 TEST_F(TirelessPeer, is_heard_while_it_is_sent_a_lot) {
   lanes_->send(0, std::vector<std::span<const std::byte>>(kFrames, *frame_), frame_);
-  gate_.await_visitor();
+  ASSERT_TRUE(gate_.await_visitor());
   lanes_->receive(0, {std::span<std::byte>()});
   gate_.open();
   await_lane();
@@ -443,7 +443,7 @@ TEST_F(TirelessPeer, is_heard_while_it_is_sent_a_lot) {
 TEST_F(TirelessPeer, does_not_keep_a_lane_from_its_end) {
   constexpr std::size_t kForAWhile = 8 * kPlaces;
   lanes_->receive(0, std::vector<std::span<std::byte>>(kForAWhile));
-  gate_.await_visitor();
+  ASSERT_TRUE(gate_.await_visitor());
   gate_.open();
   lanes_.reset();
   EXPECT_LT(gate_.state->received.load(), 2 * kForAWhile);

@@ -21,6 +21,7 @@
 namespace airlock {
 namespace {
 
+using testing_rigs::eventually;
 using testing_rigs::Listener;
 using testing_rigs::shortly;
 using testing_rigs::SocketPair;
@@ -49,15 +50,6 @@ std::shared_ptr<const Bytes> numbered(std::size_t size) {
   auto bytes = std::make_shared<Bytes>(size);
   for (std::size_t i = 0; i < size; ++i) (*bytes)[i] = static_cast<std::byte>(i * 31 + i / 4096);
   return bytes;
-}
-
-/// Waits, with a watchdog, until `condition` holds.
-template <typename Condition>
-bool eventually(Condition condition) {
-  for (const Deadline end = soon(); !end.expired(); std::this_thread::yield()) {
-    if (condition()) return true;
-  }
-  return false;
 }
 
 TEST(ZmtpSocket, carries_frames_both_ways) {
