@@ -373,12 +373,13 @@ TEST_F(HostileLanePeer, what_has_left_while_it_waits_for_the_next_message_is_fre
   std::thread readers[] = {std::thread([this] { read_on_first(); }),
                            std::thread([this] { read_on_lane(0); }),
                            std::thread([this] { read_on_lane(1); })};
-  std::vector<std::unique_ptr<Message>> others;  // until it is the place's turn
+  std::unique_ptr<Message> other;  // in hand while the next is taken: it will be the place's turn
   bool is_free = false;
   for (const Deadline end = soon(); !is_free && !end.expired();) {
     EXPECT_EQ(receive(shortly()).code(), StatusCode::kDeadlineExceeded);
-    others.push_back(channel_->prepare(Sizes{bytes}, soon()).value());
-    is_free = others.back()->tensor(0).data() == place;
+    auto next = channel_->prepare(Sizes{bytes}, soon()).value();
+    is_free = next->tensor(0).data() == place;
+    other = std::move(next);
   }
   EXPECT_TRUE(is_free);
   for (std::thread& reader : readers) reader.join();
