@@ -103,16 +103,16 @@ class SocketLanes::Lane {
       ASSIGN_OR_RETURN(const bool filled, fill_place());
       const Status left = send_some();
       if (!left.ok() && left.code() != StatusCode::kBusy) return left;
-      const bool waits = !places_.empty();
-      // Who waits to receive as well is told by what comes last.
-      if (!left.ok() && !waits && socket_.disconnected())
-        return {StatusCode::kUnavailable, "the peer closed one of the session's data connections"};
       report();
+      const bool waits = !places_.empty();
       // Between the frames of a peer that is never idle, orders and the end are looked at too.
       if ((filled && waits) || (left.ok() && !unsent_.empty())) continue;
       using Wake = ZmtpSocket::Wake;
-      const Wake wake = waits ? (socket_.sending() ? Wake::kReadableOrWritable : Wake::kReadable)
-                              : (socket_.sending() ? Wake::kWritable : Wake::kNothing);
+      // A socket that has ended is always ready, and takes nothing any more. What came before may
+      // be asked for still.
+      const bool sends = socket_.sending() && !socket_.disconnected();
+      const Wake wake = waits ? (sends ? Wake::kReadableOrWritable : Wake::kReadable)
+                              : (sends ? Wake::kWritable : Wake::kNothing);
       (void)socket_.poll(wake, Deadline::after(kLongestWait), wake_.fd());
     }
     return {};

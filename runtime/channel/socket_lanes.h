@@ -34,8 +34,9 @@ class SocketLanes {
   bool sending() const;
   bool receiving() const;
   /// Why a lane is over: then nothing more of it is sent or filled. kUnavailable: its connection
-  /// ended, and all that came before was taken; kProtocolError: a frame of another size, or none;
-  /// kResourceExhausted: no memory; with keys what StreamSession says besides.
+  /// ended while it was receiving, and all that came before was taken; kProtocolError: a frame of
+  /// another size, or none; kResourceExhausted: no memory; with keys what StreamSession says
+  /// besides.
   Status check() const;
   /// A connection ended: of a lane that is receiving once all that came before was taken.
   bool disconnected() const;

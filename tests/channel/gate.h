@@ -22,6 +22,8 @@ struct Gate final : StreamSecurity {
   struct State {
     std::atomic<bool> is_held = false;
     std::atomic<bool> has_visitor = false;
+    /// How often the connection took nothing.
+    std::atomic<std::size_t> refusals = 0;
     std::atomic<bool> is_endless = false;
     /// Of the endless peer: bytes so far, and what they were when the other direction began.
     std::atomic<std::size_t> sent = 0;
@@ -42,7 +44,11 @@ struct Gate final : StreamSecurity {
     Result<std::size_t> send(std::span<const std::byte> bytes) override {
       state_->pass();
       const iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
-      if (!state_->is_endless) return stream_.send({&part, 1});
+      if (!state_->is_endless) {
+        auto taken = stream_.send({&part, 1});
+        if (!taken.ok()) ++state_->refusals;
+        return taken;
+      }
       if (state_->sent == 0) state_->received_first = state_->received.load();
       state_->sent += bytes.size();
       return bytes.size();
@@ -79,6 +85,9 @@ struct Gate final : StreamSecurity {
     return eventually([this] { return state->has_visitor.load(); });
   }
   void open() const { state->is_held = false; }
+  bool await_refusals(std::size_t count) const {
+    return eventually([&] { return state->refusals >= count; });
+  }
 
   const std::shared_ptr<State> state = std::make_shared<State>();  // and the sessions'
 };

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -81,8 +82,8 @@ class HostileLanePeer : public testing::Test {
     send(lane(index), encode_opening({epoch, sequence}, {}));
     send(lane(index), Bytes(bytes, value));
   }
-  void hang_up(std::size_t index) {
-    ASSERT_EQ(::shutdown(lanes_.runner_connections[index].get(), SHUT_RDWR), 0);
+  void hang_up(std::size_t index, int how = SHUT_RDWR) {
+    ASSERT_EQ(::shutdown(lanes_.runner_connections[index].get(), how), 0);
   }
   static Bytes take_frame(ZmtpSocket& socket) {
     Bytes frame(limits::kFrameBytes);
@@ -269,6 +270,19 @@ TEST_F(HostileLanePeer, what_came_before_a_lane_was_closed_is_still_received) {
   EXPECT_TRUE(receive().ok());
 }
 
+TEST_F(HostileLanePeer, what_came_before_the_lanes_were_closed_is_received_by_who_has_half_sent) {
+  const Sizes sizes{std::size_t{64} << 20};
+  const auto request = channel_->prepare(sizes, soon()).value();
+  EXPECT_EQ(channel_->send(*request, header_of(0, sizes), shortly()).code(), StatusCode::kBusy);
+  send_on_lane(0, kEpoch, 0, kStripe);
+  send_on_lane(1, kEpoch, 0, kStripe / 2);
+  for (const std::size_t index : {0, 1}) hang_up(index, SHUT_WR);
+  open_message();
+  const Status received = receive();
+  EXPECT_TRUE(received.ok()) << received.to_string();
+  EXPECT_EQ(channel_->send(*request, header_of(0, sizes), soon()).code(), StatusCode::kUnavailable);
+}
+
 TEST_F(HostileLanePeer, what_came_before_all_were_closed_waits_for_a_slow_lane) {
   const Gate gate;
   connect_anew(gate);
@@ -382,6 +396,77 @@ TEST_F(TirelessPeer, does_not_keep_a_lane_from_its_end) {
   gate_.open();
   lanes_.reset();
   EXPECT_LT(gate_.state->received.load(), 2 * kForAWhile);
+}
+
+/// Leaves a lane that has more to send than its peer, who reads nothing, takes.
+class LeavingPeer : public testing::Test {
+ protected:
+  LeavingPeer() : pairs_(1, &gate_), lane_fd_(pairs_.server[0].fd()) {
+    lanes_ = SocketLanes::start(std::move(pairs_.server)).value();
+    lanes_->send(0, std::vector<std::span<const std::byte>>(64, *frame_), frame_);
+  }
+  /// All of it has arrived: the answer, and that nothing more comes or is taken.
+  void answer_and_leave() {
+    ASSERT_TRUE(pairs_.runner[0].send(answer_, soon()).ok());
+    await_event(POLLIN);
+    pairs_.runner.clear();
+    pairs_.runner_connections.clear();
+    await_event(POLLHUP);
+  }
+  void await_event(short event) const {
+    EXPECT_TRUE(eventually([&] {
+      pollfd seen{lane_fd_, event, 0};
+      return ::poll(&seen, 1, 0) == 1 && (seen.revents & event) != 0;
+    }));
+  }
+  void expect_answer() {
+    EXPECT_TRUE(eventually([this] { return !lanes_->receiving() || !lanes_->check().ok(); }));
+    EXPECT_FALSE(lanes_->receiving());
+    EXPECT_TRUE(lanes_->check().ok()) << lanes_->check().to_string();
+    EXPECT_TRUE(place_ == answer_);
+    EXPECT_TRUE(lanes_->sending());
+    EXPECT_TRUE(lanes_->disconnected());
+  }
+
+  const Gate gate_;
+  const std::shared_ptr<const Bytes> frame_ = std::make_shared<const Bytes>(kStripe);
+  const Bytes answer_ = Bytes(1000, std::byte{7});
+  Bytes place_ = Bytes(1000);
+  LanePairs pairs_;
+  const int lane_fd_;
+  std::unique_ptr<SocketLanes> lanes_;
+};
+
+TEST_F(LeavingPeer, has_its_answer_taken_where_it_is_waited_for) {
+  ASSERT_TRUE(gate_.await_refusals(1));
+  gate_.hold();
+  lanes_->receive(0, {place_});
+  ASSERT_TRUE(gate_.await_visitor());
+  answer_and_leave();
+  gate_.open();
+  expect_answer();
+}
+TEST_F(LeavingPeer, has_its_answer_taken_where_that_is_waited_for_only_later) {
+  ASSERT_TRUE(gate_.await_refusals(1));
+  gate_.hold();
+  answer_and_leave();
+  ASSERT_TRUE(gate_.await_visitor());
+  const std::size_t refusals = gate_.state->refusals;
+  gate_.open();
+  ASSERT_TRUE(gate_.await_refusals(refusals + 1));
+  lanes_->receive(0, {place_});
+  expect_answer();
+}
+TEST_F(LeavingPeer, leaves_a_lane_that_does_nothing_and_ends_at_once) {
+  ASSERT_TRUE(gate_.await_refusals(1));
+  answer_and_leave();
+  const std::size_t refusals = gate_.state->refusals;
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_LT(gate_.state->refusals.load(), refusals + 10);
+  // Nothing but that wakes it for a minute.
+  const Deadline end = Deadline::after(std::chrono::seconds(30));
+  lanes_.reset();
+  EXPECT_FALSE(end.expired());
 }
 
 }  // namespace
