@@ -20,9 +20,11 @@ namespace {
 
 /// What a rank that is told that nobody wants an op has to end it; then it hangs.
 constexpr std::chrono::seconds kAbandonTimeout{5};
-constexpr std::chrono::milliseconds kLookInterval{100};
-/// What the others have before this process computes on the CPU that its link's thread needs.
-constexpr std::chrono::milliseconds kMostHeadStart{20};
+constexpr std::chrono::milliseconds kLookInterval{10};
+/// The others have their inputs before this process computes on the CPU that its link's thread
+/// needs, or so long and a nanosecond a byte.
+constexpr std::chrono::milliseconds kHeadStart{1};
+constexpr std::chrono::milliseconds kHeadStartLook{2};
 
 /// A result as bytes.
 ByteRows rows_of(const OpMemory& memory, std::size_t result) {
@@ -62,6 +64,8 @@ class GroupCompute : public Compute {
   const std::shared_ptr<const GroupGround> ground_;
   const std::unique_ptr<Compute> own_;
   ScratchPool scratch_;
+  const std::shared_ptr<std::atomic<bool>> is_computing_ =
+      std::make_shared<std::atomic<bool>>(false);
   static std::atomic<std::size_t> next_rank_;
 };
 
@@ -70,9 +74,15 @@ std::atomic<std::size_t> GroupCompute::next_rank_{0};
 /// All parts at once; its server_ns is that of the slowest.
 class GroupComputation : public Computation {
  public:
+  /// `is_computing`: whether the session's thread computes on the CPU, of all its ops.
   GroupComputation(GroupLeader& leader, std::optional<OwnPart> own,
-                   std::vector<std::shared_ptr<RemoteOp>> remote, OpLife life)
-      : leader_(leader), own_(std::move(own)), remote_(std::move(remote)), life_(std::move(life)) {}
+                   std::vector<std::shared_ptr<RemoteOp>> remote,
+                   std::shared_ptr<std::atomic<bool>> is_computing, OpLife life)
+      : leader_(leader),
+        own_(std::move(own)),
+        remote_(std::move(remote)),
+        is_computing_(std::move(is_computing)),
+        life_(std::move(life)) {}
   GroupComputation(const GroupComputation&) = delete;
   GroupComputation& operator=(const GroupComputation&) = delete;
 
@@ -98,11 +108,11 @@ class GroupComputation : public Computation {
     for (const auto& op : remote_) leader_.submit(op);
     if (!own_) return {};
     if (!own_->on_cpu) return own_->computation->submit();
-    const Deadline until = Deadline::after(kMostHeadStart);
-    for (const auto& op : remote_) op->wait_sent(until);
-    for (const auto& op : remote_) leader_.put_off(*op, true);
+    RETURN_IF_ERROR(give_way());
+    is_computing_->store(true, std::memory_order_relaxed);
     const Status status = own_->computation->submit();
-    for (const auto& op : remote_) leader_.put_off(*op, false);
+    is_computing_->store(false, std::memory_order_relaxed);
+    leader_.look();
     return status;
   }
 
@@ -136,6 +146,18 @@ class GroupComputation : public Computation {
   OpTimes times() const override { return times_; }
 
  private:
+  Status give_way() const {
+    std::size_t bytes = 0;
+    for (const auto& op : remote_) {
+      for (const ByteRows& input : op->inputs) bytes += input.bytes();
+    }
+    const Deadline until = Deadline::after(kHeadStart + std::chrono::nanoseconds(bytes));
+    for (const auto& op : remote_) {
+      while (!until.expired() && !op->wait_sent(until.slice(kHeadStartLook)))
+        RETURN_IF_ERROR(life_.check());
+    }
+    return {};
+  }
   void abandon() {
     for (const auto& op : remote_) {
       if (!op->is_over()) leader_.cancel(op);
@@ -145,6 +167,7 @@ class GroupComputation : public Computation {
   GroupLeader& leader_;
   std::optional<OwnPart> own_;
   const std::vector<std::shared_ptr<RemoteOp>> remote_;
+  const std::shared_ptr<std::atomic<bool>> is_computing_;
   const OpLife life_;
   OpTimes times_;
   std::uint64_t start_ns_ = 0;
@@ -188,6 +211,7 @@ std::shared_ptr<RemoteOp> GroupCompute::make_remote(const OpPart& part, const Op
   op->rank = part.rank;
   op->spec = part.spec;
   op->deadline = deadline;
+  op->is_put_off = is_computing_;
   for (const TensorView& input : memory.inputs) {
     // The link only reads it.
     op->inputs.push_back(ByteRows::dense(const_cast<std::byte*>(input.data), input.desc.bytes()));
@@ -214,8 +238,8 @@ Result<std::unique_ptr<Computation>> GroupCompute::prepare(const OpSpec& spec, O
       remote.push_back(make_remote(part, memory, life.deadline));
     }
   }
-  return std::unique_ptr<Computation>(
-      std::make_unique<GroupComputation>(leader(), std::move(own), std::move(remote), life));
+  return std::unique_ptr<Computation>(std::make_unique<GroupComputation>(
+      leader(), std::move(own), std::move(remote), is_computing_, life));
 }
 
 class GroupModel : public ComputeModel {

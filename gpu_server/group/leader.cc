@@ -26,9 +26,9 @@ bool RemoteOp::wait(Deadline until) const {
   return changed_.wait_for(lock, until.remaining(), [this] { return is_over(); });
 }
 
-void RemoteOp::wait_sent(Deadline until) const {
+bool RemoteOp::wait_sent(Deadline until) const {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, until.remaining(), [this] { return sent_ || is_over(); });
+  return changed_.wait_for(lock, until.remaining(), [this] { return sent_ || is_over(); });
 }
 
 void RemoteOp::tell_sent() {
@@ -133,8 +133,10 @@ Status GroupLeader::serve() {
 Pace GroupLeader::pace() const {
   if (port_->moving()) return Pace::kMoving;
   if (ops_.empty()) return Pace::kIdle;
-  const bool is_awaited = std::ranges::any_of(
-      ops_, [](const auto& op) { return !op.second->put_off_.load(std::memory_order_relaxed); });
+  const bool is_awaited = std::ranges::any_of(ops_, [](const auto& op) {
+    const auto& is_put_off = op.second->is_put_off;
+    return !is_put_off || !is_put_off->load(std::memory_order_relaxed);
+  });
   return is_awaited ? Pace::kAwaited : Pace::kBusy;
 }
 
@@ -422,10 +424,7 @@ void GroupLeader::submit(std::shared_ptr<RemoteOp> op) {
   command({.kind = Command::Kind::kSubmit, .op = std::move(op)});
 }
 
-void GroupLeader::put_off(RemoteOp& op, bool is_put_off) {
-  op.put_off_.store(is_put_off, std::memory_order_relaxed);
-  if (!is_put_off) rest_->ring();
-}
+void GroupLeader::look() { rest_->ring(); }
 
 void GroupLeader::cancel(std::shared_ptr<RemoteOp> op) {
   command({.kind = Command::Kind::kCancel, .op = std::move(op)});

@@ -34,12 +34,15 @@ class RemoteOp {
   std::vector<TensorDesc> result_descs;
   std::vector<ByteRows> results;
   Deadline deadline = Deadline::now();
+  // Set while its caller does something else on the CPU, which nobody can have its answer before:
+  // the link looks for it seldom then. May be null.
+  std::shared_ptr<const std::atomic<bool>> is_put_off;
 
   bool is_over() const { return over_.load(std::memory_order_acquire); }
   /// Until it is over or `until` has passed: whether it is.
   bool wait(Deadline until) const;
-  /// Until its inputs have gone, it is over or `until` has passed.
-  void wait_sent(Deadline until) const;
+  /// Until its inputs have gone, it is over or `until` has passed: whether one of the first two.
+  bool wait_sent(Deadline until) const;
   /// After is_over(). Not ok: nothing is promised of the results.
   const Status& status() const { return status_; }
   /// Of the rank: queue_ns, server_ns, device.
@@ -50,7 +53,6 @@ class RemoteOp {
   void end(Status status);
   void tell_sent();
 
-  std::atomic<bool> put_off_{false};
   std::atomic<bool> over_{false};
   // Written before over_ is set.
   Status status_;
@@ -113,9 +115,8 @@ class GroupLeader {
 
   /// Queues an op, which is over some time later, whatever happens.
   void submit(std::shared_ptr<RemoteOp> op);
-  /// Whether its caller does something else first, on the CPU: the link then looks for its answer
-  /// seldom.
-  void put_off(RemoteOp& op, bool is_put_off);
+  /// The link looks at once: an op is no longer put off.
+  void look();
   /// Nobody wants its results any more: it is over soon.
   void cancel(std::shared_ptr<RemoteOp> op);
   /// Has every other rank make int8 weights: their lines, in order of ranks. One at a time.

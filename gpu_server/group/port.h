@@ -118,7 +118,8 @@ enum class Pace {
 };
 
 /// How long the link's thread rests between turns: the less the shorter ago something happened or
-/// it was rung, up to 4 ms, 200 us where an answer is awaited, and hardly while something moves.
+/// it was rung, a 64th of that time (an eighth where it is busy), up to 4 ms, 200 us where an
+/// answer is awaited, and hardly while something moves.
 class GroupRest {
  public:
   GroupRest();
