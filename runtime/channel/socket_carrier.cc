@@ -175,15 +175,14 @@ class SocketCarrier final : public Carrier {
   enum class For { kSend, kReceive, kLanes };
 
   Status check_peer(For purpose) {
-    const Status seen = check_watch();
-    // Who watches knows who it was and why, but perhaps a moment later than the socket does.
-    if (!gone_.ok()) return seen.ok() ? gone_ : seen;
-    gone_ = seen;
-    if (gone_.ok()) gone_ = check_lanes();
-    if (gone_.ok() && has_ended(purpose)) {
-      gone_ = Status(StatusCode::kUnavailable, "the peer closed the session's data connection");
-    }
-    return {};
+    Status seen = check_watch();
+    if (seen.ok()) seen = check_lanes();
+    if (seen.ok() && has_ended(purpose))
+      seen = Status(StatusCode::kUnavailable, "the peer closed the session's data connection");
+    // Who watches knows who it was and why, but perhaps a moment later than the socket does: it
+    // counts when it is seen twice.
+    if (!std::exchange(seemed_gone_, !seen.ok())) return {};
+    return seen;
   }
 
   /// A connection ended that `purpose` needs. What comes of a message is needed alone: the others
@@ -327,7 +326,7 @@ class SocketCarrier final : public Carrier {
   SocketCarrierOptions options_;
   const std::size_t lane_count_;
   BufferPool pool_;
-  Status gone_;
+  bool seemed_gone_ = false;  // to the last look
   Deadline next_look_ = Deadline::after(kSlice);
   std::uint64_t parks_ = 0;
 
