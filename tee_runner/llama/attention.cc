@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "base/convert.h"
@@ -68,9 +67,7 @@ void pack_group(ThreadPool& pool, const RopeTable& table, TensorView q, TensorVi
 
 /// Walks with a block of queries over all the keys that they see.
 void attend_to_keys(QueryBlock& block, const GroupData& data) {
-  std::fill_n(block.output, kQueryRows * block.pitch, 0.0F);
-  std::fill_n(block.peak, kQueryRows, -std::numeric_limits<float>::infinity());
-  std::fill_n(block.total, kQueryRows, 0.0F);
+  block.begin();
   const std::size_t end = block.first_position + kQueryRows;
   for (std::size_t first_key = 0; first_key < end; first_key += kKeyRows) {
     vector_math().attend(block, first_key, &data.keys[first_key * data.head_dim],
@@ -80,16 +77,14 @@ void attend_to_keys(QueryBlock& block, const GroupData& data) {
 
 /// Divides the block's output by the total of its weights and rounds it into head `head` of `out`,
 /// whose first row is at `position`.
-void store_block(const QueryBlock& block, std::size_t head, std::size_t position,
-                 MutableTensorView out) {
+void store_block(QueryBlock& block, std::size_t head, std::size_t position, MutableTensorView out) {
   const auto width = static_cast<std::size_t>(out.desc.shape[1]);
   for (std::size_t row = block.first_row; row < block.end_row; ++row) {
-    float* line = block.output + row * block.pitch;
-    for (std::size_t i = 0; i < block.head_dim; ++i) line[i] /= block.total[row];
+    block.finish(row);
     const std::size_t offset =
         (block.first_position + row - position) * width + head * block.head_dim;
-    store_f32(out.desc.dtype, line, out.data + offset * dtype_bytes(out.desc.dtype),
-              block.head_dim);
+    store_f32(out.desc.dtype, block.output + row * block.pitch,
+              out.data + offset * dtype_bytes(out.desc.dtype), block.head_dim);
   }
 }
 

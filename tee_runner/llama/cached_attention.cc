@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "base/check.h"
@@ -116,10 +115,7 @@ class Walker {
       rotate(layer_, item.first_position + row * block_.position_step, line_.data(),
              &queries_[row * layer_.pitch]);
     }
-    const std::size_t rows = round_up(block_.end_row, QueryBlock::kFewRows);
-    std::fill_n(output_.data(), rows * layer_.pitch, 0.0F);
-    std::fill_n(block_.peak, kQueryRows, -std::numeric_limits<float>::infinity());
-    std::fill_n(block_.total, kQueryRows, 0.0F);
+    block_.begin();
     const std::size_t last = item.first_position + (block_.end_row - 1) * block_.position_step;
     const auto head = static_cast<std::int64_t>(item.first_head / layer_.group);
     for (std::size_t first_key = 0; first_key <= last; first_key += kBlock)
@@ -165,11 +161,10 @@ class Walker {
   void store(const Item& item) {
     const auto width = static_cast<std::size_t>(out_.desc.shape[1]);
     for (std::size_t row = block_.first_row; row < block_.end_row; ++row) {
-      float* const line = &output_[row * layer_.pitch];
-      for (std::size_t i = 0; i < layer_.head_dim; ++i) line[i] /= block_.total[row];
+      block_.finish(row);
       const std::size_t at = row_of(item, row) * width + head_of(item, row) * layer_.head_dim;
-      store_f32(out_.desc.dtype, line, out_.data + at * dtype_bytes(out_.desc.dtype),
-                layer_.head_dim);
+      store_f32(out_.desc.dtype, &output_[row * layer_.pitch],
+                out_.data + at * dtype_bytes(out_.desc.dtype), layer_.head_dim);
     }
   }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 // Vectors whose width the compiler does not know cannot lie in arrays. CPUs with SVE have NEON too.
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
@@ -95,15 +96,13 @@ HWY_INLINE float max_of(const float* values, std::size_t count) {
   return hn::GetLane(hn::MaxOfLanes(kTag, best));
 }
 
-/// values := exp(values * scale - shift); gives their sum. count is a multiple of kSumLanes. The
-/// product is rounded before shift is taken off: of the largest value 0 is left, however large.
-HWY_INLINE float exp_and_sum(float* values, std::size_t count, float scale, float shift) {
-  return sum_lanes(count, [&](Vector sum, std::size_t i) HWY_ATTR {
-    const Vector scaled = hn::Mul(hn::LoadU(kTag, values + i), hn::Set(kTag, scale));
-    const Vector weights = exp_f32(kTag, hn::Sub(scaled, hn::Set(kTag, shift)));
-    hn::StoreU(weights, kTag, values + i);
-    return hn::Add(sum, weights);
-  });
+/// values := exp(values * scale - shift), as sum_lanes() takes them. The product is rounded before
+/// shift is taken off: of the largest value 0 is left, however large.
+HWY_INLINE Vector exp_at(float* values, std::size_t i, float scale, float shift) {
+  const Vector scaled = hn::Mul(hn::LoadU(kTag, values + i), hn::Set(kTag, scale));
+  const Vector weights = exp_f32(kTag, hn::Sub(scaled, hn::Set(kTag, shift)));
+  hn::StoreU(weights, kTag, values + i);
+  return weights;
 }
 
 /// values := values * factor. count is a multiple of kSumLanes.
@@ -136,7 +135,10 @@ void softmax(float* values, std::size_t count, float scale) {
   const std::size_t padded = round_up(count, kSumLanes);
   std::fill(values + count, values + padded, -kInfinity);
   const float peak = max_of(values, padded) * scale;
-  multiply_by(values, padded, 1.0F / exp_and_sum(values, padded, scale, peak));
+  const float sum = sum_lanes(padded, [&](Vector lanes, std::size_t i) HWY_ATTR {
+    return hn::Add(lanes, exp_at(values, i, scale, peak));
+  });
+  multiply_by(values, padded, 1.0F / sum);
 }
 
 void silu_multiply(float* gate, const float* up, std::size_t count) {
@@ -183,28 +185,34 @@ HWY_INLINE Vector load(const std::uint16_t* from) {
   return hn::BitCast(kTag, hn::ShiftLeft<16>(hn::PromoteTo(bits, halves)));
 }
 
-/// What a product has beside its tiles: b [depth, columns], and what is fetched meanwhile, of b's
+/// What a product has beside its tiles: b [depth, pitch], and what is fetched meanwhile, of b's
 /// shape, or null.
 template <typename T>
 struct Right {
   const T* b;
   const T* next;
+  std::size_t pitch;
+};
+
+/// The part of b that a tile's rows take: the rest is of keys that none of them sees.
+struct Part {
   std::size_t depth;
-  std::size_t columns;
+  std::size_t columns;  // a multiple of QueryBlock::kPitchStep
 };
 
 /// As multiply(), for the `rows` rows of a and the vectors * kWidth columns of b that start there.
-template <std::size_t rows, std::size_t vectors, bool fetches, typename T>
-HWY_INLINE void multiply_tile(const float* a, std::size_t pitch, const Right<T>& right,
-                              std::size_t column, float* c) {
+template <bool adds, std::size_t rows, std::size_t vectors, bool fetches, typename T>
+HWY_INLINE void multiply_tile(const float* a, std::size_t a_pitch, const Right<T>& right,
+                              std::size_t depth, std::size_t column, float* c) {
   constexpr std::size_t kLine = 64 / sizeof(T);
   Vector sums[rows][vectors];
   for (std::size_t row = 0; row < rows; ++row) {
-    for (std::size_t v = 0; v < vectors; ++v)
-      sums[row][v] = hn::LoadU(kTag, c + row * right.columns + v * kWidth);
+    for (std::size_t v = 0; v < vectors; ++v) {
+      sums[row][v] = adds ? hn::LoadU(kTag, c + row * right.pitch + v * kWidth) : hn::Zero(kTag);
+    }
   }
-  for (std::size_t i = 0; i < right.depth; ++i) {
-    const std::size_t at = i * right.columns + column;
+  for (std::size_t i = 0; i < depth; ++i) {
+    const std::size_t at = i * right.pitch + column;
     if constexpr (fetches) {
       for (std::size_t line = 0; line < vectors * kWidth; line += kLine)
         hwy::Prefetch(right.next + at + line);
@@ -212,27 +220,29 @@ HWY_INLINE void multiply_tile(const float* a, std::size_t pitch, const Right<T>&
     Vector line[vectors];
     for (std::size_t v = 0; v < vectors; ++v) line[v] = load(right.b + at + v * kWidth);
     for (std::size_t row = 0; row < rows; ++row) {
-      const Vector factor = hn::Set(kTag, a[row * pitch + i]);
+      const Vector factor = hn::Set(kTag, a[row * a_pitch + i]);
       for (std::size_t v = 0; v < vectors; ++v)
         sums[row][v] = hn::MulAdd(line[v], factor, sums[row][v]);
     }
   }
   for (std::size_t row = 0; row < rows; ++row) {
     for (std::size_t v = 0; v < vectors; ++v)
-      hn::StoreU(sums[row][v], kTag, c + row * right.columns + v * kWidth);
+      hn::StoreU(sums[row][v], kTag, c + row * right.pitch + v * kWidth);
   }
 }
 
 /// The tiles of `rows` rows, the widest first.
-template <std::size_t rows, bool fetches, typename T>
-HWY_INLINE void multiply_rows(const float* a, std::size_t pitch, const Right<T>& right, float* c) {
+template <bool adds, std::size_t rows, bool fetches, typename T>
+HWY_INLINE void multiply_rows(const float* a, std::size_t a_pitch, const Right<T>& right,
+                              const Part& part, float* c) {
   constexpr std::size_t kVectors = kTileVectors / rows;
   std::size_t column = 0;
-  for (; column + kVectors * kWidth <= right.columns; column += kVectors * kWidth)
-    multiply_tile<rows, kVectors, fetches>(a, pitch, right, column, c + column);
+  for (; column + kVectors * kWidth <= part.columns; column += kVectors * kWidth) {
+    multiply_tile<adds, rows, kVectors, fetches>(a, a_pitch, right, part.depth, column, c + column);
+  }
   if constexpr (kVectors > 2) {
-    for (; column < right.columns; column += 2 * kWidth)
-      multiply_tile<rows, 2, fetches>(a, pitch, right, column, c + column);
+    for (; column < part.columns; column += 2 * kWidth)
+      multiply_tile<adds, rows, 2, fetches>(a, a_pitch, right, part.depth, column, c + column);
   }
 }
 
@@ -248,43 +258,81 @@ HWY_INLINE TiledRows tiled_rows(const QueryBlock& block) {
   return {block.first_row / kTileRows * kTileRows, round_up(block.end_row, kTileRows), false};
 }
 
-/// c [QueryBlock::kRows, columns] += a [QueryBlock::kRows, depth] * b [depth, columns], in the rows
-/// of the tiles. The rows of a lie `pitch` floats apart, columns is a multiple of
-/// QueryBlock::kPitchStep. What comes next is fetched by the first tiles alone.
-template <typename T>
-HWY_INLINE void multiply(const TiledRows& rows, const float* a, std::size_t pitch,
-                         const Right<T>& right, float* c) {
-  const float* const first_a = a + rows.first * pitch;
-  float* const first_c = c + rows.first * right.columns;
-  if (rows.narrow && right.next != nullptr)
-    return multiply_rows<kNarrowRows, true>(first_a, pitch, right, first_c);
-  if (rows.narrow) return multiply_rows<kNarrowRows, false>(first_a, pitch, right, first_c);
-  std::size_t row = rows.first;
-  if (right.next != nullptr) {
-    multiply_rows<kTileRows, true>(first_a, pitch, right, first_c);
-    row += kTileRows;
-  }
-  for (; row < rows.end; row += kTileRows)
-    multiply_rows<kTileRows, false>(a + row * pitch, pitch, right, c + row * right.columns);
+/// Of the step's keys those that a row sees, a row of the block or one behind it.
+HWY_INLINE std::size_t visible_keys(const QueryBlock& block, std::size_t first_key,
+                                    std::size_t row) {
+  const std::size_t end =
+      block.first_position + std::min(row, block.end_row - 1) * block.position_step + 1;
+  return end > first_key ? std::min(end - first_key, QueryBlock::kKeys) : 0;
 }
 
-/// Makes weights of the scores; rescales the output and the total to the new peak.
-HWY_INLINE void weigh_scores(QueryBlock& block, std::size_t first_key) {
+/// c [QueryBlock::kRows, pitch] = a [QueryBlock::kRows, depth] * b [depth, columns], or += where it
+/// adds, in the rows of the tiles; part(last row of a tile) says how much of b that tile takes. The
+/// rows of a lie `a_pitch` floats apart. What comes next is fetched by the first tiles alone.
+template <bool adds, typename T>
+HWY_INLINE void multiply(const TiledRows& rows, const float* a, std::size_t a_pitch,
+                         const Right<T>& right, const auto& part, float* c) {
+  const float* const first_a = a + rows.first * a_pitch;
+  float* const first_c = c + rows.first * right.pitch;
+  if (rows.narrow) {
+    const Part taken = part(rows.end - 1);
+    if (right.next == nullptr)
+      return multiply_rows<adds, kNarrowRows, false>(first_a, a_pitch, right, taken, first_c);
+    return multiply_rows<adds, kNarrowRows, true>(first_a, a_pitch, right, taken, first_c);
+  }
+  std::size_t row = rows.first;
+  if (right.next != nullptr) {
+    multiply_rows<adds, kTileRows, true>(first_a, a_pitch, right, part(row + kTileRows - 1),
+                                         first_c);
+    row += kTileRows;
+  }
+  for (; row < rows.end; row += kTileRows) {
+    multiply_rows<adds, kTileRows, false>(a + row * a_pitch, a_pitch, right,
+                                          part(row + kTileRows - 1), c + row * right.pitch);
+  }
+}
+
+/// Brings the row to a new peak, where the step's scores have one: rescales output and total.
+HWY_INLINE void raise_peak(QueryBlock& block, std::size_t row, float in_block) {
+  float& peak = block.peak[row];
+  // What stays would be rescaled by exp(0), which is 1.
+  if (!(in_block > peak)) return;
+  const float correction = hn::GetLane(exp_f32(OneTag(), hn::Set(OneTag(), peak - in_block)));
+  peak = in_block;
+  multiply_by(block.total + row * kSumLanes, kSumLanes, correction);
+  multiply_by(block.output + row * block.pitch, block.pitch, correction);
+}
+
+/// Makes weights of the scores, of as many of a row as the rows of its tile take; brings output and
+/// total to the new peak.
+HWY_INLINE void weigh_scores(QueryBlock& block, std::size_t first_key, std::size_t tile_rows) {
+  float shifts[QueryBlock::kRows];
+  std::size_t taken[QueryBlock::kRows];
   for (std::size_t row = block.first_row; row < block.end_row; ++row) {
     float* scores = block.scores + row * QueryBlock::kKeys;
-    const std::size_t end = block.first_position + row * block.position_step + 1;
-    for (std::size_t i = end > first_key ? end - first_key : 0; i < QueryBlock::kKeys; ++i)
+    const std::size_t last = row / tile_rows * tile_rows + tile_rows - 1;
+    taken[row] = round_up(visible_keys(block, first_key, last), kSumLanes);
+    for (std::size_t i = visible_keys(block, first_key, row); i < taken[row]; ++i)
       scores[i] = -kInfinity;
-    const float in_block = max_of(scores, QueryBlock::kKeys) * block.scale;
-    const float peak = in_block > block.peak[row] ? in_block : block.peak[row];
+    raise_peak(block, row, max_of(scores, taken[row]) * block.scale);
     // exp(-infinity - 0) is 0, exp(-infinity + infinity) would be NaN.
-    const float shift = peak == -kInfinity ? 0.0F : peak;
-    const float correction =
-        hn::GetLane(exp_f32(OneTag(), hn::Set(OneTag(), block.peak[row] - shift)));
-    block.peak[row] = peak;
-    block.total[row] =
-        block.total[row] * correction + exp_and_sum(scores, QueryBlock::kKeys, block.scale, shift);
-    multiply_by(block.output + row * block.pitch, block.pitch, correction);
+    shifts[row] = block.peak[row] == -kInfinity ? 0.0F : block.peak[row];
+  }
+  // Apart from the rows' peaks, for which each waits.
+  for (std::size_t row = block.first_row; row < block.end_row; ++row) {
+    float* scores = block.scores + row * QueryBlock::kKeys;
+    float* total = block.total + row * kSumLanes;
+    Vector sums[kParts];
+    for (std::size_t part = 0; part < kParts; ++part)
+      sums[part] = hn::LoadU(kTag, total + part * kWidth);
+    for (std::size_t i = 0; i < taken[row]; i += kSumLanes) {
+      for (std::size_t part = 0; part < kParts; ++part) {
+        sums[part] =
+            hn::Add(sums[part], exp_at(scores, i + part * kWidth, block.scale, shifts[row]));
+      }
+    }
+    for (std::size_t part = 0; part < kParts; ++part)
+      hn::StoreU(sums[part], kTag, total + part * kWidth);
   }
 }
 
@@ -292,16 +340,21 @@ template <typename T>
 HWY_INLINE void attend_to(QueryBlock& block, std::size_t first_key, const T* keys,
                           const T* values) {
   const TiledRows rows = tiled_rows(block);
-  std::fill(block.scores + rows.first * QueryBlock::kKeys,
-            block.scores + rows.end * QueryBlock::kKeys, 0.0F);
-  multiply(
+  multiply<false>(
       rows, block.queries, block.pitch,
-      Right<T>{keys, static_cast<const T*>(block.next_keys), block.head_dim, QueryBlock::kKeys},
+      Right<T>{keys, static_cast<const T*>(block.next_keys), QueryBlock::kKeys},
+      [&](std::size_t last) {
+        return Part{block.head_dim,
+                    round_up(visible_keys(block, first_key, last), QueryBlock::kPitchStep)};
+      },
       block.scores);
-  weigh_scores(block, first_key);
-  multiply(
+  weigh_scores(block, first_key, rows.narrow ? kNarrowRows : kTileRows);
+  multiply<true>(
       rows, block.scores, QueryBlock::kKeys,
-      Right<T>{values, static_cast<const T*>(block.next_values), QueryBlock::kKeys, block.pitch},
+      Right<T>{values, static_cast<const T*>(block.next_values), block.pitch},
+      [&](std::size_t last) {
+        return Part{visible_keys(block, first_key, last), block.pitch};
+      },
       block.output);
 }
 
@@ -327,6 +380,18 @@ HWY_AFTER_NAMESPACE();
 namespace airlock {
 
 HWY_EXPORT(table);
+
+void QueryBlock::begin() {
+  std::fill_n(output, kRows * pitch, 0.0F);
+  std::fill_n(peak, kRows, -std::numeric_limits<float>::infinity());
+  std::fill_n(total, kRows * kSumLanes, 0.0F);
+}
+
+void QueryBlock::finish(std::size_t row) {
+  const float* const lanes = total + row * kSumLanes;
+  const float sum = std::accumulate(lanes, lanes + kSumLanes, 0.0F);
+  for (std::size_t i = 0; i < head_dim; ++i) output[row * pitch + i] /= sum;
+}
 
 const VectorMath& vector_math() { return HWY_DYNAMIC_DISPATCH(table)(); }
 

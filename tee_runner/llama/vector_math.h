@@ -13,9 +13,8 @@ constexpr std::size_t round_up(std::size_t value, std::size_t step) {
   return (value + step - 1) / step * step;
 }
 
-/// Queries of one head while they walk over its keys with a running softmax. Before the first step
-/// the caller sets output and total to 0, peak to -infinity. Where all the scores that a query has
-/// seen are -infinity, its weights so far are 0.
+/// Queries of one head while they walk over its keys with a running softmax, from begin() on. Where
+/// all the scores that a query has seen are -infinity, its weights so far are 0.
 struct QueryBlock {
   static constexpr std::size_t kRows = 32;       // queries
   static constexpr std::size_t kKeys = 64;       // keys of one step
@@ -23,7 +22,7 @@ struct QueryBlock {
   static constexpr std::size_t kFewRows = 8;     // of which one walk over the keys is enough
 
   const float* queries;  // [kRows, pitch], rotated
-  float* output;         // [kRows, pitch], to be divided by total after the last step
+  float* output;         // [kRows, pitch]
   std::size_t head_dim;
   std::size_t pitch;           // head_dim rounded up to kPitchStep
   std::size_t first_position;  // of the first query
@@ -35,9 +34,15 @@ struct QueryBlock {
   const void* next_keys = nullptr;
   const void* next_values = nullptr;
   float scale;
-  float peak[kRows];   // largest score so far, scaled
-  float total[kRows];  // sum of the weights so far
+  float peak[kRows];  // largest score so far, scaled
+  // Sums of the weights so far, a lane each.
+  alignas(64) float total[kRows * kSumLanes];
   alignas(64) float scores[kRows * kKeys];
+
+  /// Before the first step.
+  void begin();
+  /// After the last one: divides a row of the output by its weights' sum.
+  void finish(std::size_t row);
 };
 
 /// The arithmetic of the TEE kernels over plain arrays of fp32, of any alignment. Written once with

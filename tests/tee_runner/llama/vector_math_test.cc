@@ -82,7 +82,7 @@ class Attention {
   };
   struct Rows {
     std::vector<float> output;  // [end_row - first_row, kPitch]
-    std::vector<float> total;
+    std::vector<float> total;   // [end_row - first_row, kSumLanes]
     bool operator==(const Rows&) const = default;
   };
 
@@ -110,8 +110,7 @@ class Attention {
     block.first_row = asked.first_row;
     block.end_row = asked.end_row;
     block.scale = 0.2F;
-    std::fill_n(block.peak, QueryBlock::kRows, -kInfinity);
-    std::fill_n(block.total, QueryBlock::kRows, 0.0F);
+    block.begin();
     for (std::size_t step = 0; step < kSteps; ++step) {
       if (asked.cached == DType::kBF16)
         take(block, step, asked.fetches, rounded_keys_, rounded_values_, vector_math().attend_bf16);
@@ -121,7 +120,7 @@ class Attention {
     const auto rows_of = [&](const float* values, std::size_t pitch) {
       return std::vector<float>(values + asked.first_row * pitch, values + asked.end_row * pitch);
     };
-    return {rows_of(output.data(), kPitch), rows_of(block.total, 1)};
+    return {rows_of(output.data(), kPitch), rows_of(block.total, kSumLanes)};
   }
 
  private:
@@ -215,8 +214,8 @@ TEST_P(EachTarget, gives_a_row_its_bits_among_few_and_among_many) {
         const auto of_all =
             std::span(all.output).subspan(first * Attention::kPitch, few.output.size());
         ASSERT_TRUE(std::ranges::equal(few.output, of_all)) << "rows " << first << " to " << end;
-        ASSERT_TRUE(
-            std::ranges::equal(few.total, std::span(all.total).subspan(first, end - first)));
+        ASSERT_TRUE(std::ranges::equal(
+            few.total, std::span(all.total).subspan(first * kSumLanes, few.total.size())));
       }
     }
   }
