@@ -25,6 +25,13 @@ void for_items(ThreadPool& pool, std::size_t count, std::size_t elements, const 
   pool.parallel_for(count, body);
 }
 
+const std::uint16_t* bf16_at(TensorView view, std::size_t element) {
+  return reinterpret_cast<const std::uint16_t*>(view.data) + element;
+}
+std::uint16_t* bf16_at(MutableTensorView view, std::size_t element) {
+  return reinterpret_cast<std::uint16_t*>(view.data) + element;
+}
+
 std::size_t to_size(std::int64_t value) { return static_cast<std::size_t>(value); }
 
 /// Where a tile's pieces lie, in bytes.
@@ -86,6 +93,15 @@ void rms_norm(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row, co
   const float* source = hidden.as<float>().data() + first * width;
   const std::size_t row_bytes = width * dtype_bytes(out.desc.dtype);
   const VectorMath& math = vector_math();
+  if (out.desc.dtype == DType::kBF16) {
+    for_items(pool, rows, rows * width, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t row = begin; row < end; ++row) {
+        math.rms_norm_bf16(source + row * width, weight, static_cast<float>(epsilon),
+                           bf16_at(out, row * width), width);
+      }
+    });
+    return;
+  }
   for_items(pool, rows, rows * width, [&](std::size_t begin, std::size_t end) {
     // A tensor because its start is aligned for vectors.
     Tensor line({DType::kF32, {hidden.desc().shape[1]}});
@@ -131,14 +147,22 @@ void silu_multiply(ThreadPool& pool, TensorView gate, TensorView up, MutableTens
   const std::size_t total = out.desc.elements();
   CHECK(gate.desc.elements() == total && up.desc.elements() == total);
   const VectorMath& math = vector_math();
+  const bool is_bf16 = gate.desc.dtype == DType::kBF16 && up.desc.dtype == DType::kBF16 &&
+                       out.desc.dtype == DType::kBF16;
   for_items(pool, (total + kBlock - 1) / kBlock, total, [&](std::size_t begin, std::size_t end) {
+    if (is_bf16) {
+      const std::size_t first = begin * kBlock;
+      math.silu_multiply_bf16(bf16_at(gate, first), bf16_at(up, first), bf16_at(out, first),
+                              std::min(total, end * kBlock) - first);
+      return;
+    }
     alignas(64) float left[kBlock];
     alignas(64) float right[kBlock];
     for (std::size_t i = begin * kBlock; i < std::min(total, end * kBlock); i += kBlock) {
       const std::size_t count = std::min(kBlock, total - i);
       load_f32(gate.desc.dtype, gate.data + i * dtype_bytes(gate.desc.dtype), left, count);
       load_f32(up.desc.dtype, up.data + i * dtype_bytes(up.desc.dtype), right, count);
-      math.silu_multiply(left, right, count);
+      math.silu_multiply(left, right, left, count);
       store_f32(out.desc.dtype, left, out.data + i * dtype_bytes(out.desc.dtype), count);
     }
   });
@@ -151,6 +175,11 @@ void add_residual(ThreadPool& pool, TensorView delta, std::int64_t first_row, Te
   float* target = hidden.as<float>().data() + to_size(first_row) * width;
   const VectorMath& math = vector_math();
   for_items(pool, (total + kBlock - 1) / kBlock, total, [&](std::size_t begin, std::size_t end) {
+    if (delta.desc.dtype == DType::kBF16) {
+      const std::size_t first = begin * kBlock;
+      math.add_bf16(bf16_at(delta, first), target + first, std::min(total, end * kBlock) - first);
+      return;
+    }
     alignas(64) float block[kBlock];
     for (std::size_t i = begin * kBlock; i < std::min(total, end * kBlock); i += kBlock) {
       const std::size_t count = std::min(kBlock, total - i);

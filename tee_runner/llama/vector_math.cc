@@ -39,6 +39,37 @@ HWY_INLINE void for_each_vector(std::size_t count, const Body& body) {
   for (; i < count; ++i) body(OneTag(), i);
 }
 
+template <typename D>
+HWY_INLINE hn::Vec<D> load_as_f32(D d, const float* from) {
+  return hn::LoadU(d, from);
+}
+/// bf16, widened.
+template <typename D>
+HWY_INLINE hn::Vec<D> load_as_f32(D d, const std::uint16_t* from) {
+  const hn::RebindToUnsigned<D> bits;
+  const auto halves = hn::LoadU(hn::Rebind<std::uint16_t, D>(), from);
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(bits, halves)));
+}
+
+template <typename D>
+HWY_INLINE void store_rounded(D d, hn::Vec<D> values, float* to) {
+  hn::StoreU(values, d, to);
+}
+/// bf16, as bf16_from_f32() of base/float_bits.h.
+template <typename D>
+HWY_INLINE void store_rounded(D, hn::Vec<D> values, std::uint16_t* to) {
+  const hn::RebindToUnsigned<D> u;
+  const hn::Rebind<std::uint16_t, D> halves;
+  const auto bits = hn::BitCast(u, values);
+  const auto high = hn::ShiftRight<16>(bits);
+  const auto odd = hn::And(high, hn::Set(u, 1));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(u, 0x7fff))));
+  const auto is_nan = hn::RebindMask(u, hn::IsNaN(values));
+  const auto result = hn::IfThenElse(is_nan, hn::Or(high, hn::Set(u, 0x40)), rounded);
+  // All are below 2^16.
+  hn::StoreU(hn::DemoteTo(halves, hn::BitCast(hn::RebindToSigned<D>(), result)), halves, to);
+}
+
 /// Branch-free: computes something for every x, then overwrites it outside the range. Method and
 /// coefficients: Cephes expf.
 template <typename D, typename V>
@@ -117,7 +148,9 @@ void exp(const float* in, float* out, std::size_t count) {
   });
 }
 
-void rms_norm(const float* x, const float* weight, float epsilon, float* out, std::size_t count) {
+template <typename T>
+HWY_INLINE void rms_norm_to(const float* x, const float* weight, float epsilon, T* out,
+                            std::size_t count) {
   const std::size_t whole = count / kSumLanes * kSumLanes;
   float squares = sum_lanes(whole, [&](Vector sum, std::size_t i) HWY_ATTR {
     const Vector v = hn::LoadU(kTag, x + i);
@@ -127,8 +160,17 @@ void rms_norm(const float* x, const float* weight, float epsilon, float* out, st
   const float scale = 1.0F / std::sqrt(squares / static_cast<float>(count) + epsilon);
   for_each_vector(count, [&](auto d, std::size_t i) HWY_ATTR {
     const auto scaled = hn::Mul(hn::LoadU(d, x + i), hn::Set(d, scale));
-    hn::StoreU(hn::Mul(hn::LoadU(d, weight + i), scaled), d, out + i);
+    store_rounded(d, hn::Mul(hn::LoadU(d, weight + i), scaled), out + i);
   });
+}
+
+void rms_norm(const float* x, const float* weight, float epsilon, float* out, std::size_t count) {
+  rms_norm_to(x, weight, epsilon, out, count);
+}
+
+void rms_norm_bf16(const float* x, const float* weight, float epsilon, std::uint16_t* out,
+                   std::size_t count) {
+  rms_norm_to(x, weight, epsilon, out, count);
 }
 
 void softmax(float* values, std::size_t count, float scale) {
@@ -141,18 +183,35 @@ void softmax(float* values, std::size_t count, float scale) {
   multiply_by(values, padded, 1.0F / sum);
 }
 
-void silu_multiply(float* gate, const float* up, std::size_t count) {
+template <typename T>
+HWY_INLINE void silu_multiply_to(const T* gate, const T* up, T* out, std::size_t count) {
   for_each_vector(count, [&](auto d, std::size_t i) HWY_ATTR {
-    const auto x = hn::LoadU(d, gate + i);
+    const auto x = load_as_f32(d, gate + i);
     const auto silu = hn::Div(x, hn::Add(hn::Set(d, 1.0F), exp_f32(d, hn::Neg(x))));
-    hn::StoreU(hn::Mul(silu, hn::LoadU(d, up + i)), d, gate + i);
+    store_rounded(d, hn::Mul(silu, load_as_f32(d, up + i)), out + i);
   });
 }
 
-void add(const float* delta, float* sum, std::size_t count) {
+void silu_multiply(const float* gate, const float* up, float* out, std::size_t count) {
+  silu_multiply_to(gate, up, out, count);
+}
+
+void silu_multiply_bf16(const std::uint16_t* gate, const std::uint16_t* up, std::uint16_t* out,
+                        std::size_t count) {
+  silu_multiply_to(gate, up, out, count);
+}
+
+template <typename T>
+HWY_INLINE void add_to(const T* delta, float* sum, std::size_t count) {
   for_each_vector(count, [&](auto d, std::size_t i) HWY_ATTR {
-    hn::StoreU(hn::Add(hn::LoadU(d, sum + i), hn::LoadU(d, delta + i)), d, sum + i);
+    hn::StoreU(hn::Add(hn::LoadU(d, sum + i), load_as_f32(d, delta + i)), d, sum + i);
   });
+}
+
+void add(const float* delta, float* sum, std::size_t count) { add_to(delta, sum, count); }
+
+void add_bf16(const std::uint16_t* delta, float* sum, std::size_t count) {
+  add_to(delta, sum, count);
 }
 
 void rotate_head(const float* in, const float* cos, const float* sin, std::size_t half,
@@ -176,14 +235,6 @@ constexpr std::size_t kTileRows = kTileVectors / 2;
 constexpr std::size_t kNarrowRows = 4;
 static_assert(QueryBlock::kRows % kTileRows == 0 && QueryBlock::kPitchStep % (2 * kWidth) == 0);
 static_assert(kTileRows <= QueryBlock::kFewRows && kTileRows % kNarrowRows == 0);
-
-HWY_INLINE Vector load(const float* from) { return hn::LoadU(kTag, from); }
-/// bf16, widened.
-HWY_INLINE Vector load(const std::uint16_t* from) {
-  const hn::RebindToUnsigned<Tag> bits;
-  const auto halves = hn::LoadU(hn::Rebind<std::uint16_t, Tag>(), from);
-  return hn::BitCast(kTag, hn::ShiftLeft<16>(hn::PromoteTo(bits, halves)));
-}
 
 /// What a product has beside its tiles: b [depth, pitch], and what is fetched meanwhile, of b's
 /// shape, or null.
@@ -218,7 +269,8 @@ HWY_INLINE void multiply_tile(const float* a, std::size_t a_pitch, const Right<T
         hwy::Prefetch(right.next + at + line);
     }
     Vector line[vectors];
-    for (std::size_t v = 0; v < vectors; ++v) line[v] = load(right.b + at + v * kWidth);
+    for (std::size_t v = 0; v < vectors; ++v)
+      line[v] = load_as_f32(kTag, right.b + at + v * kWidth);
     for (std::size_t row = 0; row < rows; ++row) {
       const Vector factor = hn::Set(kTag, a[row * a_pitch + i]);
       for (std::size_t v = 0; v < vectors; ++v)
@@ -368,8 +420,9 @@ void attend_bf16(QueryBlock& block, std::size_t first_key, const std::uint16_t* 
 }
 
 const VectorMath& table() {
-  static constexpr VectorMath kTable{exp, rms_norm,    softmax, silu_multiply,
-                                     add, rotate_head, attend,  attend_bf16};
+  static constexpr VectorMath kTable{
+      exp, rms_norm, rms_norm_bf16, softmax, silu_multiply, silu_multiply_bf16,
+      add, add_bf16, rotate_head,   attend,  attend_bf16};
   return kTable;
 }
 

@@ -46,7 +46,9 @@ struct QueryBlock {
 };
 
 /// The arithmetic of the TEE kernels over plain arrays of fp32, of any alignment. Written once with
-/// Highway and compiled for several instruction sets.
+/// Highway and compiled for several instruction sets. What is called _bf16 reads and writes bf16
+/// and has the bits of widening, computing in fp32 and rounding once (base/float_bits.h), in one
+/// pass.
 struct VectorMath {
   /// exp(x) within 2 ulp wherever the result is a normal float; 0 below that, infinity above it,
   /// NaN for NaN.
@@ -55,16 +57,21 @@ struct VectorMath {
   /// out = weight * x / sqrt(mean of x^2 + epsilon).
   void (*rms_norm)(const float* x, const float* weight, float epsilon, float* out,
                    std::size_t count);
+  void (*rms_norm_bf16)(const float* x, const float* weight, float epsilon, std::uint16_t* out,
+                        std::size_t count);
 
   /// values := softmax(values * scale). There is room for `count` rounded up to kSumLanes; what
   /// lies beyond `count` is overwritten.
   void (*softmax)(float* values, std::size_t count, float scale);
 
-  /// gate := silu(gate) * up.
-  void (*silu_multiply)(float* gate, const float* up, std::size_t count);
+  /// out = silu(gate) * up; `out` may be `gate`.
+  void (*silu_multiply)(const float* gate, const float* up, float* out, std::size_t count);
+  void (*silu_multiply_bf16)(const std::uint16_t* gate, const std::uint16_t* up, std::uint16_t* out,
+                             std::size_t count);
 
   /// sum := sum + delta.
   void (*add)(const float* delta, float* sum, std::size_t count);
+  void (*add_bf16)(const std::uint16_t* delta, float* sum, std::size_t count);
 
   /// out = rotate(in) by the angles of one token: one head of 2 * half floats in the rotate_half
   /// layout, where element i pairs with i + half; cos and sin [half]. `out` may be `in`.

@@ -166,7 +166,7 @@ std::vector<float> results() {
   math.softmax(out.data(), count, 0.3F);
   keep(out.data(), count);
   std::copy(x.begin(), x.end(), out.begin());
-  math.silu_multiply(out.data(), y.data(), count);
+  math.silu_multiply(x.data(), y.data(), out.data(), count);
   keep(out.data(), count);
   std::copy(x.begin(), x.end(), out.begin());
   math.add(y.data(), out.data(), count);
