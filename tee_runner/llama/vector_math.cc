@@ -435,9 +435,10 @@ namespace airlock {
 HWY_EXPORT(table);
 
 void QueryBlock::begin() {
-  std::fill_n(output, kRows * pitch, 0.0F);
-  std::fill_n(peak, kRows, -std::numeric_limits<float>::infinity());
-  std::fill_n(total, kRows * kSumLanes, 0.0F);
+  const std::size_t rows = round_up(end_row, kFewRows);
+  std::fill_n(output, rows * pitch, 0.0F);
+  std::fill_n(peak, rows, -std::numeric_limits<float>::infinity());
+  std::fill_n(total, rows * kSumLanes, 0.0F);
 }
 
 void QueryBlock::finish(std::size_t row) {

@@ -39,7 +39,7 @@ struct QueryBlock {
   alignas(64) float total[kRows * kSumLanes];
   alignas(64) float scores[kRows * kKeys];
 
-  /// Before the first step.
+  /// Before the first step, and after end_row is set.
   void begin();
   /// After the last one: divides a row of the output by its weights' sum.
   void finish(std::size_t row);

@@ -221,6 +221,55 @@ TEST_P(EachTarget, gives_a_row_its_bits_among_few_and_among_many) {
   }
 }
 
+/// Of random floats, with what rounding has to look at among them.
+std::vector<std::uint16_t> random_halves(std::size_t count, std::uint64_t seed) {
+  std::vector<float> values = random_floats(count, seed, 5.0F);
+  const float special[] = {0.0F,          -0.0F, kInfinity, -kInfinity,
+                           std::nanf(""), 3e38F, -3e38F,    1e-39F};
+  std::copy(std::begin(special), std::end(special), values.begin() + 7);
+  std::vector<std::uint16_t> halves(count);
+  store_f32(DType::kBF16, values.data(), reinterpret_cast<std::byte*>(halves.data()), count);
+  return halves;
+}
+
+std::vector<float> widened(const std::vector<std::uint16_t>& halves) {
+  std::vector<float> values(halves.size());
+  load_f32(DType::kBF16, reinterpret_cast<const std::byte*>(halves.data()), values.data(),
+           values.size());
+  return values;
+}
+
+std::vector<std::uint16_t> rounded(const std::vector<float>& values) {
+  std::vector<std::uint16_t> halves(values.size());
+  store_f32(DType::kBF16, values.data(), reinterpret_cast<std::byte*>(halves.data()),
+            halves.size());
+  return halves;
+}
+
+TEST_P(EachTarget, has_in_bf16_the_bits_of_widening_and_rounding_once) {
+  const VectorMath& math = vector_math();
+  const std::size_t count = 1009;
+  const std::vector<std::uint16_t> gate = random_halves(count, 1);
+  const std::vector<std::uint16_t> up = random_halves(count, 2);
+  std::vector<std::uint16_t> halves(count);
+  std::vector<float> floats(count);
+  math.silu_multiply(widened(gate).data(), widened(up).data(), floats.data(), count);
+  math.silu_multiply_bf16(gate.data(), up.data(), halves.data(), count);
+  EXPECT_EQ(halves, rounded(floats));
+
+  const std::vector<float> x = random_floats(count, 3, 2.0F);
+  const std::vector<float> weight = random_floats(count, 4);
+  math.rms_norm(x.data(), weight.data(), 1e-5F, floats.data(), count);
+  math.rms_norm_bf16(x.data(), weight.data(), 1e-5F, halves.data(), count);
+  EXPECT_EQ(halves, rounded(floats));
+
+  std::vector<float> sum = x;
+  floats = x;
+  math.add(widened(gate).data(), floats.data(), count);
+  math.add_bf16(gate.data(), sum.data(), count);
+  EXPECT_EQ(std::memcmp(sum.data(), floats.data(), count * sizeof(float)), 0);
+}
+
 TEST_P(EachTarget, widens_keys_of_bf16_exactly_and_fetches_without_an_effect) {
   const Attention attention;
   for (const std::size_t end : {1, 4, 8, 32}) {
