@@ -66,8 +66,7 @@ HWY_INLINE void store_rounded(D, hn::Vec<D> values, std::uint16_t* to) {
   const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(u, 0x7fff))));
   const auto is_nan = hn::RebindMask(u, hn::IsNaN(values));
   const auto result = hn::IfThenElse(is_nan, hn::Or(high, hn::Set(u, 0x40)), rounded);
-  // All are below 2^16.
-  hn::StoreU(hn::DemoteTo(halves, hn::BitCast(hn::RebindToSigned<D>(), result)), halves, to);
+  hn::StoreU(hn::TruncateTo(halves, result), halves, to);
 }
 
 /// Branch-free: computes something for every x, then overwrites it outside the range. Method and
