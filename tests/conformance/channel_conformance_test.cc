@@ -26,7 +26,8 @@ using testing_rigs::soon;
 
 using Sizes = std::vector<std::size_t>;
 constexpr std::size_t kLimit = testing_rigs::kGeometry.slot_bytes;
-constexpr std::size_t kLarge = std::size_t{64} << 20;
+// More than any socket's buffers; a sanitizer takes minutes for more.
+constexpr std::size_t kLarge = std::size_t{AIRLOCK_ASAN || AIRLOCK_TSAN ? 16 : 64} << 20;
 
 struct Implementation {
   std::string name;
@@ -335,7 +336,7 @@ void exchange(Channel& channel, std::uint64_t out_seed, std::uint64_t in_seed) {
   EXPECT_TRUE(sent && received);
 }
 
-TEST_P(ChannelConformance, both_ends_send_64_MiB_at_once_without_deadlock) {
+TEST_P(ChannelConformance, both_ends_send_at_once_more_than_buffers_hold_without_deadlock) {
   std::thread peer([&] { exchange(server(), 1, 2); });
   exchange(runner(), 2, 1);
   peer.join();
