@@ -39,7 +39,6 @@ struct OwnPart {
   // Of results that are not all of theirs: where they are computed, and where they go.
   std::vector<ScratchPool::Buffer> buffers;
   std::vector<std::pair<const std::byte*, ByteRows>> copies;
-  bool on_cpu = false;
   // Last: it may write the buffers until it is gone.
   std::unique_ptr<Computation> computation;
 };
@@ -47,7 +46,9 @@ struct OwnPart {
 class GroupCompute : public Compute {
  public:
   GroupCompute(std::shared_ptr<const GroupGround> ground, std::unique_ptr<Compute> own)
-      : ground_(std::move(ground)), own_(std::move(own)) {}
+      : ground_(std::move(ground)), own_(std::move(own)) {
+    if (own_ && own_->info().on_cpu()) is_computing_ = std::make_shared<std::atomic<bool>>(false);
+  }
 
   const BackendInfo& info() const override { return ground_->info; }
   Result<std::unique_ptr<Computation>> prepare(const OpSpec& spec, OpMemory memory,
@@ -64,8 +65,8 @@ class GroupCompute : public Compute {
   const std::shared_ptr<const GroupGround> ground_;
   const std::unique_ptr<Compute> own_;
   ScratchPool scratch_;
-  const std::shared_ptr<std::atomic<bool>> is_computing_ =
-      std::make_shared<std::atomic<bool>>(false);
+  // Whether the session's thread computes on the CPU; null: it never does.
+  std::shared_ptr<std::atomic<bool>> is_computing_;
   static std::atomic<std::size_t> next_rank_;
 };
 
@@ -74,7 +75,7 @@ std::atomic<std::size_t> GroupCompute::next_rank_{0};
 /// All parts at once; its server_ns is that of the slowest.
 class GroupComputation : public Computation {
  public:
-  /// `is_computing`: whether the session's thread computes on the CPU, of all its ops.
+  /// `is_computing`: as GroupCompute has it, for all the session's ops.
   GroupComputation(GroupLeader& leader, std::optional<OwnPart> own,
                    std::vector<std::shared_ptr<RemoteOp>> remote,
                    std::shared_ptr<std::atomic<bool>> is_computing, OpLife life)
@@ -107,7 +108,7 @@ class GroupComputation : public Computation {
     start_ns_ = now_ns();
     for (const auto& op : remote_) leader_.submit(op);
     if (!own_) return {};
-    if (!own_->on_cpu) return own_->computation->submit();
+    if (!is_computing_) return own_->computation->submit();
     RETURN_IF_ERROR(give_way());
     is_computing_->store(true, std::memory_order_relaxed);
     const Status status = own_->computation->submit();
@@ -191,7 +192,6 @@ std::vector<OpPart> GroupCompute::parts_of(const OpSpec& spec, const OpMemory& m
 Result<OwnPart> GroupCompute::prepare_own(const OpPart& part, const OpMemory& memory,
                                           const OpLife& life) {
   OwnPart own;
-  own.on_cpu = own_->info().on_cpu();
   OpMemory mine = part_memory(part, memory);
   for (std::size_t i = 0; i < mine.results.size(); ++i) {
     if (mine.is_dense(i)) continue;
