@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "base/cpu_count.h"
 #include "base/log.h"
 #include "base/output_file.h"
 #include "base/process_limits.h"
@@ -29,6 +30,7 @@
 #include "tee_runner/stats_reporter.h"
 #include "tee_runner/text_commands.h"
 #include "tee_runner/text_session.h"
+#include "tee_runner/tile_choice.h"
 #include "tee_runner/tokenize_command.h"
 
 namespace airlock {
@@ -60,10 +62,11 @@ struct PrefillParts {
   std::shared_ptr<ThreadPool> pool;
 };
 
+/// options.tile is the driver's.
 Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Backend& backend,
                               TeeStatsTable& tee, Recording& recording, PrefillParts parts = {}) {
   // What is recorded is what crosses.
-  Recording::Session session{parts.policy, prompt.wire, prompt.tokens.size()};
+  Recording::Session session{parts.policy, prompt.wire, prompt.tokens.size(), options.tile};
   if (parts.hidden != nullptr) {
     session.crossing = [&](const std::vector<PlannedOp>& plan) {
       return crossing_ops(options.private_mode, *parts.hidden, plan);
@@ -81,6 +84,7 @@ Result<PrefillResult> prefill(const PrefillOptions& options, Prompt prompt, Back
                            .attention = options.attention,
                            .logits = options.all_logits ? Logits::kAll : Logits::kLast,
                            .chunk = options.chunk,
+                           .tile = options.tile,
                            .threads = options.threads,
                            .op_timeout = options.op_timeout};
   ASSIGN_OR_RETURN(auto driver, LlamaDriver::create(prompt.config, std::move(prompt.norms), llama,
@@ -145,7 +149,7 @@ Result<Prompt> servers_prompt(const PrefillOptions& options, const PromptSource&
 }
 
 /// `digest`: the source's, where it was read already: that may be the whole model; else empty.
-Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSource& asked,
+Result<PrefillResult> run_remote(PrefillOptions options, const PromptSource& asked,
                                  const ModelSource* source, std::string digest,
                                  StatsReporter& reporter, Recording& recording) {
   std::optional<Prompt> own;  // before connecting: a bad prompt needs no server
@@ -178,6 +182,8 @@ Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSour
   if (!own) {
     ASSIGN_OR_RETURN(own, servers_prompt(options, asked, *session));
   }
+  options.tile = tile_for(options, info, usable_cpu_count());
+  reporter.add_config("tile", tile_text(options.tile));
   const DType wire = own->wire;
   reporter.add_config("wire", name_of(wire));
   ASSIGN_OR_RETURN(
@@ -209,9 +215,11 @@ Result<PrefillResult> run_remote(const PrefillOptions& options, const PromptSour
   return result;
 }
 
-Result<PrefillResult> run_alone(const PrefillOptions& options, const PromptSource& asked,
+Result<PrefillResult> run_alone(PrefillOptions options, const PromptSource& asked,
                                 const ModelSource& source, StatsReporter& reporter,
                                 Recording& recording) {
+  options.tile = tile_for(options, {}, usable_cpu_count());
+  reporter.add_config("tile", tile_text(options.tile));
   const DType stored = source.stored_dtype();
   const LoadOptions cpu{options.dtype.value_or(stored), options.threads, {}};
   reporter.set_device("cpu");

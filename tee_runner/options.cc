@@ -21,6 +21,7 @@
 #include "runtime/secure/tls.h"
 #include "runtime/trace/trace_reader.h"
 #include "tee_runner/llama/driver.h"
+#include "tee_runner/tile_choice.h"
 
 namespace airlock {
 
@@ -65,6 +66,7 @@ void declare_computing(const CommandOptions& command, ModelOptions& options) {
       "what weights are rounded to with --backend local: auto (as stored), fp32, fp16, bf16",
       kTypes);
   declare_threads(command, options.threads);
+  declare_tile(command, options.tile);
   declare_privacy(command, options);
 }
 

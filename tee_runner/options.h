@@ -55,6 +55,7 @@ struct ModelOptions : RunnerOptions {
   std::optional<DType> wire;   // nullopt: the model's stored type
   std::optional<DType> dtype;  // nullopt: auto
   std::size_t threads = 1;
+  std::int64_t tile = kAutoTile;  // as ForwardShape::tile
   PrivacyOptions private_mode;
   std::string dealer_key;  // a file: the public key of a dealer over tcp. Read into
   std::shared_ptr<const StreamSecurity> dealer_security;

@@ -7,6 +7,7 @@
 #include "runtime/program/command_line.h"
 #include "runtime/rpc/endpoint.h"
 #include "tee_runner/options.h"
+#include "tee_runner/tile_choice.h"
 
 namespace airlock {
 
@@ -152,7 +153,7 @@ Status settle_privacy(ModelOptions& options) {
     return refuse("--wire is not of a private mode, in which words of 32 bits cross");
   if (options.dtype)
     return refuse("--dtype is not of a private mode, whose weights are int8: --int8-weights");
-  return {};
+  return check_tile(options);
 }
 
 }  // namespace airlock

@@ -191,9 +191,14 @@ Result<Backend*> Recording::start(Backend& inner, const Session& session) {
   const BackendInfo& info = inner.info();
   const std::string& path = options_.record;
   if (options_.record_payload) {
-    const ForwardShape prompt{static_cast<std::int64_t>(session.tokens), session.wire,
+    const ForwardShape prompt{static_cast<std::int64_t>(session.tokens),
+                              session.wire,
                               options_.attention,
-                              options_.all_logits ? Logits::kAll : Logits::kLast};
+                              options_.all_logits ? Logits::kAll : Logits::kLast,
+                              0,
+                              kMaxScoreBytes,
+                              0,
+                              session.tile};
     // The dims may be the server's word.
     ASSIGN_OR_RETURN(std::vector<PlannedOp> plan, plan_forward(info.dims, prompt, options_.chunk));
     if (session.crossing) plan = session.crossing(plan);

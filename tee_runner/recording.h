@@ -76,6 +76,7 @@ class Recording {
     std::optional<PathPolicy> policy;  // nullopt: local
     DType wire = DType::kF32;
     std::size_t tokens = 0;
+    std::int64_t tile = 0;  // the driver's
     // What of a driver's plan is asked of the backend that is recorded; empty: all of it.
     std::function<std::vector<PlannedOp>(const std::vector<PlannedOp>&)> crossing = {};
   };

@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/cpu_count.h"
 #include "base/log.h"
 #include "runtime/cpu/cpu_model.h"
 #include "runtime/local_backend.h"
 #include "tee_runner/measured_backend.h"
 #include "tee_runner/private_session.h"
+#include "tee_runner/tile_choice.h"
 
 namespace airlock {
 
@@ -23,9 +25,11 @@ namespace {
 
 constexpr std::chrono::milliseconds kReconnectPatience{300};
 
-LlamaOptions driver_options(const TextOptions& options, DType wire, Pulse& pulse) {
+LlamaOptions driver_options(const TextOptions& options, const BackendInfo& server, DType wire,
+                            Pulse& pulse) {
   return {.wire = wire,
           .attention = Attention::kTee,
+          .tile = tile_for(options, server, usable_cpu_count()),
           .threads = options.threads,
           .op_timeout = options.op_timeout,
           .pulse = &pulse};
@@ -120,9 +124,10 @@ Status LlamaSource::drive(Driven& driven, ModelFacts facts, const ConnectOptions
     shown = &driven.hidden->backend();
     pool = driven.hidden->pool();
   }
-  ASSIGN_OR_RETURN(driven.driver, LlamaDriver::create(facts.config, std::move(facts.norms),
-                                                      driver_options(options_, wire, pulse_),
-                                                      *shown, reporter_.tee(), std::move(pool)));
+  ASSIGN_OR_RETURN(driven.driver,
+                   LlamaDriver::create(facts.config, std::move(facts.norms),
+                                       driver_options(options_, shown->info(), wire, pulse_),
+                                       *shown, reporter_.tee(), std::move(pool)));
   return {};
 }
 

@@ -56,8 +56,8 @@ void store_row(const Layer& layer, const SequenceRows& sequence, std::size_t row
                TensorView values) {
   SequenceCache& cache = *sequence.cache;
   const std::size_t d = layer.head_dim;
-  const auto position =
-      static_cast<std::size_t>(cache.length()) + row - static_cast<std::size_t>(sequence.first_row);
+  const auto position = static_cast<std::size_t>(
+      sequence.position() + static_cast<std::int64_t>(row) - sequence.first_row);
   const auto block = static_cast<std::int64_t>(position / kBlock);
   const std::size_t column = position % kBlock;
   const std::size_t element = dtype_bytes(layer.cached);
@@ -102,7 +102,7 @@ class Walker {
 
   void attend(const Item& item) {
     const SequenceRows& sequence = *item.sequence;
-    const auto start = static_cast<std::size_t>(sequence.cache->length());
+    const auto start = static_cast<std::size_t>(sequence.position());
     const std::size_t end = start + static_cast<std::size_t>(sequence.row_count);
     const bool one_token = item.head_count > 1;
     block_.first_position = item.first_position;
@@ -127,8 +127,7 @@ class Walker {
   std::size_t row_of(const Item& item, std::size_t row) const {
     const auto first = static_cast<std::size_t>(item.sequence->first_row);
     if (block_.position_step == 0) return first;
-    return first + item.first_position + row -
-           static_cast<std::size_t>(item.sequence->cache->length());
+    return first + item.first_position + row - static_cast<std::size_t>(item.sequence->position());
   }
   std::size_t head_of(const Item& item, std::size_t row) const {
     return item.first_head + (block_.position_step == 0 ? row : 0);
@@ -183,7 +182,7 @@ std::vector<Item> items_of(const Layer& layer, std::span<const SequenceRows> seq
   const std::size_t heads = layer.kv_heads * layer.group;
   std::vector<Item> items;
   for (const SequenceRows& sequence : sequences) {
-    const auto start = static_cast<std::size_t>(sequence.cache->length());
+    const auto start = static_cast<std::size_t>(sequence.position());
     const std::size_t end = start + static_cast<std::size_t>(sequence.row_count);
     if (sequence.row_count == 1 && layer.group > 1) {
       for (std::size_t first = 0; first < heads; first += layer.group) {
@@ -208,7 +207,7 @@ std::vector<Item> items_of(const Layer& layer, std::span<const SequenceRows> seq
 std::size_t products_of(const Layer& layer, std::span<const SequenceRows> sequences) {
   std::size_t products = 0;
   for (const SequenceRows& sequence : sequences) {
-    const std::int64_t end = sequence.cache->length() + sequence.row_count;
+    const std::int64_t end = sequence.position() + sequence.row_count;
     products += static_cast<std::size_t>(sequence.row_count * end) * layer.kv_heads * layer.group *
                 layer.head_dim;
   }
@@ -234,7 +233,7 @@ void cached_attention(ThreadPool& pool, const RopeTable& table, std::int64_t lay
                  sequences.front().cache->value_pitch(),
                  memory.dtype()};
   for (const SequenceRows& sequence : sequences) {
-    const std::int64_t end = sequence.cache->length() + sequence.row_count;
+    const std::int64_t end = sequence.position() + sequence.row_count;
     CHECK(sequence.row_count > 0 && sequence.first_row + sequence.row_count <= q.desc.shape[0]);
     CHECK(&sequence.cache->memory() == &memory);
     CHECK(table.half * 2 == of.head_dim &&

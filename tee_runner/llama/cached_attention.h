@@ -10,12 +10,16 @@
 
 namespace airlock {
 
-/// Rows of a pass that are one sequence's next tokens: the first of them is at the position
-/// cache->length().
+/// Rows of a pass that are one sequence's next tokens.
 struct SequenceRows {
   std::int64_t first_row = 0;
   std::int64_t row_count = 0;
   SequenceCache* cache = nullptr;  // grow()n for them
+  // Of the sequence in this pass, whose keys and values are stored already.
+  std::int64_t rows_before = 0;
+
+  /// Of the first row.
+  std::int64_t position() const { return cache->length() + rows_before; }
 };
 
 /// As blocked_attention() of kernels.h, with its bits, over what sequences hold in blocks: none

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <utility>
 #include <vector>
 
@@ -61,15 +62,39 @@ Status finish(const PlannedOp& op, Pending& pending) {
   return status.with_context(name_of(op.spec.op));
 }
 
-bool is_first(const Tile& tile) { return tile.first_row == 0 && tile.first_group == 0; }
-
-/// The queries of a tile.
-HeadTile query_heads(const ModelDims& dims, const Tile& tile) {
+/// The queries of a tile, in a tensor whose rows begin at first_row.
+HeadTile query_heads(const ModelDims& dims, const Tile& tile, std::int64_t first_row) {
   const std::int64_t group = dims.heads / dims.kv_heads;
-  return {tile.first_group * group, tile.group_count * group, tile.first_row, tile.row_count};
+  return {tile.first_group * group, tile.group_count * group, tile.first_row - first_row,
+          tile.row_count};
+}
+
+/// The sequences' rows among those of a tile, counted from its first one.
+std::vector<SequenceRows> part_of(std::span<const SequenceRows> sequences, const Tile& tile) {
+  std::vector<SequenceRows> part;
+  for (const SequenceRows& rows : sequences) {
+    const std::int64_t first = std::max(rows.first_row, tile.first_row);
+    const std::int64_t end =
+        std::min(rows.first_row + rows.row_count, tile.first_row + tile.row_count);
+    if (first < end) {
+      part.push_back({first - tile.first_row, end - first, rows.cache,
+                      rows.rows_before + first - rows.first_row});
+    }
+  }
+  return part;
+}
+
+bool overlap(const Tile& a, const Tile& b) {
+  return a.first_row < b.first_row + b.row_count && b.first_row < a.first_row + a.row_count;
 }
 
 }  // namespace
+
+/// An op whose results are wanted.
+struct LlamaDriver::Sent {
+  const PlannedOp* op;
+  PendingOp pending;
+};
 
 /// What is under way between the steps of one pass.
 struct LlamaDriver::Pass {
@@ -79,11 +104,11 @@ struct LlamaDriver::Pass {
   std::span<const SequenceRows> sequences;  // of one over several
   std::span<float> logits;
   std::vector<std::int64_t> chosen = {};  // the rows of Logits::kChosen
-  PendingOp qkv = {};
-  PendingOp scores = {};
-  PendingOp attention = {};  // the finished PV of attention that is one tile
-  Tensor attended = {};      // [tokens, heads * head_dim] of attention that is several
-  PendingOp gate_up = {};
+  std::deque<Sent> sent = {};             // oldest first
+  std::vector<Sent> landed = {};          // finished before somebody asked for their results
+  // Of offloaded attention: of the row tiles whose queries, keys and values are being read.
+  std::deque<Sent> qkv = {};
+  Tensor attended = {};  // wire [tokens, heads * head_dim], gathered from PV
 };
 
 LlamaDriver::LlamaDriver(const LlamaConfig& config, Tensor norms, const LlamaOptions& options,
@@ -100,8 +125,13 @@ Result<KvCache> LlamaDriver::make_cache(std::int64_t capacity) const {
 }
 
 ForwardShape LlamaDriver::shape_of(std::size_t tokens, Logits logits, std::int64_t position) const {
-  return {static_cast<std::int64_t>(tokens), options_.wire, options_.attention, logits, position,
-          options_.max_score_bytes};
+  return {.tokens = static_cast<std::int64_t>(tokens),
+          .wire = options_.wire,
+          .attention = options_.attention,
+          .logits = logits,
+          .position = position,
+          .max_score_bytes = options_.max_score_bytes,
+          .tile = options_.tile};
 }
 
 Result<Tensor> LlamaDriver::forward(std::span<const std::int32_t> tokens, KvCache& cache,
@@ -160,6 +190,8 @@ Status LlamaDriver::walk(const std::vector<PlannedOp>& plan, Pass& pass) {
   const TensorDesc hidden{DType::kF32, {pass.shape.tokens, config_.dims.hidden}};
   if (!(hidden_.desc() == hidden)) hidden_ = Tensor(hidden);
   for (const PlannedOp& op : plan) RETURN_IF_ERROR(take_step(op, pass));
+  // Behind the last layer of a pass without logits.
+  while (!pass.sent.empty()) RETURN_IF_ERROR(land(pass));
   return {};
 }
 
@@ -183,6 +215,7 @@ Result<Tensor> LlamaDriver::forward(std::span<const SequencePass> sequences) {
   RETURN_IF_ERROR(check_tokens(tokens, config_.dims.vocab));
   ForwardShape shape = shape_of(tokens.size(), Logits::kChosen, 0);
   shape.attention = Attention::kTee;
+  shape.tile = options_.tile;
   shape.chosen_rows = static_cast<std::int64_t>(chosen.size());
   RETURN_IF_ERROR(check_pass(config_.dims, shape, shape.chosen_rows));
   ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, plan_forward(config_.dims, shape));
@@ -197,170 +230,256 @@ Result<Tensor> LlamaDriver::forward(std::span<const SequencePass> sequences) {
 
 Status LlamaDriver::take_step(const PlannedOp& op, Pass& pass) {
   switch (op.step) {
-    case Step::kEmbed: {
-      ASSIGN_OR_RETURN(const PendingOp embedding, ask(op, [&](MutableTensorView in) {
-                         std::memcpy(in.data, pass.tokens.data(), pass.tokens.size_bytes());
-                       }));
-      convert(embedding->result(0), hidden_.mutable_view());
-      return {};
-    }
-    case Step::kQkv: {
-      ASSIGN_OR_RETURN(pass.qkv, ask_normalised(op, 2 * *op.layer));
-      return {};
-    }
+    case Step::kEmbed:
+      return embed(op, pass);
+    case Step::kQkv:
+      return ask_normalised(op, 2 * *op.layer, pass);
     case Step::kScores:
       return ask_for_scores(op, pass);
     case Step::kValues:
       return weigh_values(op, pass);
-    case Step::kAttentionOut: {
-      ASSIGN_OR_RETURN(const PendingOp out, ask(op, [&](MutableTensorView in) {
-                         finish_attention(*op.layer, pass, in);
-                       }));
-      add(out->result(0), op.tile);
-      return {};
-    }
-    case Step::kGateUp: {
-      ASSIGN_OR_RETURN(pass.gate_up, ask_normalised(op, 2 * *op.layer + 1));
-      return {};
-    }
-    case Step::kDown: {
-      ASSIGN_OR_RETURN(const PendingOp down, ask(op, [&](MutableTensorView in) {
-                         const KernelTimer timer(stats_, TeeKernel::kSilu);
-                         silu_multiply(pool_, pass.gate_up->result(0), pass.gate_up->result(1), in);
-                         pass.gate_up.reset();
-                       }));
-      add(down->result(0), op.tile);
-      return {};
-    }
-    case Step::kLogits: {
-      ASSIGN_OR_RETURN(const PendingOp head, ask_for_logits(op, pass));
-      const std::int64_t first_row =
-          pass.chosen.empty() ? pass.shape.tokens - logits_rows(pass.shape) : 0;
-      const auto row = static_cast<std::size_t>(config_.dims.vocab);
-      const auto logits =
-          pass.logits.subspan(static_cast<std::size_t>(op.tile.first_row - first_row) * row,
-                              static_cast<std::size_t>(op.tile.row_count) * row);
-      std::memcpy(logits.data(), head->result(0).data, logits.size_bytes());
-      return {};
-    }
+    case Step::kAttentionOut:
+      return ask_attended(op, pass);
+    case Step::kGateUp:
+      return ask_normalised(op, 2 * *op.layer + 1, pass);
+    case Step::kDown:
+      return ask_down(op, pass);
+    case Step::kLogits:
+      return ask_for_logits(op, pass);
   }
   return {};
 }
 
-/// Leaves QK^T of one tile under way.
+Status LlamaDriver::embed(const PlannedOp& op, Pass& pass) {
+  ASSIGN_OR_RETURN(const PendingOp embedding, begin(op, pass));
+  std::memcpy(embedding->input(0).data, pass.tokens.data(), pass.tokens.size_bytes());
+  RETURN_IF_ERROR(embedding->submit());
+  RETURN_IF_ERROR(finish(op, *embedding));
+  convert(embedding->result(0), hidden_.mutable_view());
+  return {};
+}
+
+/// Norm of the rows' hidden states, to which all that is on its way for them has been added.
+Status LlamaDriver::ask_normalised(const PlannedOp& op, std::int64_t norm, Pass& pass) {
+  const auto concerns = [&op](const Sent& sent) { return overlap(sent.op->tile, op.tile); };
+  while (std::ranges::any_of(pass.sent, concerns)) RETURN_IF_ERROR(land(pass));
+  ASSIGN_OR_RETURN(PendingOp pending, begin(op, pass));
+  {
+    const KernelTimer timer(stats_, TeeKernel::kRmsNorm);
+    const float* weight = norms_.as<float>().data() + norm * config_.dims.hidden;
+    rms_norm(pool_, hidden_, op.tile.first_row, weight, config_.rms_norm_eps, pending->input(0));
+  }
+  return send(op, std::move(pending), pass);
+}
+
+Status LlamaDriver::ask_attended(const PlannedOp& op, Pass& pass) {
+  if (pass.shape.attention == Attention::kOffload) {
+    ASSIGN_OR_RETURN(PendingOp pending, begin(op, pass));
+    RETURN_IF_ERROR(take_attended(op, pass, pending->input(0)));
+    return send(op, std::move(pending), pass);
+  }
+  ASSIGN_OR_RETURN(Sent qkv, take(Step::kQkv, op.tile, pass));
+  ASSIGN_OR_RETURN(PendingOp pending, begin(op, pass));
+  attend(op, *qkv.pending, pass, pending->input(0));
+  qkv.pending.reset();
+  return send(op, std::move(pending), pass);
+}
+
+Status LlamaDriver::ask_down(const PlannedOp& op, Pass& pass) {
+  ASSIGN_OR_RETURN(Sent gate_up, take(Step::kGateUp, op.tile, pass));
+  ASSIGN_OR_RETURN(PendingOp pending, begin(op, pass));
+  {
+    const KernelTimer timer(stats_, TeeKernel::kSilu);
+    silu_multiply(pool_, gate_up.pending->result(0), gate_up.pending->result(1), pending->input(0));
+  }
+  gate_up.pending.reset();
+  return send(op, std::move(pending), pass);
+}
+
+/// Leaves QK^T of one tile under way. `qkv` has the newest row tile last.
 Status LlamaDriver::ask_for_scores(const PlannedOp& op, Pass& pass) {
-  ASSIGN_OR_RETURN(pass.scores, begin(op));
+  const bool is_first = pass.qkv.empty() || !overlap(pass.qkv.back().op->tile, op.tile);
+  if (is_first) {
+    ASSIGN_OR_RETURN(Sent qkv, take(Step::kQkv, op.tile, pass));
+    pass.qkv.push_back(std::move(qkv));
+  }
+  const Sent& qkv = pass.qkv.back();
+  const std::int64_t first_row = qkv.op->tile.first_row;
+  ASSIGN_OR_RETURN(PendingOp scores, begin(op, pass));
   {
     const KernelTimer timer(stats_, TeeKernel::kRope);
-    rotate_heads(pool_, rope_, pass.qkv->result(0), query_heads(config_.dims, op.tile),
-                 pass.shape.position, pass.scores->input(0));
-    if (is_first(op.tile)) pass.cache->store_keys(pool_, rope_, *op.layer, pass.qkv->result(1));
-    pass.cache->copy_keys(pool_, *op.layer, op.tile.first_group, pass.scores->input(1));
+    rotate_heads(pool_, rope_, qkv.pending->result(0),
+                 query_heads(config_.dims, op.tile, first_row), pass.shape.position + first_row,
+                 scores->input(0));
+    if (is_first)
+      pass.cache->store_keys(pool_, rope_, *op.layer, qkv.pending->result(1), first_row);
+    pass.cache->copy_keys(pool_, *op.layer, op.tile.first_group, scores->input(1));
   }
-  return pass.scores->submit();
+  return send(op, std::move(scores), pass);
 }
 
 /// PV is prepared while QK^T is under way, so that the values move meanwhile; hence twice the time.
+/// `qkv` has the oldest row tile first.
 Status LlamaDriver::weigh_values(const PlannedOp& op, Pass& pass) {
   const ModelDims& dims = config_.dims;
-  ASSIGN_OR_RETURN(PendingOp values, begin(op, 2));
+  ASSIGN_OR_RETURN(PendingOp values, begin(op, pass, 2));
+  const Tile rows = pass.qkv.front().op->tile;
+  const bool is_last = op.tile.first_row + op.tile.row_count == rows.first_row + rows.row_count &&
+                       op.tile.first_group + op.tile.group_count == dims.kv_heads;
   {
     const KernelTimer timer(stats_, TeeKernel::kAttention);
-    if (is_first(op.tile)) pass.cache->store_values(pool_, *op.layer, pass.qkv->result(2));
+    if (op.tile.first_row == rows.first_row && op.tile.first_group == 0) {
+      pass.cache->store_values(pool_, *op.layer, pass.qkv.front().pending->result(2),
+                               rows.first_row);
+    }
     pass.cache->copy_values(pool_, *op.layer, op.tile.first_group, values->input(1));
   }
-  const bool is_last = op.tile.first_row + op.tile.row_count == pass.shape.tokens &&
-                       op.tile.first_group + op.tile.group_count == dims.kv_heads;
-  if (is_last) pass.qkv.reset();
-  RETURN_IF_ERROR(finish(op, *pass.scores));
+  if (is_last) pass.qkv.pop_front();
+  ASSIGN_OR_RETURN(Sent scores, take(Step::kScores, op.tile, pass));
   {
     const KernelTimer timer(stats_, TeeKernel::kSoftmax);
     const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dims.head_dim)));
-    causal_softmax(pool_, pass.scores->result(0), pass.shape.position + op.tile.first_row, scale,
+    causal_softmax(pool_, scores.pending->result(0), pass.shape.position + op.tile.first_row, scale,
                    values->input(0));
   }
-  pass.scores.reset();
-  RETURN_IF_ERROR(values->submit());
-  RETURN_IF_ERROR(finish(op, *values));
-  if (is_first(op.tile) && is_last) {
-    pass.attention = std::move(values);
-    return {};
-  }
-  // Several tiles are gathered in private memory: o_proj's loan and deadline must not wait for all
-  // of their products.
-  if (is_first(op.tile))
-    pass.attended = Tensor({options_.wire, {pass.shape.tokens, dims.heads * dims.head_dim}});
-  const KernelTimer timer(stats_, TeeKernel::kAttention);
-  merge_heads(pool_, values->result(0), query_heads(dims, op.tile), pass.attended.mutable_view());
+  scores.pending.reset();
+  RETURN_IF_ERROR(send(op, std::move(values), pass));
+  // Where one row tile takes several products they are large: not two at once.
+  const bool is_whole = op.tile.row_count == rows.row_count && op.tile.group_count == dims.kv_heads;
+  while (!is_whole && !pass.sent.empty()) RETURN_IF_ERROR(land(pass));
   return {};
 }
 
-/// Attention's output as o_proj takes it.
-void LlamaDriver::finish_attention(std::int64_t layer, Pass& pass, MutableTensorView out) {
+/// Offloaded attention's output as o_proj takes it: from PV itself where that has just these rows.
+Status LlamaDriver::take_attended(const PlannedOp& op, Pass& pass, MutableTensorView out) {
+  const ModelDims& dims = config_.dims;
+  const auto concerns = [&op](const Sent& sent) { return overlap(sent.op->tile, op.tile); };
+  const auto values = std::ranges::find_if(pass.sent, concerns);
+  if (values != pass.sent.end() && values->op->tile.row_count == op.tile.row_count &&
+      values->op->tile.group_count == dims.kv_heads) {
+    ASSIGN_OR_RETURN(const Sent whole, take(Step::kValues, op.tile, pass));
+    const KernelTimer timer(stats_, TeeKernel::kAttention);
+    merge_heads(pool_, whole.pending->result(0), {0, dims.heads, 0, op.tile.row_count}, out);
+    return {};
+  }
+  while (std::ranges::any_of(pass.sent, concerns)) RETURN_IF_ERROR(land(pass));
+  const KernelTimer timer(stats_, TeeKernel::kAttention);
+  const std::size_t row_bytes =
+      pass.attended.desc().bytes() / static_cast<std::size_t>(pass.shape.tokens);
+  std::memcpy(out.data,
+              pass.attended.view().data + static_cast<std::size_t>(op.tile.first_row) * row_bytes,
+              out.desc.bytes());
+  return {};
+}
+
+/// Attention in this process, of the op's rows: their keys and values are stored first.
+void LlamaDriver::attend(const PlannedOp& op, const Pending& qkv, Pass& pass,
+                         MutableTensorView out) {
   const KernelTimer timer(stats_, TeeKernel::kAttention);
   if (pass.cache == nullptr) {
-    cached_attention(pool_, rope_, layer, pass.qkv->result(0), pass.qkv->result(1),
-                     pass.qkv->result(2), pass.sequences, out);
-    pass.qkv.reset();
-  } else if (options_.attention == Attention::kTee) {
-    pass.cache->store_keys(pool_, rope_, layer, pass.qkv->result(1));
-    pass.cache->store_values(pool_, layer, pass.qkv->result(2));
-    blocked_attention(pool_, rope_, pass.qkv->result(0), pass.shape.position,
-                      pass.cache->keys(layer), pass.cache->values(layer), out);
-    pass.qkv.reset();
-  } else if (pass.attention) {
-    merge_heads(pool_, pass.attention->result(0), {0, config_.dims.heads, 0, pass.shape.tokens},
-                out);
-    pass.attention.reset();
-  } else {
-    std::memcpy(out.data, pass.attended.view().data, pass.attended.desc().bytes());
+    cached_attention(pool_, rope_, *op.layer, qkv.result(0), qkv.result(1), qkv.result(2),
+                     part_of(pass.sequences, op.tile), out);
+    return;
   }
+  const std::int64_t first = op.tile.first_row;
+  pass.cache->store_keys(pool_, rope_, *op.layer, qkv.result(1), first);
+  pass.cache->store_values(pool_, *op.layer, qkv.result(2), first);
+  blocked_attention(pool_, rope_, qkv.result(0), pass.shape.position + first,
+                    pass.cache->keys(*op.layer), pass.cache->values(*op.layer), out);
 }
 
-Result<LlamaDriver::PendingOp> LlamaDriver::begin(const PlannedOp& op, int timeouts) {
+/// Waits for the oldest op under way. What is added to the hidden states or gathered from PV is;
+/// the rest lies there until somebody takes it.
+Status LlamaDriver::land(Pass& pass) {
+  Sent oldest = std::move(pass.sent.front());
+  pass.sent.pop_front();
+  const PlannedOp& op = *oldest.op;
+  RETURN_IF_ERROR(finish(op, *oldest.pending));
+  if (op.step == Step::kAttentionOut || op.step == Step::kDown) {
+    const KernelTimer timer(stats_, TeeKernel::kResidual);
+    add_residual(pool_, oldest.pending->result(0), op.tile.first_row, hidden_);
+  } else if (op.step == Step::kValues) {
+    const KernelTimer timer(stats_, TeeKernel::kAttention);
+    const ModelDims& dims = config_.dims;
+    const TensorDesc all{options_.wire, {pass.shape.tokens, dims.heads * dims.head_dim}};
+    if (!(pass.attended.desc() == all)) pass.attended = Tensor(all);
+    merge_heads(pool_, oldest.pending->result(0), query_heads(dims, op.tile, 0),
+                pass.attended.mutable_view());
+  } else {
+    pass.landed.push_back(std::move(oldest));
+  }
+  return {};
+}
+
+/// The finished op of a step whose rows begin with the tile's. Ops finish in the order in which
+/// they were sent.
+Result<LlamaDriver::Sent> LlamaDriver::take(Step step, const Tile& rows, Pass& pass) {
+  const auto is_it = [&](const Sent& sent) {
+    return sent.op->step == step && sent.op->tile.first_row == rows.first_row &&
+           sent.op->tile.first_group == rows.first_group;
+  };
+  while (std::ranges::none_of(pass.landed, is_it)) {
+    CHECK(!pass.sent.empty());
+    if (is_it(pass.sent.front())) {
+      Sent sent = std::move(pass.sent.front());
+      pass.sent.pop_front();
+      RETURN_IF_ERROR(finish(*sent.op, *sent.pending));
+      return sent;
+    }
+    RETURN_IF_ERROR(land(pass));
+  }
+  const auto found = std::ranges::find_if(pass.landed, is_it);
+  Sent sent = std::move(*found);
+  pass.landed.erase(found);
+  return sent;
+}
+
+/// An op's place, where there are not too many under way. It may have to wait for each of those.
+Result<LlamaDriver::PendingOp> LlamaDriver::begin(const PlannedOp& op, Pass& pass, int timeouts) {
+  while (pass.sent.size() >= kTilesUnderWay) RETURN_IF_ERROR(land(pass));
   if (options_.pulse != nullptr) options_.pulse->beat();
-  return backend_.prepare(op.spec, Deadline::after(timeouts * options_.op_timeout));
+  const auto waits = timeouts + static_cast<int>(pass.sent.size());
+  return backend_.prepare(op.spec, Deadline::after(waits * options_.op_timeout));
 }
 
-/// The finished op. `fill` writes its only input.
-Result<LlamaDriver::PendingOp> LlamaDriver::ask(const PlannedOp& op, auto fill) {
-  ASSIGN_OR_RETURN(PendingOp pending, begin(op));
-  fill(pending->input(0));
+Status LlamaDriver::send(const PlannedOp& op, PendingOp pending, Pass& pass) {
   RETURN_IF_ERROR(pending->submit());
-  RETURN_IF_ERROR(finish(op, *pending));
-  return pending;
-}
-
-Result<LlamaDriver::PendingOp> LlamaDriver::ask_normalised(const PlannedOp& op, std::int64_t norm) {
-  return ask(op, [&](MutableTensorView in) {
-    const KernelTimer timer(stats_, TeeKernel::kRmsNorm);
-    const float* weight = norms_.as<float>().data() + norm * config_.dims.hidden;
-    rms_norm(pool_, hidden_, op.tile.first_row, weight, config_.rms_norm_eps, in);
-  });
+  pass.sent.push_back({&op, std::move(pending)});
+  return {};
 }
 
 /// lm_head of the rows that are wanted.
-Result<LlamaDriver::PendingOp> LlamaDriver::ask_for_logits(const PlannedOp& op, const Pass& pass) {
-  const std::int64_t norm = 2 * config_.dims.layers;
-  if (pass.chosen.empty()) return ask_normalised(op, norm);
+Status LlamaDriver::ask_for_logits(const PlannedOp& op, Pass& pass) {
+  while (!pass.sent.empty()) RETURN_IF_ERROR(land(pass));
+  ASSIGN_OR_RETURN(const PendingOp head, begin(op, pass));
   const auto width = static_cast<std::size_t>(config_.dims.hidden);
-  Tensor rows({DType::kF32, {op.tile.row_count, config_.dims.hidden}});
-  for (std::size_t i = 0; i < static_cast<std::size_t>(op.tile.row_count); ++i) {
-    const auto row =
-        static_cast<std::size_t>(pass.chosen[static_cast<std::size_t>(op.tile.first_row) + i]);
-    std::memcpy(rows.as<float>().data() + i * width, hidden_.as<float>().data() + row * width,
-                width * sizeof(float));
-  }
-  return ask(op, [&](MutableTensorView in) {
+  const float* const weight =
+      norms_.as<float>().data() + static_cast<std::size_t>(2 * config_.dims.layers) * width;
+  {
     const KernelTimer timer(stats_, TeeKernel::kRmsNorm);
-    rms_norm(pool_, rows, 0, norms_.as<float>().data() + norm * config_.dims.hidden,
-             config_.rms_norm_eps, in);
-  });
-}
-
-void LlamaDriver::add(TensorView delta, const Tile& rows) {
-  const KernelTimer timer(stats_, TeeKernel::kResidual);
-  add_residual(pool_, delta, rows.first_row, hidden_);
+    if (pass.chosen.empty()) {
+      rms_norm(pool_, hidden_, op.tile.first_row, weight, config_.rms_norm_eps, head->input(0));
+    } else {
+      Tensor rows({DType::kF32, {op.tile.row_count, config_.dims.hidden}});
+      for (std::size_t i = 0; i < static_cast<std::size_t>(op.tile.row_count); ++i) {
+        const auto row =
+            static_cast<std::size_t>(pass.chosen[static_cast<std::size_t>(op.tile.first_row) + i]);
+        std::memcpy(rows.as<float>().data() + i * width, hidden_.as<float>().data() + row * width,
+                    width * sizeof(float));
+      }
+      rms_norm(pool_, rows, 0, weight, config_.rms_norm_eps, head->input(0));
+    }
+  }
+  RETURN_IF_ERROR(head->submit());
+  RETURN_IF_ERROR(finish(op, *head));
+  const std::int64_t first_row =
+      pass.chosen.empty() ? pass.shape.tokens - logits_rows(pass.shape) : 0;
+  const auto row = static_cast<std::size_t>(config_.dims.vocab);
+  const auto logits =
+      pass.logits.subspan(static_cast<std::size_t>(op.tile.first_row - first_row) * row,
+                          static_cast<std::size_t>(op.tile.row_count) * row);
+  std::memcpy(logits.data(), head->result(0).data, logits.size_bytes());
+  return {};
 }
 
 Status check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab) {

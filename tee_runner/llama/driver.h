@@ -24,6 +24,7 @@ struct LlamaOptions {
   Attention attention = Attention::kOffload;
   Logits logits = Logits::kLast;  // of prefill(); kLast or kAll
   std::int64_t chunk = 0;         // tokens that prefill() feeds at a time; 0: the whole prompt
+  std::int64_t tile = 0;          // as ForwardShape::tile
   std::size_t threads = 1;        // of the TEE kernels, the caller's included
   std::int64_t max_score_bytes = kMaxScoreBytes;
   std::chrono::nanoseconds op_timeout = std::chrono::seconds(300);
@@ -43,7 +44,9 @@ Status check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab);
 
 /// LLaMA as Hugging Face defines it: keeps hidden states (fp32), norms, RoPE, softmax, SiLU,
 /// residuals, keys and values in this process and asks a Backend for the rest, op by op as
-/// plan_forward() lists them. What a backend returns is data, never a size or an index. One thread.
+/// plan_forward() lists them. It waits for an op where it needs its results: those of up to
+/// kTilesUnderWay tiles are under way at once. What a backend returns is data, never a size or an
+/// index. One thread.
 class LlamaDriver {
  public:
   /// norms: fp32 [2 * layers + 1, hidden]. kMismatch where the backend serves other dimensions;
@@ -81,6 +84,7 @@ class LlamaDriver {
 
  private:
   using PendingOp = std::unique_ptr<Pending>;
+  struct Sent;
   struct Pass;
 
   LlamaDriver(const LlamaConfig& config, Tensor norms, const LlamaOptions& options,
@@ -92,14 +96,19 @@ class LlamaDriver {
   void prepare_positions(std::int64_t count);
   Status walk(const std::vector<PlannedOp>& plan, Pass& pass);
   Status take_step(const PlannedOp& op, Pass& pass);
+  Status embed(const PlannedOp& op, Pass& pass);
+  Status ask_normalised(const PlannedOp& op, std::int64_t norm, Pass& pass);
   Status ask_for_scores(const PlannedOp& op, Pass& pass);
   Status weigh_values(const PlannedOp& op, Pass& pass);
-  void finish_attention(std::int64_t layer, Pass& pass, MutableTensorView out);
-  Result<PendingOp> begin(const PlannedOp& op, int timeouts = 1);
-  Result<PendingOp> ask(const PlannedOp& op, auto fill);
-  Result<PendingOp> ask_for_logits(const PlannedOp& op, const Pass& pass);
-  Result<PendingOp> ask_normalised(const PlannedOp& op, std::int64_t norm);
-  void add(TensorView delta, const Tile& rows);
+  Status ask_attended(const PlannedOp& op, Pass& pass);
+  Status ask_down(const PlannedOp& op, Pass& pass);
+  Status ask_for_logits(const PlannedOp& op, Pass& pass);
+  void attend(const PlannedOp& op, const Pending& qkv, Pass& pass, MutableTensorView out);
+  Status take_attended(const PlannedOp& op, Pass& pass, MutableTensorView out);
+  Status land(Pass& pass);
+  Result<Sent> take(Step step, const Tile& rows, Pass& pass);
+  Result<PendingOp> begin(const PlannedOp& op, Pass& pass, int timeouts = 1);
+  Status send(const PlannedOp& op, PendingOp pending, Pass& pass);
 
   const LlamaConfig config_;
   const Tensor norms_;

@@ -53,13 +53,15 @@ Status KvCache::check_room(const ModelDims& dims, DType dtype, std::size_t count
 }
 
 void KvCache::store_keys(ThreadPool& pool, const RopeTable& table, std::int64_t layer,
-                         TensorView keys) {
-  rotate_heads(pool, table, keys, {0, desc_.shape[0], 0, keys.desc.shape[0], length_}, length_,
+                         TensorView keys, std::int64_t first_row) {
+  const std::int64_t position = length_ + first_row;
+  rotate_heads(pool, table, keys, {0, desc_.shape[0], 0, keys.desc.shape[0], position}, position,
                this->keys(layer));
 }
 
-void KvCache::store_values(ThreadPool& pool, std::int64_t layer, TensorView values) {
-  split_heads(pool, values, {0, desc_.shape[0], 0, values.desc.shape[0], length_},
+void KvCache::store_values(ThreadPool& pool, std::int64_t layer, TensorView values,
+                           std::int64_t first_row) {
+  split_heads(pool, values, {0, desc_.shape[0], 0, values.desc.shape[0], length_ + first_row},
               this->values(layer));
 }
 

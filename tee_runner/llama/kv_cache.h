@@ -37,10 +37,12 @@ class KvCache {
   Status check_room(const ModelDims& dims, DType dtype, std::size_t count) const;
 
   /// Put one layer's keys, which are rotated, and values [tokens, kv_heads * head_dim] of the
-  /// tokens behind length() in their places; they fit (CHECKed). Each element is read once, and
-  /// rounded once to the cache's type.
-  void store_keys(ThreadPool& pool, const RopeTable& table, std::int64_t layer, TensorView keys);
-  void store_values(ThreadPool& pool, std::int64_t layer, TensorView values);
+  /// tokens from position length() + first_row on in their places; they fit (CHECKed). Each element
+  /// is read once, and rounded once to the cache's type.
+  void store_keys(ThreadPool& pool, const RopeTable& table, std::int64_t layer, TensorView keys,
+                  std::int64_t first_row = 0);
+  void store_values(ThreadPool& pool, std::int64_t layer, TensorView values,
+                    std::int64_t first_row = 0);
   /// Copy the first rows of some heads to `out`, [heads, rows, head_dim] of the cache's type.
   void copy_keys(ThreadPool& pool, std::int64_t layer, std::int64_t first_head,
                  MutableTensorView out) {

@@ -163,6 +163,28 @@ def prefill_in_pieces_gives_the_bits_of_one_process(pair):
     pair.stop(server)
 
 
+def prefill_in_tiles_gives_the_bits_of_one_process(pair):
+    server = pair.server(*SMALL_SLOTS)
+    for attention in ("offload", "tee"):
+        for tile in (7, 32):
+            tiles = ("--tile", tile, "--attention", attention)
+            remote = logits(pair, "remote", *tiles, endpoint=server.endpoint)
+            assert remote == logits(pair, "local", "--backend", "local", *tiles), (attention, tile)
+    pair.runner("--tile", 5, "--chunk", 40, "--compare-local", endpoint=server.endpoint).expect_exit(0)
+    pair.stop(server)
+
+
+def tiles_of_every_path_find_room(pair):
+    # More under way than the ring, or the lease, has places for: none waits for another for ever.
+    for options in (("--ring-slots", 8, "--ring-slot-bytes", "16K"), ("--ring", "off"), ("--pool", "off", "--ring-slot-bytes", "16K")):
+        server = pair.server(*options)
+        more = ("--ring", "off") if "off" in options and "--ring" in options else ()
+        for attention in ("offload", "tee"):
+            pair.runner("--tile", 50, "--attention", attention, "--compare-local", "--op-timeout-ms", 60000, *more,
+                        endpoint=server.endpoint, tokens=("--random-tokens", 300)).expect_exit(0)
+        pair.stop(server)
+
+
 def runner_without_a_model_takes_the_servers_by_init(pair):
     server = pair.server()
     own = logits(pair, "own")
@@ -238,6 +260,8 @@ SCENARIOS = (
     prefill_of_each_committed_model_gives_the_bits_of_one_process,
     each_wire_and_attention_gives_the_bits_of_one_process,
     prefill_in_pieces_gives_the_bits_of_one_process,
+    prefill_in_tiles_gives_the_bits_of_one_process,
+    tiles_of_every_path_find_room,
     runner_without_a_model_takes_the_servers_by_init,
     two_clients_at_once_get_the_right_bits,
     compare_local_finds_the_same_bits,

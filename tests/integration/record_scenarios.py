@@ -110,6 +110,11 @@ def recording_in_pieces_agrees_with_the_counters(pair):
     record_agrees_with_the_counters(pair, SMALL_SLOTS, runner_args=("--chunk", 60), paths=("ring", "pool"))
 
 
+def recording_in_tiles_agrees_with_the_counters(pair):
+    for attention in ("tee", "offload"):
+        record_agrees_with_the_counters(pair, SMALL_SLOTS, runner_args=("--tile", 20, "--attention", attention), paths=("ring", "pool"))
+
+
 def recording_without_a_model_leaves_init_out(pair):
     server = pair.server()
     trace = pair.path("t.jsonl")
@@ -261,6 +266,7 @@ SCENARIOS = [recording_over_ring_and_zmq_agrees_with_the_counters, recording_ove
              recording_without_ring_agrees_with_the_counters,
              recording_over_tcp_agrees_with_the_counters,
     recording_in_pieces_agrees_with_the_counters,
+    recording_in_tiles_agrees_with_the_counters,
              recording_without_a_model_leaves_init_out,
              recording_of_one_process_has_no_paths,
              recorded_payloads_have_their_digests,

@@ -136,6 +136,67 @@ TEST(ForwardPlan, attention_covers_every_group_and_row_once_within_the_limit) {
   EXPECT_EQ(scores_of(kDims, {30, DType::kBF16}).size(), 1U);
 }
 
+ForwardShape tiled(std::int64_t tokens, std::int64_t tile, Attention attention = Attention::kTee) {
+  ForwardShape shape{tokens, DType::kBF16, attention};
+  shape.tile = tile;
+  return shape;
+}
+
+TEST(ForwardPlan, tiles_cover_each_row_once) {
+  const auto rows_of = [](std::int64_t tokens, std::int64_t tile) {
+    std::vector<std::int64_t> rows;
+    std::int64_t next = 0;
+    for (const Tile& part : row_tiles(kDims, tiled(tokens, tile))) {
+      EXPECT_EQ(part.first_row, next);
+      next += part.row_count;
+      rows.push_back(part.row_count);
+    }
+    EXPECT_EQ(next, tokens);
+    return rows;
+  };
+  using Rows = std::vector<std::int64_t>;
+  EXPECT_EQ(rows_of(10, 0), (Rows{10}));
+  EXPECT_EQ(rows_of(10, 4), (Rows{4, 4, 2}));
+  EXPECT_EQ(rows_of(10, 11), (Rows{10}));
+  EXPECT_EQ(rows_of(127, kAutoTile), (Rows{127}));
+  EXPECT_EQ(rows_of(128, kAutoTile), (Rows{64, 64}));
+  EXPECT_EQ(rows_of(1000, kAutoTile), (Rows{256, 256, 256, 232}));
+  EXPECT_EQ(rows_of(1024, kAutoTile), (Rows{256, 256, 256, 256}));
+  EXPECT_EQ(rows_of(2200, kAutoTile), (Rows{512, 512, 512, 512, 152}));
+}
+
+TEST(ForwardPlan, alternates_the_tiles_of_a_group_step_by_step) {
+  std::vector<std::pair<Step, std::int64_t>> order;
+  for (const PlannedOp& op : ops_of(kDims, tiled(50, 10))) {
+    if (op.layer == 0) order.emplace_back(op.step, op.tile.first_row);
+  }
+  std::vector<std::pair<Step, std::int64_t>> expected;
+  for (const std::vector<std::int64_t>& group : {std::vector<std::int64_t>{0, 10, 20, 30}, {40}}) {
+    for (const Step step : {Step::kQkv, Step::kAttentionOut, Step::kGateUp, Step::kDown}) {
+      for (const std::int64_t row : group) expected.emplace_back(step, row);
+    }
+  }
+  EXPECT_EQ(order, expected);
+}
+
+TEST(ForwardPlan, offloaded_attention_of_tiles_sees_no_keys_behind_their_rows) {
+  std::vector<std::pair<Step, std::int64_t>> order;
+  for (const PlannedOp& op : ops_of(kDims, tiled(30, 10, Attention::kOffload))) {
+    if (op.layer != 0 || (op.step != Step::kScores && op.step != Step::kValues)) continue;
+    order.emplace_back(op.step, op.tile.first_row);
+    EXPECT_EQ(op.spec.inputs[1].shape[1], op.tile.first_row + 10);
+  }
+  // Scores are under way while those before them are weighed.
+  const std::vector<std::pair<Step, std::int64_t>> expected = {
+      {Step::kScores, 0},  {Step::kScores, 10}, {Step::kValues, 0},
+      {Step::kScores, 20}, {Step::kValues, 10}, {Step::kValues, 20}};
+  EXPECT_EQ(order, expected);
+}
+
+TEST(ForwardPlan, refuses_a_tile_of_no_rows) {
+  EXPECT_EQ(plan_forward(kDims, tiled(10, -2)).status().code(), StatusCode::kInvalidInput);
+}
+
 TEST(ForwardPlan, refuses_positions_that_there_are_not) {
   const auto refused = [](std::int64_t tokens, std::int64_t position) {
     const auto plan =

@@ -46,6 +46,8 @@ TEST(Options, reads_the_whole_command_line) {
                              "tee",
                              "--chunk",
                              "64",
+                             "--tile",
+                             "48",
                              "--threads",
                              "3",
                              "--repeat",
@@ -77,6 +79,7 @@ TEST(Options, reads_the_whole_command_line) {
   EXPECT_EQ(options.dtype, DType::kF16);
   EXPECT_EQ(options.attention, Attention::kTee);
   EXPECT_EQ(options.chunk, 64);
+  EXPECT_EQ(options.tile, 48);
   EXPECT_EQ(options.threads, 3U);
   EXPECT_EQ(options.repeat, 5U);
   EXPECT_EQ(options.timeout.count(), 70);
@@ -100,6 +103,7 @@ TEST(Options, have_the_documented_defaults) {
   EXPECT_FALSE(options.dtype.has_value());
   EXPECT_EQ(options.attention, Attention::kOffload);
   EXPECT_EQ(options.chunk, 0);
+  EXPECT_EQ(options.tile, kAutoTile);
   EXPECT_EQ(options.timeout.count(), 5000);
   EXPECT_EQ(options.op_timeout.count(), 300000);
   EXPECT_EQ(options.ring.choice, RingChoice::kAuto);
@@ -118,6 +122,8 @@ TEST(Options, refuses_what_cannot_be_parsed) {
   expect_usage({"--tokens", "1", "--chunk", "0"}, "--chunk");
   expect_usage({"--tokens", "1", "--chunk", "131073"}, "--chunk");
   expect_usage({"--tokens", "1", "--chunk", "all"}, "--chunk");
+  for (const char* tile : {"0", "131073", "-1", "some", ""})
+    expect_usage({"--tokens", "1", "--tile", tile}, "--tile");
   expect_usage({"--tokens", "1", "--attention", "nowhere"}, "--attention");
   expect_usage({"--tokens", "1", "--timeout-ms", "0"}, "--timeout-ms");
   expect_usage({"--tokens", "1", "--op-timeout-ms", "-5"}, "--op-timeout-ms");

@@ -108,6 +108,7 @@ inline std::vector<TraceRecord> record_runs(Backend& inner, const ForwardShape& 
   llama.attention = prompt.attention;
   llama.logits = prompt.logits;
   llama.chunk = chunk;
+  llama.tile = prompt.tile;
   llama.max_score_bytes = prompt.max_score_bytes;
   auto driver = LlamaDriver::create(config_of(dims), ones(dims), llama, backend, stats);
   EXPECT_TRUE(driver.ok());

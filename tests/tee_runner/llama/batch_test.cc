@@ -44,7 +44,7 @@ std::span<const float> row(const Tensor& logits, std::size_t index) {
 
 struct Rig {
   explicit Rig(const LlamaConfig& config, DType cached = DType::kF32,
-               std::uint64_t bytes = std::uint64_t{64} << 20)
+               std::uint64_t bytes = std::uint64_t{64} << 20, std::int64_t tile = 0)
       : model(config),
         backend(model),
         memory(CacheMemory::create(config.dims, cached, bytes).value()) {
@@ -52,6 +52,7 @@ struct Rig {
     options.attention = Attention::kTee;
     options.logits = Logits::kAll;
     options.threads = 2;
+    options.tile = tile;
     driver =
         LlamaDriver::create(model.config, copy_of(model.norms), options, backend, stats).value();
   }
@@ -120,6 +121,39 @@ TEST_P(Batch, gives_each_sequence_the_bits_that_it_has_alone) {
 INSTANTIATE_TEST_SUITE_P(Heads, Batch,
                          testing::Values(config_of(4, 2, 10), config_of(4, 1, 6),
                                          config_of(2, 2, 32), config_of(40, 1, 4)));
+
+TEST(BatchedPass, in_tiles_gives_the_bits_of_all_rows_at_once) {
+  for (const LlamaConfig& config : {config_of(4, 2, 10), config_of(4, 1, 6)}) {
+    for (const std::int64_t tile :
+         {std::int64_t{1}, std::int64_t{7}, std::int64_t{32}, kAutoTile}) {
+      Rig whole(config);
+      Rig tiled(config, DType::kF32, std::uint64_t{64} << 20, tile);
+      // Tiles end within sequences, and have several of them.
+      const std::vector<std::size_t> counts = {70, 1, 33, 2, 90};
+      std::vector<std::vector<std::int32_t>> texts;
+      std::deque<SequenceCache> caches;
+      for (std::size_t i = 0; i < counts.size(); ++i) {
+        texts.push_back(tokens_of(counts[i] + 1, static_cast<unsigned>(i) + 1));
+        for (Rig* rig : {&whole, &tiled})
+          caches.push_back(rig->cache(static_cast<std::int64_t>(counts[i]) + 1));
+      }
+      // What the second pass gives shows what the first one left in the caches.
+      for (const bool is_second : {false, true}) {
+        std::vector<SequencePass> passes[2];
+        for (std::size_t i = 0; i < counts.size(); ++i) {
+          const auto text = std::span<const std::int32_t>(texts[i]);
+          const auto tokens = is_second ? text.last(1) : text.first(counts[i]);
+          for (std::size_t rig = 0; rig < 2; ++rig)
+            passes[rig].push_back({tokens, &caches[2 * i + rig], is_second || i != 2});
+        }
+        const auto expected = whole.driver->forward(passes[0]);
+        const auto got = tiled.driver->forward(passes[1]);
+        ASSERT_TRUE(expected.ok() && got.ok()) << got.status().to_string();
+        EXPECT_TRUE(std::ranges::equal(got->as<float>(), expected->as<float>())) << tile;
+      }
+    }
+  }
+}
 
 TEST(BatchedPass, goes_on_behind_a_prefix_that_was_kept) {
   Rig rig(config_of(4, 2, 10));

@@ -71,6 +71,20 @@ TEST(LlamaDriver, asks_exactly_the_plans_of_a_prompt_in_pieces) {
   }
 }
 
+TEST(LlamaDriver, asks_exactly_the_plan_of_rows_in_tiles) {
+  for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
+    for (const std::int64_t tile :
+         {std::int64_t{1}, std::int64_t{5}, std::int64_t{36}, kAutoTile}) {
+      for (const std::int64_t max_score_bytes : {std::int64_t{1000}, kMaxScoreBytes}) {
+        ForwardShape prompt{37, DType::kBF16, attention, Logits::kLast, 0, max_score_bytes};
+        prompt.tile = tile;
+        expect_planned(kTiny, prompt, PathPolicy{true, 4096, 8}, 2);
+        expect_planned(kTiny, prompt, PathPolicy{true, 4096, 8}, 1, 20);
+      }
+    }
+  }
+}
+
 TEST(LlamaDriver, asks_exactly_the_plan_of_attention_in_tiles_behind_a_cache) {
   for (const std::int64_t max_score_bytes : {1, 1000, 3000}) {
     const ForwardShape prompt{40, DType::kF32,    Attention::kOffload, Logits::kLast,

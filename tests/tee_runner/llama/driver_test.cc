@@ -150,6 +150,140 @@ TEST(LlamaDriver, attention_in_many_tiles_gives_the_logits_of_one) {
   }
 }
 
+TEST(LlamaDriver, rows_in_tiles_give_the_bits_of_all_at_once) {
+  for (const LlamaConfig& config : {tiny_config(), tiny_config(4, 1, 6)}) {
+    TinyRun run(config);
+    const auto tokens = tiny_tokens(150);
+    const std::vector<double> expected = ReferenceLlama(run.model).logits(tokens);
+    for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
+      for (const DType wire : {DType::kF32, DType::kBF16}) {
+        LlamaOptions options = options_of(wire, attention, Logits::kAll, 2);
+        const auto whole = run.prefill(tokens, options);
+        ASSERT_TRUE(whole.ok()) << whole.status().to_string();
+        for (const std::int64_t tile : {std::int64_t{1}, std::int64_t{7}, std::int64_t{32},
+                                        std::int64_t{149}, std::int64_t{150}, kAutoTile}) {
+          for (const std::int64_t chunk : {0, 40}) {
+            options.tile = tile;
+            options.chunk = chunk;
+            const auto tiles = run.prefill(tokens, options);
+            ASSERT_TRUE(tiles.ok()) << tiles.status().to_string();
+            EXPECT_LE(largest_error(*tiles, expected), bound_of(wire)) << "tile " << tile;
+            if (attention == Attention::kTee) {
+              EXPECT_TRUE(same_bits(*tiles, *whole)) << "tile " << tile << ", chunk " << chunk;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(LlamaDriver, offloaded_attention_of_row_tiles_may_take_several_products) {
+  TinyRun run(tiny_config(6, 3, 10));
+  const auto tokens = tiny_tokens(25);
+  const std::vector<double> expected = ReferenceLlama(run.model).logits(tokens);
+  for (const std::int64_t max_score_bytes : {1, 700, 2000, 6000}) {
+    LlamaOptions options = options_of(DType::kF32, Attention::kOffload);
+    options.max_score_bytes = max_score_bytes;
+    options.tile = 8;
+    const auto got = run.prefill(tokens, options);
+    ASSERT_TRUE(got.ok()) << got.status().to_string();
+    EXPECT_LE(largest_error(*got, expected), 2e-5) << max_score_bytes;
+  }
+}
+
+/// Computes an op when it is waited for, so that one whose result is taken for granted has none;
+/// and counts those under way.
+class LateBackend : public Backend {
+ public:
+  explicit LateBackend(Backend& inner) : inner_(inner) {}
+  const BackendInfo& info() const override { return inner_.info(); }
+  Result<std::unique_ptr<Pending>> prepare(const OpSpec& spec, Deadline deadline) override {
+    ASSIGN_OR_RETURN(auto pending, inner_.prepare(spec, deadline));
+    return std::unique_ptr<Pending>(std::make_unique<Late>(*this, std::move(pending)));
+  }
+
+  std::size_t most_under_way = 0;
+  bool in_order = true;
+
+ private:
+  class Late : public ForwardingPending {
+   public:
+    Late(LateBackend& owner, std::unique_ptr<Pending> inner)
+        : ForwardingPending(std::move(inner)), owner_(owner) {}
+    Status submit() override {
+      number_ = owner_.submitted_++;
+      owner_.most_under_way = std::max(owner_.most_under_way, owner_.submitted_ - owner_.finished_);
+      return {};
+    }
+    Status wait() override {
+      owner_.in_order = owner_.in_order && number_ == owner_.finished_;
+      ++owner_.finished_;
+      RETURN_IF_ERROR(ForwardingPending::submit());
+      return ForwardingPending::wait();
+    }
+
+   private:
+    LateBackend& owner_;
+    std::size_t number_ = 0;
+  };
+
+  Backend& inner_;
+  std::size_t submitted_ = 0;
+  std::size_t finished_ = 0;
+};
+
+TEST(LlamaDriver, has_the_ops_of_several_tiles_under_way_and_finishes_them_in_order) {
+  TinyRun run(tiny_config());
+  const auto tokens = tiny_tokens(50);
+  for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
+    LlamaOptions options = options_of(DType::kF32, attention);
+    const auto expected = run.prefill(tokens, options);
+    ASSERT_TRUE(expected.ok());
+    for (const std::int64_t tile : {0, 50, 25, 8, 1}) {
+      LateBackend late(run.backend);
+      options.tile = tile;
+      auto driver =
+          LlamaDriver::create(run.model.config, copy_of(run.model.norms), options, late, run.stats);
+      ASSERT_TRUE(driver.ok());
+      const auto got = (*driver)->prefill(tokens);
+      ASSERT_TRUE(got.ok()) << got.status().to_string();
+      EXPECT_LE(largest_error(*got, ReferenceLlama(run.model).logits(tokens)), 2e-5);
+      EXPECT_TRUE(late.in_order) << "tile " << tile;
+      const std::size_t tiles = tile == 0 ? 1 : static_cast<std::size_t>((50 + tile - 1) / tile);
+      if (attention == Attention::kTee) {
+        EXPECT_TRUE(same_bits(*got, *expected)) << "tile " << tile;
+        EXPECT_EQ(late.most_under_way, std::min(tiles, kTilesUnderWay)) << "tile " << tile;
+      } else {
+        EXPECT_LE(late.most_under_way, kTilesUnderWay) << "tile " << tile;
+        EXPECT_GE(late.most_under_way, std::min<std::size_t>(tiles, 2)) << "tile " << tile;
+      }
+    }
+  }
+}
+
+TEST(LlamaDriver, a_failed_op_of_a_tile_ends_the_pass_and_the_next_one_is_whole) {
+  TinyRun run(tiny_config());
+  const auto tokens = tiny_tokens(40);
+  for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
+    LlamaOptions options = options_of(DType::kF32, attention);
+    options.tile = 10;
+    auto driver = run.driver(options);
+    ASSERT_TRUE(driver.ok());
+    const auto whole = (*driver)->prefill(tokens);
+    ASSERT_TRUE(whole.ok());
+    for (const Op op : {Op::kBatchLinear, Op::kMatmul, Op::kLmHead}) {
+      if (op == Op::kMatmul && attention == Attention::kTee) continue;
+      run.backend.fail_op = op;
+      EXPECT_EQ((*driver)->prefill(tokens).status().code(), StatusCode::kUnavailable);
+      run.backend.fail_op = Op::kPing;
+      const auto again = (*driver)->prefill(tokens);
+      ASSERT_TRUE(again.ok());
+      EXPECT_TRUE(same_bits(*again, *whole));
+    }
+  }
+}
+
 TEST(LlamaDriver, goes_on_from_what_a_cache_holds) {
   for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
     TinyRun run(tiny_config());
