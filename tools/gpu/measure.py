@@ -11,6 +11,8 @@ from pair import CONFIGS, ROOT, read_json
 
 # Of the ops named by docs: 95 % of a bare cuBLAS call is the goal. It is reported, and decides nothing.
 GOAL = 0.95
+PREFILLS = 11  # of a run, one of them a warm-up
+ANSWER = 33  # tokens
 
 
 def cuda_bench(context, name, *args):
@@ -75,13 +77,22 @@ def parts_of_ops(trace_path):
             for kind, records in groups.items()}
 
 
+def of_one_prefill(stats):
+    """What the runner's statistics say of one of its prefills: time of kernels, bytes of tensors there and back."""
+    paths = stats["paths"].values()
+    moved = {way + "_bytes": sum(path[way]["bytes"] for path in paths) / PREFILLS for way in ("sent", "received")}
+    return moved | {"kernels_ns": {kernel: of["total_ns"] / PREFILLS for kernel, of in stats["tee"].items() if of["calls"]}}
+
+
 def pair_round(context, details):
     """One server; of each case a warm-up and ten counted prefills, and what the ops of two more took, by part."""
     with serve(context, ("--synthetic", context.args.config)) as served:
         for row in details["rows"]:
             say(f"prefill of {row['tokens']} tokens, {row['attention']}, by the pair")
             args, tokens = ("--wire", "bf16", "--attention", row["attention"]), random_tokens(row["tokens"])
-            row["pair_ns"] += served.prefill(*args, "--repeat", 11, tokens=tokens)[0]["runs_ns"][1:]
+            result, stats = served.prefill(*args, "--repeat", PREFILLS, tokens=tokens)
+            row["pair_ns"] += result["runs_ns"][1:]
+            row.update(of_one_prefill(read_json(stats)))
             trace = served.pair.path("trace.jsonl")
             served.prefill(*args, "--repeat", 3, "--record", trace, tokens=tokens)
             row["ops_by_part"] = parts_of_ops(trace)
@@ -113,6 +124,21 @@ def bench_prefill(context, details):
             row.update(pair_ms_median=pair_ms, one_process_ms_median=alone_ms, over=pair_ms / alone_ms - 1)
             context.progress(f"{row['tokens']} tokens, {row['attention']}: pair {pair_ms:.2f} ms, one process "
                              f"{alone_ms:.2f} ms ({100 * row['over']:+.1f} %)")
+
+
+def bench_decode(context, details):
+    """tee_runner generate: three answers of one sequence by the pair, a token's time from the first token on."""
+    details.update(config=os.path.relpath(context.args.config, ROOT), token_ns=[])
+    with serve(context, ("--synthetic", context.args.config)) as served:
+        for _ in range(3):
+            runner = served.pair.start("tee_runner", "generate", *served.model, "--endpoint", served.pair.endpoint, "--threads",
+                                       served.threads, "--wire", "bf16", "--tokens", "1,2,3,4", "--max-tokens", ANSWER,
+                                       "--ignore-eos", "-o", "json").expect_exit(0, context.budget.left())
+            said = json.loads(runner.stdout())
+            details["token_ns"].append((said["wall_ns"] - said["ttft_ns"]) / (len(said["ids"]) - 1))
+            details["token_ns_median"] = statistics.median(details["token_ns"])
+            context.progress(f"an answer of {ANSWER} tokens: {details['token_ns'][-1] / 1e6:.2f} ms a token")
+        served.stop()
 
 
 def sanitizer_filter(program):

@@ -22,7 +22,7 @@ from gpu import golden, machine, measure, report, steps  # noqa: E402 (found by 
 from one_scenario import Skip, main  # noqa: E402
 from pair import TINY  # noqa: E402
 
-DEVICE_STEPS = "conformance,golden,pair,prefill,ops,copies,sanitizer"
+DEVICE_STEPS = "conformance,golden,pair,prefill,decode,ops,copies,sanitizer"
 
 
 def suite(passed, skipped):
@@ -100,6 +100,10 @@ def dry_run_says_what_it_would_run_and_needs_no_gpu(box):
     results = box.results()
     assert results.pop("configure") == results.pop("build") == "passed"
     assert set(results) == set(DEVICE_STEPS.split(",")) and set(results.values()) == {"not run"}
+    # Every target is named, and none has a verdict.
+    assert [of["verdict"] for of in box.data["targets"]] == ["not run"] * 6, box.data["targets"]
+    for of in box.data["targets"]:
+        assert "--dry-run" in of["why"] and f" not run  {of['target']}  (" in said, (of, said)
 
 
 def dry_run_configures_the_real_tree(box):
@@ -293,8 +297,8 @@ def ops_of_a_trace_are_split_by_what_they_compute(box):
         "qkv": (2, 11), "o": (1, 7), "qk": (1, 4), "lm_head": (1, 5)}
 
 
-def prefills_are_measured_in_turn(box):
-    # The real pair, and a cuda_bench that says what such a one says.
+def use_real_pair(box):
+    """The real programs, on the CPU where gpu_check asks for a GPU; each server leaves a line in `turns`."""
     for name in ("gpu_server", "tee_runner"):
         if not os.path.exists(os.path.join(box.bin_dir, name)):
             raise Skip(f"{name} is not built")
@@ -303,6 +307,22 @@ args=
 for arg in "$@"; do [ "$arg" = cuda ] && arg=cpu; args="$args $arg"; done
 exec {box.bin_dir}/gpu_server $args""")
     os.symlink(os.path.join(box.bin_dir, "tee_runner"), os.path.join(box.build, "bin", "tee_runner"))
+
+
+def answers_are_measured_and_their_target_is_said(box):
+    use_real_pair(box)
+    said = box.check("--steps", "decode", "--config", TINY, "--out", box.json, says="ms a token")
+    assert box.results() == {"decode": "passed"}
+    details = box.data["steps"][0]["details"]
+    assert len(details["token_ns"]) == 3 and details["token_ns_median"] == sorted(details["token_ns"])[1] > 0, details
+    token, = [of for of in box.data["targets"] if of["target"] == "a token of one answer"]
+    assert token["verdict"] == "not run" and "another shape" in token["why"], token
+    assert "\ntargets\n" in said and " not run  a token of one answer  (the answers are of another shape" in said, said
+
+
+def prefills_are_measured_in_turn(box):
+    # The real pair, and a cuda_bench that says what such a one says.
+    use_real_pair(box)
     box.script("build/bin/cuda_bench", f"""echo alone >> {box.folder}/turns
 echo '{{"device":{{}},"results":[{{"kind":"prefill_in_process","tokens":8,"wall_ns_median":1000}},
 {{"kind":"prefill_in_process","tokens":16,"wall_ns_median":1000}}]}}'""")
@@ -315,6 +335,7 @@ echo '{{"device":{{}},"results":[{{"kind":"prefill_in_process","tokens":8,"wall_
     for row in rows:
         assert len(row["pair_ns"]) == 20 and len(row["one_process"]) == 2
         assert row["over"] == row["pair_ms_median"] / 0.001 - 1
+        assert row["sent_bytes"] > 0 and row["received_bytes"] > 0 and row["kernels_ns"]["rmsnorm"] > 0, row
         assert {"embedding", "qkv", "o", "gate_up", "down", "lm_head"} <= set(row["ops_by_part"])
         for part in row["ops_by_part"].values():
             assert part["total_ns"] > 0 and part["server_ns"] > 0
@@ -428,7 +449,7 @@ SCENARIOS = (without_a_gpu_it_exits_with_77_and_one_sentence, dry_run_says_what_
              what_the_budget_is_too_short_for_is_left_out_and_named,
              a_run_that_is_told_to_stop_leaves_nothing_running, golden_logits_are_held_to_the_bounds_of_the_wire,
              ops_of_a_trace_are_split_by_what_they_compute, cuda_bench_without_a_device_says_so_and_exits_with_5,
-             prefills_are_measured_in_turn, cuda_bench_runs_each_of_its_parts_on_the_fake_device,
+             prefills_are_measured_in_turn, answers_are_measured_and_their_target_is_said, cuda_bench_runs_each_of_its_parts_on_the_fake_device,
              the_fake_device_passes_what_a_gpu_has_to, the_bundle_carries_what_install_deps_names_and_no_compiler)
 
 
