@@ -1,0 +1,144 @@
+// The products of one prefill with LLaMA-3.2-1B's shape, by oneDNN alone: each linear of a layer in
+// one call with all threads, its weights in oneDNN's own layout, its operands where the last call
+// left them; times 16, and lm_head of one row. In fp32, and in bf16 where the CPU multiplies it:
+// the quicker one is what a prefill can cost at best. Nothing of attention.
+//   products [--tokens N] [--threads N] [--rounds N] [-o md|json]
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/cpu_count.h"
+#include "bench/llama_1b.h"
+#include "bench/one_dnn_product.h"
+#include "bench/record.h"
+#include "proto/limits.h"
+
+namespace airlock {
+namespace {
+
+using bench::OneDnnProduct;
+
+struct Options {
+  std::int64_t tokens = 1024;
+  std::size_t threads = usable_cpu_count();
+  std::size_t rounds = 3;
+  std::string form = "md";
+};
+
+struct Linear {
+  std::string name;
+  std::int64_t rows;
+  std::int64_t k;
+  std::int64_t n;
+  double times;  // in a pass
+};
+
+std::vector<Linear> linears_of(std::int64_t tokens) {
+  const ModelDims& dims = bench::kLlama1B;
+  std::vector<Linear> all;
+  for (const airlock::Linear linear : kValuesOf<airlock::Linear>) {
+    if (linear == airlock::Linear::kLmHead) continue;
+    std::int64_t k = 0;
+    std::int64_t n = 0;
+    for (const WeightKind kind : kinds_of(linear)) {
+      const Shape shape = weight_shape(dims, kind);
+      n += shape[0];
+      k = shape[1];
+    }
+    all.push_back({std::string(name_of(linear)), tokens, k, n, static_cast<double>(dims.layers)});
+  }
+  all.push_back({"lm_head", 1, dims.hidden, dims.vocab, 1});
+  return all;
+}
+
+/// As oneDNN says of this CPU: it is asked for a product.
+bool has_bf16() {
+  try {
+    const OneDnnProduct probe(64, 64, 64, OneDnnProduct::Type::bf16);
+    return true;
+  } catch (const dnnl::error&) {
+    return false;
+  }
+}
+
+struct Times {
+  std::string type;
+  std::vector<std::vector<double>> ms;  // of each linear, by round
+  std::vector<double> pass;             // ms, by round
+};
+
+Times measure(const std::vector<Linear>& linears, OneDnnProduct::Type type, std::size_t rounds) {
+  Times times{type == OneDnnProduct::Type::bf16 ? "bf16" : "fp32", {}, {}};
+  times.pass.assign(rounds, 0);
+  for (const Linear& linear : linears) {
+    OneDnnProduct product(linear.rows, linear.k, linear.n, type);
+    std::vector<double>& ms = times.ms.emplace_back();
+    for (std::size_t round = 0; round <= rounds; ++round) {
+      const double one = product.ms();
+      if (round == 0) continue;  // warms up
+      ms.push_back(one);
+      times.pass[round - 1] += one * linear.times;
+    }
+  }
+  return times;
+}
+
+void print_markdown(const std::vector<Linear>& linears, const Times& times) {
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const Linear& linear = linears[i];
+    const double ms = bench::median_of(times.ms[i]);
+    const auto flop = 2.0 * static_cast<double>(linear.rows * linear.k * linear.n);
+    fmt::print("| {} | {} | {:.3f} | {:.1f} |\n", times.type, linear.name, ms, flop / ms * 1e-6);
+  }
+  fmt::print("| {} | a pass | {:.1f} | |\n", times.type, bench::median_of(times.pass));
+}
+
+int run(const Options& options) {
+  omp_set_num_threads(static_cast<int>(options.threads));
+  const std::vector<Linear> linears = linears_of(options.tokens);
+  std::vector<Times> all = {measure(linears, OneDnnProduct::Type::f32, options.rounds)};
+  if (has_bf16()) all.push_back(measure(linears, OneDnnProduct::Type::bf16, options.rounds));
+  if (options.form == "md") {
+    fmt::print("{} tokens, {} threads, {} rounds; medians\n\n", options.tokens, options.threads,
+               options.rounds);
+    fmt::print("| type | product | ms | GF/s |\n| --- | --- | ---: | ---: |\n");
+    for (const Times& times : all) print_markdown(linears, times);
+    return 0;
+  }
+  std::vector<std::string> records;
+  for (const Times& times : all) {
+    bench::Record record;
+    record.text("type", times.type).count("tokens", static_cast<std::uint64_t>(options.tokens));
+    record.count("threads", options.threads).spread("pass_ms", times.pass);
+    for (std::size_t i = 0; i < linears.size(); ++i)
+      record.number(linears[i].name + "_ms", bench::median_of(times.ms[i]));
+    records.push_back(record.json());
+  }
+  fmt::print("{{\"results\":[\n{}\n]}}\n", fmt::join(records, ",\n"));
+  return 0;
+}
+
+}  // namespace
+}  // namespace airlock
+
+int main(int argc, char** argv) {
+  airlock::Options options;
+  CLI::App app{"The products of one prefill with LLaMA-3.2-1B's shape, by oneDNN alone."};
+  app.add_option("--tokens", options.tokens, "rows of the products")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{16384}));
+  app.add_option("--threads", options.threads, "of each product")
+      ->check(CLI::Range(std::size_t{1}, airlock::limits::kMaxThreads));
+  app.add_option("--rounds", options.rounds, "calls counted of each product")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1000}));
+  app.add_option("-o", options.form, "md or json")->check(CLI::IsMember({"md", "json"}));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : airlock::exit_code(airlock::StatusCode::kUsage);
+  }
+  return airlock::run(options);
+}
