@@ -127,6 +127,18 @@ def write(name, title, body, figures=None, folder=RESULTS, **facts):
     return text, os.path.relpath(path, ROOT)
 
 
+def put_between(page, begin, end, change):
+    """Replaces what a page has between two of its lines by change(what it had)."""
+    with open(page, encoding="utf-8") as file:
+        text = file.read()
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{page} has not {begin} and then {end}, once each")
+    start = text.index(begin) + len(begin)
+    stop = text.index(end)
+    with open(page, "w", encoding="utf-8") as file:
+        file.write(f"{text[:start]}\n\n{change(text[start:stop]).strip()}\n\n{text[stop:]}")
+
+
 def keep(name, title, body):
     """Prints the result and writes bench/results/<date>-NAME.md."""
     text, path = write(name, title, body, commit=commit_of(ROOT))

@@ -1,0 +1,410 @@
+"""The rows of bench/run_all: what each measures, against what, and its target. A group measures several rows at once,
+so that what is compared takes turns."""
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import typing
+
+from clients import clients_per_s
+from measure import ROOT, WIRE, alternate, prefills_ms, random_tokens, say
+from pair import open_pair, read_json
+
+HF_PYTHON = os.path.join(ROOT, "build", "hf", "bin", "python")
+LOAD_MODEL = os.path.join(ROOT, "build", "llama-3.2-1b-generated")
+LENGTHS = (128, 1024)
+READ_BYTES = 4 << 20
+
+
+class NotRun(Exception):
+    """A row that cannot be measured here; its words are the reason."""
+
+
+class Row(typing.NamedTuple):
+    """What is measured. The ratio is `ours` over `against`, and at most `target` unless `at_least`. Without a target the
+    row is a figure that is said."""
+    name: str
+    what: str
+    against: str
+    target: float | None
+    unit: str
+    group: str
+    at_least: bool = False
+
+
+class Figure(typing.NamedTuple):
+    """Of one row: medians, the median of the rounds' ratios, and what a reader must know beside them."""
+    ours: float
+    against: float
+    ratio: float
+    note: str = ""
+
+
+class Settings(typing.NamedTuple):
+    bin_dir: str
+    config: str
+    rounds: int
+    cores: int
+    hf_python: str
+    load_model: str
+
+    def program(self, name):
+        path = os.path.join(self.bin_dir, name)
+        if not os.access(path, os.X_OK):
+            raise NotRun(f"{name} is not built")
+        return path
+
+
+def row_list():
+    kernels = [Row(f"attention-{tokens}", f"causal attention in the TEE, {tokens} tokens, one thread, a layer",
+                   "half of oneDNN's fp32 products of the same shapes", 1.3, "ms", f"kernels-{tokens}")
+               for tokens in (*LENGTHS, 8192)]
+    kernels.append(Row("attention-pass", "the same, 16 layers at 1024 tokens",
+                       "0.30 s, as asked for on another machine", 1.0, "s", "kernels-1024"))
+    kernels += [Row(name, f"{what}, 1024 tokens, one thread, a layer", "memcpy of as many bytes", 1.5, "ms",
+                    "kernels-1024")
+                for name, what in (("silu", "SiLU"), ("rmsnorm", "RMSNorm"), ("residual", "residual"),
+                                   ("residual-rmsnorm", "residual and RMSNorm"))]
+    prefills = []
+    for tokens in LENGTHS:
+        what = f"prefill of {tokens} tokens, pair, all cores"
+        prefills += [Row(f"prefill-{tokens}-{name}", what, against, most, "ms", f"prefill-{tokens}")
+                     for name, against, most in (("transformers", "transformers in bf16, as many threads", 0.82),
+                                                 ("local", "--backend local, as many threads", 1.02),
+                                                 ("products", "its products alone, at oneDNN's full rate", 1.12))]
+    private = [Row(f"otp-{tokens}", f"prefill of {tokens} tokens, --privacy otp-verify", "plain, the same build", 2.1,
+                   "ms", f"private-{tokens}") for tokens in LENGTHS]
+    private.append(Row("otp-decode", "a token of an answer, --privacy otp-verify", "plain, the same build", 0.7, "ms",
+                       "private-decode"))
+    return (*kernels, *prefills,
+            Row("decode", "a token of one sequence, in one process, all cores",
+                "reading the weights once, as they are held, as many threads", 1.05, "ms", "decode"),
+            *private,
+            Row("clients", "two clients at once, prefills of 128 tokens: tokens/s together", "one client's", 1.0,
+                "tokens/s", "clients", at_least=True),
+            Row("tee-side-1", "the TEE's part of a 1024-token prefill, a server that answers at once, one thread",
+                "0.4 s, as asked for", 1.0, "s", "tee-side"),
+            Row("tee-side-cores", "the same, all cores", "one thread", None, "s", "tee-side"),
+            Row("load", "start of gpu_server to ready, page cache warm, all cores",
+                "reading the files once, as many threads", 2.0, "s", "load"))
+
+
+ROWS = row_list()
+
+
+def markdown_rows(text):
+    """Each row of a Markdown table as {column: cell}; several tables one behind the other."""
+    heads, rows = None, []
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            heads = None
+            continue
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if heads is None:
+            heads = cells
+        elif not set("".join(cells)) <= set("-: "):
+            rows.append(dict(zip(heads, cells)))
+    return rows
+
+
+def said_by(command):
+    """stdout of a program that must succeed."""
+    done = subprocess.run([*map(str, command)], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          check=False)
+    if done.returncode != 0:
+        words = done.stderr.strip().splitlines()
+        raise NotRun(f"{os.path.basename(command[0])}: exit {done.returncode}" + (f": {words[-1]}" if words else ""))
+    return done.stdout
+
+
+def first_number(cell):
+    return float(cell.split()[0])
+
+
+def pair_of(ours, against, note=""):
+    """A Figure of two lists that were measured in turn."""
+    ratios = [first / second for first, second in zip(ours, against)]
+    return Figure(statistics.median(ours), statistics.median(against), statistics.median(ratios), note)
+
+
+# One pass over both, where tee_kernels has a line of it.
+FUSED = ("residual and rmsnorm fused", "residual and rmsnorm, fused", "residual and rmsnorm in one pass")
+
+
+# Groups: each gives {name of a row: Figure or NotRun}.
+
+
+def kernel_line(rows, *names):
+    """The first kernel of these names that is there."""
+    for name in names:
+        for row in rows:
+            if row["kernel"] == name:
+                return Figure(*(first_number(row[column]) for column in ("ms a layer", "bound ms", "ratio")), name)
+    return NotRun(f"tee_kernels has no line {' or '.join(names)}")
+
+
+def kernels(settings, tokens):
+    rounds = max(settings.rounds, 3) if tokens > 4096 else 2 * settings.rounds + 1
+    said = said_by([settings.program("tee_kernels"), 1, rounds, tokens])
+    rows = [row for row in markdown_rows(said) if row.get("tokens") == str(tokens)]
+    attention = kernel_line(rows, "attention")
+    figures = {f"attention-{tokens}": attention}
+    if tokens == 1024:
+        if isinstance(attention, Figure):
+            seconds = 16e-3 * attention.ours
+            figures["attention-pass"] = Figure(seconds, 0.30, seconds / 0.30, "16 times a layer's")
+        figures.update({name: kernel_line(rows, name) for name in ("silu", "rmsnorm", "residual")})
+        figures["residual-rmsnorm"] = kernel_line(rows, *FUSED, "residual and rmsnorm")
+    return figures
+
+
+class Transformers:
+    """bench/transformers_prefill under way; it computes when it is asked and sleeps else."""
+
+    def __init__(self, settings):
+        if not os.access(settings.hf_python, os.X_OK):
+            raise NotRun(f"no {os.path.relpath(settings.hf_python, ROOT)}: python3 -m venv build/hf && "
+                         "build/hf/bin/pip install torch transformers")
+        probe = subprocess.run([settings.hf_python, "-c", "import torch, transformers"], capture_output=True, text=True,
+                               check=False)
+        if probe.returncode != 0:
+            words = probe.stderr.strip().splitlines() or ["no word"]
+            raise NotRun("torch and transformers do not load: " + words[-1])
+        # Its threads must not spin while the others are measured.
+        env = {**os.environ, "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
+        command = [settings.hf_python, "-B", os.path.join(ROOT, "bench", "transformers_prefill"), settings.config,
+                   "--threads", str(settings.cores)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, text=True, env=env)
+        self.versions = self.process.stdout.readline().strip().removeprefix("ready ")
+        if not self.versions:
+            self.close()
+            raise NotRun("bench/transformers_prefill ended before it was ready")
+
+    def prefill_ms(self, tokens):
+        self.process.stdin.write(f"{tokens}\n")
+        self.process.stdin.flush()
+        said = self.process.stdout.readline()
+        if not said:
+            raise NotRun("bench/transformers_prefill ended")
+        return 1e3 * float(said)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def products_ms(settings, tokens):
+    """(ms of a pass, type) of the quicker type."""
+    said = json.loads(said_by([settings.program("products"), "--tokens", tokens, "--threads", settings.cores,
+                               "--rounds", 1, "-o", "json"]))["results"]
+    best = min(said, key=lambda one: one["pass_ms_median"])
+    return best["pass_ms_median"], best["type"]
+
+
+def prefills(settings, tokens, wanted):
+    """The pair and all that it is held against, in turn; one prefill a round each, behind one that warms up."""
+    for name in ("gpu_server", "tee_runner"):
+        settings.program(name)
+    model, args = ("--synthetic", settings.config), ("--wire", WIRE, "--attention", "tee")
+    figures, types, contenders = {}, set(), ["pair"]
+    with contextlib.ExitStack() as stack:
+        hugging_face = None
+        if f"prefill-{tokens}-transformers" in wanted:
+            try:
+                hugging_face = Transformers(settings)
+                stack.callback(hugging_face.close)
+                hugging_face.prefill_ms(tokens)
+                contenders.append("transformers")
+            except NotRun as reason:
+                figures[f"prefill-{tokens}-transformers"] = reason
+        for name in ("local", "products"):
+            if f"prefill-{tokens}-{name}" in wanted:
+                contenders.append(name)
+        if len(contenders) == 1:
+            return figures
+        pair = stack.enter_context(open_pair(settings.bin_dir))
+        pair.server(model=model, threads=settings.cores)
+
+        def one_ms(side):
+            if side == "transformers":
+                return hugging_face.prefill_ms(tokens)
+            if side == "products":
+                ms, dtype = products_ms(settings, tokens)
+                types.add(dtype)
+                return ms
+            backend = ("--backend", "local") if side == "local" else ()
+            return prefills_ms(pair, *backend, *args, repeat=1, model=model, tokens=random_tokens(tokens),
+                               threads=settings.cores)[0]
+        times = alternate(settings.rounds, contenders, one_ms, f"prefill of {tokens} tokens")
+    notes = {"transformers": hugging_face.versions if hugging_face else "", "products": "/".join(sorted(types)),
+             "local": "attention in the TEE"}
+    for side in contenders[1:]:
+        figures[f"prefill-{tokens}-{side}"] = pair_of(times["pair"], times[side], notes[side])
+    return figures
+
+
+def decode(settings):
+    said = json.loads(said_by([settings.program("decode"), settings.cores, 4 * settings.rounds, 64, 1, "-o", "json"]))
+    one = said["results"][0]
+    return {"decode": Figure(one["pass_ms_median"], one["read_ms_median"], one["ratio_median"],
+                             f"{one['weight_bytes'] / 1e9:.2f} GB held; 64 positions behind")}
+
+
+@contextlib.contextmanager
+def private_pair(settings):
+    for name in ("gpu_server", "tee_runner"):
+        settings.program(name)
+    with open_pair(settings.bin_dir) as pair:
+        pair.server("--int8", "preload", model=("--synthetic", settings.config), threads=settings.cores)
+        yield pair
+
+
+MODES = {"otp-verify": ("--privacy", "otp-verify", "--int8-weights", "w8"), "plain": ("--wire", WIRE)}
+
+
+def private_prefill(settings, tokens):
+    with private_pair(settings) as pair:
+        def one_ms(mode):
+            return prefills_ms(pair, *MODES[mode], "--attention", "tee", repeat=1, model=("--synthetic", settings.config),
+                               tokens=random_tokens(tokens), threads=settings.cores)[0]
+        times = alternate(settings.rounds, ("otp-verify", "plain"), one_ms, f"private prefill of {tokens} tokens")
+    return {f"otp-{tokens}": pair_of(times["otp-verify"], times["plain"], "w8")}
+
+
+def private_decode(settings):
+    answer = 16
+    with private_pair(settings) as pair:
+        def one_ms(mode):
+            runner = pair.start("tee_runner", "generate", "--synthetic", settings.config, "--endpoint", pair.endpoint,
+                                "--threads", settings.cores, *MODES[mode], "--tokens", "1,2,3,4", "--max-tokens", answer,
+                                "--ignore-eos", "-o", "json").expect_exit(0, 3600)
+            said = read_json(runner.out_path)
+            return (said["wall_ns"] - said["ttft_ns"]) / (len(said["ids"]) - 1) / 1e6
+        times = alternate(settings.rounds, ("otp-verify", "plain"), one_ms, "private answer")
+    return {"otp-decode": pair_of(times["otp-verify"], times["plain"], f"w8; {answer} tokens")}
+
+
+def two_clients(settings):
+    for name in ("gpu_server", "tee_runner"):
+        settings.program(name)
+    model = ("--synthetic", settings.config)
+    with open_pair(settings.bin_dir) as pair:
+        pair.server(model=model, threads=settings.cores)
+        times = alternate(settings.rounds, (1, 2),
+                          lambda count: clients_per_s(pair, model, 128, count, 6, settings.cores), "clients of 128 tokens")
+    return {"clients": pair_of(times[2], times[1], f"{settings.cores} threads a process")}
+
+
+def tee_side(settings):
+    threads = sorted({1, min(settings.cores, 16)})
+    said = json.loads(said_by([settings.program("tee_side"), "--tokens", 1024, "--threads",
+                               ",".join(map(str, threads)), "--rounds", settings.rounds, "-o", "json"]))["results"]
+    one, most = said[0], said[-1]
+    seconds = [1e-3 * of["wall_ms_median"] for of in (one, most)]
+    kernel, spent = max(((key.removesuffix("_ms"), value) for key, value in one.items() if key in KERNEL_KEYS),
+                        key=lambda entry: entry[1])
+    figures = {"tee-side-1": Figure(seconds[0], 0.4, seconds[0] / 0.4,
+                                    f"{kernel} {spent:.0f} ms, outside of kernels {one['rest_ms']:.1f} ms")}
+    cores = Figure(seconds[1], seconds[0], seconds[1] / seconds[0], f"{most['threads']} threads")
+    figures["tee-side-cores"] = cores if len(threads) > 1 else NotRun("one core here")
+    return figures
+
+
+KERNEL_KEYS = ("rmsnorm_ms", "rope_ms", "softmax_ms", "silu_ms", "residual_ms", "attention_ms")
+
+
+def write_model(settings):
+    """A folder with the shape's config and weights in safetensors of bf16, random bits of small numbers: 2.5 GB for the
+    1B shape, made once."""
+    import llama_bytes  # of tools/, on the path by measure.py
+    path = os.path.join(settings.load_model, "model.safetensors")
+    if os.path.exists(path):
+        return path
+    say(f"writing {os.path.relpath(path, ROOT)}")
+    dims = llama_bytes.read_dims(settings.config)
+    shapes = {"model.embed_tokens.weight": (dims.vocab, dims.hidden), "model.norm.weight": (dims.hidden,)}
+    if not dims.tied:
+        shapes["lm_head.weight"] = (dims.vocab, dims.hidden)
+    for layer in range(dims.layers):
+        prefix = f"model.layers.{layer}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{prefix}{norm}.weight"] = (dims.hidden,)
+        for kind, shape in dims.weights().items():
+            shapes[f"{prefix}{'self_attn' if kind in 'qkvo' else 'mlp'}.{kind}_proj.weight"] = shape
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    # bf16 from 0.0078 up to 0.0156 of either sign.
+    block = bytearray(os.urandom(READ_BYTES))
+    block[1::2] = bytes(0x3C | (byte & 0x80) for byte in block[1::2])
+    os.makedirs(settings.load_model, exist_ok=True)
+    with open(path + ".part", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        while at > 0:
+            at -= file.write(block[:min(at, len(block))])
+    with open(settings.config, encoding="utf-8") as source:
+        config = source.read()
+    with open(os.path.join(settings.load_model, "config.json"), "w", encoding="utf-8") as file:
+        file.write(config)
+    os.replace(path + ".part", path)
+    return path
+
+
+def read_once_s(path, threads):
+    """Seconds for reading a file, a part of it by each thread, into memory that is used again."""
+    size = os.path.getsize(path)
+
+    def part(number):
+        buffer = memoryview(bytearray(READ_BYTES))
+        with open(path, "rb", buffering=0) as file:
+            at, end = size * number // threads, size * (number + 1) // threads
+            file.seek(at)
+            while at < end:
+                at += file.readinto(buffer[:min(READ_BYTES, end - at)])
+    workers = [threading.Thread(target=part, args=(number,)) for number in range(threads)]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return time.perf_counter() - start
+
+
+def load(settings):
+    settings.program("gpu_server")
+    path = write_model(settings)
+    read_once_s(path, settings.cores)  # warms the page cache
+    with open_pair(settings.bin_dir) as pair:
+        def one_s(side):
+            if side == "read":
+                return read_once_s(path, settings.cores)
+            start = time.perf_counter()
+            server = pair.server(model=("--model", settings.load_model), threads=settings.cores)
+            seconds = time.perf_counter() - start
+            pair.stop(server)
+            return seconds
+        times = alternate(settings.rounds, ("load", "read"), one_s, "load")
+    note = f"{os.path.getsize(path) / 1e9:.2f} GB, bf16, looked at every 10 ms"
+    return {"load": pair_of(times["load"], times["read"], note)}
+
+
+# Name: function of the settings and of the names of the wanted rows.
+GROUPS = {"decode": lambda settings, wanted: decode(settings),
+          "private-decode": lambda settings, wanted: private_decode(settings),
+          "clients": lambda settings, wanted: two_clients(settings),
+          "tee-side": lambda settings, wanted: tee_side(settings), "load": lambda settings, wanted: load(settings)}
+for count in (*LENGTHS, 8192):
+    GROUPS[f"kernels-{count}"] = lambda settings, wanted, tokens=count: kernels(settings, tokens)
+for count in LENGTHS:
+    GROUPS[f"prefill-{count}"] = lambda settings, wanted, tokens=count: prefills(settings, tokens, wanted)
+    GROUPS[f"private-{count}"] = lambda settings, wanted, tokens=count: private_prefill(settings, tokens)
+assert {row.group for row in ROWS} == set(GROUPS), sys.exit("bench/rows.py: a row without a group")

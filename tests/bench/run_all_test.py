@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""bench/run_all with programs that say what the test wants, and with the real pair: run_all_test.py [BIN_DIR]."""
+import glob
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+PROGRAM = os.path.join(ROOT, "bench", "run_all")
+TINY = os.path.join(ROOT, "tests", "data", "configs", "tiny.json")
+BIN = sys.argv.pop(1) if sys.argv[1:] else os.path.join(ROOT, "build", "release", "bin")
+KERNELS = """| kernel | tokens | ms a layer | bound ms | ratio |
+| --- | ---: | ---: | ---: | ---: |
+| attention | {tokens} | 60.000 | 50.000 | 1.20 (1.10 to 1.30) |
+| silu | {tokens} | 4.000 | 2.000 | 2.00 (1.90 to 2.10) |
+| rmsnorm | {tokens} | 0.600 | 0.400 | 1.50 (1.40 to 1.60) |
+| residual | {tokens} | 0.500 | 0.600 | 0.83 (0.80 to 0.90) |
+"""
+SIDE = {"results": [{"tokens": 1024, "threads": threads, "wall_ms_median": 600.0 / threads, "attention_ms": 500.0, "silu_ms": 60.0,
+                     "rest_ms": 1.5} for threads in (1, 2)]}
+
+
+class RunAllTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        self.bin = os.path.join(self.folder, "bin")
+        os.mkdir(self.bin)
+
+    def script(self, name, text):
+        path = os.path.join(self.bin, name)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("#!/bin/sh\n" + text)
+        os.chmod(path, 0o755)
+
+    def says(self, name, text):
+        self.script(name, f"cat <<'END'\n{text}\nEND\n")
+
+    def run_all(self, *args, code=0, bin_dir=None):
+        """What it printed, and {name: row} of the JSON that it left."""
+        done = subprocess.run([sys.executable, "-B", PROGRAM, "--bin-dir", bin_dir or self.bin, "--results", self.folder,
+                               "--hf-python", os.path.join(self.folder, "none"), *args], capture_output=True, text=True,
+                              check=False)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+        rows = {}
+        for path in glob.glob(os.path.join(self.folder, "*-run_all.json")):
+            with open(path, encoding="utf-8") as file:
+                rows = {row["name"]: row for row in json.load(file)["figures"]}
+        return done.stdout + done.stderr, rows
+
+    def test_ratios_are_held_against_their_targets(self):
+        self.says("tee_kernels", KERNELS.format(tokens=1024))
+        said, rows = self.run_all("--only", "attention-1024", "attention-pass", "silu", "rmsnorm", "residual", code=1)
+        self.assertEqual({name: row["verdict"] for name, row in rows.items()},
+                         {"attention-1024": "met", "attention-pass": "missed", "silu": "missed", "rmsnorm": "met",
+                          "residual": "met"})
+        self.assertAlmostEqual(rows["attention-pass"]["ours"], 0.96)
+        self.assertIn("missed: attention-pass, silu", said)
+        table = [line for line in said.splitlines() if line.startswith("| silu |")]
+        self.assertEqual(table, ["| silu | SiLU, 1024 tokens, one thread, a layer (silu) | 4 ms | memcpy of as many bytes | 2 ms "
+                                 "| <= 1.5x | 2.00x | missed |"])
+        with open(glob.glob(os.path.join(self.folder, "*-run_all.md"))[0], encoding="utf-8") as file:
+            kept = file.read()
+        self.assertIn(table[0], kept)
+        for fact in ("commit: ", "machine: ", "command: `bench/run_all --bin-dir "):
+            self.assertIn(fact, kept)
+
+    def test_what_is_not_there_is_not_run_and_says_why(self):
+        self.script("tee_kernels", "echo broken >&2; exit 3\n")
+        _, rows = self.run_all("--only", "silu", "decode", "residual-rmsnorm", "load")
+        self.assertEqual({name: row["verdict"] for name, row in rows.items()}, dict.fromkeys(rows, "not run"))
+        self.assertEqual(rows["silu"]["why"], "tee_kernels: exit 3: broken")
+        self.assertEqual(rows["decode"]["why"], "decode is not built")
+        self.says("tee_kernels", KERNELS.format(tokens=1024))
+        _, rows = self.run_all("--only", "residual-rmsnorm")
+        self.assertIn("tee_kernels has no line residual and rmsnorm", rows["residual-rmsnorm"]["why"])
+
+    def test_transformers_are_asked_for_where_they_are_not(self):
+        for name in ("gpu_server", "tee_runner"):
+            self.script(name, "exit 0\n")
+        said, rows = self.run_all("--only", "prefill-128-transformers")
+        self.assertEqual(rows["prefill-128-transformers"]["verdict"], "not run")
+        self.assertIn("pip install torch transformers", said)
+
+    def test_a_figure_without_a_target_is_no_verdict(self):
+        self.says("tee_side", json.dumps(SIDE))
+        _, rows = self.run_all("--only", "tee-side-1", "tee-side-cores", code=1)
+        self.assertEqual(rows["tee-side-1"]["verdict"], "missed")
+        self.assertAlmostEqual(rows["tee-side-1"]["ours"], 0.6)
+        self.assertEqual(rows["tee-side-1"]["note"], "attention 500 ms, outside of kernels 1.5 ms")
+        if len(os.sched_getaffinity(0)) > 1:
+            self.assertEqual((rows["tee-side-cores"]["verdict"], rows["tee-side-cores"]["ratio"]), ("-", 0.5))
+
+    def test_resume_takes_the_other_rows_along(self):
+        self.says("tee_kernels", KERNELS.format(tokens=1024))
+        self.run_all("--only", "rmsnorm")
+        self.says("tee_side", json.dumps(SIDE))
+        _, rows = self.run_all("--only", "tee-side-1", "--resume", code=1)
+        self.assertEqual(list(rows), ["rmsnorm", "tee-side-1"])
+        _, rows = self.run_all("--only", "rmsnorm")
+        self.assertEqual(list(rows), ["rmsnorm"])
+
+    def test_a_page_gets_the_table(self):
+        page = os.path.join(self.folder, "page.md")
+        with open(page, "w", encoding="utf-8") as file:
+            file.write("Before.\n\n<!-- bench/run_all -->\nold\n<!-- end of the table -->\nBehind.\n")
+        self.says("tee_kernels", KERNELS.format(tokens=1024))
+        self.run_all("--only", "rmsnorm", "--page", page)
+        with open(page, encoding="utf-8") as file:
+            text = file.read()
+        self.assertTrue(text.startswith("Before.\n\n<!-- bench/run_all -->\n\ndate: ") and text.endswith("Behind.\n"), text)
+        self.assertIn("| rmsnorm | RMSNorm, 1024 tokens", text)
+        self.assertNotIn("old", text)
+
+    def test_rows_are_listed_and_others_are_refused(self):
+        said, rows = self.run_all("--list")
+        self.assertIn("prefill-1024-transformers", said)
+        self.assertEqual(rows, {})
+        self.assertIn("there is no row polish", self.run_all("--only", "polish", code=2)[0])
+        self.assertIn("--rounds", self.run_all("--rounds", "0", code=2)[0])
+
+    def test_the_real_pair_gives_a_figure_for_each_row_of_it(self):
+        needed = [os.path.join(BIN, name) for name in ("gpu_server", "tee_runner")]
+        if not all(os.access(path, os.X_OK) for path in needed):
+            self.skipTest(f"the pair is not built in {BIN}")
+        names = ("prefill-128-local", "otp-128", "otp-decode", "clients", "load")
+        done = subprocess.run([sys.executable, "-B", PROGRAM, "--bin-dir", BIN, "--results", self.folder, "--config", TINY,
+                               "--load-model", os.path.join(self.folder, "model"), "--quick", "--only", *names],
+                              capture_output=True, text=True, check=False)
+        self.assertIn(done.returncode, (0, 1), done.stderr)
+        with open(glob.glob(os.path.join(self.folder, "*-run_all.json"))[0], encoding="utf-8") as file:
+            rows = {row["name"]: row for row in json.load(file)["figures"]}
+        self.assertEqual(set(rows), set(names))
+        for row in rows.values():
+            self.assertIn(row["verdict"], ("met", "missed"), row)
+            self.assertGreater(row["ours"], 0)
+            self.assertGreater(row["ratio"], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
