@@ -25,8 +25,8 @@ class NotRun(Exception):
 
 
 class Row(typing.NamedTuple):
-    """What is measured. The ratio is `ours` over `against`, and at most `target` unless `at_least`. Without a target the
-    row is a figure that is said."""
+    """What is measured. The ratio is `ours` over `against`, and at most `target` unless `at_least`. Without a target
+    the row is a figure that is said."""
     name: str
     what: str
     against: str
@@ -270,8 +270,8 @@ MODES = {"otp-verify": ("--privacy", "otp-verify", "--int8-weights", "w8"), "pla
 def private_prefill(settings, tokens):
     with private_pair(settings) as pair:
         def one_ms(mode):
-            return prefills_ms(pair, *MODES[mode], "--attention", "tee", repeat=1, model=("--synthetic", settings.config),
-                               tokens=random_tokens(tokens), threads=settings.cores)[0]
+            return prefills_ms(pair, *MODES[mode], "--attention", "tee", repeat=1, tokens=random_tokens(tokens),
+                               model=("--synthetic", settings.config), threads=settings.cores)[0]
         times = alternate(settings.rounds, ("otp-verify", "plain"), one_ms, f"private prefill of {tokens} tokens")
     return {f"otp-{tokens}": pair_of(times["otp-verify"], times["plain"], "w8")}
 
@@ -281,8 +281,8 @@ def private_decode(settings):
     with private_pair(settings) as pair:
         def one_ms(mode):
             runner = pair.start("tee_runner", "generate", "--synthetic", settings.config, "--endpoint", pair.endpoint,
-                                "--threads", settings.cores, *MODES[mode], "--tokens", "1,2,3,4", "--max-tokens", answer,
-                                "--ignore-eos", "-o", "json").expect_exit(0, 3600)
+                                "--threads", settings.cores, *MODES[mode], "--tokens", "1,2,3,4", "--max-tokens",
+                                answer, "--ignore-eos", "-o", "json").expect_exit(0, 3600)
             said = read_json(runner.out_path)
             return (said["wall_ns"] - said["ttft_ns"]) / (len(said["ids"]) - 1) / 1e6
         times = alternate(settings.rounds, ("otp-verify", "plain"), one_ms, "private answer")
@@ -295,8 +295,9 @@ def two_clients(settings):
     model = ("--synthetic", settings.config)
     with open_pair(settings.bin_dir) as pair:
         pair.server(model=model, threads=settings.cores)
-        times = alternate(settings.rounds, (1, 2),
-                          lambda count: clients_per_s(pair, model, 128, count, 6, settings.cores), "clients of 128 tokens")
+        def per_s(count):
+            return clients_per_s(pair, model, 128, count, 6, settings.cores)
+        times = alternate(settings.rounds, (1, 2), per_s, "clients of 128 tokens")
     return {"clients": pair_of(times[2], times[1], f"{settings.cores} threads a process")}
 
 

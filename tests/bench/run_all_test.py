@@ -124,11 +124,28 @@ class RunAllTest(unittest.TestCase):
         self.assertIn("there is no row polish", self.run_all("--only", "polish", code=2)[0])
         self.assertIn("--rounds", self.run_all("--rounds", "0", code=2)[0])
 
+    def test_parts_of_the_trusted_side_add_up(self):
+        program = os.path.join(BIN, "tee_side")
+        if not os.access(program, os.X_OK):
+            self.skipTest(f"{program} is not built")
+        for wire in ("bf16", "fp32"):
+            done = subprocess.run([program, "--tokens", "3,8", "--threads", "1,2", "--rounds", "1", "--wire", wire, "-o", "json"],
+                                  capture_output=True, text=True, check=True)
+            rows = json.loads(done.stdout)["results"]
+            self.assertEqual([(row["tokens"], row["threads"]) for row in rows], [(3, 1), (3, 2), (8, 1), (8, 2)])
+            for row in rows:
+                kernels = sum(row[name + "_ms"] for name in ("rmsnorm", "rope", "softmax", "silu", "residual", "attention"))
+                self.assertAlmostEqual(kernels + row["asking_ms"] + row["rest_ms"], row["wall_ms_median"], places=3)
+                for name in ("rmsnorm", "silu", "residual", "attention", "asking", "rest"):
+                    self.assertGreater(row[name + "_ms"], 0, (name, row))
+        for args in (("--threads", "0"), ("--tokens", "x"), ("--wire", "int8"), ("--rounds", "0")):
+            self.assertEqual(subprocess.run([program, *args], capture_output=True, check=False).returncode, 2, args)
+
     def test_the_real_pair_gives_a_figure_for_each_row_of_it(self):
         needed = [os.path.join(BIN, name) for name in ("gpu_server", "tee_runner")]
         if not all(os.access(path, os.X_OK) for path in needed):
             self.skipTest(f"the pair is not built in {BIN}")
-        names = ("prefill-128-local", "otp-128", "otp-decode", "clients", "load")
+        names = ("prefill-128-local", "otp-128", "otp-decode", "load")
         done = subprocess.run([sys.executable, "-B", PROGRAM, "--bin-dir", BIN, "--results", self.folder, "--config", TINY,
                                "--load-model", os.path.join(self.folder, "model"), "--quick", "--only", *names],
                               capture_output=True, text=True, check=False)
