@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <string>
@@ -8,6 +9,7 @@
 #include "base/convert.h"
 #include "proto/op.h"
 #include "runtime/cpu/few_rows_order.h"
+#include "runtime/cpu/panel_packer.h"
 #include "runtime/cpu/weights.h"
 #include "runtime/placement/placement.h"
 
@@ -26,6 +28,9 @@ struct Target {
   const HeldWeight* weight = nullptr;
   std::byte* rows = nullptr;
   DType dtype = DType::kF32;
+  // Of the full panels, and of the narrower one.
+  PanelForm form;
+  PanelForm last_form;
   std::size_t blocks_left = 0;
 };
 
@@ -37,6 +42,8 @@ struct Block {
 };
 
 constexpr std::int64_t kBlockBytes = std::int64_t{8} << 20;
+/// Read at a time: what was read is still near when it is packed.
+constexpr std::int64_t kReadBytes = std::int64_t{128} << 10;
 static_assert(kPlacedColumns % kPanelColumns == 0, "a share's rows begin with a panel");
 
 std::int64_t rows_per_block(std::int64_t columns) {
@@ -44,10 +51,16 @@ std::int64_t rows_per_block(std::int64_t columns) {
   return std::max(kPanelColumns, rows / kPanelColumns * kPanelColumns);
 }
 
+std::int64_t rows_per_read(std::int64_t columns, DType dtype) {
+  const std::int64_t rows = kReadBytes / (columns * static_cast<std::int64_t>(dtype_bytes(dtype)));
+  return std::max(kPackedRows, rows / kPackedRows * kPackedRows);
+}
+
 /// How a panel is held.
 struct PanelLayout {
   dnnl::memory::desc desc;
   bool packed = false;
+  PanelForm form;
   few_rows::Order order;
 };
 
@@ -65,10 +78,11 @@ PanelLayout choose_layout(const dnnl::engine& engine, DType held, std::int64_t k
       }
     }
   } catch (const dnnl::error&) {
-    return {plain, false, {}};
+    return {plain, false, {}, {}};
   }
-  if (layout == plain) return {plain, false, {}};
-  return {layout, true, few_rows::find_order(engine, held, k, n, layout)};
+  if (layout == plain) return {plain, false, {}, {}};
+  return {layout, true, find_panel_form(held, k, n, layout),
+          few_rows::find_order(engine, held, k, n, layout)};
 }
 
 std::byte* with_room(std::vector<std::byte>& buffer, std::size_t bytes) {
@@ -76,8 +90,14 @@ std::byte* with_room(std::vector<std::byte>& buffer, std::size_t bytes) {
   return buffer.data();
 }
 
-/// Loads all that a share has of a model. Blocks run on every thread of the pool; `mutex_` guards
-/// what they share.
+/// Memory that a thread uses again and again.
+struct Buffers {
+  std::vector<std::byte> read;
+  std::vector<std::byte> held;
+};
+
+/// Loads all that a share has of a model. Blocks run on every thread of the pool, which take them
+/// as they come; `mutex_` guards what they share.
 class Loader {
  public:
   Loader(const ModelSource& model, const Numerics& numerics, const dnnl::engine& engine,
@@ -96,8 +116,9 @@ class Loader {
       const onednn::OneThread alone;
       RETURN_IF_ERROR(onednn::guarded([&] { return plan(weights); }));
     }
-    pool.parallel_for(blocks_.size(),
-                      [this](std::size_t begin, std::size_t end) { run_blocks(begin, end); });
+    // Relaxed: it only hands out indices; the pool orders what the blocks wrote.
+    std::atomic<std::size_t> next{0};
+    pool.parallel_for(pool.thread_count(), [&](std::size_t, std::size_t) { run_blocks(next); });
     if (!first_error_.ok()) return first_error_;
     if (options_.progress) options_.progress(total_bytes_, total_bytes_);
     return weights;
@@ -133,7 +154,7 @@ class Loader {
     ASSIGN_OR_RETURN(weights.table_pages, PageBuffer::allocate(desc.bytes()));
     std::byte* rows = weights.table_pages.data();
     weights.table = {rows, desc};
-    plan_blocks({kEmbedName, 0, dims.hidden, nullptr, rows, desc.dtype}, dims.vocab);
+    plan_blocks({kEmbedName, 0, dims.hidden, nullptr, rows, desc.dtype, {}, {}}, dims.vocab);
     return {};
   }
 
@@ -153,7 +174,7 @@ class Loader {
     ASSIGN_OR_RETURN(head.pages,
                      PageBuffer::allocate(static_cast<std::size_t>(head.n) * row.bytes()));
     head.data = head.pages.data();
-    plan_blocks({kEmbedName, first, head.k, nullptr, head.data, row.dtype}, head.n);
+    plan_blocks({kEmbedName, first, head.k, nullptr, head.data, row.dtype, {}, {}}, head.n);
     return {};
   }
 
@@ -165,10 +186,12 @@ class Loader {
     const std::int64_t full = weight.n / kPanelColumns;
     const std::int64_t rest = weight.n % kPanelColumns;
     std::size_t bytes = 0;
+    Target target{name, held.begin, weight.k, &weight, nullptr, numerics_.held, {}, {}};
     if (full > 0) {
       const PanelLayout& chosen = layout_of(weight.k, kPanelColumns);
       weight.layout = chosen.desc;
       weight.packed = chosen.packed;
+      target.form = chosen.form;
       weight.panel_bytes = aligned(weight.layout.get_size());
       bytes += static_cast<std::size_t>(full) * weight.panel_bytes;
     }
@@ -176,12 +199,13 @@ class Loader {
       const PanelLayout& chosen = layout_of(weight.k, rest);
       weight.last_layout = chosen.desc;
       weight.last_packed = chosen.packed;
+      target.last_form = chosen.form;
       bytes += weight.last_layout.get_size();
     }
     weight.order = order_of(shape[1], shape[0]);
     ASSIGN_OR_RETURN(weight.pages, PageBuffer::allocate(bytes));
     weight.data = weight.pages.data();
-    plan_blocks({name, held.begin, weight.k, &weight, nullptr, numerics_.held}, weight.n);
+    plan_blocks(std::move(target), weight.n);
     return {};
   }
 
@@ -211,60 +235,111 @@ class Loader {
     targets_.push_back(std::move(target));
   }
 
-  void run_blocks(std::size_t begin, std::size_t end) {
+  void run_blocks(std::atomic<std::size_t>& next) {
     const onednn::OneThread alone;
-    std::vector<std::byte> read;
-    std::vector<std::byte> held;
-    for (std::size_t index = begin; index < end; ++index) {
+    Buffers buffers;
+    for (std::size_t index = 0;
+         (index = next.fetch_add(1, std::memory_order_relaxed)) < blocks_.size();) {
       {
         const std::lock_guard lock(mutex_);
         if (!first_error_.ok()) return;
       }
       const Block& block = blocks_[index];
-      finish_block(block, onednn::guarded([&] { return run_block(block, read, held); }));
+      finish_block(block, onednn::guarded([&] { return run_block(block, buffers); }));
     }
   }
 
-  // `read` and `held` are memory that this thread uses again and again.
-  Status run_block(const Block& block, std::vector<std::byte>& read,
-                   std::vector<std::byte>& held) const {
+  Status run_block(const Block& block, Buffers& buffers) const {
     const Target& target = targets_[block.target];
-    const TensorDesc desc{numerics_.dtype, Shape{block.rows, target.columns}};
-    const bool converts = target.dtype != numerics_.dtype;
-    std::byte* plain = nullptr;
-    if (target.weight == nullptr) {
-      plain = target.rows + static_cast<std::size_t>(block.first_row * target.columns) *
-                                dtype_bytes(target.dtype);
+    if (target.weight == nullptr) return load_rows(target, block, buffers);
+    const Cut panels{block.rows, kPanelColumns};
+    for (std::int64_t i = 0; i < panels.parts(); ++i) {
+      const std::int64_t rows = panels.size(i);
+      const PanelForm& form = rows == kPanelColumns ? target.form : target.last_form;
+      const Block panel{block.target, block.first_row + panels.begin(i), rows};
+      RETURN_IF_ERROR(form.known() ? pack(target, panel, form, buffers)
+                                   : reorder(target, panel, buffers));
     }
-    std::byte* rows = plain != nullptr && !converts ? plain : with_room(read, desc.bytes());
-    RETURN_IF_ERROR(
-        model_.read_rows(target.name, target.first_row + block.first_row, {rows, desc}));
-    if (converts) {
-      std::byte* to =
-          plain != nullptr ? plain : with_room(held, desc.elements() * dtype_bytes(target.dtype));
-      hold_block(numerics_, numerics_.dtype, rows, to, desc.elements());
-      rows = to;
-    }
-    if (plain != nullptr) return {};
-    pack(*target.weight, block, rows);
     return {};
   }
 
-  // The panels of a block, which begins with one, from its rows.
-  void pack(const HeldWeight& weight, const Block& block, std::byte* rows) const {
-    dnnl::stream stream(engine_);
-    const auto type = onednn::data_type(numerics_.held);
-    const Cut panels{block.rows, kPanelColumns};
-    for (std::int64_t i = 0; i < panels.parts(); ++i) {
-      const HeldWeight::Panel panel = weight.panel(block.first_row + panels.begin(i));
-      dnnl::memory from({{weight.k, panels.size(i)}, type, Tag::ba}, engine_,
-                        rows + static_cast<std::size_t>(panels.begin(i) * weight.k) *
-                                   dtype_bytes(numerics_.held));
-      // The pages are the loader's until the weights are loaded.
-      dnnl::memory packed(*panel.layout, engine_, const_cast<std::byte*>(panel.data));
-      dnnl::reorder(from, packed).execute(stream, from, packed);
-      stream.wait();
+  /// Some rows of a target, rounded to numerics.dtype.
+  Status read(const Target& target, std::int64_t first_row, std::int64_t rows,
+              std::byte* to) const {
+    return model_.read_rows(target.name, target.first_row + first_row,
+                            {to, {numerics_.dtype, Shape{rows, target.columns}}});
+  }
+
+  std::size_t bytes_of(const Target& target, std::int64_t rows, DType dtype) const {
+    return static_cast<std::size_t>(rows * target.columns) * dtype_bytes(dtype);
+  }
+
+  /// Rows that stay rows.
+  Status load_rows(const Target& target, const Block& block, Buffers& buffers) const {
+    std::byte* const first = target.rows + bytes_of(target, block.first_row, target.dtype);
+    if (target.dtype == numerics_.dtype) return read(target, block.first_row, block.rows, first);
+    const Cut parts{block.rows, rows_per_read(target.columns, numerics_.dtype)};
+    for (std::int64_t i = 0; i < parts.parts(); ++i) {
+      const std::int64_t rows = parts.size(i);
+      std::byte* const from = with_room(buffers.read, bytes_of(target, rows, numerics_.dtype));
+      std::byte* const to = first + bytes_of(target, parts.begin(i), target.dtype);
+      RETURN_IF_ERROR(read(target, block.first_row + parts.begin(i), rows, from));
+      hold_block(numerics_, numerics_.dtype, from, to,
+                 static_cast<std::size_t>(rows * target.columns));
     }
+    return {};
+  }
+
+  /// Some rows of a target as they are packed: of the held type, or bf16. In one of the buffers.
+  Result<std::pair<const std::byte*, DType>> rows_to_pack(const Target& target,
+                                                          std::int64_t first_row,
+                                                          std::int64_t rows,
+                                                          Buffers& buffers) const {
+    std::byte* const from = with_room(buffers.read, bytes_of(target, rows, numerics_.dtype));
+    RETURN_IF_ERROR(read(target, first_row, rows, from));
+    if (numerics_.dtype == numerics_.held || numerics_.dtype == DType::kBF16)
+      return std::pair<const std::byte*, DType>{from, numerics_.dtype};
+    std::byte* const to = with_room(buffers.held, bytes_of(target, rows, numerics_.held));
+    hold_block(numerics_, numerics_.dtype, from, to,
+               static_cast<std::size_t>(rows * target.columns));
+    return std::pair<const std::byte*, DType>{to, numerics_.held};
+  }
+
+  /// A panel, in parts that stay in a cache while they are read and packed.
+  Status pack(const Target& target, const Block& panel, const PanelForm& form,
+              Buffers& buffers) const {
+    // The pages are the loader's until the weights are loaded.
+    auto* const to = const_cast<std::byte*>(target.weight->panel(panel.first_row).data);
+    const Cut parts{panel.rows, rows_per_read(target.columns, numerics_.dtype)};
+    for (std::int64_t i = 0; i < parts.parts(); ++i) {
+      const std::int64_t first = parts.begin(i);
+      ASSIGN_OR_RETURN(const auto rows,
+                       rows_to_pack(target, panel.first_row + first, parts.size(i), buffers));
+      pack_rows(form, rows.second, numerics_.held, rows.first, first, parts.size(i), to);
+    }
+    return {};
+  }
+
+  /// A panel of a form that oneDNN alone knows.
+  Status reorder(const Target& target, const Block& block, Buffers& buffers) const {
+    const HeldWeight::Panel panel = target.weight->panel(block.first_row);
+    std::byte* rows = with_room(buffers.read, bytes_of(target, block.rows, numerics_.dtype));
+    RETURN_IF_ERROR(read(target, block.first_row, block.rows, rows));
+    if (numerics_.dtype != numerics_.held) {
+      std::byte* const held =
+          with_room(buffers.held, bytes_of(target, block.rows, numerics_.held));
+      hold_block(numerics_, numerics_.dtype, rows, held,
+                 static_cast<std::size_t>(block.rows * target.columns));
+      rows = held;
+    }
+    dnnl::stream stream(engine_);
+    dnnl::memory from({{target.columns, block.rows}, onednn::data_type(numerics_.held), Tag::ba},
+                      engine_, rows);
+    // As above.
+    dnnl::memory packed(*panel.layout, engine_, const_cast<std::byte*>(panel.data));
+    dnnl::reorder(from, packed).execute(stream, from, packed);
+    stream.wait();
+    return {};
   }
 
   void finish_block(const Block& block, const Status& status) {

@@ -4,8 +4,10 @@
 #include <atomic>
 #include <ctime>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <set>
 
 #include "base/convert.h"
@@ -25,7 +27,8 @@ namespace {
 
 constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{64} << 20;
 constexpr std::size_t kMaxShards = 4096;
-constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
+/// Read at a time: what was read is still near when it is hashed or converted.
+constexpr std::size_t kChunkBytes = std::size_t{128} << 10;
 constexpr std::size_t kMaxHashThreads = 16;
 constexpr std::uint64_t kSlowHashBytes = std::uint64_t{1} << 30;
 constexpr std::int64_t kSettledS = 2;
@@ -145,12 +148,18 @@ Result<std::vector<std::string>> hash_tensors(std::span<const Places::value_type
                     directory, static_cast<double>(bytes) / 1e9));
   }
   std::vector<std::string> lines(items.size());
+  // The largest first, so that no thread is left with one at the end.
+  std::vector<std::size_t> order(items.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order, std::ranges::greater(),
+                           [&](std::size_t i) { return items[i]->second.entry->bytes; });
   // Relaxed: it only hands out indices; joining the threads publishes the lines.
   std::atomic<std::size_t> next = 0;
   std::mutex mutex;
   Status failure;
   const auto work = [&](std::size_t, std::size_t) {
-    for (std::size_t i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < items.size();) {
+    for (std::size_t at = 0; (at = next.fetch_add(1, std::memory_order_relaxed)) < order.size();) {
+      const std::size_t i = order[at];
       const auto hash = hash_tensor(items[i]->second);
       if (!hash.ok()) {
         const std::lock_guard lock(mutex);
