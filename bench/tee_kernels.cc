@@ -43,10 +43,9 @@ void fill(MutableTensorView view) {
     state = state * 1664525U + 1013904223U;
     return static_cast<float>(state >> 8) / static_cast<float>(1U << 23) - 1.0F;
   };
-  for (std::size_t i = 0; i < view.desc.elements(); ++i) {
-    const float value = next();
-    store_f32(view.desc.dtype, &value, view.data + i * dtype_bytes(view.desc.dtype), 1);
-  }
+  std::vector<float> values(view.desc.elements());
+  std::ranges::generate(values, next);
+  store_f32(view.desc.dtype, values.data(), view.data, values.size());
 }
 
 Tensor filled(DType dtype, const Shape& shape) {
@@ -208,6 +207,10 @@ void movers(ThreadPool& pool, std::int64_t tokens, std::size_t rounds) {
        [&](std::size_t i) {
          add_residual(pool, deltas[i].view(), 0, states[i]);
          rms_norm(pool, states[i], 0, weight.data(), 1e-5, out_rows(i));
+       }},
+      {"both in one pass", rows * hidden * 12,
+       [&](std::size_t i) {
+         add_and_normalise(pool, deltas[i].view(), 0, states[i], weight.data(), 1e-5, out_rows(i));
        }},
   };
   for (const Mover& mover : all) print(move(pool, mover, places, tokens, rounds));

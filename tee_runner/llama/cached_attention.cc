@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/convert.h"
+#include "tee_runner/llama/attention_rows.h"
 #include "tee_runner/llama/kernels.h"
 #include "tee_runner/llama/vector_math.h"
 
@@ -39,16 +40,15 @@ struct Item {
   std::size_t first_position;  // a multiple of kQueryRows where there is one head
 };
 
-void load_row(TensorView rows, std::size_t row, std::size_t first, std::size_t count, float* out) {
+/// The elements of a row from `first` on.
+const std::byte* elements_at(TensorView rows, std::size_t row, std::size_t first) {
   const auto width = static_cast<std::size_t>(rows.desc.shape[1]);
-  load_f32(rows.desc.dtype, rows.data + (row * width + first) * dtype_bytes(rows.desc.dtype), out,
-           count);
+  return rows.data + (row * width + first) * dtype_bytes(rows.desc.dtype);
 }
 
-void rotate(const Layer& layer, std::size_t position, const float* in, float* out) {
-  const RopeTable& table = layer.table;
-  vector_math().rotate_head(in, &table.cos[position * table.half],
-                            &table.sin[position * table.half], table.half, out);
+/// A tensor because its start is aligned for vectors.
+Tensor zeros(std::size_t count) {
+  return Tensor({DType::kF32, {static_cast<std::int64_t>(count)}});
 }
 
 /// Of one row, in its place behind its sequence's length.
@@ -61,17 +61,17 @@ void store_row(const Layer& layer, const SequenceRows& sequence, std::size_t row
   const auto block = static_cast<std::int64_t>(position / kBlock);
   const std::size_t column = position % kBlock;
   const std::size_t element = dtype_bytes(layer.cached);
-  std::vector<float> line(2 * d);
+  std::vector<float> line(d);
   std::vector<std::byte> rounded(d * element);
   for (std::size_t head = 0; head < layer.kv_heads; ++head) {
-    load_row(keys, row, head * d, d, line.data());
-    rotate(layer, position, line.data(), line.data() + d);
-    store_f32(layer.cached, line.data() + d, rounded.data(), d);
+    rotate_row(layer.table, position, keys.desc.dtype, elements_at(keys, row, head * d),
+               line.data());
+    store_f32(layer.cached, line.data(), rounded.data(), d);
     std::byte* const transposed =
         cache.keys(layer.index, static_cast<std::int64_t>(head), block) + column * element;
     for (std::size_t i = 0; i < d; ++i)
       std::memcpy(transposed + i * kBlock * element, rounded.data() + i * element, element);
-    load_row(values, row, head * d, d, line.data());
+    load_f32(values.desc.dtype, elements_at(values, row, head * d), line.data(), d);
     store_f32(layer.cached, line.data(),
               cache.values(layer.index, static_cast<std::int64_t>(head), block) +
                   column * layer.pitch * element,
@@ -86,15 +86,14 @@ class Walker {
       : layer_(layer),
         q_(q),
         out_(out),
-        queries_(kQueryRows * layer.pitch),
-        output_(kQueryRows * layer.pitch),
-        line_(layer.head_dim) {
+        queries_(zeros(kQueryRows * layer.pitch)),
+        output_(zeros(kQueryRows * layer.pitch)) {
     if (layer.cached != DType::kF32) {
-      keys_.resize(layer.head_dim * kBlock);
-      values_.resize(kBlock * layer.pitch);
+      keys_ = zeros(layer.head_dim * kBlock);
+      values_ = zeros(kBlock * layer.pitch);
     }
-    block_.queries = queries_.data();
-    block_.output = output_.data();
+    block_.queries = queries_.as<float>().data();
+    block_.output = output_.as<float>().data();
     block_.pitch = layer.pitch;
     block_.head_dim = layer.head_dim;
     block_.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(layer.head_dim)));
@@ -110,10 +109,9 @@ class Walker {
     block_.first_row = one_token ? 0 : std::max(item.first_position, start) - item.first_position;
     block_.end_row = one_token ? item.head_count : std::min(kQueryRows, end - item.first_position);
     for (std::size_t row = block_.first_row; row < block_.end_row; ++row) {
-      load_row(q_, row_of(item, row), head_of(item, row) * layer_.head_dim, layer_.head_dim,
-               line_.data());
-      rotate(layer_, item.first_position + row * block_.position_step, line_.data(),
-             &queries_[row * layer_.pitch]);
+      rotate_row(layer_.table, item.first_position + row * block_.position_step, q_.desc.dtype,
+                 elements_at(q_, row_of(item, row), head_of(item, row) * layer_.head_dim),
+                 queries_.as<float>().data() + row * layer_.pitch);
     }
     block_.begin();
     const std::size_t last = item.first_position + (block_.end_row - 1) * block_.position_step;
@@ -152,29 +150,28 @@ class Walker {
                                 reinterpret_cast<const std::uint16_t*>(values));
       return;
     }
-    load_f32(layer_.cached, keys, keys_.data(), keys_.size());
-    load_f32(layer_.cached, values, values_.data(), values_.size());
-    vector_math().attend(block_, first_key, keys_.data(), values_.data());
+    const std::span<float> wide_keys = keys_.as<float>();
+    const std::span<float> wide_values = values_.as<float>();
+    load_f32(layer_.cached, keys, wide_keys.data(), wide_keys.size());
+    load_f32(layer_.cached, values, wide_values.data(), wide_values.size());
+    vector_math().attend(block_, first_key, wide_keys.data(), wide_values.data());
   }
 
   void store(const Item& item) {
     const auto width = static_cast<std::size_t>(out_.desc.shape[1]);
     for (std::size_t row = block_.first_row; row < block_.end_row; ++row) {
-      block_.finish(row);
       const std::size_t at = row_of(item, row) * width + head_of(item, row) * layer_.head_dim;
-      store_f32(out_.desc.dtype, &output_[row * layer_.pitch],
-                out_.data + at * dtype_bytes(out_.desc.dtype), layer_.head_dim);
+      finish_row(block_, row, out_.desc.dtype, out_.data + at * dtype_bytes(out_.desc.dtype));
     }
   }
 
   const Layer& layer_;
   const TensorView q_;
   const MutableTensorView out_;
-  std::vector<float> queries_;  // [kQueryRows, pitch], rotated
-  std::vector<float> output_;   // [kQueryRows, pitch]
-  std::vector<float> line_;     // [head_dim]
-  std::vector<float> keys_;     // of one block, where the cache is not fp32
-  std::vector<float> values_;
+  Tensor queries_;  // [kQueryRows, pitch], rotated
+  Tensor output_;   // [kQueryRows, pitch]
+  Tensor keys_;     // of one block, where the cache is not fp32
+  Tensor values_;
   QueryBlock block_;
 };
 

@@ -189,6 +189,36 @@ void add_residual(ThreadPool& pool, TensorView delta, std::int64_t first_row, Te
   });
 }
 
+void add_and_normalise(ThreadPool& pool, TensorView delta, std::int64_t first_row, Tensor& hidden,
+                       const float* weight, double epsilon, MutableTensorView out) {
+  const std::size_t width = to_size(hidden.desc().shape[1]);
+  const std::size_t rows = to_size(out.desc.shape[0]);
+  const std::size_t first = to_size(first_row);
+  CHECK(out.desc.shape == delta.desc.shape && out.desc.shape[1] == hidden.desc().shape[1] &&
+        first + rows <= to_size(hidden.desc().shape[0]));
+  float* const target = hidden.as<float>().data() + first * width;
+  const auto small = static_cast<float>(epsilon);
+  const VectorMath& math = vector_math();
+  for_items(pool, rows, rows * width, [&](std::size_t begin, std::size_t end) {
+    if (delta.desc.dtype == DType::kBF16 && out.desc.dtype == DType::kBF16) {
+      for (std::size_t row = begin; row < end; ++row) {
+        math.add_rms_norm_bf16(bf16_at(delta, row * width), target + row * width, weight, small,
+                               bf16_at(out, row * width), width);
+      }
+      return;
+    }
+    Tensor line({DType::kF32, {hidden.desc().shape[1]}});
+    float* const values = line.as<float>().data();
+    for (std::size_t row = begin; row < end; ++row) {
+      const std::size_t at = row * width;
+      load_f32(delta.desc.dtype, delta.data + at * dtype_bytes(delta.desc.dtype), values, width);
+      math.add(values, target + at, width);
+      math.rms_norm(target + at, weight, small, values, width);
+      store_f32(out.desc.dtype, values, out.data + at * dtype_bytes(out.desc.dtype), width);
+    }
+  });
+}
+
 void rotate_heads(ThreadPool& pool, const RopeTable& table, TensorView rows, const HeadTile& tile,
                   std::int64_t position, MutableTensorView heads) {
   const Layout at = layout_of(rows.desc, heads.desc, tile);

@@ -26,12 +26,19 @@ void rms_norm(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row, co
 void causal_softmax(ThreadPool& pool, TensorView scores, std::int64_t first_row, float scale,
                     MutableTensorView out);
 
-/// out = silu(gate) * up, element by element; all three of one shape.
+/// out = silu(gate) * up, element by element; all three of one shape. Where all three are bf16, it
+/// is as precise as bf16 asks (vector_math.h).
 void silu_multiply(ThreadPool& pool, TensorView gate, TensorView up, MutableTensorView out);
 
 /// Adds `delta` [rows, width] to rows [first_row, first_row + rows) of `hidden`, fp32 [tokens,
 /// width].
 void add_residual(ThreadPool& pool, TensorView delta, std::int64_t first_row, Tensor& hidden);
+
+/// add_residual(), then rms_norm() of the same rows, with the bits of both, row by row: memory is
+/// gone through once. delta and out [rows, width], of any float type each, do not meet; out is
+/// written in the end of a row, hidden stays with the sum.
+void add_and_normalise(ThreadPool& pool, TensorView delta, std::int64_t first_row, Tensor& hidden,
+                       const float* weight, double epsilon, MutableTensorView out);
 
 /// Some heads of some tokens, where they lie in both layouts: that of linear layers, `rows`
 /// [tokens, heads * head_dim], and that of batched products and of the cache, `heads` [head_count,

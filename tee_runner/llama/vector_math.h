@@ -41,14 +41,12 @@ struct QueryBlock {
 
   /// Before the first step, and after end_row is set.
   void begin();
-  /// After the last one: divides a row of the output by its weights' sum.
-  void finish(std::size_t row);
 };
 
 /// The arithmetic of the TEE kernels over plain arrays of fp32, of any alignment. Written once with
 /// Highway and compiled for several instruction sets. What is called _bf16 reads and writes bf16
 /// and has the bits of widening, computing in fp32 and rounding once (base/float_bits.h), in one
-/// pass.
+/// pass; silu_multiply_bf16 alone computes less precisely.
 struct VectorMath {
   /// exp(x) within 2 ulp wherever the result is a normal float; 0 below that, infinity above it,
   /// NaN for NaN.
@@ -59,12 +57,17 @@ struct VectorMath {
                    std::size_t count);
   void (*rms_norm_bf16)(const float* x, const float* weight, float epsilon, std::uint16_t* out,
                         std::size_t count);
+  /// add_bf16() of `delta` to `sum`, then rms_norm_bf16() of the sum.
+  void (*add_rms_norm_bf16)(const std::uint16_t* delta, float* sum, const float* weight,
+                            float epsilon, std::uint16_t* out, std::size_t count);
 
   /// values := softmax(values * scale). There is room for `count` rounded up to kSumLanes; what
   /// lies beyond `count` is overwritten.
   void (*softmax)(float* values, std::size_t count, float scale);
 
-  /// out = silu(gate) * up; `out` may be `gate`.
+  /// out = silu(gate) * up; `out` may be `gate`. Where exp(-gate) is infinite silu is 0, and NaN
+  /// at -infinity. In bf16 the result is within 0.505 units in bf16's last place, where exp(-gate)
+  /// is finite and gate and result are at least 3e-36 in size.
   void (*silu_multiply)(const float* gate, const float* up, float* out, std::size_t count);
   void (*silu_multiply_bf16)(const std::uint16_t* gate, const std::uint16_t* up, std::uint16_t* out,
                              std::size_t count);
@@ -77,6 +80,8 @@ struct VectorMath {
   /// layout, where element i pairs with i + half; cos and sin [half]. `out` may be `in`.
   void (*rotate_head)(const float* in, const float* cos, const float* sin, std::size_t half,
                       float* out);
+  void (*rotate_head_bf16)(const std::uint16_t* in, const float* cos, const float* sin,
+                           std::size_t half, float* out);
 
   /// One step of a block: takes kKeys keys, the first of them at position `first_key`, into each
   /// query that is not before them. keys [head_dim, kKeys], transposed; values [kKeys, pitch].
@@ -84,6 +89,9 @@ struct VectorMath {
   /// The same of keys and values in bf16, which are widened as they are read: for few rows.
   void (*attend_bf16)(QueryBlock& block, std::size_t first_key, const std::uint16_t* keys,
                       const std::uint16_t* values);
+  /// After the last step: out [head_dim] = a row's output over its weights' sum.
+  void (*finish)(const QueryBlock& block, std::size_t row, float* out);
+  void (*finish_bf16)(const QueryBlock& block, std::size_t row, std::uint16_t* out);
 };
 
 /// For the best instruction set that this CPU has.

@@ -210,6 +210,28 @@ TEST(Residual, adds_to_the_rows_asked_for) {
   }
 }
 
+TEST(AddAndNormalise, has_the_bits_of_the_sum_and_then_the_norm) {
+  const auto owned_pool = ThreadPool::create(2).value();
+  ThreadPool& pool = *owned_pool;
+  for (const DType delta_type : kFloatTypes) {
+    for (const DType out_type : kFloatTypes) {
+      for (const std::int64_t width : {1, 7, 64, 1100, 2048}) {
+        const Tensor delta = random_tensor(delta_type, {40, width}, 30);
+        const Tensor weight = random_tensor(DType::kF32, {width}, 31);
+        Tensor apart = random_tensor(DType::kF32, {43, width}, 32, 3.0F);
+        Tensor at_once = random_tensor(DType::kF32, {43, width}, 32, 3.0F);
+        Tensor expected({out_type, {40, width}}), out({out_type, {40, width}});
+        add_residual(pool, delta.view(), 2, apart);
+        rms_norm(pool, apart, 2, weight.as<float>().data(), 1e-5, expected.mutable_view());
+        add_and_normalise(pool, delta.view(), 2, at_once, weight.as<float>().data(), 1e-5,
+                          out.mutable_view());
+        EXPECT_TRUE(same_bits(at_once, apart)) << width << " of " << name_of(delta_type);
+        EXPECT_TRUE(same_bits(out, expected)) << width << " to " << name_of(out_type);
+      }
+    }
+  }
+}
+
 TEST(Heads, splitting_and_merging_give_back_the_rows) {
   const auto owned_pool = ThreadPool::create(2).value();
   ThreadPool& pool = *owned_pool;
@@ -519,6 +541,14 @@ TEST(Kernels, give_the_same_bits_with_any_number_of_threads) {
     const auto result = [&](Shape shape) {
       return results.emplace_back(TensorDesc{DType::kBF16, shape}).mutable_view();
     };
+    results.push_back(random_tensor(DType::kF32, {700, 120}, 25));
+    {
+      const Tensor delta = random_tensor(DType::kBF16, {700, 120}, 26);
+      Tensor out({DType::kBF16, {700, 120}});
+      add_and_normalise(pool, delta.view(), 0, results[0], weight.as<float>().data(), 1e-6,
+                        out.mutable_view());
+      results.push_back(std::move(out));
+    }
     rms_norm(pool, hidden, 0, weight.as<float>().data(), 1e-6, result({150, 120}));
     causal_softmax(pool, scores.view(), 0, 0.2F, result({6, 150, 150}));
     silu_multiply(pool, q.view(), q.view(), result({150, 120}));

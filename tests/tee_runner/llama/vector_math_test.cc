@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <random>
 #include <span>
 #include <utility>
@@ -147,6 +148,20 @@ void keep_rows(const Attention::Rows& rows, std::vector<float>& all) {
   all.insert(all.end(), rows.total.begin(), rows.total.end());
 }
 
+std::vector<float> widened(const std::vector<std::uint16_t>& halves) {
+  std::vector<float> values(halves.size());
+  load_f32(DType::kBF16, reinterpret_cast<const std::byte*>(halves.data()), values.data(),
+           values.size());
+  return values;
+}
+
+std::vector<std::uint16_t> rounded(const std::vector<float>& values) {
+  std::vector<std::uint16_t> halves(values.size());
+  store_f32(DType::kBF16, values.data(), reinterpret_cast<std::byte*>(halves.data()),
+            halves.size());
+  return halves;
+}
+
 /// What each function makes of the same numbers; no count is a multiple of any vector's width.
 std::vector<float> results() {
   const VectorMath& math = vector_math();
@@ -202,6 +217,44 @@ TEST(VectorMath, targets_agree_and_in_every_bit_where_both_have_fma_or_both_have
   hwy::SetSupportedTargetsForTest(0);
 }
 
+TEST(VectorMath, targets_agree_in_silu_of_bf16_where_both_have_fma_or_both_have_not) {
+  std::map<bool, std::vector<std::uint16_t>> of_first;
+  const std::vector<std::uint16_t> gate = rounded(random_floats(100'003, 11, 9.0F));
+  const std::vector<std::uint16_t> up = rounded(random_floats(gate.size(), 12));
+  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    hwy::SetSupportedTargetsForTest(target);
+    std::vector<std::uint16_t> here(gate.size());
+    vector_math().silu_multiply_bf16(gate.data(), up.data(), here.data(), here.size());
+    const auto [first, is_first] = of_first.try_emplace(target <= HWY_AVX2, here);
+    EXPECT_EQ(here, first->second) << hwy::TargetName(target);
+  }
+  hwy::SetSupportedTargetsForTest(0);
+}
+
+TEST_P(EachTarget, finishes_a_row_in_either_type) {
+  constexpr std::size_t kDim = 67, kPitch = 96;
+  std::vector<float> output = random_floats(QueryBlock::kRows * kPitch, 13);
+  QueryBlock block;
+  block.output = output.data();
+  block.head_dim = kDim;
+  block.pitch = kPitch;
+  const std::size_t row = 3;
+  double sum = 0;
+  for (std::size_t lane = 0; lane < kSumLanes; ++lane) {
+    block.total[row * kSumLanes + lane] = 0.1F + static_cast<float>(lane);
+    sum += static_cast<double>(block.total[row * kSumLanes + lane]);
+  }
+  std::vector<float> out(kDim);
+  std::vector<std::uint16_t> halves(kDim);
+  vector_math().finish(block, row, out.data());
+  vector_math().finish_bf16(block, row, halves.data());
+  for (std::size_t i = 0; i < kDim; ++i) {
+    const double expected = static_cast<double>(output[row * kPitch + i]) / sum;
+    EXPECT_NEAR(static_cast<double>(out[i]), expected, std::abs(expected) * 1e-6);
+  }
+  EXPECT_EQ(halves, rounded(out));
+}
+
 // An answer's token alone, in company and as part of its prompt: the tile must not show.
 TEST_P(EachTarget, gives_a_row_its_bits_among_few_and_among_many) {
   const Attention attention;
@@ -232,30 +285,12 @@ std::vector<std::uint16_t> random_halves(std::size_t count, std::uint64_t seed) 
   return halves;
 }
 
-std::vector<float> widened(const std::vector<std::uint16_t>& halves) {
-  std::vector<float> values(halves.size());
-  load_f32(DType::kBF16, reinterpret_cast<const std::byte*>(halves.data()), values.data(),
-           values.size());
-  return values;
-}
-
-std::vector<std::uint16_t> rounded(const std::vector<float>& values) {
-  std::vector<std::uint16_t> halves(values.size());
-  store_f32(DType::kBF16, values.data(), reinterpret_cast<std::byte*>(halves.data()),
-            halves.size());
-  return halves;
-}
-
 TEST_P(EachTarget, has_in_bf16_the_bits_of_widening_and_rounding_once) {
   const VectorMath& math = vector_math();
   const std::size_t count = 1009;
-  const std::vector<std::uint16_t> gate = random_halves(count, 1);
-  const std::vector<std::uint16_t> up = random_halves(count, 2);
+  const std::vector<std::uint16_t> delta = random_halves(count, 1);
   std::vector<std::uint16_t> halves(count);
   std::vector<float> floats(count);
-  math.silu_multiply(widened(gate).data(), widened(up).data(), floats.data(), count);
-  math.silu_multiply_bf16(gate.data(), up.data(), halves.data(), count);
-  EXPECT_EQ(halves, rounded(floats));
 
   const std::vector<float> x = random_floats(count, 3, 2.0F);
   const std::vector<float> weight = random_floats(count, 4);
@@ -265,9 +300,88 @@ TEST_P(EachTarget, has_in_bf16_the_bits_of_widening_and_rounding_once) {
 
   std::vector<float> sum = x;
   floats = x;
-  math.add(widened(gate).data(), floats.data(), count);
-  math.add_bf16(gate.data(), sum.data(), count);
+  math.add(widened(delta).data(), floats.data(), count);
+  math.add_bf16(delta.data(), sum.data(), count);
   EXPECT_EQ(std::memcmp(sum.data(), floats.data(), count * sizeof(float)), 0);
+
+  const std::size_t half = count / 2;
+  std::vector<float> rotated(count);
+  math.rotate_head(widened(delta).data(), x.data(), weight.data(), half, floats.data());
+  math.rotate_head_bf16(delta.data(), x.data(), weight.data(), half, rotated.data());
+  EXPECT_EQ(std::memcmp(rotated.data(), floats.data(), 2 * half * sizeof(float)), 0);
+}
+
+/// Every bf16.
+std::vector<std::uint16_t> all_halves() {
+  std::vector<std::uint16_t> halves(std::size_t{1} << 16);
+  std::iota(halves.begin(), halves.end(), std::uint16_t{0});
+  return halves;
+}
+
+/// A unit in the last place of a bf16 of this size.
+double bf16_unit(double value) { return std::ldexp(1.0, std::ilogb(value) - 7); }
+
+TEST_P(EachTarget, has_silu_in_bf16_of_every_gate_nearly_as_near_as_rounding) {
+  const std::vector<std::uint16_t> gates = all_halves();
+  const std::vector<float> x = widened(gates);
+  double worst = 0;
+  for (const float factor : {1.0F, -1.0078125F, 1.4140625F, 1.9921875F, 3e-3F, 700.0F}) {
+    const std::vector<std::uint16_t> up(gates.size(), rounded({factor})[0]);
+    const float exact_factor = widened(up)[0];
+    std::vector<std::uint16_t> out(gates.size());
+    vector_math().silu_multiply_bf16(gates.data(), up.data(), out.data(), out.size());
+    const std::vector<float> got = widened(out);
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const double gate = static_cast<double>(x[i]);
+      const double exact = gate / (1 + std::exp(-gate)) * static_cast<double>(exact_factor);
+      if (std::isnan(gate) || gate == -std::numeric_limits<double>::infinity()) {
+        ASSERT_TRUE(std::isnan(got[i])) << "gate " << x[i];
+      } else if (gate < -88.72) {
+        ASSERT_EQ(got[i], 0.0F) << "gate " << x[i];
+      } else if (std::isinf(gate) || std::abs(exact) >= 3.3961775e38) {
+        ASSERT_TRUE(std::isinf(got[i]) && (got[i] > 0) == (exact > 0)) << "gate " << x[i];
+      } else if (std::abs(gate) > 3e-36 && std::abs(exact) > 3e-36) {
+        worst = std::max(worst, std::abs(static_cast<double>(got[i]) - exact) / bf16_unit(exact));
+      } else {
+        ASSERT_NEAR(static_cast<double>(got[i]), exact, std::abs(exact) / 256 + 1e-37)
+            << "gate " << x[i];
+      }
+    }
+  }
+  EXPECT_LE(worst, 0.505) << worst;
+}
+
+TEST_P(EachTarget, has_silu_in_bf16_the_same_at_every_place_and_of_every_up) {
+  const std::vector<std::uint16_t> all = all_halves();
+  const VectorMath& math = vector_math();
+  for (const float gate : {0.0F, -3.0F, 20.0F, kInfinity, -kInfinity, std::nanf("")}) {
+    const std::vector<std::uint16_t> gates(all.size(), rounded({gate})[0]);
+    std::vector<std::uint16_t> out(all.size()), alone(all.size());
+    math.silu_multiply_bf16(gates.data(), all.data(), out.data(), out.size());
+    for (std::size_t i = 0; i < all.size(); ++i)
+      math.silu_multiply_bf16(&gates[i], &all[i], &alone[i], 1);
+    const std::vector<float> up = widened(all), got = widened(out), each = widened(alone);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      ASSERT_TRUE(out[i] == alone[i] || (std::isnan(got[i]) && std::isnan(each[i])))
+          << gate << " times " << up[i];
+      ASSERT_TRUE(std::isnan(got[i]) || !std::isnan(up[i])) << gate;
+    }
+  }
+}
+
+TEST_P(EachTarget, adds_and_normalises_with_the_bits_of_one_after_the_other) {
+  const VectorMath& math = vector_math();
+  for (const std::size_t count : {1, 15, 16, 64, 1009}) {
+    const std::vector<std::uint16_t> delta = rounded(random_floats(count, 6));
+    const std::vector<float> weight = random_floats(count, 7);
+    std::vector<float> apart = random_floats(count, 8, 2.0F), at_once = apart;
+    std::vector<std::uint16_t> expected(count), out(count);
+    math.add_bf16(delta.data(), apart.data(), count);
+    math.rms_norm_bf16(apart.data(), weight.data(), 1e-5F, expected.data(), count);
+    math.add_rms_norm_bf16(delta.data(), at_once.data(), weight.data(), 1e-5F, out.data(), count);
+    EXPECT_EQ(out, expected) << count;
+    EXPECT_EQ(std::memcmp(at_once.data(), apart.data(), count * sizeof(float)), 0) << count;
+  }
 }
 
 TEST_P(EachTarget, widens_keys_of_bf16_exactly_and_fetches_without_an_effect) {
