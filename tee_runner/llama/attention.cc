@@ -13,6 +13,8 @@ namespace {
 
 constexpr std::size_t kQueryRows = QueryBlock::kRows;
 constexpr std::size_t kKeyRows = QueryBlock::kKeys;
+// So many rows of queries are fetched ahead.
+constexpr std::size_t kFetchedRows = 3;
 
 /// A tensor because its start is aligned for vectors.
 Tensor zeros(std::size_t count) {
@@ -46,6 +48,14 @@ const std::byte* element_at(TensorView tensor, std::size_t element) {
   return tensor.data + element * dtype_bytes(tensor.desc.dtype);
 }
 
+/// Some elements of a row, which lie a row from those of the next: no CPU fetches them by itself.
+void fetch(TensorView rows, std::size_t element, std::size_t count) {
+  constexpr std::size_t kLine = 64;
+  const std::byte* const first = element_at(rows, element);
+  for (std::size_t i = 0; i < count * dtype_bytes(rows.desc.dtype); i += kLine)
+    __builtin_prefetch(first + i);
+}
+
 void pack_group(ThreadPool& pool, const RopeTable& table, TensorView q, TensorView keys,
                 TensorView values, std::size_t group, GroupData& data) {
   const std::size_t d = data.head_dim;
@@ -69,6 +79,9 @@ void pack_group(ThreadPool& pool, const RopeTable& table, TensorView q, TensorVi
                  copied_values + at * data.pitch, d);
       }
       if (at < data.position) continue;
+      if (at + kFetchedRows < data.end) {
+        fetch(q, (at + kFetchedRows - data.position) * width + group * heads * d, heads * d);
+      }
       for (std::size_t head = 0; head < heads; ++head) {
         rotate_row(table, at, q.desc.dtype,
                    element_at(q, (at - data.position) * width + (group * heads + head) * d),
@@ -89,15 +102,12 @@ void attend_to_keys(QueryBlock& block, const GroupData& data) {
   }
 }
 
-/// Into head `head` of `out`, whose first row is at `position`.
-void store_block(const QueryBlock& block, std::size_t head, std::size_t position,
-                 MutableTensorView out) {
+/// body(row, its first element in head `head` of `out`), whose first row is at `position`.
+void for_each_row(const QueryBlock& block, std::size_t head, std::size_t position, TensorView out,
+                  const auto& body) {
   const auto width = static_cast<std::size_t>(out.desc.shape[1]);
-  for (std::size_t row = block.first_row; row < block.end_row; ++row) {
-    const std::size_t offset =
-        (block.first_position + row - position) * width + head * block.head_dim;
-    finish_row(block, row, out.desc.dtype, out.data + offset * dtype_bytes(out.desc.dtype));
-  }
+  for (std::size_t row = block.first_row; row < block.end_row; ++row)
+    body(row, (block.first_position + row - position) * width + head * block.head_dim);
 }
 
 }  // namespace
@@ -134,8 +144,16 @@ void blocked_attention(ThreadPool& pool, const RopeTable& table, TensorView q,
         block.end_row = std::min(kQueryRows, data.end - block.first_position);
         block.queries =
             data.queries.as<float>().data() + (head * data.query_rows + first) * data.pitch;
+        const std::size_t out_head = group * data.query_heads + head;
+        for_each_row(block, out_head, data.position, out, [&](std::size_t, std::size_t element) {
+          fetch(out, element, block.head_dim);
+        });
         attend_to_keys(block, data);
-        store_block(block, group * data.query_heads + head, data.position, out);
+        for_each_row(block, out_head, data.position, out,
+                     [&](std::size_t row, std::size_t element) {
+                       finish_row(block, row, out.desc.dtype,
+                                  out.data + element * dtype_bytes(out.desc.dtype));
+                     });
       }
     });
   }
