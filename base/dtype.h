@@ -9,7 +9,16 @@
 namespace airlock {
 
 /// Element types that cross the airlock. The numbers travel on the wire and never change.
-enum class DType : std::uint8_t { kF32 = 1, kF16 = 2, kBF16 = 3, kI32 = 4, kU8 = 5, kF64 = 6, kU32 = 7 };
+enum class DType : std::uint8_t {
+  kF32 = 1,
+  kF16 = 2,
+  kBF16 = 3,
+  kI32 = 4,
+  kU8 = 5,
+  kF64 = 6,
+  kU32 = 7,
+  kI8 = 8,  // rows with a scale each: base/int8_rows.h
+};
 
 struct DTypeTraits {
   std::string_view name;
@@ -34,6 +43,8 @@ constexpr DTypeTraits traits_of(DType dtype) {
       return {"fp64", 8};
     case DType::kU32:
       return {"uint32", 4};
+    case DType::kI8:
+      return {"int8", 1};
   }
   return {};
 }
@@ -42,5 +53,7 @@ constexpr std::string_view name_of(DType dtype) { return traits_of(dtype).name; 
 /// Of one element.
 constexpr std::size_t dtype_bytes(DType dtype) { return traits_of(dtype).bytes; }
 constexpr bool is_model_float(DType dtype) { return traits_of(dtype).is_model_float; }
+/// Activations may cross as it: a float type, or int8 rows.
+constexpr bool is_wire_type(DType dtype) { return is_model_float(dtype) || dtype == DType::kI8; }
 
 }  // namespace airlock

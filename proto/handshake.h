@@ -18,12 +18,12 @@
 
 namespace airlock {
 
-inline constexpr std::uint16_t kProtocolMajor = 7;
+inline constexpr std::uint16_t kProtocolMajor = 8;
 inline constexpr std::uint16_t kProtocolMinor = 0;
 // All that crosses as a number, and how tensors cross, is part of the protocol: one more of them is
 // another version.
-static_assert(kProtocolMajor == 7 && kProtocolMinor == 0 && kCountOf<Path> == 3 &&
-              kCountOf<Op> == 9 && kCountOf<DType> == 7 && kCountOf<WeightKind> == 7 &&
+static_assert(kProtocolMajor == 8 && kProtocolMinor == 0 && kCountOf<Path> == 3 &&
+              kCountOf<Op> == 9 && kCountOf<DType> == 8 && kCountOf<WeightKind> == 7 &&
               kCountOf<Transpose> == 3 && kCountOf<StatusCode> == 14);
 
 /// What a session is for, by the runner's word: the server refuses the ops that it has no use for,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/int8_rows.h"
 #include "proto/limits.h"
 
 namespace airlock {
@@ -42,14 +43,20 @@ Status check_total(std::string_view what, std::uint64_t bytes) {
   return invalid("{} have {} bytes, expected at most {}", what, bytes, limits::kMaxMessageBytes);
 }
 
-/// x [rows, columns] of a float type, at most kMaxTokens rows.
+/// x [rows, columns] of a float type, or int8 rows of so many numbers; at most kMaxTokens rows.
 Status check_activations(const TensorDesc& x, std::string_view columns_name, std::int64_t columns) {
   RETURN_IF_ERROR(check_tensor("x", x, 2));
-  RETURN_IF_ERROR(check_float("x", x.dtype));
+  if (x.dtype != DType::kI8) RETURN_IF_ERROR(check_float("x", x.dtype));
   RETURN_IF_ERROR(check_range("rows of x", x.shape[0], limits::kMaxTokens));
-  if (x.shape[1] == columns) return {};
-  return invalid("x has shape {}, expected {} columns ({})", x.shape.to_string(), columns,
-                 columns_name);
+  const std::int64_t expected = wire_columns(x.dtype, columns);
+  if (x.shape[1] == expected) return {};
+  return invalid("x has shape {}, expected {} columns ({}{})", x.shape.to_string(), expected,
+                 columns_name, x.dtype == DType::kI8 ? " and a scale" : "");
+}
+
+/// [rows, columns] of the spec's result type.
+TensorDesc result_of(const OpSpec& spec, std::int64_t rows, std::int64_t columns) {
+  return {spec.result_dtype, Shape{rows, wire_columns(spec.result_dtype, columns)}};
 }
 
 /// Each result and all of them together against the limits.
@@ -69,7 +76,7 @@ Result<std::vector<TensorDesc>> embedding_results(const OpSpec& spec, const Mode
   if (ids.dtype != DType::kI32) return invalid("ids are {}, expected int32", name_of(ids.dtype));
   RETURN_IF_ERROR(check_tensor("ids", ids, 1));
   RETURN_IF_ERROR(check_range("tokens", ids.shape[0], limits::kMaxTokens));
-  return checked({{spec.result_dtype, Shape{ids.shape[0], dims.hidden}}});
+  return checked({result_of(spec, ids.shape[0], dims.hidden)});
 }
 
 Result<std::vector<TensorDesc>> linear_results(const OpSpec& spec, const ModelDims& dims) {
@@ -92,7 +99,7 @@ Result<std::vector<TensorDesc>> linear_results(const OpSpec& spec, const ModelDi
       return invalid("{} takes {} columns, {} in the same batch_linear takes {}",
                      name_of(weight.kind), shape[1], first_name, columns);
     }
-    results.push_back({spec.result_dtype, Shape{spec.inputs[0].shape[0], shape[0]}});
+    results.push_back(result_of(spec, spec.inputs[0].shape[0], shape[0]));
   }
   return checked(std::move(results));
 }
@@ -210,9 +217,11 @@ Status check_common(const OpSpec& spec, std::size_t input_count) {
   if (spec.inputs.size() != input_count)
     return invalid("{} has {} inputs, expected {}", op, spec.inputs.size(), input_count);
   const bool may_be_fp64 = spec.op == Op::kMatmul && spec.result_dtype == DType::kF64;
+  const bool may_be_int8 =
+      (spec.op == Op::kEmbedding || spec.op == Op::kBatchLinear) && spec.result_dtype == DType::kI8;
   const bool integer = is_integer(spec.op);
   if (!integer && spec.planes != 0) return invalid("{} with {} planes", op, spec.planes);
-  if (!integer && !may_be_fp64 && !is_model_float(spec.result_dtype)) {
+  if (!integer && !may_be_fp64 && !may_be_int8 && !is_model_float(spec.result_dtype)) {
     return invalid("{}'s result dtype is {}, expected a float type", op,
                    name_of(spec.result_dtype));
   }

@@ -18,12 +18,13 @@ namespace airlock {
 enum class Op : std::uint8_t {
   // () -> config uint8 [config_bytes], norms fp32 [2 * layers + 1, hidden]
   kInit = 1,
+  // (Where a result or x below is int8, it has kScaleBytes columns more: base/int8_rows.h.)
   // ids int32 [tokens] -> [tokens, hidden]
   kEmbedding = 2,
   // x [tokens, in], n weights [out_i, in] -> n results x W_i^T [tokens, out_i]
   kBatchLinear = 3,
   // a [heads, m, k], b [groups, k, n] (or transposed) -> [heads, m, n]; heads % groups == 0.
-  // All three are fp64, or none.
+  // All three are fp64, or none; none is int8.
   kMatmul = 4,
   // x [rows, hidden] -> fp32 [rows, vocab]
   kLmHead = 5,
@@ -222,7 +223,8 @@ struct OpSpec {
   Op op = Op::kPing;
   // batch_linear, int_linear and pad_linear only
   std::vector<WeightId> weights = {};
-  // A float type; lm_head: kF32; int_linear and pad_linear: kU32.
+  // A float type; embedding and batch_linear: or kI8; lm_head: kF32; int_linear and pad_linear:
+  // kU32.
   DType result_dtype = DType::kF32;
   // matmul only
   Transpose transpose = Transpose::kNone;

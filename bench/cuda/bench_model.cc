@@ -33,6 +33,7 @@ Pattern pattern_of(DType dtype) {
       return {0x83ff83ff83ff83ffU, 0x2800280028002800U};
     case DType::kU8:
     case DType::kU32:
+    case DType::kI8:
       return {~std::uint64_t{0}, 0};
     default:
       return {0x807fffff807fffffU, 0x3d0000003d000000U};

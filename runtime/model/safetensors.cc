@@ -112,7 +112,7 @@ Status check_coverage(std::vector<SafetensorsEntry>& entries, std::uint64_t data
 
 std::string_view safetensors_dtype(DType dtype) {
   constexpr auto kNames =
-      std::to_array<std::string_view>({"F32", "F16", "BF16", "I32", "U8", "F64", "U32"});
+      std::to_array<std::string_view>({"F32", "F16", "BF16", "I32", "U8", "F64", "U32", "I8"});
   static_assert(kNames.size() == kCountOf<DType>);
   return kNames[index_of(dtype)];
 }

@@ -13,7 +13,7 @@ namespace {
 constexpr std::int64_t kHuge = std::numeric_limits<std::int64_t>::max();
 
 TEST(DType, names_are_parsed_back) {
-  EXPECT_EQ(kCountOf<DType>, 7U);
+  EXPECT_EQ(kCountOf<DType>, 8U);
   for (const DType dtype : kValuesOf<DType>) EXPECT_EQ(from_name<DType>(name_of(dtype)), dtype);
   EXPECT_FALSE(from_name<DType>("float32").has_value());
   EXPECT_FALSE(from_name<DType>("").has_value());

@@ -14,19 +14,19 @@ using testing::HasSubstr;
 // A change of these bytes is a change of the protocol: raise its version and docs/PROTOCOL.md in
 // the same commit.
 constexpr const char* kHelloHex =
-    "4149524c4f434b0007000000019ba672756e6e6572011000a4616231320593ce0001000000cd1000cd2800cd0400"
+    "4149524c4f434b0008000000019ba672756e6e6572011000a4616231320593ce0001000000cd1000cd2800cd0400"
     "0000";
 constexpr const char* kWelcomeHex =
-    "4149524c4f434b000700000002dc0014cf8000000000000001d9203031323334353637383961626364656630313233"
+    "4149524c4f434b000800000002dc0014cf8000000000000001d9203031323334353637383961626364656630313233"
     "3435"
     "3637383961626364656601"
     "08ce00a00000cd280001cd0400ab6169726c6f636b2d612d71ab6169726c6f636b2d612d70"
     "97cd0800cd200010200840ce0001f500a26364030102a3637075cd02bc0001a162";
-constexpr const char* kRefusalHex = "4149524c4f434b0007000000039208a466756c6c";
-constexpr const char* kSignHex = "4149524c4f434b00070000000490";
-constexpr const char* kGoodbyeHex = "4149524c4f434b00070000000591a4646f6e65";
-constexpr const char* kDataSocketHex = "4149524c4f434b00070000000691ac6970633a2f2f2f746d702f61";
-constexpr const char* kAttachedHex = "4149524c4f434b00070000000792919301ce00020000ce00010000a0";
+constexpr const char* kRefusalHex = "4149524c4f434b0008000000039208a466756c6c";
+constexpr const char* kSignHex = "4149524c4f434b00080000000490";
+constexpr const char* kGoodbyeHex = "4149524c4f434b00080000000591a4646f6e65";
+constexpr const char* kDataSocketHex = "4149524c4f434b00080000000691ac6970633a2f2f2f746d702f61";
+constexpr const char* kAttachedHex = "4149524c4f434b00080000000792919301ce00020000ce00010000a0";
 
 Hello hello() {
   return {"runner", {RingChoice::kOn, 16, 0}, "ab12", 5, {{65536, 0, 4096}}, 10240, 1024};
@@ -110,7 +110,7 @@ TEST(Control, refuses_what_is_no_airlock_message) {
 TEST(ControlVersion, another_major_is_a_mismatch_that_names_both) {
   const auto decoded = decode_control(with_byte(encode_control(hello()), 8, 1));
   EXPECT_EQ(decoded.status().code(), StatusCode::kVersionMismatch);
-  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 1.0, this program 7.0"));
+  EXPECT_THAT(decoded.status().message(), HasSubstr("peer speaks protocol 1.0, this program 8.0"));
 }
 
 TEST(ControlVersion, another_major_is_told_whatever_follows) {
@@ -137,7 +137,7 @@ TEST(ControlVersion, the_same_minor_may_not_add_elements) {
 }
 
 TEST(ControlVersion, a_higher_minor_may_not_leave_elements_out) {
-  expect_refused(from_hex("4149524c4f434b0007000100"
+  expect_refused(from_hex("4149524c4f434b0008000100"
                           "05"
                           "90"),
                  "0 elements");
