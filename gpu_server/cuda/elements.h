@@ -1,9 +1,11 @@
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include "base/dtype.h"
 #include "base/float_bits.h"
+#include "base/int8_rows.h"
 
 /// What a kernel does with one element. constexpr functions: nvcc takes them in kernels
 /// (--expt-relaxed-constexpr), a host compiler anywhere, so that all but the grid loops runs
@@ -46,6 +48,61 @@ constexpr void convert_element(const Conversion& job, std::int64_t index) {
   const std::int64_t column = index - row * job.columns;
   store_element(job.out, job.to, index,
                 load_element(job.in, job.from, row * job.in_pitch + column));
+}
+
+/// Int8 rows (base/int8_rows.h) to numbers of one type.
+struct WidenRows {
+  const std::uint8_t* in = nullptr;  // [rows, columns + kScaleBytes], dense
+  void* out = nullptr;               // [rows, columns], dense
+  DType to = DType::kF32;
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+
+  constexpr std::int64_t count() const { return rows * columns; }
+};
+
+constexpr void widen_element(const WidenRows& job, std::int64_t index) {
+  const std::int64_t row = index / job.columns;
+  const std::uint8_t* const numbers = job.in + row * (job.columns + kScaleBytes);
+  std::uint32_t scale = 0;  // which lies at any address
+  for (std::int64_t i = 0; i < kScaleBytes; ++i)
+    scale |= static_cast<std::uint32_t>(numbers[job.columns + i]) << (8 * i);
+  const auto number = static_cast<std::int8_t>(numbers[index - row * job.columns]);
+  store_element(job.out, job.to, index, static_cast<float>(number) * std::bit_cast<float>(scale));
+}
+
+/// fp32 to int8 rows. One job is a row: what its columns share comes first.
+struct RoundRows {
+  const float* in = nullptr;  // [rows, columns], rows in_pitch elements apart
+  std::int64_t in_pitch = 0;
+  std::uint8_t* out = nullptr;  // [rows, columns + kScaleBytes], dense
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+};
+
+/// Of the columns first, first + step, ... of a row the largest magnitude's bits.
+constexpr std::uint32_t largest_bits(const RoundRows& job, std::int64_t row, std::int64_t first,
+                                     std::int64_t step) {
+  std::uint32_t largest = 0;
+  for (std::int64_t column = first; column < job.columns; column += step) {
+    const std::uint32_t bits = magnitude_bits(job.in[row * job.in_pitch + column]);
+    largest = largest < bits ? bits : largest;
+  }
+  return largest;
+}
+
+/// Writes those columns, and with the first one the scale.
+constexpr void round_columns(const RoundRows& job, std::int64_t row, std::uint32_t largest,
+                             std::int64_t first, std::int64_t step) {
+  const Int8Rounding rounding = int8_rounding(largest);
+  std::uint8_t* const numbers = job.out + row * (job.columns + kScaleBytes);
+  for (std::int64_t column = first; column < job.columns; column += step) {
+    numbers[column] = static_cast<std::uint8_t>(
+        round_to_int8(job.in[row * job.in_pitch + column], rounding.inverse));
+  }
+  const auto scale = std::bit_cast<std::uint32_t>(rounding.scale);
+  for (std::int64_t i = 0; first == 0 && i < kScaleBytes; ++i)
+    numbers[job.columns + i] = static_cast<std::uint8_t>(scale >> (8 * i));
 }
 
 /// Rows of a table, by number.

@@ -10,6 +10,8 @@ namespace airlock::cuda {
 
 cudaError_t launch_convert(const Conversion& job, cudaStream_t stream);
 cudaError_t launch_gather(const Gather& job, cudaStream_t stream);
+cudaError_t launch_widen_rows(const WidenRows& job, cudaStream_t stream);
+cudaError_t launch_round_rows(const RoundRows& job, cudaStream_t stream);
 cudaError_t launch_split(const Split& job, cudaStream_t stream);
 cudaError_t launch_combine(const Combine& job, cudaStream_t stream);
 

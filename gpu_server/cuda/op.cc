@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/int8_rows.h"
 #include "gpu_server/cuda/kernels.h"
 
 namespace airlock::cuda {
@@ -136,25 +137,38 @@ Status OpWork::convert_operands() {
   for (std::size_t i = 0; i < memory_.inputs.size(); ++i) {
     if (!converts(memory_.inputs[i])) continue;
     const TensorDesc& desc = memory_.inputs[i].desc;
-    const auto count = static_cast<std::int64_t>(desc.elements());
-    const Conversion job{operands_[i], desc.dtype, count, to, held, 1, count};
-    RETURN_IF_ERROR(
-        device_.check(launch_convert(job, session_.compute.get()), "convert an operand"));
+    RETURN_IF_ERROR(device_.check(convert_operand(operands_[i], desc, to), "convert an operand"));
     operands_[i] = to;
     to += aligned(desc.elements() * dtype_bytes(held));
   }
   return {};
 }
 
+cudaError_t OpWork::convert_operand(const std::byte* from, const TensorDesc& desc,
+                                    std::byte* to) const {
+  const cudaStream_t stream = session_.compute.get();
+  if (desc.dtype == DType::kI8) {
+    return launch_widen_rows({.in = reinterpret_cast<const std::uint8_t*>(from),
+                              .out = to,
+                              .to = operand_dtype(),
+                              .rows = desc.shape[0],
+                              .columns = wire_width(desc.dtype, desc.shape[1])},
+                             stream);
+  }
+  const auto count = static_cast<std::int64_t>(desc.elements());
+  return launch_convert({from, desc.dtype, count, to, operand_dtype(), 1, count}, stream);
+}
+
 Status OpWork::embed() {
   const Gather job{.table = weights_.table.data,
                    .from = weights_.dtype,
                    .ids = reinterpret_cast<const std::int32_t*>(operands_[0]),
-                   .out = device_results_[0].data,
-                   .to = spec_.result_dtype,
+                   .out = lane_->out.data(),
+                   .to = value_dtype(),
                    .tokens = static_cast<std::int64_t>(ids_.size()),
                    .hidden = weights_.table.k};
-  return device_.check(launch_gather(job, session_.compute.get()), "look up embeddings");
+  RETURN_IF_ERROR(device_.check(launch_gather(job, session_.compute.get()), "look up embeddings"));
+  return direct() ? Status() : convert_result(lane_->out.data(), job.hidden, 0);
 }
 
 Status OpWork::linear() {
@@ -201,6 +215,14 @@ Status OpWork::multiply() {
 Status OpWork::convert_result(const std::byte* values, std::int64_t pitch, std::size_t index) {
   const TensorDesc& desc = memory_.results[index].desc;
   const std::int64_t rows = desc.shape[0];
+  if (desc.dtype == DType::kI8) {
+    const RoundRows job{.in = reinterpret_cast<const float*>(values),
+                        .in_pitch = pitch,
+                        .out = reinterpret_cast<std::uint8_t*>(device_results_[index].data),
+                        .rows = rows,
+                        .columns = wire_width(desc.dtype, desc.shape[1])};
+    return device_.check(launch_round_rows(job, session_.compute.get()), "round a result");
+  }
   const Conversion job{.in = values,
                        .from = value_dtype(),
                        .in_pitch = pitch,

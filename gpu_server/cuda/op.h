@@ -68,6 +68,8 @@ class OpWork {
   /// asked for, for the results.
   Status plan_results();
   Status convert_operands();
+  /// Queues it: to operand_dtype().
+  cudaError_t convert_operand(const std::byte* from, const TensorDesc& desc, std::byte* to) const;
   Status embed();
   /// batch_linear and lm_head.
   Status linear();
@@ -101,8 +103,8 @@ class OpWork {
   }
   /// What the op's values are computed as: fp32 where a product does not give what is asked for.
   DType value_dtype() const {
-    const bool gives =
-        spec_.op == Op::kEmbedding || is_integer(spec_.op) || spec_.result_dtype == operand_dtype();
+    const bool gives = (spec_.op == Op::kEmbedding && spec_.result_dtype != DType::kI8) ||
+                       is_integer(spec_.op) || spec_.result_dtype == operand_dtype();
     return gives ? spec_.result_dtype : DType::kF32;
   }
   /// The values are the results.

@@ -1,6 +1,7 @@
 /// Host loops in place of gpu_server/cuda/kernels.cu, in the fake device's streams.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "gpu_server/cuda/kernels.h"
@@ -99,6 +100,54 @@ cudaError_t launch_gather(const Gather& job, cudaStream_t stream) {
     work.spoil = fill_result(2, work.accesses[2].bytes);
     work.run = [job](std::span<const Resolved> at) { return gather(job, at); };
     return queue(s, lock, std::move(work), job.count(), stream);
+  });
+}
+
+cudaError_t launch_widen_rows(const WidenRows& job, cudaStream_t stream) {
+  return cuda_fake::call("launch_widen_rows", [&](State& s, Lock& lock) {
+    if (!is_model_float(job.to)) {
+      s.misuse(fmt::format("launch_widen_rows to {}", name_of(job.to)));
+      return cudaErrorInvalidValue;
+    }
+    Work work;
+    work.function = "launch_widen_rows";
+    work.accesses = {access(job.in, job.rows * (job.columns + kScaleBytes), DType::kI8, false),
+                     access(job.out, job.count(), job.to, true)};
+    work.spoil = fill_result(1, work.accesses[1].bytes);
+    work.run = [job](std::span<const Resolved> at) -> std::string {
+      WidenRows placed = job;
+      placed.in = reinterpret_cast<const std::uint8_t*>(at[0].data);
+      placed.out = at[1].data;
+      for (std::int64_t i = 0; i < placed.count(); ++i) widen_element(placed, i);
+      return "";
+    };
+    return queue(s, lock, std::move(work), job.count(), stream);
+  });
+}
+
+cudaError_t launch_round_rows(const RoundRows& job, cudaStream_t stream) {
+  return cuda_fake::call("launch_round_rows", [&](State& s, Lock& lock) {
+    Work work;
+    work.function = "launch_round_rows";
+    const std::int64_t read = job.rows == 0 ? 0 : (job.rows - 1) * job.in_pitch + job.columns;
+    work.accesses = {access(job.in, read, DType::kF32, false),
+                     access(job.out, job.rows * (job.columns + kScaleBytes), DType::kI8, true)};
+    work.spoil = fill_result(1, work.accesses[1].bytes);
+    work.run = [job](std::span<const Resolved> at) -> std::string {
+      constexpr std::int64_t kThreads = 3;  // whatever their number
+      RoundRows placed = job;
+      placed.in = reinterpret_cast<const float*>(at[0].data);
+      placed.out = reinterpret_cast<std::uint8_t*>(at[1].data);
+      for (std::int64_t row = 0; row < placed.rows; ++row) {
+        std::uint32_t largest = 0;
+        for (std::int64_t thread = 0; thread < kThreads; ++thread)
+          largest = std::max(largest, largest_bits(placed, row, thread, kThreads));
+        for (std::int64_t thread = 0; thread < kThreads; ++thread)
+          round_columns(placed, row, largest, thread, kThreads);
+      }
+      return "";
+    };
+    return queue(s, lock, std::move(work), job.rows * job.columns, stream);
   });
 }
 
