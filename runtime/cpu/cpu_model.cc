@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/int8_rows.h"
 #include "base/log.h"
 #include "proto/limits.h"
 #include "runtime/cpu/blas.h"
@@ -84,6 +85,40 @@ class CpuCompute : public Compute {
     if (needs_float_weights(spec.op) && shared_->weights.layers.empty()) {
       return {StatusCode::kInvalidInput, "{}: there are int8 weights alone", name_of(spec.op)};
     }
+    return spec.result_dtype == DType::kI8 ? compute_int8_rows(spec, memory, threads)
+                                           : compute_values(spec, memory, threads);
+  }
+
+  /// In fp32 first: a row is rounded by all that it holds.
+  Status compute_int8_rows(const OpSpec& spec, const OpMemory& memory, SlicedRun& threads) {
+    std::vector<ScratchPool::Buffer> buffers(memory.results.size());
+    OpMemory values{memory.inputs, {}, {}};
+    for (std::size_t i = 0; i < buffers.size(); ++i) {
+      const TensorDesc desc = widened(memory.results[i].desc);
+      ASSIGN_OR_RETURN(buffers[i], scratch_.take(desc.bytes()));
+      values.results.push_back({buffers[i].data(), desc});
+    }
+    RETURN_IF_ERROR(compute_values(spec, values, threads));
+    for (std::size_t i = 0; i < buffers.size(); ++i) {
+      const TensorView from = values.results[i];
+      const auto round = [&](std::int64_t first, std::int64_t count) {
+        store_int8_rows(rows_of(from, first, count), rows_of(memory.results[i], first, count));
+      };
+      RETURN_IF_ERROR(for_rows(from.desc.shape, round, threads));
+    }
+    return {};
+  }
+
+  /// body(first, count) for rows of [rows, columns], a piece at a time.
+  static Status for_rows(const Shape& shape, const auto& body, SlicedRun& threads) {
+    const Cut cut{shape[0], std::max<std::int64_t>(kPieceElements / shape[1], 1)};
+    return threads.run(static_cast<std::size_t>(cut.parts()), [&](std::size_t, std::size_t piece) {
+      const auto part = static_cast<std::int64_t>(piece);
+      body(cut.begin(part), cut.size(part));
+    });
+  }
+
+  Status compute_values(const OpSpec& spec, const OpMemory& memory, SlicedRun& threads) {
     switch (spec.op) {
       case Op::kEmbedding:
         return embed(memory, threads);
@@ -108,17 +143,12 @@ class CpuCompute : public Compute {
     ASSIGN_OR_RETURN(const std::vector<std::int32_t> ids,
                      read_token_ids(memory.inputs[0], info().dims.vocab));
     const MutableTensorView& all = memory.results[0];
-    const std::int64_t hidden = info().dims.hidden;
-    const Cut cut{static_cast<std::int64_t>(ids.size()),
-                  std::max<std::int64_t>(kPieceElements / hidden, 1)};
-    const std::size_t row_bytes = static_cast<std::size_t>(hidden) * dtype_bytes(all.desc.dtype);
-    return threads.run(static_cast<std::size_t>(cut.parts()), [&](std::size_t, std::size_t piece) {
-      const auto part = static_cast<std::int64_t>(piece);
-      const auto first = static_cast<std::size_t>(cut.begin(part));
-      shared_->weights.gather(
-          std::span(ids).subspan(first, static_cast<std::size_t>(cut.size(part))),
-          {all.data + first * row_bytes, {all.desc.dtype, Shape{cut.size(part), hidden}}});
-    });
+    const auto gather = [&](std::int64_t first, std::int64_t count) {
+      const auto some =
+          std::span(ids).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+      shared_->weights.gather(some, rows_of(all, first, count));
+    };
+    return for_rows(all.desc.shape, gather, threads);
   }
 
   Status linear(const OpSpec& spec, const OpMemory& memory, SlicedRun& threads) {
@@ -168,6 +198,15 @@ class CpuCompute : public Compute {
     if (numerics().takes(from)) return view.data;
     const std::size_t held_bytes = dtype_bytes(numerics().held);
     ASSIGN_OR_RETURN(buffer, scratch_.take(view.desc.elements() * held_bytes));
+    if (from == DType::kI8) {
+      const auto width = static_cast<std::size_t>(wire_width(from, view.desc.shape[1]));
+      const auto hold_rows = [&](std::int64_t first, std::int64_t count) {
+        hold_int8_rows(numerics(), rows_of(view, first, count),
+                       buffer.data() + static_cast<std::size_t>(first) * width * held_bytes);
+      };
+      RETURN_IF_ERROR(for_rows(view.desc.shape, hold_rows, threads));
+      return buffer.data();
+    }
     const Cut cut{static_cast<std::int64_t>(view.desc.elements()), kPieceElements};
     const auto hold = [&](std::size_t, std::size_t piece) {
       const auto part = static_cast<std::int64_t>(piece);

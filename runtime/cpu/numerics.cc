@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "base/convert.h"
+#include "base/int8_rows.h"
 
 namespace airlock {
 
@@ -25,6 +27,17 @@ void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::
       load_f32(numerics.dtype, rounded, values, n);
     }
     store_f32(numerics.held, values, out + start * dtype_bytes(numerics.held), n);
+  }
+}
+
+void hold_int8_rows(const Numerics& numerics, TensorView rows, std::byte* out) {
+  const auto row_bytes = static_cast<std::size_t>(rows.desc.shape[1]);
+  const auto width = static_cast<std::size_t>(wire_width(DType::kI8, rows.desc.shape[1]));
+  std::vector<float> line(width);
+  for (std::int64_t row = 0; row < rows.desc.shape[0]; ++row) {
+    load_int8_row(rows.data + static_cast<std::size_t>(row) * row_bytes, width, line.data());
+    hold_block(numerics, DType::kF32, reinterpret_cast<const std::byte*>(line.data()), out, width);
+    out += width * dtype_bytes(numerics.held);
   }
 }
 

@@ -24,6 +24,8 @@ struct Numerics {
 /// once.
 void hold_block(const Numerics& numerics, DType from, const std::byte* in, std::byte* out,
                 std::size_t count);
+/// The same of int8 rows, the numbers alone, dense.
+void hold_int8_rows(const Numerics& numerics, TensorView rows, std::byte* out);
 /// Rows of `table` [vocab, hidden], converted to out's type [ids, hidden]; every id lies in the
 /// table.
 void gather_rows(TensorView table, std::span<const std::int32_t> ids, MutableTensorView out);

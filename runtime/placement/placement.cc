@@ -4,6 +4,7 @@
 #include <numeric>
 #include <utility>
 
+#include "base/int8_rows.h"
 #include "runtime/model/model_source.h"
 
 namespace airlock {
@@ -225,7 +226,14 @@ Result<std::vector<TensorDesc>> share_results(const OpSpec& spec, const ModelDim
       return Status(StatusCode::kInvalidInput,
                     "{}: this share has nothing of the weight of result {}", name_of(spec.op), i);
     }
-    results[i].shape = {results[i].shape[0], rows.count()};
+    const bool is_int8 = results[i].dtype == DType::kI8;
+    if (is_int8 && wire_columns(DType::kI8, rows.count()) != results[i].shape[1]) {
+      return Status(StatusCode::kInvalidInput,
+                    "{}: this share has columns {} to {} of result {}, and int8 rows are rounded "
+                    "as a whole",
+                    name_of(spec.op), rows.begin, rows.end, i);
+    }
+    if (!is_int8) results[i].shape = {results[i].shape[0], rows.count()};
   }
   return results;
 }
@@ -282,7 +290,7 @@ std::vector<OpPart> Placement::split(const OpSpec& spec) const {
     const ModelShare& held = share(rank);
     OpPart part{rank, spec, {}};
     if (spec.op == Op::kEmbedding && held.embedding)
-      part.results.push_back({0, 0, config_.dims.hidden});
+      part.results.push_back({0, 0, wire_columns(spec.result_dtype, config_.dims.hidden)});
     if (names_rows(spec.op)) {
       part.spec.weights.clear();
       for (std::size_t weight = 0; weight < std::max<std::size_t>(spec.weights.size(), 1);
@@ -290,9 +298,11 @@ std::vector<OpPart> Placement::split(const OpSpec& spec) const {
         const RowRange rows = rows_of_result(spec, held, weight * planes);
         if (rows.empty()) continue;
         if (!spec.weights.empty()) part.spec.weights.push_back(spec.weights[weight]);
-        const std::int64_t first = rows.begin - rows_of_result(spec, all_, weight * planes).begin;
+        const RowRange all = rows_of_result(spec, all_, weight * planes);
+        const std::int64_t count =
+            rows == all ? wire_columns(spec.result_dtype, rows.count()) : rows.count();
         for (std::size_t plane = 0; plane < planes; ++plane)
-          part.results.push_back({weight * planes + plane, first, rows.count()});
+          part.results.push_back({weight * planes + plane, rows.begin - all.begin, count});
       }
     }
     if (!part.results.empty()) parts.push_back(std::move(part));

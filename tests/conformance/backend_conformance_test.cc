@@ -1,4 +1,5 @@
 #include "tests/conformance/backend_conformance.h"
+#include "tests/conformance/int8_conformance.h"
 
 #include "runtime/cpu/cpu_model.h"
 #include "runtime/local_backend.h"

@@ -1,5 +1,6 @@
 #include "runtime/local_backend.h"
 #include "tests/conformance/backend_conformance.h"
+#include "tests/conformance/int8_conformance.h"
 #include "tests/gpu_server/group/group_rig.h"
 
 namespace airlock::testing {

@@ -5,6 +5,7 @@
 #include "gpu_server/cuda_module_abi.h"
 #include "runtime/local_backend.h"
 #include "tests/conformance/backend_conformance.h"
+#include "tests/conformance/int8_conformance.h"
 
 namespace airlock::testing {
 

@@ -414,6 +414,16 @@ TEST(ModelShare, refuses_ops_on_what_is_not_held) {
       Shape({1, 256}));
 }
 
+TEST(ModelShare, gives_int8_rows_of_whole_weights_alone) {
+  const LlamaConfig config = some_config(2);
+  const TensorDesc x{DType::kF32, Shape{3, config.dims.hidden}};
+  const OpSpec spec = linear_spec({{kQ, 0}}, x, DType::kI8);
+  ModelShare share = ModelShare::whole(config.dims);
+  EXPECT_EQ(share_results(spec, config.dims, share).value(), op_results(spec, config.dims).value());
+  share.layers[0][kQ] = {0, 256};
+  EXPECT_EQ(share_results(spec, config.dims, share).status().code(), StatusCode::kInvalidInput);
+}
+
 TEST(ModelShare, knows_a_cut_that_is_no_panels) {
   const ModelDims dims = some_config(2).dims;
   const auto cut = [&](RowRange rows) {

@@ -7,6 +7,7 @@
 
 #include "runtime/local_backend.h"
 #include "tests/conformance/backend_conformance.h"
+#include "tests/conformance/int8_conformance.h"
 #include "tests/rpc/rpc_rigs.h"
 
 namespace airlock::testing {

@@ -153,6 +153,34 @@ TEST(Group, tells_what_a_rank_refuses_and_goes_on) {
   EXPECT_TRUE(run(*compute, embedding_spec(1, DType::kF32), {ids.view()}).status.ok());
 }
 
+// A row is rounded by all of it, which no rank has where columns are apart.
+TEST(Group, gives_int8_rows_of_whole_weights_alone) {
+  const MemoryModel source(wide());
+  const auto whole =
+      CpuModel::create(source, {.dtype = DType::kF32, .threads = 1, .progress = {}}).value();
+  const auto alone = whole->make_compute();
+  const Tensor x = random_tensor({DType::kF32, Shape{5, 520}}, 3);
+  const OpSpec gate_up = linear_spec(weights_of(Linear::kGateUp, 1), x.desc(), DType::kI8);
+  Tensor ids({DType::kI32, Shape{3}});
+  const OpSpec embedding = embedding_spec(3, DType::kI8);
+  for (const PlacementKind kind : {PlacementKind::kLayers, PlacementKind::kColumns}) {
+    GroupRig rig(source, DType::kF32, {.kind = kind, .ranks = 3});
+    const auto compute = rig.model().make_compute({}).value();
+    EXPECT_TRUE(
+        same_bits(run(*compute, embedding, {ids.view()}), run(*alone, embedding, {ids.view()})));
+    const Done done = run(*compute, gate_up, {x.view()});
+    if (kind == PlacementKind::kLayers) {
+      EXPECT_TRUE(same_bits(done, run(*alone, gate_up, {x.view()})));
+    } else {
+      EXPECT_EQ(done.status.code(), StatusCode::kInvalidInput);
+      EXPECT_NE(done.status.message().find("--placement layers"), std::string::npos);
+    }
+    OpSpec floats = gate_up;
+    floats.result_dtype = DType::kBF16;
+    EXPECT_TRUE(run(*compute, floats, {x.view()}).status.ok()) << "it does not go on";
+  }
+}
+
 TEST(Group, serves_sessions_at_once) {
   const MemoryModel source(wide());
   const auto whole =
