@@ -1,6 +1,6 @@
-// What logits lose in bf16 and in the integers of the private modes, against fp32 in this process:
-// text-kjv and SmolLM2 on the texts in bench/data, and text-kjv with outlier channels. A model that
-// is not there is said to be missing.
+// What logits lose in bf16, where int8 rows cross, and in the integers of the private modes,
+// against fp32 in this process: text-kjv and SmolLM2 on the texts in bench/data, and text-kjv with
+// outlier channels. A model that is not there is said to be missing.
 //   quality [THREADS [WINDOWS]]
 #include <fmt/format.h>
 
@@ -87,11 +87,13 @@ std::string planes_text(const Int8Model& int8) {
 
 void compare_ways(const Subject& subject, const Case& about) {
   print_head(about.name.c_str());
-  for (const Way way : {Way::kBf16, Way::kW8, Way::kAuto, Way::kW16}) {
+  for (const Way way :
+       {Way::kBf16, Way::kF32WireInt8, Way::kBf16WireInt8, Way::kW8, Way::kAuto, Way::kW16}) {
     const auto llama = ComputedLlama::create(subject.model(), way, subject.threads()).value();
     std::string name(name_of(way));
     if (way == Way::kAuto) name += " (" + planes_text(*llama->int8()) + ")";
-    const Bar* bar = way == Way::kBf16 ? nullptr : way == Way::kW16 ? &kW16 : &about.w8;
+    const bool has_bar = way == Way::kW8 || way == Way::kAuto;
+    const Bar* bar = way == Way::kW16 ? &kW16 : has_bar ? &about.w8 : nullptr;
     print_row(name, subject.compare(*llama), bar);
   }
 }

@@ -58,9 +58,12 @@ void declare_computing(const CommandOptions& command, ModelOptions& options) {
   static constexpr std::array kTypes = {DType::kF32, DType::kF16, DType::kBF16};
   command.choice("--backend", options.backend,
                  "remote: a gpu_server computes; local: this process alone");
+  static constexpr std::array kWireTypes = {DType::kF32, DType::kF16, DType::kBF16, DType::kI8};
   command.choice<DType>("--wire", options.wire,
-                        "type of the tensors that cross: auto (as stored), fp32, fp16, bf16",
-                        kTypes);
+                        "type of the tensors that cross: auto (as stored), fp32, fp16, bf16; int8: "
+                        "a byte a number and a scale a row, half of bf16's bytes, and rounded more "
+                        "coarsely (docs/interface/tee_runner.md)",
+                        kWireTypes);
   command.choice<DType>(
       "--dtype", options.dtype,
       "what weights are rounded to with --backend local: auto (as stored), fp32, fp16, bf16",
@@ -113,7 +116,7 @@ void declare_computation(const CommandOptions& command, PrefillOptions& options)
   declare_computing(command, options);
   command.choice("--attention", options.attention_asked,
                  "offload: QK^T and PV on the server; tee: all of it here; auto: offload, and tee "
-                 "in a private mode");
+                 "in a private mode and with --wire int8");
   command.number(
       "--chunk", options.chunk, std::int64_t{1}, limits::kMaxTokens,
       "feed the prompt in pieces of so many tokens; the whole prompt at once without it");
@@ -185,9 +188,16 @@ Status check_outputs(const PrefillOptions& options) {
 /// Where none was asked for it goes by the mode.
 Status settle_attention(PrefillOptions& options) {
   const bool hides = is_private(options.private_mode.mode);
+  const bool is_int8 = options.wire == DType::kI8;
   options.attention =
-      options.attention_asked.value_or(hides ? Attention::kTee : Attention::kOffload);
-  if (!hides || options.attention == Attention::kTee) return {};
+      options.attention_asked.value_or(hides || is_int8 ? Attention::kTee : Attention::kOffload);
+  if (options.attention == Attention::kTee) return {};
+  if (is_int8) {
+    return {StatusCode::kUsage,
+            "--attention offload: queries, keys and scores do not cross as int8: --wire int8 has "
+            "it tee"};
+  }
+  if (!hides) return {};
   return {StatusCode::kUsage,
           "--attention offload shows the server queries, keys and values: --privacy {} has it tee",
           name_of(options.private_mode.mode)};

@@ -69,7 +69,7 @@ struct PrefillOptions : ModelOptions {
   std::optional<std::int64_t> random_tokens;
   std::uint64_t seed = 0;
   std::optional<Attention> attention_asked;
-  Attention attention = Attention::kOffload;  // of a private mode kTee
+  Attention attention = Attention::kOffload;  // of a private mode and of --wire int8 kTee
   std::int64_t chunk = 0;                     // tokens of a pass; 0: the whole prompt
   std::size_t repeat = 1;
   std::string logits_out;

@@ -119,6 +119,7 @@ std::string npy_header(const Shape& shape) {
 }  // namespace
 
 double tolerance_of(DType dtype) {
+  if (dtype == DType::kI8) return 1e-1;
   return dtype == DType::kBF16 ? 4e-2 : dtype == DType::kF16 ? 4e-3 : 2e-5;
 }
 

@@ -7,6 +7,7 @@
 #include <span>
 #include <utility>
 
+#include "base/int8_rows.h"
 #include "proto/limits.h"
 
 namespace airlock {
@@ -38,7 +39,8 @@ std::vector<Tile> parts_of(std::int64_t first, std::int64_t end, std::int64_t ro
 /// Rows of a feed-forward whose activations stay within 256 MiB.
 std::vector<Tile> feed_forward_parts(const ModelDims& dims, const ForwardShape& shape) {
   return parts_of(0, shape.tokens,
-                  dims.intermediate * static_cast<std::int64_t>(dtype_bytes(shape.wire)));
+                  wire_columns(shape.wire, dims.intermediate) *
+                      static_cast<std::int64_t>(dtype_bytes(shape.wire)));
 }
 
 /// Of one row tile. Scores within max_score_bytes: in one tile where they are, else by whole
@@ -100,7 +102,7 @@ class OpList {
               const Tile& rows) {
     std::vector<WeightId> weights;
     for (const WeightKind kind : kinds) weights.push_back({kind, layer});
-    const std::int64_t width = weight_shape(dims_, *kinds.begin())[1];
+    const std::int64_t width = wire_columns(shape_.wire, weight_shape(dims_, *kinds.begin())[1]);
     add({linear_spec(std::move(weights), {shape_.wire, {rows.row_count, width}}, shape_.wire),
          layer, step, rows});
   }
@@ -173,7 +175,10 @@ std::vector<PlannedOp> list_ops(const ModelDims& dims, const ForwardShape& shape
   const std::int64_t end = is_chosen ? shape.chosen_rows : shape.tokens;
   const std::int64_t first = shape.logits == Logits::kLast ? shape.tokens - 1 : 0;
   for (const Tile& rows : parts_of(first, end, dims.vocab * std::int64_t{sizeof(float)}))
-    ops.add({lm_head_spec({wire, {rows.row_count, dims.hidden}}), {}, Step::kLogits, rows});
+    ops.add({lm_head_spec({wire, {rows.row_count, wire_columns(wire, dims.hidden)}}),
+             {},
+             Step::kLogits,
+             rows});
   return ops.take();
 }
 
@@ -206,6 +211,10 @@ Result<std::vector<PlannedOp>> plan_forward(const ModelDims& dims, const Forward
       shape.tokens > limits::kMaxTokens - shape.position) {
     return refuse(
         {StatusCode::kInvalidInput, "there are positions from 0 to {}", limits::kMaxTokens - 1});
+  }
+  if (shape.wire == DType::kI8 && shape.attention == Attention::kOffload) {
+    return refuse({StatusCode::kInvalidInput,
+                   "attention that is offloaded does not cross as int8: --attention tee"});
   }
   if (shape.tile < kAutoTile)
     return refuse({StatusCode::kInvalidInput, "tiles of {} tokens", shape.tile});

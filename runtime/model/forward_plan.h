@@ -41,7 +41,7 @@ inline constexpr std::size_t kTilesUnderWay = 4;
 /// What sizes one forward pass, beside the model.
 struct ForwardShape {
   std::int64_t tokens = 0;
-  DType wire = DType::kF32;
+  DType wire = DType::kF32;  // kI8: with Attention::kTee alone
   Attention attention = Attention::kOffload;
   Logits logits = Logits::kLast;
   std::int64_t position = 0;  // of the first token; the keys before it lie in a cache

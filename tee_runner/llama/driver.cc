@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include "base/convert.h"
 #include "base/log.h"
 #include "proto/limits.h"
+#include "tee_runner/llama/int8_kernels.h"
 #include "tee_runner/llama/kernels.h"
 
 namespace airlock {
@@ -255,20 +255,37 @@ Status LlamaDriver::embed(const PlannedOp& op, Pass& pass) {
   std::memcpy(embedding->input(0).data, pass.tokens.data(), pass.tokens.size_bytes());
   RETURN_IF_ERROR(embedding->submit());
   RETURN_IF_ERROR(finish(op, *embedding));
-  convert(embedding->result(0), hidden_.mutable_view());
+  widen_rows(pool_, embedding->result(0), hidden_.mutable_view());
   return {};
 }
 
-/// Norm of the rows' hidden states, to which all that is on its way for them has been added.
+/// Norm of the rows' hidden states, to which all that is on its way for them has been added: in one
+/// pass with the norm where that is one op of just these rows.
 Status LlamaDriver::ask_normalised(const PlannedOp& op, std::int64_t norm, Pass& pass) {
   const auto concerns = [&op](const Sent& sent) { return overlap(sent.op->tile, op.tile); };
-  while (std::ranges::any_of(pass.sent, concerns)) RETURN_IF_ERROR(land(pass));
+  PendingOp delta;
+  while (delta == nullptr && std::ranges::any_of(pass.sent, concerns)) {
+    const Tile& rows = pass.sent.front().op->tile;
+    if (rows.first_row == op.tile.first_row && rows.row_count == op.tile.row_count) {
+      ASSIGN_OR_RETURN(Sent added, take(pass.sent.front().op->step, rows, pass));
+      delta = std::move(added.pending);
+    } else {
+      RETURN_IF_ERROR(land(pass));
+    }
+  }
   ASSIGN_OR_RETURN(PendingOp pending, begin(op, pass));
   {
     const KernelTimer timer(stats_, TeeKernel::kRmsNorm);
     const float* weight = norms_.as<float>().data() + norm * config_.dims.hidden;
-    rms_norm(pool_, hidden_, op.tile.first_row, weight, config_.rms_norm_eps, pending->input(0));
+    const std::int64_t first = op.tile.first_row;
+    if (delta == nullptr) {
+      rms_norm(pool_, hidden_, first, weight, config_.rms_norm_eps, pending->input(0));
+    } else {
+      add_and_normalise(pool_, delta->result(0), first, hidden_, weight, config_.rms_norm_eps,
+                        pending->input(0));
+    }
   }
+  delta.reset();
   return send(op, std::move(pending), pass);
 }
 
@@ -376,16 +393,21 @@ Status LlamaDriver::take_attended(const PlannedOp& op, Pass& pass, MutableTensor
 void LlamaDriver::attend(const PlannedOp& op, const Pending& qkv, Pass& pass,
                          MutableTensorView out) {
   const KernelTimer timer(stats_, TeeKernel::kAttention);
+  const FloatRows q(pool_, qkv.result(0));
+  const FloatRows k(pool_, qkv.result(1));
+  const FloatRows v(pool_, qkv.result(2));
+  FloatRowsOut attended(out);
   if (pass.cache == nullptr) {
-    cached_attention(pool_, rope_, *op.layer, qkv.result(0), qkv.result(1), qkv.result(2),
-                     part_of(pass.sequences, op.tile), out);
-    return;
+    cached_attention(pool_, rope_, *op.layer, q.view(), k.view(), v.view(),
+                     part_of(pass.sequences, op.tile), attended.view());
+  } else {
+    const std::int64_t first = op.tile.first_row;
+    pass.cache->store_keys(pool_, rope_, *op.layer, k.view(), first);
+    pass.cache->store_values(pool_, *op.layer, v.view(), first);
+    blocked_attention(pool_, rope_, q.view(), pass.shape.position + first,
+                      pass.cache->keys(*op.layer), pass.cache->values(*op.layer), attended.view());
   }
-  const std::int64_t first = op.tile.first_row;
-  pass.cache->store_keys(pool_, rope_, *op.layer, qkv.result(1), first);
-  pass.cache->store_values(pool_, *op.layer, qkv.result(2), first);
-  blocked_attention(pool_, rope_, qkv.result(0), pass.shape.position + first,
-                    pass.cache->keys(*op.layer), pass.cache->values(*op.layer), out);
+  attended.finish(pool_);
 }
 
 /// Waits for the oldest op under way. What is added to the hidden states or gathered from PV is;
@@ -516,11 +538,12 @@ Result<std::unique_ptr<LlamaDriver>> LlamaDriver::create(const LlamaConfig& conf
     return Status(StatusCode::kInvalidInput, "norm weights have shape {}, expected fp32 {}",
                   norms.desc().shape.to_string(), expected.shape.to_string());
   }
-  if (!is_model_float(options.wire) || options.threads < 1 ||
-      options.threads > limits::kMaxThreads) {
+  if (!is_wire_type(options.wire) || options.threads < 1 || options.threads > limits::kMaxThreads) {
     return Status(StatusCode::kInvalidInput,
-                  "the wire type must be a float type and threads at least 1");
+                  "the wire type must be a float type or int8 and threads at least 1");
   }
+  if (options.wire == DType::kI8 && options.attention == Attention::kOffload)
+    return Status(StatusCode::kInvalidInput, "offloaded attention does not cross as int8");
   if (pool == nullptr) {
     ASSIGN_OR_RETURN(pool, ThreadPool::create(options.threads));
   }

@@ -20,7 +20,8 @@
 namespace airlock {
 
 struct LlamaOptions {
-  DType wire = DType::kF32;  // type of each float tensor at the Backend seam
+  DType wire = DType::kF32;  // type of each float tensor at the Backend seam; kI8: of int8 rows,
+                             // with attention in the TEE alone (kInvalidInput)
   Attention attention = Attention::kOffload;
   Logits logits = Logits::kLast;  // of prefill(); kLast or kAll
   std::int64_t chunk = 0;         // tokens that prefill() feeds at a time; 0: the whole prompt

@@ -6,6 +6,7 @@
 
 #include "base/convert.h"
 #include "proto/limits.h"
+#include "tee_runner/llama/int8_kernels.h"
 #include "tee_runner/llama/vector_math.h"
 
 namespace airlock {
@@ -85,6 +86,8 @@ Layout layout_of(const TensorDesc& rows, const TensorDesc& heads, const HeadTile
 
 void rms_norm(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row, const float* weight,
               double epsilon, MutableTensorView out) {
+  if (out.desc.dtype == DType::kI8)
+    return rms_norm_int8(pool, hidden, first_row, weight, epsilon, out);
   const std::size_t width = to_size(hidden.desc().shape[1]);
   const std::size_t rows = to_size(out.desc.shape[0]);
   const std::size_t first = to_size(first_row);
@@ -144,6 +147,7 @@ void causal_softmax(ThreadPool& pool, TensorView scores, std::int64_t first_row,
 }
 
 void silu_multiply(ThreadPool& pool, TensorView gate, TensorView up, MutableTensorView out) {
+  if (out.desc.dtype == DType::kI8) return silu_multiply_int8(pool, gate, up, out);
   const std::size_t total = out.desc.elements();
   CHECK(gate.desc.elements() == total && up.desc.elements() == total);
   const VectorMath& math = vector_math();
@@ -169,6 +173,7 @@ void silu_multiply(ThreadPool& pool, TensorView gate, TensorView up, MutableTens
 }
 
 void add_residual(ThreadPool& pool, TensorView delta, std::int64_t first_row, Tensor& hidden) {
+  if (delta.desc.dtype == DType::kI8) return add_residual_int8(pool, delta, first_row, hidden);
   const std::size_t width = to_size(hidden.desc().shape[1]);
   const std::size_t total = delta.desc.elements();
   CHECK(to_size(first_row) * width + total <= hidden.desc().elements());
@@ -191,6 +196,10 @@ void add_residual(ThreadPool& pool, TensorView delta, std::int64_t first_row, Te
 
 void add_and_normalise(ThreadPool& pool, TensorView delta, std::int64_t first_row, Tensor& hidden,
                        const float* weight, double epsilon, MutableTensorView out) {
+  if (out.desc.dtype == DType::kI8) {
+    add_residual_int8(pool, delta, first_row, hidden);
+    return rms_norm_int8(pool, hidden, first_row, weight, epsilon, out);
+  }
   const std::size_t width = to_size(hidden.desc().shape[1]);
   const std::size_t rows = to_size(out.desc.shape[0]);
   const std::size_t first = to_size(first_row);

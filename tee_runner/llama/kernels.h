@@ -16,7 +16,8 @@ namespace airlock {
 /// none is used as an index or a size. Shapes are the caller's own (CHECKed).
 
 /// RMSNorm of rows [first_row, first_row + out.shape[0]) of `hidden`.
-/// hidden fp32 [tokens, width], weight fp32 [width], out any float type [rows, width].
+/// hidden fp32 [tokens, width], weight fp32 [width], out any float type [rows, width] or int8
+/// rows.
 void rms_norm(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row, const float* weight,
               double epsilon, MutableTensorView out);
 
@@ -26,17 +27,17 @@ void rms_norm(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row, co
 void causal_softmax(ThreadPool& pool, TensorView scores, std::int64_t first_row, float scale,
                     MutableTensorView out);
 
-/// out = silu(gate) * up, element by element; all three of one shape. Where all three are bf16, it
-/// is as precise as bf16 asks (vector_math.h).
+/// out = silu(gate) * up, element by element; all three of one shape, and int8 rows or none of
+/// them. Where all three are bf16, it is as precise as bf16 asks (vector_math.h).
 void silu_multiply(ThreadPool& pool, TensorView gate, TensorView up, MutableTensorView out);
 
-/// Adds `delta` [rows, width] to rows [first_row, first_row + rows) of `hidden`, fp32 [tokens,
-/// width].
+/// Adds `delta` [rows, width], of a float type or int8 rows, to rows [first_row, first_row + rows)
+/// of `hidden`, fp32 [tokens, width].
 void add_residual(ThreadPool& pool, TensorView delta, std::int64_t first_row, Tensor& hidden);
 
 /// add_residual(), then rms_norm() of the same rows, with the bits of both, row by row: memory is
-/// gone through once. delta and out [rows, width], of any float type each, do not meet; out is
-/// written in the end of a row, hidden stays with the sum.
+/// gone through once. delta and out [rows, width], of any float type each or both int8 rows, do not
+/// meet; out is written in the end of a row, hidden stays with the sum.
 void add_and_normalise(ThreadPool& pool, TensorView delta, std::int64_t first_row, Tensor& hidden,
                        const float* weight, double epsilon, MutableTensorView out);
 

@@ -153,6 +153,29 @@ def each_wire_and_attention_gives_the_bits_of_one_process(pair):
     pair.stop(server)
 
 
+def int8_takes_half_the_bytes_of_bf16(pair):
+    """Ids go out and logits come back in four bytes each whatever the wire is: they are left out."""
+    tokens, vocab = 64, 512
+    server = pair.server()
+    moved = {}
+    for wire in ("bf16", "int8"):
+        stats = pair.path(f"{wire}.json")
+        remote = pair.path(f"{wire}.npy")
+        pair.runner("--wire", wire, "--attention", "tee", "--stats-json", stats, "--logits-out", remote,
+                    endpoint=server.endpoint).expect_exit(0)
+        local = pair.path(f"{wire}-local.npy")
+        pair.runner("--wire", wire, "--attention", "tee", "--backend", "local", "--logits-out", local).expect_exit(0)
+        assert read_bytes(remote) == read_bytes(local), "the logits of the pair differ from those of one process"
+        paths = json.loads(read_bytes(stats))["paths"]
+        sent, received = (sum(path[way]["bytes"] for path in paths.values()) for way in ("sent", "received"))
+        moved[wire] = (sent - 4 * tokens, received - 4 * vocab)
+    pair.stop(server)
+    for bf16, int8 in zip(moved["bf16"], moved["int8"]):
+        assert 0.5 * bf16 < int8 < 0.56 * bf16, moved
+    done = pair.runner("--wire", "int8", "--attention", "offload", endpoint=server.endpoint).expect_exit(2)
+    assert "--wire int8 has it tee" in done.stderr(), done.stderr()
+
+
 def prefill_in_pieces_gives_the_bits_of_one_process(pair):
     server = pair.server(*SMALL_SLOTS)
     for attention in ("offload", "tee"):
@@ -259,6 +282,7 @@ SCENARIOS = (
     prefill_of_a_model_directory_gives_the_bits_of_one_process,
     prefill_of_each_committed_model_gives_the_bits_of_one_process,
     each_wire_and_attention_gives_the_bits_of_one_process,
+    int8_takes_half_the_bytes_of_bf16,
     prefill_in_pieces_gives_the_bits_of_one_process,
     prefill_in_tiles_gives_the_bits_of_one_process,
     tiles_of_every_path_find_room,

@@ -69,6 +69,24 @@ TEST(ForwardPlan, asks_the_specs_of_a_pass_that_begins_at_a_position) {
   for (std::size_t i = 0; i < ops.size(); ++i) EXPECT_TRUE(ops[i].spec == expected[i]) << i;
 }
 
+TEST(ForwardPlan, of_int8_rows_has_their_scales_and_no_offloaded_attention) {
+  const DType wire = DType::kI8;
+  const ModelDims dims{64, 96, 1, 8, 4, 16, 10};
+  const auto ops = ops_of(dims, {5, wire, Attention::kTee, Logits::kAll, 12});
+  const TensorDesc hidden{wire, {5, 68}};
+  const std::vector<OpSpec> expected = {
+      embedding_spec(5, wire),
+      linear_spec({{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}}, hidden, wire),
+      linear_spec({{WeightKind::kO, 0}}, {wire, {5, 132}}, wire),
+      linear_spec({{WeightKind::kGate, 0}, {WeightKind::kUp, 0}}, hidden, wire),
+      linear_spec({{WeightKind::kDown, 0}}, {wire, {5, 100}}, wire),
+      lm_head_spec(hidden)};
+  ASSERT_EQ(ops.size(), expected.size());
+  for (std::size_t i = 0; i < ops.size(); ++i) EXPECT_TRUE(ops[i].spec == expected[i]) << i;
+  EXPECT_EQ(plan_forward(dims, {5, wire, Attention::kOffload, Logits::kAll}).status().code(),
+            StatusCode::kInvalidInput);
+}
+
 TEST(ForwardPlan, has_no_matmul_with_attention_in_the_tee_and_no_lm_head_without_logits) {
   for (const PlannedOp& op : ops_of(kDims, {5, DType::kF32, Attention::kTee, Logits::kNone})) {
     EXPECT_NE(op.spec.op, Op::kMatmul);

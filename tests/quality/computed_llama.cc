@@ -20,8 +20,8 @@ Result<Tensor> all_logits(const ModelSource& model, Backend& backend, DType wire
   return driver->prefill(tokens);
 }
 
-Status ComputedLlama::start_floats(DType dtype) {
-  wire_ = dtype;
+Status ComputedLlama::start_floats(DType dtype, DType wire) {
+  wire_ = wire;
   ASSIGN_OR_RETURN(floats_,
                    CpuModel::create(model_, {.dtype = dtype, .threads = threads_, .progress = {}}));
   local_.emplace(floats_->make_compute());
@@ -44,10 +44,16 @@ Result<std::unique_ptr<ComputedLlama>> ComputedLlama::create(const ModelSource& 
   std::unique_ptr<ComputedLlama> made(new ComputedLlama(model, threads));
   switch (way) {
     case Way::kF32:
-      RETURN_IF_ERROR(made->start_floats(DType::kF32));
+      RETURN_IF_ERROR(made->start_floats(DType::kF32, DType::kF32));
       break;
     case Way::kBf16:
-      RETURN_IF_ERROR(made->start_floats(DType::kBF16));
+      RETURN_IF_ERROR(made->start_floats(DType::kBF16, DType::kBF16));
+      break;
+    case Way::kF32WireInt8:
+      RETURN_IF_ERROR(made->start_floats(DType::kF32, DType::kI8));
+      break;
+    case Way::kBf16WireInt8:
+      RETURN_IF_ERROR(made->start_floats(DType::kBF16, DType::kI8));
       break;
     case Way::kW8:
       RETURN_IF_ERROR(made->start_integers(Int8Weights::kW8));

@@ -18,9 +18,11 @@ namespace airlock::testing {
 
 /// How a model is computed.
 enum class Way : std::uint8_t {
-  kF32,   // --backend local --dtype fp32 --wire fp32
-  kBf16,  // --dtype bf16 --wire bf16
-  kW8,    // --privacy tee-only --int8-weights w8; every private mode has its bits
+  kF32,           // --backend local --dtype fp32 --wire fp32
+  kBf16,          // --dtype bf16 --wire bf16
+  kF32WireInt8,   // --dtype fp32 --wire int8
+  kBf16WireInt8,  // --dtype bf16 --wire int8
+  kW8,            // --privacy tee-only --int8-weights w8; every private mode has its bits
   kW16,
   kAuto,
 };
@@ -31,6 +33,10 @@ constexpr std::string_view name_of(Way way) {
       return "fp32";
     case Way::kBf16:
       return "bf16";
+    case Way::kF32WireInt8:
+      return "fp32, wire int8";
+    case Way::kBf16WireInt8:
+      return "bf16, wire int8";
     case Way::kW8:
       return "w8";
     case Way::kW16:
@@ -68,7 +74,7 @@ class ComputedLlama {
 
  private:
   ComputedLlama(const ModelSource& model, std::size_t threads) : model_(model), threads_(threads) {}
-  Status start_floats(DType dtype);
+  Status start_floats(DType dtype, DType wire);
   Status start_integers(Int8Weights weights);
 
   const ModelSource& model_;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/convert.h"
+#include "base/int8_rows.h"
 #include "runtime/backend.h"
 #include "runtime/model/config.h"
 
@@ -99,8 +100,13 @@ class NaiveBackend : public Backend {
         std::vector<double> values = compute(i);
         if (owner_.tamper) owner_.tamper(spec_.op, values);
         const std::vector<float> rounded(values.begin(), values.end());
-        store_f32(results_[i].desc().dtype, rounded.data(), results_[i].mutable_view().data,
-                  rounded.size());
+        const MutableTensorView out = results_[i].mutable_view();
+        if (out.desc.dtype == DType::kI8) {
+          const auto* bytes = reinterpret_cast<const std::byte*>(rounded.data());
+          store_int8_rows({bytes, widened(out.desc)}, out);
+        } else {
+          store_f32(out.desc.dtype, rounded.data(), out.data, rounded.size());
+        }
       }
       return {};
     }
@@ -113,6 +119,12 @@ class NaiveBackend : public Backend {
 
    private:
     std::vector<double> operand(std::size_t index) const {
+      if (inputs_[index].desc().dtype == DType::kI8) {
+        Tensor rows(widened(inputs_[index].desc()));
+        load_int8_rows(inputs_[index].view(), rows.mutable_view());
+        const auto numbers = rows.as<float>();
+        return {numbers.begin(), numbers.end()};
+      }
       std::vector<float> values(inputs_[index].desc().elements());
       load_f32(inputs_[index].desc().dtype, inputs_[index].view().data, values.data(),
                values.size());
@@ -134,7 +146,9 @@ class NaiveBackend : public Backend {
       if (spec_.op == Op::kBatchLinear) {
         const WeightId& id = spec_.weights[index];
         return times_transposed(operand(0), model.weights.at({static_cast<int>(id.kind), id.layer}),
-                                rows, static_cast<std::size_t>(inputs_[0].desc().shape[1]));
+                                rows,
+                                static_cast<std::size_t>(wire_width(inputs_[0].desc().dtype,
+                                                                    inputs_[0].desc().shape[1])));
       }
       return multiply();
     }

@@ -115,7 +115,7 @@ TEST(Options, have_the_documented_defaults) {
 TEST(Options, refuses_what_cannot_be_parsed) {
   expect_usage({}, "--tokens");
   expect_usage({"--tokens", "1,x"}, "'x'");
-  expect_usage({"--tokens", "1", "--wire", "int8"}, "--wire");
+  expect_usage({"--tokens", "1", "--wire", "uint8"}, "--wire");
   expect_usage({"--tokens", "1", "--threads", "0"}, "--threads");
   expect_usage({"--tokens", "1", "--threads", "many"}, "--threads");
   expect_usage({"--tokens", "1", "--repeat", "0"}, "--repeat");
@@ -134,6 +134,18 @@ TEST(Options, refuses_what_cannot_be_parsed) {
   expect_usage({"--random-tokens", "131073"}, "--random-tokens");
   expect_usage({"--tokens", "1", "--no-such-option"}, "--no-such-option");
   expect_usage({"--tokens", "1", "-o", "xml"}, "--output");
+}
+
+TEST(Options, int8_crosses_with_attention_in_the_tee_alone) {
+  const auto plain = parse({"--tokens", "1", "--wire", "int8"});
+  ASSERT_TRUE(plain.ok()) << plain.status().message();
+  EXPECT_EQ(plain->wire, DType::kI8);
+  EXPECT_EQ(plain->attention, Attention::kTee);
+  EXPECT_TRUE(parse({"--tokens", "1", "--wire", "int8", "--attention", "tee"}).ok());
+  expect_usage({"--tokens", "1", "--wire", "int8", "--attention", "offload"},
+               "--wire int8 has it tee");
+  expect_usage({"--tokens", "1", "--wire", "int8", "--privacy", "otp", "--model", "m"}, "--wire");
+  expect_usage({"--tokens", "1", "--dtype", "int8"}, "--dtype");
 }
 
 TEST(Options, refuses_what_does_not_go_together) {

@@ -56,6 +56,13 @@ TEST(LlamaDriver, asks_exactly_the_plan_of_a_prefill) {
   }
 }
 
+TEST(LlamaDriver, asks_exactly_the_plan_of_int8_rows) {
+  for (const std::int64_t tokens : {1, 37}) {
+    expect_planned(kTiny, {tokens, DType::kI8, Attention::kTee, Logits::kAll},
+                   PathPolicy{true, 4096, 8}, 2, 11);
+  }
+}
+
 TEST(LlamaDriver, asks_exactly_the_plan_of_several_runs_without_paths) {
   expect_planned(kTiny, {9, DType::kF16, Attention::kOffload, Logits::kLast}, std::nullopt, 3);
 }

@@ -443,6 +443,32 @@ TEST(LlamaDriver, passes_a_failed_op_up_whichever_it_is) {
   }
 }
 
+// A row is rounded by itself alone: pieces and threads change no bit.
+TEST(LlamaDriver, crosses_as_int8_rows) {
+  for (const LlamaConfig& config : {tiny_config(), tiny_config(4, 1, 6), tiny_config(2, 2, 32)}) {
+    TinyRun run(config);
+    const auto tokens = tiny_tokens(37);
+    LlamaOptions options = options_of(DType::kI8, Attention::kTee);
+    const auto whole = run.prefill(tokens, options);
+    ASSERT_TRUE(whole.ok()) << whole.status().to_string();
+    const std::vector<double> expected = ReferenceLlama(run.model).logits(tokens);
+    EXPECT_LE(largest_error(*whole, expected), 0.1);
+    EXPECT_GT(largest_error(*whole, expected), 1e-3) << "nothing was rounded to int8";
+    options.chunk = 7;
+    EXPECT_TRUE(same_bits(run.prefill(tokens, options).value(), *whole));
+    options = options_of(DType::kI8, Attention::kTee, Logits::kAll, 3);
+    EXPECT_TRUE(same_bits(run.prefill(tokens, options).value(), *whole));
+  }
+}
+
+TEST(LlamaDriver, does_not_offload_attention_as_int8) {
+  TinyRun run(tiny_config());
+  EXPECT_EQ(run.driver(options_of(DType::kI8, Attention::kOffload)).status().code(),
+            StatusCode::kInvalidInput);
+  EXPECT_EQ(run.driver(options_of(DType::kU8, Attention::kTee)).status().code(),
+            StatusCode::kInvalidInput);
+}
+
 TEST(LlamaDriver, refuses_bad_prompts_with_value_and_range) {
   TinyRun run(tiny_config());
   const LlamaOptions options = options_of(DType::kF32, Attention::kOffload);

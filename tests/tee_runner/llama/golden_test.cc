@@ -173,10 +173,69 @@ void expect_model_agrees(const fs::path& folder) {
   }
 }
 
+struct Int8Bound {
+  double mean_kl;
+  double top_equal;  // a share of the positions
+};
+
+// What was measured is below a third of it: random weights are the worst.
+constexpr Int8Bound kInt8Bound{1e-2, 0.9};
+
+/// --wire int8, of weights as they are stored.
+void expect_int8_agrees(const fs::path& folder, const Int8Bound& bound) {
+  const Golden golden = read_golden(folder);
+  auto source = open_model_directory(folder.string());
+  ASSERT_TRUE(source.ok()) << source.status().message();
+  LoadOptions cpu;
+  cpu.dtype = (*source)->stored_dtype();
+  auto model = CpuModel::create(**source, cpu);
+  ASSERT_TRUE(model.ok()) << model.status().message();
+  LocalBackend backend((*model)->make_compute());
+  const std::vector<float> got =
+      compute_logits(**source, backend, golden, DType::kI8, Attention::kTee, 0);
+  ASSERT_EQ(got.size(), golden.logits.size());
+  const auto vocab = static_cast<std::size_t>((*source)->config().dims.vocab);
+  const std::size_t rows = golden.tokens.size();
+  double kl = 0;
+  std::size_t equal = 0;
+  for (std::size_t at = 0; at < got.size(); at += vocab) {
+    const float* const want = &golden.logits[at];
+    kl += divergence(want, &got[at], vocab);
+    const auto top = [&](const float* row) { return std::max_element(row, row + vocab) - row; };
+    equal += top(want) == top(&got[at]) ? 1 : 0;
+  }
+  std::cout << "  " << folder.filename().string() << ", wire int8: mean KL "
+            << kl / static_cast<double>(rows) << ", top token equal " << equal << " of " << rows
+            << '\n';
+  EXPECT_LE(kl / static_cast<double>(rows), bound.mean_kl);
+  EXPECT_GT(kl / static_cast<double>(rows), 1e-9) << "nothing crossed as int8";
+  EXPECT_GE(static_cast<double>(equal) / static_cast<double>(rows), bound.top_equal);
+  // Fed in pieces each row has the same numbers to be rounded by, so that little else changes.
+  const std::vector<float> pieces =
+      compute_logits(**source, backend, golden, DType::kI8, Attention::kTee, 7);
+  double apart = 0;
+  for (std::size_t at = 0; at < got.size(); at += vocab)
+    apart += divergence(&got[at], &pieces[at], vocab);
+  EXPECT_LE(apart / static_cast<double>(rows), bound.mean_kl);
+}
+
 TEST(GoldenModels, of_our_own_agree_with_transformers) {
   const auto folders = folders_below(fs::path(AIRLOCK_SOURCE_DIR) / "tests" / "data" / "models");
   ASSERT_FALSE(folders.empty());
   for (const fs::path& folder : folders) expect_model_agrees(folder);
+}
+
+TEST(GoldenModels, cross_as_int8_within_a_bound) {
+  for (const fs::path& folder :
+       folders_below(fs::path(AIRLOCK_SOURCE_DIR) / "tests" / "data" / "models")) {
+    SCOPED_TRACE(folder.filename().string());
+    expect_int8_agrees(folder, kInt8Bound);
+  }
+  const fs::path kjv = shared_data() / "golden" / "text-kjv";
+  if (!fs::exists(kjv / "golden_logits.npy"))
+    GTEST_SKIP() << "SKIPPED: no " << kjv
+                 << "; set AIRLOCK_SHARED to the folder that holds golden/";
+  expect_int8_agrees(kjv, kInt8Bound);
 }
 
 TEST(GoldenModels, that_are_shared_agree_with_transformers) {
