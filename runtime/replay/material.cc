@@ -11,6 +11,7 @@
 
 #include "base/convert.h"
 #include "base/file.h"
+#include "base/int8_rows.h"
 #include "base/mix.h"
 
 namespace airlock {
@@ -45,6 +46,7 @@ class SeededInputs {
   }
 
   Status operator()(const TraceRecord& record, std::size_t index, MutableTensorView place) const {
+    if (place.desc.dtype == DType::kI8) return fill_int8_rows(record, index, place);
     const std::vector<std::byte>& cycle = cycles_[static_cast<std::size_t>(place.desc.dtype)];
     if (cycle.empty()) {
       return {StatusCode::kInternal, "no op has inputs of {}", name_of(place.desc.dtype)};
@@ -60,6 +62,14 @@ class SeededInputs {
   }
 
  private:
+  /// Of numbers as the float types have.
+  Status fill_int8_rows(const TraceRecord& record, std::size_t index,
+                        MutableTensorView place) const {
+    Tensor values(widened(place.desc));
+    RETURN_IF_ERROR((*this)(record, index, values.mutable_view()));
+    store_int8_rows(values.view(), place);
+    return {};
+  }
   std::vector<std::byte>& cycle_of(DType dtype) { return cycles_[static_cast<std::size_t>(dtype)]; }
 
   std::uint64_t seed_;

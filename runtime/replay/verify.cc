@@ -7,8 +7,11 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <span>
+#include <vector>
 
 #include "base/convert.h"
+#include "base/int8_rows.h"
 #include "base/log.h"
 #include "base/saturating.h"
 #include "runtime/model/digest.h"
@@ -38,6 +41,26 @@ double error_of(float got, float expected) {
   return std::isfinite(error) ? error : std::numeric_limits<double>::infinity();
 }
 
+/// How far values lie from those that were recorded.
+struct Distance {
+  double worst = 0;
+  double largest = 0;  // of the recorded ones
+
+  void add(std::span<const float> got, std::span<const float> expected) {
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      worst = std::max(worst, error_of(got[i], expected[i]));
+      if (std::isfinite(expected[i])) {
+        largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
+      }
+    }
+  }
+  std::string judge(double tolerance) const {
+    if (worst <= tolerance * largest) return {};
+    return fmt::format("an error of {:.3g} of the largest recorded, the tolerance is {:g}",
+                       worst / std::max(largest, 1e-300), tolerance);
+  }
+};
+
 }  // namespace
 
 Status ReplayVerifier::check_input(const TraceRecord& record, std::size_t index,
@@ -63,15 +86,15 @@ Result<std::string> ReplayVerifier::check(const TraceRecord& record, std::size_t
 
 Result<std::string> ReplayVerifier::check_values(const TraceRecord& record, std::size_t index,
                                                  TensorView got) const {
-  const DType dtype = got.desc.dtype;  // of a result: a float type, or words
+  const DType dtype = got.desc.dtype;  // of a result: a float type, int8 rows or words
+  if (dtype == DType::kI8) return check_int8_rows(record, index, got);
   const std::size_t element_bytes = dtype_bytes(dtype);
   std::array<std::byte, kChunkCount * sizeof(float)> raw;
   std::array<float, kChunkCount> expected;
   std::array<float, kChunkCount> values;
   const bool is_words = dtype == DType::kU32;
   std::size_t unlike = 0;
-  double worst = 0;
-  double largest = 0;
+  Distance distance;
   const std::size_t count = got.desc.elements();
   for (std::size_t first = 0; first < count; first += kChunkCount) {
     const std::size_t chunk = std::min(kChunkCount, count - first);
@@ -84,17 +107,27 @@ Result<std::string> ReplayVerifier::check_values(const TraceRecord& record, std:
     }
     load_f32(dtype, raw.data(), expected.data(), chunk);
     load_f32(dtype, got.data + first * element_bytes, values.data(), chunk);
-    for (std::size_t i = 0; i < chunk; ++i) {
-      worst = std::max(worst, error_of(values[i], expected[i]));
-      if (std::isfinite(expected[i])) {
-        largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
-      }
-    }
+    distance.add(std::span(values).first(chunk), std::span(expected).first(chunk));
   }
   if (unlike > 0) return fmt::format("{} of {} words are others", unlike, count);
-  if (worst <= tolerance_ * largest) return std::string();
-  return fmt::format("an error of {:.3g} of the largest recorded, the tolerance is {:g}",
-                     worst / std::max(largest, 1e-300), tolerance_);
+  return distance.judge(tolerance_);
+}
+
+Result<std::string> ReplayVerifier::check_int8_rows(const TraceRecord& record, std::size_t index,
+                                                    TensorView got) const {
+  const auto width = static_cast<std::size_t>(widened(got.desc).shape[1]);
+  const auto row_bytes = static_cast<std::size_t>(got.desc.shape[1]);
+  std::vector<std::byte> raw(row_bytes);
+  std::vector<float> expected(width);
+  std::vector<float> values(width);
+  Distance distance;
+  for (std::size_t at = 0; at < got.desc.bytes(); at += row_bytes) {
+    RETURN_IF_ERROR(read_recorded(*payload_, record, TraceSide::kOutput, index, at, raw));
+    load_int8_row(raw.data(), width, expected.data());
+    load_int8_row(got.data + at, width, values.data());
+    distance.add(values, expected);
+  }
+  return distance.judge(tolerance_);
 }
 
 Status check_can_verify(const TraceHeader& header, ReplayVerify verify) {

@@ -30,6 +30,8 @@ class ReplayVerifier {
  private:
   Result<std::string> check_values(const TraceRecord& record, std::size_t index,
                                    TensorView got) const;
+  Result<std::string> check_int8_rows(const TraceRecord& record, std::size_t index,
+                                      TensorView got) const;
   ReplayVerify mode_;
   const SafetensorsFile* payload_;
   double tolerance_;

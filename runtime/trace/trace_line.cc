@@ -202,7 +202,7 @@ void check_word(const JsonReader& fields, std::string_view key, std::string_view
 void check_header(const JsonReader& fields, const TraceHeader& header) {
   if (const Status checked = header.dims.check(); !checked.ok())
     fields.at("model").at("config").fail(checked.message());
-  if (!is_model_float(header.wire)) fields.at("wire").fail("is no float type");
+  if (!is_wire_type(header.wire)) fields.at("wire").fail("is no type that floats cross as");
   if (!is_model_float(header.dtype)) fields.at("dtype").fail("is no float type");
   check_word(fields, "attention", header.attention, {"offload", "tee"});
   check_word(fields, "backend", header.backend, {"remote", "local"});

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include <string>
 
 #include "base/convert.h"
+#include "base/int8_rows.h"
 #include "tests/replay/replay_rig.h"
 #include "tests/support/temp_dir.h"
 
@@ -414,6 +416,51 @@ TEST(ReplayVerify, tolerance_takes_a_flipped_bit_and_refuses_a_large_error) {
   const ReplayCounts counts = rig.rig->counts();
   EXPECT_EQ(counts.tensors_differing, 1U);
   EXPECT_THAT(counts.first_difference, HasSubstr("op 3 ("));
+}
+
+/// Rows of so many numbers from a batch_linear of int8 rows.
+TraceRecord int8_record() {
+  const TensorDesc x{DType::kI8, {3, kReplayDims.hidden + kScaleBytes}};
+  return record_of(linear_spec({{WeightKind::kUp, 0}}, x, DType::kI8), 0);
+}
+
+TEST(ReplayInputs, of_int8_rows_are_numbers_as_those_of_floats) {
+  const ReplayInputs inputs = seeded_inputs(5, kReplayDims.vocab);
+  const TraceRecord record = int8_record();
+  Tensor rows(record.inputs[0].desc);
+  ASSERT_TRUE(inputs(record, 0, rows.mutable_view()).ok());
+  Tensor values(widened(rows.desc()));
+  load_int8_rows(rows.view(), values.mutable_view());
+  float largest = 0;
+  for (const float value : values.as<float>()) largest = std::max(largest, std::abs(value));
+  EXPECT_GT(largest, 0.5F);
+  EXPECT_LE(largest, 1.0F);
+}
+
+TEST(ReplayVerify, tolerance_is_of_what_int8_rows_say) {
+  const TempDir dir;
+  const TraceRecord record = int8_record();
+  Tensor values(widened(record.outputs[0].desc));
+  for (std::size_t i = 0; i < values.as<float>().size(); ++i)
+    values.as<float>()[i] = std::sin(static_cast<float>(i));
+  Tensor recorded(record.outputs[0].desc);
+  store_int8_rows(values.view(), recorded.mutable_view());
+  auto writer = PayloadWriter::create(dir.file("p"), {4096, 1 << 20, 100}).value();
+  ASSERT_TRUE(writer->add(payload_tensor_name(0, TraceSide::kOutput, 0), recorded.view()).ok());
+  writer.reset();
+  const auto payload = SafetensorsFile::open(dir.file("p")).value();
+  const ReplayVerifier verifier(ReplayVerify::kTolerance, payload.get(), 1e-2);
+  EXPECT_EQ(verifier.check(record, 0, recorded.view()).value(), "");
+  // A step of 127 is within it, two are not.
+  auto* const number = reinterpret_cast<std::int8_t*>(recorded.mutable_view().data) + 60;
+  *number = static_cast<std::int8_t>(*number + (*number > 0 ? -1 : 1));
+  EXPECT_EQ(verifier.check(record, 0, recorded.view()).value(), "");
+  *number = static_cast<std::int8_t>(*number + (*number > 0 ? -1 : 1));
+  EXPECT_THAT(verifier.check(record, 0, recorded.view()).value(), HasSubstr("an error of"));
+  // The same numbers of another scale.
+  for (float& value : values.as<float>()) value *= 2;
+  store_int8_rows(values.view(), recorded.mutable_view());
+  EXPECT_THAT(verifier.check(record, 0, recorded.view()).value(), HasSubstr("an error of"));
 }
 
 TEST(ReplayVerify, tolerance_takes_no_other_word) {

@@ -137,7 +137,7 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{R"("tokens":8)", R"("tokens":8,"tokens":9)", "stands twice"},
         Damage{R"("runs":2)", R"("runs":18446744073709551615)", "'runs' is"},
         Damage{R"("wire":"bf16")", R"("wire":"int4")", "'wire' is \"int4\""},
-        Damage{R"("wire":"bf16")", R"("wire":"int32")", "'wire' is no float type"},
+        Damage{R"("wire":"bf16")", R"("wire":"int32")", "'wire' is no type that floats cross as"},
         Damage{R"("dtype":"fp16")", R"("dtype":"uint8")", "'dtype' is no float type"},
         Damage{R"("attention":"offload")", R"("attention":"both")",
                "expected one of: offload, tee"},

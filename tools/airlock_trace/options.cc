@@ -33,15 +33,19 @@ Status parse_run(const std::string& text, std::optional<std::uint64_t>& run) {
   return {};
 }
 
-CommandOption declare_shape(const CommandOptions& command, Options& options,
+CommandOption declare_shape(const CommandOptions& command, Options& options, bool is_synth,
                             const std::string& tokens_default) {
-  command.choice(
-      "--attention", options.attention,
-      "where QK^T and PV are computed: offload or tee (synth: offload; import: as the log has it)");
-  static constexpr std::array kWireTypes = {DType::kF32, DType::kBF16, DType::kF16};
+  command.choice("--attention", options.attention,
+                 "where QK^T and PV are computed: offload or tee (synth: offload, and tee with "
+                 "int8; import: as "
+                 "the log has it)");
+  static constexpr std::array kWireTypes = {DType::kF32, DType::kBF16, DType::kF16, DType::kI8};
   command.choice<DType>("--wire", options.wire,
-                        "type of the tensors that cross: fp32, bf16 or fp16 (the config's own)",
-                        kWireTypes);
+                        is_synth ? "type of the tensors that cross: fp32, bf16, fp16 or, with "
+                                   "attention tee, int8 (the config's own)"
+                                 : "type of the tensors that cross: fp32, bf16 or fp16 (the "
+                                   "config's own)",
+                        std::span(kWireTypes).first(is_synth ? 4 : 3));
   return command.number("--tokens", options.tokens, std::int64_t{1}, limits::kMaxTokens,
                         fmt::format("tokens of a prefill{}", tokens_default));
 }
@@ -55,7 +59,7 @@ CommandOptions declare_synth(const CommandOptions& line, Options& options, Raw& 
   const CommandOptions command =
       line.subcommand("synth", "a trace from a model's shape alone: times are 0");
   (void)command.text("--config", options.config, "config.json of the model").required();
-  (void)declare_shape(command, options, "").required();
+  (void)declare_shape(command, options, true, "").required();
   command.flag("--all-logits", raw.all_logits, "logits of every token, not the last alone");
   command.number("--runs", options.runs, std::uint64_t{1}, kMaxRuns,
                  "prefills, one after the other (1)");
@@ -78,7 +82,7 @@ CommandOptions declare_import(const CommandOptions& line, Options& options) {
       line.subcommand("import", "the log of a run of the Python prototype");
   (void)command.texts("log", options.inputs, "the log").required().count(1, 1);
   command.text("--config", options.config, "config.json of the model (the shape of LLaMA-3.2-1B)");
-  (void)declare_shape(command, options, " (from the bytes outside the ring, else 128)");
+  (void)declare_shape(command, options, false, " (from the bytes outside the ring, else 128)");
   command.parsed("--run", "N|last|all",
                  "which prefill of the log, from 1, or last, or all. A summary in the log counts "
                  "the last: with it comes its wall-clock time (all)",
@@ -135,6 +139,8 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   if (raw.all_logits) options.logits = Logits::kAll;
   if (options.decode > 0 && options.attention == Attention::kOffload)
     return line.refuse("--decode: the attention of an answer is tee's, not --attention offload");
+  if (options.wire == DType::kI8 && options.attention == Attention::kOffload)
+    return line.refuse("--wire int8: attention is tee's then, not --attention offload");
   options.policy =
       raw.no_ring ? PathPolicy{} : PathPolicy{true, raw.ring.slot_bytes, raw.ring.slot_count};
   if (options.command == Command::kExport && options.output.empty())

@@ -22,10 +22,10 @@ Status write_trace(const OutputFile& file, const TraceHeader& header,
 
 Status synthesise(const Options& options, const OutputFile& file) {
   ASSIGN_OR_RETURN(const LlamaConfig config, load_config(options.config));
+  const bool is_tee = options.decode > 0 || options.wire == DType::kI8;
   const ForwardShape shape{
       *options.tokens, options.wire.value_or(config.dtype),
-      options.attention.value_or(options.decode > 0 ? Attention::kTee : Attention::kOffload),
-      options.logits};
+      options.attention.value_or(is_tee ? Attention::kTee : Attention::kOffload), options.logits};
   ASSIGN_OR_RETURN(std::vector<PlannedOp> plan, plan_forward(config.dims, shape));
   // The prompt gives the first token of an answer, and each of the others has a pass of one row.
   for (std::int64_t token = 1; token < options.decode; ++token) {

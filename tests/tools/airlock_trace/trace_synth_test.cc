@@ -102,6 +102,18 @@ TEST(Synth, leaves_attention_to_the_tee_and_repeats_runs) {
   }
 }
 
+TEST(Synth, leaves_attention_to_the_tee_where_int8_crosses) {
+  const TempFolder folder;
+  Options options = synth_options("llama-3.2-1b.json", 128, folder.path("t.jsonl"));
+  options.wire = DType::kI8;
+  const Trace trace = synthesised(options);
+  EXPECT_EQ(trace.header.attention, "tee");
+  EXPECT_EQ(trace.header.wire, DType::kI8);
+  ASSERT_EQ(trace.records.size(), 16U * 4 + 2);
+  EXPECT_EQ(trace.records[1].inputs[0].desc, (TensorDesc{DType::kI8, {128, 2048 + 4}}));
+  EXPECT_EQ(trace.records[1].outputs[1].desc, (TensorDesc{DType::kI8, {128, 512 + 4}}));
+}
+
 TEST(Synth, decodes_one_row_a_token_behind_the_prompt) {
   const TempFolder folder;
   Options options = synth_options("llama-3.2-1b.json", 128, folder.path("t.jsonl"));
