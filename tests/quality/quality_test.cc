@@ -1,6 +1,6 @@
-// What the integers of the private modes cost of a model's logits: held to issue 13's bars, on few
-// windows of the texts that bench/quality measures on all of. (SmolLM2's perplexity in w8 misses
-// its bar and is not held to it here: bench/results.)
+// What int8 rows and the integers of the private modes cost of a model's logits: held to issue 13's
+// bars, on few windows of the texts that bench/quality measures on all of. (SmolLM2's perplexity in
+// w8 misses its bar and is not held to it here: bench/results.)
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -43,6 +43,24 @@ TEST(Quality, TwoBytesAWeightAreNearlyFp32) {
   EXPECT_LE(got.mean_kl, 1e-6);
   EXPECT_GT(got.mean_kl, 1e-10) << "it is not computed in integers";
   EXPECT_GE(got.top_equal, 0.999);
+}
+
+// What docs/INTERFACE.md says of --wire int8: text-kjv keeps its clear choices; SmolLM2 loses much,
+// and not more than this.
+TEST(Quality, Int8RowsKeepTextKjvsClearChoices) {
+  SKIP_WITHOUT_KJV();
+  const auto got = opened(text_kjv(), "kjv.txt", 4).compare(Way::kBf16WireInt8);
+  EXPECT_LE(got.mean_kl, 4e-3);
+  EXPECT_GT(got.mean_kl, 1e-4) << "nothing crossed as int8";
+  EXPECT_GE(got.top_equal, 0.95);
+  EXPECT_EQ(got.clear_top_differs, 0U);
+}
+
+TEST(Quality, Int8RowsLoseNoMoreOfASmallChatModelThanIsSaid) {
+  SKIP_WITHOUT(smollm2(), "tools/fetch_model smollm2");
+  const auto got = opened(smollm2(), "alice.txt", 1).compare(Way::kBf16WireInt8);
+  EXPECT_LE(got.mean_kl, 0.3);
+  EXPECT_GE(got.top_equal, 0.7);
 }
 
 TEST(Quality, OfASmallChatModelIsKept) {

@@ -178,8 +178,10 @@ struct Int8Bound {
   double top_equal;  // a share of the positions
 };
 
-// What was measured is below a third of it: random weights are the worst.
-constexpr Int8Bound kInt8Bound{1e-2, 0.9};
+// Measured: KL up to 7.8e-4 and 43 of 48 top tokens, on random weights, whose logits lie close
+// together; on text-kjv 1.3e-3 and 252 of 256.
+constexpr Int8Bound kRandomInt8Bound{3e-3, 0.8};
+constexpr Int8Bound kKjvInt8Bound{4e-3, 0.95};
 
 /// --wire int8, of weights as they are stored.
 void expect_int8_agrees(const fs::path& folder, const Int8Bound& bound) {
@@ -229,13 +231,13 @@ TEST(GoldenModels, cross_as_int8_within_a_bound) {
   for (const fs::path& folder :
        folders_below(fs::path(AIRLOCK_SOURCE_DIR) / "tests" / "data" / "models")) {
     SCOPED_TRACE(folder.filename().string());
-    expect_int8_agrees(folder, kInt8Bound);
+    expect_int8_agrees(folder, kRandomInt8Bound);
   }
   const fs::path kjv = shared_data() / "golden" / "text-kjv";
   if (!fs::exists(kjv / "golden_logits.npy"))
     GTEST_SKIP() << "SKIPPED: no " << kjv
                  << "; set AIRLOCK_SHARED to the folder that holds golden/";
-  expect_int8_agrees(kjv, kInt8Bound);
+  expect_int8_agrees(kjv, kKjvInt8Bound);
 }
 
 TEST(GoldenModels, that_are_shared_agree_with_transformers) {
