@@ -43,13 +43,19 @@ Status check_total(std::string_view what, std::uint64_t bytes) {
   return invalid("{} have {} bytes, expected at most {}", what, bytes, limits::kMaxMessageBytes);
 }
 
+/// What a tensor becomes where it is computed with: int8 rows are widened there, and bounded as
+/// that.
+TensorDesc computed(const TensorDesc& desc) {
+  return desc.dtype == DType::kI8 ? widened(desc) : desc;
+}
+
 /// x [rows, columns] of a float type, or int8 rows of so many numbers; at most kMaxTokens rows.
 Status check_activations(const TensorDesc& x, std::string_view columns_name, std::int64_t columns) {
   RETURN_IF_ERROR(check_tensor("x", x, 2));
   if (x.dtype != DType::kI8) RETURN_IF_ERROR(check_float("x", x.dtype));
   RETURN_IF_ERROR(check_range("rows of x", x.shape[0], limits::kMaxTokens));
   const std::int64_t expected = wire_columns(x.dtype, columns);
-  if (x.shape[1] == expected) return {};
+  if (x.shape[1] == expected) return check_tensor("x", computed(x), 2);
   return invalid("x has shape {}, expected {} columns ({}{})", x.shape.to_string(), expected,
                  columns_name, x.dtype == DType::kI8 ? " and a scale" : "");
 }
@@ -64,8 +70,9 @@ Result<std::vector<TensorDesc>> checked(std::vector<TensorDesc> results) {
   std::uint64_t total_bytes = 0;
   for (std::size_t i = 0; i < results.size(); ++i) {
     const std::string name = fmt::format("result {}", i);
-    RETURN_IF_ERROR(check_tensor(name, results[i], results[i].shape.rank()));
-    total_bytes += results[i].bytes();
+    const TensorDesc result = computed(results[i]);
+    RETURN_IF_ERROR(check_tensor(name, result, result.shape.rank()));
+    total_bytes += result.bytes();
   }
   RETURN_IF_ERROR(check_total("the results", total_bytes));
   return results;

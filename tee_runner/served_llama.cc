@@ -133,7 +133,7 @@ Status LlamaSource::drive(Driven& driven, ModelFacts facts, const ConnectOptions
 
 Result<std::unique_ptr<EngineModel>> LlamaSource::make_tee_only() {
   reporter_.set_device("cpu");
-  describe(DType::kF32, DType::kF32);
+  describe({.dtype = DType::kF32}, DType::kF32);
   ModelFacts facts{model_->config(), {}};
   ASSIGN_OR_RETURN(facts.norms, read_norms(*model_));
   auto made = std::make_unique<LocalLlama>(private_model_->make_compute(), reporter_.local_ops());
@@ -142,10 +142,11 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_tee_only() {
   return std::unique_ptr<EngineModel>(std::move(made));
 }
 
-void LlamaSource::describe(DType dtype, DType wire) {
+void LlamaSource::describe(const BackendInfo& info, DType wire) {
   if (std::exchange(is_described_, true)) return;
-  reporter_.add_config("dtype", name_of(dtype));
+  reporter_.add_config("dtype", name_of(info.dtype));
   reporter_.add_config("wire", name_of(wire));
+  reporter_.add_config("tile", tile_text(tile_for(options_, info, usable_cpu_count())));
 }
 
 Result<Backend*> LlamaSource::recorded(Backend& backend, const std::optional<PathPolicy>& policy,
@@ -162,7 +163,7 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_local() {
   const LoadOptions cpu{options_.dtype.value_or(stored), options_.threads, {}};
   const DType wire = options_.wire.value_or(stored);
   reporter_.set_device("cpu");
-  describe(cpu.dtype, wire);
+  describe({.dtype = cpu.dtype}, wire);
   log_info(fmt::format("loading weights as {}, {} threads", name_of(cpu.dtype), cpu.threads));
   // The ops and what lies between them take turns on one thread: they share the others too.
   ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ThreadPool::create(cpu.threads));
@@ -212,7 +213,7 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_remote() {
   const DType stored = model_ != nullptr ? model_->stored_dtype() : info.stored_dtype;
   const DType wire = hides ? DType::kF32 : options_.wire.value_or(stored);
   reporter_.set_device(info.device);
-  describe(info.dtype, wire);
+  describe(info, wire);
   if (hides) RETURN_IF_ERROR(check_int8_digest(made->session(), *private_model_));
   ASSIGN_OR_RETURN(Backend* const asked, recorded(backend, made->session().policy(), wire));
   RETURN_IF_ERROR(drive(made->driven(), std::move(facts), connect, *asked, wire, nullptr));

@@ -68,7 +68,7 @@ class LlamaSource {
   Status drive(Driven& driven, ModelFacts facts, const ConnectOptions& connect, Backend& asked,
                DType wire, std::shared_ptr<ThreadPool> pool);
   Result<std::unique_ptr<EngineModel>> make_remote();
-  void describe(DType dtype, DType wire);
+  void describe(const BackendInfo& info, DType wire);
   Result<Backend*> recorded(Backend& backend, const std::optional<PathPolicy>& policy, DType wire);
 
   const TextOptions& options_;

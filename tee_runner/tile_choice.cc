@@ -40,7 +40,9 @@ std::int64_t tile_for(const ModelOptions& options, const BackendInfo& server, st
   const bool is_elsewhere = endpoint.ok() && !endpoint->is_loopback();
   // Not their sum: the server's word may be any number.
   const bool has_room = options.threads < cpus && server.threads <= cpus - options.threads;
-  return !server.on_cpu() || is_elsewhere || has_room ? kAutoTile : 0;
+  // Of a server of several ranks too: "2 ranks by layers: cpu, cuda:0 ...".
+  const bool is_gpu = server.device.find("cuda") != std::string::npos;
+  return is_gpu || is_elsewhere || has_room ? kAutoTile : 0;
 }
 
 std::string tile_text(std::int64_t tile) {

@@ -36,11 +36,12 @@ std::vector<Tile> parts_of(std::int64_t first, std::int64_t end, std::int64_t ro
   return parts;
 }
 
-/// Rows of a feed-forward whose activations stay within 256 MiB.
+/// Rows of a feed-forward whose activations stay within 256 MiB where they are computed: as fp32
+/// those that cross as int8.
 std::vector<Tile> feed_forward_parts(const ModelDims& dims, const ForwardShape& shape) {
+  const DType held = shape.wire == DType::kI8 ? DType::kF32 : shape.wire;
   return parts_of(0, shape.tokens,
-                  wire_columns(shape.wire, dims.intermediate) *
-                      static_cast<std::int64_t>(dtype_bytes(shape.wire)));
+                  dims.intermediate * static_cast<std::int64_t>(dtype_bytes(held)));
 }
 
 /// Of one row tile. Scores within max_score_bytes: in one tile where they are, else by whole
@@ -78,8 +79,11 @@ class OpList {
 
   /// Of each tile of a group the ops of one step, then of the next one.
   void add_layer(std::uint16_t layer) {
-    for (std::span<const Tile> left = tiles_; !left.empty();) {
-      const auto group = left.first(std::min(left.size(), kTilesUnderWay));
+    // Groups of about one size: a tile alone would overlap with nothing.
+    const std::size_t groups = (tiles_.size() + kTilesUnderWay - 1) / kTilesUnderWay;
+    const std::size_t most = (tiles_.size() + groups - 1) / groups;
+    for (std::span<const Tile> left = tiles_; !left.empty() && !is_full();) {
+      const auto group = left.first(std::min(left.size(), most));
       left = left.subspan(group.size());
       if (shape_.attention == Attention::kOffload) {
         add_attention(layer, group);
@@ -112,8 +116,8 @@ class OpList {
   }
 
   /// Where there are row tiles the scores of one are under way while those before them are weighed.
-  /// Its q, k and v are asked for no sooner: they lie in the ring until its values have been sent,
-  /// and of more than two tiles they would fill it.
+  /// Its q, k and v are asked for no sooner: they are held until its values have been sent, and
+  /// what is held of more than half the ring is copied.
   void add_attention(std::uint16_t layer, std::span<const Tile> group) {
     std::optional<Tile> scored;
     add_qkv(layer, group.front());
@@ -189,9 +193,10 @@ std::vector<Tile> row_tiles(const ModelDims& dims, const ForwardShape& shape) {
   std::int64_t rows = shape.tile;
   if (rows == kAutoTile) {
     const std::int64_t count =
-        std::clamp<std::int64_t>(shape.tokens / kLeastAutoTile, 1, std::int64_t{kTilesUnderWay});
+        std::max(std::clamp<std::int64_t>(shape.tokens / kLeastAutoTile, 1, kTilesUnderWay),
+                 (shape.tokens + kMostAutoTile - 1) / kMostAutoTile);
     rows = (shape.tokens + count - 1) / count;
-    rows = std::min((rows + kAutoTileStep - 1) / kAutoTileStep * kAutoTileStep, kMostAutoTile);
+    rows = (rows + kAutoTileStep - 1) / kAutoTileStep * kAutoTileStep;
   }
   // No more than a feed-forward takes at once.
   rows = std::min(rows, feed_forward_parts(dims, shape).front().row_count);

@@ -115,7 +115,6 @@ class RequestQueue {
   // `start_ns`: when the caller began to ask.
   Result<std::shared_ptr<Call>> prepare(const OpSpec& spec, std::vector<TensorDesc> results,
                                         Deadline deadline, std::uint64_t start_ns) {
-    RETURN_IF_ERROR(take_replies());
     auto call = std::make_shared<Call>();
     call->request.spec = spec;
     call->results = std::move(results);
@@ -152,8 +151,6 @@ class RequestQueue {
   }
 
   Status submit(const std::shared_ptr<Call>& call) {
-    // When a reply came is known as well as it is looked for, and on a socket it moves meanwhile.
-    RETURN_IF_ERROR(take_replies());
     call->submit_ns = now_ns();
     if (under_way_.size() >= limits::kMaxRequestsUnderWay)
       RETURN_IF_ERROR(receive_one(call->deadline));

@@ -215,7 +215,10 @@ Result<Tensor> LlamaDriver::forward(std::span<const SequencePass> sequences) {
   RETURN_IF_ERROR(check_tokens(tokens, config_.dims.vocab));
   ForwardShape shape = shape_of(tokens.size(), Logits::kChosen, 0);
   shape.attention = Attention::kTee;
-  shape.tile = options_.tile;
+  // A step of answers, however many, is one: a second tile would only read the weights again.
+  const bool is_step = std::ranges::none_of(
+      rows, [](const SequenceRows& part) { return part.row_count >= kLeastAutoTile; });
+  shape.tile = options_.tile == kAutoTile && is_step ? 0 : options_.tile;
   shape.chosen_rows = static_cast<std::int64_t>(chosen.size());
   RETURN_IF_ERROR(check_pass(config_.dims, shape, shape.chosen_rows));
   ASSIGN_OR_RETURN(const std::vector<PlannedOp> plan, plan_forward(config_.dims, shape));

@@ -134,6 +134,13 @@ TEST(OpResults, int8_rows_have_their_scale_behind_them) {
   EXPECT_THAT(accepted(lm_head_spec(i8({2, 2052}))), ElementsAre(f32({2, 128256})));
 }
 
+TEST(OpResults, int8_rows_are_bounded_as_what_they_become) {
+  const WeightId gate{WeightKind::kGate, 0};
+  const TensorDesc x{DType::kI8, Shape{limits::kMaxTokens, 2052}};
+  EXPECT_EQ(accepted(linear_spec({gate, gate}, x, DType::kI8)).size(), 2U);
+  expect_refused(linear_spec({gate, gate, gate}, x, DType::kI8), "the results have");
+}
+
 TEST(OpResults, int8_rows_without_a_scale_or_elsewhere_are_refused) {
   const auto i8 = [](Shape shape) { return TensorDesc{DType::kI8, shape}; };
   const WeightId q{WeightKind::kQ, 0};

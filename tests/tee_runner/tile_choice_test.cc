@@ -37,6 +37,8 @@ TEST(TileFor, goes_by_whether_the_server_needs_this_machines_cpus) {
   EXPECT_EQ(chosen("tcp://127.0.0.1:5555", "cpu", 2, 2), 0);
   EXPECT_EQ(chosen("tcp://192.0.2.1:5555", "cpu", 2, 2), kAutoTile);
   EXPECT_EQ(chosen(kHere, "cuda:0 NVIDIA H100", 2, 2), kAutoTile);
+  EXPECT_EQ(chosen(kHere, "2 ranks by layers: cpu, cpu", 2, 2), 0);
+  EXPECT_EQ(chosen(kHere, "2 ranks by layers: cuda:0 NVIDIA H100, cpu", 2, 2), kAutoTile);
 }
 
 TEST(TileFor, a_servers_count_of_threads_is_no_more_than_a_number) {

@@ -156,7 +156,8 @@ TEST(LlamaDriver, rows_in_tiles_give_the_bits_of_all_at_once) {
     const auto tokens = tiny_tokens(150);
     const std::vector<double> expected = ReferenceLlama(run.model).logits(tokens);
     for (const Attention attention : {Attention::kOffload, Attention::kTee}) {
-      for (const DType wire : {DType::kF32, DType::kBF16}) {
+      for (const DType wire : {DType::kF32, DType::kBF16, DType::kI8}) {
+        if (wire == DType::kI8 && attention == Attention::kOffload) continue;
         LlamaOptions options = options_of(wire, attention, Logits::kAll, 2);
         const auto whole = run.prefill(tokens, options);
         ASSERT_TRUE(whole.ok()) << whole.status().to_string();
