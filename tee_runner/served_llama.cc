@@ -133,7 +133,7 @@ Status LlamaSource::drive(Driven& driven, ModelFacts facts, const ConnectOptions
 
 Result<std::unique_ptr<EngineModel>> LlamaSource::make_tee_only() {
   reporter_.set_device("cpu");
-  describe({.dtype = DType::kF32}, DType::kF32);
+  describe({}, DType::kF32);
   ModelFacts facts{model_->config(), {}};
   ASSIGN_OR_RETURN(facts.norms, read_norms(*model_));
   auto made = std::make_unique<LocalLlama>(private_model_->make_compute(), reporter_.local_ops());
@@ -163,7 +163,9 @@ Result<std::unique_ptr<EngineModel>> LlamaSource::make_local() {
   const LoadOptions cpu{options_.dtype.value_or(stored), options_.threads, {}};
   const DType wire = options_.wire.value_or(stored);
   reporter_.set_device("cpu");
-  describe({.dtype = cpu.dtype}, wire);
+  BackendInfo here;
+  here.dtype = cpu.dtype;
+  describe(here, wire);
   log_info(fmt::format("loading weights as {}, {} threads", name_of(cpu.dtype), cpu.threads));
   // The ops and what lies between them take turns on one thread: they share the others too.
   ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ThreadPool::create(cpu.threads));
