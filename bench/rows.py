@@ -139,7 +139,8 @@ def kernel_line(rows, *names):
     for name in names:
         for row in rows:
             if row["kernel"] == name:
-                return Figure(*(first_number(row[column]) for column in ("ms a layer", "bound ms", "ratio")), name)
+                note = name if len(names) > 1 else ""
+                return Figure(*(first_number(row[column]) for column in ("ms a layer", "bound ms", "ratio")), note)
     return NotRun(f"tee_kernels has no line {' or '.join(names)}")
 
 

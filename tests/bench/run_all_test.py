@@ -62,7 +62,7 @@ class RunAllTest(unittest.TestCase):
         self.assertAlmostEqual(rows["attention-pass"]["ours"], 0.96)
         self.assertIn("missed: attention-pass, silu", said)
         table = [line for line in said.splitlines() if line.startswith("| silu |")]
-        self.assertEqual(table, ["| silu | SiLU, 1024 tokens, one thread, a layer (silu) | 4 ms | memcpy of as many bytes | 2 ms "
+        self.assertEqual(table, ["| silu | SiLU, 1024 tokens, one thread, a layer | 4 ms | memcpy of as many bytes | 2 ms "
                                  "| <= 1.5x | 2.00x | missed |"])
         with open(glob.glob(os.path.join(self.folder, "*-run_all.md"))[0], encoding="utf-8") as file:
             kept = file.read()
