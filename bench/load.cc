@@ -155,9 +155,14 @@ double start_server(const std::string& program, const fs::path& folder, const fs
   const std::string log = (work / "log").string();
   ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log.c_str(),
                                      O_WRONLY | O_CREAT | O_APPEND, 0600);
-  const std::vector<std::string> words = {program,      "--model",  folder.string(),
-                                          "--endpoint", fmt::format("ipc://{}/ctl", work.string()),
-                                          "--device",   "cpu",      "--threads",
+  const std::vector<std::string> words = {program,
+                                          "--model",
+                                          folder.string(),
+                                          "--endpoint",
+                                          fmt::format("ipc://{}/ctl", work.string()),
+                                          "--device",
+                                          "cpu",
+                                          "--threads",
                                           fmt::format("{}", threads)};
   std::vector<char*> arguments;
   for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
@@ -217,9 +222,11 @@ int run(const Options& options) {
   const fs::path cache = work.path() / "cache";
   ::setenv("XDG_CACHE_HOME", cache.c_str(), 1);
   const std::vector<std::string> files = weight_files(folder);
-  // A file that was written a moment ago is not remembered.
-  for (const std::string& file : files)
-    fs::last_write_time(file, fs::file_time_type::clock::now() - std::chrono::hours(1));
+  // A file that was written a moment ago is not remembered; a folder that was given is left alone.
+  if (options.folder.empty()) {
+    for (const std::string& file : files)
+      fs::last_write_time(file, fs::file_time_type::clock::now() - std::chrono::hours(1));
+  }
   const auto pool = must(ThreadPool::create(options.threads));
   std::vector<double> reads, again_reads, firsts, agains;
   std::size_t bytes = 0;

@@ -66,7 +66,8 @@ void merge_heads(ThreadPool& pool, TensorView heads, const HeadTile& tile, Mutab
 /// q [tokens, heads * head_dim], not yet rotated, each element read once; its first row is at
 /// `position`. keys (rotated) and values [kv_heads, capacity, head_dim] are a cache's, filled up to
 /// position + tokens. out [tokens, heads * head_dim]. NaN or infinity in the values, and nothing
-/// else, may also reach rows before it in its block of 64.
+/// else, may also reach rows before it in its block of 64; which ones, and a NaN's own bits, may
+/// differ between CPUs.
 void blocked_attention(ThreadPool& pool, const RopeTable& table, TensorView q,
                        std::int64_t position, TensorView keys, TensorView values,
                        MutableTensorView out);
