@@ -111,9 +111,11 @@ TEST_F(JsonReaderTest, holds_texts_to_their_length) {
 TEST_F(JsonReaderTest, names_what_an_enumerator_may_be) {
   DType dtype = DType::kF16;
   reader(R"({"d":"int4"})").read("d", dtype);
-  expect_refused("FILE: 'd' is \"int4\", expected one of: fp32, fp16, bf16, int32, uint8, fp64, uint32");
+  expect_refused(
+      "FILE: 'd' is \"int4\", expected one of: fp32, fp16, bf16, int32, uint8, fp64, uint32, int8");
   reader(R"({"d":1})").read("d", dtype);
-  expect_refused("FILE: 'd' is 1, expected one of: fp32, fp16, bf16, int32, uint8, fp64, uint32");
+  expect_refused(
+      "FILE: 'd' is 1, expected one of: fp32, fp16, bf16, int32, uint8, fp64, uint32, int8");
   reader(R"({"d":""})").read("d", dtype);
   EXPECT_FALSE(status_.ok());
   EXPECT_EQ(dtype, DType::kF16);

@@ -134,7 +134,7 @@ TEST(DecodeRequest, refuses_unknown_values) {
   const auto whole = encode(request());  // 98 id op dtype transpose 92 92 kind layer ...
   expect_request_refused(with_byte(whole, 0, 0x97));
   for (unsigned op : {0U, 10U, 100U}) expect_request_refused(with_byte(whole, 2, op));
-  for (unsigned dtype : {0U, 8U}) expect_request_refused(with_byte(whole, 3, dtype));
+  for (unsigned dtype : {0U, 9U}) expect_request_refused(with_byte(whole, 3, dtype));
   expect_request_refused(with_byte(whole, 4, 3));
   for (unsigned kind : {0U, 8U}) expect_request_refused(with_byte(whole, 7, kind));
   // 257 in the place of the op, of the dtype: 1 in eight bits.

@@ -113,7 +113,7 @@ TEST(WireReader, refuses_tensors_that_overflow_or_exceed_the_limit) {
                           "cfffffffffffffffff",  // a negative extent
                           "9200"
                           "9101",
-                          "9208"
+                          "9209"
                           "9101",  // dtypes that are none
                           "9201"
                           "950101010101",  // rank 5
