@@ -54,7 +54,7 @@ def missing_tokens_file_is_refused(pair):
 
 
 def arguments_that_cannot_be_parsed_are_refused(pair):
-    for args in (("--tokens", "1,x"), ("--tokens", "1,2", "--wire", "int8"), ("--tokens", "1", "--threads", "many"),
+    for args in (("--tokens", "1,x"), ("--tokens", "1,2", "--wire", "int4"), ("--tokens", "1", "--threads", "many"),
                  ("--tokens", "1", "--no-such-option"), ("--tokens", "1", "--attention", "nowhere"), ()):
         expect_refused(local(pair, tokens=args), 2)
     for args in (("--synthetic", TINY, "--no-such-option"), ("--synthetic", TINY, "--device", "toaster"), (),
