@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,9 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 PROGRAM = os.path.join(ROOT, "bench", "run_all")
 TINY = os.path.join(ROOT, "tests", "data", "configs", "tiny.json")
+sys.path.insert(0, os.path.join(ROOT, "bench"))
+import rows as rows_of_bench  # noqa: E402 (found by the line above)
+
 BIN = sys.argv.pop(1) if sys.argv[1:] else os.path.join(ROOT, "build", "release", "bin")
 KERNELS = """| kernel | tokens | ms a layer | bound ms | ratio |
 | --- | ---: | ---: | ---: | ---: |
@@ -78,7 +82,23 @@ class RunAllTest(unittest.TestCase):
         self.assertEqual(rows["decode"]["why"], "decode is not built")
         self.says("tee_kernels", KERNELS.format(tokens=1024))
         _, rows = self.run_all("--only", "residual-rmsnorm")
-        self.assertEqual(rows["residual-rmsnorm"]["why"], "tee_kernels has no line both in one pass or residual and rmsnorm")
+        self.assertEqual(rows["residual-rmsnorm"]["why"], "tee_kernels has no line both in one pass")
+        self.says("tee_kernels", KERNELS.format(tokens=1024) + "| residual and rmsnorm | 1024 | 1.0 | 1.0 | 1.00 |\n")
+        _, rows = self.run_all("--only", "residual-rmsnorm")
+        self.assertEqual(rows["residual-rmsnorm"]["verdict"], "not run")  # two passes are not the one
+
+    def test_kernels_have_the_names_that_tee_kernels_prints(self):
+        with open(os.path.join(ROOT, "bench", "tee_kernels.cc"), encoding="utf-8") as file:
+            source = file.read()
+        named = set(re.findall(r'\{"([^"]+)",\s*(?:rows|tokens)', source))
+        self.assertLessEqual({"attention", *rows_of_bench.KERNELS.values()}, named)
+        program = os.path.join(BIN, "tee_kernels")
+        if not os.access(program, os.X_OK):
+            self.skipTest(f"{program} is not built: its source alone was looked at")
+        said = subprocess.run([program, "1", "1", "64"], capture_output=True, text=True, check=True).stdout
+        lines = rows_of_bench.markdown_rows(said)
+        for name in ("attention", *rows_of_bench.KERNELS.values()):
+            self.assertIsInstance(rows_of_bench.kernel_line(lines, name), rows_of_bench.Figure, said)
 
     def test_transformers_are_asked_for_where_they_are_not(self):
         for name in ("gpu_server", "tee_runner"):
