@@ -12,17 +12,17 @@
 
 namespace airlock::bench {
 
-/// c [m, n] = a [m, k] * b [k, n] by oneDNN alone, b in the layout that it likes best. One thread
-/// asks; oneDNN takes as many as OpenMP gives it. Throws dnnl::error where it has no kernel of its
-/// own for this CPU.
+/// c [m, n] = a [m, k] * b [k, n] by oneDNN alone, b in the layout that it asks for or in `right`.
+/// One thread asks; oneDNN takes as many as OpenMP gives it. Throws dnnl::error where it has no
+/// kernel of its own for this CPU.
 class OneDnnProduct {
  public:
   using Type = dnnl::memory::data_type;
+  using Tag = dnnl::memory::format_tag;
 
-  OneDnnProduct(std::int64_t m, std::int64_t k, std::int64_t n, Type type) {
-    using Tag = dnnl::memory::format_tag;
+  OneDnnProduct(std::int64_t m, std::int64_t k, std::int64_t n, Type type, Tag right = Tag::any) {
     const dnnl::memory::desc a({m, k}, type, Tag::ab);
-    const dnnl::memory::desc b({k, n}, type, Tag::any);
+    const dnnl::memory::desc b({k, n}, type, right);
     const dnnl::memory::desc c({m, n}, type, Tag::ab);
 #if DNNL_VERSION_MAJOR >= 3
     const dnnl::matmul::primitive_desc description(engine_, a, b, c);
