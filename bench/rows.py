@@ -6,18 +6,14 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
-import time
 import typing
 
 from clients import clients_per_s
-from measure import ROOT, WIRE, alternate, prefills_ms, random_tokens, say
+from measure import LLAMA_1B, ROOT, WIRE, alternate, prefills_ms, random_tokens
 from pair import open_pair, read_json
 
 HF_PYTHON = os.path.join(ROOT, "build", "hf", "bin", "python")
-LOAD_MODEL = os.path.join(ROOT, "build", "llama-3.2-1b-generated")
 LENGTHS = (128, 1024)
-READ_BYTES = 4 << 20
 
 
 class NotRun(Exception):
@@ -89,8 +85,8 @@ def row_list():
             Row("tee-side-1", "the TEE's part of a 1024-token prefill, a server that answers at once, one thread",
                 "0.4 s, as asked for", 1.0, "s", "tee-side"),
             Row("tee-side-cores", "the same, all cores", "one thread", None, "s", "tee-side"),
-            Row("load", "start of gpu_server to ready, page cache warm, all cores",
-                "reading the files once, as many threads", 2.0, "s", "load"))
+            Row("load", "start of gpu_server to ready, page cache warm, digest remembered, all cores",
+                "reading the files once, mapped anew, as many threads", 2.0, "s", "load"))
 
 
 ROWS = row_list()
@@ -119,6 +115,17 @@ def said_by(command):
         words = done.stderr.strip().splitlines()
         raise NotRun(f"{os.path.basename(command[0])}: exit {done.returncode}" + (f": {words[-1]}" if words else ""))
     return done.stdout
+
+
+def same_json(path, other):
+    with open(path, encoding="utf-8") as one, open(other, encoding="utf-8") as two:
+        return json.load(one) == json.load(two)
+
+
+def want_1b(settings, program):
+    """What has LLaMA-3.2-1B's shape built in is no measure of another one."""
+    if not same_json(settings.config, LLAMA_1B):
+        raise NotRun(f"bench/{program} has LLaMA-3.2-1B's shape alone, --config is another one")
 
 
 def first_number(cell):
@@ -150,6 +157,7 @@ def kernel_line(rows, name):
 
 
 def kernels(settings, tokens):
+    want_1b(settings, "tee_kernels")
     rounds = max(settings.rounds, 3) if tokens > 4096 else 2 * settings.rounds + 1
     said = said_by([settings.program("tee_kernels"), 1, rounds, tokens])
     rows = [row for row in markdown_rows(said) if row.get("tokens") == str(tokens)]
@@ -203,6 +211,7 @@ class Transformers:
 
 def products_ms(settings, tokens):
     """(ms of a pass, type) of the quicker type."""
+    want_1b(settings, "products")
     said = json.loads(said_by([settings.program("products"), "--tokens", tokens, "--threads", settings.cores,
                                "--rounds", 1, "-o", "json"]))["results"]
     best = min(said, key=lambda one: one["pass_ms_median"])
@@ -252,6 +261,7 @@ def prefills(settings, tokens, wanted):
 
 
 def decode(settings):
+    want_1b(settings, "decode")
     said = json.loads(said_by([settings.program("decode"), settings.cores, 4 * settings.rounds, 64, 1, "-o", "json"]))
     one = said["results"][0]
     return {"decode": Figure(one["pass_ms_median"], one["read_ms_median"], one["ratio_median"],
@@ -305,6 +315,7 @@ def two_clients(settings):
 
 
 def tee_side(settings):
+    want_1b(settings, "tee_side")
     threads = sorted({1, min(settings.cores, 16)})
     said = json.loads(said_by([settings.program("tee_side"), "--tokens", 1024, "--threads",
                                ",".join(map(str, threads)), "--rounds", settings.rounds, "-o", "json"]))["results"]
@@ -322,83 +333,22 @@ def tee_side(settings):
 KERNEL_KEYS = ("rmsnorm_ms", "rope_ms", "softmax_ms", "silu_ms", "residual_ms", "attention_ms")
 
 
-def write_model(settings):
-    """A folder with the shape's config and weights in safetensors of bf16, random bits of small numbers: 2.5 GB for the
-    1B shape, made once."""
-    import llama_bytes  # of tools/, on the path by measure.py
-    path = os.path.join(settings.load_model, "model.safetensors")
-    if os.path.exists(path):
-        return path
-    say(f"writing {os.path.relpath(path, ROOT)}")
-    dims = llama_bytes.read_dims(settings.config)
-    shapes = {"model.embed_tokens.weight": (dims.vocab, dims.hidden), "model.norm.weight": (dims.hidden,)}
-    if not dims.tied:
-        shapes["lm_head.weight"] = (dims.vocab, dims.hidden)
-    for layer in range(dims.layers):
-        prefix = f"model.layers.{layer}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            shapes[f"{prefix}{norm}.weight"] = (dims.hidden,)
-        for kind, shape in dims.weights().items():
-            shapes[f"{prefix}{'self_attn' if kind in 'qkvo' else 'mlp'}.{kind}_proj.weight"] = shape
-    header, at = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    # bf16 from 0.0078 up to 0.0156 of either sign.
-    block = bytearray(os.urandom(READ_BYTES))
-    block[1::2] = bytes(0x3C | (byte & 0x80) for byte in block[1::2])
-    os.makedirs(settings.load_model, exist_ok=True)
-    with open(path + ".part", "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        while at > 0:
-            at -= file.write(block[:min(at, len(block))])
-    with open(settings.config, encoding="utf-8") as source:
-        config = source.read()
-    with open(os.path.join(settings.load_model, "config.json"), "w", encoding="utf-8") as file:
-        file.write(config)
-    os.replace(path + ".part", path)
-    return path
-
-
-def read_once_s(path, threads):
-    """Seconds for reading a file, a part of it by each thread, into memory that is used again."""
-    size = os.path.getsize(path)
-
-    def part(number):
-        buffer = memoryview(bytearray(READ_BYTES))
-        with open(path, "rb", buffering=0) as file:
-            at, end = size * number // threads, size * (number + 1) // threads
-            file.seek(at)
-            while at < end:
-                at += file.readinto(buffer[:min(READ_BYTES, end - at)])
-    workers = [threading.Thread(target=part, args=(number,)) for number in range(threads)]
-    start = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return time.perf_counter() - start
-
-
 def load(settings):
-    settings.program("gpu_server")
-    path = write_model(settings)
-    read_once_s(path, settings.cores)  # warms the page cache
-    with open_pair(settings.bin_dir) as pair:
-        def one_s(side):
-            if side == "read":
-                return read_once_s(path, settings.cores)
-            start = time.perf_counter()
-            server = pair.server(model=("--model", settings.load_model), threads=settings.cores)
-            seconds = time.perf_counter() - start
-            pair.stop(server)
-            return seconds
-        times = alternate(settings.rounds, ("load", "read"), one_s, "load")
-    note = f"{os.path.getsize(path) / 1e9:.2f} GB, bf16, looked at every 10 ms"
-    return {"load": pair_of(times["load"], times["read"], note)}
+    """bench/load: starts of gpu_server and mapped readings, in turn; without a folder it makes the 1B shape's for a
+    while below $TMPDIR."""
+    command = [settings.program("load"), "--server", settings.program("gpu_server"), "--threads", settings.cores, "--rounds",
+               settings.rounds, "-o", "json"]
+    if settings.load_model:
+        if not same_json(os.path.join(settings.load_model, "config.json"), settings.config):
+            raise NotRun(f"{os.path.join(settings.load_model, 'config.json')} is not the same as {settings.config}")
+        command += ["--folder", settings.load_model]
+    else:
+        want_1b(settings, "load, which writes the model where --load-model names none,")
+    said = json.loads(said_by(command))
+    ours, against = said["again_s_median"], said["read_s_median"]
+    return {"load": Figure(ours, against, ours / against,
+                           f"{said['bytes'] / 1e9:.2f} GB, {said['threads']} threads; ratio of the medians; with the digest "
+                           f"computed {said['first_s_median'] / against:.1f}x")}
 
 
 # Name: function of the settings and of the names of the wanted rows.

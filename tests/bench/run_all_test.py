@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ TINY = os.path.join(ROOT, "tests", "data", "configs", "tiny.json")
 sys.path.insert(0, os.path.join(ROOT, "bench"))
 import rows as rows_of_bench  # noqa: E402 (found by the line above)
 
+LINEAR = os.path.join(ROOT, "tests", "data", "models", "linear-bf16")
 BIN = sys.argv.pop(1) if sys.argv[1:] else os.path.join(ROOT, "build", "release", "bin")
 KERNELS = """| kernel | tokens | ms a layer | bound ms | ratio |
 | --- | ---: | ---: | ---: | ---: |
@@ -93,6 +95,48 @@ class RunAllTest(unittest.TestCase):
         named = set(re.findall(r'\{"([^"]+)",\s*(?:rows|tokens)', source))
         self.assertLessEqual({"attention", *rows_of_bench.KERNELS.values()}, named)
 
+    def test_load_is_what_bench_load_says(self):
+        self.script("gpu_server", "exit 0\n")
+        self.script("load", f"""echo "$@" >{self.folder}/asked
+echo '{{"bytes": 2500000000, "threads": 2, "read_s_median": 0.4, "again_s_median": 1.2, "first_s_median": 3.2}}'
+""")
+        _, rows = self.run_all("--only", "load", "--rounds", "4", code=1)
+        self.assertEqual((rows["load"]["verdict"], rows["load"]["ours"], rows["load"]["bound"]), ("missed", 1.2, 0.4))
+        self.assertAlmostEqual(rows["load"]["ratio"], 3.0)
+        self.assertIn("digest computed 8.0x", rows["load"]["note"])
+        with open(os.path.join(self.folder, "asked"), encoding="utf-8") as file:
+            asked = file.read()
+        self.assertIn("--rounds 4 -o json", asked)
+        self.assertNotIn("--folder", asked)
+
+    def test_another_shape_is_not_measured_by_programs_of_the_1b_shape(self):
+        for name in ("tee_kernels", "tee_side", "decode", "load", "gpu_server"):
+            self.script(name, "echo never >&2; exit 9\n")
+        names = ("attention-128", "silu", "decode", "tee-side-1", "load")
+        _, rows = self.run_all("--config", TINY, "--only", *names)
+        self.assertEqual(set(rows), set(names))
+        for row in rows.values():
+            self.assertEqual(row["verdict"], "not run", row)
+            self.assertIn("has LLaMA-3.2-1B's shape alone", row["why"])
+        model = os.path.join(self.folder, "model")
+        shutil.copytree(LINEAR, model)
+        _, rows = self.run_all("--load-model", model, "--only", "load")
+        self.assertIn("is not the same as", rows["load"]["why"])
+
+    def test_a_real_start_is_measured(self):
+        if not all(os.access(os.path.join(BIN, name), os.X_OK) for name in ("gpu_server", "load")):
+            self.skipTest(f"gpu_server and load are not built in {BIN}")
+        model = os.path.join(self.folder, "model")
+        shutil.copytree(LINEAR, model)
+        done = subprocess.run([sys.executable, "-B", PROGRAM, "--bin-dir", BIN, "--results", self.folder, "--config",
+                               os.path.join(model, "config.json"), "--load-model", model, "--quick", "--only", "load"],
+                              capture_output=True, text=True, check=False)
+        self.assertIn(done.returncode, (0, 1), done.stderr)
+        with open(glob.glob(os.path.join(self.folder, "*-run_all.json"))[0], encoding="utf-8") as file:
+            row, = json.load(file)["figures"]
+        self.assertIn(row["verdict"], ("met", "missed"), row)
+        self.assertGreater(row["ours"], 0)
+
     def test_transformers_are_asked_for_where_they_are_not(self):
         for name in ("gpu_server", "tee_runner"):
             self.script(name, "exit 0\n")
@@ -158,9 +202,9 @@ class RunAllTest(unittest.TestCase):
         needed = [os.path.join(BIN, name) for name in ("gpu_server", "tee_runner")]
         if not all(os.access(path, os.X_OK) for path in needed):
             self.skipTest(f"the pair is not built in {BIN}")
-        names = ("prefill-128-local", "otp-128", "otp-decode", "load")
+        names = ("prefill-128-local", "otp-128", "otp-decode")
         done = subprocess.run([sys.executable, "-B", PROGRAM, "--bin-dir", BIN, "--results", self.folder, "--config", TINY,
-                               "--load-model", os.path.join(self.folder, "model"), "--quick", "--only", *names],
+                               "--quick", "--only", *names],
                               capture_output=True, text=True, check=False)
         self.assertIn(done.returncode, (0, 1), done.stderr)
         with open(glob.glob(os.path.join(self.folder, "*-run_all.json"))[0], encoding="utf-8") as file:
