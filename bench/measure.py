@@ -3,6 +3,7 @@ result is kept in."""
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import shlex
@@ -34,6 +35,40 @@ def options(doc, **defaults):
     for name, default in defaults.items():
         parser.add_argument("--" + name, default=default, type=type(default), help=f"{words[name]} (%(default)s)")
     return parser
+
+
+def cgroup_cpus(root=""):
+    """CPUs' worth of time that this process's control groups leave it, v1 and v2; None: no limit that can be read."""
+    quotas = []
+    try:
+        with open(root + "/proc/self/cgroup", encoding="utf-8") as file:
+            groups = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
+        return None
+    for number, controllers, path in (group for group in groups if len(group) == 3):
+        if number != "0" and "cpu" not in controllers.split(","):
+            continue
+        mount, names = (("/sys/fs/cgroup", ("cpu.max",)) if number == "0" else
+                        ("/sys/fs/cgroup/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")))
+        parts = [part for part in path.split("/") if part and part != ".."]
+        for depth in range(len(parts) + 1):
+            try:
+                words = []
+                for name in names:
+                    with open(os.path.join(root + mount, *parts[:depth], name), encoding="utf-8") as file:
+                        words += file.read().split()
+                if int(words[0]) > 0:  # "max" is no number, -1 no limit
+                    quotas.append(int(words[0]) / int(words[1]))
+            except (OSError, ValueError, IndexError, ZeroDivisionError):
+                continue
+    return min(quotas, default=None)
+
+
+def usable_cpus(root=""):
+    """CPUs that this process may run on, no more than its control groups' quota rounded up; as base/cpu_count.h counts."""
+    quota = cgroup_cpus(root)
+    cpus = len(os.sched_getaffinity(0))
+    return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
 
 
 def random_tokens(count):
@@ -127,12 +162,18 @@ def write(name, title, body, figures=None, folder=RESULTS, **facts):
     return text, os.path.relpath(path, ROOT)
 
 
-def put_between(page, begin, end, change):
-    """Replaces what a page has between two of its lines by change(what it had)."""
+def text_with(page, begin, end):
+    """The text of a page that has the two lines, once each and in this order; else ValueError or OSError."""
     with open(page, encoding="utf-8") as file:
         text = file.read()
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(f"{page} has not {begin} and then {end}, once each")
+    return text
+
+
+def put_between(page, begin, end, change):
+    """Replaces what a page has between two of its lines by change(what it had)."""
+    text = text_with(page, begin, end)
     start = text.index(begin) + len(begin)
     stop = text.index(end)
     with open(page, "w", encoding="utf-8") as file:

@@ -73,6 +73,11 @@ class Process:
                 f"--- stdout\n{self.stdout()[-4000:]}\n--- stderr\n{self.stderr()[-4000:]}\n")
 
 
+def plain_env():
+    """What programs that are measured or tested get of this process's environment."""
+    return {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
+
+
 class Pair:
     """A private folder, and the processes of one test or measurement in it. close() ends them all."""
 
@@ -83,8 +88,7 @@ class Pair:
         self.run_dir = self.path("run")
         os.mkdir(self.run_dir, 0o700)
         self.endpoint = f"ipc://{self.run_dir}/ctl"
-        self.env = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
-        self.env.update(XDG_CACHE_HOME=self.path("cache"))
+        self.env = {**plain_env(), "XDG_CACHE_HOME": self.path("cache")}
 
     def path(self, name):
         return os.path.join(self.work, name)

@@ -91,6 +91,44 @@ class TimelineTest(unittest.TestCase):
         self.draw([], code=1)
         self.draw([{"total_ns": 1}], code=1)
 
+    def record(self, *args):
+        bin_dir = os.path.join(self.folder, "bin")
+        os.makedirs(bin_dir, exist_ok=True)
+        for name in ("gpu_server", "tee_runner"):
+            with open(os.path.join(bin_dir, name), "w", encoding="utf-8") as file:
+                file.write(f"#!/bin/sh\ntouch {self.folder}/started\nexit 9\n")
+            os.chmod(os.path.join(bin_dir, name), 0o755)
+        done = subprocess.run([sys.executable, "-B", PROGRAM, "--record", "one", "--bin-dir", bin_dir, *args],
+                              capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+        return done.stderr, os.path.exists(os.path.join(self.folder, "started"))
+
+    def test_a_page_without_its_marks_is_refused_before_anything_is_run(self):
+        page = os.path.join(self.folder, "page.md")
+        said, started = self.record("--page", page)
+        self.assertIn("FileNotFoundError", said)
+        self.assertFalse(started)
+        for text in ("no mark\n", f"{timeline.END}\n{timeline.BEGIN}\n", f"{timeline.BEGIN}\n"):
+            with open(page, "w", encoding="utf-8") as file:
+                file.write(text)
+            said, started = self.record("--page", page)
+            self.assertIn("once each", said)
+            self.assertFalse(started)
+        with open(page, "w", encoding="utf-8") as file:
+            file.write(f"{timeline.BEGIN}\n{timeline.END}\n")
+        self.assertTrue(self.record("--page", page)[1])
+        timeline.text_with(timeline.PAGE, timeline.BEGIN, timeline.END)  # the page of docs/ has them
+
+    def test_the_command_names_what_changes_the_picture(self):
+        sys.argv = ["timeline", "--record", "one", "--threads", "3", "--title", "two words", "--", "--attention=offload"]
+        command = timeline.command_of(timeline.parse())
+        self.assertEqual(command, "bench/timeline --record one --tokens 1024 --threads 3 --config "
+                         "tests/data/configs/llama-3.2-1b.json --bin-dir build/release/bin --title 'two words' -- "
+                         "--attention=offload")
+        self.assertEqual(timeline.runner_options(["--tile", "off"]), ["--attention", "tee", "--tile", "off"])
+        self.assertEqual(timeline.runner_options(["--attention", "offload"]), ["--attention", "offload"])
+
     def test_a_page_has_each_picture_once(self):
         page = os.path.join(self.folder, "page.md")
         with open(page, "w", encoding="utf-8") as file:
