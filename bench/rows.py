@@ -10,14 +10,29 @@ import typing
 
 from clients import clients_per_s
 from measure import LLAMA_1B, ROOT, WIRE, alternate, prefills_ms, random_tokens
-from pair import open_pair, read_json
+from pair import open_pair, plain_env, read_json
 
 HF_PYTHON = os.path.join(ROOT, "build", "hf", "bin", "python")
 LENGTHS = (128, 1024)
+DECODE_THREADS = 64  # that bench/decode takes at most
+SIDE_THREADS = 1024  # and bench/tee_side
 
 
 class NotRun(Exception):
     """A row that cannot be measured here; its words are the reason."""
+
+
+# What may end one row or contender; the others go on.
+FAULTS = (NotRun, AssertionError, OSError, ValueError, LookupError, TypeError, ArithmeticError, subprocess.SubprocessError)
+
+
+def not_run(fault):
+    """Any of FAULTS as a reason of one line."""
+    if isinstance(fault, NotRun):
+        return fault
+    words = str(fault).strip().splitlines()
+    kind = "" if isinstance(fault, (AssertionError, OSError)) and words else type(fault).__name__
+    return NotRun(": ".join(filter(None, (kind, words[0] if words else ""))))
 
 
 class Row(typing.NamedTuple):
@@ -60,7 +75,7 @@ def row_list():
                    "half of oneDNN's fp32 products of the same shapes", 1.3, "ms", f"kernels-{tokens}")
                for tokens in (*LENGTHS, 8192)]
     kernels.append(Row("attention-pass", "the same, 16 layers at 1024 tokens",
-                       "0.30 s, as asked for on another machine", 1.0, "s", "kernels-1024"))
+                       "0.30 s, which was asked of another machine: no verdict here", None, "s", "kernels-1024"))
     kernels += [Row(name, f"{what}, 1024 tokens, one thread, a layer", "memcpy of as many bytes", 1.5, "ms",
                     "kernels-1024")
                 for name, what in (("silu", "SiLU"), ("rmsnorm", "RMSNorm"), ("residual", "residual"),
@@ -69,7 +84,7 @@ def row_list():
     for tokens in LENGTHS:
         what = f"prefill of {tokens} tokens, pair, all cores"
         prefills += [Row(f"prefill-{tokens}-{name}", what, against, most, "ms", f"prefill-{tokens}")
-                     for name, against, most in (("transformers", "transformers in bf16, as many threads", 0.82),
+                     for name, against, most in (("transformers", "transformers, the quicker of fp32 and bf16, as many threads", 0.82),
                                                  ("local", "--backend local, as many threads", 1.02),
                                                  ("products", "its products alone, at oneDNN's full rate", 1.12))]
     private = [Row(f"otp-{tokens}", f"prefill of {tokens} tokens, --privacy otp-verify", "plain, the same build", 2.1,
@@ -109,8 +124,8 @@ def markdown_rows(text):
 
 def said_by(command):
     """stdout of a program that must succeed."""
-    done = subprocess.run([*map(str, command)], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run([*map(str, command)], cwd=ROOT, env=plain_env(), stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, check=False)
     if done.returncode != 0:
         words = done.stderr.strip().splitlines()
         raise NotRun(f"{os.path.basename(command[0])}: exit {done.returncode}" + (f": {words[-1]}" if words else ""))
@@ -151,8 +166,8 @@ def kernel_line(rows, name):
         if row.get("kernel") == name:
             try:
                 return Figure(*(first_number(row[column]) for column in ("ms a layer", "bound ms", "ratio")))
-            except (LookupError, ValueError) as error:
-                return NotRun(f"tee_kernels' line {name}: {type(error).__name__}: {error}")
+            except FAULTS as fault:
+                return NotRun(f"tee_kernels' line {name}: {not_run(fault)}")
     return NotRun(f"tee_kernels has no line {name}")
 
 
@@ -174,21 +189,21 @@ def kernels(settings, tokens):
 
 
 class Transformers:
-    """bench/transformers_prefill under way; it computes when it is asked and sleeps else."""
+    """bench/transformers_prefill under way in a type; it computes when it is asked and sleeps else."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, dtype):
         if not os.access(settings.hf_python, os.X_OK):
             raise NotRun(f"no {os.path.relpath(settings.hf_python, ROOT)}: python3 -m venv build/hf && "
                          "build/hf/bin/pip install torch transformers")
-        probe = subprocess.run([settings.hf_python, "-c", "import torch, transformers"], capture_output=True, text=True,
-                               check=False)
+        probe = subprocess.run([settings.hf_python, "-c", "import torch, transformers"], env=plain_env(),
+                               capture_output=True, text=True, check=False)
         if probe.returncode != 0:
             words = probe.stderr.strip().splitlines() or ["no word"]
             raise NotRun("torch and transformers do not load: " + words[-1])
-        # Its threads must not spin while the others are measured.
-        env = {**os.environ, "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
+        # As the others', but its threads must not spin while those are measured.
+        env = {**plain_env(), "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
         command = [settings.hf_python, "-B", os.path.join(ROOT, "bench", "transformers_prefill"), settings.config,
-                   "--threads", str(settings.cores)]
+                   "--threads", str(settings.cores), "--dtype", dtype]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.DEVNULL, text=True, env=env)
         self.versions = self.process.stdout.readline().strip().removeprefix("ready ")
@@ -206,66 +221,131 @@ class Transformers:
 
     def close(self):
         self.process.kill()
-        self.process.wait()
+        with self.process:  # waits, and closes the pipes
+            pass
 
 
 def products_ms(settings, tokens):
-    """(ms of a pass, type) of the quicker type."""
-    want_1b(settings, "products")
+    """{type: ms of a pass}; each product is called twice, and the second counts."""
     said = json.loads(said_by([settings.program("products"), "--tokens", tokens, "--threads", settings.cores,
                                "--rounds", 1, "-o", "json"]))["results"]
-    best = min(said, key=lambda one: one["pass_ms_median"])
-    return best["pass_ms_median"], best["type"]
+    return {one["type"]: one["pass_ms_median"] for one in said}
+
+
+def quickest(times):
+    """(name, list) of the one whose median is least, of {name: times}."""
+    return min(times.items(), key=lambda entry: statistics.median(entry[1]))
+
+
+def measured_in_turn(settings, sides, what):
+    """{side: list of each round's, or NotRun} of {side: function}. One that fails is left out from then on; the first is
+    what all are held against, and its fault is everybody's."""
+    failed = {}
+    first = next(iter(sides))
+
+    def measure(side):
+        if side in failed:
+            return None
+        try:
+            return sides[side]()
+        except FAULTS as fault:
+            if side == first:
+                raise
+            failed[side] = not_run(fault)
+            return None
+    return {**alternate(settings.rounds, list(sides), measure, what), **failed}
+
+
+def transformers_sides(settings, tokens, stack):
+    """({side: function}, {side: NotRun}, versions) of transformers in fp32 and in bf16."""
+    sides, faults, versions = {}, {}, ""
+    for dtype in ("fp32", "bf16"):
+        try:
+            one = Transformers(settings, dtype)
+            stack.callback(one.close)
+            versions = one.versions
+
+            def twice(one=one):
+                one.prefill_ms(tokens)  # as of all others, the second counts
+                return one.prefill_ms(tokens)
+            sides["transformers in " + dtype] = twice
+        except FAULTS as fault:
+            faults["transformers in " + dtype] = not_run(fault)
+    return sides, faults, versions
+
+
+def transformers_figure(ours, times, versions):
+    """Against the quicker type of those that ran, of {side: times or NotRun}."""
+    ran = {side: of for side, of in times.items() if isinstance(of, list)}
+    if not ran:
+        return next(iter(times.values()))
+    side, of = quickest(ran)
+    lacking = [f"{other}: {why}" for other, why in times.items() if other not in ran]
+    return pair_of(ours, of, ", ".join([side.removeprefix("transformers "), versions, *lacking]))
+
+
+def products_figure(ours, times):
+    if not isinstance(times, list):
+        return times
+    dtype, of = quickest({dtype: [one[dtype] for one in times] for dtype in times[0]})
+    return pair_of(ours, of, dtype)
 
 
 def prefills(settings, tokens, wanted):
-    """The pair and all that it is held against, in turn; one prefill a round each, behind one that warms up."""
+    """The pair and all that it is held against, in turn: of each, every round, two prefills of which the second counts."""
     for name in ("gpu_server", "tee_runner"):
         settings.program(name)
     model, args = ("--synthetic", settings.config), ("--wire", WIRE, "--attention", "tee")
-    figures, types, contenders = {}, set(), ["pair"]
+    rows = {name: f"prefill-{tokens}-{name}" for name in ("transformers", "local", "products")}
+    figures = {}
     with contextlib.ExitStack() as stack:
-        hugging_face = None
-        if f"prefill-{tokens}-transformers" in wanted:
-            try:
-                hugging_face = Transformers(settings)
-                stack.callback(hugging_face.close)
-                hugging_face.prefill_ms(tokens)
-                contenders.append("transformers")
-            except NotRun as reason:
-                figures[f"prefill-{tokens}-transformers"] = reason
-        for name in ("local", "products"):
-            if f"prefill-{tokens}-{name}" in wanted:
-                contenders.append(name)
-        if len(contenders) == 1:
-            return figures
         pair = stack.enter_context(open_pair(settings.bin_dir))
-        pair.server(model=model, threads=settings.cores)
 
-        def one_ms(side):
-            if side == "transformers":
-                return hugging_face.prefill_ms(tokens)
-            if side == "products":
-                ms, dtype = products_ms(settings, tokens)
-                types.add(dtype)
-                return ms
-            backend = ("--backend", "local") if side == "local" else ()
+        def pair_ms(*backend):
             return prefills_ms(pair, *backend, *args, repeat=1, model=model, tokens=random_tokens(tokens),
                                threads=settings.cores)[0]
-        times = alternate(settings.rounds, contenders, one_ms, f"prefill of {tokens} tokens")
-    notes = {"transformers": hugging_face.versions if hugging_face else "", "products": "/".join(sorted(types)),
-             "local": "attention in the TEE"}
-    for side in contenders[1:]:
-        figures[f"prefill-{tokens}-{side}"] = pair_of(times["pair"], times[side], notes[side])
+        sides, of_transformers, faults, versions = {"pair": pair_ms}, {}, {}, ""
+        if rows["transformers"] in wanted:
+            of_transformers, faults, versions = transformers_sides(settings, tokens, stack)
+            sides.update(of_transformers)
+            if not of_transformers:
+                figures[rows["transformers"]] = next(iter(faults.values()))
+        if rows["local"] in wanted:
+            sides["local"] = lambda: pair_ms("--backend", "local")
+        if rows["products"] in wanted:
+            try:
+                want_1b(settings, "products")
+                settings.program("products")
+                sides["products"] = lambda: products_ms(settings, tokens)
+            except FAULTS as fault:
+                figures[rows["products"]] = not_run(fault)
+        if len(sides) == 1:
+            return figures
+        pair.server(model=model, threads=settings.cores)
+        times = measured_in_turn(settings, sides, f"prefill of {tokens} tokens")
+    ours = times["pair"]
+    if of_transformers:
+        figures[rows["transformers"]] = transformers_figure(ours, {**{side: times[side] for side in of_transformers}, **faults},
+                                                            versions)
+    if "local" in times:
+        of = times["local"]
+        figures[rows["local"]] = pair_of(ours, of, "attention in the TEE") if isinstance(of, list) else of
+    if "products" in times:
+        figures[rows["products"]] = products_figure(ours, times["products"])
     return figures
+
+
+def threads_of(threads, settings):
+    return f"{threads} threads" + (f" of {settings.cores} cores" if threads < settings.cores else "")
 
 
 def decode(settings):
     want_1b(settings, "decode")
-    said = json.loads(said_by([settings.program("decode"), settings.cores, 4 * settings.rounds, 64, 1, "-o", "json"]))
+    threads = min(settings.cores, DECODE_THREADS)
+    said = json.loads(said_by([settings.program("decode"), threads, 4 * settings.rounds, 64, 1, "-o", "json"]))
     one = said["results"][0]
     return {"decode": Figure(one["pass_ms_median"], one["read_ms_median"], one["ratio_median"],
-                             f"{one['weight_bytes'] / 1e9:.2f} GB held; 64 positions behind")}
+                             f"{threads_of(threads, settings)}; {one['weight_bytes'] / 1e9:.2f} GB held; 64 positions behind")}
 
 
 @contextlib.contextmanager
@@ -316,7 +396,7 @@ def two_clients(settings):
 
 def tee_side(settings):
     want_1b(settings, "tee_side")
-    threads = sorted({1, min(settings.cores, 16)})
+    threads = sorted({1, min(settings.cores, SIDE_THREADS)})
     said = json.loads(said_by([settings.program("tee_side"), "--tokens", 1024, "--threads",
                                ",".join(map(str, threads)), "--rounds", settings.rounds, "-o", "json"]))["results"]
     one, most = said[0], said[-1]
@@ -325,7 +405,8 @@ def tee_side(settings):
                         key=lambda entry: entry[1])
     figures = {"tee-side-1": Figure(seconds[0], 0.4, seconds[0] / 0.4,
                                     f"{kernel} {spent:.0f} ms, outside of kernels {one['rest_ms']:.1f} ms")}
-    cores = Figure(seconds[1], seconds[0], seconds[1] / seconds[0], f"{most['threads']} threads")
+    cores = Figure(seconds[1], seconds[0], seconds[1] / seconds[0],
+                   threads_of(most["threads"], settings))
     figures["tee-side-cores"] = cores if len(threads) > 1 else NotRun("one core here")
     return figures
 

@@ -1,6 +1,10 @@
 #!/usr/bin/env python3
 """bench/run_all with programs that say what the test wants, and with the real pair: run_all_test.py [BIN_DIR]."""
+import argparse
+import contextlib
 import glob
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
@@ -9,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 PROGRAM = os.path.join(ROOT, "bench", "run_all")
 TINY = os.path.join(ROOT, "tests", "data", "configs", "tiny.json")
 sys.path.insert(0, os.path.join(ROOT, "bench"))
-import rows as rows_of_bench  # noqa: E402 (found by the line above)
+import measure  # noqa: E402 (found by the line above)
+import rows as rows_of_bench  # noqa: E402
 
 LINEAR = os.path.join(ROOT, "tests", "data", "models", "linear-bf16")
 BIN = sys.argv.pop(1) if sys.argv[1:] else os.path.join(ROOT, "build", "release", "bin")
@@ -46,11 +52,14 @@ class RunAllTest(unittest.TestCase):
     def says(self, name, text):
         self.script(name, f"cat <<'END'\n{text}\nEND\n")
 
-    def run_all(self, *args, code=0, bin_dir=None):
-        """What it printed, and {name: row} of the JSON that it left."""
+    def run_all(self, *args, code=0, bin_dir=None, **env):
+        """What it printed, and {name: row} of the JSON that it left. The commit is what `git` says, a script here."""
+        if not os.path.exists(os.path.join(self.bin, "git")):
+            self.says("git", "abc1234")
+        env = {**os.environ, "PATH": self.bin + os.pathsep + os.environ["PATH"], **env}
         done = subprocess.run([sys.executable, "-B", PROGRAM, "--bin-dir", bin_dir or self.bin, "--results", self.folder,
                                "--hf-python", os.path.join(self.folder, "none"), *args], capture_output=True, text=True,
-                              check=False)
+                              env=env, check=False)
         self.assertEqual(done.returncode, code, done.stdout + done.stderr)
         self.assertNotIn("Traceback", done.stderr)
         rows = {}
@@ -63,10 +72,10 @@ class RunAllTest(unittest.TestCase):
         self.says("tee_kernels", KERNELS.format(tokens=1024))
         said, rows = self.run_all("--only", "attention-1024", "attention-pass", "silu", "rmsnorm", "residual", code=1)
         self.assertEqual({name: row["verdict"] for name, row in rows.items()},
-                         {"attention-1024": "met", "attention-pass": "missed", "silu": "missed", "rmsnorm": "met",
+                         {"attention-1024": "met", "attention-pass": "-", "silu": "missed", "rmsnorm": "met",
                           "residual": "met"})
         self.assertAlmostEqual(rows["attention-pass"]["ours"], 0.96)
-        self.assertIn("missed: attention-pass, silu", said)
+        self.assertIn("missed: silu", said)
         table = [line for line in said.splitlines() if line.startswith("| silu |")]
         self.assertEqual(table, ["| silu | SiLU, 1024 tokens, one thread, a layer | 4 ms | memcpy of as many bytes | 2 ms "
                                  "| <= 1.5x | 2.00x | missed |"])
@@ -159,8 +168,117 @@ echo '{{"bytes": 2500000000, "threads": 2, "read_s_median": 0.4, "again_s_median
         self.says("tee_side", json.dumps(SIDE))
         _, rows = self.run_all("--only", "tee-side-1", "--resume", code=1)
         self.assertEqual(list(rows), ["rmsnorm", "tee-side-1"])
-        _, rows = self.run_all("--only", "rmsnorm")
-        self.assertEqual(list(rows), ["rmsnorm"])
+        for other in (("--quick",), ("--config", LINEAR + "/config.json"), ("--bin-dir", self.folder)):
+            self.run_all("--only", "rmsnorm")
+            said, rows = self.run_all("--only", "decode", "--resume", *other)
+            self.assertIn("today's file differs in", said)
+            self.assertEqual(list(rows), ["decode"])
+        self.run_all("--only", "rmsnorm")
+        self.says("git", "def5678")
+        said, rows = self.run_all("--only", "decode", "--resume")
+        self.assertIn("differs in commit", said)
+        self.assertEqual(list(rows), ["decode"])
+        for commit in ("def5678-dirty", ""):
+            self.says("git", commit)
+            self.assertIn("commit first", self.run_all("--only", "decode", "--resume", code=2)[0])
+
+    def test_a_broken_answer_is_one_row_that_was_not_run(self):
+        self.says("tee_kernels", KERNELS.format(tokens=1024).replace("| 4.000 |", "| |"))
+        for text in ('{"results": []}', '{"results": 7}', "[]", "{", '{"results": [{"pass_ms_median": null, "read_ms_median": 1, '
+                     '"ratio_median": 1, "weight_bytes": 1}]}'):
+            self.says("decode", text)
+            _, rows = self.run_all("--only", "silu", "rmsnorm", "decode")
+            self.assertEqual({name: row["verdict"] for name, row in rows.items()},
+                             {"silu": "not run", "rmsnorm": "met", "decode": "not run"}, rows)
+            self.assertTrue(rows["decode"]["why"])
+
+    def test_programs_get_the_same_environment_as_the_pair(self):
+        self.script("decode", f"""env >{self.folder}/env
+echo '{{"results": [{{"pass_ms_median": 1, "read_ms_median": 1, "ratio_median": 1, "weight_bytes": 1}}]}}'
+""")
+        self.run_all("--only", "decode", ONEDNN_MAX_CPU_ISA="SSE41", OMP_NUM_THREADS="1")
+        with open(os.path.join(self.folder, "env"), encoding="utf-8") as file:
+            names = {line.partition("=")[0] for line in file}
+        self.assertIn("PATH", names)
+        self.assertFalse({name for name in names if name.startswith(("ONEDNN", "OMP"))}, names)
+
+    def settings(self, **more):
+        values = {"bin_dir": self.bin, "config": rows_of_bench.LLAMA_1B, "rounds": 2, "cores": 2, "hf_python": "", "load_model": None}
+        return rows_of_bench.Settings(**{**values, **more})
+
+    def test_threads_are_those_that_a_program_takes_and_the_row_says_so(self):
+        self.script("decode", f"""echo $1 >{self.folder}/asked
+echo '{{"results": [{{"pass_ms_median": 1, "read_ms_median": 1, "ratio_median": 1, "weight_bytes": 1}}]}}'
+""")
+        for cores, threads, said in ((96, "64", "64 threads of 96 cores; "), (8, "8", "8 threads; ")):
+            note = rows_of_bench.decode(self.settings(cores=cores))["decode"].note
+            with open(os.path.join(self.folder, "asked"), encoding="utf-8") as file:
+                self.assertEqual(file.read().strip(), threads)
+            self.assertTrue(note.startswith(said), note)
+
+    def test_one_contender_that_fails_leaves_the_others(self):
+        calls = []
+
+        def fails():
+            calls.append(1)
+            raise IndexError("gone")
+        sides = {"pair": lambda: 3.0, "bad": fails, "good": lambda: 2.0}
+        times = rows_of_bench.measured_in_turn(self.settings(rounds=3), sides, "test")
+        self.assertEqual((times["pair"], times["good"], len(calls)), ([3.0] * 3, [2.0] * 3, 1))
+        self.assertEqual(str(times["bad"]), "IndexError: gone")
+        with self.assertRaises(IndexError):
+            rows_of_bench.measured_in_turn(self.settings(), {"pair": fails, "good": lambda: 2.0}, "test")
+        fault = rows_of_bench.NotRun("no room")
+        figure = rows_of_bench.transformers_figure([3.0, 3.0], {"transformers in fp32": fault, "transformers in bf16": [6.0, 6.0]}, "v")
+        self.assertEqual((figure.ratio, figure.note), (0.5, "in bf16, v, transformers in fp32: no room"))
+        self.assertIs(rows_of_bench.transformers_figure([3.0], {"transformers in fp32": fault}, "v"), fault)
+        figure = rows_of_bench.products_figure([3.0, 3.0], [{"fp32": 2.0, "bf16": 1.0}, {"fp32": 2.0, "bf16": 1.5}])
+        self.assertEqual((figure.against, figure.note), (1.25, "bf16"))
+
+    def test_transformers_warm_up_as_the_others_and_the_quicker_type_counts(self):
+        self.script("python", f"""case "$*" in *import*) exit 0;; *fp32*) first=9 second=0.4;; *) first=9 second=0.2;; esac
+echo ready v1
+while read tokens; do echo $first; echo asked >>{self.folder}/asked; swap=$first; first=$second; second=$swap; done
+""")
+        settings = self.settings(hf_python=os.path.join(self.bin, "python"), rounds=3)
+        with contextlib.ExitStack() as stack:
+            sides, faults, versions = rows_of_bench.transformers_sides(settings, 128, stack)
+            self.assertEqual((set(sides), faults, versions), ({"transformers in fp32", "transformers in bf16"}, {}, "v1"))
+            times = rows_of_bench.measured_in_turn(settings, sides, "test")
+        self.assertEqual(times, {"transformers in fp32": [400.0] * 3, "transformers in bf16": [200.0] * 3})
+        self.assertEqual(rows_of_bench.transformers_figure([100.0] * 3, times, versions)[:3], (100.0, 200.0, 0.5))
+
+    def test_cores_are_those_that_may_be_used(self):
+        root = os.path.join(self.folder, "root")
+
+        def put(path, text):
+            os.makedirs(os.path.dirname(root + path), exist_ok=True)
+            with open(root + path, "w", encoding="utf-8") as file:
+                file.write(text)
+        self.assertIsNone(measure.cgroup_cpus(root))
+        put("/proc/self/cgroup", "0::/a/b\n")
+        put("/sys/fs/cgroup/a/b/cpu.max", "max 100000\n")
+        self.assertIsNone(measure.cgroup_cpus(root))
+        put("/sys/fs/cgroup/a/cpu.max", "50000 100000\n")  # an ancestor's counts
+        self.assertEqual(measure.cgroup_cpus(root), 0.5)
+        self.assertEqual(measure.usable_cpus(root), 1)
+        put("/sys/fs/cgroup/a/cpu.max", "99900000 100000\n")
+        self.assertEqual(measure.usable_cpus(root), len(os.sched_getaffinity(0)))
+        put("/proc/self/cgroup", "4:cpu,cpuacct:/c\n3:memory:/m\n")
+        put("/sys/fs/cgroup/cpu/c/cpu.cfs_quota_us", "150000\n")
+        put("/sys/fs/cgroup/cpu/c/cpu.cfs_period_us", "100000\n")
+        self.assertEqual(measure.cgroup_cpus(root), 1.5)
+
+    def test_a_machine_that_was_not_quiet_is_named_above_the_table(self):
+        loader = importlib.machinery.SourceFileLoader("run_all", PROGRAM)
+        run_all = importlib.util.module_from_spec(importlib.util.spec_from_loader("run_all", loader))
+        loader.exec_module(run_all)
+        args = argparse.Namespace(config=TINY, rounds=5, results=self.folder)
+        for load, says in (("0.51 0 0", True), ("0.49 9 9", False)):
+            with mock.patch.dict(measure.MACHINE_BEFORE, {"load before": load}):
+                text = run_all.keep(args, {"commit": "abc"}, {})[1]
+            self.assertEqual("Not a quiet machine" in text, says, text)
+            self.assertLess(text.find("Not a quiet machine"), text.index("| name |"))
 
     def test_a_page_gets_the_table(self):
         page = os.path.join(self.folder, "page.md")
@@ -173,6 +291,10 @@ echo '{{"bytes": 2500000000, "threads": 2, "read_s_median": 0.4, "again_s_median
         self.assertTrue(text.startswith("Before.\n\n<!-- bench/run_all -->\n\ndate: ") and text.endswith("Behind.\n"), text)
         self.assertIn("| rmsnorm | RMSNorm, 1024 tokens", text)
         self.assertNotIn("old", text)
+        with open(page, "w", encoding="utf-8") as file:
+            file.write("no marks\n")
+        os.remove(os.path.join(self.bin, "tee_kernels"))  # nothing is run
+        self.assertIn("once each", self.run_all("--only", "rmsnorm", "--page", page, code=2)[0])
 
     def test_rows_are_listed_and_others_are_refused(self):
         said, rows = self.run_all("--list")
