@@ -12,6 +12,7 @@ from pair import CONFIGS, ROOT, read_json
 # Of the ops named by docs: 95 % of a bare cuBLAS call is the goal. It is reported, and decides nothing.
 GOAL = 0.95
 PREFILLS = 11  # of a run, one of them a warm-up
+RECORDED = 3  # of a run with a trace, likewise
 ANSWER = 33  # tokens
 
 
@@ -77,11 +78,17 @@ def parts_of_ops(trace_path):
             for kind, records in groups.items()}
 
 
-def of_one_prefill(stats):
-    """What the runner's statistics say of one of its prefills: time of kernels, bytes of tensors there and back."""
-    paths = stats["paths"].values()
-    moved = {way + "_bytes": sum(path[way]["bytes"] for path in paths) / PREFILLS for way in ("sent", "received")}
-    return moved | {"kernels_ns": {kernel: of["total_ns"] / PREFILLS for kernel, of in stats["tee"].items() if of["calls"]}}
+def of_one_prefill(stats, fewer):
+    """What the runner's statistics say of one of its warm prefills: time of kernels, bytes of tensors there and back.
+    `fewer`: those of a run of RECORDED prefills, one of them cold too, so that the difference is of warm ones alone."""
+    count = PREFILLS - RECORDED
+
+    def bytes_of(said, way):
+        return sum(path[way]["bytes"] for path in said["paths"].values())
+    moved = {way + "_bytes": (bytes_of(stats, way) - bytes_of(fewer, way)) / count for way in ("sent", "received")}
+    kernels = {kernel: max(0, of["total_ns"] - fewer["tee"][kernel]["total_ns"]) / count
+               for kernel, of in stats["tee"].items() if of["calls"]}
+    return moved | {"kernels_ns": kernels}
 
 
 def pair_round(context, details):
@@ -92,9 +99,9 @@ def pair_round(context, details):
             args, tokens = ("--wire", "bf16", "--attention", row["attention"]), random_tokens(row["tokens"])
             result, stats = served.prefill(*args, "--repeat", PREFILLS, tokens=tokens)
             row["pair_ns"] += result["runs_ns"][1:]
-            row.update(of_one_prefill(read_json(stats)))
             trace = served.pair.path("trace.jsonl")
-            served.prefill(*args, "--repeat", 3, "--record", trace, tokens=tokens)
+            _, fewer = served.prefill(*args, "--repeat", RECORDED, "--record", trace, tokens=tokens)
+            row.update(of_one_prefill(read_json(stats), read_json(fewer)))
             row["ops_by_part"] = parts_of_ops(trace)
         details["server_host"] = served.stop().get("host")
 

@@ -55,6 +55,8 @@ def products(data):
     for row in op_rows(data):
         if "of_bare" in row:
             groups.setdefault((row["model"], row["dtype"]), []).append(row)
+    if not groups:
+        raise Absent("no op of the step 'ops' has a bare cuBLAS call beside it")
     for (model, dtype), rows in groups.items():
         below = [row for row in rows if row["of_bare"] < BARE]
         worst = min(row["of_bare"] for row in rows)
@@ -167,10 +169,16 @@ def verdicts(data):
     said = []
     for name, function in TARGETS.items():
         try:
-            said += function(data)
+            said += list(function(data))  # all of a target's or none
         except Absent as reason:
-            said.append({"target": name, "asked": "", "got": "", "verdict": NOT_RUN, "why": str(reason)})
+            said.append(not_run(name, str(reason)))
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
+            said.append(not_run(name, f"the report is not as it should be: {type(error).__name__}: {error}"))
     return said
+
+
+def not_run(name, why):
+    return {"target": name, "asked": "", "got": "", "verdict": NOT_RUN, "why": why}
 
 
 def line_of(said):

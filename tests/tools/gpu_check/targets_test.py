@@ -11,7 +11,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 sys.path.insert(0, os.path.join(ROOT, "tests", "tools"))
-from gpu import targets  # noqa: E402 (found by the lines above)
+from gpu import measure, targets  # noqa: E402 (found by the lines above)
 from one_scenario import main  # noqa: E402
 
 HIDDEN, INNER = 2048, 8192
@@ -143,6 +143,55 @@ def what_was_not_measured_is_not_run_and_says_why(folder, bin_dir):
     assert one(half, "bound of")["verdict"] == "not run" and one(half, "128 tokens")["verdict"] == "met"
 
 
+def a_report_that_lacks_keys_ends_no_check(folder, bin_dir):
+    """Each key of it taken away, or made another type: a list of verdicts still, and each not run says why."""
+    def places(value, path=()):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield (*path, key)
+            if isinstance(value[key], (dict, list)):
+                yield from places(value[key], (*path, key))
+
+    def changed(path, change):
+        data = report()
+        at = data
+        for key in path[:-1]:
+            at = at[key]
+        change(at, path[-1])
+        return data
+    tried = 0
+    for path in places(report()):
+        for change in (lambda at, key: at.pop(key), lambda at, key: at.__setitem__(key, None),
+                       lambda at, key: at.__setitem__(key, "x"), lambda at, key: at.__setitem__(key, 0)):
+            said = targets.verdicts(changed(path, change))
+            assert len(said) >= 6 and all(of["why"] for of in said if of["verdict"] == "not run"), (path, said)
+            for of in said:
+                targets.line_of(of)
+            tried += 1
+    assert tried > 300, tried
+    data = report()
+    del details(data, "ops")["results"][1]["tokens"]  # the name of a slow one
+    details(data, "ops")["results"][1]["of_bare"] = 0.5
+    assert one(data, "products")["verdict"] == "not run" and "KeyError" in one(data, "products")["why"]
+    assert one(data, "a token of one answer")["verdict"] == "met"
+
+
+def no_product_beside_a_bare_call_is_no_verdict(folder, bin_dir):
+    data = report()
+    for row in details(data, "ops")["results"]:
+        row.pop("of_bare", None)
+    said = one(data, "products")
+    assert said["verdict"] == "not run" and "bare cuBLAS call" in said["why"], said
+
+
+def a_warm_prefill_is_what_more_of_them_take(folder, bin_dir):
+    def stats(warm):
+        """A cold one of 900 beside so many of 20; a session's first bytes beside 50 and 70 each."""
+        return {"tee": {"silu": {"calls": 16 * (warm + 1), "total_ns": 900 + 20 * warm}, "rope": {"calls": 0, "total_ns": 0}},
+                "paths": {"shm": {"sent": {"bytes": 7 + 50 * (warm + 1)}, "received": {"bytes": 70 * (warm + 1)}}}}
+    assert measure.of_one_prefill(stats(measure.PREFILLS - 1), stats(measure.RECORDED - 1)) == {
+        "sent_bytes": 50, "received_bytes": 70, "kernels_ns": {"silu": 20}}
+
+
 def verdicts_of_a_kept_report_are_said(folder, bin_dir):
     def check(text, code):
         path = os.path.join(folder, "report.json")
@@ -162,7 +211,9 @@ def verdicts_of_a_kept_report_are_said(folder, bin_dir):
 
 SCENARIOS = (all_are_met_where_they_are, one_slow_product_is_named, copies_are_held_against_the_loop,
              a_prefill_is_held_against_link_and_kernels, times_have_their_bars,
-             what_was_not_measured_is_not_run_and_says_why, verdicts_of_a_kept_report_are_said)
+             what_was_not_measured_is_not_run_and_says_why, a_report_that_lacks_keys_ends_no_check,
+             no_product_beside_a_bare_call_is_no_verdict, a_warm_prefill_is_what_more_of_them_take,
+             verdicts_of_a_kept_report_are_said)
 
 if __name__ == "__main__":
     main(__doc__, SCENARIOS, lambda scenario, folder, bin_dir: scenario(folder, bin_dir))
