@@ -22,12 +22,13 @@ from plan_hosts import SHAPES, figure, number, one_of, some, span, table, whole
 
 MAX_FILE_BYTES = 64 << 20
 LEAST_TILE = 32
-CALLS = {"attention": 1, "rmsnorm": 2, "silu": 1, "residual": 2}  # of a kernel in a layer
-KERNELS = tuple(CALLS)
+# As the runner's statistics book them: a residual and the norm behind it are one pass, which is rmsnorm; residual is what is
+# added without a norm behind it.
+KERNELS = ("attention", "rmsnorm", "silu", "residual")
 # Option -> unit and what it is.
 RATES = {"attention_gflops": "GFLOP/s of the TEE's attention, causal products alone",
-         "rmsnorm_gbs": "GB/s that RMSNorm reads and writes", "silu_gbs": "GB/s of SiLU",
-         "residual_gbs": "GB/s of adding a residual", "up_gbs": "GB/s of the link to the server",
+         "rmsnorm_gbs": "GB/s that a residual and RMSNorm in one pass read and write", "silu_gbs": "GB/s of SiLU",
+         "residual_gbs": "GB/s of adding a residual alone", "up_gbs": "GB/s of the link to the server",
          "down_gbs": "GB/s of the link back", "tflops": "TFLOP/s of the server's products",
          "read_gbs": "GB/s at which the server reads weights"}
 WAITS = {"tee_op_us": "us of the TEE for each op, beside its kernels", "link_us": "us that a message takes one way beside its bytes",
@@ -84,14 +85,28 @@ def causal_flop(dims, first, count):
 
 def kernel_work(dims, first, count, wire):
     """What a layer's kernels do for so many rows: FLOP of attention, bytes of the others' one call."""
-    return {"attention": causal_flop(dims, first, count), "rmsnorm": count * dims.hidden * (4 + wire),
+    return {"attention": causal_flop(dims, first, count), "rmsnorm": count * dims.hidden * (8 + 2 * wire),
             "silu": 3 * count * dims.intermediate * wire, "residual": count * dims.hidden * (8 + wire)}
+
+
+def norm_bytes(dims, count, wire):
+    """Of RMSNorm alone, as the first layer has it: nothing is to be added yet."""
+    return count * dims.hidden * (4 + wire)
+
+
+def pass_work(dims, tokens, wire):
+    """Of a whole prefill, as booked: all norms but the first have a residual in them, and behind the last layer is one
+    without a norm (that of the last token alone is left out)."""
+    work = kernel_work(dims, 0, tokens, wire)
+    return {"attention": dims.layers * work["attention"], "silu": dims.layers * work["silu"], "residual": work["residual"],
+            "rmsnorm": (2 * dims.layers - 1) * work["rmsnorm"] + norm_bytes(dims, tokens, wire)}
 
 
 def kernel_seconds(dims, first, count, wire, rates):
     work = kernel_work(dims, first, count, wire)
-    return {name: amount / (rates["attention_gflops" if name == "attention" else name + "_gbs"] * 1e9)
-            for name, amount in work.items()}
+    seconds = {name: amount / (rates["attention_gflops" if name == "attention" else name + "_gbs"] * 1e9)
+               for name, amount in work.items()}
+    return seconds | {"first norm": norm_bytes(dims, count, wire) / (rates["rmsnorm_gbs"] * 1e9)}
 
 
 def op_work(tee, op, rates):
@@ -112,13 +127,13 @@ def steps_of(dims, tokens, tile, terms, rates):
 
     def add(step, *before):
         steps.append([op_work(sum(of[name] for name in before), op, rates) for of, op in zip(kernels, ops(step))])
-    # The rows of the table come as a result does, and are widened as a residual is added.
+    # The rows of the table come as a result does; widening them is booked as a residual.
     steps = [[op_work(0.0, llama.Op("embedding", 4 * count, count * dims.hidden * terms.wire, 0, 0, 0,
                                     count * dims.hidden * terms.wire), rates) for _, count in tiles]]
-    for _ in range(dims.layers):
-        add("qkv", "residual", "rmsnorm")
+    for layer in range(dims.layers):
+        add("qkv", *(("rmsnorm",) if layer else ("residual", "first norm")))
         add("o", "attention")
-        add("gate_up", "residual", "rmsnorm")
+        add("gate_up", "rmsnorm")
         add("down", "silu")
     steps.append([Work(of["residual"], asks=False) for of in kernels])
     head = llama.linear_op("lm_head", 1, [(dims.vocab, dims.hidden)], terms, 4)
@@ -144,9 +159,8 @@ def fastest(dims, tokens, terms, rates):
 # Where rates come from
 
 
-def rates_of_kernels(dims, tokens, wire, seconds):
-    """Rates of {kernel: seconds of a layer}: of one call each."""
-    work = kernel_work(dims, 0, tokens, wire)
+def rates_of_work(work, seconds):
+    """Rates of {kernel: seconds} for so much work."""
     return {"attention_gflops" if name == "attention" else name + "_gbs": work[name] / spent / 1e9
             for name, spent in seconds.items() if spent > 0}
 
@@ -154,9 +168,9 @@ def rates_of_kernels(dims, tokens, wire, seconds):
 def rates_of_run_all(said, threads):
     """Kernels of one thread, of the 1B shape at 1024 tokens. More threads are taken to be as many times as fast."""
     dims = llama.read_dims(os.path.join(CONFIGS, "llama-3.2-1b.json"))
-    names = {"attention-1024": "attention", "rmsnorm": "rmsnorm", "silu": "silu", "residual": "residual"}
-    ms = {names[row["name"]]: row["ours"] for row in said["figures"] if row["name"] in names and "ours" in row}
-    rates = rates_of_kernels(dims, 1024, llama.DTYPE_BYTES["bf16"], {name: value / 1e3 for name, value in ms.items()})
+    names = {"attention-1024": "attention", "residual-rmsnorm": "rmsnorm", "silu": "silu", "residual": "residual"}
+    seconds = {names[row["name"]]: row["ours"] / 1e3 for row in said["figures"] if row["name"] in names and "ours" in row}
+    rates = rates_of_work(kernel_work(dims, 0, 1024, llama.DTYPE_BYTES["bf16"]), seconds)
     return {name: rate * threads for name, rate in rates.items()}
 
 
@@ -166,8 +180,8 @@ def rates_of_tee_side(said, threads):
     tokens = max(row["tokens"] for row in said["results"])
     by_threads = {row["threads"]: row for row in said["results"] if row["tokens"] == tokens}
     row = by_threads.get(threads) or by_threads[min(by_threads)]
-    seconds = {name: row[name + "_ms"] / 1e3 / dims.layers / CALLS[name] for name in KERNELS}
-    rates = rates_of_kernels(dims, tokens, llama.DTYPE_BYTES[row["wire"]], seconds)
+    rates = rates_of_work(pass_work(dims, tokens, llama.DTYPE_BYTES[row["wire"]]),
+                          {name: row[name + "_ms"] / 1e3 for name in KERNELS})
     more = threads / row["threads"]
     return {name: rate * more for name, rate in rates.items()} | {
         "tee_op_us": 1e3 * (row["rest_ms"] + row["asking_ms"]) / (4 * dims.layers + 2)}
@@ -185,8 +199,8 @@ def rates_of_gpu_check(said, _):
     measured = [row for row in prefill.get("rows", ()) if row["attention"] == "tee" and row.get("kernels_ns")]
     if measured:
         row, dims = max(measured, key=lambda row: row["tokens"]), llama.read_dims(os.path.join(ROOT, prefill["config"]))
-        rates = rates_of_kernels(dims, row["tokens"], llama.DTYPE_BYTES[row["wire"]],
-                                 {name: row["kernels_ns"].get(name, 0) / 1e9 / dims.layers / CALLS[name] for name in KERNELS})
+        rates = rates_of_work(pass_work(dims, row["tokens"], llama.DTYPE_BYTES[row["wire"]]),
+                              {name: row["kernels_ns"].get(name, 0) / 1e9 for name in KERNELS})
     copies = [row for row in details_of(said, "copies").get("results", ()) if row.get("host_memory") == "pinned"]
     for way, name in (("to_device", "up_gbs"), ("from_device", "down_gbs")):
         of_way = [row for row in copies if row["way"] == way]
