@@ -5,7 +5,6 @@
 #include <string>
 #include <utility>
 
-#include "base/cpu_count.h"
 #include "base/log.h"
 #include "base/output_file.h"
 #include "base/process_limits.h"
@@ -182,7 +181,7 @@ Result<PrefillResult> run_remote(PrefillOptions options, const PromptSource& ask
   if (!own) {
     ASSIGN_OR_RETURN(own, servers_prompt(options, asked, *session));
   }
-  options.tile = tile_for(options, info, usable_cpu_count());
+  options.tile = tile_for(options, info);
   reporter.add_config("tile", tile_text(options.tile));
   const DType wire = own->wire;
   reporter.add_config("wire", name_of(wire));
@@ -218,7 +217,7 @@ Result<PrefillResult> run_remote(PrefillOptions options, const PromptSource& ask
 Result<PrefillResult> run_alone(PrefillOptions options, const PromptSource& asked,
                                 const ModelSource& source, StatsReporter& reporter,
                                 Recording& recording) {
-  options.tile = tile_for(options, {}, usable_cpu_count());
+  options.tile = tile_for(options, {});
   reporter.add_config("tile", tile_text(options.tile));
   const DType stored = source.stored_dtype();
   const LoadOptions cpu{options.dtype.value_or(stored), options.threads, {}};

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/cpu_count.h"
 #include "base/log.h"
 #include "runtime/cpu/cpu_model.h"
 #include "runtime/local_backend.h"
@@ -29,7 +28,7 @@ LlamaOptions driver_options(const TextOptions& options, const BackendInfo& serve
                             Pulse& pulse) {
   return {.wire = wire,
           .attention = Attention::kTee,
-          .tile = tile_for(options, server, usable_cpu_count()),
+          .tile = tile_for(options, server),
           .threads = options.threads,
           .op_timeout = options.op_timeout,
           .pulse = &pulse};
@@ -146,7 +145,7 @@ void LlamaSource::describe(const BackendInfo& info, DType wire) {
   if (std::exchange(is_described_, true)) return;
   reporter_.add_config("dtype", name_of(info.dtype));
   reporter_.add_config("wire", name_of(wire));
-  reporter_.add_config("tile", tile_text(tile_for(options_, info, usable_cpu_count())));
+  reporter_.add_config("tile", tile_text(tile_for(options_, info)));
 }
 
 Result<Backend*> LlamaSource::recorded(Backend& backend, const std::optional<PathPolicy>& policy,

@@ -5,7 +5,6 @@
 #include "proto/limits.h"
 #include "runtime/model/forward_plan.h"
 #include "runtime/program/command_line.h"
-#include "runtime/rpc/endpoint.h"
 
 namespace airlock {
 
@@ -32,17 +31,12 @@ void declare_tile(const CommandOptions& command, std::int64_t& tile) {
       });
 }
 
-std::int64_t tile_for(const ModelOptions& options, const BackendInfo& server, std::size_t cpus) {
+std::int64_t tile_for(const ModelOptions& options, const BackendInfo& server) {
   if (is_private(options.private_mode.mode)) return 0;
   if (options.tile != kAutoTile) return options.tile;
-  if (options.backend == BackendChoice::kLocal) return 0;
-  const auto endpoint = parse_endpoint(options.endpoint);
-  const bool is_elsewhere = endpoint.ok() && !endpoint->is_loopback();
-  // Not their sum: the server's word may be any number.
-  const bool has_room = options.threads < cpus && server.threads <= cpus - options.threads;
   // Of a server of several ranks too: "2 ranks by layers: cpu, cuda:0 ...".
   const bool is_gpu = server.device.find("cuda") != std::string::npos;
-  return is_gpu || is_elsewhere || has_room ? kAutoTile : 0;
+  return options.backend == BackendChoice::kRemote && is_gpu ? kAutoTile : 0;
 }
 
 std::string tile_text(std::int64_t tile) {

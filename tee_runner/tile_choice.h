@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -14,12 +13,12 @@ class CommandOptions;
 
 void declare_tile(const CommandOptions& command, std::int64_t& tile);
 
-/// The driver's tile: what was asked for. Of kAutoTile it stays that where the server computes
-/// while this process does: on a GPU, beyond this machine, or where each thread of both has one of
-/// the `cpus` that this process may use; else 0. Tiles would only get in each other's way there. 0
-/// too in a private mode, where the rows of an op say more of a prompt's length than they have to.
-/// `server` is its word, by which nothing but the pace is decided.
-std::int64_t tile_for(const ModelOptions& options, const BackendInfo& server, std::size_t cpus);
+/// The driver's tile: what was asked for. Of kAutoTile it stays that where the server says that it
+/// has a GPU (its word, by which nothing but the pace is decided); else 0: on some CPUs a row's
+/// bits depend on how many are computed with it (docs/adr/0012), and would so on where the server
+/// is and on how many threads there are. 0 in a private mode, where the rows of an op say more of a
+/// prompt's length than they have to.
+std::int64_t tile_for(const ModelOptions& options, const BackendInfo& server);
 
 /// "auto", "off" or the number.
 std::string tile_text(std::int64_t tile);
