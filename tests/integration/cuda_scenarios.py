@@ -51,6 +51,23 @@ def gpu_prefill_agrees_with_the_cpu_in_each_order(pair):
     return None
 
 
+def gpu_computes_tiles_one_behind_the_other(pair):
+    if missing(pair):
+        return missing(pair)
+    for mode in ("lazy", "threads"):
+        use_fake(pair, mode=mode)
+        server = fake_server(pair, *SMALL_SLOTS)
+        for attention in ("tee", "offload"):
+            for tile in ("auto", 50, "off"):
+                stats = pair.path(f"{mode}-{attention}-{tile}.json")
+                pair.runner("--tile", tile, "--attention", attention, "--compare-local", "--stats-json", stats,
+                            tokens=("--random-tokens", 300)).expect_exit(0)
+                assert read_json(stats)["config"]["tile"] == str(tile)
+        pair.stop(server)
+        expect_no_misuse(server)
+    return None
+
+
 def gpu_server_counts_what_the_runner_counts(pair):
     if missing(pair):
         return missing(pair)
@@ -248,6 +265,7 @@ def gpu_works_where_memory_cannot_be_pinned(pair):
 
 SCENARIOS = (
     gpu_prefill_agrees_with_the_cpu_in_each_order,
+    gpu_computes_tiles_one_behind_the_other,
     gpu_server_counts_what_the_runner_counts,
     gpu_is_found_and_taken_by_device_auto,
     gpu_gives_golden_logits,
