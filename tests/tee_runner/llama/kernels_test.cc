@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <random>
 #include <vector>
 
@@ -14,7 +13,6 @@
 namespace airlock {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr DType kFloatTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
 
 Tensor random_tensor(DType dtype, Shape shape, unsigned seed, float spread = 1.0F) {
