@@ -13,23 +13,25 @@
 
 #include <algorithm>
 #include <csignal>
-#include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <memory>
+#include <optional>
+#include <stdexcept>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/deadline.h"
 #include "base/mix.h"
 #include "base/readable_file.h"
 #include "base/thread_pool.h"
+#include "base/unique_fd.h"
 #include "bench/llama_1b.h"
 #include "bench/read_memory.h"
 #include "bench/record.h"
+#include "proto/limits.h"
+#include "runtime/program/command_line.h"
+#include "runtime/program/program.h"
 
 extern char** environ;
 
@@ -38,10 +40,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-[[noreturn]] void fail(const std::string& what) {
-  std::fprintf(stderr, "load: %s\n", what.c_str());
-  std::exit(1);
-}
+/// Thrown, so that a folder of 2.5 GB goes with what made it.
+[[noreturn]] void fail(const std::string& what) { throw std::runtime_error(what); }
 
 template <typename T>
 T must(Result<T> result) {
@@ -144,14 +144,35 @@ Reading read_files(const std::vector<std::string>& files, ThreadPool& pool) {
   return reading;
 }
 
+constexpr std::chrono::minutes kStartLimit{10};
+
+/// A process that is ended with this.
+class Child {
+ public:
+  explicit Child(pid_t pid) : pid_(pid) {}
+  ~Child() {
+    ::kill(pid_, has_started ? SIGTERM : SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+  bool has_started = false;
+
+ private:
+  const pid_t pid_;
+};
+
 /// A start of the program beside this one, until it says that it is ready.
 double start_server(const std::string& program, const fs::path& folder, const fs::path& work,
                     std::size_t threads) {
   int ends[2] = {-1, -1};
   if (::pipe2(ends, O_CLOEXEC) != 0) fail("no pipe");
+  const UniqueFd from(ends[0]);
+  UniqueFd to(ends[1]);
   posix_spawn_file_actions_t actions;
   ::posix_spawn_file_actions_init(&actions);
-  ::posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+  ::posix_spawn_file_actions_adddup2(&actions, to.get(), STDOUT_FILENO);
   const std::string log = (work / "log").string();
   ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log.c_str(),
                                      O_WRONLY | O_CREAT | O_APPEND, 0600);
@@ -169,22 +190,26 @@ double start_server(const std::string& program, const fs::path& folder, const fs
   arguments.push_back(nullptr);
   pid_t pid = 0;
   const std::uint64_t start_ns = now_ns();
-  if (::posix_spawn(&pid, program.c_str(), &actions, nullptr, arguments.data(), environ) != 0)
-    fail("cannot start " + program);
+  const int error =
+      ::posix_spawn(&pid, program.c_str(), &actions, nullptr, arguments.data(), environ);
   ::posix_spawn_file_actions_destroy(&actions);
-  ::close(ends[1]);
+  if (error != 0) fail("cannot start " + program);
+  Child server(pid);
+  to.reset();
+  const Deadline deadline = Deadline::after(kStartLimit);
   std::string said;
   char text[512];
   while (said.find("ready ") == std::string::npos) {
-    const ssize_t got = ::read(ends[0], text, sizeof(text));
+    pollfd wait{from.get(), POLLIN, 0};
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline.remaining());
+    if (::poll(&wait, 1, static_cast<int>(left.count())) == 0)
+      fail(program + " was not ready in time");
+    const ssize_t got = ::read(from.get(), text, sizeof(text));
     if (got <= 0) fail(program + " ended before it was ready");
     said.append(text, static_cast<std::size_t>(got));
   }
-  const double taken_s = seconds_since(start_ns);
-  ::kill(pid, SIGTERM);
-  ::waitpid(pid, nullptr, 0);
-  ::close(ends[0]);
-  return taken_s;
+  server.has_started = true;
+  return seconds_since(start_ns);
 }
 
 struct Options {
@@ -192,26 +217,26 @@ struct Options {
   std::string server;
   std::size_t threads = 2;
   std::size_t rounds = 5;
-  bool json = false;
+  OutputForm form = OutputForm::kMarkdown;
 };
 
-Options parse(int argc, char** argv) {
+Result<std::optional<Options>> parse(int argc, char** argv) {
   Options options;
   options.server = (fs::read_symlink("/proc/self/exe").parent_path() / "gpu_server").string();
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string_view name = argv[i];
-    const char* const value = argv[i + 1];
-    if (name == "--folder") options.folder = value;
-    if (name == "--server") options.server = value;
-    if (name == "--threads") options.threads = std::strtoul(value, nullptr, 10);
-    if (name == "--rounds") options.rounds = std::strtoul(value, nullptr, 10);
-    if (name == "-o") options.json = std::string_view(value) == "json";
-  }
-  if (options.threads == 0 || options.rounds == 0) fail("--threads and --rounds are at least 1");
-  return options;
+  CommandLine line("load", "gpu_server's start on the CPU against reading its model's files once.");
+  const CommandOptions command = line.options();
+  command.text("--folder", options.folder, "a model's folder (one is made and removed)");
+  command.text("--server", options.server, "the program (the one beside this)");
+  command.number("--threads", options.threads, std::size_t{1}, limits::kMaxThreads,
+                 "of the server and of the reading (2)");
+  command.number("--rounds", options.rounds, std::size_t{1}, std::size_t{1000},
+                 "starts of each (5)");
+  command.choice<OutputForm>("-o", options.form, "md or json", bench::kForms);
+  ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
+  return asked ? std::optional(options) : std::nullopt;
 }
 
-int run(const Options& options) {
+Status run(const Options& options) {
   const TemporaryFolder work;
   fs::path folder = options.folder;
   if (options.folder.empty()) {
@@ -241,13 +266,13 @@ int run(const Options& options) {
     agains.push_back(start_server(options.server, folder, work.path(), options.threads));
   }
   const double read_s = bench::median_of(reads);
-  if (options.json) {
+  if (options.form == OutputForm::kJson) {
     bench::Record record;
     record.count("bytes", bytes).count("threads", options.threads);
     record.spread("read_s", reads).spread("read_again_s", again_reads);
     record.spread("first_s", firsts).spread("again_s", agains);
     fmt::print("{}\n", record.json());
-    return 0;
+    return {};
   }
   fmt::print("{} bytes, {} threads, {} rounds in turns; medians (min-max)\n\n", bytes,
              options.threads, options.rounds);
@@ -262,10 +287,13 @@ int run(const Options& options) {
   row("reading, mapped before", again_reads);
   row("start, digest remembered", agains);
   row("start, digest computed", firsts);
-  return 0;
+  return {};
 }
 
 }  // namespace
 }  // namespace airlock
 
-int main(int argc, char** argv) { return airlock::run(airlock::parse(argc, argv)); }
+int main(int argc, char** argv) {
+  return airlock::run_program(
+      "load", [&] { return airlock::parse(argc, argv); }, airlock::run);
+}

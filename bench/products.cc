@@ -7,7 +7,7 @@
 #include <fmt/format.h>
 #include <omp.h>
 
-#include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +18,8 @@
 #include "bench/one_dnn_product.h"
 #include "bench/record.h"
 #include "proto/limits.h"
+#include "runtime/program/command_line.h"
+#include "runtime/program/program.h"
 
 namespace airlock {
 namespace {
@@ -28,7 +30,7 @@ struct Options {
   std::int64_t tokens = 1024;
   std::size_t threads = usable_cpu_count();
   std::size_t rounds = 3;
-  std::string form = "md";
+  OutputForm form = OutputForm::kMarkdown;
 };
 
 struct Linear {
@@ -114,17 +116,17 @@ void print_markdown(const std::vector<Linear>& linears, const Times& times) {
   fmt::print("| {} | a pass | {:.1f} | |\n", times.type, bench::median_of(times.pass));
 }
 
-int run(const Options& options) {
+Status run(const Options& options) {
   omp_set_num_threads(static_cast<int>(options.threads));
   const std::vector<Linear> linears = linears_of(options.tokens);
   std::vector<Times> all = {measure(linears, OneDnnProduct::Type::f32, options.rounds)};
   if (has_bf16()) all.push_back(measure(linears, OneDnnProduct::Type::bf16, options.rounds));
-  if (options.form == "md") {
+  if (options.form == OutputForm::kMarkdown) {
     fmt::print("{} tokens, {} threads, {} rounds; medians\n\n", options.tokens, options.threads,
                options.rounds);
     fmt::print("| type | product | ms | GF/s |\n| --- | --- | ---: | ---: |\n");
     for (const Times& times : all) print_markdown(linears, times);
-    return 0;
+    return {};
   }
   std::vector<std::string> records;
   for (const Times& times : all) {
@@ -136,26 +138,28 @@ int run(const Options& options) {
     records.push_back(record.json());
   }
   fmt::print("{{\"results\":[\n{}\n]}}\n", fmt::join(records, ",\n"));
-  return 0;
+  return {};
 }
 
 }  // namespace
 }  // namespace airlock
 
 int main(int argc, char** argv) {
-  airlock::Options options;
-  CLI::App app{"The products of one prefill with LLaMA-3.2-1B's shape, by oneDNN alone."};
-  app.add_option("--tokens", options.tokens, "rows of the products")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{16384}));
-  app.add_option("--threads", options.threads, "of each product")
-      ->check(CLI::Range(std::size_t{1}, airlock::limits::kMaxThreads));
-  app.add_option("--rounds", options.rounds, "calls counted of each product")
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1000}));
-  app.add_option("-o", options.form, "md or json")->check(CLI::IsMember({"md", "json"}));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : airlock::exit_code(airlock::StatusCode::kUsage);
-  }
-  return airlock::run(options);
+  using airlock::OutputForm;
+  const auto parse = [&]() -> airlock::Result<std::optional<airlock::Options>> {
+    airlock::Options options;
+    airlock::CommandLine line(
+        "products", "The products of one prefill with LLaMA-3.2-1B's shape, by oneDNN alone.");
+    const airlock::CommandOptions command = line.options();
+    command.number("--tokens", options.tokens, std::int64_t{1}, std::int64_t{16384},
+                   "rows of the products (1024)");
+    command.number("--threads", options.threads, std::size_t{1}, airlock::limits::kMaxThreads,
+                   "of each product (all usable CPUs)");
+    command.number("--rounds", options.rounds, std::size_t{1}, std::size_t{1000},
+                   "calls counted of each product (3)");
+    command.choice<OutputForm>("-o", options.form, "md or json", airlock::bench::kForms);
+    ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
+    return asked ? std::optional(options) : std::nullopt;
+  };
+  return airlock::run_program("products", parse, airlock::run);
 }

@@ -5,7 +5,12 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/text/output_form.h"
+
 namespace airlock::bench {
+
+/// What -o may ask a program for.
+inline constexpr OutputForm kForms[] = {OutputForm::kMarkdown, OutputForm::kJson};
 
 /// One flat JSON object, written as fields are added. One thread.
 class Record {

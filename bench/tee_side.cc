@@ -4,10 +4,12 @@
 //   tee_side [--tokens N,...] [--threads N,...] [--wire D] [--rounds N] [-o md|json]
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +19,8 @@
 #include "bench/null_backend.h"
 #include "bench/record.h"
 #include "proto/limits.h"
+#include "runtime/program/command_line.h"
+#include "runtime/program/program.h"
 #include "tee_runner/llama/driver.h"
 
 namespace airlock {
@@ -25,12 +29,33 @@ namespace {
 constexpr std::size_t kMostThreads = 16;  // that are tried where none are named
 
 struct Options {
-  std::vector<std::int64_t> tokens{128, 1024};
+  std::vector<std::size_t> tokens{128, 1024};
   std::vector<std::size_t> threads;
-  std::string wire = "bf16";
-  std::string form = "md";
+  DType wire = DType::kBF16;
+  OutputForm form = OutputForm::kMarkdown;
   std::size_t rounds = 5;
 };
+
+constexpr std::array kWireTypes = {DType::kF32, DType::kF16, DType::kBF16};
+
+/// Numbers from 1 to `most` with commas between them.
+void declare_list(const CommandOptions& command, const std::string& name,
+                  std::vector<std::size_t>& numbers, std::size_t most, const std::string& help) {
+  command.parsed(name, "N,...", help, [&numbers, most](const std::string& text) -> Status {
+    numbers.clear();
+    const char* const end = text.data() + text.size();
+    for (const char* at = text.data();; ++at) {
+      std::size_t number = 0;
+      const auto [stop, error] = std::from_chars(at, end, number);
+      if (error != std::errc() || number < 1 || number > most || (stop != end && *stop != ',')) {
+        return {StatusCode::kUsage, "'{}' is no list of numbers from 1 to {}", text, most};
+      }
+      numbers.push_back(number);
+      if (stop == end) return {};
+      at = stop;
+    }
+  });
+}
 
 /// 1, 2, 4 and so on, up to the CPUs there are, at most kMostThreads.
 std::vector<std::size_t> usual_threads() {
@@ -98,10 +123,10 @@ void measure(Case& one, bool counts) {
   one.rest.push_back(rest);
 }
 
-std::string json_of(const Case& one, const std::string& wire) {
+std::string json_of(const Case& one, DType wire) {
   bench::Record record;
   record.count("tokens", static_cast<std::uint64_t>(one.tokens)).count("threads", one.threads);
-  record.text("wire", wire).spread("wall_ms", one.wall);
+  record.text("wire", name_of(wire)).spread("wall_ms", one.wall);
   for (const TeeKernel kernel : kValuesOf<TeeKernel>)
     record.number(fmt::format("{}_ms", name_of(kernel)), bench::median_of(one.kernels[kernel]));
   record.number("asking_ms", bench::median_of(one.asking));
@@ -112,7 +137,7 @@ std::string json_of(const Case& one, const std::string& wire) {
 void print_markdown(const std::vector<Case>& cases, const Options& options) {
   fmt::print(
       "{} on the wire, {} rounds; medians, in ms. rest: the driver outside of its kernels.\n\n",
-      options.wire, options.rounds);
+      name_of(options.wire), options.rounds);
   fmt::print("| tokens | threads | seconds in all (range) |");
   for (const TeeKernel kernel : kValuesOf<TeeKernel>) fmt::print(" {} |", name_of(kernel));
   fmt::print(" asking | rest |\n| ---: | ---: | ---: |");
@@ -128,49 +153,46 @@ void print_markdown(const std::vector<Case>& cases, const Options& options) {
   }
 }
 
-int run(const Options& options) {
-  const DType wire = from_name<DType>(options.wire).value();
+Status run(const Options& options) {
   std::vector<Case> cases;
-  for (const std::int64_t tokens : options.tokens) {
+  for (const std::size_t tokens : options.tokens) {
     for (const std::size_t threads : options.threads.empty() ? usual_threads() : options.threads)
-      cases.push_back(make_case(tokens, threads, wire));
+      cases.push_back(make_case(static_cast<std::int64_t>(tokens), threads, options.wire));
   }
   for (std::size_t round = 0; round <= options.rounds; ++round) {
     for (Case& one : cases) measure(one, round > 0);  // the first one warms up
   }
-  if (options.form == "md") {
+  if (options.form == OutputForm::kMarkdown) {
     print_markdown(cases, options);
-    return 0;
+    return {};
   }
   std::vector<std::string> records;
   for (const Case& one : cases) records.push_back(json_of(one, options.wire));
   fmt::print("{{\"results\":[\n{}\n]}}\n", fmt::join(records, ",\n"));
-  return 0;
+  return {};
 }
 
 }  // namespace
 }  // namespace airlock
 
 int main(int argc, char** argv) {
-  using airlock::Options;
-  Options options;
-  CLI::App app{
-      "The trusted side's part of a prefill: the driver over a server that answers at once."};
-  app.add_option("--tokens", options.tokens, "lengths of the prompts")
-      ->delimiter(',')
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{16384}));
-  app.add_option("--threads", options.threads, "of the kernels (1, 2, 4 to the CPUs, 16 at most)")
-      ->delimiter(',')
-      ->check(CLI::Range(std::size_t{1}, airlock::limits::kMaxThreads));
-  app.add_option("--wire", options.wire, "type of the tensors that would cross")
-      ->check(CLI::IsMember({"fp32", "fp16", "bf16"}));
-  app.add_option("--rounds", options.rounds, "prefills counted of each")
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1000}));
-  app.add_option("-o", options.form, "md or json")->check(CLI::IsMember({"md", "json"}));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : airlock::exit_code(airlock::StatusCode::kUsage);
-  }
-  return airlock::run(options);
+  const auto parse = [&]() -> airlock::Result<std::optional<airlock::Options>> {
+    airlock::Options options;
+    airlock::CommandLine line(
+        "tee_side",
+        "The trusted side's part of a prefill: the driver over a server that answers at once.");
+    const airlock::CommandOptions command = line.options();
+    airlock::declare_list(command, "--tokens", options.tokens, 16384,
+                          "lengths of the prompts (128,1024)");
+    airlock::declare_list(command, "--threads", options.threads, airlock::limits::kMaxThreads,
+                          "of the kernels (1, 2, 4 to the CPUs, 16 at most)");
+    command.choice<airlock::DType>(
+        "--wire", options.wire, "type of the tensors that would cross (bf16)", airlock::kWireTypes);
+    command.number("--rounds", options.rounds, std::size_t{1}, std::size_t{1000},
+                   "prefills counted of each (5)");
+    command.choice<airlock::OutputForm>("-o", options.form, "md or json", airlock::bench::kForms);
+    ASSIGN_OR_RETURN(const bool asked, line.parse(argc, argv));
+    return asked ? std::optional(options) : std::nullopt;
+  };
+  return airlock::run_program("tee_side", parse, airlock::run);
 }
