@@ -290,19 +290,29 @@ class Loader {
     return {};
   }
 
-  /// Some rows of a target as they are packed: of the held type, or bf16. In one of the buffers.
-  Result<std::pair<const std::byte*, DType>> rows_to_pack(const Target& target,
-                                                          std::int64_t first_row,
-                                                          std::int64_t rows,
-                                                          Buffers& buffers) const {
+  /// Some rows of a target in the held type, in one of the buffers.
+  Result<std::byte*> held_rows(const Target& target, std::int64_t first_row, std::int64_t rows,
+                               Buffers& buffers) const {
     std::byte* const from = with_room(buffers.read, bytes_of(target, rows, numerics_.dtype));
     RETURN_IF_ERROR(read(target, first_row, rows, from));
-    if (numerics_.dtype == numerics_.held || numerics_.dtype == DType::kBF16)
-      return std::pair<const std::byte*, DType>{from, numerics_.dtype};
+    if (numerics_.dtype == numerics_.held) return from;
     std::byte* const to = with_room(buffers.held, bytes_of(target, rows, numerics_.held));
     hold_block(numerics_, numerics_.dtype, from, to,
                static_cast<std::size_t>(rows * target.columns));
-    return std::pair<const std::byte*, DType>{to, numerics_.held};
+    return to;
+  }
+
+  /// The same as they are packed: of the held type, or bf16.
+  Result<std::pair<const std::byte*, DType>> rows_to_pack(const Target& target,
+                                                          std::int64_t first_row, std::int64_t rows,
+                                                          Buffers& buffers) const {
+    if (numerics_.dtype != DType::kBF16) {
+      ASSIGN_OR_RETURN(const std::byte* held, held_rows(target, first_row, rows, buffers));
+      return std::pair<const std::byte*, DType>{held, numerics_.held};
+    }
+    std::byte* const from = with_room(buffers.read, bytes_of(target, rows, numerics_.dtype));
+    RETURN_IF_ERROR(read(target, first_row, rows, from));
+    return std::pair<const std::byte*, DType>{from, numerics_.dtype};
   }
 
   /// A panel, in parts that stay in a cache while they are read and packed.
@@ -323,15 +333,8 @@ class Loader {
   /// A panel of a form that oneDNN alone knows.
   Status reorder(const Target& target, const Block& block, Buffers& buffers) const {
     const HeldWeight::Panel panel = target.weight->panel(block.first_row);
-    std::byte* rows = with_room(buffers.read, bytes_of(target, block.rows, numerics_.dtype));
-    RETURN_IF_ERROR(read(target, block.first_row, block.rows, rows));
-    if (numerics_.dtype != numerics_.held) {
-      std::byte* const held =
-          with_room(buffers.held, bytes_of(target, block.rows, numerics_.held));
-      hold_block(numerics_, numerics_.dtype, rows, held,
-                 static_cast<std::size_t>(block.rows * target.columns));
-      rows = held;
-    }
+    ASSIGN_OR_RETURN(std::byte* const rows,
+                     held_rows(target, block.first_row, block.rows, buffers));
     dnnl::stream stream(engine_);
     dnnl::memory from({{target.columns, block.rows}, onednn::data_type(numerics_.held), Tag::ba},
                       engine_, rows);
