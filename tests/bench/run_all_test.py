@@ -234,6 +234,9 @@ echo '{{"results": [{{"pass_ms_median": 1, "read_ms_median": 1, "ratio_median": 
         self.assertIs(rows_of_bench.transformers_figure([3.0], {"transformers in fp32": fault}, "v"), fault)
         figure = rows_of_bench.products_figure([3.0, 3.0], [{"fp32": 2.0, "bf16": 1.0}, {"fp32": 2.0, "bf16": 1.5}])
         self.assertEqual((figure.against, figure.note), (1.25, "bf16"))
+        # A part that takes longer than the whole bounds nothing.
+        figure = rows_of_bench.products_figure([3.0, 3.0], [{"fp32": 4.0}, {"fp32": 5.0}])
+        self.assertIsInstance(figure, rows_of_bench.NotRun)
 
     def test_transformers_warm_up_as_the_others_and_the_quicker_type_counts(self):
         self.script("python", f"""case "$*" in *import*) exit 0;; *fp32*) first=9 second=0.4;; *) first=9 second=0.2;; esac
