@@ -17,7 +17,7 @@ enum class DType : std::uint8_t {
   kU8 = 5,
   kF64 = 6,
   kU32 = 7,
-  kI8 = 8,  // rows with a scale each: base/int8_rows.h
+  kI8 = 8,  // rows with scales in them: base/int8_rows.h
 };
 
 struct DTypeTraits {

@@ -7,27 +7,35 @@
 #include "base/dtype.h"
 #include "base/tensor.h"
 
-/// Numbers that cross as int8: a tensor int8 [rows, width + kScaleBytes] holds `width` numbers a
-/// row and behind them the row's scale, an fp32 (little-endian, of any alignment). A number is its
-/// int8 times the scale. Why: docs/adr/0028-int8-rows.md.
+/// Numbers that cross as int8: a row of `width` numbers is blocks of kInt8Block numbers, the last
+/// one perhaps shorter, each with its scale behind it, a bf16 (little-endian, of any alignment). A
+/// number is its int8 times its block's scale. Columns from one multiple of kInt8Block to another
+/// are rows by themselves. Why: docs/adr/0028-int8-rows.md.
 namespace airlock {
 
-inline constexpr std::int64_t kScaleBytes = 4;
+inline constexpr std::int64_t kInt8Block = 32;
+inline constexpr std::int64_t kScaleBytes = 2;
 
+/// Where number `column` of a row lies, in bytes from the row's first.
+constexpr std::int64_t int8_place(std::int64_t column) {
+  return column + column / kInt8Block * kScaleBytes;
+}
 /// Columns of a tensor that holds `width` numbers a row.
 constexpr std::int64_t wire_columns(DType dtype, std::int64_t width) {
-  return dtype == DType::kI8 ? width + kScaleBytes : width;
+  return dtype == DType::kI8 ? width + (width + kInt8Block - 1) / kInt8Block * kScaleBytes : width;
 }
 /// The other way round: numbers a row of a tensor with so many columns.
 constexpr std::int64_t wire_width(DType dtype, std::int64_t columns) {
-  return dtype == DType::kI8 ? columns - kScaleBytes : columns;
+  constexpr std::int64_t kBytes = kInt8Block + kScaleBytes;
+  return dtype == DType::kI8 ? columns - (columns + kBytes - 1) / kBytes * kScaleBytes : columns;
 }
 
-/// How a row is rounded. constexpr and by bits, so that C++ compilers vectorise loops over it and
+/// How a block is rounded. constexpr and by bits, so that C++ compilers vectorise loops over it and
 /// nvcc takes it in kernels; the only arithmetic is a division, or a multiplication, that nothing
 /// can be contracted with: the same bits everywhere.
 struct Int8Rounding {
-  float scale = 0;    // what crosses: the largest magnitude / 127; 0, or NaN
+  std::uint16_t scale =
+      0;              // what crosses: the largest magnitude / 127 rounded up to bf16; 0, or NaN
   float inverse = 0;  // what numbers are multiplied by; 0 where all of them become 0
 };
 
@@ -36,13 +44,14 @@ constexpr std::uint32_t magnitude_bits(float value) {
   return std::bit_cast<std::uint32_t>(value) & 0x7fffffffU;
 }
 
-/// Of a row whose largest magnitude has these bits. One that holds NaN or infinity is NaN as a
+/// Of a block whose largest magnitude has these bits. One that holds NaN or infinity is NaN as a
 /// whole; one of zeros, or whose scale is no normal float (largest below 1.5e-36), is zeros.
 constexpr Int8Rounding int8_rounding(std::uint32_t largest_bits) {
-  if (largest_bits >= 0x7f800000U) return {std::bit_cast<float>(0x7fc00000U), 0};
-  const float scale = std::bit_cast<float>(largest_bits) / 127.0F;
-  if (std::bit_cast<std::uint32_t>(scale) < 0x00800000U) return {0, 0};
-  return {scale, 1.0F / scale};
+  if (largest_bits >= 0x7f800000U) return {0x7fc0, 0};
+  const auto bits = std::bit_cast<std::uint32_t>(std::bit_cast<float>(largest_bits) / 127.0F);
+  if (bits < 0x00800000U) return {0, 0};
+  const std::uint32_t up = (bits + 0xffffU) >> 16;
+  return {static_cast<std::uint16_t>(up), 1.0F / std::bit_cast<float>(up << 16)};
 }
 
 /// value * inverse to the nearest integer, to even where two are. |value * inverse| < 127.5, or
@@ -60,12 +69,12 @@ constexpr std::int8_t round_to_int8(float value, float inverse) {
   return static_cast<std::int8_t>((bits >> 31) != 0 ? -magnitude : magnitude);
 }
 
-/// `row` holds `width` numbers and a scale, which may be any float; each byte is read once.
+/// `row` holds `width` numbers and their scales, which may be any floats; each byte is read once.
 /// Vectorised; the same bits on every CPU.
 void load_int8_row(const std::byte* row, std::size_t width, float* out);
 void store_int8_row(const float* in, std::size_t width, std::byte* row);
 
-/// fp32 [rows, width] for int8 rows.
+/// fp32 [rows, width] for int8 rows, whose columns wire_columns() gives (CHECKed).
 TensorDesc widened(const TensorDesc& rows);
 /// Whole tensors: `rows` int8, the other as widened() says (CHECKed).
 void load_int8_rows(TensorView rows, MutableTensorView values);

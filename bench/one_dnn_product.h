@@ -3,38 +3,66 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include "base/check.h"
 #include "base/deadline.h"
 
 namespace airlock::bench {
+
+namespace one_dnn {
+
+using Type = dnnl::memory::data_type;
+using Tag = dnnl::memory::format_tag;
+using Desc = dnnl::memory::desc;
+
+/// Throws dnnl::error where oneDNN has no kernel of its own for this CPU.
+inline dnnl::matmul::primitive_desc described(const dnnl::engine& engine, const Desc& a,
+                                              const Desc& b, const Desc& c) {
+#if DNNL_VERSION_MAJOR >= 3
+  const dnnl::matmul::primitive_desc description(engine, a, b, c);
+#else
+  const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(a, b, c), engine);
+#endif
+  if (std::string_view(description.impl_info_str()).starts_with("ref"))
+    throw dnnl::error(dnnl_unimplemented, "only a reference implementation of this product");
+  return description;
+}
+
+/// Of 0.25 everywhere.
+inline dnnl::memory filled(const dnnl::engine& engine, const Desc& desc, Type type) {
+  dnnl::memory memory(desc, engine);
+  if (type == Type::bf16) {
+    std::fill_n(static_cast<std::uint16_t*>(memory.get_data_handle()), desc.get_size() / 2,
+                std::uint16_t{0x3e80});
+  } else {
+    std::fill_n(static_cast<float*>(memory.get_data_handle()), desc.get_size() / 4, 0.25F);
+  }
+  return memory;
+}
+
+}  // namespace one_dnn
 
 /// c [m, n] = a [m, k] * b [k, n] by oneDNN alone, b in the layout that it asks for or in `right`.
 /// One thread asks; oneDNN takes as many as OpenMP gives it. Throws dnnl::error where it has no
 /// kernel of its own for this CPU.
 class OneDnnProduct {
  public:
-  using Type = dnnl::memory::data_type;
-  using Tag = dnnl::memory::format_tag;
+  using Type = one_dnn::Type;
+  using Tag = one_dnn::Tag;
 
   OneDnnProduct(std::int64_t m, std::int64_t k, std::int64_t n, Type type, Tag right = Tag::any) {
-    const dnnl::memory::desc a({m, k}, type, Tag::ab);
-    const dnnl::memory::desc b({k, n}, type, right);
-    const dnnl::memory::desc c({m, n}, type, Tag::ab);
-#if DNNL_VERSION_MAJOR >= 3
-    const dnnl::matmul::primitive_desc description(engine_, a, b, c);
-#else
-    const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(a, b, c), engine_);
-#endif
-    if (std::string_view(description.impl_info_str()).starts_with("ref"))
-      throw dnnl::error(dnnl_unimplemented, "only a reference implementation of this product");
+    const one_dnn::Desc a({m, k}, type, Tag::ab);
+    const one_dnn::Desc c({m, n}, type, Tag::ab);
+    const auto description = one_dnn::described(engine_, a, one_dnn::Desc({k, n}, type, right), c);
     primitive_ = dnnl::matmul(description);
-    arguments_ = {{DNNL_ARG_SRC, filled(a, type)},
-                  {DNNL_ARG_WEIGHTS, filled(description.weights_desc(), type)},
-                  {DNNL_ARG_DST, filled(c, type)}};
+    arguments_ = {{DNNL_ARG_SRC, one_dnn::filled(engine_, a, type)},
+                  {DNNL_ARG_WEIGHTS, one_dnn::filled(engine_, description.weights_desc(), type)},
+                  {DNNL_ARG_DST, one_dnn::filled(engine_, c, type)}};
   }
   double ms() {
     const std::uint64_t start_ns = now_ns();
@@ -44,22 +72,82 @@ class OneDnnProduct {
   }
 
  private:
-  /// Of 0.25 everywhere.
-  dnnl::memory filled(const dnnl::memory::desc& desc, Type type) {
-    dnnl::memory memory(desc, engine_);
-    if (type == Type::bf16) {
-      std::fill_n(static_cast<std::uint16_t*>(memory.get_data_handle()), desc.get_size() / 2,
-                  std::uint16_t{0x3e80});
-    } else {
-      std::fill_n(static_cast<float*>(memory.get_data_handle()), desc.get_size() / 4, 0.25F);
-    }
-    return memory;
-  }
-
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream_{engine_};
   dnnl::matmul primitive_;
   std::unordered_map<int, dnnl::memory> arguments_;
+};
+
+/// The same product in calls of at most 128 rows and 256 columns, which OpenMP's threads take in
+/// turn: each call is on one of them. n is a multiple of 256.
+class OneDnnCutProduct {
+ public:
+  using Type = one_dnn::Type;
+  using Tag = one_dnn::Tag;
+
+  OneDnnCutProduct(std::int64_t m, std::int64_t k, std::int64_t n, Type type)
+      : m_(m), k_(k), n_(n), type_(type) {
+    CHECK(n % kColumns == 0);
+    const std::int64_t rows = std::min(m, kRows);
+    const auto usual = described(rows, one_dnn::Desc({k, kColumns}, type, Tag::any));
+    panel_ = usual.weights_desc();
+    calls_[rows] = dnnl::matmul(usual);
+    if (const std::int64_t rest = m % rows; rest > 0)
+      calls_[rest] = dnnl::matmul(described(rest, panel_));
+    a_ = one_dnn::filled(engine_, row_desc(m, k), type);
+    c_ = one_dnn::filled(engine_, row_desc(m, n), type);
+    for (std::int64_t column = 0; column < n; column += kColumns)
+      panels_.push_back(one_dnn::filled(engine_, panel_, type));
+  }
+  double ms() {
+    const std::uint64_t start_ns = now_ns();
+    const std::int64_t row_parts = (m_ + kRows - 1) / kRows;
+    const std::int64_t parts = row_parts * (n_ / kColumns);
+#pragma omp parallel for schedule(dynamic)
+    for (std::int64_t part = 0; part < parts; ++part)
+      multiply(part % row_parts * kRows, part / row_parts);
+    return static_cast<double>(now_ns() - start_ns) * 1e-6;
+  }
+
+ private:
+  static constexpr std::int64_t kRows = 128;
+  static constexpr std::int64_t kColumns = 256;
+
+  one_dnn::Desc row_desc(std::int64_t rows, std::int64_t columns) const {
+    return {{rows, columns}, type_, Tag::ab};
+  }
+  one_dnn::Desc result_desc(std::int64_t rows) const {
+    return {{rows, kColumns}, type_, dnnl::memory::dims{n_, 1}};
+  }
+  dnnl::matmul::primitive_desc described(std::int64_t rows, const one_dnn::Desc& panel) const {
+    return one_dnn::described(engine_, row_desc(rows, k_), panel, result_desc(rows));
+  }
+  void multiply(std::int64_t row, std::int64_t panel) {
+    const std::int64_t rows = std::min(kRows, m_ - row);
+    const auto at = [&](const dnnl::memory& memory, std::int64_t element) {
+      const std::size_t bytes = dnnl::memory::data_type_size(type_);
+      return static_cast<std::byte*>(memory.get_data_handle()) +
+             static_cast<std::size_t>(element) * bytes;
+    };
+    dnnl::stream stream(engine_);
+    calls_.at(rows).execute(
+        stream, {{DNNL_ARG_SRC, dnnl::memory(row_desc(rows, k_), engine_, at(a_, row * k_))},
+                 {DNNL_ARG_WEIGHTS, panels_[static_cast<std::size_t>(panel)]},
+                 {DNNL_ARG_DST,
+                  dnnl::memory(result_desc(rows), engine_, at(c_, row * n_ + panel * kColumns))}});
+    stream.wait();
+  }
+
+  std::int64_t m_;
+  std::int64_t k_;
+  std::int64_t n_;
+  Type type_;
+  dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
+  one_dnn::Desc panel_;
+  std::map<std::int64_t, dnnl::matmul> calls_;  // by rows
+  dnnl::memory a_;
+  dnnl::memory c_;
+  std::vector<dnnl::memory> panels_;
 };
 
 }  // namespace airlock::bench

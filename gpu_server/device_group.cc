@@ -97,10 +97,8 @@ class DeviceGroupCompute : public Compute {
     check_memory(spec, memory);
     const auto& share = shared_->ground.share;
     if (share) RETURN_IF_ERROR(check_share_results(spec, info().dims, *share, memory.results));
-    const std::vector<OpPart> cut = parts_of(spec, memory);
-    RETURN_IF_ERROR(check_parts(spec, cut, memory));
     std::vector<std::unique_ptr<Computation>> parts;
-    for (const OpPart& part : cut) {
+    for (const OpPart& part : parts_of(spec, memory)) {
       ASSIGN_OR_RETURN(parts.emplace_back(),
                        devices_[part.rank]->prepare(part.spec, part_memory(part, memory), life));
     }

@@ -27,21 +27,6 @@ OpMemory part_memory(const OpPart& part, const OpMemory& memory) {
   return mine;
 }
 
-Status check_parts(const OpSpec& spec, std::span<const OpPart> parts, const OpMemory& memory) {
-  if (spec.result_dtype != DType::kI8) return {};
-  for (const OpPart& part : parts) {
-    for (const OpPart::Columns& columns : part.results) {
-      if (columns.count == columns_of(memory.results[columns.result].desc)) continue;
-      return {StatusCode::kInvalidInput,
-              "{} of int8 rows: this server computes each weight's columns on several devices or "
-              "ranks, and a row is rounded as a whole: ask with another --wire, or serve with one "
-              "device or --placement layers",
-              name_of(spec.op)};
-    }
-  }
-  return {};
-}
-
 OpPart whole_part(std::size_t rank, const OpSpec& spec, const OpMemory& memory) {
   return {rank, spec, {{0, 0, columns_of(memory.results[0].desc)}}};
 }

@@ -16,10 +16,6 @@ namespace airlock {
 /// have its pitch.
 OpMemory part_memory(const OpPart& part, const OpMemory& memory);
 
-/// kInvalidInput where the results are int8 rows and a part has some of their columns: a row is
-/// rounded by what all of it has.
-Status check_parts(const OpSpec& spec, std::span<const OpPart> parts, const OpMemory& memory);
-
 /// All of an op that needs no weights (a matmul), on one rank.
 OpPart whole_part(std::size_t rank, const OpSpec& spec, const OpMemory& memory);
 

@@ -57,7 +57,7 @@ Status check_activations(const TensorDesc& x, std::string_view columns_name, std
   const std::int64_t expected = wire_columns(x.dtype, columns);
   if (x.shape[1] == expected) return check_tensor("x", computed(x), 2);
   return invalid("x has shape {}, expected {} columns ({}{})", x.shape.to_string(), expected,
-                 columns_name, x.dtype == DType::kI8 ? " and a scale" : "");
+                 columns_name, x.dtype == DType::kI8 ? " numbers and their scales" : "");
 }
 
 /// [rows, columns] of the spec's result type.

@@ -18,7 +18,7 @@ namespace airlock {
 enum class Op : std::uint8_t {
   // () -> config uint8 [config_bytes], norms fp32 [2 * layers + 1, hidden]
   kInit = 1,
-  // (Where a result or x below is int8, it has kScaleBytes columns more: base/int8_rows.h.)
+  // (Where a result or x below is int8, it has its scales' columns more: base/int8_rows.h.)
   // ids int32 [tokens] -> [tokens, hidden]
   kEmbedding = 2,
   // x [tokens, in], n weights [out_i, in] -> n results x W_i^T [tokens, out_i]

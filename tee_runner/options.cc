@@ -59,11 +59,12 @@ void declare_computing(const CommandOptions& command, ModelOptions& options) {
   command.choice("--backend", options.backend,
                  "remote: a gpu_server computes; local: this process alone");
   static constexpr std::array kWireTypes = {DType::kF32, DType::kF16, DType::kBF16, DType::kI8};
-  command.choice<DType>("--wire", options.wire,
-                        "type of the tensors that cross: auto (as stored), fp32, fp16, bf16; int8: "
-                        "a byte a number and a scale a row, half of bf16's bytes, and rounded more "
-                        "coarsely (docs/interface/tee_runner.md)",
-                        kWireTypes);
+  command.choice<DType>(
+      "--wire", options.wire,
+      "type of the tensors that cross: auto (as stored), fp32, fp16, bf16; int8: "
+      "a byte a number and a scale for each 32, 0.53 of bf16's bytes, and rounded more "
+      "coarsely (docs/interface/tee_runner.md)",
+      kWireTypes);
   command.choice<DType>(
       "--dtype", options.dtype,
       "what weights are rounded to with --backend local: auto (as stored), fp32, fp16, bf16",

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <bit>
 #include <cstdint>
 
 #include "base/dtype.h"
@@ -52,7 +51,7 @@ constexpr void convert_element(const Conversion& job, std::int64_t index) {
 
 /// Int8 rows (base/int8_rows.h) to numbers of one type.
 struct WidenRows {
-  const std::uint8_t* in = nullptr;  // [rows, columns + kScaleBytes], dense
+  const std::uint8_t* in = nullptr;  // [rows, wire_columns()], dense
   void* out = nullptr;               // [rows, columns], dense
   DType to = DType::kF32;
   std::int64_t rows = 0;
@@ -63,46 +62,47 @@ struct WidenRows {
 
 constexpr void widen_element(const WidenRows& job, std::int64_t index) {
   const std::int64_t row = index / job.columns;
-  const std::uint8_t* const numbers = job.in + row * (job.columns + kScaleBytes);
-  std::uint32_t scale = 0;  // which lies at any address
-  for (std::int64_t i = 0; i < kScaleBytes; ++i)
-    scale |= static_cast<std::uint32_t>(numbers[job.columns + i]) << (8 * i);
-  const auto number = static_cast<std::int8_t>(numbers[index - row * job.columns]);
-  store_element(job.out, job.to, index, static_cast<float>(number) * std::bit_cast<float>(scale));
+  const std::int64_t column = index - row * job.columns;
+  const std::int64_t next = (column / kInt8Block + 1) * kInt8Block;  // block's first
+  const std::uint8_t* const in = job.in + row * wire_columns(DType::kI8, job.columns);
+  const std::uint8_t* const scale =
+      in + int8_place(column) + (next < job.columns ? next : job.columns) - column;
+  // Which lies at any address.
+  const auto bits = static_cast<std::uint16_t>(scale[0] | scale[1] << 8);
+  const auto number = static_cast<std::int8_t>(in[int8_place(column)]);
+  store_element(job.out, job.to, index, static_cast<float>(number) * f32_from_bf16(bits));
 }
 
-/// fp32 to int8 rows. One job is a row: what its columns share comes first.
+/// fp32 to int8 rows. An element is a block of them.
 struct RoundRows {
   const float* in = nullptr;  // [rows, columns], rows in_pitch elements apart
   std::int64_t in_pitch = 0;
-  std::uint8_t* out = nullptr;  // [rows, columns + kScaleBytes], dense
+  std::uint8_t* out = nullptr;  // [rows, wire_columns()], dense
   std::int64_t rows = 0;
   std::int64_t columns = 0;
+
+  constexpr std::int64_t blocks() const { return (columns + kInt8Block - 1) / kInt8Block; }
+  constexpr std::int64_t count() const { return rows * blocks(); }
 };
 
-/// Of the columns first, first + step, ... of a row the largest magnitude's bits.
-constexpr std::uint32_t largest_bits(const RoundRows& job, std::int64_t row, std::int64_t first,
-                                     std::int64_t step) {
+constexpr void round_block(const RoundRows& job, std::int64_t index) {
+  const std::int64_t row = index / job.blocks();
+  const std::int64_t first = (index - row * job.blocks()) * kInt8Block;
+  const std::int64_t left = job.columns - first;
+  const std::int64_t count = left < kInt8Block ? left : kInt8Block;
+  const float* const in = job.in + row * job.in_pitch + first;
+  std::uint8_t* const out =
+      job.out + row * wire_columns(DType::kI8, job.columns) + int8_place(first);
   std::uint32_t largest = 0;
-  for (std::int64_t column = first; column < job.columns; column += step) {
-    const std::uint32_t bits = magnitude_bits(job.in[row * job.in_pitch + column]);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint32_t bits = magnitude_bits(in[i]);
     largest = largest < bits ? bits : largest;
   }
-  return largest;
-}
-
-/// Writes those columns, and with the first one the scale.
-constexpr void round_columns(const RoundRows& job, std::int64_t row, std::uint32_t largest,
-                             std::int64_t first, std::int64_t step) {
   const Int8Rounding rounding = int8_rounding(largest);
-  std::uint8_t* const numbers = job.out + row * (job.columns + kScaleBytes);
-  for (std::int64_t column = first; column < job.columns; column += step) {
-    numbers[column] = static_cast<std::uint8_t>(
-        round_to_int8(job.in[row * job.in_pitch + column], rounding.inverse));
-  }
-  const auto scale = std::bit_cast<std::uint32_t>(rounding.scale);
-  for (std::int64_t i = 0; first == 0 && i < kScaleBytes; ++i)
-    numbers[job.columns + i] = static_cast<std::uint8_t>(scale >> (8 * i));
+  for (std::int64_t i = 0; i < count; ++i)
+    out[i] = static_cast<std::uint8_t>(round_to_int8(in[i], rounding.inverse));
+  out[count] = static_cast<std::uint8_t>(rounding.scale & 0xffU);
+  out[count + 1] = static_cast<std::uint8_t>(rounding.scale >> 8);
 }
 
 /// Rows of a table, by number.

@@ -30,25 +30,6 @@ cudaError_t launch(Job job, cudaStream_t stream) {
                           dim3(block_count(job.count())), dim3(kThreads), arguments, 0, stream);
 }
 
-/// A block a row, and on by the grid.
-__global__ void round_each_row(RoundRows job) {
-  __shared__ std::uint32_t largest_of[kThreads];
-  for (std::int64_t row = blockIdx.x; row < job.rows; row += gridDim.x) {
-    largest_of[threadIdx.x] = largest_bits(job, row, threadIdx.x, kThreads);
-    for (int half = kThreads / 2; half > 0; half /= 2) {
-      __syncthreads();
-      if (threadIdx.x < half) {
-        const std::uint32_t other = largest_of[threadIdx.x + half];
-        if (largest_of[threadIdx.x] < other) largest_of[threadIdx.x] = other;
-      }
-    }
-    __syncthreads();
-    const std::uint32_t largest = largest_of[0];
-    __syncthreads();  // before the next row is written there
-    round_columns(job, row, largest, threadIdx.x, kThreads);
-  }
-}
-
 }  // namespace
 
 cudaError_t launch_convert(const Conversion& job, cudaStream_t stream) {
@@ -64,11 +45,7 @@ cudaError_t launch_widen_rows(const WidenRows& job, cudaStream_t stream) {
 }
 
 cudaError_t launch_round_rows(const RoundRows& job, cudaStream_t stream) {
-  RoundRows copy = job;
-  void* arguments[] = {&copy};
-  const auto blocks = static_cast<int>(job.rows < kMaxBlocks ? job.rows : kMaxBlocks);
-  return cudaLaunchKernel(reinterpret_cast<const void*>(&round_each_row), dim3(blocks),
-                          dim3(kThreads), arguments, 0, stream);
+  return launch<RoundRows, round_block>(job, stream);
 }
 
 cudaError_t launch_split(const Split& job, cudaStream_t stream) {

@@ -231,9 +231,7 @@ Result<std::unique_ptr<Computation>> GroupCompute::prepare(const OpSpec& spec, O
   check_memory(spec, memory);
   std::optional<OwnPart> own;
   std::vector<std::shared_ptr<RemoteOp>> remote;
-  const std::vector<OpPart> parts = parts_of(spec, memory);
-  RETURN_IF_ERROR(check_parts(spec, parts, memory));
-  for (const OpPart& part : parts) {
+  for (const OpPart& part : parts_of(spec, memory)) {
     if (part.rank == 0) {
       ASSIGN_OR_RETURN(own.emplace(), prepare_own(part, memory, life));
     } else {

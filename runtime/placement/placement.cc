@@ -11,6 +11,8 @@ namespace airlock {
 
 namespace {
 
+static_assert(kPlacedColumns % kInt8Block == 0, "a rank's columns of int8 rows are rows");
+
 using Sizes = std::span<const std::uint64_t>;
 
 /// Whether units in their order fit into so many shares of at most `most`.
@@ -226,14 +228,7 @@ Result<std::vector<TensorDesc>> share_results(const OpSpec& spec, const ModelDim
       return Status(StatusCode::kInvalidInput,
                     "{}: this share has nothing of the weight of result {}", name_of(spec.op), i);
     }
-    const bool is_int8 = results[i].dtype == DType::kI8;
-    if (is_int8 && wire_columns(DType::kI8, rows.count()) != results[i].shape[1]) {
-      return Status(StatusCode::kInvalidInput,
-                    "{}: this share has columns {} to {} of result {}, and int8 rows are rounded "
-                    "as a whole",
-                    name_of(spec.op), rows.begin, rows.end, i);
-    }
-    if (!is_int8) results[i].shape = {results[i].shape[0], rows.count()};
+    results[i].shape = {results[i].shape[0], wire_columns(results[i].dtype, rows.count())};
   }
   return results;
 }
@@ -299,10 +294,10 @@ std::vector<OpPart> Placement::split(const OpSpec& spec) const {
         if (rows.empty()) continue;
         if (!spec.weights.empty()) part.spec.weights.push_back(spec.weights[weight]);
         const RowRange all = rows_of_result(spec, all_, weight * planes);
-        const std::int64_t count =
-            rows == all ? wire_columns(spec.result_dtype, rows.count()) : rows.count();
+        const std::int64_t first = wire_columns(spec.result_dtype, rows.begin - all.begin);
+        const std::int64_t count = wire_columns(spec.result_dtype, rows.count());
         for (std::size_t plane = 0; plane < planes; ++plane)
-          part.results.push_back({weight * planes + plane, rows.begin - all.begin, count});
+          part.results.push_back({weight * planes + plane, first, count});
       }
     }
     if (!part.results.empty()) parts.push_back(std::move(part));

@@ -51,7 +51,7 @@ struct ModelShare {
 };
 
 /// As op_results(), of what a process with this share computes of the op: each weight's columns
-/// that it holds. kInvalidInput also where it holds nothing of a weight, or of int8 rows a part.
+/// that it holds. kInvalidInput also where it holds nothing of a weight.
 Result<std::vector<TensorDesc>> share_results(const OpSpec& spec, const ModelDims& dims,
                                               const ModelShare& share);
 
@@ -78,7 +78,7 @@ constexpr std::string_view name_of(PlacementKind kind) {
 
 /// What one rank computes of an op.
 struct OpPart {
-  /// Columns of one of the op's results; of whole int8 rows all, their scale's too.
+  /// Columns of one of the op's results; of int8 rows with the scales of their blocks.
   struct Columns {
     std::size_t result = 0;
     std::int64_t first = 0;

@@ -8,11 +8,11 @@
 namespace airlock {
 
 /// Kernels of the trusted side over int8 rows (base/int8_rows.h): each row is widened to fp32,
-/// computed as kernels.h says and rounded as a whole. A row's bits do not depend on the threads.
+/// computed as kernels.h says and rounded. A row's bits do not depend on the threads.
 /// Rows may lie in memory that the peer can change: each byte is read once, and a scale may be any
 /// float. Shapes are the caller's own (CHECKed).
 
-/// As rms_norm(); out int8 [rows, width + kScaleBytes].
+/// As rms_norm(); out int8 [rows, wire_columns()].
 void rms_norm_int8(ThreadPool& pool, const Tensor& hidden, std::int64_t first_row,
                    const float* weight, double epsilon, MutableTensorView out);
 /// As silu_multiply(); all three int8.

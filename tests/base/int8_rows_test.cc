@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
+
+#include "base/float_bits.h"
 
 namespace airlock {
 namespace {
@@ -15,49 +18,77 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
+std::size_t bytes_of(std::size_t width) {
+  return static_cast<std::size_t>(wire_columns(DType::kI8, static_cast<std::int64_t>(width)));
+}
+
 std::vector<std::byte> stored(const std::vector<float>& values) {
-  std::vector<std::byte> row(values.size() + kScaleBytes);
+  std::vector<std::byte> row(bytes_of(values.size()));
   store_int8_row(values.data(), values.size(), row.data());
   return row;
 }
 
 std::vector<float> loaded(const std::vector<std::byte>& row) {
-  std::vector<float> values(row.size() - kScaleBytes);
+  const std::int64_t width = wire_width(DType::kI8, static_cast<std::int64_t>(row.size()));
+  std::vector<float> values(static_cast<std::size_t>(width));
   load_int8_row(row.data(), values.size(), values.data());
   return values;
 }
 
-float scale_of(const std::vector<std::byte>& row) {
-  float scale = 0;
-  std::memcpy(&scale, row.data() + row.size() - kScaleBytes, sizeof(scale));
-  return scale;
+/// Of the block that number `column` of `width` is in.
+float scale_of(const std::vector<std::byte>& row, std::size_t width, std::size_t column = 0) {
+  const std::size_t begin = column / 32 * 32;
+  const std::size_t count = std::min<std::size_t>(32, width - begin);
+  std::uint16_t scale = 0;
+  std::memcpy(&scale, row.data() + begin / 32 * 34 + count, sizeof(scale));
+  return f32_from_bf16(scale);
 }
 
+/// Of one block.
 std::vector<std::byte> row_of(const std::vector<int>& numbers, float scale) {
-  std::vector<std::byte> row(numbers.size() + kScaleBytes);
-  for (std::size_t i = 0; i < numbers.size(); ++i)
-    row[i] = static_cast<std::byte>(static_cast<std::int8_t>(numbers[i]));
-  std::memcpy(row.data() + numbers.size(), &scale, sizeof(scale));
+  std::vector<std::byte> row;
+  for (const int number : numbers)
+    row.push_back(static_cast<std::byte>(static_cast<std::int8_t>(number)));
+  const auto bits = std::bit_cast<std::uint32_t>(scale);
+  for (const int shift : {16, 24}) row.push_back(static_cast<std::byte>(bits >> shift & 0xffU));
   return row;
 }
 
-TEST(Int8Rows, AreRoundedToTheNearestMultipleOfTheLargestOver127) {
+TEST(Int8Rows, AreRoundedToTheNearestMultipleOfTheirBlocksScale) {
   std::mt19937 random(3);
-  for (const std::size_t width : {1U, 3U, 16U, 63U, 576U, 1000U}) {
+  for (const std::size_t width : {1U, 3U, 16U, 32U, 33U, 63U, 576U, 1000U}) {
     for (const float size : {1e-30F, 1e-3F, 1.0F, 777.0F, 1e37F}) {
       std::normal_distribution<float> normal(0, 1);
       std::vector<float> values(width);
       for (float& value : values) value = size * normal(random);
+      values[width / 2] *= 9;  // its block alone is coarser by it
       const std::vector<std::byte> row = stored(values);
+      ASSERT_EQ(row.size(), width + (width + 31) / 32 * 2);
       const std::vector<float> back = loaded(row);
-      float largest = 0;
-      for (const float value : values) largest = std::max(largest, std::abs(value));
-      EXPECT_EQ(scale_of(row), largest / 127.0F);
-      const double half = 0.50001 * static_cast<double>(largest) / 127;
-      for (std::size_t i = 0; i < width; ++i)
-        EXPECT_NEAR(static_cast<double>(back[i]), static_cast<double>(values[i]), half) << i;
+      for (std::size_t first = 0; first < width; first += 32) {
+        const std::size_t end = std::min(first + 32, width);
+        float largest = 0;
+        for (std::size_t i = first; i < end; ++i) largest = std::max(largest, std::abs(values[i]));
+        const float scale = scale_of(row, width, first);
+        EXPECT_GE(scale, largest / 127.0F);
+        EXPECT_LE(scale, largest / 127.0F * (1 + 1.0F / 128));
+        for (std::size_t i = first; i < end; ++i) {
+          EXPECT_NEAR(static_cast<double>(back[i]), static_cast<double>(values[i]),
+                      0.50001 * static_cast<double>(scale))
+              << i;
+        }
+      }
     }
   }
+}
+
+TEST(Int8Rows, FromABlocksBeginningAreRowsByThemselves) {
+  std::vector<float> values(100);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::sin(static_cast<float>(i * i));
+  const std::vector<std::byte> row = stored(values);
+  const auto at = [&](std::int64_t column) { return row.begin() + int8_place(column); };
+  EXPECT_EQ(stored({values.begin() + 32, values.begin() + 96}), std::vector(at(32), at(96)));
+  EXPECT_EQ(stored({values.begin() + 64, values.end()}), std::vector(at(64), row.end()));
 }
 
 // The rule by bits against the library's, for every kind of product that rounding meets.
@@ -81,17 +112,22 @@ TEST(Int8Rows, OfZerosAndOfAlmostNothingAreZeros) {
     const std::vector<std::byte> row = stored({nothing, -nothing, 0});
     EXPECT_EQ(row, row_of({0, 0, 0}, 0)) << nothing;
   }
-  EXPECT_GT(scale_of(stored({1.6e-36F})), 0);
+  EXPECT_GT(scale_of(stored({1.6e-36F}), 1), 0);
 }
 
-TEST(Int8Rows, ThatHoldNanOrInfinityAreNanAsAWhole) {
+TEST(Int8Rows, HaveBlocksThatHoldNanOrInfinityAsNanAsAWhole) {
   for (const float bad : {kNan, -kNan, kInfinity, -kInfinity}) {
-    for (const std::size_t place : {0U, 5U, 18U}) {
-      std::vector<float> values(19, 2.5F);
+    for (const std::size_t place : {0U, 5U, 18U, 31U, 32U, 60U}) {
+      std::vector<float> values(61, 127.0F);
       values[place] = bad;
       const std::vector<std::byte> row = stored(values);
-      EXPECT_EQ(std::vector(row.begin(), row.end() - kScaleBytes), std::vector<std::byte>(19));
-      for (const float value : loaded(row)) EXPECT_TRUE(std::isnan(value));
+      const std::vector<float> back = loaded(row);
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        const bool is_bad = i / 32 == place / 32;
+        EXPECT_EQ(std::isnan(back[i]), is_bad) << i;
+        const std::byte number = row[static_cast<std::size_t>(int8_place(static_cast<int>(i)))];
+        EXPECT_EQ(number, static_cast<std::byte>(is_bad ? 0 : 127)) << i;
+      }
     }
   }
   EXPECT_TRUE(std::isfinite(loaded(stored({std::numeric_limits<float>::max(), 1}))[1]));
@@ -107,29 +143,36 @@ TEST(Int8Rows, OfAPeerAreNumbersWhateverTheyAre) {
 }
 
 TEST(Int8Rows, OfATensorAreRoundedEachByItself) {
-  const TensorDesc desc{DType::kI8, Shape{3, 5 + kScaleBytes}};
-  EXPECT_EQ(widened(desc), (TensorDesc{DType::kF32, Shape{3, 5}}));
+  const TensorDesc desc{DType::kI8, Shape{3, 35 + 2 * kScaleBytes}};
+  EXPECT_EQ(widened(desc), (TensorDesc{DType::kF32, Shape{3, 35}}));
   Tensor values(widened(desc));
-  for (std::size_t i = 0; i < 15; ++i)
-    values.as<float>()[i] = std::pow(-3.0F, static_cast<float>(i));
+  for (std::size_t i = 0; i < 105; ++i)
+    values.as<float>()[i] = std::pow(-1.5F, static_cast<float>(i));
   Tensor rows(desc);
   store_int8_rows(values.view(), rows.mutable_view());
   for (std::size_t row = 0; row < 3; ++row) {
-    const auto from = values.as<float>().subspan(row * 5, 5);
-    const auto got = rows.view().bytes().subspan(row * 9, 9);
+    const auto from = values.as<float>().subspan(row * 35, 35);
+    const auto got = rows.view().bytes().subspan(row * 39, 39);
     EXPECT_TRUE(std::ranges::equal(got, stored({from.begin(), from.end()}))) << row;
   }
   Tensor back(widened(desc));
   load_int8_rows(rows.view(), back.mutable_view());
   load_int8_rows(rows_of(rows.view(), 2, 1), rows_of(values.mutable_view(), 2, 1));
-  EXPECT_TRUE(std::ranges::equal(back.as<float>().subspan(10), values.as<float>().subspan(10)));
+  EXPECT_TRUE(std::ranges::equal(back.as<float>().subspan(70), values.as<float>().subspan(70)));
 }
 
-TEST(WireColumns, AreMoreByTheScaleOfInt8Alone) {
+TEST(Int8RowsDeathTest, WhoseLastBlockHasNoNumberAreNone) {
+  for (const std::int64_t columns : {1, 2, 35, 36, 69, 70})
+    EXPECT_DEATH(widened({DType::kI8, Shape{3, columns}}), "CHECK failed") << columns;
+}
+
+TEST(WireColumns, AreMoreByTheScalesOfInt8Alone) {
   EXPECT_EQ(wire_columns(DType::kBF16, 64), 64);
   EXPECT_EQ(wire_columns(DType::kI8, 64), 68);
-  EXPECT_EQ(wire_width(DType::kI8, 68), 64);
+  EXPECT_EQ(wire_columns(DType::kI8, 65), 71);
   EXPECT_EQ(wire_width(DType::kF32, 68), 68);
+  for (std::int64_t width = 1; width < 200; ++width)
+    EXPECT_EQ(wire_width(DType::kI8, wire_columns(DType::kI8, width)), width);
 }
 
 }  // namespace

@@ -170,19 +170,19 @@ TEST_F(DeviceGroupTest, has_every_bit_of_one_devices_words) {
   forget();
 }
 
-TEST_F(DeviceGroupTest, refuses_int8_rows_that_it_would_cut) {
-  fresh(Mode::kLazy);
-  open_group(2);
-  const TensorDesc x{DType::kF32, Shape{4, source_.config().dims.hidden}};
-  PlacedOp op = op_on_floats(linear_spec(weights_of(Linear::kGateUp, 1), x, DType::kI8), 3);
-  std::vector<Tensor> tensors;
-  const Status status = run(*compute_, op.spec, memory_of(op, descs_of(op.spec), false, tensors));
-  EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
-  EXPECT_NE(status.message().find("another --wire"), std::string::npos) << status.message();
-  op.spec.result_dtype = DType::kF32;
-  std::vector<Tensor> others;
-  EXPECT_TRUE(run(*compute_, op.spec, memory_of(op, descs_of(op.spec), false, others)).ok());
-  forget();
+TEST_F(DeviceGroupTest, gives_the_int8_rows_of_one_device) {
+  for (const Mode mode : {Mode::kEager, Mode::kLazy}) {
+    fresh(mode);
+    const auto one = one_device(DType::kF32);
+    const auto one_compute = one->make_compute({}).value();
+    open_group(kDevices);
+    const TensorDesc x{DType::kF32, Shape{4, source_.config().dims.hidden}};
+    for (const Linear linear : {Linear::kQkv, Linear::kGateUp}) {
+      const PlacedOp op = op_on_floats(linear_spec(weights_of(linear, 1), x, DType::kI8), 3);
+      expect_same_bits(*one_compute, op, descs_of(op.spec));
+    }
+    forget();
+  }
 }
 
 TEST_F(DeviceGroupTest, is_a_share_of_a_model_too) {

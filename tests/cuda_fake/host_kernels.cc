@@ -111,8 +111,9 @@ cudaError_t launch_widen_rows(const WidenRows& job, cudaStream_t stream) {
     }
     Work work;
     work.function = "launch_widen_rows";
-    work.accesses = {access(job.in, job.rows * (job.columns + kScaleBytes), DType::kI8, false),
-                     access(job.out, job.count(), job.to, true)};
+    work.accesses = {
+        access(job.in, job.rows * wire_columns(DType::kI8, job.columns), DType::kI8, false),
+        access(job.out, job.count(), job.to, true)};
     work.spoil = fill_result(1, work.accesses[1].bytes);
     work.run = [job](std::span<const Resolved> at) -> std::string {
       WidenRows placed = job;
@@ -130,21 +131,15 @@ cudaError_t launch_round_rows(const RoundRows& job, cudaStream_t stream) {
     Work work;
     work.function = "launch_round_rows";
     const std::int64_t read = job.rows == 0 ? 0 : (job.rows - 1) * job.in_pitch + job.columns;
-    work.accesses = {access(job.in, read, DType::kF32, false),
-                     access(job.out, job.rows * (job.columns + kScaleBytes), DType::kI8, true)};
+    work.accesses = {
+        access(job.in, read, DType::kF32, false),
+        access(job.out, job.rows * wire_columns(DType::kI8, job.columns), DType::kI8, true)};
     work.spoil = fill_result(1, work.accesses[1].bytes);
     work.run = [job](std::span<const Resolved> at) -> std::string {
-      constexpr std::int64_t kThreads = 3;  // whatever their number
       RoundRows placed = job;
       placed.in = reinterpret_cast<const float*>(at[0].data);
       placed.out = reinterpret_cast<std::uint8_t*>(at[1].data);
-      for (std::int64_t row = 0; row < placed.rows; ++row) {
-        std::uint32_t largest = 0;
-        for (std::int64_t thread = 0; thread < kThreads; ++thread)
-          largest = std::max(largest, largest_bits(placed, row, thread, kThreads));
-        for (std::int64_t thread = 0; thread < kThreads; ++thread)
-          round_columns(placed, row, largest, thread, kThreads);
-      }
+      for (std::int64_t i = 0; i < placed.count(); ++i) round_block(placed, i);
       return "";
     };
     return queue(s, lock, std::move(work), job.rows * job.columns, stream);

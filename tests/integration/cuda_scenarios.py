@@ -182,10 +182,10 @@ def gpu_that_is_lost_ends_the_server(pair):
 
 
 def several_gpus_give_every_bit_of_one(pair):
-    """Floats with attention on both sides, and words; in each order in which several may run."""
+    """Floats with attention on both sides, int8 rows, and words; in each order in which several may run."""
     if missing(pair):
         return missing(pair)
-    asked = (("--attention", "tee"), ("--attention", "offload"), ("--privacy", "otp-verify"))
+    asked = (("--attention", "tee"), ("--attention", "offload"), ("--wire", "int8"), ("--privacy", "otp-verify"))
     want = []
     model = ("--synthetic", pair.path("wide.json"))  # wider than a panel: what columns are cut at
     with open(model[1], "w", encoding="utf-8") as file:

@@ -82,9 +82,11 @@ class Group(Pair):
 
 
 def same_bits(group, model, *group_args, link=SHM, ranks=3):
-    local = group.logits("local", "--backend", "local", model=model)
+    asked = ((), ("--wire", "int8"))
+    local = [group.logits("local", "--backend", "local", *options, model=model) for options in asked]
     server = group.group(ranks, *group_args, model=model, launch=mpirun(ranks, link))
-    assert group.logits("remote", model=model) == local, f"{group_args} over {link[-1]}: other bits"
+    for options, want in zip(asked, local):
+        assert group.logits("remote", *options, model=model) == want, f"{group_args} {options} over {link[-1]}: other bits"
     assert len(group.pids()) == ranks, group.pids()
     stop(group, server)
 
@@ -139,7 +141,7 @@ def ranks_of_several_gpus_give_the_bits_of_one(group):
     model = group.wide()
     cuda_scenarios.use_fake(group, mode="eager")
     alone = cuda_scenarios.fake_server(group, model=model)
-    asked = ((), ("--attention", "offload"), ("--privacy", "otp-verify"))
+    asked = ((), ("--attention", "offload"), ("--wire", "int8"), ("--privacy", "otp-verify"))
     expected = [group.logits("alone", *options, model=model) for options in asked]
     group.stop(alone)
     cuda_scenarios.use_fake(group, mode="eager", devices=2)

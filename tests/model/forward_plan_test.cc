@@ -77,9 +77,9 @@ TEST(ForwardPlan, of_int8_rows_has_their_scales_and_no_offloaded_attention) {
   const std::vector<OpSpec> expected = {
       embedding_spec(5, wire),
       linear_spec({{WeightKind::kQ, 0}, {WeightKind::kK, 0}, {WeightKind::kV, 0}}, hidden, wire),
-      linear_spec({{WeightKind::kO, 0}}, {wire, {5, 132}}, wire),
+      linear_spec({{WeightKind::kO, 0}}, {wire, {5, 136}}, wire),
       linear_spec({{WeightKind::kGate, 0}, {WeightKind::kUp, 0}}, hidden, wire),
-      linear_spec({{WeightKind::kDown, 0}}, {wire, {5, 100}}, wire),
+      linear_spec({{WeightKind::kDown, 0}}, {wire, {5, 102}}, wire),
       lm_head_spec(hidden)};
   ASSERT_EQ(ops.size(), expected.size());
   for (std::size_t i = 0; i < ops.size(); ++i) EXPECT_TRUE(ops[i].spec == expected[i]) << i;

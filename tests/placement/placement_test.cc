@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/int8_rows.h"
 #include "runtime/model/model_source.h"
 
 namespace airlock {
@@ -414,14 +415,38 @@ TEST(ModelShare, refuses_ops_on_what_is_not_held) {
       Shape({1, 256}));
 }
 
-TEST(ModelShare, gives_int8_rows_of_whole_weights_alone) {
+TEST(ModelShare, gives_int8_rows_of_the_columns_it_has) {
   const LlamaConfig config = some_config(2);
   const TensorDesc x{DType::kF32, Shape{3, config.dims.hidden}};
   const OpSpec spec = linear_spec({{kQ, 0}}, x, DType::kI8);
   ModelShare share = ModelShare::whole(config.dims);
   EXPECT_EQ(share_results(spec, config.dims, share).value(), op_results(spec, config.dims).value());
   share.layers[0][kQ] = {0, 256};
-  EXPECT_EQ(share_results(spec, config.dims, share).status().code(), StatusCode::kInvalidInput);
+  EXPECT_EQ(share_results(spec, config.dims, share).value(),
+            std::vector<TensorDesc>({{DType::kI8, Shape{3, 256 + 8 * kScaleBytes}}}));
+}
+
+TEST(Placement, puts_the_parts_of_int8_rows_where_their_blocks_lie) {
+  const LlamaConfig config = some_config(2);
+  const TensorDesc x{DType::kF32, Shape{3, config.dims.hidden}};
+  const OpSpec spec = linear_spec({{kGate, 0}, {kUp, 0}}, x, DType::kI8);
+  const auto results = op_results(spec, config.dims).value();
+  const auto placement = Placement::make(PlacementKind::kColumns, config, 3, false).value();
+  const std::vector<OpPart> parts = placement.split(spec);
+  EXPECT_GT(parts.size(), 1U);
+  std::vector<std::int64_t> covered(results.size());
+  for (const OpPart& part : parts) {
+    const auto descs = share_results(part.spec, config.dims, placement.share(part.rank)).value();
+    ASSERT_EQ(descs.size(), part.results.size());
+    for (std::size_t i = 0; i < descs.size(); ++i) {
+      const OpPart::Columns& columns = part.results[i];
+      EXPECT_EQ(descs[i].shape[1], columns.count);
+      EXPECT_EQ(columns.first % (kInt8Block + kScaleBytes), 0);
+      EXPECT_LE(columns.first + columns.count, results[columns.result].shape[1]);
+      covered[columns.result] += columns.count;
+    }
+  }
+  for (std::size_t i = 0; i < results.size(); ++i) EXPECT_EQ(covered[i], results[i].shape[1]);
 }
 
 TEST(ModelShare, knows_a_cut_that_is_no_panels) {

@@ -121,40 +121,40 @@ TEST(OpResults, matmul_is_of_fp64_or_not_at_all) {
   expect_refused(linear_spec({{WeightKind::kQ, 0}}, f32({3, 2048}), DType::kF64), "result dtype");
 }
 
-TEST(OpResults, int8_rows_have_their_scale_behind_them) {
+TEST(OpResults, int8_rows_have_a_scale_for_each_32_numbers) {
   const auto i8 = [](Shape shape) { return TensorDesc{DType::kI8, shape}; };
-  EXPECT_THAT(accepted(embedding_spec(5, DType::kI8)), ElementsAre(i8({5, 2052})));
+  EXPECT_THAT(accepted(embedding_spec(5, DType::kI8)), ElementsAre(i8({5, 2176})));
   const std::vector<WeightId> qkv = {{WeightKind::kQ, 3}, {WeightKind::kK, 3}, {WeightKind::kV, 3}};
-  EXPECT_THAT(accepted(linear_spec(qkv, i8({7, 2052}), DType::kI8)),
-              ElementsAre(i8({7, 2052}), i8({7, 516}), i8({7, 516})));
-  EXPECT_THAT(accepted(linear_spec({{WeightKind::kDown, 0}}, i8({7, 8196}), DType::kBF16)),
+  EXPECT_THAT(accepted(linear_spec(qkv, i8({7, 2176}), DType::kI8)),
+              ElementsAre(i8({7, 2176}), i8({7, 544}), i8({7, 544})));
+  EXPECT_THAT(accepted(linear_spec({{WeightKind::kDown, 0}}, i8({7, 8704}), DType::kBF16)),
               ElementsAre(bf16({7, 2048})));
   EXPECT_THAT(accepted(linear_spec({{WeightKind::kDown, 0}}, f32({7, 8192}), DType::kI8)),
-              ElementsAre(i8({7, 2052})));
-  EXPECT_THAT(accepted(lm_head_spec(i8({2, 2052}))), ElementsAre(f32({2, 128256})));
+              ElementsAre(i8({7, 2176})));
+  EXPECT_THAT(accepted(lm_head_spec(i8({2, 2176}))), ElementsAre(f32({2, 128256})));
 }
 
 TEST(OpResults, int8_rows_are_bounded_as_what_they_become) {
   const WeightId gate{WeightKind::kGate, 0};
-  const TensorDesc x{DType::kI8, Shape{limits::kMaxTokens, 2052}};
+  const TensorDesc x{DType::kI8, Shape{limits::kMaxTokens, 2176}};
   EXPECT_EQ(accepted(linear_spec({gate, gate}, x, DType::kI8)).size(), 2U);
   expect_refused(linear_spec({gate, gate, gate}, x, DType::kI8), "the results have");
 }
 
-TEST(OpResults, int8_rows_without_a_scale_or_elsewhere_are_refused) {
+TEST(OpResults, int8_rows_without_their_scales_or_elsewhere_are_refused) {
   const auto i8 = [](Shape shape) { return TensorDesc{DType::kI8, shape}; };
   const WeightId q{WeightKind::kQ, 0};
-  for (const std::int64_t columns : {4, 2047, 2048, 2049, 2051, 2053, 2056}) {
-    expect_refused(linear_spec({q}, i8({7, columns}), DType::kI8), "expected 2052 columns");
-    expect_refused(lm_head_spec(i8({7, columns})), "expected 2052 columns");
+  for (const std::int64_t columns : {4, 2047, 2048, 2050, 2052, 2174, 2175, 2177, 2178}) {
+    expect_refused(linear_spec({q}, i8({7, columns}), DType::kI8), "expected 2176 columns");
+    expect_refused(lm_head_spec(i8({7, columns})), "expected 2176 columns");
   }
-  expect_refused(linear_spec({q}, i8({7, 2052, 1}), DType::kI8), "expected rank 2");
-  expect_refused(linear_spec({q}, i8({0, 2052}), DType::kI8), "empty extent");
-  expect_refused(linear_spec({q}, bf16({7, 2052}), DType::kI8), "expected 2048 columns");
+  expect_refused(linear_spec({q}, i8({7, 2176, 1}), DType::kI8), "expected rank 2");
+  expect_refused(linear_spec({q}, i8({0, 2176}), DType::kI8), "empty extent");
+  expect_refused(linear_spec({q}, bf16({7, 2176}), DType::kI8), "expected 2048 columns");
   const TensorDesc a = i8({4, 3, 8});
   expect_refused(matmul_spec(a, a, Transpose::kB, DType::kI8), "result dtype is int8");
   expect_refused(matmul_spec(a, a, Transpose::kB, DType::kF32), "a is int8");
-  OpSpec head = lm_head_spec(i8({2, 2052}));
+  OpSpec head = lm_head_spec(i8({2, 2176}));
   head.result_dtype = DType::kI8;
   expect_refused(head, "result dtype is int8");
   OpSpec words = int_linear_spec({q}, 1, 2, kDims);

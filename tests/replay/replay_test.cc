@@ -420,7 +420,7 @@ TEST(ReplayVerify, tolerance_takes_a_flipped_bit_and_refuses_a_large_error) {
 
 /// Rows of so many numbers from a batch_linear of int8 rows.
 TraceRecord int8_record() {
-  const TensorDesc x{DType::kI8, {3, kReplayDims.hidden + kScaleBytes}};
+  const TensorDesc x{DType::kI8, {3, wire_columns(DType::kI8, kReplayDims.hidden)}};
   return record_of(linear_spec({{WeightKind::kUp, 0}}, x, DType::kI8), 0);
 }
 
