@@ -12,8 +12,9 @@ namespace {
 
 constexpr auto kBlock = static_cast<std::size_t>(kInt8Block);
 
-/// `count` numbers and their scale. Inlined where the count is a constant, too.
-inline const std::byte* load_block(const std::byte* block, std::size_t count, float* out) {
+/// `count` numbers and their scale. Inlined, so that each of its callers' instruction sets has it.
+[[gnu::always_inline]] inline const std::byte* load_block(const std::byte* block, std::size_t count,
+                                                          float* out) {
   std::uint16_t scale_bits = 0;
   std::memcpy(&scale_bits, block + count, sizeof(scale_bits));
   const float scale = f32_from_bf16(scale_bits);
@@ -22,7 +23,8 @@ inline const std::byte* load_block(const std::byte* block, std::size_t count, fl
   return block + count + sizeof(scale_bits);
 }
 
-inline std::byte* store_block(const float* in, std::size_t count, std::byte* block) {
+[[gnu::always_inline]] inline std::byte* store_block(const float* in, std::size_t count,
+                                                     std::byte* block) {
   std::uint32_t largest = 0;
   for (std::size_t i = 0; i < count; ++i) largest = std::max(largest, magnitude_bits(in[i]));
   const Int8Rounding rounding = int8_rounding(largest);

@@ -20,9 +20,16 @@ inline constexpr std::int64_t kScaleBytes = 2;
 constexpr std::int64_t int8_place(std::int64_t column) {
   return column + column / kInt8Block * kScaleBytes;
 }
+/// Blocks of a row, the last one perhaps shorter, and how many numbers the one from `first` on has.
+constexpr std::int64_t int8_blocks(std::int64_t width) {
+  return (width + kInt8Block - 1) / kInt8Block;
+}
+constexpr std::int64_t int8_block_size(std::int64_t width, std::int64_t first) {
+  return width - first < kInt8Block ? width - first : kInt8Block;
+}
 /// Columns of a tensor that holds `width` numbers a row.
 constexpr std::int64_t wire_columns(DType dtype, std::int64_t width) {
-  return dtype == DType::kI8 ? width + (width + kInt8Block - 1) / kInt8Block * kScaleBytes : width;
+  return dtype == DType::kI8 ? width + int8_blocks(width) * kScaleBytes : width;
 }
 /// The other way round: numbers a row of a tensor with so many columns.
 constexpr std::int64_t wire_width(DType dtype, std::int64_t columns) {
@@ -39,7 +46,7 @@ struct Int8Rounding {
   float inverse = 0;  // what numbers are multiplied by; 0 where all of them become 0
 };
 
-/// The bits of |value|: those of a row's largest are the largest, as integers too.
+/// The bits of |value|: those of a block's largest are the largest, as integers too.
 constexpr std::uint32_t magnitude_bits(float value) {
   return std::bit_cast<std::uint32_t>(value) & 0x7fffffffU;
 }

@@ -39,6 +39,9 @@ if(AIRLOCK_FUZZ)  # what is fuzzed reports its branches too
   target_link_options(airlock_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 find_program(AIRLOCK_CCACHE ccache)
-if(AIRLOCK_CCACHE)  # with paths relative to this tree: what one checkout compiled, another on this machine need not
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${AIRLOCK_CCACHE})
+if(AIRLOCK_CCACHE)
+  # With paths relative to this tree: what one checkout compiled, another on this machine need not. The price: debug
+  # information may name the folder of the checkout that compiled first.
+  set(AIRLOCK_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${AIRLOCK_CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${AIRLOCK_LAUNCHER})
 endif()

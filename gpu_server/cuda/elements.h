@@ -63,11 +63,10 @@ struct WidenRows {
 constexpr void widen_element(const WidenRows& job, std::int64_t index) {
   const std::int64_t row = index / job.columns;
   const std::int64_t column = index - row * job.columns;
-  const std::int64_t next = (column / kInt8Block + 1) * kInt8Block;  // block's first
+  const std::int64_t first = column / kInt8Block * kInt8Block;
   const std::uint8_t* const in = job.in + row * wire_columns(DType::kI8, job.columns);
-  const std::uint8_t* const scale =
-      in + int8_place(column) + (next < job.columns ? next : job.columns) - column;
   // Which lies at any address.
+  const std::uint8_t* const scale = in + int8_place(first) + int8_block_size(job.columns, first);
   const auto bits = static_cast<std::uint16_t>(scale[0] | scale[1] << 8);
   const auto number = static_cast<std::int8_t>(in[int8_place(column)]);
   store_element(job.out, job.to, index, static_cast<float>(number) * f32_from_bf16(bits));
@@ -81,15 +80,14 @@ struct RoundRows {
   std::int64_t rows = 0;
   std::int64_t columns = 0;
 
-  constexpr std::int64_t blocks() const { return (columns + kInt8Block - 1) / kInt8Block; }
+  constexpr std::int64_t blocks() const { return int8_blocks(columns); }
   constexpr std::int64_t count() const { return rows * blocks(); }
 };
 
 constexpr void round_block(const RoundRows& job, std::int64_t index) {
   const std::int64_t row = index / job.blocks();
   const std::int64_t first = (index - row * job.blocks()) * kInt8Block;
-  const std::int64_t left = job.columns - first;
-  const std::int64_t count = left < kInt8Block ? left : kInt8Block;
+  const std::int64_t count = int8_block_size(job.columns, first);
   const float* const in = job.in + row * job.in_pitch + first;
   std::uint8_t* const out =
       job.out + row * wire_columns(DType::kI8, job.columns) + int8_place(first);

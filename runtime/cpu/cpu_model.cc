@@ -89,7 +89,7 @@ class CpuCompute : public Compute {
                                            : compute_values(spec, memory, threads);
   }
 
-  /// In fp32 first: a row is rounded by all that it holds.
+  /// In fp32 first: a block is rounded by all that it holds.
   Status compute_int8_rows(const OpSpec& spec, const OpMemory& memory, SlicedRun& threads) {
     std::vector<ScratchPool::Buffer> buffers(memory.results.size());
     OpMemory values{memory.inputs, {}, {}};

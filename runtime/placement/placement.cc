@@ -294,6 +294,7 @@ std::vector<OpPart> Placement::split(const OpSpec& spec) const {
         if (rows.empty()) continue;
         if (!spec.weights.empty()) part.spec.weights.push_back(spec.weights[weight]);
         const RowRange all = rows_of_result(spec, all_, weight * planes);
+        // Of int8 rows too: a block begins there.
         const std::int64_t first = wire_columns(spec.result_dtype, rows.begin - all.begin);
         const std::int64_t count = wire_columns(spec.result_dtype, rows.count());
         for (std::size_t plane = 0; plane < planes; ++plane)

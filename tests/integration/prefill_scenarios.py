@@ -153,7 +153,7 @@ def each_wire_and_attention_gives_the_bits_of_one_process(pair):
     pair.stop(server)
 
 
-def int8_takes_half_the_bytes_of_bf16(pair):
+def int8_takes_about_half_the_bytes_of_bf16(pair):
     """Ids go out and logits come back in four bytes each whatever the wire is: they are left out."""
     tokens, vocab = 64, 512
     server = pair.server()
@@ -282,7 +282,7 @@ SCENARIOS = (
     prefill_of_a_model_directory_gives_the_bits_of_one_process,
     prefill_of_each_committed_model_gives_the_bits_of_one_process,
     each_wire_and_attention_gives_the_bits_of_one_process,
-    int8_takes_half_the_bytes_of_bf16,
+    int8_takes_about_half_the_bytes_of_bf16,
     prefill_in_pieces_gives_the_bits_of_one_process,
     prefill_in_tiles_gives_the_bits_of_one_process,
     tiles_of_every_path_find_room,

@@ -434,7 +434,7 @@ TEST(Placement, puts_the_parts_of_int8_rows_where_their_blocks_lie) {
   const auto placement = Placement::make(PlacementKind::kColumns, config, 3, false).value();
   const std::vector<OpPart> parts = placement.split(spec);
   EXPECT_GT(parts.size(), 1U);
-  std::vector<std::int64_t> covered(results.size());
+  std::vector<std::map<std::int64_t, std::int64_t>> parts_of(results.size());  // begin, end
   for (const OpPart& part : parts) {
     const auto descs = share_results(part.spec, config.dims, placement.share(part.rank)).value();
     ASSERT_EQ(descs.size(), part.results.size());
@@ -442,11 +442,17 @@ TEST(Placement, puts_the_parts_of_int8_rows_where_their_blocks_lie) {
       const OpPart::Columns& columns = part.results[i];
       EXPECT_EQ(descs[i].shape[1], columns.count);
       EXPECT_EQ(columns.first % (kInt8Block + kScaleBytes), 0);
-      EXPECT_LE(columns.first + columns.count, results[columns.result].shape[1]);
-      covered[columns.result] += columns.count;
+      parts_of[columns.result][columns.first] = columns.first + columns.count;
     }
   }
-  for (std::size_t i = 0; i < results.size(); ++i) EXPECT_EQ(covered[i], results[i].shape[1]);
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    std::int64_t end = 0;
+    for (const auto& [first, behind] : parts_of[i]) {
+      EXPECT_EQ(first, end);
+      end = behind;
+    }
+    EXPECT_EQ(end, results[i].shape[1]);
+  }
 }
 
 TEST(ModelShare, knows_a_cut_that_is_no_panels) {

@@ -45,12 +45,11 @@ TEST(Quality, TwoBytesAWeightAreNearlyFp32) {
   EXPECT_GE(got.top_equal, 0.999);
 }
 
-// What docs/INTERFACE.md says of --wire int8: text-kjv keeps its clear choices; SmolLM2 loses much,
-// and not more than this.
+// What docs/INTERFACE.md says of --wire int8: clear choices are kept.
 TEST(Quality, Int8RowsKeepTextKjvsClearChoices) {
   SKIP_WITHOUT_KJV();
   const auto got = opened(text_kjv(), "kjv.txt", 4).compare(Way::kBf16WireInt8);
-  EXPECT_LE(got.mean_kl, 4e-3);
+  EXPECT_LE(got.mean_kl, 1.5e-3);
   EXPECT_GT(got.mean_kl, 1e-4) << "nothing crossed as int8";
   EXPECT_GE(got.top_equal, 0.95);
   EXPECT_EQ(got.clear_top_differs, 0U);
@@ -59,8 +58,9 @@ TEST(Quality, Int8RowsKeepTextKjvsClearChoices) {
 TEST(Quality, Int8RowsLoseNoMoreOfASmallChatModelThanIsSaid) {
   SKIP_WITHOUT(smollm2(), "tools/fetch_model smollm2");
   const auto got = opened(smollm2(), "alice.txt", 1).compare(Way::kBf16WireInt8);
-  EXPECT_LE(got.mean_kl, 0.3);
-  EXPECT_GE(got.top_equal, 0.7);
+  EXPECT_LE(got.mean_kl, 2.5e-2);
+  EXPECT_GE(got.top_equal, 0.88);
+  EXPECT_LE(got.clear_top_differs, 2U);
 }
 
 TEST(Quality, OfASmallChatModelIsKept) {

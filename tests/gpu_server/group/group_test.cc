@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/int8_rows.h"
 #include "gpu_server/group/traffic.h"
 #include "tests/gpu_server/group/group_rig.h"
 #include "tests/support/reference_ops.h"
@@ -160,17 +161,26 @@ TEST(Group, gives_the_int8_rows_of_one_process) {
       CpuModel::create(source, {.dtype = DType::kF32, .threads = 1, .progress = {}}).value();
   const auto alone = whole->make_compute();
   const Tensor x = random_tensor({DType::kF32, Shape{5, 520}}, 3);
-  const OpSpec gate_up = linear_spec(weights_of(Linear::kGateUp, 1), x.desc(), DType::kI8);
+  Tensor rounded({DType::kI8, Shape{5, wire_columns(DType::kI8, 520)}});
+  store_int8_rows(x.view(), rounded.mutable_view());
   Tensor ids({DType::kI32, Shape{3}});
-  const OpSpec embedding = embedding_spec(3, DType::kI8);
+  for (std::size_t i = 0; i < 3; ++i)
+    ids.as<std::int32_t>()[i] = static_cast<std::int32_t>(i) * 401;
   for (const PlacementKind kind : {PlacementKind::kLayers, PlacementKind::kColumns}) {
     GroupRig rig(source, DType::kF32, {.kind = kind, .ranks = 3});
     const auto compute = rig.model().make_compute({}).value();
-    EXPECT_TRUE(
-        same_bits(run(*compute, embedding, {ids.view()}), run(*alone, embedding, {ids.view()})));
-    for (const OpSpec& spec :
-         {gate_up, linear_spec(weights_of(Linear::kQkv, 0), x.desc(), DType::kI8)})
-      EXPECT_TRUE(same_bits(run(*compute, spec, {x.view()}), run(*alone, spec, {x.view()})));
+    const auto expect_same = [&](const OpSpec& spec, TensorView input) {
+      const Done want = run(*alone, spec, {input});
+      const Done got = run(*compute, spec, {input});
+      ASSERT_TRUE(want.status.ok()) << want.status.message();
+      ASSERT_TRUE(got.status.ok()) << got.status.message();
+      EXPECT_TRUE(same_bits(got, want)) << name_of(spec.op);
+    };
+    expect_same(embedding_spec(3, DType::kI8), ids.view());
+    for (const TensorView input : {x.view(), rounded.view()}) {
+      for (const Linear linear : {Linear::kQkv, Linear::kGateUp})
+        expect_same(linear_spec(weights_of(linear, 1), input.desc, DType::kI8), input);
+    }
   }
 }
 

@@ -110,8 +110,8 @@ TEST(Synth, leaves_attention_to_the_tee_where_int8_crosses) {
   EXPECT_EQ(trace.header.attention, "tee");
   EXPECT_EQ(trace.header.wire, DType::kI8);
   ASSERT_EQ(trace.records.size(), 16U * 4 + 2);
-  EXPECT_EQ(trace.records[1].inputs[0].desc, (TensorDesc{DType::kI8, {128, 2048 + 4}}));
-  EXPECT_EQ(trace.records[1].outputs[1].desc, (TensorDesc{DType::kI8, {128, 512 + 4}}));
+  EXPECT_EQ(trace.records[1].inputs[0].desc, (TensorDesc{DType::kI8, {128, 2048 + 64 * 2}}));
+  EXPECT_EQ(trace.records[1].outputs[1].desc, (TensorDesc{DType::kI8, {128, 512 + 16 * 2}}));
 }
 
 TEST(Synth, decodes_one_row_a_token_behind_the_prompt) {
