@@ -317,7 +317,8 @@ while read tokens; do echo $first; echo asked >>{self.folder}/asked; swap=$first
             self.assertEqual([(row["tokens"], row["threads"]) for row in rows], [(3, 1), (3, 2), (8, 1), (8, 2)])
             for row in rows:
                 kernels = sum(row[name + "_ms"] for name in ("rmsnorm", "rope", "softmax", "silu", "residual", "attention"))
-                self.assertAlmostEqual(kernels + row["asking_ms"] + row["rest_ms"], row["wall_ms_median"], places=3)
+                wall, parts = row["wall_ms_median"], kernels + row["asking_ms"] + row["rest_ms"]
+                self.assertAlmostEqual(parts, wall, delta=1e-4 * wall)  # six digits of each are said
                 for name in ("rmsnorm", "silu", "residual", "attention", "asking", "rest"):
                     self.assertGreater(row[name + "_ms"], 0, (name, row))
         for args in (("--threads", "0"), ("--tokens", "x"), ("--wire", "int8"), ("--rounds", "0")):
