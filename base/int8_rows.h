@@ -41,8 +41,8 @@ constexpr std::int64_t wire_width(DType dtype, std::int64_t columns) {
 /// nvcc takes it in kernels; the only arithmetic is a division, or a multiplication, that nothing
 /// can be contracted with: the same bits everywhere.
 struct Int8Rounding {
-  std::uint16_t scale =
-      0;              // what crosses: the largest magnitude / 127 rounded up to bf16; 0, or NaN
+  // What crosses, a bf16: the largest magnitude / 127, rounded up; 0, or NaN.
+  std::uint16_t scale = 0;
   float inverse = 0;  // what numbers are multiplied by; 0 where all of them become 0
 };
 

@@ -14,6 +14,7 @@
 
 #include "base/check.h"
 #include "base/deadline.h"
+#include "runtime/cpu/onednn.h"
 
 namespace airlock::bench {
 
@@ -92,14 +93,8 @@ class OneDnnCutProduct {
   OneDnnCutProduct(std::int64_t m, std::int64_t k, std::int64_t n, Type type)
       : m_(m), k_(k), n_(n), type_(type), threads_(omp_get_max_threads()) {
     CHECK(n % kColumns == 0);
-    omp_set_num_threads(1);  // what is described now runs on one
-    try {
-      describe();
-    } catch (...) {
-      omp_set_num_threads(threads_);
-      throw;
-    }
-    omp_set_num_threads(threads_);
+    const onednn::OneThread one;  // what is described now runs on one
+    describe();
   }
   double ms() {
     const std::uint64_t start_ns = now_ns();
